@@ -1,7 +1,6 @@
-//! The bridge's thread. Its small runtime runs the backend, which runs pods, and the management
-//! port. It never touches a call. A panic here may come from a dependency as likely as from our
-//! code, so it does not end the process: the bridge is rebuilt, with backoff, around the same desk.
-//! `serve` starts it.
+//! The bridge thread. Its tokio runtime runs the backend, which manages pods, and the management
+//! port. The thread never touches a call. A panic on it may come from a dependency, so it does not
+//! end the process: the bridge is rebuilt, with backoff, and keeps its desk. `serve` starts it.
 
 mod endpoint;
 mod podless;
@@ -40,46 +39,47 @@ use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A bridge that ran for this long was sound, so its next failure has the first backoff again.
+/// A bridge that ran for this long counts as healthy: its next failure gets the first backoff
+/// again.
 const SOUND: Duration = Duration::from_secs(60);
-/// Pause between two checks whether the io threads have taken over all functions.
+/// Pause between two checks whether the io threads have applied all functions.
 const LOOK: Duration = Duration::from_millis(1);
-/// When a ring was full, it is tried again after this.
+/// Pause before a full ring is tried again.
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// What runs pods.
 pub(crate) enum Backend {
-    /// Its configuration is made anew each time the bridge is rebuilt.
+    /// The configuration is made anew each time the bridge is rebuilt.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
     Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
     /// Nothing runs pods.
     None,
 }
 
-/// Tells the main thread, which waits for the start, whether it succeeded.
+/// Sends the result of the start to the main thread, which waits for it.
 pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 
 /// What the thread is given.
 pub(crate) struct BridgeThreadConfig {
     pub(crate) backend: Backend,
     pub(crate) inbox: BridgeInbox,
-    /// What the inbox's bell rings.
+    /// Notified by the inbox's bell.
     pub(crate) wake: Arc<Notify>,
     pub(crate) io: Vec<IoPost>,
     pub(crate) scheduler: SchedulerPost,
     pub(crate) registry: Registry,
-    /// The process's clock against the world's.
+    /// Converts the process's clock to wall-clock time.
     pub(crate) clock: WallClock,
     /// Functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
-    /// Sent to once: when all io threads know all these functions, or when the start fails.
+    /// Used once: when all io threads have applied these functions, or when the start fails.
     pub(crate) settled: Settled,
     pub(crate) listener: TcpListener,
     pub(crate) management: Arc<Management>,
     pub(crate) asked: mpsc::Receiver<Ask>,
 }
 
-/// Why the bridge could not be started; each says what to do about it.
+/// Why the bridge could not be started; each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("{0}")]
@@ -92,7 +92,7 @@ pub(crate) enum StartError {
     Function { name: String, why: String },
 }
 
-/// The thread that runs.
+/// The running bridge thread.
 pub(crate) struct BridgeThread {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
@@ -121,7 +121,7 @@ pub(crate) fn start(config: BridgeThreadConfig, on_end: OnEnd) -> io::Result<Bri
     Ok(BridgeThread { stop, thread })
 }
 
-/// The bridge's bell, and what it rings.
+/// The bridge's bell, and the `Notify` that it notifies.
 pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
     struct Ringer(Arc<Notify>);
     impl Wake for Ringer {
@@ -134,7 +134,7 @@ pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
     (Arc::new(Doorbell::new(ringer.into())), notify)
 }
 
-/// What is kept when the bridge is rebuilt.
+/// The state that outlives a rebuild of the bridge.
 struct Bridge {
     backend: Backend,
     desk: Rc<RefCell<Desk>>,
@@ -144,7 +144,7 @@ struct Bridge {
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
     /// Taken by the task that sends the result of the start, so that it is sent once.
     settled: Rc<RefCell<Option<Settled>>>,
-    /// What a rebuilt bridge to a cluster has to know of the bridge before it.
+    /// What a rebuilt Kubernetes bridge must know from the bridge before it.
     memory: Rc<Memory>,
 }
 
@@ -157,7 +157,8 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
     let starts = ColdStarts::new(config.clock);
     let mut desk = Desk::new(config.inbox, config.io, config.scheduler, registry, starts);
     if let Err(error) = register(&mut desk, config.functions) {
-        // The main thread may have given up the start, so a closed channel is no error.
+        // A closed channel is no error, because the main thread may have stopped waiting for the
+        // start.
         let _ = config.settled.send(Err(error));
         return;
     }
@@ -268,10 +269,10 @@ impl Bridge {
         Ok(ended)
     }
 
-    /// Hands the desk's work to `endpoints` and to the backend, for ever.
+    /// Passes the desk's work to `endpoints` and to the backend, for ever.
     async fn attend(&self, backend: &Running) {
         let endpoints = Endpoints::new(self.desk.clone());
-        // A rebuilt bridge has new `endpoints`, which follow no function yet.
+        // After a rebuild, the new `endpoints` do not know the registered functions yet.
         let functions: Vec<_> = self.desk.borrow().functions().values().cloned().collect();
         functions.iter().for_each(|one| endpoints.follow(one));
         let take = |work: Work| {
@@ -311,7 +312,7 @@ impl Bridge {
             loop {
                 let next = poll_fn(|context| asked.borrow_mut().poll_recv(context)).await;
                 let Some(answer) = next else { return };
-                // The scrape that asked may have timed out, so a closed channel is no error.
+                // A closed channel is no error, because the scrape may have timed out.
                 let _ = answer.send(functions(&desk.borrow()));
             }
         });
@@ -350,7 +351,7 @@ enum Running {
 }
 
 impl Running {
-    /// Whether it has adopted what exists in the cluster. The other backends have nothing to adopt.
+    /// Whether it has adopted the existing pods of the cluster. The other backends adopt nothing.
     fn is_ready(&self) -> bool {
         match self {
             Self::Kubernetes(bridge) => bridge.is_ready(),
@@ -375,7 +376,7 @@ impl Running {
     }
 }
 
-/// What the metrics page reads of the functions.
+/// The data that the metrics page needs about the functions.
 fn functions(desk: &Desk) -> ScrapedFunctions {
     let registered = desk.functions().iter();
     ScrapedFunctions {

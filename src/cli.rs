@@ -1,7 +1,7 @@
-//! The commands beside `serve`: each is one or a few requests to a running `nanofaas serve`, but for
-//! `simulate`, which needs none. They never look into the server's process or files; what they know they
-//! know from the API. `main` parses them and calls `run`. Exit code 0: it worked; 1: the call, or the request,
-//! failed; 2: wrong use, or no server.
+//! The commands other than `serve`. Each sends one or a few requests to a running `nanofaas serve`;
+//! only `simulate` needs no server. A command uses the API and never reads the server's process or
+//! files. `main` parses the commands and calls `run`. Exit code 0: success; 1: the call or the
+//! request failed; 2: wrong use, or no server.
 
 mod apply;
 mod call;
@@ -19,7 +19,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use client::ApiClient;
 use error::CliError;
 
-/// A command beside `serve`.
+/// A command other than `serve`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
     Apply(apply::ApplyArgs),
@@ -69,7 +69,7 @@ impl ConnectArgs {
     }
 }
 
-/// Runs a command to its end and reports its error on stderr.
+/// Runs a command to its end and prints its error on stderr.
 pub(crate) fn run(command: &ClientCommand) -> ExitCode {
     let ended = match command {
         ClientCommand::Apply(command) => apply::run(command),

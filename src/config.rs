@@ -29,7 +29,7 @@ pub(crate) enum BackendArg {
     None,
 }
 
-/// What runs the functions' pods, decided.
+/// The backend that runs the functions' pods, after `auto` is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BackendKind {
     Local,
@@ -38,7 +38,7 @@ pub(crate) enum BackendKind {
 }
 
 impl BackendKind {
-    /// The word that selects it.
+    /// The value of the flag.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -48,7 +48,7 @@ impl BackendKind {
     }
 }
 
-/// Which system interface the io threads sit on.
+/// The system interface that the io threads use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IoDriverArg {
     /// io_uring where all io threads get it, else epoll
@@ -67,7 +67,7 @@ impl From<IoDriverArg> for DriverChoice {
     }
 }
 
-/// Where the scheduler lives.
+/// The thread on which the scheduler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SchedulerArg {
     /// inline with one io thread, pinned with more
@@ -78,7 +78,7 @@ pub(crate) enum SchedulerArg {
     Pinned,
 }
 
-/// Where the scheduler lives, decided.
+/// The thread on which the scheduler runs, after `auto` is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SchedulerDriver {
     Inline,
@@ -86,7 +86,7 @@ pub(crate) enum SchedulerDriver {
 }
 
 impl SchedulerDriver {
-    /// The word that selects it.
+    /// The value of the flag.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Inline => "inline",
@@ -104,7 +104,7 @@ pub(crate) enum LogForm {
     Text,
 }
 
-/// From which level on there is a log line.
+/// The lowest level that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogLevel {
     Error,
@@ -268,9 +268,9 @@ pub(crate) struct ServeArgs {
 pub(crate) struct MachineFacts {
     /// Cores that the process may use, by affinity and quota.
     pub(crate) cores: usize,
-    /// Whether it is a pod of a cluster.
+    /// Whether this process runs in a pod of a cluster.
     pub(crate) in_cluster: bool,
-    /// Of the pod, where it is one.
+    /// The address of that pod.
     pub(crate) pod_ip: Option<IpAddr>,
 }
 
@@ -281,13 +281,13 @@ pub(crate) struct Config {
     pub(crate) management: SocketAddr,
     pub(crate) internal_listen: Option<SocketAddr>,
     pub(crate) callback_url: Option<String>,
-    /// Of the pod that this process runs in.
+    /// The address of the pod that this process runs in.
     pub(crate) pod_ip: Option<IpAddr>,
     pub(crate) backend: BackendKind,
     pub(crate) functions: Vec<PathBuf>,
-    /// Read by the kubernetes backend only.
+    /// Only the kubernetes backend reads this.
     pub(crate) namespace: Option<String>,
-    /// The same.
+    /// Only the kubernetes backend reads this.
     pub(crate) pod_template: Option<PathBuf>,
     pub(crate) io_threads: usize,
     pub(crate) io_driver: DriverChoice,
@@ -361,7 +361,8 @@ impl ServeArgs {
         })
     }
 
-    /// Io threads and the scheduler's driver: a flag that was left out follows the other one.
+    /// The number of io threads and the scheduler's thread: a flag that is not given follows from
+    /// the other one.
     fn threads(&self, cores: usize) -> Result<(usize, SchedulerDriver), ConfigError> {
         let by_cores = if cores < 4 { 1 } else { cores - 2 };
         let by_cores = by_cores.min(nanofaas_core::limits::IO_THREADS_MAX);
@@ -397,7 +398,7 @@ impl ServeArgs {
         for (at, (first, one)) in listeners.iter().enumerate() {
             for (second, other) in &listeners[at + 1..] {
                 let same = one.is_some() && one == other;
-                // Port 0 is another one each time.
+                // With port 0, the kernel gives each listener a port of its own.
                 if let Some(address) = one.filter(|address| same && address.port() != 0) {
                     return Err(ConfigError(format!(
                         "{first} and {second} are both {address}: give each a port of its own"
@@ -417,7 +418,7 @@ impl ServeArgs {
                  the largest answers need {needed} bytes; raise the first or lower the second"
             )));
         }
-        // One function's waiting calls may hold half of it.
+        // The waiting calls of one function may hold half of the budget.
         let needed = 2 * nanofaas_io::start::charge_for(body);
         if held < needed {
             return Err(ConfigError(format!(
@@ -431,8 +432,9 @@ impl ServeArgs {
 }
 
 impl Config {
-    /// `http://host:port` under which pods reach `/v1/internal`, given where the listeners really are:
-    /// at the own pod's address, or on this machine.
+    /// `http://host:port` under which pods reach `/v1/internal`. It is the address of this
+    /// process's pod or, outside a pod, an address of this machine. `listen` and `internal` are the
+    /// actual addresses of the listeners.
     pub(crate) fn callback_base(&self, listen: SocketAddr, internal: Option<SocketAddr>) -> String {
         if let Some(url) = &self.callback_url {
             return url.clone();
@@ -447,7 +449,7 @@ impl Config {
     }
 }
 
-/// An address to connect to, for one that may be any of this machine's.
+/// An address to connect to: an unspecified address (`0.0.0.0`, `[::]`) becomes loopback.
 pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

@@ -1,6 +1,6 @@
-//! Which cores the process may use, and which thread gets one to itself.
-//! It never pins by itself, except the calling thread when asked. `serve` looks once, before any
-//! thread is pinned: a pinned thread would see only its own core.
+//! The cores that the process may use, and the threads that get a core of their own. `serve`
+//! detects the cores before any thread is pinned, because a pinned thread would see only its own
+//! core.
 
 use std::thread::available_parallelism;
 
@@ -9,26 +9,27 @@ use nix::unistd::Pid;
 
 use crate::config::SchedulerDriver;
 
-/// Cores of the process.
+/// The cores of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Cores {
-    /// CPUs that it may run on, by number.
+    /// The numbers of the CPUs that the process may run on.
     allowed: Vec<usize>,
-    /// How many of them it may use at once; fewer than `allowed` under a quota.
+    /// How many of these CPUs it may use at once. Under a quota this is less than the length of
+    /// `allowed`.
     pub(crate) count: usize,
 }
 
-/// Who is pinned where; empty and none where there are too few cores for it.
+/// The CPUs to which threads are pinned. With too few cores no thread is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pinning {
     /// One CPU for each io thread.
     pub(crate) io: Vec<usize>,
-    /// The pinned scheduler's own.
+    /// The CPU of the pinned scheduler.
     pub(crate) scheduler: Option<usize>,
 }
 
 impl Cores {
-    /// Looks at the calling thread, which must not be pinned yet.
+    /// Reads the CPUs of the calling thread, which must not be pinned yet.
     pub(crate) fn detect() -> Self {
         let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
         let in_set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
@@ -37,13 +38,13 @@ impl Cores {
         Self { allowed, count }
     }
 
-    /// Gives every thread that never rests a core of its own, and leaves one for everything else:
-    /// the bridge, the functions, the kernel.
+    /// Gives each io thread and the pinned scheduler a core of its own, and leaves at least one
+    /// core for the rest: the bridge, the functions, the kernel.
     pub(crate) fn plan(&self, io_threads: usize, scheduler: SchedulerDriver) -> Pinning {
         let pinned = scheduler == SchedulerDriver::Pinned;
         let threads = io_threads + usize::from(pinned);
-        // Under a quota the cores are shared with strangers who may pin to the same ones; and on a
-        // machine below four, a pinned thread could not make way for a function.
+        // Under a quota, processes outside our control may be pinned to the same cores. With fewer
+        // than four cores, a pinned thread could not make way for a function.
         let whole = self.allowed.len() == self.count && self.count >= 4;
         if !whole || threads + 1 > self.count {
             return Pinning::default();

@@ -1,6 +1,6 @@
-//! Function files: finds them, reads them, and knows on which line each field stands.
-//! It never decides whether a function is sound (`nanofaas_core::spec` does) and never writes.
-//! `serve --functions`, `apply -f` and `simulate` call it.
+//! Function files: finds and reads them, and knows the line of each field. It never decides whether
+//! a function is valid (`nanofaas_core::spec` does) and never writes. `serve --functions`, `apply
+//! -f` and `simulate` call it.
 
 mod build;
 mod node;
@@ -17,27 +17,27 @@ use nanofaas_core::spec::{FieldFault, FunctionDraft, Json};
 
 use node::Located;
 
-/// Longest function file, in bytes: what the API takes as a body.
+/// Longest function file, in bytes: the same limit as for a function in the API.
 pub(crate) const FILE_LEN_MAX: u64 = 1024 * 1024;
-/// Folders in folders that are looked through.
+/// Deepest nesting of folders that is searched.
 const FOLDER_DEPTH_MAX: usize = 16;
-/// Most functions in one reading.
+/// Most functions that one command reads.
 const FUNCTIONS_MAX: usize = 10_000;
 
 /// One function as a file describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct FunctionFile {
     pub(crate) path: PathBuf,
-    /// Where its document begins, from 1.
+    /// The line where its YAML document begins, counted from 1.
     pub(crate) line: u32,
-    /// `local.directory` is an absolute path here.
+    /// `local.directory` is made absolute.
     pub(crate) draft: FunctionDraft,
-    /// The line of each field, by the path that a fault names.
+    /// The line of each field, by the field's path in a `FieldFault`.
     lines: BTreeMap<String, u32>,
 }
 
 impl FunctionFile {
-    /// `file:line: field: message`, at the nearest line that is known.
+    /// `file:line: field: message`, with the line of the field or of its nearest known parent.
     pub(crate) fn locate(&self, fault: &FieldFault) -> String {
         format!(
             "{}:{}: {fault}",
@@ -46,7 +46,7 @@ impl FunctionFile {
         )
     }
 
-    /// A line for each field that no function has, for a warning: it is ignored.
+    /// A warning line for each unknown field, which the server ignores.
     pub(crate) fn ignored(&self) -> Vec<String> {
         let message = "is not a field of a function, and is ignored";
         let unknown = self.draft.unknown_fields().into_iter();
@@ -74,7 +74,7 @@ impl FunctionFile {
     }
 }
 
-/// Everything that could not be read; one line for each.
+/// All reasons why files could not be read, one line each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct FilesError(pub(crate) Vec<String>);
 
@@ -84,8 +84,8 @@ impl fmt::Display for FilesError {
     }
 }
 
-/// Reads files, and folders through and through, in the order of their names. Functions of one name are
-/// refused.
+/// Reads files, and folders with all their subfolders, in the order of their names. Two functions
+/// with the same name are an error.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     let functions = read_all(paths)?;
     let errors = repeated_names(&functions);
@@ -96,7 +96,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     }
 }
 
-/// The one function of a file, or of a folder.
+/// Reads a file or a folder that contains exactly one function.
 pub(crate) fn read_one(path: &Path) -> Result<FunctionFile, FilesError> {
     let mut functions = read_all(&[path.to_owned()])?;
     match (functions.pop(), functions.len()) {
@@ -134,7 +134,7 @@ fn read_all(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     }
 }
 
-/// Reads the functions in a text; `path` is for messages, `directory` is where they run.
+/// Reads the functions in a text. `path` is for messages; the functions run in `directory`.
 pub(crate) fn read_text(
     path: &Path,
     text: &str,
@@ -164,7 +164,7 @@ pub(crate) fn read_text(
     Ok(functions)
 }
 
-/// A function runs in the folder of its file; a relative directory begins there.
+/// Sets the working folder: the file's own folder by default; a relative path starts there.
 fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
     let given = draft.get("local.directory");
     let directory = match given {
@@ -183,7 +183,8 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     let file = File::open(path).map_err(failed)?;
     let is_regular = file.metadata().map_err(failed)?.is_file();
     let mut bytes = Vec::new();
-    // A pipe or a device has no length before it is read.
+    // `take` limits the size, because the length of a pipe or a device is not known before it is
+    // read.
     file.take(FILE_LEN_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
@@ -205,7 +206,8 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     read_text(path, &text, &folder_of(path, is_regular).map_err(failed)?)
 }
 
-/// Where the functions of a file run. A pipe is in no folder; its functions run here, as those of stdin do.
+/// The folder in which the functions of a file run: the file's own folder. A pipe is in no folder,
+/// so its functions run in the current folder, like functions from stdin.
 fn folder_of(path: &Path, is_regular: bool) -> std::io::Result<PathBuf> {
     if !is_regular {
         return std::env::current_dir();
@@ -215,7 +217,7 @@ fn folder_of(path: &Path, is_regular: bool) -> std::io::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// Adds a file, or every function file in and below a folder.
+/// Adds a file, or all function files in a folder and its subfolders.
 fn find(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     if !fs::metadata(path).map_err(failed)?.is_dir() {
@@ -240,7 +242,7 @@ fn find_below(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> std::io
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // A link to a folder could lead back to where it is.
+        // A link to a folder is not followed, because it could lead back to one of its parents.
         if entry.file_type()?.is_dir() {
             let built = matches!(name, "target" | "node_modules" | "__pycache__");
             if levels > 0 && !built {

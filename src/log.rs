@@ -1,10 +1,10 @@
-//! Log lines on stderr: one JSON object a line, or text for people. Writers never wait: lines go
-//! through a bounded queue, and what finds it full is dropped and counted.
-//! It never logs by itself. `serve` sets it up once.
+//! The log on stderr: one JSON object a line, or text for people. Threads that log never wait:
+//! their lines go through a bounded queue, and a line that finds the queue full is dropped and
+//! counted. This module itself logs nothing. `serve` sets it up once.
 //!
-//! tracing-serde reads the fields of an event; tracing-subscriber's own JSON form is not used, because
-//! it can neither leave an empty field out nor place the members that a function wrote beside the
-//! message.
+//! tracing-serde reads the fields of an event. The JSON form of tracing-subscriber is not used,
+//! because it cannot leave an empty field out and cannot put the fields of a function's own log
+//! line next to the message.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -22,10 +22,10 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogForm, LogLevel};
 
-/// Lines that wait for stderr: a second of a very talkative process.
+/// Lines that can wait for stderr: as many as a very talkative process writes in a second.
 const LINES_MAX: usize = 16_384;
 
-/// Writes what waits when it is dropped.
+/// Writes the waiting lines when it is dropped.
 pub(crate) struct LogHandle {
     _worker: WorkerGuard,
     pub(crate) dropped: ErrorCounter,
@@ -45,8 +45,9 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Libraries log only warnings and errors. kube's client is off, because it logs every failed try
-    // as an error, and the bridge reports failures itself. `function` is what functions print.
+    // For libraries only warnings and errors are logged. kube's client is off, because it logs
+    // every failed request as an error, and the bridge reports failures itself. The target
+    // `function` has the lines that functions print.
     let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -59,7 +60,7 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
     }
 }
 
-/// Writes one line past the queue, for a process that is about to end.
+/// Writes one line directly, not through the queue, because the process is about to end.
 pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
     let line = LogLine {
         timestamp: now(),
@@ -77,7 +78,7 @@ fn now() -> String {
     text
 }
 
-/// The names that a line has in any case. Nothing that is logged may replace their values.
+/// The fields that every line has. No field of an event may replace their values.
 const OWN: [&str; 3] = ["timestamp", "level", "message"];
 
 /// One line of the log, in the order of its JSON members.
@@ -107,7 +108,7 @@ impl LogLine<'_> {
             match &*name {
                 "message" => line.message = text_of(&value),
                 "members" => members = text_of(&value),
-                // An empty value is left out: for instance the trace id of a call without one.
+                // An empty value is left out: for example, a call may have no trace id.
                 _ if value == "" => {}
                 name if OWN.contains(&name) => {
                     line.fields.insert(format!("{name}_"), value);
@@ -121,7 +122,7 @@ impl LogLine<'_> {
         line
     }
 
-    /// Adds the members of an object that a function wrote. They never replace the event's own
+    /// Adds the members of a JSON object that a function wrote. They never replace the event's own
     /// members.
     fn add_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
@@ -137,7 +138,7 @@ impl LogLine<'_> {
         match form {
             LogForm::Json => serde_json::to_string(self).unwrap_or_default(),
             LogForm::Text => {
-                // The time of day of an RFC 3339 time, to the second.
+                // The time of day in an RFC 3339 timestamp, to the second.
                 let time = self.timestamp.get(11..19).unwrap_or(&self.timestamp);
                 let mut text = format!("{time} {:5} {}", self.level, plain(&self.message));
                 for (name, value) in &self.fields {

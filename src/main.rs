@@ -1,5 +1,5 @@
-//! The process: reads the command line and runs what it names.
-//! It decides nothing else; exit code 2 means that the command line was wrong.
+//! The program: reads the command line and runs the command that it names. Exit code 2 means that
+//! the command line was wrong.
 
 mod allocator;
 mod serve;
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Shows what is wrong with the command line, or the help that was asked for.
+/// Prints what is wrong with the command line, or the requested help.
 fn refuse(error: &clap::Error) -> ExitCode {
     // A failed write is ignored, because without a terminal there is no place to report it.
     let _ = error.print();

@@ -28,26 +28,26 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::metrics::{self, FunctionLabels, ProcessInfo, ScrapedFunctions};
 
-/// A thread that has not beaten for this long after it was asked counts as stuck.
+/// A thread counts as stuck if it has not beaten for this long after it was asked to.
 const BEAT_MAX: Duration = Duration::from_secs(10);
-/// Connections at once. Above this number the connection that has been silent for the longest is
-/// closed. They use the descriptors that are kept back from clients.
+/// Most open connections. When there are more, the connection that has been silent for the longest
+/// is closed. They use descriptors that the io threads leave free.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
-/// A connection that has been silent for less is not closed to get a descriptor.
+/// A connection is not closed to free a descriptor if its silence is shorter than this.
 const BRIEF: Duration = Duration::from_secs(1);
-/// From the first byte of a request to the first byte of its answer.
+/// Time limit from the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// How long the bridge may take to send the functions; after that the page shows the last answer.
+/// Time limit for the bridge to send the functions; after that the page shows the last answer.
 const ASK_MAX: Duration = Duration::from_secs(1);
-/// How soon a failed accept is tried again.
+/// Pause before a failed accept is tried again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// A request of a scrape for the functions: the bridge sends them on it.
+/// A scrape's request for the functions; the bridge answers through this channel.
 pub(crate) type Ask = oneshot::Sender<ScrapedFunctions>;
 
-/// Whether the process lives and is ready.
+/// Whether the process is alive and ready.
 pub(crate) struct HealthState {
     /// The origin of the process's clock.
     pub(crate) origin: Instant,
@@ -56,14 +56,14 @@ pub(crate) struct HealthState {
     pub(crate) scheduler_beat: Option<Arc<Beat>>,
     /// The bells of all these threads.
     pub(crate) bells: Vec<Arc<Doorbell>>,
-    /// The start is complete. Writer: the main thread.
+    /// True when the start is complete. Writer: the main thread.
     pub(crate) started: AtomicBool,
-    /// No new calls. Writer: the main thread.
+    /// True when no new calls are accepted. Writer: the main thread.
     pub(crate) draining: AtomicBool,
 }
 
 impl HealthState {
-    /// Why the process is not ready.
+    /// The reason why the process is not ready.
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.load(Relaxed) {
             Some("draining")
@@ -74,11 +74,11 @@ impl HealthState {
         }
     }
 
-    /// Which thread does not beat.
+    /// The thread that does not beat.
     fn not_alive(&self) -> Option<&'static str> {
         let now = Uptime::ZERO + self.origin.elapsed().into();
         let is_late = |beat: &Beat| beat.ask(now) > BEAT_MAX.into();
-        // Every thread is asked, even when one before it is late.
+        // Every thread is asked to beat, even if an earlier one is late.
         let late_io = self.ledgers.iter().filter(|one| is_late(&one.beat)).count();
         let is_scheduler_late = self.scheduler_beat.as_deref().is_some_and(is_late);
         for bell in &self.bells {
@@ -94,11 +94,11 @@ impl HealthState {
     }
 }
 
-/// What the routes work with.
+/// The state that the routes share.
 pub(crate) struct Management {
     pub(crate) health: Arc<HealthState>,
     pub(crate) ask: mpsc::Sender<Ask>,
-    /// Read anew at every scrape.
+    /// Called at every scrape.
     pub(crate) process: Box<dyn Fn() -> ProcessInfo + Send + Sync>,
     scrapes: Mutex<Scrapes>,
 }
@@ -133,8 +133,8 @@ impl Management {
         timeout(ASK_MAX, told).await.ok()?.ok()
     }
 
-    /// The metrics page. Not called on the bridge's thread, because it takes long when there are
-    /// many functions.
+    /// Writes the metrics page. It is not called on the bridge's thread, because it takes long when
+    /// there are many functions.
     fn page(&self, functions: Option<ScrapedFunctions>) -> String {
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(functions) = functions {
@@ -145,7 +145,7 @@ impl Management {
     }
 }
 
-/// Serves until it is dropped.
+/// Serves until the future is dropped.
 pub(crate) async fn serve(
     listener: std::net::TcpListener,
     management: Arc<Management>,
@@ -167,7 +167,8 @@ pub(crate) async fn serve(
     axum::serve(listener, routes).await
 }
 
-/// Why a request is not taken, by the rule of the API: a page of another site may not ask here.
+/// The reason why a request is refused. As in the API, a page of another site may not send
+/// requests.
 fn forbidden(headers: &HeaderMap, is_loopback: bool) -> Option<&'static str> {
     if headers.contains_key(header::ORIGIN) {
         return Some("requests of browsers from other sites are not taken; send no Origin header");
@@ -243,18 +244,18 @@ fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A listener with at most CONNECTIONS_MAX connections, each with a deadline for silence.
+/// A listener with at most `CONNECTIONS_MAX` connections, each with a deadline for silence.
 struct BoundedListener {
     listener: TcpListener,
     open: Vec<OpenConnection>,
     began: Instant,
 }
 
-/// A connection, as its listener sees it.
+/// An open connection, as the listener knows it.
 struct OpenConnection {
-    /// When something moved on it last, in milliseconds since the listener began.
+    /// Time of the last read or write, in milliseconds since the listener began.
     moved_ms: Arc<AtomicU64>,
-    /// Ends the connection; closed once the connection is gone.
+    /// Sending on it ends the connection; its receiver is dropped with the connection.
     end: oneshot::Sender<()>,
 }
 
@@ -263,7 +264,8 @@ impl BoundedListener {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// Ends the connection that has been silent for the longest, if it was silent for that long.
+    /// Ends the connection that has been silent for the longest, if its silence is at least
+    /// `silent`.
     fn make_room(&mut self, silent: Duration) {
         let latest_ms = self.now_ms().saturating_sub(silent.as_millis() as u64);
         let moved_ms = |open: &OpenConnection| open.moved_ms.load(Relaxed);
@@ -308,8 +310,8 @@ impl Listener for BoundedListener {
                 Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
-                    // The error also comes when no client waits, because the kernel allocates the
-                    // descriptor first.
+                    // This error (out of descriptors) also comes when no client waits, because the
+                    // kernel allocates the descriptor first.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }
@@ -330,7 +332,7 @@ struct ManagementConnection {
     moved_ms: Arc<AtomicU64>,
     is_ended: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
-    /// Bytes of a request came, and no bytes of its answer were sent yet.
+    /// Bytes of a request have come, and no bytes of its answer have been sent yet.
     is_asked: bool,
 }
 
@@ -345,8 +347,8 @@ impl ManagementConnection {
         self.deadline.as_mut().reset(at);
     }
 
-    /// Makes an operation that would wait fail after the deadline, or when another connection needs
-    /// this one's place.
+    /// Ends an operation that would wait: with an error after the deadline, or when the listener
+    /// closes this connection to make room.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,6 +1,6 @@
-//! The metrics page in Prometheus's text format 0.0.4, written from the live counters.
-//! It never changes or resets a counter, and never talks HTTP. `management` asks for it at every
-//! scrape, off the bridge's loop.
+//! The metrics page in Prometheus's text format 0.0.4, written from the live counters. It never
+//! changes a counter and knows no HTTP. `management` calls it for every scrape, on a thread other
+//! than the bridge's.
 
 mod process;
 mod text;
@@ -20,33 +20,33 @@ use text::MetricsPage;
 
 /// The label of functions that have no series of their own.
 const OTHER: &str = "_other";
-/// The label of calls refused before their function was looked at.
+/// The label of calls that were refused before their function was looked up.
 const UNKNOWN: &str = "_unknown";
 
-/// What a scrape reads of the functions; cheap to make.
+/// The data of the functions for one scrape; cheap to collect.
 #[derive(Clone, Default)]
 pub(crate) struct ScrapedFunctions {
-    /// In the order of their names.
+    /// Sorted by name.
     pub(crate) registered: Vec<(Arc<str>, Arc<QueueStats>)>,
     /// Lanes of removed functions whose last calls still run.
     pub(crate) leaving: Vec<Arc<QueueStats>>,
-    /// How long cold starts took to each phase.
+    /// How long cold starts took until each phase.
     pub(crate) cold_starts: Arc<StartTimes>,
 }
 
-/// What a scrape reads of the process.
+/// The data of the process for one scrape.
 pub(crate) struct ProcessInfo {
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     pub(crate) io_driver: &'static str,
     pub(crate) scheduler: &'static str,
     pub(crate) backend: &'static str,
     pub(crate) process: ProcessMetrics,
-    /// Log lines that found the queue to stderr full.
+    /// Log lines that were dropped because the queue to stderr was full.
     pub(crate) log_lines_dropped: u64,
 }
 
-/// Which functions have series of their own. The functions that were called first get series and
-/// keep them, so that a counter does not move to another series while its function exists.
+/// The functions that have series of their own. The functions that are called first get series and
+/// keep them, so that a counter stays in the same series while its function exists.
 pub(crate) struct FunctionLabels {
     most: usize,
     own: BTreeMap<Arc<str>, bool>,
@@ -58,8 +58,8 @@ impl FunctionLabels {
         Self { most, own }
     }
 
-    /// Forgets functions that are gone, and gives new functions series of their own while there is
-    /// room.
+    /// Removes functions that are gone, and gives new functions series of their own while there are
+    /// free ones.
     fn update(&mut self, called: &[(Arc<str>, Totals)]) {
         let names: BTreeSet<&str> = called.iter().map(|(name, _)| &**name).collect();
         self.own.retain(|name, _| names.contains(&**name));
@@ -73,7 +73,7 @@ impl FunctionLabels {
     }
 }
 
-/// One row of the table of counters: name, help, and where it is counted.
+/// One row of the table of counters: name, help text, and the counter.
 type CounterRow = (&'static str, &'static str, fn(&FunctionMetrics) -> &Counter);
 
 const COUNTERS: [CounterRow; 8] = [
@@ -141,7 +141,7 @@ const TIMES: [TimeRow; CallTime::COUNT] = [
     ),
 ];
 
-/// States of `function_pods`, as `QueueStats::pods` has them.
+/// The states of `function_pods`, in the order of `QueueStats::pods`.
 const POD_STATES: [&str; 3] = ["usable", "starting", "other"];
 
 #[derive(Clone, Copy, Default)]
@@ -150,7 +150,7 @@ struct TimeTotals {
     sum: Nanos,
 }
 
-/// Everything of one function, over all io threads.
+/// The figures of one function, summed over all io threads.
 #[derive(Clone, Default)]
 struct Totals {
     counters: [u64; COUNTERS.len()],
@@ -162,7 +162,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// None before the function's first call.
+    /// `None` before the function's first call.
     fn of(stats: &QueueStats) -> Option<Self> {
         let mut totals: Option<Self> = None;
         for metrics in stats.metrics_seen() {
@@ -314,8 +314,8 @@ fn write_rejected(page: &mut MetricsPage, series: &[(Arc<str>, Totals)], info: &
             page.sample(NAME, &labels, refused);
         }
     }
-    // The rate limit comes before the check whether the function exists, so it also refuses calls
-    // of unknown functions.
+    // The rate limit is checked before the function is looked up, so it also refuses calls of
+    // unknown functions.
     let unknown = sum(info, |ledger| ledger.rejected_unknown.get());
     let labels = [
         ("function", UNKNOWN),

@@ -1,6 +1,6 @@
-//! What a panic ends. On an io or scheduler thread it ends the process, because an invariant of our
-//! code is broken and calls may be in an inconsistent state. On the bridge's thread it ends the
-//! bridge only. This hook never unwinds or catches. `serve` installs it once.
+//! The effect of a panic. On an io or scheduler thread it ends the process, because an invariant of
+//! our code is broken and calls may be in an inconsistent state. On the bridge's thread it ends
+//! only the bridge. This hook never unwinds or catches. `serve` installs it once.
 
 use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};
@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 use crate::config::LogForm;
 use crate::log;
 
-/// The bridge's thread.
+/// The name of the bridge's thread.
 pub(crate) const BRIDGE: &str = "bridge";
 
-/// Notified when a task panicked on the bridge. Tokio ends only that task, and its work for other
-/// tasks stays half done, so the whole bridge has to end.
+/// Notified when a task of the bridge has panicked. Tokio ends only that task, which may have left
+/// work for other tasks half done, so the whole bridge has to end.
 pub(crate) fn on_bridge() -> &'static Notify {
     static PANICKED: LazyLock<Notify> = LazyLock::new(Notify::new);
     &PANICKED
@@ -29,7 +29,7 @@ pub(crate) fn install(form: LogForm) {
         let name = thread.name().unwrap_or("unnamed");
         let words = words(name, panic);
         if ends_the_process(name) {
-            // The trace has to be taken here, because the process aborts next.
+            // The backtrace must be taken here, because the process aborts next.
             let trace = Backtrace::force_capture();
             log::at_once(
                 form,

@@ -13,20 +13,20 @@ use nix::errno::Errno;
 use procfs::net::{TcpState, tcp, tcp6};
 use procfs::process::{FDTarget, all_processes};
 
-/// How many free ports are tried, where the caller takes any port.
+/// How many free ports are tried if the caller accepts any port.
 const TRIES: usize = 16;
 
-/// An address that belongs to this process while the value lives.
+/// An address that belongs to this process while this value exists.
 #[derive(Debug)]
 pub(crate) struct AddressClaim {
-    /// With the actual port, where port 0 was asked for.
+    /// The address, with the actual port if port 0 was requested.
     pub(crate) address: SocketAddr,
-    /// A name that only one process of this network namespace can have; the kernel takes it back
+    /// A socket name that only one process of this network namespace can have. The kernel frees it
     /// however the process ends.
     _name: UnixDatagram,
 }
 
-/// Why an address cannot be claimed; the message names what to do.
+/// Why an address cannot be claimed; the message says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {why}, or choose another address with {flag}")]
 pub(crate) struct ClaimError {
@@ -35,7 +35,7 @@ pub(crate) struct ClaimError {
     why: String,
 }
 
-/// `[::]` is every address of both families; where the kernel has no IPv6 that is `0.0.0.0`.
+/// Replaces `[::]` (all addresses of both families) by `0.0.0.0` if the kernel has no IPv6.
 fn any(wanted: SocketAddr) -> SocketAddr {
     let is_missing = || {
         let tried = listener((Ipv6Addr::UNSPECIFIED, 0).into());
@@ -72,7 +72,8 @@ pub(crate) fn listen(
                 };
                 return Ok((claim, listener));
             }
-            // The kernel chose a port that another plane has claimed and does not listen on yet.
+            // Another control plane has claimed the port that the kernel chose, and does not listen
+            // on it yet.
             Err(_) if wanted.port() == 0 => {}
             Err(_) => return Err(taken(format!("{}; stop it", holder(wanted)))),
         }
@@ -110,7 +111,7 @@ fn holder(address: SocketAddr) -> String {
     }
 }
 
-/// The process that listens on a port, where this process has the permission to see it.
+/// The process that listens on a port, if this process has the permission to see it.
 fn listener_on(port: u16) -> Option<(i32, String)> {
     let tables = [tcp(), tcp6()].into_iter().flatten().flatten();
     let listening = tables

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Where a function's file has a sample of its input, as JSON.
+/// The annotation of a function file with a sample input, as JSON.
 const INPUT: &str = "nanofaas.io/sample";
-/// The file for its output, where that is nothing for a terminal.
+/// The annotation with a file name for the output, if the output is not suited for a terminal.
 const OUTPUT: &str = "nanofaas.io/sample-output";
 
 /// How to call a function.
@@ -40,12 +40,12 @@ pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &SampleCall) -> Strin
     )
 }
 
-/// One word of a shell, whatever is in it.
+/// Quotes any text as one word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The samples in a function file, by function; nothing where it cannot be read or has none.
+/// The samples in a function file, by function. Empty if the file cannot be read or has no samples.
 pub(crate) fn of_file(path: &Path) -> BTreeMap<String, SampleCall> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     of_text(&text)
@@ -59,7 +59,7 @@ fn of_text(text: &str) -> BTreeMap<String, SampleCall> {
         let annotations = metadata.get("annotations")?;
         let text = |annotation: &str| annotations.get(annotation)?.as_str();
         let sample = SampleCall {
-            // A sample that is no JSON is its own text.
+            // A sample that is not JSON is taken as a string.
             input: text(INPUT).map_or_else(
                 || json!({}),
                 |input| serde_json::from_str(input).unwrap_or_else(|_| input.into()),

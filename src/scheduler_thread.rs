@@ -1,7 +1,7 @@
-//! The pinned driver: the thread that runs the scheduler beside two or more io threads. It takes
-//! events, sweeps the lanes' bitmap, runs turns and delivers their output.
-//! It decides nothing (`nanofaas_core::scheduler` does) and never waits for room in a ring.
-//! `serve` starts it; a panic here ends the process.
+//! The pinned driver: the thread that runs the scheduler for two or more io threads. It takes
+//! events, sweeps the lanes' bitmap, runs turns and delivers their output. It decides nothing
+//! (`nanofaas_core::scheduler` does) and never waits for space in a ring. `serve` starts it; a
+//! panic here ends the process.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,13 +23,13 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::cores;
 
 /// How long the thread spins without work before it sleeps. This is longer than the pause between
-/// two calls at some hundred calls a second, so that only an idle plane pays for a wake-up.
+/// two calls at some hundred calls a second, so that only an idle control plane pays for a wake-up.
 const SPIN: Nanos = Nanos::from_ms(2);
 /// Pause before a full ring of the bridge or of an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Wakes the thread. Before the thread runs, this does nothing, and no work is missed, because the
-/// thread looks for work before it sleeps.
+/// Wakes the thread. Before the thread runs, a wake does nothing. No work is missed then, because
+/// the thread looks for work before it sleeps.
 #[derive(Default)]
 struct UnparkScheduler(OnceLock<Thread>);
 
@@ -41,17 +41,17 @@ impl Wake for UnparkScheduler {
     }
 }
 
-/// The waking end of the scheduler's bell.
+/// The part of the scheduler's bell that the thread must set up.
 pub(crate) struct WakeEnd(Arc<UnparkScheduler>);
 
-/// The scheduler's bell, and what the thread needs to hear it.
+/// The scheduler's bell, and the part that the thread must set up so that the bell can wake it.
 pub(crate) fn bell() -> (Arc<Doorbell>, WakeEnd) {
     let unpark = Arc::new(UnparkScheduler::default());
     let bell = Doorbell::new(unpark.clone().into());
     (Arc::new(bell), WakeEnd(unpark))
 }
 
-/// What the thread is given.
+/// The arguments of the thread.
 pub(crate) struct SchedulerThreadConfig {
     pub(crate) inbox: PinnedInbox,
     pub(crate) alarm: WakeEnd,
@@ -64,7 +64,7 @@ pub(crate) struct SchedulerThreadConfig {
     pub(crate) cpu: Option<usize>,
 }
 
-/// The thread that runs.
+/// The running scheduler thread.
 pub(crate) struct SchedulerThread {
     pub(crate) beat: Arc<Beat>,
     bell: Arc<Doorbell>,
@@ -94,10 +94,10 @@ pub(crate) fn start(
 }
 
 impl SchedulerThread {
-    /// Ends the thread. Call this when the io threads, which it serves, have ended.
+    /// Ends the thread. Call this after the io threads have ended, because they use the scheduler.
     pub(crate) fn stop(self) {
         self.stop.store(true, Relaxed);
-        // Unlike a ring, an unpark also ends a sleep that begins after it.
+        // An unpark also ends a sleep that begins after it; a ring of the bell does not.
         self.thread.thread().unpark();
         self.bell.ring();
         // `join` cannot fail, because a panic of that thread ends the process.
@@ -115,12 +115,12 @@ struct Driver {
     beat: Arc<Beat>,
     stop: Arc<AtomicBool>,
     out: Outbox,
-    /// Lanes that the last sweep found.
+    /// The lanes that the last sweep found.
     swept: Vec<u32>,
-    /// Orders that found the bridge's ring full; at most a few for each pod and lane.
+    /// Orders that wait because the bridge's ring was full; at most a few for each pod and lane.
     orders: VecDeque<Order>,
-    /// Notices that found an io thread's ring full, with the thread's number; at most one for each
-    /// lane and thread.
+    /// Notices that wait because an io thread's ring was full, with the thread's number; at most
+    /// one for each lane and thread.
     notices: VecDeque<(usize, Notice)>,
 }
 
@@ -143,7 +143,8 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        // Set before the first sleep is announced; otherwise a ring could find no thread to wake.
+        // Set before this thread first announces a sleep; otherwise a ring could find no thread to
+        // wake.
         let _ = self.config.alarm.0.0.set(current());
         let spins = self.config.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);
@@ -172,10 +173,10 @@ impl Driver {
         }
     }
 
-    /// Does everything that can be done now; true where there was anything to do.
+    /// Does all available work; returns whether there was any.
     fn round(&mut self, now: Uptime) -> bool {
-        // All events come before the mailboxes, so that a retry that was posted earlier keeps its
-        // place.
+        // All events are taken before the mailboxes are swept, so that a retry that was posted
+        // earlier keeps its position.
         let mut worked = self.take_events(now);
         worked |= self.sweep(now);
         if self.scheduler.next_due().is_some_and(|due| due <= now) {
@@ -207,9 +208,9 @@ impl Driver {
         if self.swept.is_empty() {
             return false;
         }
-        // A lane may be registered, and its first ticket posted, after `take_events` has looked.
-        // The io thread that posted the ticket knew the lane from the registry, which tells this
-        // thread first. So the registration is among the events now.
+        // A lane may be registered, and its first ticket posted, after `take_events` has run. The
+        // io thread that posted the ticket learned of the lane from the registry, which sends the
+        // lane to this thread first. So the registration is among the events now.
         if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
             self.take_events(now);
         }
@@ -237,7 +238,7 @@ impl Driver {
         }
         for notice in self.out.notices.drain(..) {
             let Notice::StartsFail { lane, .. } = &notice;
-            // A later notice about a lane replaces the ones that are not delivered yet.
+            // A later notice about a lane replaces earlier ones that are not delivered yet.
             let of_lane = |(_, old): &(usize, Notice)| {
                 let Notice::StartsFail { lane: other, .. } = old;
                 other == lane

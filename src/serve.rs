@@ -1,6 +1,6 @@
-//! The life of `nanofaas serve`: an ordered prelude, in which every "before" has its reason, then
-//! waiting, then the drain.
-//! It never touches a call. `main` runs it on the main thread.
+//! The life of `nanofaas serve`: the ordered start, the wait for a signal, and the drain. Comments
+//! give the reason for each step of the order. It never touches a call. `main` runs it on the main
+//! thread.
 
 mod ending;
 mod functions;
@@ -46,17 +46,17 @@ use crate::{files, log, panics, signals};
 
 use functions::Loaded;
 
-/// How long the io threads may take until they know the functions of the start.
+/// Time limit for the io threads to apply the functions of the start.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// Pause between two checks whether a signal came meanwhile.
+/// Pause between two checks whether a signal has come.
 const SETTLE_POLL: Duration = Duration::from_millis(50);
 /// How long function processes have to end by themselves: a runtime waits 2 s for calls that may
-/// still be on their way.
+/// still arrive.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// Scrapes at once that wait for the bridge.
+/// Most scrapes that wait for the bridge at once.
 const ASKS_MAX: usize = 16;
 
-/// Why the process did not start; each message names what to do.
+/// Why the process did not start; each message says what to do.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
     #[error("{0}")]
@@ -80,7 +80,7 @@ enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// The platform that a function's description has to fit.
+/// The platform that a function's spec has to fit.
 pub(crate) const fn platform(config: &Config) -> Platform {
     match config.backend {
         BackendKind::Local => Platform::Local,
@@ -91,7 +91,7 @@ pub(crate) const fn platform(config: &Config) -> Platform {
 
 /// Runs the server until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
-    // Before any thread is pinned: a pinned thread sees its own core only.
+    // Detected before any thread is pinned, because a pinned thread sees only its own core.
     let cores = Cores::detect();
     let machine = MachineFacts {
         cores: cores.count,
@@ -105,7 +105,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Started before anything that logs; dropped last, because the drop flushes it.
+    // Started before any code that logs, and dropped last, because the drop flushes the log.
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
@@ -123,7 +123,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// Everything that runs.
+/// Everything that runs after the start.
 struct Serving {
     config: Config,
     signals: signals::Signals,
@@ -136,7 +136,7 @@ struct Serving {
     _claims: Vec<AddressClaim>,
 }
 
-/// What connects the threads, made before any of them starts.
+/// The parts that connect the threads, made before any thread starts.
 struct Wiring {
     origin: Instant,
     origin_wall: SystemTime,
@@ -180,10 +180,11 @@ impl Wiring {
 impl Serving {
     fn start(config: Config, cores: &Cores, log: &LogHandle) -> Result<Self, ServeError> {
         crate::allocator::refuse_huge_pages();
-        // Before builds, which take long: Ctrl-C has to end them.
+        // Before the builds, which may take long: Ctrl-C has to end them.
         let signals = signals::listen(config.log)?;
         raise_file_limit();
-        // Before the ports, since a file with a fault is the commonest reason not to start.
+        // Before the ports, because a fault in a file is the most frequent reason for a failed
+        // start.
         let loaded = functions::read(&config)?;
         // Before the builds, which would be wasted if another process has the port.
         let (claims, listener) = claim(&config)?;
@@ -204,8 +205,8 @@ impl Serving {
             draining: AtomicBool::new(false),
         });
         let backend = backend(&config, &addresses, &wiring, &loaded)?;
-        // The io threads start before the bridge, because the bridge sends them the functions
-        // and waits until they have taken them over.
+        // The io threads start before the bridge, because the bridge sends them the functions and
+        // waits until they have applied them.
         let plumbing = Plumbing {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,
@@ -233,7 +234,7 @@ impl Serving {
                 .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
-                // They are written into the cluster, and the bridge reads them from there.
+                // The functions are written into the cluster, and the bridge reads them from there.
                 BackendKind::Kubernetes => Vec::new(),
                 BackendKind::Local | BackendKind::None => drafts(&loaded),
             },
@@ -259,9 +260,9 @@ impl Serving {
         Ok(serving)
     }
 
-    /// Waits until the io threads know the functions of the start; false where a signal ended the
-    /// wait. On Kubernetes there is no time limit, because a plane may have to wait for as long as
-    /// another plane holds the Lease.
+    /// Waits until the io threads know the functions of the start; returns false if a signal ended
+    /// the wait. On Kubernetes there is no time limit, because the wait lasts as long as another
+    /// control plane holds the Lease.
     fn settle(
         &self,
         started: &Receiver<Result<(), bridge::StartError>>,
@@ -294,7 +295,7 @@ impl Serving {
     }
 }
 
-/// The addresses on which the process listens, with their actual ports.
+/// The listen addresses of the process, with their actual ports.
 struct Addresses {
     listen: SocketAddr,
     management: SocketAddr,
@@ -302,7 +303,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    /// `claims` as [`claim`] gives them.
+    /// Makes the addresses from the claims that [`claim`] returns.
     fn of(config: &Config, claims: &[AddressClaim]) -> Self {
         Self {
             management: claims[0].address,
@@ -313,7 +314,7 @@ impl Addresses {
         }
     }
 
-    /// Whether no process on another machine or in a pod can reach the address for callbacks.
+    /// Whether only processes on this machine and outside of pods can reach the callback address.
     fn is_callback_local(&self, has_pod_ip: bool) -> bool {
         let ip = self.internal.unwrap_or(self.listen).ip();
         ip.is_loopback() || ip.is_unspecified() && !has_pod_ip
@@ -330,7 +331,8 @@ fn claim(config: &Config) -> Result<(Vec<AddressClaim>, TcpListener), ServeError
     Ok((claims, listener))
 }
 
-/// As many descriptors as the kernel lets this process have: each connection takes one.
+/// Raises the limit of descriptors to the most that the kernel allows, because each connection
+/// takes one.
 fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -367,7 +369,7 @@ fn start_scheduler(
     Ok((Some(thread), handle, SchedulerPost::Pinned(post)))
 }
 
-/// Those of all threads that beat.
+/// The bells of all threads that beat.
 fn bells(io: &[IoPost], scheduler: &SchedulerPost) -> Vec<Arc<Doorbell>> {
     let mut bells: Vec<_> = io.iter().map(|post| post.bell().clone()).collect();
     if let SchedulerPost::Pinned(post) = scheduler {
@@ -417,7 +419,7 @@ fn backend(
             callback_base: callback_base.clone(),
             start_timeout,
             stop_grace: STOP_GRACE,
-            // Not the path of the program, because that file may be replaced while we run.
+            // Not the path of the program, because the file there may be replaced while we run.
             guard: vec!["/proc/self/exe".into(), "guard".into()],
             run_base: None,
             origin,
@@ -446,7 +448,7 @@ fn backend(
     })
 }
 
-/// What each scrape reads of the process.
+/// The data of the process for a scrape.
 fn process_info(
     config: &Config,
     io: &IoThreads,
@@ -468,7 +470,7 @@ fn process_info(
 }
 
 impl Serving {
-    /// Logs the addresses and settings, and prints for people how to call the loaded functions.
+    /// Logs the addresses and settings, and prints how to call the loaded functions.
     fn announce(&self, addresses: &Addresses, pinning: &Pinning, loaded: &[Loaded]) {
         self.health.started.store(true, Relaxed);
         let pinned = if pinning.io.is_empty() { "no" } else { "yes" };

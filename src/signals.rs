@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first one asks the process to stop in good order, a second one ends it
-//! at once. Signals are never blocked, since function processes would inherit that.
-//! `serve` starts it before anything that takes long.
+//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends
+//! it at once. Signals are never blocked, because function processes would inherit the mask.
+//! `serve` starts this module before anything that takes long.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::LogForm;
 use crate::log;
 
-/// What the main thread waits for.
+/// An event for the main thread.
 pub(crate) enum MainEvent {
     /// The name of the signal that asks to stop.
     Signal(&'static str),
@@ -23,30 +23,30 @@ pub(crate) enum MainEvent {
     End,
 }
 
-/// Room for a signal, and for every thread's end that comes before the main thread waits.
+/// Capacity for a signal, and for all threads that end before the main thread begins to wait.
 const EVENTS_MAX: usize = 8;
 
 /// The events for the main thread.
 pub(crate) struct Signals {
     pub(crate) events: Receiver<MainEvent>,
-    /// For threads to wake when they end.
+    /// Threads wake this when they end.
     pub(crate) on_end: Waker,
     serving: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// From now on there are calls, so the first signal is not the end.
+    /// From now on there may be calls, so the first signal only asks for a stop.
     pub(crate) fn serving(&self) {
         self.serving.store(true, Relaxed);
     }
 
-    /// Whether one came since.
+    /// Whether a signal has come since `serving` was called.
     pub(crate) fn is_asked(&self) -> bool {
         !self.serving.load(Relaxed)
     }
 }
 
-/// Starts to listen, on a thread of its own that nothing can keep busy.
+/// Starts to listen, on a thread of its own, so that no other work can delay a signal.
 pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -84,7 +84,7 @@ impl Wake for EndWaker {
     }
 }
 
-/// The next signal's name, and the exit code of a process that it ends.
+/// The name of the next signal, and the exit code of a process that it ends.
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
     poll_fn(|context| {
         if let Poll::Ready(Some(())) = terminate.poll_recv(context) {
@@ -109,7 +109,7 @@ fn take(
     serving: &AtomicBool,
     ask: &SyncSender<MainEvent>,
 ) {
-    // Only the first one while there are calls is a question.
+    // Only the first signal after `serving` asks for an orderly stop.
     if serving.swap(false, Relaxed) && ask.try_send(MainEvent::Signal(name)).is_ok() {
         return;
     }

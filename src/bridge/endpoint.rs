@@ -1,6 +1,6 @@
-//! Where POOL functions' calls go: names are resolved here, every 30 s, off the calls' path.
-//! It never connects anywhere. One look-up serves all functions of a host. The bridge's loop tells
-//! it of every function, whatever runs the pods.
+//! The addresses of POOL functions. Host names are resolved here, every 30 s, so that no call waits
+//! for a look-up. This module never opens a connection. Functions with the same host and port share
+//! one look-up. The bridge's loop passes every function to it, with every backend.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -20,19 +20,20 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-/// Between look-ups of a name that has an address, and of one that has none yet.
+/// Pause between two look-ups of a name that has an address.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Pause between two look-ups of a name that has no address yet.
 const AGAIN_UNKNOWN: Duration = Duration::from_secs(2);
-/// How long one look-up may take.
+/// Time limit of one look-up.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// Each has a thread while it lasts.
+/// Each running look-up occupies a thread of tokio's blocking pool.
 const LOOKUPS_AT_ONCE: usize = 8;
 
 type HostKey = (String, u16);
 
 struct Host {
     lanes: RefCell<BTreeSet<LaneId>>,
-    /// What the io threads were told.
+    /// The address, or the error, that the io threads received last.
     told: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
     is_failing: Cell<bool>,
 }
@@ -55,7 +56,8 @@ impl Endpoints {
         })
     }
 
-    /// Takes a new or changed function in, and says where its calls go as soon as that is known.
+    /// Handles a new or changed function: sends its address to the io threads as soon as it is
+    /// known.
     pub(super) fn follow(self: &Rc<Self>, function: &Function) {
         let lane = function.lane;
         self.forget(lane);
@@ -77,7 +79,7 @@ impl Endpoints {
         }
     }
 
-    /// A function is no more, or goes elsewhere.
+    /// Handles a function that was removed or has another endpoint now.
     pub(super) fn forget(&self, lane: LaneId) {
         let key = self.lanes.borrow_mut().remove(&lane);
         if let Some(host) = key.and_then(|key| self.hosts.borrow().get(&key).cloned()) {
@@ -112,7 +114,7 @@ impl Endpoints {
         spawn_local(async move { this.resolve(&key, &host).await });
     }
 
-    /// Looks a name up again and again, until no function needs it.
+    /// Looks a name up periodically until no function needs it.
     async fn resolve(&self, key: &HostKey, host: &Host) {
         loop {
             let found = self.look_up(key).await;
@@ -139,7 +141,7 @@ impl Endpoints {
         let was = host.told.borrow().clone();
         let now = choose(was.as_ref(), found);
         if let Err(why) = &now {
-            // Said once: the last good address stays in use.
+            // Logged once for each series of failures. The last good address stays in use.
             if !host.is_failing.replace(true) {
                 tracing::warn!(host = key.0, "{why}");
             }
@@ -159,7 +161,7 @@ impl Endpoints {
     }
 }
 
-/// An address that is still among those found stays.
+/// Keeps the previous address if the name still resolves to it.
 fn choose(
     was: Option<&Result<SocketAddr, Arc<str>>>,
     found: Result<Vec<SocketAddr>, Arc<str>>,

@@ -1,6 +1,6 @@
-//! The backend that runs no pods (`--backend none`): functions that need no pod of ours (LOCAL,
-//! POOL) can be called; a start fails with what to do about it.
-//! It never starts a process. The bridge's loop hands it the desk's work.
+//! The backend that runs no pods (`--backend none`). Functions that need no pod from this backend
+//! (LOCAL, POOL) can be called. The start of a pod fails with a message that says what to do about
+//! it. The bridge's loop passes it the desk's work.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use nanofaas_core::outcome::Failure;
 const NO_PODS: &str = "this control plane runs no pods; start it with another --backend, \
                        or give the function executionMode POOL or LOCAL";
 
-/// Says that it cannot be done.
+/// Answers the work with an error.
 pub(super) fn take(desk: &RefCell<Desk>, work: Work) {
     let mut desk = desk.borrow_mut();
     match work {

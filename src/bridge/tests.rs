@@ -1,4 +1,4 @@
-//! The thread with the test in the place of an io thread and of a client of the management port.
+//! Tests of the bridge thread. The test plays an io thread and a client of the management port.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -49,7 +49,7 @@ fn health() -> Arc<HealthState> {
     })
 }
 
-/// A bridge with these functions and one io thread, whose scheduler is inline.
+/// A bridge with these functions, one io thread and an inline scheduler.
 fn bench(backend: Backend, functions: &[&str]) -> Bench {
     let (io_bell, _waking) = bell();
     let (io_post, io) = IoPost::pair(io_bell, false);
@@ -84,8 +84,8 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
 }
 
 impl Bench {
-    /// The next message for the io thread that this finds something in; functions are acknowledged
-    /// on the way.
+    /// The next message to the io thread for which `find` returns a value. Acknowledges the
+    /// function messages before it.
     fn next<T>(&mut self, mut find: impl FnMut(&Message) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
@@ -111,7 +111,7 @@ impl Bench {
         });
     }
 
-    /// Where calls of that lane go.
+    /// The address to which calls of that lane go.
     fn endpoint(&mut self, lane: LaneId) -> Result<PodAddress, Arc<str>> {
         self.next(|message| match message {
             Message::Endpoint { lane: of, address } if *of == lane => Some(address.clone()),
@@ -229,7 +229,7 @@ fn an_endpoints_address_is_reported_once_known() {
         panic!("no address");
     };
     assert!(address.ip().is_loopback() && address.port() == 9);
-    // One look-up serves both.
+    // One look-up serves both functions.
     assert_eq!(bench.endpoint(id(1)), Ok(PodAddress::Tcp(address)));
     bench.end();
 }
@@ -262,7 +262,7 @@ fn a_panic_rebuilds_the_bridge_around_its_desk() {
             callback_base: "http://127.0.0.1:9".to_owned(),
             start_timeout: LONGEST,
             stop_grace: Duration::ZERO,
-            // It ends when its standard input does, as a guard does.
+            // `cat` ends when its standard input is closed, as a guard does.
             guard: vec!["cat".into()],
             run_base: Some(std::env::temp_dir()),
             origin: Instant::now(),

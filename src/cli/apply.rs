@@ -1,6 +1,6 @@
-//! `apply`: reads function files, builds what has to be built here, and registers each function.
-//! It never checks fields by itself: the server knows its platform, and its faults are shown at
-//! the file's lines.
+//! `apply`: reads function files, runs their build lines, and registers each function. It never
+//! checks fields itself, because only the server knows its platform. It shows the faults that the
+//! server reports at the lines of the file.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -77,15 +77,16 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, CliError> {
     Ok(functions)
 }
 
-/// A function that the server took.
+/// A function that the server accepted.
 struct Applied {
-    /// The function as it was; none where there was none, or the server did not say.
+    /// The function before this command; `None` if there was none, or if the server did not return
+    /// it.
     before: Option<Value>,
     answer: ApiResponse,
 }
 
 impl Applied {
-    /// What happened to the function, in kubectl's words.
+    /// What happened to the function, in the words of kubectl.
     fn done(&self) -> &'static str {
         let after = without_status(serde_json::from_slice(&self.answer.body).ok());
         match self.answer.status {
@@ -96,14 +97,14 @@ impl Applied {
     }
 }
 
-/// The spec alone: how a function stands changes by itself.
+/// The function without its status, because a status changes without an `apply`.
 fn without_status(function: Option<Value>) -> Option<Value> {
     let mut function = function?;
     function.as_object_mut()?.remove("status");
     Some(function)
 }
 
-/// Registers one function. `None`: the server refused it, and the reason was printed.
+/// Registers one function. Returns `None` if the server refused it; the reason is then printed.
 fn apply(
     client: &ApiClient,
     function: &FunctionFile,
@@ -138,8 +139,8 @@ fn apply(
     Ok(None)
 }
 
-/// Warns of fields that the server ignores, unless this program has warned of them: an older server may
-/// know fewer fields.
+/// Warns of fields that the server ignores and of which this program has not warned: an older
+/// server may know fewer fields.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown
@@ -167,7 +168,7 @@ fn build(function: &FunctionFile) -> Result<(), String> {
     files::build(&function.draft, &mut progress).map_err(|error| error.to_string())
 }
 
-/// Faults of fields are shown where they stand in the file.
+/// Shows each fault of a field at the field's line in the file.
 fn report_refusal(function: &FunctionFile, error: &ApiError) {
     if error.details.is_empty() {
         let name = function.draft.name().unwrap_or_default();

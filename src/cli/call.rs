@@ -1,5 +1,5 @@
-//! `invoke` and `enqueue`: makes a request of the arguments, and shows the answer.
-//! Input and output stay the bytes that they are: neither is parsed and serialised again.
+//! `invoke` and `enqueue`: build a request from the arguments and show the answer. Input and output
+//! are passed through as bytes; they are never parsed and serialised again.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use super::error::{ApiError, CliError};
 use super::{ConnectArgs, execution, function, show};
 use nanofaas_core::spec::bound::TIMEOUT_MS;
 
-/// Longest body that is read; the server's own bound is lower unless it is raised.
+/// Longest input that is read. The server's own limit is lower unless an operator raises it.
 const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// Call a function and wait for its result
@@ -143,7 +143,7 @@ fn check_json(input: &[u8], raw: bool) -> Result<(), CliError> {
     )))
 }
 
-/// The body by the word that stands for it.
+/// Reads the body that the argument names: a JSON text, `@FILE`, or `-` for stdin.
 fn read_body(word: &str) -> Result<Vec<u8>, CliError> {
     let (name, reader): (&str, Box<dyn Read>) = match word.strip_prefix('@') {
         _ if word == "-" => ("stdin", Box::new(io::stdin())),
@@ -164,7 +164,7 @@ fn read_body(word: &str) -> Result<Vec<u8>, CliError> {
     Ok(body)
 }
 
-/// An `InvocationResponse`; the output's bytes stay as they came.
+/// An `InvocationResponse`; the bytes of its output are kept unchanged.
 #[derive(Deserialize)]
 struct InvocationResult<'a> {
     status: String,
@@ -199,7 +199,7 @@ pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     if answer.status == 202 {
         return accepted(&answer, command.connect.wants_json());
     }
-    // The output of a success may be raw bytes; an error or an envelope is JSON with a status.
+    // With a success, the output may be raw bytes. An error or an envelope is JSON with a status.
     let raw_state = answer.header("x-execution-status");
     if let Some(state) = raw_state {
         report_outcome(state, &answer);
@@ -216,7 +216,7 @@ pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     if command.connect.wants_json() {
         show::json(&answer.body)?;
     } else if envelope.status == "success" {
-        // No output at all is an output of null.
+        // A missing output is shown as null.
         let output = envelope.output.map_or("null", RawValue::get);
         show::output(output.as_bytes(), "application/json")?;
     }
@@ -238,7 +238,7 @@ fn refused(answer: &ApiResponse) -> Result<(), CliError> {
     Err(CliError::Refused(error))
 }
 
-/// One line on stderr: outcome, status, time, id.
+/// Prints one line on stderr: outcome, status, time, id.
 fn report_outcome(state: &str, answer: &ApiResponse) {
     let mut parts = vec![format!("{state} ({})", answer.status)];
     let timing = show::timing(answer.header("server-timing"));
@@ -268,7 +268,7 @@ pub(super) fn enqueue(command: &EnqueueArgs) -> Result<(), CliError> {
     finish(&client, &id, command.connect.wants_json())
 }
 
-/// Shows the id of a call that goes on without us.
+/// Shows the id of a call for whose end this command does not wait.
 fn accepted(answer: &ApiResponse, wants_json: bool) -> Result<(), CliError> {
     if wants_json {
         return show::json(&answer.body);

@@ -1,5 +1,5 @@
-//! One HTTP client for all commands: sends a request, reads the whole answer.
-//! It never follows redirects, never retries, and every wait has a deadline.
+//! The HTTP client of all commands: sends a request and reads the whole answer. It never follows
+//! redirects and never retries, and every wait has a deadline.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,24 +11,25 @@ use ureq::http::{HeaderMap, Request, Uri};
 
 use super::error::{ApiError, CliError};
 
-/// Longest answer that is read: far over the server's own default of 6 MiB.
+/// Longest answer that is read: far above the server's default limit of 6 MiB.
 const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
 const CONNECT_LONGEST: Duration = Duration::from_secs(10);
-/// For requests that the server answers at once.
+/// Time limit for requests that the server answers at once.
 pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
-/// Over the time that the server was asked to wait.
+/// Added to the time that the server was asked to wait.
 pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
-/// A body over this asks first, so that a refusal at the head costs no upload.
+/// A longer body is sent with `Expect: 100-continue`, so that a refusal by the head saves the
+/// upload.
 const ASK_FIRST_LEN: usize = 64 * 1024;
 
 pub(super) struct ApiClient {
     agent: ureq::Agent,
-    /// Without a slash at its end.
+    /// The URL without a slash at its end.
     base: String,
     loopback: bool,
 }
 
-/// A whole answer, whatever its status.
+/// A complete answer, with any status.
 #[derive(Debug)]
 pub(super) struct ApiResponse {
     pub(super) status: u16,
@@ -36,12 +37,12 @@ pub(super) struct ApiResponse {
     pub(super) body: Vec<u8>,
 }
 
-/// What a request has beside method and path.
+/// The parts of a request other than method and path.
 #[derive(Default)]
 pub(super) struct ApiRequest {
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Option<Vec<u8>>,
-    /// `ANSWER_LONGEST` when there is none.
+    /// The time limit; `None` means `ANSWER_LONGEST`.
     pub(super) longest: Option<Duration>,
 }
 
@@ -89,7 +90,7 @@ impl ApiClient {
         )
     }
 
-    /// Fails only without a whole answer; a refusal is an answer.
+    /// Fails only if no complete answer comes; a refusal is an answer.
     pub(super) fn send(
         &self,
         method: &str,
@@ -156,7 +157,7 @@ impl ApiResponse {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// What the server warns of, without code and quotes.
+    /// The texts of the server's `Warning` headers, without code and quotes.
     pub(super) fn warnings(&self) -> Vec<String> {
         let values = self.headers.get_all("warning").iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -165,7 +166,7 @@ impl ApiResponse {
             .collect()
     }
 
-    /// Lets a success pass.
+    /// Returns an answer with a 2xx status; any other answer becomes an error.
     pub(super) fn accepted(self) -> Result<Self, CliError> {
         if (200..300).contains(&self.status) {
             Ok(self)
@@ -182,7 +183,7 @@ impl ApiResponse {
     }
 }
 
-/// The text of `299 - "text"`.
+/// Extracts the text of `299 - "text"`.
 fn warn_text(value: &str) -> Option<String> {
     let (_, quoted) = value.split_once(" \"")?;
     let mut text = String::new();
@@ -196,7 +197,7 @@ fn warn_text(value: &str) -> Option<String> {
     Some(text)
 }
 
-/// The address without its last slash, and whether it is this machine's.
+/// The address without its last slash, and whether it is a loopback address.
 fn parse_server(server: &str) -> Result<(String, bool), String> {
     let full = if server.contains("://") {
         server.to_owned()
@@ -217,7 +218,7 @@ fn parse_server(server: &str) -> Result<(String, bool), String> {
     Ok((full.trim_end_matches('/').to_owned(), loopback))
 }
 
-/// What stands in a path as it is (RFC 3986 §2.3).
+/// Characters that a path segment may contain unencoded (RFC 3986 §2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

@@ -1,5 +1,5 @@
-//! The error of a command, its message, and the exit code.
-//! The server's code, message and details are shown as they came.
+//! The error of a command, its message, and the exit code. The server's code, message and details
+//! are shown unchanged.
 
 use std::io;
 use std::process::ExitCode;
@@ -11,19 +11,19 @@ use super::show;
 
 #[derive(Debug)]
 pub(super) enum CliError {
-    /// What was asked for makes no sense, or a file cannot be read.
+    /// The arguments make no sense, or a file cannot be read.
     Usage(String),
-    /// No server, or no whole answer.
+    /// No server answers, or no complete answer came.
     Connection(String),
     /// The server refused the request.
     Refused(ApiError),
-    /// A call did not end with success; everything about it has been shown.
+    /// A call did not end with success; its result has been shown already.
     Call,
     /// The process that read our stdout has closed it.
     ReaderGone,
 }
 
-/// An error body of the API, with what to do about it.
+/// An error body of the API, with a hint what to do about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) code: String,
@@ -60,7 +60,7 @@ impl CliError {
     }
 }
 
-/// Writing to stdout is the only input or output whose error comes up without a name.
+/// An `io::Error` without a file name comes only from writing to stdout.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -71,7 +71,8 @@ impl From<io::Error> for CliError {
 }
 
 impl ApiError {
-    /// Reads an answer that is no success. A body that is not ours is shown by its beginning.
+    /// Reads an unsuccessful answer. Of a body that is not an error of our API, the beginning is
+    /// shown.
     pub(super) fn read(answer: &ApiResponse) -> Self {
         const SHOWN_MAX: usize = 200;
         let hint = |code: &str| hint(code, answer.header("retry-after"));

@@ -1,4 +1,4 @@
-//! `status` and `cancel`: an execution by its id, and waiting for its end by long polls.
+//! `status` and `cancel`: show an execution by its id, and wait for its end by long polls.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use super::error::CliError;
 use super::{ConnectArgs, show};
 use crate::files;
 
-/// One long poll. Under the server's most, so that what is shown is never old.
+/// The length of one long poll. It is below the server's maximum, so that the shown state is
+/// recent.
 const POLL: Duration = Duration::from_secs(20);
 
 /// Fields of an execution in the order in which they are shown.
@@ -93,7 +94,7 @@ pub(super) fn cancel(command: &CancelArgs) -> Result<(), CliError> {
     }
 }
 
-/// Asks again and again until the execution has ended; the server bounds how long that can be.
+/// Polls until the execution has ended; the server bounds how long that can take.
 pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError> {
     let waited = Waited::begin(id);
     loop {
@@ -113,7 +114,7 @@ pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError
     }
 }
 
-/// A turning line on a terminal while an execution is waited for; nothing elsewhere.
+/// A spinner on a terminal during the wait for an execution; nothing if stderr is no terminal.
 struct Waited(Option<ProgressBar>);
 
 impl Waited {
@@ -148,7 +149,7 @@ fn is_terminal(state: &str) -> bool {
     !matches!(state, "queued" | "running")
 }
 
-/// The exit code of a call that ended like this.
+/// The exit code of a call with this outcome.
 pub(super) fn exit_of(state: &str) -> Result<(), CliError> {
     if state == "success" {
         Ok(())

@@ -1,5 +1,5 @@
-//! `list`, `get`, `delete`, `scale` and `cold-starts`: what is registered, and changes to it.
-//! Registering is `apply`'s.
+//! `list`, `get`, `delete`, `scale` and `cold-starts`: show the registered functions and change
+//! them. `apply` registers functions.
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -203,7 +203,7 @@ pub(super) fn cold_starts(command: &ColdStartsArgs) -> Result<(), CliError> {
     )
 }
 
-/// The names of all phases, in the order in which they are met.
+/// The names of all phases, in the order of their first occurrence.
 fn phases(starts: &[Value]) -> Vec<&str> {
     let mut names = Vec::new();
     for phase in starts.iter().flat_map(phases_of) {

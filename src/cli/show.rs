@@ -1,5 +1,5 @@
-//! How answers look: tables for people, JSON as it came, and outputs byte for byte.
-//! It never lets control characters from elsewhere reach a terminal.
+//! How answers are printed: tables for people, JSON unchanged, and outputs byte for byte. Text from
+//! elsewhere never sends control characters to a terminal.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::error::CliError;
 
-/// A text without the control characters that would steer a terminal.
+/// A text without the control characters that a terminal would obey.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(steers) {
         Cow::Owned(
@@ -33,7 +33,7 @@ pub(super) fn line(text: &str) -> Result<(), CliError> {
     Ok(out.flush()?)
 }
 
-/// Writes the server's JSON as it came.
+/// Writes the server's JSON unchanged.
 pub(super) fn json(body: &[u8]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(body)?;
@@ -43,7 +43,7 @@ pub(super) fn json(body: &[u8]) -> Result<(), CliError> {
     Ok(out.flush()?)
 }
 
-/// Writes a function's output: to a file or a pipe untouched, to a terminal only as text.
+/// Writes a function's output: unchanged to a file or a pipe, and to a terminal only if it is text.
 pub(super) fn output(bytes: &[u8], content_type: &str) -> Result<(), CliError> {
     let out = io::stdout();
     let terminal = out.is_terminal();
@@ -57,7 +57,7 @@ pub(super) fn output(bytes: &[u8], content_type: &str) -> Result<(), CliError> {
     }
     let mut out = out.lock();
     out.write_all(bytes)?;
-    // JSON and text in a terminal or a script's `$(…)` are lines; other bytes stay as they are.
+    // JSON, and text on a terminal, end with a newline; other bytes stay unchanged.
     let is_line = terminal || content_type.starts_with("application/json");
     if is_line && !bytes.ends_with(b"\n") {
         out.write_all(b"\n")?;
@@ -69,7 +69,7 @@ fn is_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| steers(c) && c != '\r'))
 }
 
-/// Rows under a head, without lines between them.
+/// Prints rows below a head, without lines between them.
 pub(super) fn rows(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();
     table
@@ -90,8 +90,8 @@ fn one_line(text: String) -> String {
     plain(&text).replace(['\n', '\t'], " ")
 }
 
-/// Fields of an object, one on each line, those of objects inside by their path; what is null or
-/// empty is left out. `first` says which come first.
+/// Prints the fields of an object, one on each line, and fields of inner objects by their path.
+/// Null and empty fields are left out. The fields in `first` come first.
 pub(super) fn fields(object: &Map<String, Value>, first: &[&str]) -> Result<(), CliError> {
     let mut shown = Vec::new();
     let others = object
@@ -117,7 +117,7 @@ fn flatten(path: &str, value: &Value, shown: &mut Vec<Vec<String>>) {
     }
 }
 
-/// A value in few characters.
+/// A value in a few characters, for a table.
 pub(super) fn cell(value: &Value) -> String {
     const CELL_LEN_MAX: usize = 200;
     let text = match value {
@@ -136,7 +136,7 @@ pub(super) fn cell(value: &Value) -> String {
     format!("{short}… ({} bytes)", text.len())
 }
 
-/// The `Server-Timing` header in words, or nothing where there is none.
+/// The `Server-Timing` header as a readable text; empty without the header.
 pub(super) fn timing(header: Option<&str>) -> String {
     let mut total = None;
     let mut parts = Vec::new();

@@ -1,5 +1,5 @@
-//! `simulate`: what a function's spec would do with a trace of calls. It needs no server: the decisions
-//! are those of `nanofaas-core`, on virtual time. It never registers or starts anything.
+//! `simulate`: shows how a function's spec would handle a trace of calls. It needs no server:
+//! `nanofaas-core` makes the decisions, on virtual time. It never registers or starts anything.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +17,7 @@ use super::error::CliError;
 use super::{OutputForm, show};
 use crate::files::{self, FunctionFile};
 
-/// Longest start and longest call that can be given here: a day.
+/// Longest start and longest call that the arguments accept: a day.
 const MS_MAX: u64 = 86_400_000;
 
 /// Show what a function would do with a trace of calls, without a server
@@ -122,7 +122,8 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
 
 /// Refuses a plot that would overwrite an input file.
 fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
-    // By the file itself, because it may have several names. A terminal or a pipe loses nothing.
+    // Compares the files themselves, because a file may have several names. Overwriting a terminal
+    // or a pipe loses nothing.
     let file = |path: &Path| {
         let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((seen.dev(), seen.ino()))
@@ -151,7 +152,8 @@ fn calls(path: &Path, service: Option<VaryingTime>) -> Result<Vec<TraceCall>, Cl
     read(file, service).map_err(|error| CliError::Usage(format!("{trace}: {error}")))
 }
 
-/// By the defaults of `serve`. What runs its pods makes no difference here.
+/// The spec with the defaults of `serve`. The choice of a backend makes no difference to a
+/// simulation.
 fn spec(function: &FunctionFile) -> Result<FunctionSpec, CliError> {
     for ignored in function.ignored() {
         eprintln!("warning: {}", show::plain(&ignored));
@@ -184,7 +186,7 @@ fn print(report: &SimulationReport) -> Result<(), CliError> {
 /// A column of the table over time.
 struct TableColumn {
     name: &'static str,
-    /// Only where the function has pods, or only where it has none.
+    /// `Some(true)`: only for functions with pods; `Some(false)`: only for functions without pods.
     pods: Option<bool>,
     of: fn(&Slice) -> String,
 }
@@ -277,7 +279,7 @@ fn failures(all: &Summary) -> [(&'static str, usize); 4] {
     ]
 }
 
-/// A sum, and what it is made of.
+/// A sum, and its parts that are not zero.
 fn parts(sum: usize, parts: &[(&str, usize)]) -> String {
     let named = parts.iter().filter(|(_, count)| *count > 0);
     let named: Vec<String> = named
@@ -303,7 +305,7 @@ fn or_dash(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), time)
 }
 
-/// Milliseconds, as people read them.
+/// Milliseconds in a readable unit.
 fn time(ms: f64) -> String {
     match ms {
         0.0 => "0".to_owned(),

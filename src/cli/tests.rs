@@ -1,4 +1,5 @@
-//! The command line by itself: what it takes, what it refuses, and its exit codes.
+//! Tests of the command line without a server: what it accepts, what it refuses, and its exit
+//! codes.
 
 use clap::Parser;
 
@@ -73,7 +74,7 @@ fn exit_of(line: &str) -> String {
 #[test]
 fn nothing_listening_and_wrong_addresses_exit_with_two() {
     let expected = format!("{:?}", ExitCode::from(2));
-    // A port that was just free, so no process listens on it.
+    // This port was free a moment ago, so no process listens on it.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|socket| socket.local_addr())
         .expect("a free port")

@@ -1,22 +1,23 @@
-//! Variables that look like settings and are none: one that is misspelt would else be dropped in silence.
-//! It reads no variable's value. `serve` logs at the start what it finds.
+//! Warnings for environment variables that look like settings and are not: without a warning, a
+//! misspelt setting would be ignored silently. It reads only the names of variables. `serve` logs
+//! the warnings at the start.
 
 use std::collections::BTreeSet;
 
 use clap::Command;
 use strsim::levenshtein;
 
-/// What all settings begin with.
+/// The prefix of all settings.
 const PREFIX: &str = "NANOFAAS_";
-/// Read by no flag: a test's (`core/src/sync.rs`).
+/// No flag reads this variable; a test does (`core/src/sync.rs`).
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
-/// A name that differs in more letters is not suggested.
+/// A known name that differs in more letters is not suggested.
 const DISTANCE_MAX: usize = 3;
-/// A name is shown up to here.
+/// A longer name is cut to this length.
 const NAME_LEN_MAX: usize = 100;
 
-/// A line for each variable that is no setting of any command; `is_in_cluster` where kubelets set variables for
-/// every Service, which may have this name.
+/// A line for each variable that is not a setting of any command. `is_in_cluster`: kubelets set
+/// variables for every Service, and a Service may have this name.
 pub(crate) fn unknown_variables(
     command: &Command,
     names: impl Iterator<Item = String>,
@@ -57,7 +58,8 @@ fn line(name: &str, known: &BTreeSet<String>) -> String {
     }
 }
 
-/// `NANOFAAS_PORT`, `NANOFAAS_X_SERVICE_HOST`, `NANOFAAS_PORT_8080_TCP_ADDR` and the like.
+/// Whether the kubelet sets this variable for a Service: `NANOFAAS_PORT`,
+/// `NANOFAAS_X_SERVICE_HOST`, `NANOFAAS_PORT_8080_TCP_ADDR` and the like.
 fn is_of_a_service(name: &str) -> bool {
     let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];
     let in_port = ["_TCP", "_UDP", "_SCTP", "_PROTO", "_ADDR", "_PORT"];

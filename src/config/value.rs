@@ -1,5 +1,5 @@
-//! How the flags' values are read, and what each of them can be.
-//! It never looks at more than one value at a time. clap calls the parsers.
+//! Parsers of the flags' values, with the allowed range of each flag. A parser sees one value and
+//! no other flag. clap calls them.
 
 use std::fmt::Display;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -12,7 +12,7 @@ use nanofaas_core::rate::RateLimit;
 use nanofaas_core::spec::bound;
 
 const KIB: u64 = 1024;
-/// Larger messages would starve everything else of memory.
+/// Larger messages would leave too little memory for other calls.
 const MESSAGE_BYTES: RangeInclusive<u64> = KIB..=KIB * KIB * KIB;
 /// More memory than any machine has.
 const BYTES_MAX: u64 = 1 << 50;
@@ -123,7 +123,7 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
     }
 }
 
-/// `http://host[:port]`, without its last slash.
+/// A base URL, `http://host[:port]`, without its last slash.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     let base = text.strip_suffix('/').unwrap_or(text);
     let authority = base.strip_prefix("http://").unwrap_or_default();
@@ -161,7 +161,7 @@ pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     (set && !typed).then_some(variable)
 }
 
-/// `--x-y` is `NANOFAAS_X_Y`.
+/// The variable of a flag: `NANOFAAS_X_Y` for `--x-y`.
 pub(super) fn variable_of(flag: &str) -> Option<String> {
     let name = flag.strip_prefix("--")?;
     Some(format!(

@@ -1,5 +1,5 @@
-//! Runs a function's `local.build` line once, showing how far it is.
-//! It never looks at what is built, and leaves nothing running behind when it is done in time.
+//! Runs a function's `local.build` line once and shows its progress. It never looks at the files
+//! that the line builds. If the build ends within its time limit, no process of it keeps running.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Read};
@@ -13,9 +13,9 @@ use nanofaas_core::spec::{FunctionDraft, Json};
 
 /// Longest build. A first build of a Rust function fetches and compiles its dependencies.
 const BUILD_LONGEST: Duration = Duration::from_secs(30 * 60);
-/// How often a running build is looked after.
+/// Pause between two checks of a running build.
 const POLL: Duration = Duration::from_millis(100);
-/// Lines that a failed build shows.
+/// The last lines of its output that a failed build shows.
 const LINES_KEPT: usize = 30;
 /// Longest line that is kept, in bytes.
 const LINE_LEN_MAX: u64 = 4096;
@@ -30,16 +30,16 @@ pub(crate) struct BuildError {
     output: String,
 }
 
-/// Where a build shows how far it is.
+/// Where a build shows its progress.
 pub(crate) enum BuildProgress<'a> {
-    /// A turning line on the terminal.
+    /// A spinner on the terminal.
     Spinner,
-    /// A line when it begins and one when it is done.
+    /// One line at the beginning and one at the end.
     Lines(&'a mut dyn FnMut(&str)),
 }
 
 impl BuildProgress<'_> {
-    /// Whether stderr is a place for a spinner.
+    /// Whether stderr is a terminal, which can show a spinner.
     pub(crate) fn has_terminal() -> bool {
         io::stderr().is_terminal()
     }
@@ -75,7 +75,7 @@ pub(crate) fn build(
     }
 }
 
-/// Runs the line. Returns why it failed, or None.
+/// Runs the line. Returns the reason of a failure, or `None`.
 fn run(
     line: &str,
     directory: Option<&str>,
@@ -90,7 +90,8 @@ fn run(
         command.current_dir(directory);
     }
     let mut child = command.spawn()?;
-    // The command holds the pipe's other end open until it is dropped.
+    // `command` holds the write ends of the pipe, and the reader gets an end of file only after
+    // they are closed.
     drop(command);
     let (send, lines) = sync_channel(LINES_KEPT);
     let reader = thread::Builder::new().name("build-output".to_owned());
@@ -105,7 +106,7 @@ fn run(
     Ok(failed)
 }
 
-/// Reads lines until the build and all that it left behind have closed the pipe.
+/// Forwards lines until the build and all of its child processes have closed the pipe.
 fn forward(output: PipeReader, send: &SyncSender<String>) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
@@ -142,8 +143,9 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // What the build left in the background may hold the pipe for ever; its own last lines
-        // have come by the second quiet look.
+        // A process that the build left in the background may hold the pipe for ever, so the loop
+        // does not wait for its end of file. The build itself was seen to be gone at the poll
+        // before this one, so all of its own lines have been read.
         if quiet && ended {
             break;
         }
@@ -167,7 +169,7 @@ fn follow(
     Ok((!status.success()).then(|| format!("failed ({status})")))
 }
 
-/// What is to be seen of one build.
+/// The display of one build.
 struct BuildDisplay<'a, 'b> {
     begun: Instant,
     spinner: Option<ProgressBar>,
@@ -215,7 +217,7 @@ impl<'a, 'b> BuildDisplay<'a, 'b> {
     }
 }
 
-/// A turning line on stderr, with its time and a message.
+/// A spinner on stderr, with the elapsed time and a message.
 pub(crate) fn spinner(prefix: String) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());

@@ -1,5 +1,5 @@
-//! YAML (and so JSON) documents as values that know the line of each of their fields.
-//! It knows nothing of functions except where the Kubernetes form keeps their fields.
+//! YAML documents (and so JSON) as values with the line of each field. Of functions it knows only
+//! where the Kubernetes form keeps their fields.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use serde_saphyr::{SnippetMode, Spanned, UserMessageFormatter};
 
 /// One document.
 pub(super) struct Located {
-    /// Its first line, from 1.
+    /// The line of its first node, counted from 1.
     pub line: u32,
     pub json: Json,
-    /// Lines by field path, in the words of `FieldFault`.
+    /// The line of each field, by the field's path in a `FieldFault`.
     pub lines: BTreeMap<String, u32>,
 }
 
-/// All documents of a text that are not empty; an error comes with its line.
+/// All documents of a text that are not empty. An error has the line where it is.
 pub(super) fn documents(text: &str) -> Result<Vec<Located>, (u64, String)> {
     let nodes: Vec<Node> = serde_saphyr::from_multiple(text).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
@@ -48,8 +48,8 @@ enum Value {
 }
 
 impl Node {
-    /// Takes the lines out of the tree. An entry's line is that of its name: a block's own
-    /// would be the line after.
+    /// Separates the values from their lines. A field gets the line of its name, because the value
+    /// of a block begins one line later.
     fn take(self, path: String, lines: &mut BTreeMap<String, u32>) -> Json {
         match self.value {
             Value::Leaf(json) => json,
@@ -74,7 +74,7 @@ impl Node {
     }
 }
 
-/// The path of a field; in the Kubernetes form a function's fields are below `spec`.
+/// The path of a field. In the Kubernetes form, a function's fields are below `spec`.
 fn below(path: &str, name: &str) -> String {
     match path {
         "" | "spec" => name.to_owned(),

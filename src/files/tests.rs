@@ -1,4 +1,4 @@
-//! Files on a real disk, in a folder that each test makes for itself.
+//! Tests with files on disk, in a folder that each test makes for itself.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -32,7 +32,7 @@ impl FunctionFolder {
         self.read_path(&self.0)
     }
 
-    /// Errors come with the folder's own name taken out.
+    /// Reads a path. The test's own folder is removed from the texts of errors.
     fn read_path(&self, path: &Path) -> Result<Vec<FunctionFile>, Vec<String>> {
         let prefix = format!("{}/", self.0.display());
         read(&[path.to_owned()])
@@ -223,7 +223,8 @@ fn two_functions_of_one_name_are_refused() {
     assert_eq!(errors, [expected]);
 }
 
-/// Where one is wanted, others are not compared with each other first.
+/// If exactly one function is asked for, functions with the same name are not reported as
+/// duplicates.
 #[test]
 fn one_function_is_one() {
     let folder = FunctionFolder::new();
@@ -240,7 +241,7 @@ fn one_function_is_one() {
     assert_eq!(name(&one), Ok(Some("f".to_owned())));
 }
 
-/// What a shell's `<(...)` names, and a device that never ends.
+/// A pipe, as a shell's `<(...)` names it, and a device without an end.
 #[test]
 fn a_pipe_is_read_and_runs_here() {
     let (ours, theirs) = nix::unistd::pipe().expect("a pipe");
@@ -335,6 +336,6 @@ fn a_build_that_leaves_something_behind_still_ends() {
     assert_eq!(ended, Ok(()));
     let pid = fs::read_to_string(folder.0.join("pid")).expect("its pid");
     let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
-    // It still runs, so the build's end did not wait for it.
+    // The process still runs, so the build did not wait for it.
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("still running");
 }

@@ -1,4 +1,4 @@
-//! The port over loopback, asked as a kubelet or Prometheus would.
+//! Tests of the port over loopback, with requests like those of a kubelet or Prometheus.
 
 use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;
@@ -11,7 +11,7 @@ use nanofaas_core::time::Uptime;
 use super::*;
 use crate::metrics::tests::info_of;
 
-/// A served port; the thread ends with the process.
+/// A served port. Its thread runs until the process ends.
 struct ManagementPort {
     address: SocketAddr,
     health: Arc<HealthState>,
@@ -73,7 +73,7 @@ impl ManagementPort {
         answer
     }
 
-    /// Status and body.
+    /// The status and body of the answer.
     fn get(&self, path: &str) -> (u16, String) {
         let answer = self.ask(&format!("GET {path}"));
         let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
@@ -108,7 +108,7 @@ fn it_is_ready_until_it_drains() {
     }
 }
 
-/// Rings no bell, and counts how often it was to.
+/// Counts how often a bell was rung.
 struct CountedStream(AtomicU64);
 
 impl Wake for CountedStream {
@@ -198,7 +198,8 @@ fn health_is_answered_beside_connections_that_say_nothing() {
         .map(|at| {
             let mut stream = Blocking::connect(port.address).expect("a connection");
             if at % 2 == 0 {
-                // Where its place was given to another one meanwhile it is closed.
+                // The write fails if the server has already closed this connection to make room for
+                // a newer one.
                 let _closed = stream.write_all(b"GET /metrics HT");
             }
             stream

@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 
 use super::text::MetricsPage;
 
-/// The process.
+/// The figures of this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessMetrics {
     pub(crate) started: SystemTime,
@@ -41,8 +41,8 @@ impl ProcessMetrics {
             page.one("process_threads", "gauge", "Threads.", status.threads);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // The listing holds one open itself. Not procfs's `fd_count`, which counts `.` and `..`
-            // on kernels before 6.2.
+            // The listing itself holds one descriptor open. procfs's `fd_count` is not used,
+            // because it counts `.` and `..` on kernels before 6.2.
             let open = open.count().saturating_sub(1);
             page.one("process_open_fds", "gauge", "Open file descriptors.", open);
         }

@@ -1,4 +1,4 @@
-//! The page is read back by the rules of the format, and the figures are followed to their source.
+//! Tests that parse the page by the rules of the format and compare its figures with their sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -31,7 +31,7 @@ fn lane(name: &str, threads: usize) -> (Arc<str>, Arc<QueueStats>) {
     (name.into(), Arc::new(QueueStats::new(threads)))
 }
 
-/// Samples by their whole left side; panics where a rule of the format is broken.
+/// The value of each sample by its name and labels; panics if the page breaks a rule of the format.
 fn parse(page: &str) -> BTreeMap<String, f64> {
     let mut samples = BTreeMap::new();
     let mut families = BTreeSet::new();
@@ -201,7 +201,8 @@ fn surplus_functions_are_summed_and_keep_their_series() {
         let owned = names.iter().map(|(name, n)| ((*name).to_owned(), *n));
         owned.collect::<Vec<_>>()
     };
-    // f and g come first, so d and e, though earlier by name, go under the sum.
+    // f and g were called first, so d and e are summed under `_other`, though their names sort
+    // earlier.
     assert_eq!(
         count(&functions(2..4), &mut labels),
         own(&[("f", 1), ("g", 1)])
@@ -210,7 +211,7 @@ fn surplus_functions_are_summed_and_keep_their_series() {
         count(&functions(0..4), &mut labels),
         own(&[("_other", 2), ("f", 1), ("g", 1)])
     );
-    // With g gone, d stays where it was counted, and a place is free for who comes next.
+    // g is gone: d stays in `_other`, and the next new function can get the free series.
     assert_eq!(
         count(&functions(0..3), &mut labels),
         own(&[("_other", 2), ("f", 1)])

@@ -1,17 +1,17 @@
 //! Prometheus's text format: families, samples, histograms, escaped labels.
-//! It knows the format and no metric.
+//! It knows the format and no particular metric.
 
 use std::fmt::{Display, Write};
 
 use nanofaas_core::histogram::BOUNDS;
 use nanofaas_core::time::Nanos;
 
-/// A page that grows.
+/// The text of the page.
 #[derive(Default)]
 pub(super) struct MetricsPage(String);
 
 impl MetricsPage {
-    /// Begins a family; its samples follow at once.
+    /// Begins a family. The caller must add the family's samples next.
     pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
@@ -26,7 +26,8 @@ impl MetricsPage {
         self.sample(name, &[], value);
     }
 
-    /// Times under one label, in seconds. `counts` are those of each bucket alone.
+    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket
+    /// alone.
     pub(super) fn histogram(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! The driver on its real thread, with the test in the place of the io threads and the bridge.
+//! Tests of the driver on its real thread. The test plays the io threads and the bridge.
 
 use std::task::Waker;
 
@@ -19,7 +19,7 @@ const fn id(index: u32) -> LaneId {
 const LONGEST: Duration = Duration::from_secs(60);
 const IO_THREADS: usize = 2;
 
-/// A scheduler thread and the other ends of its rings.
+/// A scheduler thread, and the other ends of its rings.
 struct SchedulerFixture {
     running: Option<SchedulerThread>,
     post: PinnedPost,
@@ -112,7 +112,7 @@ impl Drop for SchedulerFixture {
     }
 }
 
-/// Looks until there is something, for a generous while.
+/// Polls until `look` returns a value; panics after a generous time limit.
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -181,13 +181,13 @@ fn it_sleeps_and_is_woken_and_beats() {
     let stats = bench.open(0, plan(1));
     let beat = bench.running.as_ref().expect("it runs").beat.clone();
     for index in 0..20 {
-        // Long enough that it has gone to sleep.
+        // Long enough that the thread has gone to sleep.
         std::thread::sleep(Duration::from_millis(5));
         bench.call(0, &stats, index);
         let grant = bench.granted();
         bench.done(grant);
     }
-    // Also where it is rung for while it goes to sleep.
+    // The bell must also work if it is rung while the thread goes to sleep.
     for _ in 0..2_000 {
         beat.ask(beat.last() + Nanos::from_ns(1));
         bench.post.bell().ring();

@@ -1,6 +1,6 @@
-//! The end of the process. It takes no new calls and lets running calls go on for a while; then the
-//! threads stop in the order of their dependencies.
-//! It never gives up a call before the time of the drain has passed.
+//! The end of the process. It refuses new calls and lets running calls go on for a while; then the
+//! threads stop in the order of their dependencies. It never gives up a call before the time of the
+//! drain has passed.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,12 +16,12 @@ use crate::signals::MainEvent;
 const BRIDGE: &str = "the bridge";
 /// Pause between two checks while something ends.
 const POLL: Duration = Duration::from_millis(10);
-/// How long an io thread's inbox may stay full.
+/// Time limit for an io thread's inbox that is full.
 const SEND_MAX: Duration = Duration::from_secs(5);
-/// How long io threads have to answer the calls that are left, once told to stop.
+/// Time limit for io threads, after `Stop`, to answer the calls that are left.
 const IO_STOP_MAX: Duration = Duration::from_secs(10);
-/// How long the bridge has to end the function processes, in addition to `STOP_GRACE`, which the
-/// processes have themselves.
+/// Time limit for the bridge to end the function processes, in addition to `STOP_GRACE`, which is
+/// the time limit of the processes.
 const BRIDGE_STOP_MAX: Duration = Duration::from_secs(10);
 
 impl Serving {
@@ -39,7 +39,7 @@ impl Serving {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
                     // Calls can go on without the bridge for a while. It has ended because another
-                    // plane took the Lease, or because it cannot go on.
+                    // control plane took the Lease, or because it cannot go on.
                     self.drain();
                 }
                 self.stop();
@@ -79,7 +79,7 @@ impl Serving {
         }
     }
 
-    /// Takes no more calls, and waits until every accepted call has ended or the time of the drain
+    /// Refuses new calls, and waits until every accepted call has ended or the time of the drain
     /// has passed.
     fn drain(&self) {
         // Set first, so that no readiness probe succeeds while calls are already refused.
@@ -87,8 +87,8 @@ impl Serving {
         self.send_to_all(|| Message::Drain);
         let began = Instant::now();
         let longest = Duration::from_millis(self.config.drain_ms);
-        // A call may be accepted just before its thread learns of the drain, so a single check is
-        // not enough.
+        // A call may be accepted just before its thread receives `Drain`, so a single check is not
+        // enough.
         let mut quiet = 0;
         while quiet < 3 && began.elapsed() < longest {
             quiet = if self.unfinished() == 0 { quiet + 1 } else { 0 };
@@ -114,8 +114,8 @@ impl Serving {
         of.sum()
     }
 
-    /// Io threads first, as they answer calls; then the scheduler, which they use; then the
-    /// bridge, which ends the processes that calls ran in.
+    /// The io threads stop first, because they answer calls; then the scheduler, which they use;
+    /// then the bridge, which ends the processes in which calls ran.
     fn stop(&mut self) {
         self.send_to_all(|| Message::Stop);
         let io = std::mem::take(&mut self.io.threads);
@@ -137,7 +137,7 @@ fn send(post: &IoPost, message: fn() -> Message) -> bool {
     wait(SEND_MAX, || post.send(message()).is_ok())
 }
 
-/// Waits until `done` returns true; false where `longest` passes first.
+/// Waits until `done` returns true; returns false if `longest` passes first.
 fn wait(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + longest;
     loop {

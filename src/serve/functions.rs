@@ -1,6 +1,5 @@
-//! The functions of `--functions`: read and checked before anything starts, built, and shown with
-//! the line that calls each.
-//! It never registers them; the bridge does.
+//! The functions of `--functions`: they are read and checked before anything starts, built, and
+//! shown with the line that calls each. The bridge registers them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,10 +11,10 @@ use crate::config::{BackendKind, Config, reachable};
 use crate::files::{self, BuildProgress, FilesError, FunctionFile};
 use crate::sample::{self, SampleCall};
 
-/// Functions that are shown with a line each.
+/// Most functions for which a line is shown.
 const SHOWN_MAX: usize = 20;
 
-/// One function, and how it can be called.
+/// One function, and a sample call of it.
 pub(super) struct Loaded {
     pub(super) file: FunctionFile,
     name: String,
@@ -27,7 +26,7 @@ pub(super) struct Loaded {
 #[error("{0}")]
 pub(super) struct LoadError(String);
 
-/// Reads all files; every fault of every function comes back at once, with file, line and field.
+/// Reads all files. All faults of all functions are returned together, with file, line and field.
 pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
     let read = files::read(&config.functions)?;
     let mut faults = Vec::new();
@@ -57,7 +56,7 @@ pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
     }
 }
 
-/// Runs each function's `local.build`, where this machine runs it.
+/// Runs each function's `local.build` if the backend runs functions on this machine.
 pub(super) fn build(loaded: &[Loaded], config: &Config) -> Result<(), LoadError> {
     if config.backend != BackendKind::Local {
         return Ok(());
@@ -74,7 +73,7 @@ pub(super) fn build(loaded: &[Loaded], config: &Config) -> Result<(), LoadError>
     Ok(())
 }
 
-/// Shows on stdout how to call each.
+/// Prints on stdout how to call each function.
 pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
     let listen = reachable(listen);
     let mut text = format!("\nnanofaas listens on http://{listen}\n");
