@@ -1,5 +1,5 @@
 //! The API server: the client, requests with deadlines and retries, watches, and the Lease.
-//! It knows no function and no pod of this platform.
+//! It knows nothing of functions and pods.
 
 pub(crate) mod client;
 pub(crate) mod cluster;

@@ -1,6 +1,6 @@
-//! The backend of a cluster: it begins (Lease, lists, adoption), then each pod and each Job has a
-//! task of its own. It never waits for a pod or a Job, and touches no call's bytes.
-//! The process's bridge passes it the desk's work, on the bridge's thread.
+//! The backend of a cluster: it begins (Lease, lists, adoption), and then each pod and each Job has
+//! its own task. It never waits for a pod or a Job, and touches no call's bytes.
+//! The process's bridge passes the desk's work to it, on the bridge's thread.
 
 mod begin;
 
@@ -29,13 +29,13 @@ use crate::pod::{ClusterPod, ClusterPods, Origin};
 use crate::reconcile::{BridgeStage, Memory, Reconciler, adoption};
 use crate::registry::functions;
 
-/// How long the deletion of Jobs may take when the plane stops.
+/// How long deleting the Jobs may take when the control plane stops.
 const STOP: Duration = Duration::from_secs(2);
 
 /// The backend.
 pub struct KubernetesBridge(Rc<ClusterDispatcher>);
 
-/// What the bridge does with the scheduler's work.
+/// Does the scheduler's work.
 struct ClusterDispatcher {
     context: Rc<ClusterContext>,
     reconciler: Rc<Reconciler>,
@@ -44,7 +44,7 @@ struct ClusterDispatcher {
 }
 
 impl KubernetesBridge {
-    /// Finds the API server and begins. Call it, and `take`, within a `LocalSet`; between the calls
+    /// Finds the API server and begins. Call `open` and `take` within a `LocalSet`; between the calls
     /// other code on the same thread may use the desk.
     pub async fn open(
         config: KubernetesConfig,
@@ -57,7 +57,7 @@ impl KubernetesBridge {
         let server = found.cluster_url.to_string();
         let client = client::client(found)?;
         tracing::info!(server, namespace, "the control plane asks for its Lease");
-        // The receiver is a task of the same thread and takes all there is each time it runs.
+        // The receiver is a task of the same thread, and takes all reports each time it runs.
         #[expect(
             clippy::disallowed_methods,
             reason = "holds what tasks report in one turn"
@@ -80,23 +80,23 @@ impl KubernetesBridge {
         Ok(Self(plane))
     }
 
-    /// Does, or begins, one piece of the desk's work.
+    /// Does one piece of the desk's work, or starts a task for it.
     pub fn take(&self, work: Work) {
         self.0.take(work);
     }
 
-    /// Whether the functions and pods of the cluster are known and each adopted pod was asked.
+    /// Whether the functions and pods of the cluster are known and each adopted pod was probed.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.get()
     }
 
-    /// Waits until another plane is seen to hold the Lease.
+    /// Waits until another control plane holds the Lease.
     pub async fn deposed(&self) {
         self.0.deposed.notified().await;
     }
 
-    /// Deletes the Jobs, which end with this process, and gives the Lease back. Warm pods stay,
-    /// because the next plane adopts them.
+    /// Deletes the Jobs, because they end with this process, and releases the Lease. Warm pods stay,
+    /// because the next control plane adopts them.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -105,7 +105,7 @@ impl KubernetesBridge {
 impl ClusterDispatcher {
     fn take(self: &Rc<Self>, work: Work) {
         match work {
-            // The table of functions has these changes already.
+            // The desk has already made these changes in its table of functions.
             Work::Function(_) | Work::Removed { .. } => {}
             Work::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
                 self.reconciler.memory.held.borrow_mut().push(work);
@@ -207,7 +207,7 @@ impl ClusterDispatcher {
         if timeout(STOP, all).await.is_err() {
             tracing::warn!("Jobs are left; the next control plane deletes them");
         }
-        // Also if Jobs are left, because a successor waits for the Lease.
+        // Release it even if Jobs are left, because a successor waits for it.
         lease::release(&self.context.cluster, &identity.holder).await;
     }
 }

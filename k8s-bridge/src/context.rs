@@ -1,6 +1,6 @@
-//! What every task of the bridge is given: the settings, the API server, the desk, the clock, the
-//! templates of pods, and who this control plane is. A task sends reports; it knows
-//! neither the bridge nor other tasks.
+//! What every task of the bridge gets: the settings, the API server, the desk, the clock, the default
+//! template of pods, and the identity of this control plane. A task sends reports; it knows neither
+//! the bridge nor other tasks.
 
 pub(crate) mod config;
 pub(crate) mod identity;
@@ -28,12 +28,12 @@ use crate::context::report::TaskReport;
 use crate::podspec::default_template::{DefaultPodTemplate, LastRead};
 use crate::podspec::{self, PodParts};
 
-/// What outlives a rebuild of the bridge and is no pod or Job.
+/// The state that outlives a rebuild of the bridge, except pods and Jobs.
 pub(crate) struct ProcessState {
     /// The label of this process's Jobs. Another process deletes them, because their tokens are
-    /// valid only in this one.
+    /// valid only in this process.
     pub(crate) instance: String,
-    /// How often the pods were listed.
+    /// How many listings of the pods have begun.
     pub(crate) listing: Cell<u64>,
     default_template: RefCell<LastRead>,
 }
@@ -48,7 +48,7 @@ impl Default for ProcessState {
     }
 }
 
-/// What every task is given.
+/// What every task gets.
 pub(crate) struct ClusterContext {
     pub(crate) config: KubernetesConfig,
     pub(crate) cluster: Cluster,
@@ -82,11 +82,11 @@ impl ClusterContext {
     }
 
     pub(crate) fn report(&self, report: TaskReport) {
-        // Nothing receives reports of tasks that outlive their bridge, so an error is none.
+        // An error means that the task outlived its bridge; its reports are not needed.
         let _ = self.reports.send(report);
     }
 
-    /// The identity of this plane, once it is known.
+    /// The identity of this control plane, once it is known.
     pub(crate) fn identity(&self) -> Option<Rc<PlaneIdentity>> {
         self.identity.borrow().clone()
     }
@@ -95,7 +95,7 @@ impl ClusterContext {
         self.identity.replace(Some(identity));
     }
 
-    /// Reads the default template before any pod is made or adopted. After a rebuild the bridge
+    /// Reads the default template before any pod is created or adopted. After a rebuild the bridge
     /// keeps the template that it had before.
     pub(crate) fn read_first_template(&self) -> Result<(), KubernetesOpenError> {
         let Some(file) = &self.config.pod_template else {
@@ -118,19 +118,19 @@ impl ClusterContext {
         last.read(file, self.own_account())
     }
 
-    /// The template whose fields each function's own podTemplate can override.
+    /// The default template. A function's own podTemplate can override its fields.
     pub(crate) fn default_template(&self) -> Option<Rc<DefaultPodTemplate>> {
         self.process.default_template.borrow().template().cloned()
     }
 
-    /// The template of a function's pod, made of the default one and its own.
+    /// The template of a function's pod, merged from the default template and the function's own.
     pub(crate) fn pod_template(
         &self,
         function: &Function,
         parts: &PodParts,
     ) -> Result<Value, String> {
         let template = podspec::template(function, parts, self.default_template().as_deref());
-        // Check the merged template too: only both together may name the plane's account.
+        // Check the merged template too: the service account may come from the default template.
         if let Some(own) = self.own_account()
             && let Ok(Json::Object(merged)) = Json::deserialize(&template)
         {
@@ -139,7 +139,7 @@ impl ClusterContext {
         Ok(template)
     }
 
-    /// The plane's own service account, if functions' pods could use it.
+    /// The control plane's own service account, if functions' pods could use it.
     fn own_account(&self) -> Option<&str> {
         let own_pod = self.config.own_pod.as_ref()?;
         own_pod.account_in(Some(&self.cluster.namespace))

@@ -1,6 +1,6 @@
 //! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2).
-//! It never learns the result; the io thread that owns the call does, and reports when it is over.
-//! It decides from the pod's status, because releases of Kubernetes set a Job's conditions at
+//! It never learns the result; the io thread that owns the call does, and reports when the attempt is
+//! over. It decides from the pod's status, because releases of Kubernetes set a Job's conditions at
 //! different times.
 
 use std::borrow::Borrow;
@@ -34,20 +34,19 @@ use crate::podspec::{
     PodParts, SELECTOR, security,
 };
 
-/// How long the container of an answered attempt may take to end by itself.
+/// How long the container of an attempt with a result may take to end by itself.
 const STOP: Duration = Duration::from_secs(5);
-/// The grace period of the container of any other attempt that is over, in seconds.
+/// The grace period, in seconds, of the container of an attempt that is over without a result.
 const STOP_S: u32 = 2;
-/// How far the io thread's report may be behind the end of a container that exited with status 0.
+/// How long the io thread's report may come after the end of a container that exited with status 0.
 const REPORT_BEHIND: Duration = Duration::from_millis(500);
-/// The cluster's own backstop comes this much after the deadline, in seconds.
+/// How long after the call's deadline the cluster ends the Job by itself, in seconds.
 const BACKSTOP_S: u64 = 30;
-/// How long a Job may be without a pod before its controller's events are read; it doubles.
+/// How long a Job may have no pod before its controller's Events are read; the wait doubles each time.
 const PODLESS: Duration = Duration::from_secs(1);
-/// Counts as more phases than there are, so that the first sight of a running pod is always
-/// reported.
+/// Counts as more phases than there are, so that the first report of a running pod is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
-/// How long that look-up may take.
+/// How long reading the Events of a Job without a pod may take.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// All Jobs that run.
@@ -57,14 +56,14 @@ pub(crate) type ClusterJobs = JobTable<ClusterJob>;
 pub(crate) struct ClusterJob {
     attempt: JobAttempt,
     wanted_at: Uptime,
-    /// The name of its pod, once that was seen.
+    /// The name of its pod, once the watch has shown the pod.
     pod: RefCell<Option<String>>,
     seen: RefCell<ObservedPod>,
     is_gone: Cell<bool>,
     was_created: Cell<bool>,
     /// The io thread needs no further report.
     is_over: Cell<bool>,
-    /// Why it did not start, if it did not.
+    /// Why it did not start, if a start failed.
     fault: Cell<StartFault>,
 }
 
@@ -85,7 +84,7 @@ impl Borrow<JobAttempt> for ClusterJob {
 impl ClusterJob {
     pub(crate) fn new(start: Box<JobStart>, wanted_at: Uptime) -> Self {
         // More random characters than a pod's name, because there are many more Jobs. The limit is
-        // 63 characters, because the Job's pod has the name as a label.
+        // 63 characters, because the name is also the value of a label of the Job's pod.
         let name = pod_name::<9>(start.function.name(), random());
         Self {
             attempt: JobAttempt::new(name, start),
@@ -99,7 +98,7 @@ impl ClusterJob {
         }
     }
 
-    /// The cluster showed its pod.
+    /// Called when the watch shows the Job's pod.
     pub(crate) fn observe(&self, context: &ClusterContext, pod: String, seen: ObservedPod) {
         self.pod.replace(Some(pod));
         for phase in seen.phases() {
@@ -115,13 +114,13 @@ impl ClusterJob {
         self.bell.notify_one();
     }
 
-    /// The cluster no longer has its pod.
+    /// Called when the cluster no longer has the Job's pod.
     pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// The cluster listed its pods. If this Job's pod was seen before and is not in the list, it is
+    /// Called after a listing of pods. If this Job's pod was seen before and is not in the list, it is
     /// gone.
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
@@ -135,7 +134,7 @@ impl ClusterJob {
     }
 
     /// Runs the Job from its start to its end and reports each step. After a rebuild of the bridge
-    /// it continues where it was.
+    /// it continues at the step that it had reached.
     pub(crate) async fn live(&self, context: &Rc<ClusterContext>) {
         let function = self.start.function.name();
         if !self.is_over.get() {
@@ -151,9 +150,9 @@ impl ClusterJob {
             self.wait_for_exit().await;
         }
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // The garbage collector would leave the pod its function's whole grace period, although no
-        // client waits for the call any more. The Job is deleted first, because its controller
-        // could create another pod.
+        // Delete the pod too: the garbage collector would give it its function's whole grace period,
+        // although no client waits for the call any more. Delete the Job first, because its
+        // controller could create another pod.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             context
@@ -191,14 +190,14 @@ impl ClusterJob {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// Waits until the container of an answered call has exited, because deleting its Job would
-    /// kill it.
+    /// Waits until the container of an attempt with a result has exited, because deleting its Job would
+    /// kill the container.
     async fn wait_for_exit(&self) {
         let until = Instant::now() + STOP;
         while !self.has_exited() && self.rung_before(until).await {}
     }
 
-    /// Runs the attempt; returns the failure, or none if the attempt was over before its pod.
+    /// Runs the attempt; returns the failure, or none if the attempt was over before its pod ended.
     async fn run(&self, context: &Rc<ClusterContext>) -> Option<(Failure, bool)> {
         let begun = Instant::now();
         let start_by = begun + context.config.start_timeout;
@@ -357,9 +356,9 @@ impl ClusterJob {
         }
     }
 
-    /// Tells the call's io thread which phase its start reached and what delays it, if either
+    /// Reports to the call's io thread which phase the start has reached and what delays it, if either
     /// changed. The kubelet's time stamp has whole seconds and comes from another clock, so one
-    /// second is added in favour of the call.
+    /// second is added, which favours the call.
     fn report_start(
         &self,
         context: &ClusterContext,
@@ -382,7 +381,7 @@ impl ClusterJob {
         }
         let announcer = &context.announcer;
         let phases = announcer.with_desk(|desk| desk.starts.phases(function, &self.name));
-        // Later starts of a busy function may have displaced this one in the records.
+        // The records keep only a few starts of each function, so this start's phases may be gone.
         let reached = phases
             .len()
             .max(usize::from(running_since.is_some()) * RUNNING);
@@ -402,7 +401,7 @@ enum JobOutcome {
     Lost(String),
 }
 
-/// Why a Job has no pod: the last `FailedCreate` event of its controller, if there is one.
+/// Why a Job has no pod: the last `FailedCreate` Event of its controller, if there is one.
 async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<String> {
     let api = cluster.lenient::<Event>();
     let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
@@ -417,7 +416,7 @@ async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<Str
     messages.next_back()
 }
 
-/// The Jobs of other planes, by name.
+/// The names of other control planes' Jobs.
 pub(crate) async fn jobs_of_others(
     cluster: &Cluster,
     instance: &str,

@@ -1,7 +1,7 @@
 //! Acts for Kubernetes: Jobs, warm Pods, and the function registry in the cluster.
-//! It never decides how many pods there are (the scheduler does), never touches a call's bytes, and
-//! is never on a warm call's path: with the API server gone, warm calls go on.
-//! The process has a `KubernetesBridge` on the bridge's thread.
+//! It never decides how many pods there are (the scheduler does) and never touches a call's bytes. It is
+//! never on the path of a warm call: warm calls work without the API server.
+//! The control plane has a `KubernetesBridge` on the bridge's thread.
 
 mod bridge;
 mod reconcile;

@@ -1,6 +1,6 @@
-//! One warm pod of the cluster: what the watch showed of it, besides what every backend knows of a
-//! pod. It never decides when it starts or ends: the scheduler's orders, the cluster and the pod
-//! itself do.
+//! One warm pod of the cluster: the state that the watch showed, in addition to what every backend
+//! knows of a pod. It never decides when the pod starts or ends: the scheduler's orders, the cluster
+//! and the pod itself do.
 
 mod runner;
 pub(crate) mod seen;
@@ -33,26 +33,26 @@ use crate::podspec::{PORT, security};
 /// The warm pods that have a task.
 pub(crate) type ClusterPods = PodTable<ClusterPod>;
 
-/// How a pod came to this bridge.
+/// How this bridge got a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// It has to be created.
     New,
-    /// An earlier plane created it.
+    /// An earlier control plane created it.
     Adopted,
-    /// This process created it, and the bridge was rebuilt since then.
+    /// This process created it, and then the bridge was rebuilt.
     Resumed { is_up: bool },
 }
 
 /// A pod as seen by all tasks but its own.
 pub(crate) struct ClusterPod {
     warm: WarmPod,
-    /// The shape of the spec that the pod was made from.
+    /// The hash of the spec from which the pod was made.
     shape: u64,
-    /// An earlier plane made it from another spec.
+    /// An earlier control plane made it from another spec.
     pub(crate) is_stale: Cell<bool>,
-    /// The number of the listing of pods during which it was created. It may be missing from that
-    /// listing and from earlier ones.
+    /// The number of the listing of pods during which the pod was created. The pod may be missing from
+    /// that listing and from earlier ones.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,
     seen: RefCell<ObservedPod>,
@@ -91,7 +91,7 @@ impl ClusterPod {
         }
     }
 
-    /// A copy of the pod without a place; it keeps what the cluster showed.
+    /// A copy of the pod without an id in the scheduler; it keeps the state that the cluster showed.
     pub(crate) fn without_place(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
         let pod = Self::new(None, name, function, self.wanted_at);
@@ -101,7 +101,7 @@ impl ClusterPod {
         pod
     }
 
-    /// The cluster showed it.
+    /// Called when the watch shows the pod.
     pub(crate) fn observe(&self, context: &ClusterContext, seen: ObservedPod) {
         for phase in seen.phases() {
             context.announcer.reached(&self.function, &self.name, phase);
@@ -115,31 +115,30 @@ impl ClusterPod {
         self.bell.notify_one();
     }
 
-    /// The cluster no longer has it.
+    /// Called when the cluster no longer has the pod.
     pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// Whether it gets no new call, because the scheduler stopped it, it is being deleted, or it is
-    /// gone.
+    /// Whether it gets no new call: the scheduler stopped it, its deletion was requested, or it is gone.
     pub(crate) fn is_going(&self) -> bool {
         self.is_stopped() || self.is_gone.get() || self.seen.borrow().leaving
     }
 
-    /// Whether it was made from a spec with this shape.
+    /// Whether it was made from a spec with this hash.
     pub(crate) fn has_shape(&self, shape: u64) -> bool {
         !self.is_stale.get() && self.shape == shape
     }
 
-    /// What delays its start; none during the usual steps.
+    /// What delays its start; none during the usual steps of a start.
     pub(crate) fn held_up(&self) -> Option<(StartFault, String)> {
         let seen = self.seen.borrow();
         let why = seen.held_up.clone().or_else(|| seen.waiting.clone());
         seen.fault.zip(why)
     }
 
-    /// Whether it has ended or is being deleted.
+    /// Whether it has ended or its deletion was requested.
     pub(crate) fn has_gone(&self) -> bool {
         self.is_over() || self.seen.borrow().leaving
     }
@@ -148,14 +147,14 @@ impl ClusterPod {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// Where it listens, as it reported or as the cluster showed.
+    /// Its address: the one that it reported, or else the one that the cluster showed.
     fn address(&self) -> Option<PodAddress> {
         let ip: Option<IpAddr> = self.reported_address().or(self.seen.borrow().address);
         ip.map(|ip| PodAddress::Tcp(SocketAddr::new(ip, PORT)))
     }
 
-    /// Runs the pod from its creation to its end and reports each step but the last one, which the
-    /// caller passes to `announce`.
+    /// Runs the pod from its creation to its end. It reports each step but the end, which the caller
+    /// passes to `report_end`.
     pub(crate) async fn live(
         self: &Rc<Self>,
         context: &Rc<ClusterContext>,
@@ -177,7 +176,7 @@ impl ClusterPod {
         fate
     }
 
-    /// Announces and reports how it ended, once it is in no table any more.
+    /// Announces and reports how the pod ended. Call it when the pod is in no table any more.
     pub(crate) fn report_end(&self, context: &ClusterContext, mut fate: PodFate<StartFault>) {
         let (function, pod) = (self.function.clone(), self.name.clone());
         match &mut fate {
@@ -200,7 +199,7 @@ impl ClusterPod {
         self.announce_end(&context.announcer, fate, self.is_stopped());
     }
 
-    /// Waits for a health answer for as long as a call may run in the pod; false if none comes.
+    /// Probes the pod for as long as a call may run in it; returns whether it answered well.
     pub(crate) async fn answers_within_a_call(&self) -> bool {
         let Some(address) = self.address() else {
             return false;

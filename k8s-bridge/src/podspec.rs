@@ -1,6 +1,6 @@
-//! The Pod that runs a function's calls, made from its spec: what WARM pods and Jobs share, the
-//! plane's default template merged over it, and the function's own `podTemplate` over both. It
-//! creates nothing.
+//! The Pod that runs a function's calls, made from the function's spec: the fields that WARM pods and
+//! Jobs share, the control plane's default template merged over them, and the function's own
+//! `podTemplate` merged over both. It creates nothing.
 
 pub(crate) mod default_template;
 pub(crate) mod security;
@@ -13,41 +13,41 @@ use serde_json::{Map, Value, json};
 
 use crate::podspec::default_template::DefaultPodTemplate;
 
-/// The container that runs the function.
+/// The name of the container that runs the function.
 pub(crate) const CONTAINER: &str = "function";
-/// Where a pod listens.
+/// The port at which a pod listens.
 pub(crate) const PORT: u16 = 8080;
 
-/// On the control plane's own pods, and on no other.
+/// A label of the control plane's own pods and of no other pods.
 const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-/// On everything that the platform makes.
+/// A label of every object that the platform creates.
 pub(crate) const LABEL_APP: (&str, &str) = ("app", "nanofaas");
 pub(crate) const LABEL_FUNCTION: &str = "nanofaas.io/function";
-/// `warm` or `job`.
+/// Its value is `warm` or `job`.
 pub(crate) const LABEL_KIND: &str = "nanofaas.io/kind";
 pub(crate) const LABEL_EXECUTION: &str = "nanofaas.io/execution";
-/// The process that made a Job.
+/// The process that created a Job.
 pub(crate) const LABEL_INSTANCE: &str = "nanofaas.io/instance";
-/// The Job that a pod is of.
+/// The name of the Job that a pod belongs to.
 pub(crate) const LABEL_JOB: &str = "nanofaas.io/job";
-/// What a pod was made from: another one has to be replaced.
+/// The shape of a pod. A pod with another shape than its function has now must be replaced.
 pub(crate) const ANNOTATION_SHAPE: &str = "nanofaas.io/shape";
 pub(crate) const ANNOTATION_TRACE: &str = "nanofaas.io/trace-id";
 
-/// Which pods and Jobs are ours, for lists and watches.
+/// Selects the platform's pods and Jobs in lists and watches.
 pub(crate) const SELECTOR: &str = "app=nanofaas,nanofaas.io/kind";
 
-/// What differs from pod to pod of a function.
+/// The fields that differ from pod to pod of one function.
 pub(crate) struct PodParts {
     pub(crate) labels: BTreeMap<&'static str, String>,
     pub(crate) annotations: BTreeMap<&'static str, String>,
-    /// Goes over the function's own variables; values are taken as they are.
+    /// Overrides the function's own variables; Kubernetes does not expand the values.
     pub(crate) env: Vec<(&'static str, String)>,
-    /// The same, but Kubernetes puts variables in: `$(NAME)`.
+    /// Like `env`, but Kubernetes expands `$(NAME)` in the values.
     pub(crate) expanded_env: Vec<(&'static str, String)>,
 }
 
-/// The shape of a function's pods, as pods carry it.
+/// The shape of a function's pods, as in their annotation.
 pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> String {
     let own = spec.shape_hash(Platform::Kubernetes);
     match default {
@@ -56,7 +56,7 @@ pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> 
     }
 }
 
-/// `metadata` (labels and annotations) and `spec` of the pod.
+/// The pod's `metadata` (labels and annotations) and `spec`.
 pub(crate) fn template(
     function: &Function,
     parts: &PodParts,
@@ -99,7 +99,7 @@ fn container(spec: &SpecFields) -> Value {
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        // The last lines of its log say why it ended.
+        // With an empty termination message, the last lines of the log say why it ended.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     if !spec.command.is_empty() {
@@ -126,17 +126,17 @@ fn variable(name: &str, value: &str) -> Value {
     json!({"name": name, "value": literal(value)})
 }
 
-/// Kubernetes would put variables in for `$(NAME)`; a function's own text stays what it is.
+/// Escapes `$`, because Kubernetes would expand `$(NAME)` in a function's own text.
 fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// What no template may change: whose pod it is, and what the platform tells it.
+/// Sets the fields that no template may change: labels, restart policy, and the platform's variables.
 fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
     let metadata = object(&mut template["metadata"]);
     metadata.retain(|name, _| name == "labels" || name == "annotations");
     let labels = object(metadata.entry("labels").or_insert(Value::Null));
-    // Services and network policies know the control plane by this one.
+    // Services and network policies select the control plane by this label.
     labels.remove(LABEL_COMPONENT);
     labels.insert(LABEL_APP.0.into(), LABEL_APP.1.into());
     labels.insert(LABEL_FUNCTION.into(), (&**function.name()).into());
@@ -174,7 +174,7 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
             let name = name_of(one).unwrap_or_default();
             !names.iter().any(|ours| ours == name)
         });
-        // Ours go first: theirs may refer to them.
+        // Our variables come first, because Kubernetes expands `$(NAME)` only to a variable before it.
         env.extend(kept);
         container["env"] = env.into();
     }
@@ -187,7 +187,7 @@ fn object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("it is one now")
 }
 
-/// Objects are merged field by field, lists of named things by their names; all else is replaced.
+/// Merges objects field by field (a null removes the field) and lists of named items by name. Replaces other values.
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
@@ -207,7 +207,8 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// What tells the items of a list apart, as Kubernetes has it: a volume may be mounted twice.
+/// The field that identifies the items of a list, as in Kubernetes' own merge. `mountPath` comes before
+/// `name`, because one volume may be mounted twice.
 fn key_of_both(base: &[Value], over: &[Value]) -> Option<&'static str> {
     let has = |key: &&str| {
         let mut all = base.iter().chain(over);

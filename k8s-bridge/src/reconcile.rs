@@ -1,6 +1,6 @@
-//! Brings what the cluster shows together with what this process knows: pods of earlier planes are
-//! adopted, the others are passed to their tasks, and what belongs to no function is deleted. It
-//! starts the tasks of pods and Jobs, keeps their tables, and applies what they report.
+//! Compares what the cluster shows with what this process knows: pods of earlier control planes are
+//! adopted, updates of known pods are passed to their tasks, and what belongs to no function is deleted.
+//! It starts the tasks of pods and Jobs, keeps their tables, and applies their reports.
 
 pub(crate) mod adoption;
 pub(crate) mod pods;
@@ -23,19 +23,19 @@ use crate::pod::{ClusterPod, ClusterPods, Origin};
 use crate::reconcile::adoption::Adoption;
 use crate::registry::ClusterRegistry;
 
-/// What outlives a rebuild of the bridge, because the scheduler knows these pods by their places
-/// and calls wait for these Jobs.
+/// The state that outlives a rebuild of the bridge, because the scheduler knows these pods by their
+/// ids and calls wait for these Jobs.
 #[derive(Default)]
 pub struct Memory {
     pub(crate) process: Rc<ProcessState>,
     pub(crate) pods: Rc<RefCell<ClusterPods>>,
     pub(crate) jobs: RefCell<ClusterJobs>,
-    /// Starts that wait until the plane acts.
+    /// Orders to start a pod that came before the control plane acts.
     pub(crate) held: RefCell<Vec<Work>>,
 }
 
 impl Memory {
-    /// Removes a held start that is no longer wanted; false if there was none.
+    /// Removes a held order to start that is no longer wanted; false if there was none.
     pub(crate) fn drop_held(&self, place: PodId) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
@@ -44,12 +44,12 @@ impl Memory {
     }
 }
 
-/// Whether the plane acts yet.
+/// How far the bridge has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BridgeStage {
     /// It waits for the Lease and for the lists of pods and functions.
     Beginning,
-    /// Pods of earlier planes get their places; new pods wait.
+    /// Pods of earlier control planes get their ids; orders for new pods are held.
     Adopting,
     Acting,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Reconciler {
     pub(crate) adoption: RefCell<Adoption>,
     pub(crate) stage: Cell<BridgeStage>,
     pub(crate) pods_listed: Cell<bool>,
-    /// Rings when the bridge may be able to take the next step of its beginning.
+    /// Notified when the bridge may be able to take its next step in `begin`.
     pub(crate) progress: Notify,
 }
 
@@ -102,7 +102,7 @@ impl Reconciler {
         let reconciler = self.clone();
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
-            // Before the pod leaves its table, because `pods::there` deletes one that is in none.
+            // Before the pod leaves its table, because `pods::there` deletes a pod that is in no table.
             if let PodFate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }

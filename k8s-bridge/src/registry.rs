@@ -1,5 +1,5 @@
-//! The functions of the cluster: changes are written there and followed from there, and each
-//! function's status and Events are kept. It starts no pod, and learns of pods and Jobs by what
+//! The functions of the cluster: writes changes there, follows changes that others make there, and
+//! keeps each function's status and Events. It starts no pod, and knows of pods and Jobs only what
 //! their tasks report.
 
 pub(crate) mod events;
@@ -17,7 +17,7 @@ use crate::pod::ClusterPods;
 use crate::registry::events::Events;
 use crate::registry::functions::ClusterFunctions;
 
-/// The registry's part in the cluster.
+/// The cluster's part of the registry.
 pub(crate) struct ClusterRegistry {
     context: Rc<ClusterContext>,
     pub(crate) functions: ClusterFunctions,

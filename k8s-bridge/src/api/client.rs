@@ -1,6 +1,6 @@
-//! The client of the API server: found as `kubectl` or a pod finds it, with the waits that the server
-//! asks for (`Retry-After`) put where errors carry them. It tries nothing again by itself: `cluster`
-//! does, which has to know what may have been done already.
+//! The client of the API server. It finds the server as `kubectl` or a pod does, and copies the server's
+//! `Retry-After` header to where `kube`'s errors keep it. It never retries: `cluster` does, because a retry
+//! has to know whether an earlier try may have worked.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::api::cluster::chain;
 /// How long one try to connect to the API server may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Why there is no client; the message tells the operator what to do.
+/// Why no client could be made; the message tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error(
@@ -44,13 +44,13 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectE
         }
     };
     found.connect_timeout = Some(CONNECT);
-    // Watches are silent for long; each request has a deadline of its own.
+    // No read timeout, because a watch may get no event for long; each request has its own deadline.
     found.read_timeout = None;
     found.default_retry = false;
     Ok(found)
 }
 
-/// A client for it.
+/// Makes a client.
 pub(crate) fn client(config: Config) -> Result<Client, ConnectError> {
     let builder = ClientBuilder::try_from(config);
     let builder = builder.map_err(|error| ConnectError::Client(chain(&error)))?;
@@ -58,8 +58,8 @@ pub(crate) fn client(config: Config) -> Result<Client, ConnectError> {
     Ok(builder.with_layer(&layer).build())
 }
 
-/// An error keeps the body of an answer and none of its headers; the server's own limiter answers
-/// with the header alone.
+/// Copies the `Retry-After` header of a 429 or 503 into the body, because `kube`'s error keeps the body of
+/// an answer and drops its headers. The API server's own rate limiter sets only the header.
 fn keep_retry_after(response: Response<Box<DynBody>>) -> Response<Box<DynBody>> {
     let status = response.status();
     let is_meant = matches!(

@@ -1,6 +1,6 @@
-//! Requests to the API server: each has a deadline, changes are limited in number, and a request
-//! that failed for a transient reason is tried again with backoff. It never decides what to ask,
-//! and no call waits for it.
+//! Requests to the API server: each has a deadline, the number of changes in flight is limited, and a
+//! request that failed for a transient reason is tried again with backoff. It never decides what to
+//! request, and no call waits for it.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -52,7 +52,7 @@ impl ClusterError {
         matches!(self.code(), 400 | 403 | 404 | 413 | 422)
     }
 
-    /// In the cluster's own words.
+    /// The message of the API server, or why it could not be reached.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Refused(status) if status.message.is_empty() => {
@@ -64,7 +64,7 @@ impl ClusterError {
     }
 }
 
-/// What a namespace holds.
+/// A type of object in a namespace.
 pub(crate) trait Object:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()>
     + Clone
@@ -89,7 +89,8 @@ impl<K> Object for K where
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
     Ask,
-    /// Only the plane that holds the Lease may send it.
+    /// Changes nothing, or only the Lease.
+    /// Only the control plane that holds the Lease may send it.
     Change,
 }
 
@@ -99,7 +100,7 @@ pub(crate) struct Cluster {
     /// The API server's address, for the log.
     pub(crate) server: String,
     pub(crate) namespace: String,
-    /// Whether this plane may change anything.
+    /// Whether this control plane may change objects.
     pub(crate) tenure: Tenure,
     places: Semaphore,
 }
@@ -119,12 +120,12 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The same for lists: an object that cannot be parsed must not hide the others.
+    /// Like `api`, for lists: an object that cannot be parsed must not hide the others.
     pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Sends a request until it is answered or refused for good, or `until` is past. The argument
+    /// Sends a request until it is answered or finally refused, or until the deadline `until`. The argument
     /// of `request` says whether an earlier try may have worked although its answer was lost.
     pub(crate) async fn ask<T>(
         &self,
@@ -177,7 +178,7 @@ impl Cluster {
         Err(ClusterError::Unreachable(format!("the API server: {why}")))
     }
 
-    /// The same for a change of the cluster, which only the plane that holds the Lease may make.
+    /// Like `ask`, for a change of the cluster, which only the control plane that holds the Lease may make.
     pub(crate) async fn change<T>(
         &self,
         until: Instant,
@@ -186,8 +187,8 @@ impl Cluster {
         self.tries(until, request, RequestKind::Change).await
     }
 
-    /// One try of a change. It begins only while this plane holds the Lease, and is dropped when
-    /// the Lease is lost, because another plane may hold it a moment later.
+    /// One try of a change. It begins only while this control plane holds the Lease. It is dropped when
+    /// the Lease is lost, because another control plane may hold the Lease a moment later.
     async fn while_held<T>(
         &self,
         until: Instant,
@@ -208,7 +209,7 @@ impl Cluster {
         })
     }
 
-    /// Creates an object under a name that no other client chooses. If the object exists, an
+    /// Creates an object whose name no other client chooses. So if the object exists already, an
     /// earlier try created it and its answer was lost.
     pub(crate) async fn create<K: Object>(
         &self,
@@ -220,7 +221,7 @@ impl Cluster {
             let created = api.create(&PostParams::default(), object).await;
             match created {
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-                // Another client used the same resource quota at the same time: try again.
+                // Another request used the same resource quota at the same time: try again.
                 Err(kube::Error::Api(mut status)) if status.reason == "Conflict" => {
                     status.code = 503;
                     Err(kube::Error::Api(status))
@@ -231,7 +232,7 @@ impl Cluster {
         self.change(until, create).await
     }
 
-    /// Deletes an object, and tries for as long as it takes. The garbage collector deletes its
+    /// Deletes an object, and retries until the API server answers. The garbage collector deletes its
     /// dependents later.
     pub(crate) async fn delete<K: Object>(&self, name: &str, grace_s: Option<u32>) {
         let api = self.api::<K>();
@@ -255,7 +256,7 @@ impl Cluster {
         }
     }
 
-    /// A pod by its name.
+    /// Reads a pod by its name.
     pub(crate) async fn pod(&self, name: &str, until: Instant) -> Result<Pod, ClusterError> {
         let api = self.api::<Pod>();
         self.ask(until, async |_| api.get(name).await).await
@@ -269,7 +270,7 @@ pub(crate) fn retry_after(status: &Status) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-/// The answer, or why none came in time.
+/// The answer, or why there was none in time.
 async fn in_time<T>(
     until: Instant,
     request: impl Future<Output = kube::Result<T>>,

@@ -1,7 +1,7 @@
-//! The Lease: one plane acts at a time. A plane needs it to begin. A holder that cannot renew it
-//! still serves calls but changes nothing, and steps down only when it reads another holder's name.
-//! The times of other machines are never compared with this machine's clock: a Lease is stale when
-//! this plane saw no change of it for its duration.
+//! The Lease: one control plane acts at a time, and only after it got the Lease. A holder that cannot
+//! renew it still serves calls but changes nothing; it steps down only when it reads another holder's
+//! name. The times of other machines are never compared with this machine's clock: a Lease is stale
+//! when this control plane saw no change of it for `DURATION`.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::api::cluster::{Cluster, ClusterError};
 
-/// Its name, in the plane's namespace.
+/// The Lease's name, in the namespace of the functions.
 pub(crate) const NAME: &str = "nanofaas";
-/// How long other planes wait after the last renewal before they take the Lease.
+/// How long other control planes wait after the last renewal before they take the Lease.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long this plane acts after its last renewal. It is less than `DURATION`, because requests in
-/// flight need time to end, and the clock of another machine may run a little fast.
+/// How long this control plane acts after its last renewal. It is less than `DURATION`, because requests
+/// in flight need time to end, and another machine's clock may run a little faster.
 const TENURE: Duration = Duration::from_secs(10);
-/// Between two renewals.
+/// The time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(4);
-/// Between two reads of a Lease that another plane holds.
+/// The time between two reads of a Lease that another control plane holds.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long one request may take: short enough that a renewal is still in time after one that hung.
+/// How long one request may take: after one that got no answer, there is still time for a renewal.
 const TRY: Duration = Duration::from_secs(3);
 /// The first wait before a failed renewal is tried again; it doubles.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How long the same reason for waiting is not logged again.
+/// How long a repeated reason for waiting is not logged again.
 const SAME_REASON: Duration = Duration::from_secs(30);
-/// How long the release of the Lease may take at the end.
+/// How long the release of the Lease may take when the control plane stops.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// Whether this plane holds the Lease now. Writer: the task that keeps it.
+/// Whether this control plane holds the Lease now. Only the task that keeps the Lease changes it.
 #[derive(Default)]
 pub(crate) struct Tenure {
     until: Cell<Option<Instant>>,
@@ -58,7 +58,7 @@ impl Tenure {
         self.until.get().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Waits until it is held.
+    /// Waits until this control plane holds the Lease.
     pub(crate) async fn until_held(&self) {
         loop {
             let changed = self.changed.notified();
@@ -69,7 +69,7 @@ impl Tenure {
         }
     }
 
-    /// Waits until it is no longer held.
+    /// Waits until this control plane no longer holds the Lease.
     pub(crate) async fn until_lost(&self) {
         loop {
             let changed = self.changed.notified();
@@ -84,7 +84,7 @@ impl Tenure {
 /// Waits until `holder` has the Lease.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(LOOK, 4 * LOOK);
-    // The resource version of another plane's Lease, and when this plane first saw it.
+    // The resource version of another control plane's Lease, and when this one first saw it.
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {
@@ -110,8 +110,8 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     }
 }
 
-/// Logs why this plane waits for the Lease: at once if the reason is new, and again from time to
-/// time.
+/// Logs why this control plane waits for the Lease: at once if the reason is new, and otherwise every
+/// `SAME_REASON`.
 struct LeaseWait {
     begun: Instant,
     since: Timestamp,
@@ -142,7 +142,7 @@ impl LeaseWait {
     }
 }
 
-/// One try to take the Lease; returns the holder's name if another plane has it.
+/// One try to take the Lease; returns the holder's name if another control plane has it.
 async fn step(
     cluster: &Cluster,
     holder: &str,
@@ -171,7 +171,7 @@ async fn step(
     }
 }
 
-/// Keeps the Lease until another holder's name is read in it.
+/// Renews the Lease until it names another holder; returns that name.
 pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
     let mut is_late = false;
     let mut backoff = Backoff::new(AGAIN, RENEWAL);
@@ -203,10 +203,10 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
     }
 }
 
-/// Renews the Lease; returns the holder's name if another plane has it now.
+/// Renews the Lease; returns the holder's name if another control plane has it now.
 async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, ClusterError> {
     let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
-        // The object was deleted, so no other plane holds the Lease.
+        // The object was deleted, so no other control plane holds the Lease.
         let until = Instant::now() + TRY;
         return create(cluster, holder, until).await.map(|()| None);
     };
@@ -214,13 +214,13 @@ async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Cluste
     if !other.is_empty() && other != holder {
         return Ok(Some(other.to_owned()));
     }
-    // After a conflict the next try reads the Lease again.
+    // If another client wrote it in between (409), the next renewal reads the Lease again.
     write(cluster, lease, holder, Instant::now() + TRY)
         .await
         .map(|()| None)
 }
 
-/// Removes the holder's name, so that a successor need not wait.
+/// Removes the holder's name from the Lease, so that a successor need not wait.
 pub(crate) async fn release(cluster: &Cluster, holder: &str) {
     cluster.tenure.end();
     let until = Instant::now() + RELEASE;

@@ -1,5 +1,5 @@
-//! An object that may not be what its type says: another release's field, a status that others wrote.
-//! One such object must not hide the others of its list, so it is taken as it came and read later.
+//! An object that may not match its type: it may have a field of another release, or a status that another
+//! client wrote. One such object must not hide the others of its list, so it is kept as JSON and parsed later.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// An object of type `K`, perhaps.
+/// An object that is expected to be a `K`.
 #[derive(Clone, Debug)]
 pub(crate) struct Lenient<K> {
     metadata: ObjectMeta,
@@ -37,12 +37,12 @@ impl<'de, K> Deserialize<'de> for Lenient<K> {
 }
 
 impl<K: DeserializeOwned> Lenient<K> {
-    /// The object, or why it is none.
+    /// Parses the object; the error says why it is not a `K`.
     pub(crate) fn read(self) -> Result<K, String> {
         K::deserialize(self.object).map_err(|error| error.to_string())
     }
 
-    /// The same for one that is gone: it is known by its metadata alone, where the rest cannot be read.
+    /// Like `read`, for a deleted object: if the rest cannot be parsed, the metadata alone is enough.
     pub(crate) fn read_gone(self) -> Result<K, String> {
         let metadata = self.object["metadata"].clone();
         self.read().or_else(|_| {
@@ -72,7 +72,7 @@ impl<K: Resource<DynamicType = ()>> Resource for Lenient<K> {
         K::plural(&())
     }
 
-    /// Name, uid and version alone.
+    /// Only the name, the uid and the resource version.
     fn meta(&self) -> &ObjectMeta {
         &self.metadata
     }

@@ -1,7 +1,7 @@
-//! A list and then a watch of one kind of object, for ever: it comes back after drops, expiry and
-//! silence, with backoff that only a watch which lived for a while resets, so that a server that
-//! ends each one at once is not asked in a loop. An object that cannot be read is logged and
-//! skipped; it is as it was last seen. It never interprets an object.
+//! Lists and then watches one kind of object, for ever. After a lost connection, an expired version or
+//! silence it begins again, with backoff. Only a watch that lived for a while resets the backoff, so that
+//! a server that ends each watch at once does not get requests in a tight loop. An object that cannot be
+//! parsed is logged and skipped; its last readable state stays. It never interprets an object.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -16,31 +16,31 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::api::cluster::{Cluster, ClusterError, Object, chain, retry_after};
 use crate::api::lenient::Lenient;
 
-/// The server ends a watch after this; a silent one is given up a little later.
+/// The server ends a watch after this time. A watch without an event is ended here a little later.
 const WATCH_S: u32 = 60;
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
-/// A watch that lived so long was sound.
+/// A watch that lived for this long worked, so the backoff is reset.
 const SOUND: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long the server may take to list, or to begin a watch.
 const LISTING: Duration = Duration::from_secs(30);
-/// Between two warnings of the same.
+/// The time between two warnings that a list failed.
 const WARNING: Duration = Duration::from_secs(30);
-/// Objects of one page of a list.
+/// The number of objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// What a list or a watch shows.
+/// What a list or a watch reports.
 pub(crate) enum WatchUpdate<K> {
-    /// A list begins: what is not in it by its end is gone.
+    /// A list begins. An object that is not in it by its end is gone.
     Listing,
     There(K),
     Gone(K),
-    /// The list is complete; the names of all that are there.
+    /// The list is complete: the names of all objects in it.
     Listed(HashSet<String>),
 }
 
-/// Follows the objects that `selector` names, and passes each update to `apply`. It has no end.
+/// Passes each update of the objects that `selector` names to `apply`. It never returns.
 pub(crate) async fn follow<K: Object>(
     cluster: &Cluster,
     selector: &str,
@@ -59,7 +59,7 @@ pub(crate) async fn follow<K: Object>(
                 }
                 Err(denied) => {
                     let why = denied.message();
-                    // Nothing goes on without a list, and a refusal does not mend by itself.
+                    // Without a list nothing works, and a refusal needs an operator.
                     if warned.is_none_or(|at| at.elapsed() > WARNING) {
                         warned = Some(Instant::now());
                         let kind = K::kind(&());
@@ -75,7 +75,7 @@ pub(crate) async fn follow<K: Object>(
                     backoff.reset();
                 }
                 match end {
-                    // As agreed, after its time.
+                    // The usual end after `WATCH_S`.
                     None if began.elapsed() > SOUND => continue,
                     None => "the server ended the watch at once".to_owned(),
                     Some(why) => why,
@@ -88,7 +88,7 @@ pub(crate) async fn follow<K: Object>(
     }
 }
 
-/// Lists all; the version from which to watch.
+/// Lists all objects; returns the version from which to watch.
 async fn list<K: Object>(
     cluster: &Cluster,
     selector: &str,
@@ -116,8 +116,8 @@ async fn list<K: Object>(
     }
 }
 
-/// Watches from a version on until something ends that. The version reached (none where a list is
-/// needed), and what went wrong, if anything did.
+/// Watches from a version until the watch ends. Returns the version that was reached (none if a new list
+/// is needed), and the error, if there was one.
 async fn watch<K: Object>(
     cluster: &Cluster,
     selector: &str,
@@ -161,7 +161,7 @@ async fn watch<K: Object>(
                 }
             }
             WatchEvent::Bookmark(bookmark) => reached = bookmark.metadata.resource_version,
-            // 410 Gone, or worse: what was missed has to be listed.
+            // Usually 410 Gone: the version is too old, so the objects have to be listed again.
             WatchEvent::Error(status) => return (None, Some(status.message)),
         }
     }

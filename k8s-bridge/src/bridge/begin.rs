@@ -1,5 +1,5 @@
-//! How the bridge begins: one order of steps, each of which needs the step before it, from an
-//! unknown identity to a plane that acts. It handles no work of the scheduler.
+//! How the bridge begins: a fixed order of steps, from an unknown identity to a control plane that
+//! acts. It does no work of the scheduler.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::reconcile::{BridgeStage, adoption, pods, template};
 use crate::registry::{events, functions, status};
 
 impl ClusterDispatcher {
-    /// Waits until `is_so` holds. Tasks of this thread that change it notify `progress`.
+    /// Waits until `is_so` holds. A task of this thread that changes it notifies `progress`.
     async fn until(&self, is_so: impl Fn() -> bool) {
         while !is_so() {
-            // The timeout is for changes by io threads, which do not notify.
+            // The timeout covers changes by io threads, which do not notify.
             let progress = self.reconciler.progress.notified();
             let _ = timeout(Duration::from_millis(10), progress).await;
         }
     }
 
-    /// From the start until the plane acts. Each step needs the step before it.
+    /// Runs from the start until the control plane acts. Each step needs the step before it.
     pub(super) async fn begin(self: Rc<Self>) {
         let (context, reconciler) = (&self.context, &self.reconciler);
         let registry = &reconciler.registry;
@@ -35,21 +35,21 @@ impl ClusterDispatcher {
         let identity = Rc::new(PlaneIdentity::find(&context.cluster, instance, own_pod).await);
         context.set_identity(identity.clone());
         lease::acquire(&context.cluster, &identity.holder).await;
-        // Read the template again: the wait for the Lease may have taken days, and adoption
+        // Read the template again, because the wait for the Lease may have taken days and adoption
         // compares existing pods with the template.
         template::look(reconciler);
         let plane = self.clone();
         spawn_local(async move { plane.keep_lease().await });
         let plane = self.clone();
         spawn_local(async move { plane.end_jobs_of_others().await });
-        // Pods are listed before functions, because a function's pods may exist already.
+        // List pods before functions, so that a function's existing pods are known when it is.
         self.watch_pods();
         self.until(|| reconciler.pods_listed.get()).await;
         reconciler.stage.set(BridgeStage::Adopting);
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // The scheduler has heard of every function before it hears of a pod.
+        // Wait until the scheduler has got every function, because it gets adopted pods next.
         self.until(|| context.with_desk(|desk| desk.is_settled()))
             .await;
         adoption::begin(reconciler);

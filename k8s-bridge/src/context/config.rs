@@ -11,22 +11,22 @@ use crate::context::identity::OwnPod;
 
 /// The settings of the bridge.
 pub struct KubernetesConfig {
-    /// How to reach the API server; if none, found as `kubectl` does, or as a pod does.
+    /// The kubeconfig file; if none, the API server is found as `kubectl` or a pod finds it.
     pub kubeconfig: Option<PathBuf>,
-    /// Where functions, pods and Jobs are; the plane's own namespace if none.
+    /// The namespace of functions, pods and Jobs; the control plane's own namespace if none.
     pub namespace: Option<String>,
-    /// Name and uid of the plane's own Pod, if it runs in one.
+    /// The control plane's own Pod, if it runs in one.
     pub own_pod: Option<OwnPod>,
-    /// The file of the default podTemplate, whose fields each function's own can override. The file
-    /// may be absent.
+    /// The file of the default podTemplate. A function's own podTemplate can override its fields. The
+    /// file may be absent.
     pub pod_template: Option<PathBuf>,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
-    /// How long a pod may take to become ready.
+    /// The longest time from a pod's start to its readiness.
     pub start_timeout: Duration,
-    /// Functions that are written into the cluster at the start if it has none of that name.
+    /// Functions that are written into the cluster at the start, unless it has a function of that name.
     pub functions: Vec<FunctionDraft>,
-    /// The process's clock: nanoseconds since `origin`; `clock` converts it to and from wall time.
+    /// The origin of the process's clock. `clock` converts its times to and from wall time.
     pub origin: Instant,
     pub clock: WallClock,
 }

@@ -1,5 +1,5 @@
-//! Who this plane is in the cluster: its holder's name for the Lease, its process's own label, and
-//! the objects that own what it makes. It changes nothing.
+//! The identity of this control plane in the cluster: its name as the Lease's holder, the label of its
+//! process, and the owners of the objects that it creates. It changes nothing in the cluster.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::api::cluster::{Cluster, ClusterError};
 
-/// How long the plane looks for its own objects before it begins without owners.
+/// How long the control plane tries to find its own objects before it begins without owners.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The Pod that this process runs in.
@@ -17,14 +17,14 @@ const LOOK: Duration = Duration::from_secs(30);
 pub struct OwnPod {
     pub name: String,
     pub uid: String,
-    /// Where it is not said it is the namespace of the functions.
+    /// None means the namespace of the functions.
     pub namespace: Option<String>,
     pub service_account: Option<String>,
 }
 
 impl OwnPod {
-    /// The plane's own service account, where pods of a namespace could take it; no namespace is
-    /// the plane's own.
+    /// The control plane's own service account, if pods in `namespace` could use it. `namespace` none
+    /// means the control plane's own.
     pub fn account_in(&self, namespace: Option<&str>) -> Option<&str> {
         let home = self.namespace.as_deref();
         let is_home = namespace.is_none() || home.is_none() || namespace == home;
@@ -32,23 +32,23 @@ impl OwnPod {
     }
 }
 
-/// Who this plane is.
+/// The identity of this control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct PlaneIdentity {
-    /// The same for every process of one Pod, so that a restarted container takes its Lease back.
+    /// The same for every process of one Pod, so that a restarted container gets its Lease back at once.
     pub(crate) holder: String,
-    /// This process's alone: the tokens of its Jobs end with it.
+    /// Differs for each process, because the tokens of its Jobs are valid only in this process.
     pub(crate) instance: String,
-    /// Owns Jobs: they go with the plane's Pod. None where functions are in another namespace: an owner is
-    /// looked for beside what it owns, and what has none there is collected at once. The next plane ends its
-    /// Jobs in any case.
+    /// The owner of Jobs, so that they are deleted with the control plane's Pod. None if the functions are in
+    /// another namespace: the garbage collector looks for an owner only in the namespace of its dependent, and
+    /// deletes the dependent if the owner is not there. In any case the next control plane deletes the Jobs.
     pub(crate) pod: Option<OwnerReference>,
-    /// Owns warm pods: they outlive the Pod and go with the installation.
+    /// The owner of warm pods: they outlive the Pod and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,
 }
 
 impl PlaneIdentity {
-    /// Finds out. Outside a cluster nothing owns what the plane makes.
+    /// Finds the identity. Outside a cluster the created objects have no owner.
     pub(crate) async fn find(cluster: &Cluster, instance: &str, own_pod: Option<OwnPod>) -> Self {
         let instance = instance.to_owned();
         let Some(own) = own_pod else {
@@ -123,11 +123,11 @@ fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerRefer
     owners.find(|owner| owner.kind == kind)
 }
 
-/// Whether an owner is called the controller of what it owns.
+/// Whether an owner is the controller of the object that it owns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Controller {
-    /// `kubectl drain` and the cluster autoscaler move pods that have one. A Deployment counts and replaces
-    /// none by itself: its ReplicaSets do, for pods whose controller they are.
+    /// Needed because `kubectl drain` and the cluster autoscaler only move pods that have a controller. The
+    /// Deployment neither counts nor replaces these pods: only a ReplicaSet does, for pods that it controls.
     Full,
     None,
 }

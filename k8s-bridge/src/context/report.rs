@@ -1,5 +1,5 @@
-//! What the tasks of pods and Jobs report. A task sends it and goes on; the bridge applies it to the
-//! registry and to the adoption, which the tasks do not know.
+//! Reports of the tasks of pods and Jobs. A task sends a report and does not wait; the bridge applies it to
+//! the registry and to the adoption, which the tasks do not know.
 
 use std::sync::Arc;
 
@@ -10,10 +10,9 @@ use crate::context::start_fault::StartFault;
 
 /// One report of a task.
 pub(crate) enum TaskReport {
-    /// The status of the function with this name may be another one now.
+    /// The status of the function with this name may have changed.
     Changed(Arc<str>),
-    /// The health path of the pod with this name was asked for the first time, or the pod went
-    /// before that.
+    /// The health path of the pod with this name was probed for the first time, or the pod ended before.
     Asked(String),
     /// A start failed. `pod` is the name of the pod, or of the Job of a call.
     StartFailed {
@@ -22,15 +21,15 @@ pub(crate) enum TaskReport {
         fault: StartFault,
         why: Arc<str>,
     },
-    /// A start does not come up, and may still.
+    /// A start is delayed, and may still work.
     StartHeldUp {
         function: Arc<Function>,
         pod: String,
         why: String,
     },
-    /// A start worked; for a Job that is when its container runs.
+    /// A start worked: a pod became ready, or the container of a Job runs.
     StartWorked(Arc<Function>),
-    /// A pod ended that nothing here wanted to end.
+    /// A pod ended, and this control plane did not end it.
     PodLost {
         function: Arc<Function>,
         pod: String,

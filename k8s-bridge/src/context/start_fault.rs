@@ -1,6 +1,6 @@
-//! Why a pod did not start, in one word: a reason of the condition `Ready` and of
-//! `status.lastFailedStart`. The words of the kubelet and of the API server are read here and
-//! nowhere else. It decides nothing: whether a start is tried again is the scheduler's.
+//! Why a pod did not start, as one word: the reason of the condition `Ready` and of
+//! `status.lastFailedStart`. Only this module interprets the reasons of the kubelet and of the API
+//! server. It does not decide whether a start is tried again: the scheduler does.
 
 use crate::api::cluster::ClusterError;
 
@@ -13,7 +13,7 @@ pub(crate) enum StartFault {
     Config,
     /// The container ended before it was ready.
     CrashLoop,
-    /// No node takes the pod.
+    /// No node can take the pod.
     Unschedulable,
     /// A quota of the namespace is used up.
     Quota,
@@ -54,13 +54,13 @@ impl StartFault {
         }
     }
 
-    /// The kind of that name, which an earlier control plane may have written.
+    /// The kind with that name. An earlier control plane may have written the name.
     pub(crate) fn named(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.as_str() == word)
     }
 
-    /// What a reason means that the kubelet gives for a waiting container, or the scheduler for a
-    /// waiting pod; none where it only says that the start is under way.
+    /// The kind for a reason that the kubelet gives for a waiting container, or the Kubernetes scheduler for
+    /// a waiting pod; none if the reason is a usual step of a start.
     pub(crate) fn of_pod(reason: &str) -> Option<Self> {
         Some(match reason {
             "ErrImagePull"
@@ -82,7 +82,7 @@ impl StartFault {
         })
     }
 
-    /// What it means that a pod or a Job could not be created.
+    /// The kind for a pod or a Job that could not be created.
     pub(crate) fn of_denial(denied: &ClusterError) -> Self {
         match denied {
             ClusterError::Refused(status) => Self::of_refusal(&status.message),
@@ -90,8 +90,8 @@ impl StartFault {
         }
     }
 
-    /// The same for a Job's pods, whose refusal is in an Event of the Job. A quota has no code of
-    /// its own: its admission plugin answers 403 with these words, as others do with other words.
+    /// The kind for a refusal's message; a Job's refused pod has it in an Event of the Job. A quota has no
+    /// status code of its own: its admission plugin answers 403, as other plugins do, so the text decides.
     pub(crate) fn of_refusal(message: &str) -> Self {
         if message.contains("exceeded quota") {
             Self::Quota

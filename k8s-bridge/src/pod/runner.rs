@@ -1,5 +1,5 @@
-//! A warm pod's task, as far as it is the cluster's: the Pod object is created from its function's spec
-//! and the templates, looked at as the watch shows it, and deleted.
+//! The cluster's part of a warm pod's task: it creates the Pod object from the function's spec and the
+//! templates, evaluates the state that the watch shows, and deletes the object.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,18 +24,18 @@ use crate::context::report::TaskReport;
 use crate::context::start_fault::StartFault;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, PodParts};
 
-/// The grace period of a pod in which no call has to end.
+/// The grace period, in seconds, of a pod in which no call runs.
 const NO_GRACE_S: u32 = 1;
-/// How long after a pod's grace period the cluster may still show it.
+/// How long after a pod's grace period the cluster may still have the pod.
 const GONE_BEHIND: Duration = Duration::from_secs(30);
 
-/// What a pod's task has.
+/// The state of a pod's task.
 pub(super) struct ClusterRunner {
     context: Rc<ClusterContext>,
     pod: Rc<ClusterPod>,
     /// How long the pod may take to become ready.
     limit: Duration,
-    /// What was last reported to delay the start.
+    /// The last reported reason of a delay of the start.
     held_up: Option<String>,
     has_reported_asked: bool,
 }
@@ -55,7 +55,7 @@ impl ClusterRunner {
         }
     }
 
-    /// Reports, once, that the pod was asked for its health or will not be.
+    /// Reports, once, that the pod was probed for the first time, or that it will not be probed.
     pub(super) fn report_asked(&mut self) {
         if !std::mem::replace(&mut self.has_reported_asked, true) {
             self.context
@@ -63,7 +63,7 @@ impl ClusterRunner {
         }
     }
 
-    /// Starts a task that deletes the pod and tries for as long as it takes.
+    /// Starts a task that deletes the pod, with retries.
     fn delete(&self, grace_s: Option<u32>) {
         let (context, name) = (self.context.clone(), self.pod.name.clone());
         spawn_local(async move { context.cluster.delete::<PodObject>(&name, grace_s).await });
@@ -97,8 +97,8 @@ impl ClusterRunner {
             .map_err(|error| format!("podTemplate does not make a pod: {error}"))
     }
 
-    /// Reports why the start is delayed: to operators at once, and to the scheduler for the calls
-    /// that wait for the pod, which get the reason at their deadline.
+    /// Reports why the start is delayed: to operators at once, and to the scheduler, so that the calls
+    /// that wait for the pod get the reason if their deadline passes.
     fn report_held_up(&self, why: Option<&str>) {
         let pod = &self.pod;
         if let Some(why) = why {
@@ -133,7 +133,7 @@ impl PodRunner for ClusterRunner {
         self.pod.since_listing.set(context.process.listing.get());
         created.map_err(|denied| {
             if let ClusterError::Unreachable(_) = denied {
-                // The API server may have created it without an answer.
+                // The API server may have created it although its answer was lost.
                 self.delete(Some(NO_GRACE_S));
             }
             let fault = StartFault::of_denial(&denied);
@@ -175,7 +175,7 @@ impl PodRunner for ClusterRunner {
     }
 
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static {
-        // A pod's IP is its own.
+        // No other pod has this pod's IP.
         |_| true
     }
 

@@ -1,4 +1,4 @@
-//! The facts of a Pod object that this crate needs: read from the object alone, never from a Job's
+//! The facts of a Pod object that this crate needs. They come from the Pod alone and never from a Job's
 //! conditions. It sends no request and decides nothing.
 
 use std::net::IpAddr;
@@ -10,42 +10,42 @@ use nanofaas_core::cold_start::Phase;
 use crate::context::start_fault::StartFault;
 use crate::podspec::CONTAINER;
 
-/// How much of a container's termination message is kept, in bytes.
+/// How many bytes of a container's termination message are kept.
 const WORDS_MAX: usize = 2048;
 
-/// A pod as the cluster last showed it.
+/// The state of a pod that the cluster showed last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedPod {
     pub(crate) scheduled: bool,
     pub(crate) address: Option<IpAddr>,
-    /// The function's container runs, or did; since when, in milliseconds since the epoch.
+    /// When the function's container began to run, in milliseconds since the epoch; none if it never ran.
     pub(crate) running_since_ms: Option<u64>,
-    /// Why it cannot start, if a retry cannot help.
+    /// Why it cannot start, if the next try would fail too.
     pub(crate) stuck: Option<String>,
     /// Why it has not started so far, if the cluster tries again.
     pub(crate) held_up: Option<String>,
-    /// Why it does not run yet, for the message of a start that missed its deadline.
+    /// Why it does not run yet, for the error of a start that missed its deadline.
     pub(crate) waiting: Option<String>,
-    /// The kind of that fault; none during the usual steps of a start.
+    /// The kind of the fault in `stuck`, `held_up` or `waiting`; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,
     pub(crate) ended: Option<ContainerEnd>,
-    /// Its deletion was requested: by this plane, a node drain, an eviction or a user.
+    /// Its deletion was requested: by this control plane, a node drain, an eviction or a user.
     pub(crate) leaving: bool,
 }
 
-/// How it ended.
+/// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerEnd {
     pub(crate) oom: bool,
-    /// With status 0.
+    /// It exited with status 0.
     pub(crate) well: bool,
     pub(crate) message: String,
 }
 
-/// Reasons that kubelets give for containers that can never start.
+/// The kubelet's reasons for a container that can never start.
 const STUCK: [&str; 2] = ["ErrImageNeverPull", "InvalidImageName"];
-/// Reasons after which a kubelet tries again, because the cause may pass: a registry that does not
-/// answer may be up in a moment, and a cache of Secrets may still be filled.
+/// Reasons after which a kubelet tries again, because the cause may pass: a registry may be down for
+/// a moment, or the kubelet's cache of Secrets may not be filled yet.
 const TRIED_ON: [&str; 8] = [
     "ErrImagePull",
     "ImagePullBackOff",
@@ -57,7 +57,7 @@ const TRIED_ON: [&str; 8] = [
     "RunContainerError",
 ];
 /// Parts of the message of a failed pull that are a definite answer of the registry: the next try
-/// gets the same. The texts are those of containerd, CRI-O and Docker.
+/// would get the same answer. The texts come from containerd, CRI-O and Docker.
 const REGISTRYS: [&str; 10] = [
     "manifest unknown",
     "name unknown",
@@ -70,7 +70,7 @@ const REGISTRYS: [&str; 10] = [
     "403 Forbidden",
     "no match for platform",
 ];
-/// Parts of the message of a failed creation of a container that mean that its spec is wrong.
+/// Parts of the message of a failed creation of a container which mean that the pod's spec is wrong.
 const SPECS: [&str; 5] = [
     "\" not found",
     "couldn't find key",
@@ -79,12 +79,12 @@ const SPECS: [&str; 5] = [
     "executable file not found",
 ];
 
-/// Whether the next try must fail for the same reason.
+/// Whether the next try would fail for the same reason.
 fn is_definite(reason: &str, message: &str) -> bool {
     let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
     if reason.contains("Image") {
-        // "not found" alone is not definite: a missing layer, or the runtime's own task, may be
-        // there at the next try.
+        // "not found" alone is not definite: a missing layer, or the container runtime's own task, may
+        // be there at the next try.
         let is_absent = message.contains("resolve reference") && message.contains(": not found");
         is_absent || has(&REGISTRYS)
     } else {
@@ -93,8 +93,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl ObservedPod {
-    /// The same pod as the cluster shows it now. A final reason is kept. So is the reason of the
-    /// last failed pull, because a kubelet that waits for its next try reports only the pause.
+    /// The pod's next state, after this one. A final reason is kept. The reason of the last failed pull
+    /// is kept too, because a kubelet that waits for its next try reports only the pause.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);
@@ -126,7 +126,7 @@ impl ObservedPod {
         if let Some(container) = ours {
             seen.look_at(container);
         }
-        // Until the function's container runs, a sidecar or an init container may hold the pod up.
+        // Until the function's container runs, a sidecar or an init container may delay the pod.
         if seen.running_since_ms.is_none() {
             let others = all.chain(status.init_container_statuses.iter().flatten());
             for container in others.filter(|container| container.name != CONTAINER) {
@@ -139,7 +139,7 @@ impl ObservedPod {
         seen
     }
 
-    /// What its start has reached.
+    /// The phases that its start has reached.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
         let phases = [
             (Phase::Scheduled, self.scheduled),
@@ -160,7 +160,7 @@ impl ObservedPod {
                 let reason = condition.reason.as_deref().unwrap_or("not scheduled");
                 let message = condition.message.as_deref().unwrap_or_default();
                 self.waiting = Some(phrase(reason, message));
-                // A node may join, or an existing node may get room for the pod.
+                // A node may join, or a node may become free for the pod.
                 self.held_up = self.waiting.clone().filter(|_| reason == "Unschedulable");
                 self.fault = StartFault::of_pod(reason);
             }
@@ -212,8 +212,8 @@ impl ObservedPod {
         self.fault = self.fault.or_else(|| StartFault::of_pod(reason));
     }
 
-    /// Reads the end of the whole pod, which may come without a container's status (after an
-    /// eviction or when its node is lost).
+    /// Reads the end of the whole pod. After an eviction or the loss of its node there may be no
+    /// container's status.
     fn look_at_end(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
         let well = status.phase.as_deref() == Some("Succeeded");
@@ -267,7 +267,7 @@ fn end_of(ended: &ContainerStateTerminated) -> ContainerEnd {
     }
 }
 
-/// `Reason: message`, or only the one that is not empty.
+/// `Reason: message`, or only the part that is not empty.
 fn phrase(reason: &str, message: &str) -> String {
     match (reason, message) {
         (reason, "") => reason.to_owned(),

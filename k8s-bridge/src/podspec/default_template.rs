@@ -1,7 +1,7 @@
-//! The plane's own default `podTemplate`, from a file that a ConfigMap fills: read at the start,
-//! and again while the plane acts, since a kubelet changes the file when the ConfigMap changes. A
-//! text that is no template stops the start; later it is reported, and the template before stays.
-//! It never writes the file and never looks at a function's own template.
+//! The default `podTemplate`, from a file that a ConfigMap fills. It is read at the start and again
+//! while the control plane acts, because a kubelet changes the file when the ConfigMap changes. An invalid
+//! text stops the start; an invalid text that comes later is logged, and the last template stays in force.
+//! It never writes the file and does not merge templates.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,28 +14,28 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
 
-/// As large as a ConfigMap can be.
+/// The size limit of a ConfigMap, in bytes.
 const LEN_MAX: u64 = 1024 * 1024;
 /// The fields of a podTemplate.
 const FIELDS: [&str; 2] = ["metadata", "spec"];
 const NO_TEMPLATE: &str = "must be a podTemplate: an object with metadata and spec alone";
 
-/// A template that is one.
+/// A valid template.
 pub(crate) struct DefaultPodTemplate {
     pub(crate) value: Value,
-    /// Part of the shape of pods that are made with it.
+    /// Part of the shape of pods that are made with this template.
     pub(crate) hash: u64,
 }
 
-/// What the file said, and what holds.
+/// The last contents of the file, and the template in force.
 #[derive(Default)]
 pub(crate) struct LastRead {
-    /// None before the first reading.
+    /// None before the first read.
     contents: Option<FileContents>,
     template: Option<Rc<DefaultPodTemplate>>,
 }
 
-/// What a file said: its text, nothing where there is no file, or why it could not be read.
+/// The file's text, none if there is no file, or why it could not be read.
 type FileContents = Result<Option<String>, String>;
 
 impl LastRead {
@@ -43,8 +43,8 @@ impl LastRead {
         self.template.as_ref()
     }
 
-    /// Reads the file, and says whether another template holds now. An error, once for each text,
-    /// leaves the template as it was.
+    /// Reads the file; returns whether another template is in force now. An error leaves the template as
+    /// it was, and is returned once for each text.
     pub(crate) fn read(&mut self, path: &Path, own_account: Option<&str>) -> Result<bool, String> {
         let contents = contents(path);
         if self.contents.as_ref() == Some(&contents) {
@@ -62,14 +62,14 @@ impl LastRead {
         Ok(is_another)
     }
 
-    /// Whether the file was read, by this building of the bridge or by one before it.
+    /// Whether the file was read, by this bridge or by one before a rebuild.
     pub(crate) const fn is_known(&self) -> bool {
         self.contents.is_some()
     }
 }
 
 fn contents(path: &Path) -> FileContents {
-    // A pipe would keep the bridge waiting for its writer.
+    // Opening a named pipe would block the bridge until a writer opens it.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err("is no file".to_owned());
     }
@@ -78,7 +78,7 @@ fn contents(path: &Path) -> FileContents {
     match read {
         Ok(_) if text.len() as u64 > LEN_MAX => Err("is longer than 1 MiB".to_owned()),
         Ok(_) => Ok(Some(text)),
-        // An optional ConfigMap that is not there leaves its folder empty.
+        // An optional ConfigMap that does not exist leaves an empty folder.
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_folder(path) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err("is in a folder that is not there".to_owned())
@@ -99,7 +99,7 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultPodTempl
         return Ok(None);
     }
     let object = match serde_saphyr::from_str(text) {
-        // Comments alone.
+        // The text has only comments.
         Ok(Json::Null) => return Ok(None),
         Ok(Json::Object(object)) => object,
         Ok(_) => return Err(NO_TEMPLATE.to_owned()),
@@ -122,8 +122,8 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultPodTempl
     Ok((!object.is_empty()).then_some(DefaultPodTemplate { value, hash }))
 }
 
-/// That a template is one of a pod, and every field of it a pod's: the API server is sent none that is
-/// misspelt, and would not say so.
+/// Checks that every field of a template is a field of a pod. The API server would drop a misspelt field
+/// without an error.
 pub(crate) fn check_fields(template: &Value) -> Result<(), String> {
     let Value::Object(fields) = template else {
         return Err(NO_TEMPLATE.to_owned());
@@ -142,14 +142,14 @@ pub(crate) fn check_fields(template: &Value) -> Result<(), String> {
     }
 }
 
-/// The path of a field that was given and that no pod has.
+/// The path of a given field that no pod has.
 fn unknown(given: &Value, known: &Value, path: String) -> Option<String> {
     match (given, known) {
         (Value::Object(given), known) => given.iter().find_map(|(name, value)| {
             let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "." });
             match known.get(name) {
                 Some(known) => unknown(value, known, path),
-                // What is empty says nothing, and is not written again.
+                // Empty values are ignored, because the serializer leaves them out of `known`.
                 None => (!is_empty(value)).then_some(path),
             }
         }),
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(one.value["spec"]["nodeSelector"], json!({"disk": "ssd"}));
         assert_eq!((one.value, one.hash), (other.value, other.hash));
         assert_ne!(one.hash, read("spec: {nodeSelector: {disk: hdd}}").hash);
-        // What a pod has, in every kind of value.
+        // Fields that a pod has, with every kind of value.
         let all = "metadata: {labels: {a: b}, annotations: {}}\nspec:\n  containers:\n  - name: \
             function\n    volumeMounts: [{name: v, mountPath: /v}]\n    livenessProbe: null\n  \
             volumes: [{name: v, emptyDir: {}}]\n  tolerations: [{key: k, operator: Exists}]\n  \

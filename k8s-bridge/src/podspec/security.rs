@@ -1,16 +1,16 @@
-//! What function pods may do to their node: the security contexts that Pod Security's `restricted`
-//! wants, and what a user can do where they are in the way. It checks no pod: the API server and
-//! the kubelet do.
+//! What function pods may do on their node: the security contexts that the Pod Security level
+//! `restricted` requires, and advice for users whose pods fail because of them. It checks no pod: the
+//! API server and the kubelet do.
 
 use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-/// The user of restricted pods, as our images have it. Always set, because most images say no
-/// user (that is root) or a name, and a kubelet starts neither where `runAsNonRoot` is set. The
-/// group is then 0, also where the image names one: images for any user id let that group write.
+/// The user id of restricted pods, the same as in our images. It is always set, because most images name no
+/// user (which means root) or a user name, and with `runAsNonRoot` a kubelet starts neither. The group
+/// is then 0, even if the image names another group; images for any user id let group 0 write.
 const USER: u32 = 65532;
 
-/// The pod's own context. A template may change it.
+/// The pod's own security context. A template may change it.
 pub(crate) fn pod_context(security: PodSecurity) -> Value {
     let profile = json!({"type": "RuntimeDefault"});
     match security {
@@ -21,8 +21,8 @@ pub(crate) fn pod_context(security: PodSecurity) -> Value {
     }
 }
 
-/// Gives every container of a finished pod, a template's too, what `restricted` wants of each and
-/// nothing else has said.
+/// Sets what `restricted` requires of a container in every container of a finished pod, including a
+/// template's containers. A field that is already set stays.
 pub(crate) fn restrict_containers(spec: &mut Value) {
     for list in ["containers", "initContainers"] {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
@@ -50,7 +50,7 @@ fn restrict(container: &mut Map<String, Value>) {
     }
 }
 
-/// Why a pod did not start, with what to do where its rights are the reason.
+/// Why a pod did not start, with advice if the pod's rights are the reason.
 pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
     let has = |part: &str| why.contains(part);
     let is_restricted = spec.pod_security == PodSecurity::Restricted;
@@ -68,7 +68,7 @@ pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
     } else {
         return why.to_owned();
     };
-    // Last words have lines of their own.
+    // The container's last output has lines of its own.
     let between = if has("\n") { "\n" } else { "; " };
     format!("{why}{between}{advice}")
 }

@@ -1,9 +1,9 @@
-//! How this plane takes over the pods of an earlier plane, without touching them: each pod is
-//! offered to the scheduler, which gives it a place, and its health path is asked. New pods wait
-//! until then, so that none is started while an old pod could have its place. A pod that does not
-//! answer may be busy with a call of the earlier plane, because some servers do one thing at a
-//! time. It loses its place to a new pod, but is asked for as long as a call may run; if it
-//! answers, it is offered again.
+//! How this control plane takes over the pods of an earlier one, without changing them: each pod is
+//! offered to the scheduler, which gives it an id, and then the pod is probed. Orders for new pods are
+//! held until adoption is over, so that no pod is started where an old one would do. A pod that does not
+//! answer may be busy with a call of the earlier control plane, because some servers handle one request
+//! at a time. It loses its id, and a new pod may take its place, but it is probed for as long as a call may
+//! run; if it answers, it is offered again.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -25,19 +25,19 @@ use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::reconcile::Reconciler;
 use crate::reconcile::pods::{delete, delete_orphan};
 
-/// How long one question for a pod that answers at last may take.
+/// How long one read of a pod that answered late may take.
 const FETCH: Duration = Duration::from_secs(60);
 
-/// The warm pods that the watch shows before the plane acts.
+/// The warm pods that the watch shows before the control plane acts.
 #[derive(Default)]
 pub(crate) struct Adoption {
     /// Pods that have no task in this bridge yet, by name.
     found: HashMap<String, PodObject>,
     /// Pods that were offered to the scheduler, by the token of the offer.
     offered: HashMap<u64, (String, Arc<Function>)>,
-    /// Adopted pods whose health path was not asked yet.
+    /// The names of adopted pods that were not probed yet.
     unasked: HashSet<String>,
-    /// Pods that lost their place because they did not answer; they may be busy with a call.
+    /// Pods that lost their ids because they did not answer; they may be busy with a call.
     busy: HashMap<String, Rc<ClusterPod>>,
     next: u64,
     has_begun: bool,
@@ -52,7 +52,7 @@ impl Adoption {
         self.found.remove(name);
     }
 
-    /// A pod that may be busy.
+    /// A pod of that name that may be busy.
     pub(crate) fn busy(&self, name: &str) -> Option<Rc<ClusterPod>> {
         self.busy.get(name).cloned()
     }
@@ -70,13 +70,13 @@ impl Adoption {
         self.unasked.remove(name);
     }
 
-    /// Whether every pod that was there has its place and was asked.
+    /// Whether every pod that was found has its id and was probed.
     pub(crate) fn is_over(&self) -> bool {
         self.has_begun && self.offered.is_empty() && self.unasked.is_empty()
     }
 }
 
-/// Offers the pods that were found to the scheduler; deletes those that belong to no function.
+/// Offers the pods that were found to the scheduler; deletes pods that belong to no function.
 pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     resume(reconciler);
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
@@ -86,7 +86,7 @@ pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     reconciler.adoption.borrow_mut().has_begun = true;
 }
 
-/// Offers a pod to the scheduler, or deletes it if it has ended or no WARM function has its label.
+/// Offers a pod to the scheduler. Deletes it if it has ended or its label names no WARM function.
 fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
     if object.metadata.deletion_timestamp.is_some() {
         return;
@@ -134,8 +134,8 @@ fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) ->
         ))
 }
 
-/// Deletes the pods that the watch showed after the offers were made: an earlier plane created them
-/// at its end.
+/// Deletes the pods that the watch showed after the offers were made: an earlier control plane
+/// created them shortly before its end.
 pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
@@ -145,12 +145,12 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// The scheduler answered an offer. `place` is none if the function was removed in between.
+/// The scheduler answered an offer. `place` is the pod's id, none if the function was removed in between.
 pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
-        // An earlier bridge of this process made the offer; this bridge found the pod again.
+        // An earlier bridge of this process made the offer, and this bridge made another offer for the pod.
         return place
             .into_iter()
             .for_each(|place| reconciler.context.announcer.unknown(place));
@@ -165,7 +165,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = ObservedPod::of(&object);
     let is_stale = is_stale(reconciler, &object, &function);
-    // The plane does not wait for a pod without an address, because it cannot ask it.
+    // Adoption does not wait for a pod without an address, because it cannot be probed.
     if seen.address.is_some() {
         reconciler
             .adoption
@@ -206,13 +206,13 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&reconciler, name.clone());
         }
-        // Only now, because `pods::there` deletes a pod that it finds in no table.
+        // Remove it last, because `pods::there` deletes a pod that is in no table.
         reconciler.adoption.borrow_mut().busy.remove(&name);
     });
 }
 
-/// Offers a busy pod that answered at last, once the API server shows it. The pod is well, so it stays
-/// while the server does not answer.
+/// Offers a busy pod that answered late, once the API server has returned its object. The pod is well, so
+/// it stays while the API server does not answer.
 async fn offer_again(reconciler: &Rc<Reconciler>, pod: &ClusterPod) {
     while !pod.has_gone() {
         let until = Instant::now() + FETCH;

@@ -1,5 +1,5 @@
-//! The pods of this platform in the cluster: what the watch shows goes to the task of each pod. A
-//! warm pod without a task is deleted once adoption is over, because each wanted pod has one then.
+//! The platform's pods in the cluster: each update of the watch goes to the task of its pod. After
+//! adoption, a warm pod without a task is deleted, because each wanted pod has a task by then.
 
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
     labels.get(name).map(String::as_str)
 }
 
-/// Applies what the watch of pods shows.
+/// Applies an update of the watch of pods.
 pub(crate) fn apply_update(reconciler: &Rc<Reconciler>, update: WatchUpdate<PodObject>) {
     match update {
         WatchUpdate::Listing => reconciler
@@ -94,8 +94,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     }
 }
 
-/// Deletes the Job of an earlier process, whose request to create it may have been in flight when
-/// the process ended.
+/// Deletes the Job of an earlier process. That process's request to create it may have been in flight
+/// when the process ended.
 fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     let reconciler = reconciler.clone();
     spawn_local(async move {
@@ -107,7 +107,7 @@ fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     });
 }
 
-/// Deletes a pod whose creation was never answered, or whose function is gone.
+/// Deletes a pod whose creation got no answer, or whose function is gone.
 pub(crate) fn delete_orphan(reconciler: &Rc<Reconciler>, name: String) {
     tracing::info!(pod = name, "a pod that no function has is deleted");
     delete(reconciler, name);

@@ -1,4 +1,4 @@
-//! Follows the file of the default podTemplate: pods are replaced when another template holds.
+//! Polls the file of the default podTemplate, and replaces pods when the template has changed.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::sleep;
 
 use crate::reconcile::Reconciler;
 
-/// Between two readings. A kubelet takes up to a minute to bring a changed ConfigMap.
+/// The time between two reads. A kubelet takes up to a minute to update the file of a ConfigMap.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the file again; pods are replaced when another template holds.
+/// Reads the file again, and replaces pods if the template has changed.
 pub(crate) fn look(reconciler: &Reconciler) {
     let context = &reconciler.context;
     let Some(path) = &context.config.pod_template else {
@@ -30,7 +30,7 @@ pub(crate) fn look(reconciler: &Reconciler) {
     }
 }
 
-/// The same again and again, for ever.
+/// Calls `look` regularly, for ever.
 pub(crate) async fn follow(reconciler: &Reconciler) {
     loop {
         look(reconciler);

@@ -1,8 +1,8 @@
 //! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened
-//! to a function, in the cluster's usual form (core/v1). What happens again is counted on the same
-//! Event, and each Event is written at most every 10 s, so that a crash loop costs the API server
-//! as much as one pod. They are a courtesy: what does not fit or cannot be written is dropped, and
-//! nothing ever waits for one.
+//! to a function, in the cluster's usual form (core/v1). A repetition is counted on the same Event, and
+//! each Event is written at most every 10 s, so that a crash loop costs the API server no more than one
+//! pod does. Events may be lost: if too many wait or a write fails, they are dropped, and nothing waits
+//! for an Event.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -20,19 +20,19 @@ use crate::api::cluster::ClusterError;
 use crate::registry::ClusterRegistry;
 use crate::registry::starts::now;
 
-/// Between two writes of one Event.
+/// The shortest time between two writes of one Event.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// Between two looks at what is to be written.
+/// The time between two rounds of writes.
 const LOOK: Duration = Duration::from_millis(500);
-/// Events written at one look: 20 a second, whatever happens.
+/// Most Events written in one round: this limits them to 20 a second.
 const AT_ONCE: usize = 10;
-/// Events that wait to be written.
+/// Most Events that wait to be written.
 const WAITING_MAX: usize = 256;
-/// What happens again after this long is another Event.
+/// A repetition that comes later than this is a new Event.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
-/// Who writes them.
+/// The name of the component that writes them.
 const COMPONENT: &str = "nanofaas";
 
 /// What can happen to a function.
@@ -74,14 +74,14 @@ impl EventReason {
     }
 }
 
-/// What is counted on one Event: of one object, by its uid, for one reason.
+/// The key under which repetitions are counted: the object's uid and the reason.
 type EventKey = (String, EventReason);
 
-/// Something that is to be written.
+/// An Event that waits to be written.
 struct PendingEvent {
     key: EventKey,
     function: String,
-    /// Of the last time that it happened.
+    /// The message of the last repetition.
     message: String,
     count: i32,
     first: Time,
@@ -95,7 +95,7 @@ struct Written {
     at: Instant,
 }
 
-/// What waits to be written.
+/// The Events that wait to be written.
 #[derive(Default)]
 pub(crate) struct Events {
     waiting: RefCell<VecDeque<PendingEvent>>,
@@ -103,7 +103,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Notes that something happened to the object with this uid.
+    /// Adds an Event about the object with this uid.
     pub(crate) fn note(&self, function: &str, uid: String, reason: EventReason, message: String) {
         let (key, at) = ((uid, reason), now());
         let mut waiting = self.waiting.borrow_mut();
@@ -129,7 +129,7 @@ impl Events {
         });
     }
 
-    /// The next one that may be written.
+    /// Takes out the next Event that may be written now.
     fn next(&self, written: &HashMap<EventKey, Written>) -> Option<PendingEvent> {
         let may_be = |one: &PendingEvent| {
             let before = written.get(&one.key);
@@ -145,7 +145,7 @@ impl Events {
     }
 }
 
-/// Writes what was noted, for ever.
+/// Writes the Events, for ever.
 pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut written: HashMap<EventKey, Written> = HashMap::new();
     loop {
@@ -169,7 +169,7 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
     }
 }
 
-/// Counts on an Event that is there, or creates one.
+/// Increases the count of an existing Event, or creates one.
 async fn write(
     registry: &ClusterRegistry,
     what: &PendingEvent,
@@ -190,7 +190,7 @@ async fn write(
             .change(Instant::now() + WRITE, write)
             .await
         {
-            // The cluster keeps Events for an hour, or less; this one is a new one then.
+            // The cluster keeps Events for an hour or less; if this one is gone, create a new one.
             Err(denied) if denied.code() == 404 => {}
             Err(denied) => return Err(denied),
             Ok(_) => {

@@ -1,6 +1,6 @@
-//! The registry's home in the cluster: changes are written there first and then made in the table;
-//! what others write is followed; and each function's status is kept. The table itself is the
-//! desk's, and what a valid function is its registry decides.
+//! The registry's home in the cluster: a client's change is written there first and then made in the table
+//! of functions; changes that others write there are followed; each function's status is kept. The desk
+//! owns the table, and its registry decides whether a function is valid.
 
 mod write;
 
@@ -23,25 +23,25 @@ use crate::registry::starts::{Outlook, StartHistory};
 use crate::registry::status::READY;
 use write::{register, remove, scale};
 
-/// What a plane thinks of an object as it was at its last look.
+/// The verdict of this control plane on an object's spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SpecVerdict {
     Accepted,
-    /// What the API would have said.
+    /// The message is the one that the HTTP API would give.
     Rejected(String),
 }
 
-/// An object that was looked at.
+/// A `Function` object that was examined.
 pub(crate) struct ObservedFunction {
     pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) verdict: SpecVerdict,
-    /// Which of its generations is in force, where one ever was accepted.
+    /// The generation whose spec is in force, if one was ever accepted.
     pub(crate) accepted: Option<i64>,
-    /// That one's spec, as JSON.
+    /// The spec of that generation, as JSON.
     pub(crate) accepted_spec: Option<String>,
     pub(crate) starts: StartHistory,
-    /// In which of the listings it was last seen.
+    /// The number of the listing in which the object was last seen.
     listing: u64,
     /// The object's own status, as it was last seen or written.
     pub(crate) status: Option<crate::registry::object::FunctionStatus>,
@@ -68,12 +68,12 @@ impl ObservedFunction {
     }
 }
 
-/// A change that is being written, and what has to wait for it.
+/// A change that is being written, and what waits until it is written.
 #[derive(Default)]
 struct Writing {
-    /// What the watch showed meanwhile, in order.
+    /// The updates of the watch that came since the write began, in order.
     updates: Vec<WatchUpdate<FunctionObject>>,
-    /// Changes of the same function.
+    /// Further changes of the same function.
     next: VecDeque<(Change, ReplyTo)>,
 }
 
@@ -82,23 +82,24 @@ struct Writing {
 pub(crate) struct ClusterFunctions {
     known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
-    /// Objects that this plane deleted, and in which listing: news of them may be on the way.
+    /// The uids of objects that this control plane deleted, each with the number of the listing at that time: the
+    /// watch may still report such an object.
     deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
-    /// Whose status may have to be written.
+    /// The names of functions whose status may have to be written.
     pub(crate) changed: RefCell<HashSet<String>>,
 }
 
 impl ClusterFunctions {
-    /// Its status has to be looked at.
+    /// Notes that the function's status may have changed.
     pub(crate) fn mark_changed(&self, name: &str) {
         if self.known.borrow().contains_key(name) {
             self.changed.borrow_mut().insert(name.to_owned());
         }
     }
 
-    /// Pods are made in another way from now on: what failed before says nothing of the next start.
+    /// Called when pods are made in another way from now on: an earlier failure does not predict the next start.
     pub(crate) fn starts_may_work(&self) {
         for (name, known) in self.known.borrow_mut().iter_mut() {
             if let Outlook::Bad(..) = known.starts.outlook {
@@ -108,7 +109,7 @@ impl ClusterFunctions {
         }
     }
 
-    /// Reads or changes what is known of an object.
+    /// Reads or changes the state of an object.
     pub(crate) fn with<T>(
         &self,
         name: &str,
@@ -118,7 +119,7 @@ impl ClusterFunctions {
     }
 }
 
-/// Applies what the watch shows.
+/// Applies an update of the watch of functions.
 pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<FunctionObject>) {
     let functions = &registry.functions;
     match update {
@@ -128,12 +129,12 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
         WatchUpdate::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
-            // One that was written since the list began need not be in it.
+            // An object that was written after the list began may be missing from it.
             let is_missing = |name: &str| {
                 let last = known.get(name).map_or(0, |known| known.listing);
                 last < listing && !names.contains(name)
             };
-            // Also those that only the table knows, from a bridge before this one.
+            // Also functions that only the table has, because an earlier bridge of this process added them.
             let in_table: Vec<String> = registry
                 .context
                 .with_desk(|desk| desk.functions().keys().map(ToString::to_string).collect());
@@ -141,7 +142,7 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
             missing.iter().for_each(|name| forget(registry, name));
-            // News of what was deleted before the list began do not come any more.
+            // After this list the watch does not report objects that were deleted before the list began.
             functions
                 .deleted
                 .borrow_mut()
@@ -180,7 +181,7 @@ fn apply_to_object(registry: &ClusterRegistry, update: WatchUpdate<FunctionObjec
     }
 }
 
-/// Looks at an object; the table follows where it says something new and valid.
+/// Examines an object, and changes the table if the spec is new and valid.
 fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     let functions = &registry.functions;
     if functions.deleted.borrow().contains_key(object.uid()) {
@@ -196,7 +197,7 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
         is_same && known.generation >= object.generation()
     });
     if is_known == Some(true) {
-        // Others may have written its status.
+        // Another client may have written its status.
         return functions.mark_changed(name);
     }
     let verdict = match judge(registry, object) {
@@ -220,8 +221,8 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     note(registry, object, verdict);
 }
 
-/// The object is not accepted: the spec of it that an earlier plane accepted last, and kept in the status,
-/// stays in force.
+/// Called for a rejected object: the last spec that an earlier control plane accepted is kept in the object's
+/// status, and comes into force again.
 fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();
@@ -255,7 +256,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
 }
 
 fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdict) {
-    // Another object of the same name inherits nothing.
+    // A new object with the same name does not inherit the state of the old one.
     let before = registry.functions.with(object.name(), |known| {
         let kept = (known.accepted, known.accepted_spec.clone());
         (known.uid == object.uid()).then(|| (kept, known.starts.clone()))
@@ -292,7 +293,7 @@ fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdic
     registry.functions.mark_changed(object.name());
 }
 
-/// The draft to register, none where the table has just that; or what is wrong with it.
+/// The draft to register (none if the table has this function already), or why the object is invalid.
 fn judge(
     registry: &ClusterRegistry,
     object: &FunctionObject,
@@ -305,14 +306,14 @@ fn judge(
     Ok(differs.then_some(draft))
 }
 
-/// That a function's `podTemplate` can be one.
+/// Checks that the `podTemplate` of a function is one of a pod.
 fn check_template(spec: &Map<String, Value>) -> Result<(), Refused> {
     let template = spec.get("podTemplate").filter(|value| !value.is_null());
     let checked = template.map_or(Ok(()), default_template::check_fields);
     checked.map_err(|why| Refused::Invalid(vec![FieldFault::new("podTemplate", why)]))
 }
 
-/// The object is gone, and with it the function.
+/// Called when the object is gone: removes the function.
 fn forget(registry: &ClusterRegistry, name: &str) {
     registry.functions.known.borrow_mut().remove(name);
     registry.functions.changed.borrow_mut().remove(name);
@@ -324,7 +325,7 @@ fn forget(registry: &ClusterRegistry, name: &str) {
     });
 }
 
-/// A refusal in the API's words.
+/// A refusal, with the message of the HTTP API.
 fn refusal(refused: &Refused) -> String {
     match refused {
         Refused::Invalid(faults) => {
@@ -339,7 +340,7 @@ fn refusal(refused: &Refused) -> String {
     }
 }
 
-/// A change that a client asked for: one at a time for each function.
+/// Makes a change that a client asked for. Changes of one function are made one after the other.
 pub(crate) fn change(registry: &Rc<ClusterRegistry>, change: Change, reply: ReplyTo) {
     let name = match &change {
         Change::Register { draft, .. } => name_of(draft),
@@ -355,7 +356,7 @@ pub(crate) fn change(registry: &Rc<ClusterRegistry>, change: Change, reply: Repl
     spawn_local(async move { write_all(&registry, name, change, reply).await });
 }
 
-/// Writes a change, and whatever else is wanted of the same function meanwhile.
+/// Writes a change, and then the further changes of the same function that came in the meantime.
 async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Change, reply: ReplyTo) {
     let mut next = Some((change, reply));
     while let Some((change, reply)) = next {
@@ -395,7 +396,8 @@ fn registered(
     replace: bool,
     reply: ReplyTo,
 ) {
-    // The table may know a function of that name whose removal is still on its way here.
+    // Replace, because the table may still have an earlier function of that name whose removal it
+    // has not applied yet.
     let replace = replace || written.is_ok();
     made(
         registry,
@@ -405,7 +407,7 @@ fn registered(
     );
 }
 
-/// A change was written, or not: the table follows and the client hears of it.
+/// After a write or a refusal: changes the table, and sends the client its reply.
 fn made(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, Refused>,
@@ -425,7 +427,8 @@ fn made(
     }
 }
 
-/// The object came back with whatever others wrote into it meanwhile.
+/// Like `made`, for a change of `minReplicas`: the returned object may contain other clients' changes too, so it
+/// is examined first.
 fn scaled(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, Refused>,
@@ -464,13 +467,13 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
         if desk.functions().contains_key(&name) {
             desk.apply(Change::Remove { name }, Some(reply));
         } else {
-            // It was never accepted, so the table does not know it.
+            // The function was never accepted, so the table does not have it.
             desk.reply(reply, Reply::Removed);
         }
     });
 }
 
-/// Writes the functions that the plane was started with, where the cluster has none of the name.
+/// Writes the functions of the control plane's settings, unless the cluster has one of the same name.
 pub(crate) async fn seed(registry: &ClusterRegistry) {
     for draft in &registry.context.config.functions {
         let name = name_of(draft);

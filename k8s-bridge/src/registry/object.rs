@@ -1,5 +1,5 @@
-//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): how it is read into a draft,
-//! how a draft is written as one, and its status. It checks no field; the table's registry does.
+//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): its conversion into a draft and from
+//! a draft, and its status. It checks no field; the table's registry does.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) const GROUP: &str = "nanofaas.io";
 pub(crate) const VERSION: &str = "v1";
 pub(crate) const PLURAL: &str = "functions";
 
-/// A function as the API server keeps it.
+/// A function, as the API server stores it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FunctionObject {
@@ -27,10 +27,10 @@ pub(crate) struct FunctionObject {
     pub(crate) kind: Word<1>,
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-    /// Unchecked, as a client of the API server wrote it.
+    /// Not validated: a client of the API server may have written anything.
     #[serde(default)]
     pub(crate) spec: Map<String, Value>,
-    /// None also if another client wrote an invalid one; the plane overwrites it.
+    /// None also if another client wrote an invalid status; the control plane overwrites it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -44,7 +44,7 @@ fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionSt
     Ok(Option::deserialize(status).unwrap_or_default())
 }
 
-/// `apiVersion` and `kind`, which every object of the type has and lists leave out.
+/// `apiVersion` and `kind`, which are fixed for the type and absent in the items of a list.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(from = "serde::de::IgnoredAny")]
 pub(crate) struct Word<const KIND: u8>;
@@ -61,20 +61,20 @@ impl<const N: u8> Serialize for Word<N> {
     }
 }
 
-/// What the plane says of a function. What each field means is in the CRD's schema.
+/// The status that the control plane writes. The CRD's schema explains each field.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct FunctionStatus {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) ready_pods: u32,
     pub(crate) wanted_pods: u32,
-    /// With `selector`, what the scale subresource shows.
+    /// For the scale subresource, together with `selector`.
     pub(crate) replicas: u32,
     pub(crate) selector: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_failed_start: Option<FailedStart>,
     pub(crate) observed_generation: i64,
-    /// JSON; none while the object's own spec is in force.
+    /// As JSON; none while the object's own spec is in force.
     pub(crate) accepted_spec: Option<String>,
 }
 
@@ -138,7 +138,7 @@ impl FunctionObject {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// Whether its deletion was requested. A finalizer of another controller may delay it.
+    /// Whether its deletion was requested. A finalizer of another controller may delay the deletion.
     pub(crate) const fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
@@ -151,7 +151,7 @@ impl FunctionObject {
             "metadata": {"name": self.name()},
             "spec": self.spec,
         });
-        // The only error is a value that is nested too deep for a draft.
+        // The only possible error is a value that is nested too deep for a draft.
         serde_json::from_value(object)
             .map_err(|error| FieldFault::new("spec", format!("cannot be taken: {error}")))
     }
@@ -183,7 +183,7 @@ fn drop_nulls(fields: &mut Map<String, Value>) {
     }
 }
 
-/// The name as the table keys it.
+/// The name, as the table uses it as a key.
 pub(crate) fn name_of(draft: &FunctionDraft) -> Arc<str> {
     draft.name().unwrap_or_default().into()
 }

@@ -1,5 +1,5 @@
-//! Whether a function can serve, as its condition `Ready` says it. Everything here is computed from
-//! facts that others gathered; it asks and writes nothing.
+//! Whether a function can serve calls, for its condition `Ready`. The result is computed from facts that
+//! others gathered; nothing here sends a request.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use crate::pod::ClusterPod;
 use crate::registry::functions::ObservedFunction;
 use crate::registry::starts::{Outlook, StartKey};
 
-/// The condition, before it has a time and a generation.
+/// The condition `Ready`, before it gets a time and a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Readiness {
     pub(crate) is_ready: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Readiness {
     pub(crate) message: String,
 }
 
-/// A pod of the present spec takes calls.
+/// The reason of a function with a pod of the present spec that takes calls.
 pub(crate) const PODS_READY: &str = "PodsReady";
 
 impl Readiness {
@@ -43,7 +43,7 @@ impl Readiness {
         Self::no(fault.as_str(), message)
     }
 
-    /// Of a function with the spec that is in force, if one ever was.
+    /// Computes the readiness of a function with the spec that is in force, if one was ever accepted.
     pub(crate) fn of(
         known: &ObservedFunction,
         function: Option<&Function>,
@@ -87,7 +87,7 @@ impl Readiness {
     }
 }
 
-/// Why the last start failed, where the next one would be made from the same.
+/// Why the last start failed, if the next pod would be made in the same way.
 fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(StartFault, &'a str)> {
     match known.starts.outlook {
         Outlook::Good => None,
@@ -108,18 +108,18 @@ fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(Star
     }
 }
 
-/// The pods of a WARM function.
+/// The numbers of a WARM function's pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReplicaCounts {
-    /// They exist, also those that are about to go.
+    /// Pods that exist, including those that are ending.
     pub(crate) all: u32,
-    /// The scheduler wants them: they start or take calls.
+    /// Pods that the scheduler wants: they start or take calls.
     pub(crate) wanted: u32,
-    /// They take calls.
+    /// Pods that take calls.
     pub(crate) ready: u32,
-    /// They take calls and are made from the present spec.
+    /// Pods that take calls and are made from the present spec.
     pub(crate) current: u32,
-    /// What one that starts waits for, where that is no usual step of a start.
+    /// What delays the start of a pod of the present spec; none during the usual steps of a start.
     pub(crate) held_up: Option<(StartFault, String)>,
 }
 
@@ -142,7 +142,7 @@ impl ReplicaCounts {
                 counts.held_up = counts.held_up.or_else(|| pod.held_up());
             }
         }
-        // The floor is wanted also while the scheduler waits before it tries again.
+        // Even while the scheduler waits before the next try, `minReplicas` pods are wanted.
         let floor = warm.map_or(0, |one| one.spec.scaling_config.min_replicas);
         counts.wanted = counts.wanted.max(floor);
         counts
@@ -233,7 +233,7 @@ mod tests {
             for other in [json!({"image": "i:2"}), json!({"imagePullPolicy": "Never"})] {
                 assert_eq!(of(&known, &warm(min, &other), &none), well, "{other}");
             }
-            // Another number of calls changes no pod.
+            // Another `concurrency` does not change the pod, so the failure still counts.
             let same = warm(min, &json!({"concurrency": 9}));
             assert_eq!(of(&known, &same, &none), (false, "ImagePull"));
             known.starts.outlook = Outlook::Good;

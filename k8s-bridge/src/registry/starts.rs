@@ -1,6 +1,6 @@
-//! What is remembered of a function's starts: the last one that failed, and whether the next one
-//! can be expected to work. Warm pods and Jobs report here how their starts ended; the condition
-//! `Ready` is derived from it. It starts nothing.
+//! The history of a function's starts: the last one that failed, and whether the next one can be
+//! expected to work. Warm pods and Jobs report here how their starts ended, and the condition
+//! `Ready` is derived from that. It starts nothing.
 
 use jiff_0_2::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,20 +14,20 @@ use crate::context::start_fault::StartFault;
 use crate::registry::ClusterRegistry;
 use crate::registry::events::EventReason;
 
-/// How much of a text is kept in a status or an Event, in bytes.
+/// How many bytes of a text are kept in a status or an Event.
 pub(crate) const TEXT_MAX: usize = 1024;
 
 /// `status.lastFailedStart`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct FailedStart {
     pub(crate) at: Time,
-    /// The pod, or the Job of a call.
+    /// The name of the pod, or of the Job of a call.
     pub(crate) pod: String,
     pub(crate) reason: String,
     pub(crate) message: String,
 }
 
-/// What a start depends on: another spec with the same one would fail in the same way.
+/// What a start depends on. A start from another spec with an equal key would fail in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64, ImagePullPolicy);
 
@@ -40,19 +40,19 @@ impl StartKey {
     }
 }
 
-/// What is known of the next start.
+/// The expected result of the next start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Outlook {
-    /// This process has seen no start end: what an earlier one wrote into the status holds.
+    /// This process has seen no start end, so the status that an earlier process wrote counts.
     #[default]
     Unknown,
     /// The last start worked.
     Good,
-    /// The last start failed, made from this.
+    /// The last start failed, from a spec with this key.
     Bad(StartKey, StartFault),
 }
 
-/// What is remembered of one function's starts.
+/// The history of one function's starts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StartHistory {
     pub(crate) last_failed: Option<FailedStart>,
@@ -60,7 +60,7 @@ pub(crate) struct StartHistory {
 }
 
 impl StartHistory {
-    /// Of an object whose status names the last start that failed.
+    /// The history of an object whose status has this last failed start.
     pub(crate) fn after(last_failed: Option<FailedStart>) -> Self {
         Self {
             last_failed,
@@ -70,7 +70,7 @@ impl StartHistory {
 }
 
 impl ClusterRegistry {
-    /// Applies what a task reported of a function's starts and pods.
+    /// Applies a report of a task.
     pub(crate) fn apply(&self, report: TaskReport) {
         match report {
             TaskReport::Changed(name) => self.functions.mark_changed(&name),
@@ -85,7 +85,7 @@ impl ClusterRegistry {
             }
             TaskReport::StartWorked(function) => self.start_worked(&function),
             TaskReport::PodLost { function, pod, end } => self.pod_lost(&function, &pod, &end),
-            // The adoption's, not the registry's.
+            // The adoption handles this report, not the registry.
             TaskReport::Asked(_) => {}
         }
     }
@@ -142,7 +142,7 @@ impl ClusterRegistry {
         self.note(function.name(), reason, &text);
     }
 
-    /// Has an Event written about a function.
+    /// Adds an Event about a function.
     pub(crate) fn note(&self, function: &str, reason: EventReason, text: &str) {
         let uid = self.functions.with(function, |known| known.uid.clone());
         if let Some(uid) = uid {
@@ -152,13 +152,13 @@ impl ClusterRegistry {
     }
 }
 
-/// Now, in whole seconds: statuses keep no fraction, and what is read back has to be equal.
+/// The current time in whole seconds, because a status keeps no fraction and must be equal when it is read back.
 pub(crate) fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
-/// The beginning of a text, cut between two characters.
+/// The beginning of a text, cut at a character boundary.
 pub(crate) fn shortened(text: &str, max: usize) -> String {
     let end = (0..=max.min(text.len())).rev();
     let mut end = end.skip_while(|at| !text.is_char_boundary(*at));
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_between_two_characters() {
         assert_eq!(shortened("short", 10), "short");
-        // Each of them has two bytes.
+        // Each of these characters has two bytes.
         assert_eq!(shortened("ééé", 5), "éé");
         assert_eq!(shortened("ééé", 6), "ééé");
     }

@@ -1,6 +1,6 @@
-//! Each function's status in the cluster: its conditions, its numbers of pods, and the last start that
-//! failed. Written only where it changed: numbers at most every 10 s for one function, a condition
-//! at once, but no more than a few times in 10 s. What is ready is decided in `ready`.
+//! Writes each function's status in the cluster: its conditions, its numbers of pods, and the last failed
+//! start. A status is written only if it changed: numbers at most every 10 s for each function, a condition
+//! at once, but at most `URGENT_MAX` times in 10 s. `ready` decides whether a function is ready.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::registry::object::{FunctionObject, FunctionStatus};
 use crate::registry::ready::{PODS_READY, Readiness, ReplicaCounts};
 use crate::registry::starts::now;
 
-/// Between two writes of one function's numbers.
+/// The shortest time between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// Writes of one function in that time, where a condition changes: `kubectl wait` waits for it.
+/// Most writes of one function in that time if a condition changes, because `kubectl wait` waits for conditions.
 const URGENT_MAX: usize = 5;
-/// Between two looks at whose changed.
+/// The time between two polls for changed functions.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long one write may take; a later one says the same and more.
+/// How long one write may take. A write that fails is tried again with the status of that time.
 const WRITE: Duration = Duration::from_secs(10);
 
 const ACCEPTED: &str = "Accepted";
 pub(crate) const READY: &str = "Ready";
 
-/// When one function's status was written lately.
+/// The recent writes of one function's status.
 #[derive(Default)]
 struct WritePace {
     writes: Vec<Instant>,
@@ -38,7 +38,7 @@ struct WritePace {
 }
 
 impl WritePace {
-    /// Forgets what is long ago; whether there is something left.
+    /// Drops writes older than `BETWEEN`; returns whether any are left.
     fn keep_recent(&mut self) -> bool {
         self.writes.retain(|at| at.elapsed() < BETWEEN);
         !self.writes.is_empty()
@@ -56,14 +56,14 @@ impl WritePace {
 
 /// A status that has to be written.
 struct StatusChange {
-    /// Of the object that it was computed for: another one may have its name by the time it is written.
+    /// The uid of the object for which it was computed. By the time of the write another object may have its name.
     uid: String,
-    /// What the object has.
+    /// The object's present status.
     old: FunctionStatus,
     new: FunctionStatus,
 }
 
-/// Writes what changed, for ever.
+/// Writes changed statuses, for ever.
 pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut paces: HashMap<String, WritePace> = HashMap::new();
     loop {
@@ -81,7 +81,7 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
     }
 }
 
-/// Writes one function's status where it is another one by now and may be written yet.
+/// Writes one function's status if it changed and its pace allows the write.
 async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, WritePace>, name: String) {
     let change = new_status(registry, &name);
     let pace = paces.entry(name.clone()).or_default();
@@ -103,7 +103,7 @@ async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, WritePa
     }
 }
 
-/// What has to be written of a function, if anything.
+/// The change of a function's status, if there is one.
 fn new_status(registry: &ClusterRegistry, name: &str) -> Option<StatusChange> {
     let function = registry
         .context
@@ -140,7 +140,7 @@ fn status(
         reason,
         message,
     } = readiness;
-    // A rejected spec is not the one that is ready: `kubectl wait` must not take it for that.
+    // Not the rejected generation: `kubectl wait` must not take a rejected spec for a ready one.
     let ready = Condition {
         observed_generation: Some(known.accepted.unwrap_or(known.generation)),
         ..condition(old, READY, is_ready, reason, &message)
@@ -160,7 +160,7 @@ fn status(
     }
 }
 
-/// A condition, with the time since when it has its status.
+/// A condition; its transition time stays while its status is the same.
 fn condition(
     old: Option<&FunctionStatus>,
     kind: &str,
@@ -181,8 +181,9 @@ fn condition(
     }
 }
 
-/// Whether a client may wait for this change: a condition of another status or generation, or false
-/// for another reason. Why something is true may change as often as its number of pods.
+/// Whether a client may wait for this change: a condition has another status or generation, or is false
+/// for another reason. The reason of a true condition may change as often as the number of pods, so it is
+/// not urgent.
 fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     new.conditions.iter().any(|new| {
         old.condition(&new.type_).is_none_or(|old| {
@@ -194,7 +195,7 @@ fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     })
 }
 
-/// What happened between two statuses, as Events have it.
+/// The Events for the changes between two statuses.
 fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, String)> {
     let mut events = Vec::new();
     for now in &new.conditions {
@@ -212,7 +213,7 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
             (ACCEPTED, "False") if is_new => {
                 events.push((EventReason::Rejected, now.message.clone()));
             }
-            // A new function that needs no pod yet has become nothing.
+            // A new function that needs no pod yet gets no Event: its readiness has not changed.
             (READY, "True") if was == "False" || (was.is_empty() && now.reason == PODS_READY) => {
                 events.push((EventReason::Ready, now.message.clone()));
             }
@@ -253,7 +254,7 @@ async fn write(registry: &ClusterRegistry, name: &str, change: &StatusChange) ->
                 "its status is not written: {}",
                 denied.message()
             );
-            // What is gone needs none.
+            // A 404 means that the object is gone and needs no status.
             denied.code() == 404
         }
     }
@@ -263,7 +264,7 @@ async fn write(registry: &ClusterRegistry, name: &str, change: &StatusChange) ->
 mod tests {
     use super::*;
 
-    /// A ready function with so many pods, or one that is not, for that reason.
+    /// Ready if the reason is `PODS_READY`; otherwise not ready, for that reason.
     fn readiness(reason: &'static str) -> Readiness {
         Readiness {
             is_ready: reason == PODS_READY,
@@ -286,7 +287,7 @@ mod tests {
         ObservedFunction::for_test(3, verdict, status)
     }
 
-    /// The time a condition has would be another one a second later.
+    /// Sets the conditions' times to the past, so that a time that is set now differs from them.
     fn long_ago(mut status: FunctionStatus) -> FunctionStatus {
         for condition in &mut status.conditions {
             let time = "2020-01-01T00:00:00Z".parse().expect("a time");

@@ -1,6 +1,6 @@
-//! Changes of `Function` objects in the cluster, each within a deadline: what to do if other
-//! clients write at the same time or an answer was lost, and which error a refusal becomes. It does
-//! not touch the table.
+//! Writes changes of `Function` objects in the cluster, each within a deadline. It handles concurrent
+//! writes of other clients and lost answers, and turns a refusal into the error for the client. It does
+//! not change the table.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::registry::object::{FunctionObject, spec_of};
 
 /// How long a change may take; the io thread that asked for it waits longer (`ANSWER_WAIT_MAX`).
 const CHANGE: Duration = Duration::from_secs(15);
-/// How often a replacement is tried while other clients change the same object.
+/// How many times a replacement is tried while other clients change the same object.
 const CONFLICTS_MAX: u32 = 5;
 
 fn until() -> Instant {
     Instant::now() + CHANGE
 }
 
-/// Writes a function, new or over the one that is there.
+/// Writes a new function, or replaces an existing one if `replace` is set.
 pub(super) async fn register(
     cluster: &Cluster,
     name: &str,
@@ -50,7 +50,7 @@ pub(super) async fn register(
             }
         }
         let post = async |is_doubtful| match api.create(&parameters, &object).await {
-            // An earlier try may have created the object, and its answer was lost.
+            // An earlier try may have created the object although its answer was lost.
             Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
                 let there = api.get(name).await?;
                 if there.spec == object.spec {
@@ -70,7 +70,7 @@ pub(super) async fn register(
     Err(Refused::Unavailable(why.to_owned()))
 }
 
-/// Writes another `minReplicas`.
+/// Sets `minReplicas`.
 pub(super) async fn scale(
     cluster: &Cluster,
     name: &str,
