@@ -1,5 +1,5 @@
-//! As much of HTTP/1.1 as an API server's client speaks: a request with a known length in, an
-//! answer out. It knows paths and verbs of Kubernetes, and no object.
+//! The part of HTTP/1.1 that a client of an API server needs: it reads requests of a known length and
+//! writes answers. It knows the paths and verbs of Kubernetes, and no object.
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -20,7 +20,7 @@ pub(crate) struct Request {
     pub(crate) body: Value,
 }
 
-/// The next request; none where the client is gone.
+/// The next request; none if the client has closed the connection.
 pub(crate) async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut first = String::new();
     stream.read_line(&mut first).await.ok()?;
@@ -129,14 +129,14 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Whether the client took it.
+/// Writes an answer; returns whether the client took it.
 pub(crate) async fn write_answer(
     stream: &mut BufReader<TcpStream>,
     code: u16,
     body: &Value,
     retry_after_s: Option<u32>,
 ) -> bool {
-    // The server's own limiter speaks plain text.
+    // The API server's own rate limiter answers in plain text, so a string is sent without quotes.
     let text = body.as_str().map(str::to_owned);
     let body = text.unwrap_or_else(|| body.to_string());
     let retry = retry_after_s.map(|after| format!("Retry-After: {after}\r\n"));
@@ -149,7 +149,7 @@ pub(crate) async fn write_answer(
     stream.write_all(whole.as_bytes()).await.is_ok()
 }
 
-/// Half an answer; the connection is to be closed.
+/// Writes half an answer; returns false, so that the caller closes the connection.
 pub(crate) async fn cut_answer(stream: &mut BufReader<TcpStream>, body: &Value) -> bool {
     let body = body.to_string();
     let (half, whole) = (&body[..body.len() / 2], body.len());

@@ -1,6 +1,6 @@
-//! The scripted cluster's kubelet and Job controller. A pod runs at a loopback address of its own,
-//! with a `/health` there, or has the fate that the test chose; a Job gets a pod; a deleted object
-//! goes a little later. Each decision that a test may need is left to the test.
+//! The kubelet and the Job controller of the fake cluster. A pod runs at its own loopback address and
+//! answers `/health` there, or has the fate that the test chose; a Job gets a pod; a deleted object
+//! disappears a little later. The test makes each decision that a test may need.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -18,38 +18,38 @@ use tokio::time::sleep;
 use crate::server::FakeApiServer;
 use crate::store::{Refusal, name_of};
 
-/// Between two steps of a pod.
+/// The time between two steps of a pod.
 const STEP: Duration = Duration::from_millis(2);
-/// Stands in place of a status for a pod that does not answer.
+/// Used as a pod's health status: the pod does not answer.
 const BUSY: u16 = 0;
-/// Where pods listen.
+/// The port at which pods listen.
 const PORT: u16 = 8080;
 
-/// What happens to a new pod.
+/// What happens to a new pod, or to the pod of a new Job.
 #[derive(Clone, Debug, Default)]
 pub enum Fate {
     #[default]
     Runs,
-    /// It runs, and its port accepts no connection.
+    /// It runs, but its port accepts no connection.
     RunsMute,
     /// Its container waits, with this reason and this message.
     Waits(&'static str, &'static str),
     Unschedulable(&'static str),
-    /// Nothing happens to it.
+    /// Its status stays empty.
     Nothing,
-    /// The Job controller's pods are refused with this message.
+    /// The API server refuses the pods of the Job with this message.
     Refused(&'static str),
 }
 
-/// The state of the scripted kubelet; tests set most of it.
+/// The state of the fake kubelet; tests set most of it.
 pub struct Kubelet {
-    /// The status that new pods answer at their health path, and that path.
+    /// The status that new pods answer at their health path; the next field is that path.
     pub health: Cell<u16>,
     pub health_path: RefCell<String>,
     next: RefCell<VecDeque<Fate>>,
     otherwise: RefCell<Fate>,
     running: RefCell<HashMap<String, Running>>,
-    /// How long a deleted pod stays.
+    /// How long a deleted pod still exists.
     pub lingering: Cell<Duration>,
     jobs: Cell<u32>,
 }
@@ -79,10 +79,10 @@ impl Drop for Running {
     }
 }
 
-/// A listener at an address that no other test has.
+/// A listener at an address that no other test uses.
 async fn own_address() -> (Ipv4Addr, TcpListener) {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    // Another process may have some of them.
+    // Another process may use some of the addresses.
     for _ in 0..1000 {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = u8::try_from(std::process::id() % 199).expect("small") + 20;
@@ -95,7 +95,7 @@ async fn own_address() -> (Ipv4Addr, TcpListener) {
     panic!("port {PORT} is taken at every loopback address");
 }
 
-/// Answers with a status at the path that the pod's function names, and with 421 elsewhere.
+/// Answers `health` at the pod's health path, and 421 at other paths.
 async fn answer_health(listener: TcpListener, path: String, health: Rc<Cell<u16>>) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
@@ -122,12 +122,12 @@ fn container(state: &Value) -> Value {
 }
 
 impl Kubelet {
-    /// Sets the fate of the next pod or Job; each further call sets that of one more after it.
+    /// Sets the fate of the next pod or Job. A further call sets the fate of the one after it, and so on.
     pub fn next(&self, fate: Fate) {
         self.next.borrow_mut().push_back(fate);
     }
 
-    /// Sets the fate of all other pods and Jobs.
+    /// Sets the fate of all pods and Jobs for which `next` sets none.
     pub fn otherwise(&self, fate: Fate) {
         self.otherwise.replace(fate);
     }
@@ -154,7 +154,7 @@ impl Kubelet {
         }
     }
 
-    /// Called when a client deletes a pod: the pod goes a little later.
+    /// Called when a client deletes a pod: the pod disappears a little later.
     pub(crate) fn deleted(
         &self,
         server: &FakeApiServer,
@@ -167,14 +167,14 @@ impl Kubelet {
         spawn_local(async move {
             sleep(STEP + lingering).await;
             server.0.kubelet.running.borrow_mut().remove(&name);
-            // Another deletion may have removed it already.
+            // An earlier deletion may have removed it already, so ignore the error.
             let _ = server.0.store.borrow_mut().remove("pods", &name);
             server.0.changed.notify_waiters();
         });
         Ok(pod)
     }
 
-    /// Deletes the pods of a Job that is gone, as the garbage collector does.
+    /// Deletes the pods of a deleted Job, as the garbage collector does.
     pub(crate) fn collect(&self, server: &FakeApiServer, job: &str) {
         let (server, job) = (server.clone(), job.to_owned());
         spawn_local(async move {
@@ -228,13 +228,13 @@ impl FakeApiServer {
         }
     }
 
-    /// The pod's container waits.
+    /// Makes the pod's container wait.
     pub fn waits(&self, pod: &str, reason: &str, message: &str) {
         let waiting = json!({"waiting": {"reason": reason, "message": message}});
         self.set_status(pod, &json!({"containerStatuses": container(&waiting)}));
     }
 
-    /// The pod runs now.
+    /// Makes the pod run now.
     pub async fn runs(&self, pod: &str, answers: bool) {
         let (address, listener) = own_address().await;
         let health = Rc::new(Cell::new(self.0.kubelet.health.get()));
@@ -242,7 +242,7 @@ impl FakeApiServer {
             let path = self.0.kubelet.health_path.borrow().clone();
             spawn_local(answer_health(listener, path, health.clone()))
         } else {
-            // The listener accepts no connection, but keeps the address taken.
+            // Nothing accepts connections, but the listener keeps the address in use.
             spawn_local(async move {
                 let _kept = listener;
                 std::future::pending().await
@@ -281,7 +281,7 @@ impl FakeApiServer {
             .to_owned()
     }
 
-    /// A pod's container ends.
+    /// Makes a pod's container end.
     pub fn end(&self, pod: &str, exit: i32, reason: &str, words: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let state = json!({"terminated": {"exitCode": exit, "reason": reason, "message": words,
@@ -291,7 +291,7 @@ impl FakeApiServer {
         self.set_status(pod, &status);
     }
 
-    /// The pod's node evicts it.
+    /// Makes the pod's node evict it.
     pub fn evict(&self, pod: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let why = "The node was low on resource: memory.";
@@ -308,7 +308,7 @@ impl FakeApiServer {
 
     async fn run_job(&self, job: &str, fate: Fate) {
         sleep(STEP).await;
-        // It may be deleted by now.
+        // A client may have deleted it by now.
         let Some(object) = self.get("jobs", job) else {
             return;
         };

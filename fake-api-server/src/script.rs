@@ -1,5 +1,5 @@
-//! Faults between a plane and its API server, for a number of requests of a kind.
-//! It holds no object; the server asks it before each answer.
+//! Faults between a control plane and its API server, for a number of requests of one kind.
+//! It holds no object; the server asks it for a fault before each answer.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::store::{Refusal, refusal};
 
-/// Which requests; a field that is none matches all.
+/// Selects requests; a field that is none matches all requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Which {
     pub verb: Option<&'static str>,
-    /// With its subresource: `functions/status`.
+    /// With the subresource, for instance `functions/status`.
     pub resource: Option<&'static str>,
 }
 
@@ -36,35 +36,35 @@ pub const fn of(verb: &'static str, resource: &'static str) -> Which {
     }
 }
 
-/// What the server does in place of an answer.
+/// What the server does in place of its usual answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The request is not done, and gets this answer.
+    /// The request is not carried out, and gets this answer.
     Answer {
         refusal: Refusal,
         retry_after_s: Option<u32>,
     },
-    /// The request is done, but the answer is this error status.
+    /// The request is carried out, but the answer is this error status.
     DoneAnswer(u16),
-    /// The request is not done, and the connection is closed.
+    /// The request is not carried out, and the connection is closed.
     Close,
-    /// The request is done, and the connection is closed within the answer.
+    /// The request is carried out, and the connection is closed in the middle of the answer.
     CutAnswer,
-    /// The request is done, and the connection is closed without an answer.
+    /// The request is carried out, and the connection is closed without an answer.
     LoseAnswer,
-    /// The request is not done, and never answered.
+    /// The request is not carried out and never answered.
     Hang,
-    /// The request is done and answered after a delay.
+    /// The request is carried out and answered after a delay.
     Late(Duration),
-    /// The request is done after a delay, and never answered.
+    /// The request is carried out after a delay and never answered.
     DoneLate(Duration),
-    /// A watch ends as soon as it has begun.
+    /// The watch ends as soon as it has begun.
     EndAtOnce,
-    /// A watch sends an event that says that its version is too old.
+    /// The watch sends an ERROR event, which says that its version is too old.
     ExpireByEvent,
-    /// A watch begins and never sends an event.
+    /// The watch begins and never sends an event.
     Mute,
-    /// A watch breaks off within its first line.
+    /// The connection of the watch closes in the middle of its first line.
     CutLine,
 }
 
@@ -98,10 +98,10 @@ pub fn too_many(retry_after_s: u32) -> Fault {
     }
 }
 
-/// The words of a quota.
+/// The message of a quota's admission plugin.
 pub const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2";
 
-/// What a test wants to go wrong.
+/// The faults that a test asked for.
 #[derive(Default)]
 pub(crate) struct Script {
     faults: Vec<(Which, usize, Fault)>,
@@ -125,7 +125,7 @@ impl Script {
     }
 }
 
-/// A request as the server saw it.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub at: tokio::time::Instant,

@@ -1,5 +1,5 @@
 //! A scripted API server over plain HTTP on loopback: it lists, watches, gets, creates, updates,
-//! patches and deletes the objects that a plane uses, records every request, and produces the
+//! patches and deletes the objects that a control plane uses, records every request, and produces the
 //! faults of a script. It runs on the test's own thread, so that the test controls the time.
 
 use std::cell::{Cell, RefCell};
@@ -24,17 +24,17 @@ use crate::watch;
 #[derive(Clone)]
 pub struct FakeApiServer(pub(crate) Rc<State>);
 
-/// What its tasks share.
+/// The state that the server's tasks share.
 pub(crate) struct State {
     pub(crate) store: RefCell<Store>,
     pub(crate) asked: RefCell<Vec<Asked>>,
-    /// Requests that hung until the client closed the connection, with the time of that.
+    /// Requests that hung until the client closed the connection, and when it did.
     given_up: RefCell<Vec<(&'static str, String, Instant)>>,
     pub(crate) kubelet: Kubelet,
     pub(crate) changed: Notify,
-    /// The delay of the events of watches.
+    /// The delay of the events that watches send.
     pub(crate) watch_delay: Cell<Duration>,
-    /// Objects in one page of a list, at the most.
+    /// The largest number of objects in one page of a list.
     pub(crate) page: Cell<usize>,
     pub(crate) watches: RefCell<Vec<String>>,
     script: RefCell<Script>,
@@ -69,7 +69,7 @@ impl FakeApiServer {
         format!("http://{}", self.0.address.get())
     }
 
-    /// Listens at the same address as before.
+    /// Listens again at the same address.
     pub async fn come_back(&self) {
         let listener = TcpListener::bind(self.0.address.get()).await;
         let listener = listener.expect("the port is free");
@@ -102,7 +102,7 @@ impl FakeApiServer {
             .for_each(|task| task.abort());
     }
 
-    /// Closes all connections. From then on it closes new ones at once, or serves them again.
+    /// Closes all connections. After that it closes new connections at once if `is_slamming`, or serves them.
     pub async fn slam(&self, is_slamming: bool) {
         self.0.is_slamming.set(is_slamming);
         self.leave();
@@ -110,27 +110,27 @@ impl FakeApiServer {
         self.come_back().await;
     }
 
-    /// Tells of changes so much later from now on.
+    /// Delays the events of all watches by this time from now on.
     pub fn delay_watches(&self, delay: Duration) {
         self.0.watch_delay.set(delay);
     }
 
-    /// Puts so many objects at most into a page of a list from now on.
+    /// Limits the number of objects in one page of a list from now on.
     pub fn limit_page(&self, objects: usize) {
         self.0.page.set(objects);
     }
 
-    /// The resources that are watched, each as often as there are watches of it.
+    /// The resources with an open watch, once for each watch.
     pub fn watched(&self) -> Vec<String> {
         self.0.watches.borrow().clone()
     }
 
-    /// How many connections were accepted so far.
+    /// How many connections the server has accepted so far.
     pub fn accepted(&self) -> usize {
         self.0.accepted.get()
     }
 
-    /// The next `times` requests of a kind get a fault.
+    /// Gives a fault to the next `times` requests of a kind.
     pub fn script(&self, which: Which, times: usize, fault: Fault) {
         self.0.script.borrow_mut().add(which, times, fault);
     }
@@ -140,7 +140,7 @@ impl FakeApiServer {
         self.0.script.borrow_mut().clear();
     }
 
-    /// The requests of a kind so far.
+    /// The requests of a kind that it received so far.
     pub fn asked(&self, which: Which) -> Vec<Asked> {
         let asked = self.0.asked.borrow();
         let of = asked
@@ -162,7 +162,7 @@ impl FakeApiServer {
         of.map(|(_, _, at)| *at).collect()
     }
 
-    /// Forgets what was asked so far.
+    /// Clears the record of requests.
     pub fn forget_asked(&self) {
         self.0.asked.borrow_mut().clear();
     }
@@ -198,40 +198,40 @@ impl FakeApiServer {
         added.count()
     }
 
-    /// Creates an object, as a client other than the plane does.
+    /// Creates an object, as another client than the control plane would.
     pub fn create(&self, resource: &str, object: Value) -> Value {
         let created = self.0.store.borrow_mut().create(resource, object);
         self.0.changed.notify_waiters();
         created.expect("it is new")
     }
 
-    /// Edits an object, as a client other than the plane does.
+    /// Edits an object, as another client than the control plane would.
     pub fn edit(&self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         assert!(self.get(resource, name).is_some(), "there is no {name}");
         self.0.store.borrow_mut().edit(resource, name, edit);
         self.0.changed.notify_waiters();
     }
 
-    /// Removes an object at once, as a client other than the plane does.
+    /// Removes an object at once, as another client than the control plane would.
     pub fn remove(&self, resource: &str, name: &str) {
         let removed = self.0.store.borrow_mut().remove(resource, name);
         assert!(removed.is_ok(), "there is no {name}");
         self.0.changed.notify_waiters();
     }
 
-    /// A watch that begins at a version from before now expires.
+    /// Makes watches expire that begin at a version from before now.
     pub fn forget_history(&self) {
         let mut store = self.0.store.borrow_mut();
         store.oldest = store.version();
     }
 
-    /// All watches have expired.
+    /// Makes all watches expire.
     pub fn compact(&self) {
         self.0.store.borrow_mut().compact();
     }
 
     async fn serve(self, stream: TcpStream) {
-        // The tests' clock would not wait for a line that the kernel holds back (Nagle).
+        // The paused test clock does not wait for a segment that the kernel holds back (Nagle's algorithm).
         stream.set_nodelay(true).expect("a TCP stream");
         let mut stream = BufReader::new(stream);
         while let Some(request) = read_request(&mut stream).await {
@@ -241,7 +241,7 @@ impl FakeApiServer {
         }
     }
 
-    /// Whether the connection is kept.
+    /// Answers a request; returns whether the connection stays open.
     async fn answer(&self, request: Request, stream: &mut BufReader<TcpStream>) -> bool {
         let asked = request.asked(Instant::now());
         let (verb, resource) = (asked.verb, asked.resource.clone());

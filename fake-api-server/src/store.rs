@@ -1,5 +1,5 @@
-//! The scripted API server's memory: objects with versions, and the history of their changes.
-//! It never acts by itself: the server answers requests from it, and the kubelet changes it.
+//! The objects of the fake API server with their versions, and the history of their changes.
+//! It starts no task: the server answers requests from it, and the kubelet changes it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,7 +16,7 @@ pub(crate) struct Happened {
     pub(crate) at: Instant,
 }
 
-/// A refusal in the API's form, with its code.
+/// The code and the body of a refusal, in the form of the API.
 pub(crate) type Refusal = (u16, Value);
 
 pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> Refusal {
@@ -25,14 +25,14 @@ pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> Refusal {
     (code, status)
 }
 
-/// Objects by resource and name.
+/// The objects by resource and name.
 #[derive(Default)]
 pub(crate) struct Store {
     objects: BTreeMap<(String, String), Value>,
     version: u64,
     uids: HashMap<String, u32>,
     pub(crate) history: Vec<Happened>,
-    /// A watch from a version before this one has expired.
+    /// A watch that begins at an earlier version has expired.
     pub(crate) oldest: u64,
 }
 
@@ -145,7 +145,7 @@ impl Store {
     ) -> Result<Value, Refusal> {
         let there = self.existing(resource, name)?.clone();
         let mut object = there.clone();
-        // A patch of the object writes only its spec, and one of the status only the status; an
+        // A patch of the object changes only its spec, and a patch of the status only the status. An
         // Event has neither.
         if resource == "events" {
             merge(&mut object, patch);
@@ -175,7 +175,7 @@ impl Store {
         self.get(resource, name).ok_or_else(why)
     }
 
-    /// Changes an object in any way; does nothing if it does not exist.
+    /// Edits an object; does nothing if it does not exist.
     pub(crate) fn edit(&mut self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         let Some(before) = self.get(resource, name).cloned() else {
             return;
@@ -208,7 +208,7 @@ impl Store {
         Ok(self.happened(resource, "DELETED", object))
     }
 
-    /// Forgets what happened so far, as a compaction does.
+    /// Clears the history, as a compaction of etcd does.
     pub(crate) fn compact(&mut self) {
         self.version += 1;
         self.oldest = self.version;
@@ -216,7 +216,7 @@ impl Store {
     }
 }
 
-/// RFC 7386.
+/// A JSON merge patch (RFC 7386).
 fn merge(base: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *base = patch.clone();
@@ -234,7 +234,7 @@ fn merge(base: &mut Value, patch: &Value) {
     }
 }
 
-/// Whether labels match a selector: `a=b`, `a!=b` and `a`.
+/// Whether an object's labels match a selector of the terms `a=b`, `a!=b` and `a`.
 pub fn selects(selector: &str, object: &Value) -> bool {
     let label = |name: &str| object["metadata"]["labels"][name].as_str();
     let terms = selector.split(',').filter(|term| !term.is_empty());
@@ -249,7 +249,7 @@ pub fn selects(selector: &str, object: &Value) -> bool {
     })
 }
 
-/// Whether fields match a selector: `path=value`.
+/// Whether an object's fields match a selector of terms `path=value`.
 pub(crate) fn has_fields(selector: &str, object: &Value) -> bool {
     let terms = selector.split(',').filter(|term| !term.is_empty());
     terms.into_iter().all(|term| {

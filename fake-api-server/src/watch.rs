@@ -1,5 +1,5 @@
-//! Watches: what happened to objects, line by line as it happens, and the ways in which that
-//! breaks. The server begins them.
+//! Watches: they send the changes of objects, one line for each change, or fail as a script says. The
+//! server begins them.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,7 +24,7 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A watch that does not work; never keeps the connection after half a line.
+/// A watch that fails; returns whether the connection stays open, which it does not after half a line.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),
@@ -42,14 +42,14 @@ pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> 
     };
     let is_written = stream.write_all(text.as_bytes()).await.is_ok();
     if matches!(fault, Fault::Mute) {
-        // Until the client has enough of it.
+        // Wait until the client closes the connection.
         let _ = stream.fill_buf().await;
         return false;
     }
     is_written && !matches!(fault, Fault::CutLine)
 }
 
-/// Tells what happens until its time is over or the client is gone.
+/// Sends the changes until the watch's time is over or the client is gone.
 pub(crate) async fn watch(
     server: &FakeApiServer,
     request: &Request,
@@ -81,7 +81,7 @@ pub(crate) async fn watch(
             }
         }
         if Instant::now() >= until {
-            // How far it came, also where nothing was to be told.
+            // The bookmark gives the version that was reached, even if no event was sent.
             let version = reached.to_string();
             let object = json!({"kind": kind_of(&request.resource).1, "apiVersion":
                 kind_of(&request.resource).0, "metadata": {"resourceVersion": version}});
@@ -94,7 +94,7 @@ pub(crate) async fn watch(
         }
         let again = next.unwrap_or(until).min(until);
         let wait = first_of(first_of(changed, sleep_until(again)), async {
-            // A client says nothing more but that it is gone.
+            // The client sends nothing more, so this ends when it closes the connection.
             let _ = stream.fill_buf().await;
         });
         if wait.await == Which::Second {
@@ -103,7 +103,7 @@ pub(crate) async fn watch(
     }
 }
 
-/// What may be told by now, and when there will be more.
+/// The events that may be sent by now, and when the next one may be sent.
 fn due(
     server: &FakeApiServer,
     request: &Request,
@@ -127,7 +127,7 @@ fn due(
     (events, None)
 }
 
-/// Counts a watch while it is open.
+/// Lists the resource in `watches` while the watch is open.
 struct Open<'a>(&'a FakeApiServer, String);
 
 impl<'a> Open<'a> {
