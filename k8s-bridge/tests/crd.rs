@@ -1,5 +1,5 @@
-//! The CRD in the manifests is the one that the Rust types make.
-//! To write it anew: `NANOFAAS_WRITE_CRD=1 cargo test -p nanofaas-k8s-bridge --test crd`.
+//! Checks that the CRD in the manifests is the one that the Rust types give.
+//! To write the file again: `NANOFAAS_WRITE_CRD=1 cargo test -p nanofaas-k8s-bridge --test crd`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -141,7 +141,7 @@ fn status() -> Value {
     })
 }
 
-/// The parts of a condition are Kubernetes' own.
+/// The schema of a list of Kubernetes conditions.
 fn conditions() -> Value {
     let mut status = text("True or False.");
     status["enum"] = json!(["True", "False", "Unknown"]);
@@ -214,7 +214,7 @@ fn the_schema_has_no_defaults() {
 fn every_field_says_what_it_is() {
     fn look(schema: &Value, path: &str, missing: &mut Vec<String>) {
         let text = schema["description"].as_str().unwrap_or_default();
-        // Items of a list are named by their list.
+        // The items of a list need no description, because the list has one.
         if text.is_empty() && !path.ends_with("[]") {
             missing.push(path.to_owned());
         }
@@ -231,7 +231,7 @@ fn every_field_says_what_it_is() {
     let mut missing = Vec::new();
     look(schema, "fn", &mut missing);
     assert!(missing.is_empty(), "without a description: {missing:?}");
-    // The paths of the scale subresource have to be there, or the API server refuses it.
+    // The API server refuses a CRD if the paths of its scale subresource do not exist.
     let paths = crd["spec"]["versions"][0]["subresources"]["scale"].as_object();
     for (name, path) in paths.expect("a scale subresource") {
         let path = path.as_str().expect("a path").replace('.', "/properties/");

@@ -1,6 +1,6 @@
-//! The bridge to Kubernetes against a scripted API server, as named scenarios: what a cluster
-//! does, and what goes wrong with it. No test of it needs a cluster, and none waits for a clock:
-//! time goes on when nothing else does.
+//! The bridge to Kubernetes against a fake API server, as named scenarios: what a cluster does, and
+//! what goes wrong with it. These tests need no cluster and wait for no real clock: time is paused,
+//! and advances when no task can run.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! What becomes of pods that an earlier plane left: adopted, replaced or deleted, and the plane
-//! begins whatever they do.
+//! What happens to pods that an earlier control plane left: they are adopted, replaced or deleted, and the
+//! control plane begins in every case.
 
 use nanofaas_core::event::Order;
 use nanofaas_fake_api_server::kubelet::Fate;
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
-/// A WARM function that wants so many pods.
+/// A WARM function with `minReplicas` pods.
 fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
     spec
 }
 
-/// The pods that a plane before made of a function, running.
+/// Lets an earlier control plane start this many pods of a function; returns their names.
 async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<String> {
     server.create("functions", object(wanting(name, count)));
     let mut before = ClusterFixture::scheduled(server);
@@ -29,7 +29,7 @@ async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<S
     server.names("pods")
 }
 
-/// As the function's status says.
+/// The number of ready pods in the function's status.
 fn ready_pods(server: &FakeApiServer, name: &str) -> u64 {
     let function = server.get("functions", name);
     function.unwrap_or_default()["status"]["readyPods"]
@@ -242,10 +242,10 @@ fn a_silent_pod_is_deleted_after_its_calls() {
         fixture.ready().await;
         let began = tokio::time::Instant::now();
         until("it is deleted", || !server.names("pods").contains(&pods[0])).await;
-        // Five seconds for the first answer, then the function's timeoutMs, a second, and ten.
+        // 5 s for the first answer, and then the grace period: the function's timeoutMs (1 s) and 10 s.
         let took = began.elapsed().as_secs();
         assert!((15..20).contains(&took), "{took} s");
-        // One that goes by itself is not asked for either.
+        // A pod that ends by itself is not probed any more.
         let pods = server.names("pods");
         server.set_busy(&pods[0], true);
         fixture.end();
@@ -304,7 +304,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
         let pods = pods_of_before(&server, "f", 2).await;
         let mut first = ClusterFixture::scheduled(&server);
         first.ready().await;
-        // More than maxReplicas.
+        // `minReplicas` is larger than `maxReplicas`.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(99);
         });
@@ -326,7 +326,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
             (&json!("False"), &json!("True"))
         );
         assert_eq!(conditions[1]["observedGeneration"], 1);
-        // Mended, nothing of it is left.
+        // After the correction the status keeps no `acceptedSpec`.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
         });

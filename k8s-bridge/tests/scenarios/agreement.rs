@@ -1,5 +1,5 @@
-//! A plane with functions and pods, and whether its table, its pods and the cluster agree. Tests of
-//! an API server in trouble ask so afterwards.
+//! A control plane with functions and pods, and a check that its table, its pods and the cluster agree.
+//! Tests of a failing API server use the check at their end.
 
 use nanofaas_fake_api_server::name_of;
 use nanofaas_fake_api_server::script::Which;
@@ -29,7 +29,7 @@ pub(crate) fn pods_of(server: &FakeApiServer, function: &str) -> Vec<Value> {
     of.collect()
 }
 
-/// A plane with three functions, of which `a` has one pod and `b` two.
+/// A control plane with three functions; `a` has one pod, `b` two, and `c` none.
 pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     for spec in [wanting("a", 1), wanting("b", 2), warm("c")] {
         server.create("functions", object(spec));
@@ -40,7 +40,7 @@ pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     fixture
 }
 
-/// Whether the table has the cluster's functions, and each its pods, running.
+/// Whether the table has the cluster's functions, and each function has its pods, running.
 fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
     let server = &fixture.server;
     let functions = server.objects("functions");
@@ -73,7 +73,7 @@ fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
         && server.names("pods").len() == count
 }
 
-/// They agree, and go on to.
+/// Waits until table and cluster agree, and checks that they stay so for 10 s.
 pub(crate) async fn agree(fixture: &ClusterFixture, wanted: &[(&str, usize)]) {
     until("table and cluster agree", || is_agreed(fixture, wanted)).await;
     for _ in 0..20 {
@@ -82,7 +82,7 @@ pub(crate) async fn agree(fixture: &ClusterFixture, wanted: &[(&str, usize)]) {
     }
 }
 
-/// Things that happen while the plane cannot see them.
+/// Changes the cluster while the control plane cannot see it.
 pub(crate) async fn meanwhile(server: &FakeApiServer) {
     server.remove("functions", "c");
     server.create("functions", object(wanting("d", 1)));

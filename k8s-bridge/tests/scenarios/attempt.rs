@@ -1,4 +1,5 @@
-//! Attempts of JOB calls, as the io thread that owns them begins and ends them, and what it hears.
+//! Attempts of JOB calls: the test begins and ends them as the io thread that owns the call does, and reads
+//! the messages to it.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(crate) fn call(index: u32) -> CallId {
     }
 }
 
-/// A plane with a JOB function.
+/// A control plane with a JOB function.
 pub(crate) async fn with_function(server: &FakeApiServer) -> (ClusterFixture, Arc<Function>) {
     let mut fixture = ClusterFixture::acting(server).await;
     let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});
@@ -62,7 +63,7 @@ pub(crate) fn stop(fixture: &ClusterFixture, call: CallId, stamps: Option<ReadyS
     });
 }
 
-/// Waits until the io thread hears that the container runs.
+/// Waits until the io thread gets the message that the container runs.
 pub(crate) async fn started(fixture: &ClusterFixture, of: CallId) {
     loop {
         match fixture.message(1).await {

@@ -1,4 +1,5 @@
-//! The beginning: what is asked in which order, what of earlier planes is ended, what is waited for.
+//! How the bridge begins: the order of its requests, what it deletes of earlier control planes, and what it
+//! waits for.
 
 use nanofaas_core::message::Reply;
 use nanofaas_fake_api_server::name_of;
@@ -167,12 +168,13 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         let owner = &pod["metadata"]["ownerReferences"][0];
         assert_eq!(owner["kind"], "Deployment");
         assert_eq!(owner["uid"], "uid-plane");
-        // Else `kubectl drain` would not move it.
+        // Without a controller, `kubectl drain` would not move the pod.
         assert_eq!(owner["controller"], true);
     });
 }
 
-/// The cluster looks for an owner in the namespace of what it owns, and collects what has none there.
+/// The garbage collector looks for an owner only in the dependent's namespace, and deletes the dependent if the
+/// owner is not there.
 #[test]
 fn nothing_is_owned_from_another_namespace() {
     scenario(|server| async move {

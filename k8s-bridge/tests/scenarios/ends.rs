@@ -48,7 +48,7 @@ fn a_stopped_pod_is_down_once_deleted() {
         assert_eq!(deleted[0].name, name);
         assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
         assert_eq!(server.names("pods"), [other]);
-        // An order for a pod that is gone is answered with its end.
+        // An order for a pod that is gone is answered with the pod's end.
         for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
             fixture.rings.order(order);
             fixture.down(place).await;
@@ -171,7 +171,7 @@ fn a_pod_that_stays_is_dropped_after_grace() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         let (place, _) = fixture.running(&function).await;
-        // Its node is lost, for instance.
+        // The pod does not end in time, for instance because its node is lost.
         server.kubelet().lingering.set(Duration::from_secs(150));
         let began = tokio::time::Instant::now();
         fixture.rings.order(Order::Stop { pod: place });

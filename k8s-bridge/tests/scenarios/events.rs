@@ -1,4 +1,4 @@
-//! Events on functions: what happened, counted, and never more than a few writes.
+//! Events on functions: they say what happened, count repetitions, and never cost more than a few writes.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::ready::{is_ready, wanting};
 
-/// The Events of a function with a reason.
+/// The Events of a function with this reason.
 fn events(server: &FakeApiServer, function: &str, reason: &str) -> Vec<Value> {
     let all = server.objects("events").into_iter();
     let of = all
@@ -37,7 +37,7 @@ fn a_functions_events_are_on_its_object() {
         assert_eq!(accepted["type"], "Normal");
         let of = &accepted["involvedObject"];
         let function = server.get("functions", "f").expect("there");
-        // `kubectl describe` looks for these four.
+        // `kubectl describe` selects Events by these four fields.
         assert_eq!(of["kind"], "Function");
         assert_eq!(of["apiVersion"], "nanofaas.io/v1");
         assert_eq!(of["uid"], function["metadata"]["uid"]);
@@ -117,7 +117,7 @@ fn a_crash_loop_is_one_event_that_counts() {
                 "{between:?}"
             );
         }
-        // One that the cluster forgot begins anew.
+        // If the cluster has removed an Event, the next one is created anew.
         server.remove(
             "events",
             failed[0]["metadata"]["name"].as_str().expect("a name"),
@@ -146,7 +146,7 @@ fn refused_events_delay_nothing_else() {
         let function = fixture.warm("g").await;
         fixture.running(&function).await;
         assert!(server.names("events").is_empty());
-        // What waits is bounded; what comes later is written when the server takes it again.
+        // The number of waiting Events is bounded; later Events are written once the server accepts them again.
         server.mend();
         let function = fixture.warm("h").await;
         until("what was full is empty", || {

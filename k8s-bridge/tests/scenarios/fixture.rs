@@ -1,5 +1,5 @@
-//! A plane in a test's hands: a bridge to the scripted API server, with a real desk. Time is the
-//! test's: it goes on when nothing else does, so that a wait costs next to nothing.
+//! A control plane under a test's control: a bridge to the fake API server, with a real desk. Time is
+//! paused: it advances when no task can run, so that a wait costs next to nothing.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::rings::{LOOK, OWN_ACCOUNT, Rings, desk_and_rings};
 
-/// Longest wait for anything, of the test's time.
+/// The longest wait for a condition, in the test's time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -34,7 +34,7 @@ thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs a test on a thread of its own time; a panic in any task of it is its failure.
+/// Runs a test on a thread with paused time; a panic in any of its tasks fails the test.
 pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) -> F) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -57,7 +57,7 @@ pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) 
     assert_eq!(PANICS.get(), 0, "a task panicked");
 }
 
-/// Waits until something is so.
+/// Waits until `is_so` holds; `what` names the condition.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
@@ -66,12 +66,12 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Lets time pass.
+/// Lets the test's time pass.
 pub(crate) async fn pass(seconds: f64) {
     sleep(Duration::from_secs_f64(seconds)).await;
 }
 
-/// What the test holds of a plane.
+/// The parts of a control plane that a test holds.
 pub(crate) struct ClusterFixture {
     pub(crate) server: FakeApiServer,
     pub(crate) desk: Rc<RefCell<Desk>>,
@@ -86,7 +86,7 @@ pub(crate) struct ClusterFixture {
     own_pod: Option<OwnPod>,
     pub(crate) start_timeout: Duration,
     pub(crate) seeds: Vec<Value>,
-    /// Where a default podTemplate may be.
+    /// The path of the default podTemplate, if there is one.
     pub(crate) pod_template: Option<PathBuf>,
 }
 
@@ -108,19 +108,19 @@ impl Drop for ClusterFixture {
 }
 
 impl ClusterFixture {
-    /// A plane that is not running yet, whose scheduler is the test's word.
+    /// A control plane that has not begun. The test sends the scheduler's orders.
     pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
     }
 
-    /// The same, begun.
+    /// The same, after it has begun to act.
     pub(crate) async fn acting(server: &FakeApiServer) -> Self {
         let mut fixture = Self::new(server);
         fixture.ready().await;
         fixture
     }
 
-    /// One with a scheduler of its own.
+    /// A control plane with a real scheduler.
     pub(crate) fn scheduled(server: &FakeApiServer) -> Self {
         Self::with(server, true)
     }
@@ -146,27 +146,27 @@ impl ClusterFixture {
         }
     }
 
-    /// Another Pod's plane.
+    /// Makes it the control plane of another Pod.
     pub(crate) fn named(mut self, holder: &str) -> Self {
         self.own_pod = Some(own_pod(&format!("pod-of-{holder}"), holder));
         self
     }
 
-    /// Its own Pod is in another namespace than functions are.
+    /// Puts its own Pod into another namespace than the functions.
     pub(crate) fn at_home_in(mut self, namespace: &str) -> Self {
         let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
         own_pod.namespace = Some(namespace.to_owned());
         self
     }
 
-    /// One whose service account is this.
+    /// Sets its service account.
     pub(crate) fn under(mut self, account: &str) -> Self {
         let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
         own_pod.service_account = Some(account.to_owned());
         self
     }
 
-    /// One that runs outside the cluster.
+    /// Makes it run outside the cluster.
     pub(crate) fn outside(mut self) -> Self {
         self.own_pod = None;
         self
@@ -189,7 +189,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Builds the bridge, around the same desk and memory each time.
+    /// Builds a bridge, each time around the same desk and memory.
     pub(crate) fn begin(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let (config, memory, desk) = (self.config(), self.memory.clone(), self.desk.clone());
@@ -203,7 +203,7 @@ impl ClusterFixture {
                 heard.deposed().await;
                 is_deposed.set(true);
             });
-            // It looks often, so nothing has to wake it.
+            // The pause is short, so nothing has to wake the loop.
             let pause = async |_| sleep(LOOK).await;
             attend(&desk, |work| bridge.take(work), pause).await;
         };
@@ -211,7 +211,7 @@ impl ClusterFixture {
         self.running = Some(spawn_local(async move { tasks.run_until(living).await }));
     }
 
-    /// Why it cannot be built.
+    /// Tries to build the bridge; returns why that fails.
     pub(crate) async fn refusal(&self) -> String {
         let (memory, desk) = (self.memory.clone(), self.desk.clone());
         let built = KubernetesBridge::open(self.config(), memory, desk).await;
@@ -240,13 +240,13 @@ impl ClusterFixture {
         bridge.expect("it runs").stop().await;
     }
 
-    /// Begins, and waits until it acts.
+    /// Begins, and waits until the bridge is ready.
     pub(crate) async fn ready(&mut self) {
         self.begin();
         until("the plane is ready", || self.is_ready()).await;
     }
 
-    /// Names of registered functions, and the images that they run.
+    /// The names of the registered functions, with their images.
     pub(crate) fn table(&self) -> Vec<(String, String)> {
         let desk = self.desk.borrow();
         let all = desk.functions().iter();
@@ -264,7 +264,7 @@ impl ClusterFixture {
         self.desk.borrow().functions()[name].clone()
     }
 
-    /// Sends a request; `reply` gives the answer.
+    /// Sends a request; returns the token with which `reply` waits for the answer.
     pub(crate) fn request(&mut self, request: Request) -> u64 {
         self.token += 1;
         let reply = ReplyTo {
@@ -275,7 +275,7 @@ impl ClusterFixture {
         self.token
     }
 
-    /// The answer to a request, if it is there.
+    /// The answer to a request, if it has come.
     pub(crate) fn try_reply(&self, token: u64) -> Option<Reply> {
         let mut messages = self.rings.messages.borrow_mut();
         let is_it =
@@ -302,12 +302,12 @@ impl ClusterFixture {
         self.reply(token).await
     }
 
-    /// A function as the API registers it.
+    /// Registers a function, as a client of the HTTP API does.
     pub(crate) async fn register(&mut self, spec: Value, replace: bool) -> Reply {
         self.ask(registration(spec, replace)).await
     }
 
-    /// A WARM function of an image `i:1`, registered.
+    /// Registers a WARM function with the image `i:1`.
     pub(crate) async fn warm(&mut self, name: &str) -> Arc<Function> {
         let reply = self.register(warm(name), false).await;
         match reply {
@@ -317,7 +317,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Orders a pod.
+    /// Orders the start of a pod.
     pub(crate) fn start(&self, function: &Function) -> PodId {
         let pod = self.rings.place();
         let lane = function.lane;
@@ -329,7 +329,7 @@ impl ClusterFixture {
         pod
     }
 
-    /// A pod that takes calls, and its name.
+    /// Starts a pod and waits until it takes calls; returns its id and its name.
     pub(crate) async fn running(&mut self, function: &Function) -> (PodId, String) {
         let before = self.server.names("pods");
         let pod = self.start(function);
@@ -340,7 +340,7 @@ impl ClusterFixture {
         (pod, new.pop().expect("a pod"))
     }
 
-    /// How often an object of a kind was created.
+    /// How many objects of a resource were requested to be created.
     pub(crate) fn created(&self, resource: &'static str) -> usize {
         self.server.count(of("create", resource))
     }
@@ -351,7 +351,7 @@ pub(crate) fn registration(spec: Value, replace: bool) -> Request {
     Request::Register { draft, replace }
 }
 
-/// A WARM function that wants no pod by itself.
+/// A WARM function with `minReplicas` 0.
 pub(crate) fn warm(name: &str) -> Value {
     json!({"name": name, "image": "i:1", "executionMode": "WARM", "timeoutMs": 1000,
         "scalingConfig": {"minReplicas": 0, "maxReplicas": 4}})

@@ -1,5 +1,5 @@
-//! The registry's home in the cluster, as others write it: the table follows, also where news is
-//! late, doubled, or of what the API has changed since.
+//! Functions that other clients change in the cluster: the table follows, even if updates are late or repeated,
+//! or are older than a change through the API.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn an_invalid_edit_keeps_the_last_accepted_spec() {
         })
         .await;
         assert!(fixture.knows("f", "i:2"));
-        // A wrong one that was never accepted can be deleted through the API, too.
+        // The API can also delete an invalid function that was never accepted.
         server.create(
             "functions",
             object(json!({"name": "g", "executionMode": "WARM"})),
@@ -152,7 +152,7 @@ fn a_function_others_remade_is_the_new_one() {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
         pass(1.0).await;
-        // Between two watches, so that one list is all that the plane sees of it.
+        // Change the cluster while no watch is open, so that the control plane sees only the next list.
         server.slam(true).await;
         server.remove("functions", "f");
         server.create("functions", object(of_image("f", "i:2")));
@@ -191,7 +191,7 @@ fn a_function_made_during_a_list_survives() {
         for number in 0..3 {
             server.create("functions", object(warm(&format!("m{number}"))));
         }
-        // The second page comes late: what is created before it is in none, or may not be.
+        // The second page comes late: it need not contain an object that is created before it.
         server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
         server.script(
             of("list", "functions"),

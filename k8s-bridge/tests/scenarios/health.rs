@@ -1,5 +1,5 @@
-//! When a warm pod is ready, and well: at the path that its function names, by 2xx, or by a server that knows
-//! no such path.
+//! When a warm pod is ready and well: it answers 2xx at its function's health path, or its server does not
+//! know that path.
 
 use nanofaas_core::event::Order;
 use nanofaas_core::message::Reply;
@@ -16,7 +16,7 @@ fn a_pod_is_asked_at_its_functions_path() {
         let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             panic!("it is not taken");
         };
-        // Elsewhere the pod answers with a status that is not ready.
+        // At other paths the pod answers 421, which does not count as ready.
         server
             .kubelet()
             .health_path

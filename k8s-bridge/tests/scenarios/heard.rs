@@ -1,5 +1,5 @@
-//! What a plane says: to the scheduler of its pods, to io threads of their addresses and ends. Each
-//! of these waits for the next thing said, and fails where that is another.
+//! The bridge's messages: to the scheduler about its pods, to io threads about the pods' addresses and
+//! ends. Each function here waits for the next message, and fails if it is of another kind.
 
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
@@ -27,7 +27,7 @@ impl ClusterFixture {
         loop {
             match self.event().await {
                 Event::PodUp(up) => return assert_eq!(up, pod),
-                // What held it up was mended.
+                // The reason of a delay has passed.
                 Event::StartHeldUp { why: None, .. } => {}
                 Event::StartFailed { failure, .. } => panic!("{failure:?}"),
                 _ => panic!("another event than PodUp"),
@@ -50,7 +50,7 @@ impl ClusterFixture {
         }
     }
 
-    /// How a start failed, whatever held it up before.
+    /// How a start failed, after any reports of a delay.
     pub(crate) async fn failure(&self, pod: PodId) -> StartFailure {
         loop {
             match self.event().await {
@@ -64,7 +64,7 @@ impl ClusterFixture {
         }
     }
 
-    /// What holds a start up.
+    /// The reason of a delay of a start.
     pub(crate) async fn held_up(&self, pod: PodId) -> String {
         match self.event().await {
             Event::StartHeldUp { pod: of, why } => {
@@ -76,7 +76,7 @@ impl ClusterFixture {
         }
     }
 
-    /// The next thing that an io thread hears.
+    /// The next message to an io thread.
     pub(crate) async fn message(&self, thread: usize) -> Message {
         let mut found = None;
         until("the io thread hears something", || {
@@ -87,7 +87,7 @@ impl ClusterFixture {
         found.expect("there")
     }
 
-    /// Where all io threads were told that a pod is.
+    /// The address of a pod, which all io threads get.
     pub(crate) async fn address(&self, pod: PodId) -> String {
         let mut known = String::new();
         for thread in 0..IO_THREADS {
@@ -106,7 +106,7 @@ impl ClusterFixture {
         known
     }
 
-    /// How all io threads were told that a pod ended.
+    /// The end of a pod, which all io threads get.
     pub(crate) async fn gone(&self, pod: PodId) -> PodEnd {
         let mut known = None;
         for thread in 0..IO_THREADS {

@@ -1,4 +1,4 @@
-//! Jobs: how they are made, how each end without a callback is told, and that none is left.
+//! Jobs: how they are created, how each end without a callback is reported, and that none is left over.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ fn a_retried_pull_is_reported_and_ends_nothing() {
         };
         assert_eq!(*told, format!("ErrImagePull: {refused}"));
         let pod = only_pod(&server).await;
-        // No second word on the same.
+        // The same reason is not reported again.
         server.waits(&pod, "ImagePullBackOff", "Back-off pulling image \"i\"");
         pass(10.0).await;
         let quiet = |message: &Message| {
@@ -234,7 +234,7 @@ fn an_answered_job_may_exit_before_deletion() {
         server.end(&pod, 0, "Completed", "");
         nothing_left(&server).await;
         assert_eq!(server.count(of("delete", "pods")), 0);
-        // One that does not is not waited for long.
+        // The bridge does not wait long for a container that does not exit.
         start(&fixture, &function, call(2));
         started(&fixture, call(2)).await;
         stop(&fixture, call(2), Some(ReadyStamps::default()));
@@ -248,20 +248,20 @@ fn an_answered_job_may_exit_before_deletion() {
 fn a_cancelled_job_is_deleted_wherever_it_is() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
-        // While it is created.
+        // Stop it while it is being created.
         server.script(of("create", "jobs"), 1, Fault::Late(Duration::from_secs(3)));
         start(&fixture, &function, call(1));
         pass(1.0).await;
         stop(&fixture, call(1), None);
         pass(5.0).await;
         nothing_left(&server).await;
-        // While its pod waits for a node.
+        // Stop it while its pod waits for a node.
         server.kubelet().next(Fate::Unschedulable("no nodes"));
         start(&fixture, &function, call(2));
         only_pod(&server).await;
         stop(&fixture, call(2), None);
         nothing_left(&server).await;
-        // At once, before anything.
+        // Stop it at once, before it is created.
         start(&fixture, &function, call(3));
         stop(&fixture, call(3), None);
         pass(5.0).await;
@@ -317,7 +317,7 @@ fn a_job_without_a_node_fails_in_time() {
             "{failure:?}"
         );
         nothing_left(&server).await;
-        // Its events are looked up, but not for ever.
+        // Its Events are read, but not again and again.
         assert!(server.count(of("list", "events")) <= 1);
     });
 }

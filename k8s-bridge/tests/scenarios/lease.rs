@@ -1,4 +1,4 @@
-//! The Lease: which plane may act, and when no plane may.
+//! The Lease: which control plane may act, and when none may.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn anothers_lease_is_waited_for_until_stale() {
         held_by(&server, "other");
         let mut fixture = ClusterFixture::new(&server);
         fixture.begin();
-        // Its time stamp is years old; that is another machine's clock.
+        // The Lease's time stamp is years old, but it comes from another machine's clock, so it does not count.
         pass(8.0).await;
         server.edit("leases", "nanofaas", |lease| {
             lease["spec"]["renewTime"] = json!("2020-01-01T00:00:08.000000Z");
@@ -98,7 +98,7 @@ fn without_its_lease_it_changes_nothing() {
         let function = fixture.warm("f").await;
         let (pod, _) = fixture.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
-        // The tenure runs out during this time.
+        // During this time the control plane's tenure ends.
         pass(16.0).await;
         server.forget_asked();
         let second = fixture.start(&function);
@@ -215,7 +215,7 @@ fn a_change_in_flight_ends_with_the_tenure() {
             !server.given_up(of("create", "pods")).is_empty()
         })
         .await;
-        // Other planes take the Lease only after 15 s.
+        // Other control planes take the Lease only 15 s after the last renewal.
         let after = server.given_up(of("create", "pods"))[0] - renewed;
         assert!(after < Duration::from_secs(11), "{after:?}");
         pass(10.0).await;
@@ -228,7 +228,7 @@ fn the_lease_is_renewed_however_slow_the_server() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        // As when an admission webhook does not answer.
+        // This happens when an admission webhook does not answer.
         server.script(of("create", "pods"), usize::MAX, Fault::Hang);
         for _ in 0..50 {
             fixture.start(&function);

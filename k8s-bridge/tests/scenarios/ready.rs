@@ -11,7 +11,7 @@ use crate::attempt;
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::status::status;
 
-/// A WARM function that wants so many pods.
+/// A WARM function with `minReplicas` pods.
 pub(crate) fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
@@ -26,14 +26,14 @@ fn condition(server: &FakeApiServer, name: &str, kind: &str) -> Value {
     found.unwrap_or_default()
 }
 
-/// Whether `kubectl wait --for=condition=Ready` would be content.
+/// Whether `kubectl wait --for=condition=Ready` would return.
 pub(crate) fn is_ready(server: &FakeApiServer, name: &str) -> bool {
     let ready = condition(server, name, "Ready");
     let object = server.get("functions", name).unwrap_or_default();
     ready["status"] == "True" && ready["observedGeneration"] == object["metadata"]["generation"]
 }
 
-/// Waits until it is not ready for a reason; the condition's message.
+/// Waits until it is not ready for this reason; returns the condition's message.
 async fn not_ready(server: &FakeApiServer, name: &str, reason: &str) -> String {
     until(&format!("{name} is not ready: {reason}"), || {
         let ready = condition(server, name, "Ready");
@@ -65,7 +65,7 @@ fn each_spec_is_ready_with_its_first_pod() {
         server.runs(&pods()[0], true).await;
         ready_for(&server, "f", "PodsReady").await;
         let since = condition(&server, "f", "Ready")["lastTransitionTime"].clone();
-        // Another number of calls changes no pod.
+        // Another `concurrency` does not change the pod.
         server.edit("functions", "f", |there| {
             there["spec"]["concurrency"] = json!(9)
         });
@@ -109,7 +109,7 @@ fn the_hold_up_is_the_reason_while_waiting() {
         })
         .await;
         ready_for(&server, "f", "PodsReady").await;
-        // It says what failed last, also when all is well.
+        // The status keeps the last failed start, even when all is well.
         let message = status(&server, "f")["lastFailedStart"]["message"].clone();
         assert!(message.as_str().is_some_and(|text| text.contains(why)));
     });
@@ -210,7 +210,7 @@ fn a_successor_trusts_the_status_and_writes_nothing() {
         pass(30.0).await;
         assert_eq!(status(&server, "f"), before);
         assert_eq!(server.count(of("patch", "functions/status")), 0);
-        // Another image may be there.
+        // Another image may work, so the failure does not count any more.
         server.edit("functions", "f", |there| {
             there["spec"]["image"] = json!("i:2")
         });
@@ -272,7 +272,7 @@ fn the_scale_subresources_numbers_follow_an_edit() {
         let mut fixture = ClusterFixture::scheduled(&server);
         fixture.ready().await;
         ready_for(&server, "f", "PodsReady").await;
-        // As `kubectl scale fn/f --replicas=3` writes it.
+        // `kubectl scale fn/f --replicas=3` writes this.
         server.edit("functions", "f", |there| {
             there["spec"]["scalingConfig"]["minReplicas"] = json!(3);
         });

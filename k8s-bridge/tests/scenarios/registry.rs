@@ -1,5 +1,5 @@
-//! The registry's home in the cluster, as the API writes it: first there, then in the table, and what
-//! a client hears where that fails.
+//! Functions that are changed through the API: the change is written to the cluster first and then made in the
+//! table; what a client gets if the write fails.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn what_is_there_already_is_not_registered_again() {
         fixture.warm("f").await;
         let again = fixture.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(Refused::Exists)));
-        // One that the plane has not heard of yet.
+        // A function that the watch has not shown yet.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = fixture.register(warm("g"), false).await;
@@ -149,7 +149,7 @@ fn a_deletion_is_made_in_the_cluster_first() {
         assert!(fixture.table().is_empty() && server.names("functions").is_empty());
         let again = fixture.ask(remove("f")).await;
         assert!(matches!(again, Reply::Refused(Refused::NotFound)));
-        // The same name anew is another function.
+        // A new function with the same name is another function.
         fixture.warm("f").await;
         pass(2.0).await;
         assert!(fixture.knows("f", "i:1"));

@@ -1,5 +1,5 @@
-//! The other ends of a plane's rings: io threads that take functions over at once and keep what
-//! else they hear, and a scheduler, which is either the test's own word or the real one.
+//! The other ends of the bridge's rings: io threads, which acknowledge functions at once and keep their
+//! other messages, and a scheduler, which is either the test or a real one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,10 +23,10 @@ use nanofaas_core::{cold_start::ColdStarts, cold_start::WallClock};
 use tokio::time::{Instant, sleep};
 
 pub(crate) const IO_THREADS: usize = 2;
-/// Between two looks into the rings.
+/// The time between two polls of the rings.
 pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
-/// What the scheduler was offered, and where it put it.
+/// An offer of a pod to the scheduler, and the id that the scheduler gave to the pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Adopted {
     pub(crate) stale: bool,
@@ -40,11 +40,11 @@ pub(crate) struct Rings {
     scheduler: RefCell<PinnedInbox>,
     real: RefCell<Option<Scheduler>>,
     began: Instant,
-    /// What the scheduler heard of pods, where it is the test's.
+    /// The scheduler's events about pods, if the test is the scheduler.
     pub(crate) events: RefCell<VecDeque<Event>>,
     pub(crate) messages: RefCell<Vec<VecDeque<Message>>>,
     pub(crate) adopted: RefCell<Vec<Adopted>>,
-    /// What a real scheduler ordered.
+    /// The orders of a real scheduler.
     pub(crate) orders: RefCell<Vec<Order>>,
     places: Cell<u32>,
 }
@@ -53,7 +53,7 @@ fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(Waker::noop().clone()))
 }
 
-/// The plane's own service account.
+/// The control plane's own service account.
 pub(crate) const OWN_ACCOUNT: &str = "plane-account";
 
 /// A desk for a cluster, and its rings.
@@ -85,12 +85,12 @@ pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
 }
 
 impl Rings {
-    /// Looks into the rings, for ever.
+    /// Polls the rings, for ever.
     pub(crate) async fn turn(self: Rc<Self>) {
         loop {
             self.take_messages();
             self.take_events();
-            // The kernel may have something on its way to us; time waits for it.
+            // Bytes may be on their way through the kernel: let them arrive before the paused time advances.
             std::thread::yield_now();
             sleep(LOOK).await;
         }
@@ -104,13 +104,13 @@ impl Rings {
         self.send(BridgeMessage::Order(order));
     }
 
-    /// A place for a pod.
+    /// A new id for a pod.
     pub(crate) fn place(&self) -> PodId {
         self.places.set(self.places.get() + 1);
         PodId::new(self.places.get(), 7)
     }
 
-    /// Functions are acknowledged at once.
+    /// Moves the io threads' messages to `messages`; acknowledges functions at once.
     fn take_messages(&self) {
         let mut kept = self.messages.borrow_mut();
         for (inbox, kept) in self.io.borrow_mut().iter_mut().zip(&mut *kept) {
@@ -149,7 +149,7 @@ impl Rings {
         }
     }
 
-    /// What a scheduler without calls says at once; the rest is the test's.
+    /// Answers the events that every scheduler answers at once, and keeps the rest for the test.
     fn hear(&self, event: Event) {
         match event {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}

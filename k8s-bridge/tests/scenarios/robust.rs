@@ -1,5 +1,5 @@
-//! An API server that is slow, answers errors, or is gone. Afterwards table and pods agree, and
-//! meanwhile the plane sends no requests in a tight loop.
+//! An API server that is slow, answers errors, or is gone. The control plane sends no requests in a tight loop,
+//! and afterwards its table and its pods agree with the cluster.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn a_server_that_asks_for_patience_gets_it() {
                 assert!(pair[1].at - pair[0].at >= Duration::from_secs(5), "{kind}");
             }
         }
-        // The Lease is asked for more often, because it must be renewed sooner than that.
+        // Requests for the Lease come more often than every 5 s, because it must be renewed in time.
         let count = server.count(any());
         assert!(count <= 30, "{count} requests in 30 s");
         server.mend();
@@ -114,7 +114,7 @@ fn pods_wanted_during_an_outage_come_afterwards() {
         server.script(of("create", "pods"), usize::MAX, answer(500));
         server.remove("pods", name_of(&pods[0]));
         pass(90.0).await;
-        // Failed starts are put off by the scheduler; each asks in bounds.
+        // The scheduler backs off after a failed start, and the number of requests for each start is bounded.
         let count = server.count(of("create", "pods"));
         assert!(count <= 90, "{count} tries in 90 s");
         server.mend();

@@ -1,4 +1,4 @@
-//! The Role and the requests of a plane that does everything it can do are the same set.
+//! Checks that the Role allows exactly the requests of a control plane that does everything it can do.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::attempt;
 use crate::fixture::{pass, scenario, until, warm};
 
-/// What the Role allows: verb, group and resource.
+/// The verbs, groups and resources that the Role allows.
 fn granted() -> BTreeSet<(String, String, String)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/role.yaml");
     let text = std::fs::read_to_string(path).expect("the Role");
@@ -46,7 +46,7 @@ fn the_role_allows_exactly_what_is_asked() {
         };
         server.create("pods", owned("plane-0", "ReplicaSet", "plane-rs"));
         server.create("replicasets", owned("plane-rs", "Deployment", "plane"));
-        // What an earlier plane left.
+        // A Job that an earlier control plane left.
         let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "job",
             "nanofaas.io/instance": "before"});
         server.create(
@@ -54,7 +54,7 @@ fn the_role_allows_exactly_what_is_asked() {
             json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
         );
         let (mut fixture, function) = attempt::with_function(&server).await;
-        // The registry.
+        // Requests of the registry.
         let warm_function = fixture.warm("w").await;
         pass(2.0).await;
         let mut spec = warm("w");
@@ -68,13 +68,13 @@ fn the_role_allows_exactly_what_is_asked() {
             replicas: 1,
         };
         assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
-        // Warm pods.
+        // Requests of warm pods.
         let (place, _) = fixture.running(&warm_function).await;
         fixture.rings.order(Order::Probe { pod: place });
         fixture.up(place).await;
         fixture.rings.order(Order::Stop { pod: place });
         fixture.down(place).await;
-        // Jobs: one that is refused a pod, one that is cancelled, one that is answered.
+        // Jobs: one whose pod is refused, one that is cancelled, and one with a result.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&fixture, &function, attempt::call(1));
         until("its events are read", || {
@@ -89,7 +89,7 @@ fn the_role_allows_exactly_what_is_asked() {
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = Request::Remove { name: "w".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
-        // Watches that end, expire, and the Lease, renewed and given back.
+        // Watches end and expire; the Lease is renewed and released.
         pass(15.0).await;
         server.slam(true).await;
         server.compact();

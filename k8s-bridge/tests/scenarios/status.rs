@@ -1,5 +1,5 @@
-//! Each function's status in the cluster: written where it changed, conditions at once, numbers not too
-//! often.
+//! Each function's status in the cluster: it is written if it changed, conditions at once and numbers at most
+//! every 10 s.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn an_unchanged_status_is_written_once() {
         assert_eq!(written["observedGeneration"], 1);
         pass(60.0).await;
         assert_eq!(server.count(of("patch", "functions/status")), 1);
-        // Another plane has nothing to add.
+        // Another control plane finds nothing to write.
         fixture.end();
         let _bench = ClusterFixture::acting(&server).await;
         pass(30.0).await;
@@ -92,7 +92,7 @@ fn an_accepted_edit_shows_in_the_status() {
     });
 }
 
-/// The most writes of a status within ten seconds.
+/// The largest number of status writes within ten seconds.
 fn densest(server: &FakeApiServer) -> usize {
     let writes = server.asked(of("patch", "functions/status"));
     let of = |from: Instant| {
@@ -143,7 +143,7 @@ fn the_crd_has_every_field_of_a_status() {
     fn look(value: &Value, schema: &Value, path: &str) {
         for (name, inner) in value.as_object().into_iter().flatten() {
             let known = &schema["properties"][name];
-            // The API server drops what the schema does not know.
+            // The API server drops fields that the schema does not have.
             assert!(known.is_object(), "{path}.{name} is not in the CRD");
             look(inner, known, &format!("{path}.{name}"));
         }

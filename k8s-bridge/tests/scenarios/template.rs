@@ -1,5 +1,5 @@
-//! The plane's default podTemplate: every pod has its fields, and changes of its file take effect.
-//! Neither it nor a function's own template may use the plane's own service account.
+//! The default podTemplate: every pod has its fields, and changes of its file take effect. Neither the
+//! default template nor a function's own may use the control plane's service account.
 
 use std::fs;
 use std::path::PathBuf;
@@ -40,12 +40,12 @@ impl Drop for File {
     }
 }
 
-/// A template with a label of the site.
+/// A template with this `site` label.
 fn site(name: &str) -> String {
     format!("metadata:\n  labels: {{site: {name}, team: all}}\n")
 }
 
-/// Names of the pods that run, are not being deleted, and have this `site` label.
+/// The names of the pods that run, are not being deleted, and have this `site` label.
 fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
     let all = server.objects("pods").into_iter();
     let mut pods: Vec<_> = all
@@ -60,7 +60,7 @@ fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
     pods
 }
 
-/// A plane with a template and two pods of a function.
+/// A control plane with a default template, and two pods of a function.
 async fn with_pods(server: &FakeApiServer, file: &File) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(2);
@@ -161,7 +161,7 @@ fn only_an_invalid_file_stops_the_start() {
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
-        // In another namespace this is allowed, because an account of that name is another one.
+        // In another namespace it is allowed, because an account of that name is another account there.
         let mut elsewhere = ClusterFixture::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;
@@ -184,7 +184,7 @@ fn a_function_may_not_take_the_planes_account() {
         let field = "podTemplate.spec.serviceAccountName";
         assert_eq!(faults[0].field, field);
         assert_eq!(server.get("functions", "thief"), None);
-        // The same spec from `kubectl` is not accepted either, and the condition says why.
+        // The same spec from `kubectl` is rejected, too, and the condition says why.
         server.create("functions", object(spec));
         let condition = || -> Option<Value> {
             let function = server.get("functions", "thief")?;
@@ -256,7 +256,7 @@ fn an_impossible_template_harms_no_other_function() {
                 }
                 _ => panic!("{template} was taken"),
             }
-            // The same with `kubectl`.
+            // Now the same spec with `kubectl`.
             server.create("functions", object(spec));
             until("it is judged", || {
                 let object = server.get("functions", "f").expect("there");
@@ -313,7 +313,8 @@ fn the_default_mounts_stay_below_a_functions_own() {
 #[test]
 fn two_templates_cannot_take_the_account_together() {
     scenario(|server| async move {
-        // Each is sound alone: the function's takes away the account that the default one names.
+        // Each template is valid alone. Together they select the namespace's `default` account, which is the
+        // control plane's, because the function's template removes the account that the default template names.
         let file =
             File::new("spec: {serviceAccountName: mine, automountServiceAccountToken: true}");
         let mut fixture = ClusterFixture::scheduled(&server).under("default");

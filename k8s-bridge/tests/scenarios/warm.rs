@@ -1,4 +1,4 @@
-//! Warm pods, how they come: made, ready, or failed, and why.
+//! Starts of warm pods: how they are created and become ready, or fail, and why.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
     found["value"].as_str().unwrap_or_default()
 }
 
-/// The token that a pod was given.
+/// The token in a pod's environment.
 fn token(server: &FakeApiServer, pod: &str) -> String {
     let pod = server.get("pods", pod).expect("there");
     let url = env(&pod, "NANOFAAS_READY_URL");
@@ -277,7 +277,7 @@ fn a_pod_created_unheard_is_deleted() {
         let failure = fixture.failure(place).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
-        // The request is done long after the plane gave it up.
+        // The server carries the request out long after the control plane gave it up.
         server.mend();
         server.script(
             of("create", "pods"),

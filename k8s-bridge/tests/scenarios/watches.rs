@@ -1,5 +1,5 @@
-//! Lists and watches that break, expire or fall silent: nothing is lost by it, nothing is doubled,
-//! and none is begun in a loop.
+//! Lists and watches that fail, expire or fall silent: no change is lost or applied twice, and no watch
+//! is begun in a tight loop.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn a_watch_cut_within_a_line_loses_nothing() {
     });
 }
 
-/// A pod of ours in a form that no release has.
+/// A pod of the platform with a field of a wrong type.
 fn odd_pod(name: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"app": "nanofaas", "nanofaas.io/kind": "warm",
         "nanofaas.io/function": "a"}}, "spec": {}, "status": {"phase": 3}})
@@ -93,7 +93,7 @@ fn odd_pod(name: &str) -> Value {
 #[test]
 fn an_unreadable_object_hides_no_other() {
     scenario(|server| async move {
-        // Each is first in its list.
+        // Each of the odd objects comes first in its list.
         server.create("pods", odd_pod("a-odd"));
         let odd = json!({"metadata": {"name": "a-odd", "labels": 3}, "spec": {"image": "i"}});
         server.create("functions", odd);
@@ -107,7 +107,7 @@ fn an_unreadable_object_hides_no_other() {
         };
         until("a pod of b runs", || sound(&server).is_some()).await;
         server.forget_asked();
-        // And among news.
+        // Odd objects in a watch.
         server.create("pods", odd_pod("b-odd"));
         server.edit("pods", "a-odd", |pod| pod["status"]["phase"] = json!(4));
         server.edit("functions", "a-odd", |function| {
@@ -227,7 +227,7 @@ fn an_ended_watch_resumes_without_a_list() {
         assert_eq!(server.count(LISTS), 0);
         let count = server.count(WATCHES);
         assert!((4..=8).contains(&count), "{count} watches in 200 s");
-        // Its versions are those of bookmarks by now: older ones may go.
+        // The watches continue from versions of bookmarks by now, so older versions may expire.
         server.forget_history();
         pass(120.0).await;
         assert_eq!(server.count(LISTS), 0);
