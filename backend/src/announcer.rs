@@ -68,7 +68,7 @@ impl Announcer {
         self.with_desk(|desk| desk.event(Event::StartFailed { pod, failure }));
     }
 
-    /// A pod could not start, and a later start may work.
+    /// A pod could not start, but a later try may work.
     pub fn cannot_start(&self, pod: PodId, why: &str) {
         let failure = StartFailure {
             permanent: false,

@@ -35,7 +35,7 @@ pub struct HealthCheck {
     /// The address that answered well.
     answered: RefCell<Option<PodAddress>>,
     was_asked: Cell<bool>,
-    /// The last answer, if it was not a good one.
+    /// The last answer, if it was a bad one.
     last: RefCell<Option<Unwell>>,
     /// A probe failed because this process had no file descriptor left, which says nothing of the pod.
     not_asked: Cell<bool>,
@@ -102,7 +102,7 @@ impl HealthCheck {
         self.was_asked.get()
     }
 
-    /// The pod's last bad answer, as the end of a message; empty if there is none.
+    /// The pod's last bad answer, worded to be appended to a message; empty if there is none.
     pub fn last_answer(&self) -> String {
         let last = self.last.borrow();
         last.as_ref()

@@ -44,7 +44,7 @@ const REPORT_BEHIND: Duration = Duration::from_millis(500);
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may have no pod before its controller's Events are read; the wait doubles each time.
 const PODLESS: Duration = Duration::from_secs(1);
-/// Counts as more phases than there are, so that the first report of a running pod is always sent.
+/// A running pod counts as this many phases. It is more than there are, so that its first report is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long reading the Events of a Job without a pod may take.
 const LOOK: Duration = Duration::from_secs(5);

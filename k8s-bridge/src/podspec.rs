@@ -99,7 +99,7 @@ fn container(spec: &SpecFields) -> Value {
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        // With an empty termination message, the last lines of the log say why it ended.
+        // If a failed container wrote no termination message, the kubelet takes the last lines of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     if !spec.command.is_empty() {
@@ -174,7 +174,7 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
             let name = name_of(one).unwrap_or_default();
             !names.iter().any(|ours| ours == name)
         });
-        // Our variables come first, because Kubernetes expands `$(NAME)` only to a variable before it.
+        // Our variables come first: Kubernetes expands `$(NAME)` only if the variable NAME is earlier in the list.
         env.extend(kept);
         container["env"] = env.into();
     }

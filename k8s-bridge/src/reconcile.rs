@@ -44,7 +44,7 @@ impl Memory {
     }
 }
 
-/// How far the bridge has begun.
+/// The stages in which the bridge begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BridgeStage {
     /// It waits for the Lease and for the lists of pods and functions.

@@ -155,6 +155,7 @@ impl LocalDispatcher {
         self.context.is_stopping.set(true);
         self.context.link.terminate_all();
         let deadline = Instant::now() + self.context.config.stop_grace;
+        // Poll, because no bell is notified when the last process has ended.
         while !self.context.link.is_empty() && Instant::now() < deadline {
             sleep(Duration::from_millis(5)).await;
         }

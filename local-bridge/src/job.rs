@@ -1,5 +1,5 @@
 //! One attempt of a JOB call: one process, which posts its result by itself (contract §3.2).
-//! It never learns the result; the io thread that owns the call does, and reports when it is over.
+//! It never learns the result; the io thread that owns the call does, and reports when the attempt is over.
 
 use std::time::Duration;
 

@@ -61,6 +61,7 @@ pub(crate) fn start(
     let tail = Rc::new(RefCell::new(OutputTail::default()));
     let mut following = Vec::with_capacity(2);
     let mut paths = Vec::with_capacity(2);
+    // Open the reading ends first, because the guard cannot open a pipe that nothing reads.
     for (stream, end, tail) in [
         ("stdout", "out", None),
         ("stderr", "err", Some(tail.clone())),

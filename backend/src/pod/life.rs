@@ -31,7 +31,7 @@ pub trait PodRunner {
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
     /// Called during the start, each time that something may have changed.
     fn observe_start(&mut self);
-    /// Why it can no longer become ready, if so.
+    /// Why it can no longer become ready; none while it can.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
     /// The addresses to probe; empty while none is known.
     fn places(&self) -> Vec<PodAddress>;

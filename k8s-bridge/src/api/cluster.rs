@@ -88,8 +88,8 @@ impl<K> Object for K where
 /// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
-    Ask,
     /// Changes nothing, or only the Lease.
+    Ask,
     /// Only the control plane that holds the Lease may send it.
     Change,
 }

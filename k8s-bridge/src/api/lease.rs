@@ -27,9 +27,9 @@ const TENURE: Duration = Duration::from_secs(10);
 const RENEWAL: Duration = Duration::from_secs(4);
 /// The time between two reads of a Lease that another control plane holds.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long one request may take: after one that got no answer, there is still time for a renewal.
+/// How long one request may take. It is short, so that there is still time to renew after a request without an answer.
 const TRY: Duration = Duration::from_secs(3);
-/// The first wait before a failed renewal is tried again; it doubles.
+/// The wait after the first failed renewal; it doubles with each further failure.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long a repeated reason for waiting is not logged again.
 const SAME_REASON: Duration = Duration::from_secs(30);
@@ -88,6 +88,8 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {
+        // The tenure counts from before the request, because the API server may have written the
+        // renewal at any time since then.
         let asked = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
             Ok(None) => {

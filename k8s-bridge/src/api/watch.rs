@@ -59,7 +59,8 @@ pub(crate) async fn follow<K: Object>(
                 }
                 Err(denied) => {
                     let why = denied.message();
-                    // Without a list nothing works, and a refusal needs an operator.
+                    // Warn, because nothing works without a list, and only an operator can remove the
+                    // cause of a refusal.
                     if warned.is_none_or(|at| at.elapsed() > WARNING) {
                         warned = Some(Instant::now());
                         let kind = K::kind(&());

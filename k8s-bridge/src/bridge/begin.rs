@@ -42,14 +42,14 @@ impl ClusterDispatcher {
         spawn_local(async move { plane.keep_lease().await });
         let plane = self.clone();
         spawn_local(async move { plane.end_jobs_of_others().await });
-        // List pods before functions, so that a function's existing pods are known when it is.
+        // List pods before functions, so that the pods of a function are known when the function is applied.
         self.watch_pods();
         self.until(|| reconciler.pods_listed.get()).await;
         reconciler.stage.set(BridgeStage::Adopting);
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // Wait until the scheduler has got every function, because it gets adopted pods next.
+        // Wait until the scheduler has got every function, because it gets the offers of their pods next.
         self.until(|| context.with_desk(|desk| desk.is_settled()))
             .await;
         adoption::begin(reconciler);

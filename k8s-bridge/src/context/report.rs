@@ -12,7 +12,7 @@ use crate::context::start_fault::StartFault;
 pub(crate) enum TaskReport {
     /// The status of the function with this name may have changed.
     Changed(Arc<str>),
-    /// The health path of the pod with this name was probed for the first time, or the pod ended before.
+    /// The health path of the pod with this name was probed for the first time, or the pod ended before that.
     Asked(String),
     /// A start failed. `pod` is the name of the pod, or of the Job of a call.
     StartFailed {

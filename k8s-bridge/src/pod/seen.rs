@@ -93,8 +93,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl ObservedPod {
-    /// The pod's next state, after this one. A final reason is kept. The reason of the last failed pull
-    /// is kept too, because a kubelet that waits for its next try reports only the pause.
+    /// The state `now`, with what is kept of this earlier state: a final reason, and the reason of the last
+    /// failed pull, because a kubelet that waits for its next try reports only the pause.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);

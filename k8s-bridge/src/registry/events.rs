@@ -1,8 +1,7 @@
 //! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened
 //! to a function, in the cluster's usual form (core/v1). A repetition is counted on the same Event, and
-//! each Event is written at most every 10 s, so that a crash loop costs the API server no more than one
-//! pod does. Events may be lost: if too many wait or a write fails, they are dropped, and nothing waits
-//! for an Event.
+//! each Event is written at most every 10 s, so that a crash loop causes few writes. Events may be lost:
+//! if too many wait or a write fails, they are dropped, and nothing waits for an Event.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -24,9 +23,9 @@ use crate::registry::starts::now;
 const BETWEEN: Duration = Duration::from_secs(10);
 /// The time between two rounds of writes.
 const LOOK: Duration = Duration::from_millis(500);
-/// Most Events written in one round: this limits them to 20 a second.
+/// The largest number of Events written in one round: this limits them to 20 a second.
 const AT_ONCE: usize = 10;
-/// Most Events that wait to be written.
+/// The largest number of Events that wait to be written.
 const WAITING_MAX: usize = 256;
 /// A repetition that comes later than this is a new Event.
 const FORGOTTEN: Duration = Duration::from_secs(600);

@@ -1,6 +1,7 @@
-//! The registry's home in the cluster: a client's change is written there first and then made in the table
-//! of functions; changes that others write there are followed; each function's status is kept. The desk
-//! owns the table, and its registry decides whether a function is valid.
+//! The functions that are stored in the cluster. A client's change is written to the cluster first and then
+//! made in the desk's table of functions; changes by other clients of the API server are applied to the table,
+//! too. It also keeps the state of each object, for `status`. The desk's registry decides whether a function is
+//! valid.
 
 mod write;
 
@@ -221,8 +222,8 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     note(registry, object, verdict);
 }
 
-/// Called for a rejected object: the last spec that an earlier control plane accepted is kept in the object's
-/// status, and comes into force again.
+/// Called for a rejected object: puts the last spec that an earlier control plane accepted in force again. The
+/// object's status has kept this spec.
 fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();
@@ -306,7 +307,7 @@ fn judge(
     Ok(differs.then_some(draft))
 }
 
-/// Checks that the `podTemplate` of a function is one of a pod.
+/// Checks that a function's `podTemplate` is the template of a pod.
 fn check_template(spec: &Map<String, Value>) -> Result<(), Refused> {
     let template = spec.get("podTemplate").filter(|value| !value.is_null());
     let checked = template.map_or(Ok(()), default_template::check_fields);
@@ -473,7 +474,7 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
     });
 }
 
-/// Writes the functions of the control plane's settings, unless the cluster has one of the same name.
+/// Writes the functions that the settings list, unless the cluster has a function of that name.
 pub(crate) async fn seed(registry: &ClusterRegistry) {
     for draft in &registry.context.config.functions {
         let name = name_of(draft);

@@ -19,7 +19,7 @@ pub(crate) struct Readiness {
     pub(crate) message: String,
 }
 
-/// The reason of a function with a pod of the present spec that takes calls.
+/// The reason if a pod of the present spec takes calls.
 pub(crate) const PODS_READY: &str = "PodsReady";
 
 impl Readiness {

@@ -43,7 +43,7 @@ impl StartKey {
 /// The expected result of the next start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Outlook {
-    /// This process has seen no start end, so the status that an earlier process wrote counts.
+    /// No start has ended in this process yet, so the status that an earlier process wrote counts.
     #[default]
     Unknown,
     /// The last start worked.

@@ -20,11 +20,11 @@ use crate::registry::starts::now;
 
 /// The shortest time between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// Most writes of one function in that time if a condition changes, because `kubectl wait` waits for conditions.
+/// The largest number of writes of one function in that time if a condition changes; `kubectl wait` waits for these.
 const URGENT_MAX: usize = 5;
 /// The time between two polls for changed functions.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long one write may take. A write that fails is tried again with the status of that time.
+/// How long one write may take. If it fails, a later write sends the newest status.
 const WRITE: Duration = Duration::from_secs(10);
 
 const ACCEPTED: &str = "Accepted";
@@ -140,7 +140,7 @@ fn status(
         reason,
         message,
     } = readiness;
-    // Not the rejected generation: `kubectl wait` must not take a rejected spec for a ready one.
+    // The accepted generation, because `kubectl wait` must not take a rejected spec for a ready one.
     let ready = Condition {
         observed_generation: Some(known.accepted.unwrap_or(known.generation)),
         ..condition(old, READY, is_ready, reason, &message)

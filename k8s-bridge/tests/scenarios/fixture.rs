@@ -340,7 +340,7 @@ impl ClusterFixture {
         (pod, new.pop().expect("a pod"))
     }
 
-    /// How many objects of a resource were requested to be created.
+    /// The number of requests to create an object of this resource.
     pub(crate) fn created(&self, resource: &'static str) -> usize {
         self.server.count(of("create", resource))
     }

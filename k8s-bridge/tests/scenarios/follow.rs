@@ -191,7 +191,7 @@ fn a_function_made_during_a_list_survives() {
         for number in 0..3 {
             server.create("functions", object(warm(&format!("m{number}"))));
         }
-        // The second page comes late: it need not contain an object that is created before it.
+        // The second page is sent 3 s late: a function that is registered in between may be missing from the list.
         server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
         server.script(
             of("list", "functions"),

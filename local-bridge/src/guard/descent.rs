@@ -59,7 +59,7 @@ fn descent() -> HashMap<Pid, Vec<Pid>> {
 
 fn parent(pid: i32) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name before it may contain any character, including brackets.
+    // The field before it, the program's name, may contain any character, including brackets.
     let rest = &stat[stat.rfind(')')? + 1..];
     let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(Pid::from_raw(parent))

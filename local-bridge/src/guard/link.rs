@@ -192,6 +192,7 @@ impl Link {
             let _ = guard.child.kill();
             let _ = guard.child.wait();
             self.lost(served).await;
+            // A guard that ran for a while worked, so the next restart need not wait longer.
             if since.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }
@@ -221,6 +222,7 @@ impl Link {
         if !descent::end_inherited().await {
             tracing::error!("some processes that the guard left behind could not be ended");
         }
+        // Drop unsent messages, because they are about processes of the dead guard.
         self.out.borrow_mut().clear();
         self.end_all(&ProcessEnd::GuardLost);
     }

@@ -127,7 +127,7 @@ mod tests {
                 .map(|port| port.number)
                 .collect::<HashSet<u16>>()
         });
-        // Expected by chance: 50 × 50 / 17,304 candidates, one common port in seven such pairs.
+        // By chance, one in seven such pairs has a common port: 50 × 50 ports / 17,304 candidates.
         let same = one.intersection(&other).count();
         assert!(same < 10, "{same} of 50");
     }

@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 const PREFIX: &str = "nanofaas-";
 const LOCK: &str = "lock";
 
-/// A directory without a lock that is younger than this may still be in the making.
+/// A directory without a lock that is younger than this may belong to a control plane that is still starting.
 const MAKING: Duration = Duration::from_secs(60);
 
 /// Longest name of a socket or pipe in the directory, with the slash before it.
