@@ -1,6 +1,6 @@
-//! Where a request goes: a URL taken apart into a socket address, a `Host` and a path.
-//! It resolves no names, and refuses addresses of other machines unless the user allows them, because
-//! the tool must not put load on a stranger's server by accident. Plans and contenders call it.
+//! A URL, parsed into a socket address, a `Host` and a path. It resolves no names. It refuses
+//! addresses of other machines unless the user allows them, because the tool must not load a
+//! stranger's server by accident. Plans and contenders call it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub(crate) enum ServerAddress {
     Unix(PathBuf),
 }
 
-/// A URL, taken apart.
+/// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ParsedUrl {
     pub(crate) address: ServerAddress,
@@ -20,11 +20,11 @@ pub(crate) struct ParsedUrl {
     pub(crate) path: String,
 }
 
-/// The longest path of a Unix socket that Linux knows.
+/// The longest path of a Unix socket that Linux accepts.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl ParsedUrl {
-    /// Takes `http://127.0.0.1:8080/path` and `http+unix:///run/pod.sock:/path`.
+    /// Parses `http://127.0.0.1:8080/path` and `http+unix:///run/pod.sock:/path`.
     pub(crate) fn parse(url: &str, allow_remote: bool) -> Result<Self, String> {
         if let Some(rest) = url.strip_prefix("http+unix://") {
             return Self::unix(url, rest);
@@ -92,7 +92,7 @@ fn tcp(host: &str) -> Option<SocketAddr> {
     (name == "localhost").then(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
 }
 
-/// A path goes into the request's first line as it is.
+/// Checks a path, because it goes into the request line unchanged.
 fn clean(url: &str, path: &str) -> Result<String, String> {
     if path.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(path.to_owned())

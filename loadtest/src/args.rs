@@ -1,5 +1,5 @@
-//! The command line: a subcommand with its arguments, and the files for its result.
-//! It measures nothing. `main` calls it once.
+//! The command line: subcommands, their arguments, and the files for results. It measures nothing.
+//! `main` calls it once.
 
 use std::path::{Path, PathBuf};
 
@@ -86,7 +86,7 @@ struct FootprintArgs {
     json: bool,
 }
 
-/// Where contenders find their programs.
+/// Where the programs of contenders are.
 #[derive(Debug, Args)]
 struct Programs {
     /// The repository
@@ -199,7 +199,7 @@ impl TraceArgs {
     }
 }
 
-/// Where a result goes.
+/// The destinations of a result.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
     /// Writes the result there as JSON; - is the standard output, without the tables
@@ -231,7 +231,7 @@ impl OutputArgs {
     }
 }
 
-/// Writes a result; `-` is the standard output.
+/// Writes a result to a file, or to the standard output if `path` is `-`.
 fn write(path: &Path, text: &str) -> Result<(), String> {
     if path == Path::new("-") {
         println!("{text}");

@@ -1,6 +1,6 @@
-//! When requests should be sent, decided before anything is known of the answers: the intended
-//! times of an open loop, in nanoseconds from the start of the run.
-//! It reads no clock and waits for nothing. The client asks it for the next one.
+//! The intended send times of an open loop, in nanoseconds from the start of the run. They are
+//! fixed before any answer is known. It reads no clock and waits for nothing. The client asks for
+//! the next arrival.
 
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
@@ -35,7 +35,7 @@ pub(crate) enum ArrivalSequence {
 }
 
 impl ArrivalSequence {
-    /// Nothing for a closed loop. `rows` is the trace that the load names.
+    /// `None` for a closed loop. `rows` are those of the trace that the load names.
     pub(crate) fn new(load: &LoadSpec, rows: Option<TraceRows>) -> Result<Option<Self>, String> {
         Ok(match &load.arrivals {
             None => None,
@@ -45,7 +45,8 @@ impl ArrivalSequence {
             }),
             Some(load::ArrivalPattern::Poisson(rate)) => Some(Self::Poisson {
                 gap_ns: Exp::new(rate / 1e9).map_err(|error| error.to_string())?,
-                // Not the dice of the plan: the times stay when the targets change.
+                // Not the generator of the plan, so that the times stay the same when the targets
+                // change.
                 dice: SmallRng::seed_from_u64(load.seed ^ 0x9e37_79b9_7f4a_7c15),
                 at_ns: 0.0,
             }),
@@ -53,7 +54,7 @@ impl ArrivalSequence {
                 rows: rows.unwrap_or_default(),
                 next: 0,
                 ns_per_ms: 1e6 / trace.speed,
-                // A trace has no warm-up: all of its rows count.
+                // A trace has no warm-up: all of its rows are measured.
                 begin_ns: load.warm_up_s * 1e9,
             }),
         })
@@ -62,7 +63,8 @@ impl ArrivalSequence {
     pub(crate) fn next(&mut self, plan: &mut RequestPlan) -> Option<Arrival> {
         match self {
             Self::Fixed { gap_ns, number } => {
-                // By multiplication: a sum would drift.
+                // Computed by multiplication, because a running sum would accumulate rounding
+                // errors.
                 let intended_ns = (*number as f64 * *gap_ns) as u64;
                 *number += 1;
                 Some(Arrival {
@@ -140,7 +142,7 @@ mod tests {
             .windows(2)
             .map(|pair| (pair[1] - pair[0]) as f64)
             .collect();
-        // Of exponential gaps, a share of 1 - 1/e is shorter than the mean.
+        // Of exponentially distributed gaps, a share of 1 - 1/e is shorter than the mean.
         let short = gaps.iter().filter(|gap| **gap < 1e6).count() as f64 / gaps.len() as f64;
         assert!((0.61..0.65).contains(&short), "{short}");
     }

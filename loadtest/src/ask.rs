@@ -1,5 +1,5 @@
-//! A single request, blocking, with a deadline: is a server ready, and register a function.
-//! It measures nothing and is not the load client. Contenders and footprints use it.
+//! A single blocking request with a deadline, to check whether a server is ready and to register
+//! functions. It measures nothing and is not the load client. Contenders and footprints use it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::wire::ResponseReader;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection that can be asked again and again.
+/// A connection for several requests, one after another.
 pub(crate) struct BlockingConnection {
     stream: Box<dyn ReadWrite>,
 }
@@ -40,7 +40,7 @@ impl BlockingConnection {
         Ok(Self { stream })
     }
 
-    /// Sends a whole request; the answer's status, and what it is made of.
+    /// Sends a complete request; returns the answer's status and its bytes.
     pub(crate) fn ask(&mut self, request: &[u8], bodiless: bool) -> io::Result<(u16, Vec<u8>)> {
         self.stream.write_all(request)?;
         let mut reader = ResponseReader::new();
@@ -64,7 +64,7 @@ impl BlockingConnection {
     }
 }
 
-/// A request's address and its bytes.
+/// The address and the bytes of a request.
 pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>), String> {
     let load = LoadSpec {
         targets: vec![target],
@@ -83,8 +83,8 @@ pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>),
     Ok((plan.urls[0].address.clone(), bytes))
 }
 
-/// Asks until the answer is 2xx, as quickly as it comes, until `end`. False where it never is, or
-/// where `alive` returns false.
+/// Repeats a request, without a pause, until the answer is 2xx. Returns false if that does not
+/// happen before `end`, or if `alive` returns false.
 pub(crate) fn until_ready(
     url: &str,
     end: Instant,

@@ -1,22 +1,22 @@
-//! A request's body: as it was given, read from a file, or made up in a size.
-//! It is made once, before the clock runs. Plans hold it.
+//! The body of a request: a given text, the content of a file, or generated text of a given size.
+//! It is made once, before the run starts. Plans hold it.
 
 use crate::load::RequestTarget;
 
 /// A request's body.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// Its length is in the head already.
+    /// A body whose length is already in the formatted head.
     Fixed(Vec<u8>),
-    /// Around the duration, which changes the length.
+    /// The text before and after the duration, which changes the body's length.
     Timed(String, String),
 }
 
-/// What stands for the duration of a trace's row.
+/// The placeholder for the duration of a trace's row.
 const DURATION: &str = "{duration_ms}";
 
 impl RequestBody {
-    /// Nothing where the target has none.
+    /// `None` if the target has no body.
     pub(crate) fn of(target: &RequestTarget) -> Result<Option<Self>, String> {
         let given = usize::from(target.body.is_some())
             + usize::from(target.body_file.is_some())

@@ -1,7 +1,7 @@
-//! The lean client: one thread, one epoll set, one read and one write per request. It sends
-//! the requests of the plan at the times of the arrivals, and reports the end of each to the tally.
-//! It never retries, never waits for a server longer than the run lasts, and measures every request
-//! from the time at which it was meant to go out. `run` calls it once.
+//! The load client: one thread, one epoll set, one read and one write per request. It sends the
+//! requests of the plan at the times of the arrivals, and reports the end of each to the tally. It
+//! never retries and never waits for a server after the run has ended. It measures every request
+//! from its intended send time. `run` calls it once.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -19,9 +19,9 @@ use crate::plan::{PlannedRequest, RequestPlan};
 use crate::pool::{Pool, refused};
 use crate::tally::{MeasuredSpan, RequestError, RequestTimes, RunTally, Window};
 
-/// Requests that may wait in the client; each takes 24 bytes.
+/// Most requests that wait in the client; each takes 24 bytes.
 const QUEUE_MAX: usize = 4_000_000;
-/// A failed connection rests this long before it is opened again, to spare a dead server.
+/// Pause before a failed connection is opened again, so that a dead server is not flooded.
 const REST_NS: u64 = 10_000_000;
 /// How often timeouts and resting connections are checked.
 const TICK_NS: u64 = 20_000_000;
@@ -29,7 +29,7 @@ const TICK_MS: u8 = 20;
 const TIMER: u64 = u64::MAX;
 const SCRATCH: usize = 128 * 1024;
 
-/// The request on a connection.
+/// The request in flight on a connection.
 #[derive(Clone, Copy)]
 struct Flight {
     call: PlannedRequest,
@@ -40,20 +40,20 @@ struct Flight {
 pub(crate) struct LoadClient {
     plan: RequestPlan,
     arrivals: Option<ArrivalSequence>,
-    /// The next request of an open loop.
+    /// The next arrival of an open loop.
     next: Option<Arrival>,
     pool: Pool,
     flights: Vec<Option<Flight>>,
     in_flight: usize,
-    /// Open loop: requests of an address that wait for a connection, and connections that may be
-    /// idle, each listed once.
+    /// Open loop, for each address: the requests that wait for a connection, and the connections
+    /// that may be idle, each listed once.
     queues: Vec<VecDeque<Arrival>>,
     idle: Vec<VecDeque<usize>>,
     listed: Vec<bool>,
-    /// Closed loop: what a client sends as soon as its connection is back.
+    /// Closed loop, for each client: the request that it sends as soon as its connection is idle.
     pending: Vec<Option<PlannedRequest>>,
     timer: TimerFd,
-    /// For when the timer is set.
+    /// The time for which the timer is set.
     armed_ns: u64,
     start: Instant,
     end_ns: u64,
@@ -64,7 +64,7 @@ pub(crate) struct LoadClient {
 }
 
 impl LoadClient {
-    /// Connects everything; no request goes out yet.
+    /// Opens all connections; sends no request yet.
     pub(crate) fn connect(
         load: &LoadSpec,
         plan: RequestPlan,
@@ -107,7 +107,7 @@ impl LoadClient {
         })
     }
 
-    /// Makes the load, from now until `drain` after its end at the latest.
+    /// Sends the load. Returns at the latest when `drain` has passed after the end of the load.
     pub(crate) fn run(mut self, start: Instant, drain: Duration) -> Result<RunTally, String> {
         self.start = start;
         let drained_ns = self.end_ns + drain.as_nanos() as u64;
@@ -152,14 +152,14 @@ impl LoadClient {
 
     fn is_over(&self, now_ns: u64, drained_ns: u64) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.is_empty());
-        // A thread that is late must still send the requests that were due before the end.
+        // If the thread is late, it must still send the requests that were due before the end.
         let due = self.next.is_some_and(|next| next.intended_ns < self.end_ns);
         let waits = self.in_flight > 0 || queued || due;
         now_ns >= drained_ns || now_ns >= self.end_ns && !waits
     }
 
-    /// Open loop: requests that are due join the queue of their address, and go out where a connection
-    /// is idle.
+    /// Open loop: appends due requests to the queue of their address, and sends them if a
+    /// connection is idle.
     fn admit(&mut self, now_ns: u64) {
         while let Some(arrival) = self.next.filter(|next| next.intended_ns <= now_ns) {
             if arrival.intended_ns >= self.end_ns {
@@ -200,7 +200,8 @@ impl LoadClient {
         }
     }
 
-    /// Closed loop: the next request of a client, sent as soon as its connection is idle.
+    /// Closed loop: draws the next request of a client and sends it as soon as its connection is
+    /// idle.
     fn draw(&mut self, client: usize, now_ns: u64) {
         if now_ns >= self.end_ns {
             return;
@@ -281,7 +282,7 @@ impl LoadClient {
         self.follow(index, now_ns);
     }
 
-    /// The request on this connection ends without an answer, and the connection with it.
+    /// Ends the request on this connection without an answer, and closes the connection.
     fn fail(&mut self, index: usize, error: RequestError) {
         let now_ns = self.now_ns();
         if let Some(flight) = self.land(index) {
@@ -300,7 +301,7 @@ impl LoadClient {
         flight
     }
 
-    /// Closed loop: a client makes its next request as soon as the last one has ended.
+    /// Closed loop: starts the client's next request after the previous one has ended.
     fn follow(&mut self, index: usize, now_ns: u64) {
         if self.arrivals.is_none() {
             let client = self.pool.client_at(index);
@@ -310,7 +311,7 @@ impl LoadClient {
         }
     }
 
-    /// A connection is idle.
+    /// Handles a connection that has become idle.
     fn ready(&mut self, index: usize) {
         let address = self.pool.address_at(index);
         if self.arrivals.is_some() {
@@ -350,7 +351,7 @@ impl LoadClient {
         }
     }
 
-    /// Sets the timer for the next request. True where there is no time to sleep.
+    /// Sets the timer for the next request. Returns true if there is no time to sleep.
     fn arm(&mut self, now_ns: u64) -> Result<bool, String> {
         if self.spin {
             return Ok(true);
@@ -362,7 +363,7 @@ impl LoadClient {
             return Ok(true);
         }
         if self.armed_ns != next.intended_ns {
-            // Setting the timer again also clears its readiness, so it need not be read.
+            // Setting the timer also clears its readiness, so it need not be read.
             let left_ns = next.intended_ns.saturating_sub(self.now_ns()).max(1);
             let left = TimeSpec::nanoseconds(left_ns.try_into().unwrap_or(i64::MAX));
             self.timer
@@ -388,12 +389,13 @@ impl LoadClient {
             }
         }
         if let Some(window) = self.tally.tick(now_ns) {
-            // Ignore a closed channel: the watcher may have ended, and the tally keeps the window.
+            // A closed channel is ignored: the watcher may have ended, and the tally keeps the
+            // window.
             let _ = self.windows.send(window.clone());
         }
     }
 
-    /// What is left at the end counts as unfinished.
+    /// Counts the requests that are left at the end as unfinished.
     fn leave(&mut self) {
         let now_ns = self.now_ns();
         for flight in self.flights.iter_mut().filter_map(Option::take) {
@@ -408,7 +410,7 @@ impl LoadClient {
             self.tally
                 .failed(RequestError::Unfinished, arrival.call.target, times);
         }
-        // Requests that were due but never taken up, because the thread was late.
+        // These requests were due but never queued, because the thread was late.
         while let Some(arrival) = self.next.filter(|next| next.intended_ns < self.end_ns) {
             let times = unsent(arrival, now_ns);
             self.tally

@@ -1,6 +1,6 @@
 //! A comparison: contenders take turns, round by round, on the same cores under the same load. A
-//! turn in which the machine was disturbed is tried again, and a round is dropped where that fails.
-//! It shows nothing but progress; `comparison` makes sense of the rounds.
+//! turn in which the machine was disturbed is repeated; if that does not help, the round is
+//! dropped. It prints only progress; `comparison` evaluates the rounds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,19 +25,19 @@ use crate::{cores, first, tally};
 pub(crate) struct CompareOptions {
     pub(crate) installation: Installation,
     pub(crate) quiet: bool,
-    /// Keeps disturbed rounds: for trying a scenario out, not for figures.
+    /// Keeps disturbed rounds. This is for trying a scenario out, not for published figures.
     pub(crate) keep_disturbed: bool,
 }
 
-/// An entry with its contender's file read.
+/// An entry of the scenario with its contender.
 struct Participant<'a> {
     entry: &'a ContenderEntry,
     contender: Contender,
-    /// Over all kept rounds.
+    /// The latencies of all kept rounds.
     latency: Histogram<u64>,
 }
 
-/// One contender in one round.
+/// The result of one contender in one round.
 struct ContenderTurn {
     part: Part,
     latency: Histogram<u64>,
@@ -71,7 +71,8 @@ pub(crate) fn compare(
         capacity_per_s = Some(per_s);
     }
     if scenario.measure == Measure::FirstAnswer {
-        // What one start leaves to the next, such as compiled byte code, is there for all rounds.
+        // One unmeasured turn each: state that a start leaves behind, such as compiled byte code,
+        // then exists for all rounds.
         for participant in &participants {
             comparer.turn(0, participant)?;
         }
@@ -113,14 +114,14 @@ pub(crate) fn compare(
 }
 
 struct Comparer<'a> {
-    /// With the rate that was found.
+    /// The scenario, with its rate filled in from the measured capacity.
     scenario: Scenario,
     options: &'a CompareOptions,
 }
 
 impl Comparer<'_> {
-    /// Every contender once. The first one of a round is the last of the next, so that what drifts
-    /// with time meets all alike.
+    /// Runs every contender once. Odd rounds use the reverse order, and the order is rotated every
+    /// two rounds, so that a drift of the machine over time affects all contenders alike.
     fn round(
         &self,
         number: usize,
@@ -164,7 +165,7 @@ impl Comparer<'_> {
         Ok(Ok(round))
     }
 
-    /// A turn that nothing disturbed, or what did.
+    /// Runs a turn until nothing disturbs it; after the last try, returns the disturbance.
     fn try_turn(
         &self,
         number: usize,
@@ -197,8 +198,8 @@ impl Comparer<'_> {
         }
     }
 
-    /// Waits until the machine is as it was at the round's other probes, and its cores near enough;
-    /// whether it is.
+    /// Waits until the speed is as at the other probes of this round and the cores are close enough
+    /// to each other. Returns whether they are.
     fn settle(&self, probes: &mut Vec<WorkNs>) -> Result<bool, String> {
         let limits = &self.scenario.disturbance;
         let end = Instant::now() + Duration::from_secs_f64(limits.patience_s);
@@ -286,7 +287,7 @@ impl Comparer<'_> {
         })
     }
 
-    /// Pins this thread, which will run the client, to the load's cores, and starts a contender.
+    /// Pins this thread, which runs the client, to the load's cores, and starts a contender.
     fn start(&self, participant: &Participant<'_>) -> Result<RunningContender, String> {
         let mut cores = self.scenario.cores.clone();
         cores.extend(participant.entry.cores.clone());
@@ -303,7 +304,7 @@ impl Comparer<'_> {
         )
     }
 
-    /// What one contender does in a closed loop, a second.
+    /// Measures how many answers a second one contender gives in a closed loop.
     fn measure(
         &self,
         capacity: &CapacityShare,
@@ -335,7 +336,7 @@ impl Comparer<'_> {
         Ok(report.answers_per_s)
     }
 
-    /// How fast the cores are while no contender is there.
+    /// Probes the speed of the cores while no contender runs.
     fn probe(&self) -> Result<WorkNs, String> {
         let named = self.scenario.named_cores();
         if named.is_empty() {
@@ -345,7 +346,7 @@ impl Comparer<'_> {
         }
     }
 
-    /// In the turn that is over, or since the round began.
+    /// The disturbance of the finished turn, or of the machine's speed since the round began.
     fn disturbance(&self, cpu: &CpuUsage, probes: &[WorkNs]) -> Option<String> {
         let limits = self.scenario.disturbance;
         let percent = |cpu_s: f64| cpu_s / cpu.length_s.max(1e-9) * 100.0;

@@ -1,5 +1,5 @@
-//! What a comparison found: figures of each round, medians, paired ratios, goals met or missed.
-//! It measures nothing. Table, page and JSON show it.
+//! The result of a comparison: figures of each round, medians, paired ratios, and whether goals
+//! were met. It measures nothing. Table, page and JSON show it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,28 +23,28 @@ pub(crate) struct Comparison {
     pub(crate) tool: &'static str,
     pub(crate) scenario: Scenario,
     pub(crate) machine: machine::MachineInfo,
-    /// Of the repository, with a mark where it was changed since.
+    /// The commit of the repository, marked if there were uncommitted changes.
     pub(crate) commit: String,
     pub(crate) at: String,
-    /// What the contender named in the scenario did in a closed loop.
+    /// The measured capacity of the contender that the scenario names, in answers a second.
     pub(crate) capacity_per_s: Option<f64>,
     pub(crate) takers: Vec<ContenderSummary>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) dropped: Vec<Dropped>,
     pub(crate) verdicts: Vec<GoalVerdict>,
-    /// Of the machine's speed in the rounds that count.
+    /// Differences of the machine's speed in the kept rounds.
     pub(crate) speed: Option<Differences>,
 }
 
-/// A contender over all rounds.
+/// A contender's figures over all rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct ContenderSummary {
     pub(crate) name: String,
     pub(crate) about: String,
-    /// All kept rounds together.
+    /// The latencies of all kept rounds together.
     pub(crate) latency: Latency,
     pub(crate) figures: BTreeMap<Figure, Spread>,
-    /// Of each round, this contender's figure over the baseline's.
+    /// This contender's figure divided by the baseline's, for each round.
     pub(crate) ratios: BTreeMap<Figure, Spread>,
 }
 
@@ -66,21 +66,21 @@ impl ContenderSummary {
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Round {
-    /// By the contender's name.
+    /// The parts of the round, by the contender's name.
     pub(crate) parts: BTreeMap<String, Part>,
-    /// Turns that were tried again, and why.
+    /// Turns that were repeated, and why.
     pub(crate) repeated: Vec<String>,
 }
 
-/// One contender in one round.
+/// The figures of one contender in one round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Part {
     pub(crate) figures: Figures,
-    /// In cores.
+    /// CPU by process, in cores.
     pub(crate) cpu: BTreeMap<String, f64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// What the cores took for a unit of work before and after.
+    /// Time of each core for a unit of work, before and after the turn.
     pub(crate) work_ns: Around,
 }
 
@@ -101,7 +101,7 @@ impl Part {
         }
     }
 
-    /// Of a turn that was one request.
+    /// A turn that measured only the first answer.
     pub(crate) fn of_first_answer(took: Duration) -> Self {
         Self {
             figures: Figures::from([(Figure::FirstAnswerUs, took.as_secs_f64() * 1e6)]),
@@ -114,7 +114,7 @@ impl Part {
 }
 
 impl Round {
-    /// The median of a proxy less that of the direct call in the same round.
+    /// Adds `added_p50_us`: a proxy's median minus the median of the direct call in the same round.
     pub(crate) fn add_what_proxies_add(&mut self, direct: Option<&str>) {
         let Some(direct) = direct else {
             return;
@@ -129,7 +129,7 @@ impl Round {
         }
     }
 
-    /// Of the machine's speed.
+    /// All probes of the machine's speed in this round.
     fn probes(&self) -> Vec<&WorkNs> {
         let around = self.parts.values().map(|part| &part.work_ns);
         around
@@ -142,7 +142,7 @@ impl Round {
     }
 }
 
-/// A round that does not count.
+/// A round that is not counted.
 #[derive(Debug, Serialize)]
 pub(crate) struct Dropped {
     pub(crate) round: usize,
@@ -152,7 +152,7 @@ pub(crate) struct Dropped {
 #[derive(Debug, Serialize)]
 pub(crate) struct GoalVerdict {
     pub(crate) goal: Goal,
-    /// Over the rounds; nothing where the figure was not measured.
+    /// The value over all rounds; `None` if the figure was not measured.
     pub(crate) found: Option<Spread>,
     /// The value of each round.
     pub(crate) rounds: Vec<f64>,
@@ -177,7 +177,7 @@ impl Comparison {
         }
     }
 
-    /// Medians, ratios and verdicts from the rounds.
+    /// Computes medians, ratios and verdicts from the rounds.
     pub(crate) fn conclude(&mut self) {
         let rounds = &self.rounds;
         let baseline = &self.scenario.baseline;
@@ -229,7 +229,7 @@ impl Comparison {
         }
     }
 
-    /// What a reader has to know before believing the figures.
+    /// What a reader must know before trusting the figures.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let (kept, wanted) = (self.rounds.len(), self.scenario.rounds);

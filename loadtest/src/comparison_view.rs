@@ -1,5 +1,5 @@
-//! A comparison for people: tables in the terminal, and a page with plots.
-//! It decides nothing; what it shows is in the comparison.
+//! A comparison in readable form: tables in the terminal, and a page with plots. It decides nothing
+//! and shows only the content of the comparison.
 
 use maud::html;
 use nanofaas_plot::show;
@@ -161,7 +161,7 @@ fn spread_of(spread: &Spread, show: impl Fn(f64) -> String) -> String {
     )
 }
 
-/// What a goal is about.
+/// The text that describes a goal's figure.
 fn what(comparison: &Comparison, goal: &Goal) -> String {
     let against = goal
         .against
@@ -206,7 +206,7 @@ fn verdict(comparison: &Comparison, verdict: &GoalVerdict) -> Vec<String> {
     ]
 }
 
-/// A dot for what each round found, and a line where the goal is.
+/// A plot with a dot for each round's value and a line at the goal's limit.
 fn by_goal(comparison: &Comparison, verdict: &GoalVerdict) -> Plot {
     let goal = &verdict.goal;
     let label = match goal.kind {
@@ -223,7 +223,7 @@ fn by_goal(comparison: &Comparison, verdict: &GoalVerdict) -> Plot {
     }
 }
 
-/// A dot for each contender in each round.
+/// A plot with a dot for each contender in each round.
 fn by_round(comparison: &Comparison, figure: Figure, unit: Unit, label: &str) -> Plot {
     let title = format!("{} in each round", figure.name());
     let takers = comparison.takers.iter().zip(COLOURS.iter().cycle());
@@ -241,7 +241,7 @@ fn of_rounds(title: &str, note: &str, label: &str, unit: Unit, dots: Vec<Series>
     Plot::new(title, note, x, Axis::new(label, Scale::Linear, unit), dots)
 }
 
-/// A dot for each round with a value.
+/// A series with a dot for each round that has a value.
 fn dots(name: &str, colour: &'static str, values: impl Iterator<Item = Option<f64>>) -> Series {
     let numbered = (1..).zip(values);
     Series {

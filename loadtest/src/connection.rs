@@ -1,6 +1,5 @@
-//! One kept-alive connection, with at most one request on it. Nothing here blocks, except the very
-//! first connect, before the clock runs.
-//! It knows nothing of plans and times. The client drives it.
+//! One keep-alive connection with at most one request in flight. Nothing here blocks, except the
+//! first connect, before the run starts. It knows no plans and no times. The client drives it.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +19,7 @@ use crate::wire::{ResponseEnd, ResponseReader};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionState {
-    /// Not connected; tried again at this time.
+    /// Not connected; a connect is tried again at this time.
     Resting {
         until_ns: u64,
     },
@@ -33,7 +32,7 @@ pub(crate) struct LoadConnection {
     pub(crate) state: ConnectionState,
     socket: Option<OwnedFd>,
     reader: ResponseReader,
-    /// The request that is being sent, and how many of its bytes are out.
+    /// The bytes of the request that is being sent, and how many of them have been sent.
     pub(crate) out: Vec<u8>,
     sent: usize,
 }
@@ -43,16 +42,16 @@ pub(crate) struct LoadConnection {
 pub(crate) enum Read {
     Nothing,
     Answer(ResponseEnd),
-    /// The peer has closed the connection, which is no error while it is idle.
+    /// The peer has closed the connection. This is no error if the connection is idle.
     Closed,
     Failed(RequestError),
 }
 
-/// How long the first connect may take.
+/// Time limit of the first connect.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 impl LoadConnection {
-    /// Connects before the run, so that the first requests do not pay for it.
+    /// Connects before the run, so that the first requests do not include the connect.
     pub(crate) fn open(address: &ServerAddress) -> Result<Self, String> {
         let socket: OwnedFd = match address {
             ServerAddress::Tcp(address) => {
@@ -91,7 +90,7 @@ impl LoadConnection {
         })
     }
 
-    /// Begins to connect anew, without waiting.
+    /// Starts a new connect without waiting for it.
     pub(crate) fn reopen(&mut self, address: &ServerAddress) -> Result<(), Errno> {
         self.close();
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -123,7 +122,7 @@ impl LoadConnection {
         Ok(())
     }
 
-    /// The socket became writable while connecting: is it connected?
+    /// Called when the socket became writable while connecting; checks whether it is connected.
     pub(crate) fn connected(&mut self) -> Result<(), Errno> {
         let socket = self.socket.as_ref().ok_or(Errno::EBADF)?;
         match getsockopt(socket, sockopt::SocketError)? {
@@ -146,7 +145,7 @@ impl LoadConnection {
         self.sent = 0;
     }
 
-    /// The request is in `out`: sends it, as far as it goes. True when all is out.
+    /// Starts to send the request in `out`. Returns true if all bytes are sent.
     pub(crate) fn begin(&mut self, bodiless: bool) -> Result<bool, RequestError> {
         self.state = ConnectionState::Busy;
         self.sent = 0;
@@ -159,7 +158,7 @@ impl LoadConnection {
             return Err(RequestError::Closed);
         };
         while self.sent < self.out.len() {
-            // `send` and not `write`, because `write` goes through the VFS layer and costs more.
+            // `send` is used because `write` goes through the VFS layer and costs more.
             match send(
                 socket.as_raw_fd(),
                 &self.out[self.sent..],
@@ -174,7 +173,7 @@ impl LoadConnection {
         Ok(true)
     }
 
-    /// Reads the bytes that have arrived, through `scratch`, which holds nothing between calls.
+    /// Reads the bytes that have arrived, into `scratch`, whose content is not kept between calls.
     pub(crate) fn read(&mut self, scratch: &mut [u8]) -> Read {
         let Some(socket) = &self.socket else {
             return Read::Nothing;
@@ -194,8 +193,8 @@ impl LoadConnection {
             }
             match self.reader.feed(&scratch[..length]) {
                 Ok(Some(answer)) => {
-                    // If the answer came before the whole request was sent, close, because the
-                    // server might read the rest as the next request.
+                    // If the answer came before the whole request was sent, the connection must be
+                    // closed, because the server might read the rest as the next request.
                     let closes = answer.closes || self.sent < self.out.len();
                     return Read::Answer(ResponseEnd { closes, ..answer });
                 }

@@ -1,6 +1,5 @@
-//! A contender as its file describes it: processes, how to see that they are ready, what to ask of
-//! them first, and where to call them.
-//! It starts no process; `running` does.
+//! A contender as its file describes it: its processes, how to detect that they are ready, the
+//! requests that prepare it, and its URL. It starts no process; `running` does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,22 +14,22 @@ use crate::scenario::yaml;
 pub(crate) struct Contender {
     #[serde(default)]
     pub(crate) about: String,
-    /// Values of its variables, where the scenario sets no others.
+    /// Default values of its variables, which the scenario may replace.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, String>,
-    /// Names of ports on loopback: `proxy` makes `{port.proxy}`.
+    /// Names of loopback ports: `proxy` defines `{port.proxy}`.
     #[serde(default)]
     pub(crate) ports: Vec<String>,
-    /// Files that are filled in and put into `{folder}`, from the contender's own folder.
+    /// Files of the contender's folder that are filled in and copied into `{folder}`.
     #[serde(default)]
     pub(crate) files: Vec<PathBuf>,
     pub(crate) processes: Vec<ProcessSpec>,
-    /// Requests before the load, in this order.
+    /// Requests that are sent before the load, in this order.
     #[serde(default)]
     pub(crate) prepare: Vec<PrepareStep>,
-    /// Where the load goes.
+    /// The URL that the load uses.
     pub(crate) url: String,
-    /// Where the file lies.
+    /// The folder of the contender's file.
     #[serde(skip)]
     pub(crate) home: PathBuf,
 }
@@ -38,22 +37,22 @@ pub(crate) struct Contender {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessSpec {
-    /// Its cores go by this name, too.
+    /// The name, which also selects the process's cores in a scenario.
     pub(crate) name: String,
     pub(crate) command: Vec<String>,
-    /// A variable whose value is empty is not set.
+    /// Environment variables; one with an empty value is not set.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
-    /// A URL that answers 2xx as soon as the process is ready. Without it the tool does not wait
-    /// for the process, and a first answer is counted from the start of this process.
+    /// A URL that answers 2xx as soon as the process is ready. Without a URL the tool does not wait
+    /// for the process, and a first answer is measured from the start of this process.
     #[serde(default)]
     pub(crate) ready: Option<String>,
-    /// Its CPU and memory are the contender's.
+    /// Whether its CPU and memory count as the contender's.
     #[serde(default)]
     pub(crate) measured: bool,
 }
 
-/// A request that has to succeed, or several: `{n}` counts them from 0.
+/// A request that has to succeed, sent once or several times: `{n}` is its number, from 0.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PrepareStep {
@@ -74,12 +73,12 @@ fn once() -> String {
     "1".to_owned()
 }
 
-/// How many other files a chain of `like` may name.
+/// Longest chain of files that name each other by `like`.
 const LIKENESS: usize = 4;
 
 impl Contender {
-    /// Reads its file. `like` in it names another file, whose fields apply where this one has none;
-    /// the two `set` maps are merged.
+    /// Reads a contender's file. Its `like` names another file, which supplies the fields that are
+    /// missing here; the two `set` maps are merged.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let fields = fields(path, LIKENESS)?;
         let mut contender: Self = serde_json::from_value(Value::Object(fields))

@@ -1,10 +1,10 @@
-//! On which cores a thread may run. What a thread starts runs where the thread may.
-//! It changes no other process.
+//! The cores on which a thread may run. Threads and processes that a thread starts inherit its
+//! cores. It changes no other process.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Keeps the calling thread, and what it starts from now on, on these cores.
+/// Pins the calling thread, and everything that it starts from now on, to these cores.
 pub(crate) fn pin(cores: &[usize]) -> Result<(), String> {
     let mut set = CpuSet::new();
     for core in cores {

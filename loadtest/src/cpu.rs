@@ -1,5 +1,5 @@
-//! CPU that the machine, this tool and the watched processes used between two moments.
-//! It judges nothing. Runs read it at their begin and end, the watcher ten times a second.
+//! CPU time that the machine, this tool and the watched processes used between two moments. It
+//! judges nothing. Runs read it at their beginning and end, the watcher ten times a second.
 
 use std::time::Instant;
 
@@ -14,22 +14,21 @@ pub(crate) struct CpuUsage {
     pub(crate) steal_s: f64,
     pub(crate) load_s: f64,
     pub(crate) watched_s: Vec<f64>,
-    /// Of all other processes, one by one.
+    /// The sum over all other processes.
     others_s: f64,
 }
 
 impl CpuUsage {
-    /// CPU of everything on the machine except the load and the watched servers. The machine's own
-    /// sum is sampled at each tick and misses short work; the sum over processes misses a process
-    /// that started and ended without a parent that waited for it. The larger sum is the better
-    /// one.
+    /// CPU time of everything on the machine except the load tool and the watched servers. The
+    /// machine's own sum is sampled at each tick and misses short work. The sum over processes
+    /// misses processes that ended without being waited for. So the larger of the two sums is used.
     pub(crate) fn foreign_s(&self) -> f64 {
         let rest_s = self.machine_s - self.load_s - self.watched_s.iter().sum::<f64>();
         rest_s.max(self.others_s)
     }
 }
 
-/// What had been used at one moment.
+/// The CPU times that were used up to one moment.
 pub(crate) struct CpuReading {
     pub(crate) at: Instant,
     machine: MachineCpu,
@@ -52,7 +51,7 @@ impl CpuReading {
         }
     }
 
-    /// Reads every other process, too, which is too slow for ten times a second.
+    /// Also reads every other process, which is too slow to do ten times a second.
     pub(crate) fn read_all(watched: &[WatchedProcess]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {
@@ -71,7 +70,7 @@ impl CpuReading {
                 .watched_s
                 .iter()
                 .enumerate()
-                // A process that was started after the first reading had used no CPU then.
+                // A process that was started after the first reading had used no CPU time then.
                 .map(|(at, end)| (end - self.watched_s.get(at).unwrap_or(&0.0)).max(0.0))
                 .collect(),
             others_s: (end.others_s - self.others_s).max(0.0),

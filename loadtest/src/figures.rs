@@ -1,5 +1,5 @@
-//! The figures that contenders are compared by, and their spread over rounds.
-//! It measures nothing; it takes them out of a run's report.
+//! The figures by which contenders are compared, and their spread over rounds. It measures nothing
+//! and takes the figures from a run's report.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,15 @@ use crate::report::RunReport;
 pub(crate) enum Figure {
     /// Expected answers a second.
     AnswersPerS,
-    /// The same for each core that the measured processes used.
+    /// Expected answers a second, divided by the cores that the measured processes used.
     AnswersPerCoreS,
     /// CPU of the measured processes for each answer.
     CpuUsPerAnswer,
     P50Us,
     P99Us,
     MeanUs,
-    /// From the start of a process, or from the call, until the only answer; only in comparisons
-    /// that measure it.
+    /// Time from the start of a process, or from the call, until the first answer. Only comparisons
+    /// with `measure: first_answer` have it.
     FirstAnswerUs,
     /// The median minus the median of the direct call.
     AddedP50Us,
@@ -29,12 +29,12 @@ pub(crate) enum Figure {
     /// status that was not expected.
     RefusedP99Us,
     Errors,
-    /// How busy the measured processes were.
+    /// CPU use of the measured processes, in cores.
     CpuCores,
     LoadCores,
-    /// Of the measured processes, at the end of the run.
+    /// Memory of the measured processes at the end of the run.
     MemoryMib,
-    /// What the run added to it.
+    /// The growth of that memory during the run.
     MemoryGrowthMib,
 }
 
@@ -70,7 +70,7 @@ impl Figure {
         }
     }
 
-    /// Its unit, for an axis of plain numbers.
+    /// The unit, for an axis of plain numbers.
     pub(crate) fn axis(self) -> &'static str {
         match self {
             Self::AnswersPerS | Self::AnswersPerCoreS => "answers per second",
@@ -114,7 +114,7 @@ pub(crate) struct Growth {
     pub(crate) after: u64,
 }
 
-/// `measured` is true for the watched processes that count.
+/// The figures of a run. `measured` says for each watched process whether it counts.
 pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figures {
     let watched = || {
         report
@@ -158,13 +158,13 @@ pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figur
     figures
 }
 
-/// The middle of some values, and how far they lie apart.
+/// The median of some values, and their range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// The middle half of them lies between these.
+    /// The quartiles: the middle half of the values lies between them.
     pub(crate) lower_quartile: f64,
     pub(crate) upper_quartile: f64,
 }
@@ -174,7 +174,7 @@ impl Spread {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
-        // Between two values, in proportion.
+        // A quantile, interpolated between the two nearest values.
         let at = |share: f64| {
             let parsed = share * last as f64;
             let (low, high) = (

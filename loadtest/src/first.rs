@@ -1,7 +1,6 @@
-//! A contender's first answer: the time from the start of a process for which the tool does not
-//! wait, or from the call where all processes are ready.
-//! It makes no load: it sends one request, again and again until the server answers. Comparisons
-//! measure it once in each turn.
+//! A contender's first answer. The time starts when the process without a `ready` URL starts, or
+//! with the call if all processes are ready. It makes no load: it sends one request, and repeats it
+//! until the server answers. Comparisons measure it once in each turn.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,14 +9,14 @@ use crate::ask::{self, BlockingConnection};
 use crate::load::RequestTarget;
 use crate::running::RunningContender;
 
-/// How long processes that are ready may settle before the call.
+/// Pause between the readiness of the processes and the call.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Between two attempts to reach a process that starts: much shorter than any start.
+/// Pause between two attempts to reach a starting process: much shorter than any start.
 const PAUSE: Duration = Duration::from_micros(200);
-/// How long a process may take from its start until it answers.
+/// Time limit from the start of a process to its answer.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// How long the first answer took. An answer that is not 2xx is an error.
+/// The time until the first answer. An answer that is not 2xx is an error.
 pub(crate) fn answer(
     running: &RunningContender,
     target: RequestTarget,

@@ -1,6 +1,5 @@
-//! What a contender takes without load: time to ready, idle memory, memory for each idle
-//! connection.
-//! It makes no load. The command line calls it.
+//! The resources of a contender without load: time to ready, idle memory, memory for each idle
+//! connection. It makes no load. The command line calls it.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -21,21 +20,21 @@ use crate::table::ReportTable;
 pub(crate) struct Footprint {
     about: String,
     connections: usize,
-    /// Of the measured processes, from the start of the program until its health check answers.
+    /// Time from the start of the measured processes until their health checks answer.
     ready_ms: Spread,
     idle_mib: Spread,
-    /// Idle memory without the pages of the program's file, because the kernel can drop those.
+    /// Idle memory without the pages of the program's file, which the kernel can drop.
     idle_private_mib: Spread,
-    /// Memory for each connection that never sent a byte.
+    /// Memory for each connection that has never sent a byte.
     silent_bytes: Spread,
-    /// Memory for each of the same connections after one answer.
+    /// Memory for each of these connections after one answer.
     used_bytes: Spread,
 }
 
-/// How long a process may settle before its memory is read.
+/// Pause before the memory of a process is read.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Each of `times` starts is a process of its own.
+/// Starts the contender `times` times and measures each start.
 pub(crate) fn measure(
     contender: &Contender,
     installation: &Installation,
@@ -71,7 +70,7 @@ pub(crate) fn measure(
     })
 }
 
-/// One start: the figures in the order of the struct.
+/// Measures one start; returns the figures in the order of the struct's fields.
 fn once(
     contender: &Contender,
     installation: &Installation,

@@ -1,5 +1,5 @@
-//! The limit of a figure, such as `>= 1.3`, and whether a measured value meets it.
-//! It measures nothing. Scenarios name goals, comparisons judge them.
+//! A goal: the limit of a figure, such as `>= 1.3`, and the check whether a measured value meets
+//! it. It measures nothing. Scenarios name goals, comparisons judge them.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::figures::Figure;
 pub(crate) struct Goal {
     pub(crate) contender: String,
     pub(crate) figure: Figure,
-    /// The contender that it is compared with; the baseline where there is none.
+    /// The contender that it is compared with; the baseline if absent.
     #[serde(default)]
     pub(crate) against: Option<String>,
     #[serde(default, rename = "as")]
@@ -22,16 +22,16 @@ pub(crate) struct Goal {
     pub(crate) reach: Option<Limit>,
 }
 
-/// What of the two is looked at, in each round.
+/// The value that is compared with the limit in each round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GoalKind {
-    /// The contender's figure over the other's.
+    /// The contender's figure divided by the other's.
     #[default]
     Ratio,
-    /// The contender's less the other's.
+    /// The contender's figure minus the other's.
     Difference,
-    /// The contender's alone.
+    /// The contender's figure.
     Value,
 }
 
@@ -80,7 +80,7 @@ impl From<Limit> for String {
 }
 
 impl Limit {
-    /// With its value in the figure's unit.
+    /// Shows the limit, with its value in the figure's unit.
     pub(crate) fn show(self, show: impl Fn(f64) -> String) -> String {
         format!(
             "{} {}",

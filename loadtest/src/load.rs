@@ -1,11 +1,11 @@
-//! What load to make, as the user wrote it: the same fields on the command line and in a scenario.
-//! It sends nothing; `plan` makes requests and arrivals of it.
+//! The load that a user describes, with the same fields on the command line and in a scenario. It
+//! sends nothing; `plan` makes requests of it, and `arrivals` their times.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// No run is longer, whatever is asked for.
+/// The longest run that is accepted.
 pub(crate) const RUN_S_MAX: f64 = 3600.0;
 pub(crate) const CONNECTIONS_MAX: usize = 10_000;
 
@@ -14,22 +14,22 @@ pub(crate) const CONNECTIONS_MAX: usize = 10_000;
 pub(crate) struct LoadSpec {
     pub(crate) targets: Vec<RequestTarget>,
     pub(crate) connections: usize,
-    /// How requests arrive; nothing is a closed loop: each connection sends its next request when
-    /// it has the answer to the last.
+    /// How requests arrive. `None` is a closed loop: each connection sends its next request when it
+    /// has the previous answer.
     pub(crate) arrivals: Option<ArrivalPattern>,
     pub(crate) warm_up_s: f64,
     pub(crate) duration_s: f64,
-    /// How long answers are waited for after the end.
+    /// How long the client waits for answers after the end of the load.
     pub(crate) drain_s: f64,
-    /// A request that has no answer after this time is an error.
+    /// A request without an answer after this time is an error.
     pub(crate) timeout_s: f64,
-    /// The names that `{function}` in a URL stands for.
+    /// The names that replace `{function}` in a URL.
     pub(crate) functions: Option<DrawnFunctions>,
-    /// Statuses that are no error; empty: 200 to 299.
+    /// Statuses that are no errors; if empty, 200 to 299.
     pub(crate) expect: Vec<u16>,
-    /// Statuses by which a server refuses load; they count neither as answers nor as errors.
+    /// Statuses by which a server refuses load. They count neither as answers nor as errors.
     pub(crate) refusals: Vec<u16>,
-    /// Never sleeps between requests: exact send times, for a whole core.
+    /// Never sleeps between requests: send times are exact, and the client uses a whole core.
     pub(crate) spin: bool,
     pub(crate) seed: u64,
 }
@@ -56,15 +56,15 @@ impl Default for LoadSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RequestTarget {
-    /// `{function}` in it stands for a drawn name.
+    /// The URL, in which `{function}` is replaced by a drawn name.
     pub(crate) url: String,
     pub(crate) method: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) weight: f64,
-    /// The body; `{duration_ms}` in it stands for the duration of a trace's row.
+    /// The body, in which `{duration_ms}` is replaced by the duration of a trace's row.
     pub(crate) body: Option<String>,
     pub(crate) body_file: Option<PathBuf>,
-    /// A made-up body of this size: `{"input":"xx…"}` under JSON, else this many letters.
+    /// A generated body of this size: `{"input":"xx…"}` for JSON, else this many letters.
     pub(crate) body_bytes: Option<usize>,
 }
 
@@ -82,7 +82,7 @@ impl Default for RequestTarget {
     }
 }
 
-/// An open loop: requests arrive when the plan says, whether or not answers have come.
+/// An open loop: requests are sent at planned times, whether or not answers have come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(crate) enum ArrivalPattern {
@@ -90,7 +90,7 @@ pub(crate) enum ArrivalPattern {
     Fixed(f64),
     /// Requests a second on average, at random times.
     Poisson(f64),
-    /// As the rows of a file say.
+    /// At the times in the rows of a file.
     Trace(Trace),
 }
 
@@ -98,7 +98,7 @@ pub(crate) enum ArrivalPattern {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Trace {
     pub(crate) file: PathBuf,
-    /// 2 replays a minute in 30 seconds.
+    /// The speed of the replay: at 2, a minute takes 30 seconds.
     #[serde(default = "as_recorded")]
     pub(crate) speed: f64,
 }
@@ -107,14 +107,14 @@ fn as_recorded() -> f64 {
     1.0
 }
 
-/// Functions that are called unequally: the n-th most popular in proportion to n^-exponent.
+/// Functions with unequal popularity: the n-th is called in proportion to n^-exponent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DrawnFunctions {
     pub(crate) count: u32,
     #[serde(default = "usual_exponent")]
     pub(crate) exponent: f64,
-    /// `{}` stands for the number, from 0.
+    /// The name, in which `{}` is replaced by the number, from 0.
     #[serde(default = "usual_name")]
     pub(crate) name: String,
 }
@@ -128,7 +128,7 @@ fn usual_name() -> String {
 }
 
 impl LoadSpec {
-    /// What is wrong with it, if anything.
+    /// Checks the fields, and returns what is wrong with them.
     pub(crate) fn check(&self) -> Result<(), String> {
         let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(text.to_owned()) };
         rule(!self.targets.is_empty(), "name at least one URL to call")?;

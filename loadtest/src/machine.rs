@@ -1,6 +1,6 @@
-//! What the machine and its processes have used so far, read from /proc.
-//! It changes nothing and keeps nothing: a caller that needs a difference reads twice. The watcher
-//! reads ten times a second, a round at its begin and end.
+//! Resources that the machine and its processes have used so far, read from /proc. It changes
+//! nothing and keeps nothing: a caller that needs a difference reads twice. The watcher reads ten
+//! times a second, a round at its beginning and end.
 
 use std::fs;
 
@@ -11,9 +11,9 @@ use serde::Serialize;
 /// CPU time of all cores, in seconds since the machine started.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MachineCpu {
-    /// User, system and interrupts.
+    /// Time of user code, kernel and interrupts.
     pub(crate) busy_s: f64,
-    /// What the hypervisor gave to others.
+    /// Time that the hypervisor gave to other machines.
     pub(crate) steal_s: f64,
 }
 
@@ -22,7 +22,7 @@ impl MachineCpu {
         let Ok(KernelStats { total, .. }) = KernelStats::current() else {
             return Self::default();
         };
-        // The time of guests is within that of users.
+        // `guest` is not added, because it is already part of `user`.
         let in_interrupts = total.irq.unwrap_or_default() + total.softirq.unwrap_or_default();
         Self {
             busy_s: seconds(total.user + total.nice + total.system + in_interrupts),
@@ -35,12 +35,14 @@ fn seconds(ticks: u64) -> f64 {
     ticks as f64 / ticks_per_second() as f64
 }
 
-/// CPU time of a process and all of its descendants, in seconds, children that have ended and were reaped included.
+/// CPU time of a process and all of its descendants, in seconds, including children that have ended
+/// and were reaped.
 pub(crate) fn cpu_s(pid: u32) -> f64 {
     tree(pid).iter().filter_map(used_s).sum()
 }
 
-/// CPU time of every process but this one and those in `except` with their descendants, in seconds.
+/// CPU time of every process except this one and those in `except` with their descendants, in
+/// seconds.
 pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
     let trees = except.iter().copied().flat_map(tree);
     let mut own: Vec<i32> = trees.map(|process| process.pid).collect();
@@ -50,13 +52,13 @@ pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
     others.filter_map(|process| used_s(&process)).sum()
 }
 
-/// CPU time of this process without what it started, in seconds.
+/// CPU time of this process without its children, in seconds.
 pub(crate) fn own_cpu_s() -> f64 {
     let stat = Process::myself().and_then(|process| process.stat());
     stat.map_or(0.0, |stat| seconds(stat.utime + stat.stime))
 }
 
-/// Nothing where the process has ended.
+/// `None` if the process has ended.
 fn used_s(process: &Process) -> Option<f64> {
     let Stat {
         utime,
@@ -65,15 +67,16 @@ fn used_s(process: &Process) -> Option<f64> {
         cstime,
         ..
     } = process.stat().ok()?;
-    // The last two are of children that were waited for; the kernel has them signed.
+    // `cutime` and `cstime` are those of reaped children; the kernel defines them as signed.
     Some(seconds(utime + stime + (cutime + cstime).unsigned_abs()))
 }
 
-/// Memory of a process and its descendants; shared pages are divided among the processes that map them.
+/// Memory of a process and its descendants. Shared pages are divided among the processes that map
+/// them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MemoryUse {
     pub(crate) bytes: u64,
-    /// Without the pages of files, such as the program's own.
+    /// Memory without pages of files, such as the program's own file.
     pub(crate) private_bytes: u64,
 }
 
@@ -100,7 +103,7 @@ impl std::ops::AddAssign for MemoryUse {
     }
 }
 
-/// The process and its descendants, as far as they live.
+/// The process and its descendants that still run.
 fn tree(pid: u32) -> Vec<Process> {
     let mut pids = vec![pid];
     let mut found = Vec::new();
@@ -115,7 +118,7 @@ fn tree(pid: u32) -> Vec<Process> {
     found
 }
 
-/// What a reader of a report has to know of the machine.
+/// Facts about the machine that a reader of a report must know.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct MachineInfo {
     pub(crate) cpu: String,
@@ -160,7 +163,7 @@ mod tests {
         busy.kill().and_then(|()| busy.wait()).expect("it ends");
         let (all, without, own) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
         assert!(own > 0.1 && all > 0.9 * own, "{all} {own}");
-        // Read one after another, so not to the tick.
+        // The three values are read one after another, so they cannot agree exactly.
         assert!((all - without - own).abs() < 0.1, "{all} {without} {own}");
     }
 

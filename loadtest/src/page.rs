@@ -1,5 +1,5 @@
-//! One self-contained HTML page: a title, key figures, tables and plots, dark on light.
-//! It loads nothing from anywhere. Reports of runs and of comparisons are made of it.
+//! A self-contained HTML page: a title, key figures, tables and plots. It loads no other resource.
+//! Reports of runs and of comparisons use it.
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -7,7 +7,7 @@ use nanofaas_plot::{Plot, SeriesMark};
 
 use crate::machine::MachineInfo;
 
-/// The page around its parts.
+/// A page with its title, machine and parts.
 pub(crate) fn page(title: &str, about: &str, machine: &MachineInfo, parts: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -32,7 +32,7 @@ pub(crate) fn page(title: &str, about: &str, machine: &MachineInfo, parts: &Mark
     page.into_string()
 }
 
-/// Large figures side by side: a value and what it is.
+/// Large figures side by side, each with its label.
 pub(crate) fn figures(figures: &[(String, &str)]) -> Markup {
     html! {
         div.figures { @for (value, name) in figures { div { b { (value) } span { (name) } } } }
@@ -43,7 +43,7 @@ pub(crate) fn notes(notes: &[String]) -> Markup {
     html! { @if !notes.is_empty() { ul.notes { @for note in notes { li { (note) } } } } }
 }
 
-/// Plots two to a row where there is room.
+/// Plots, two in a row if the window is wide enough.
 pub(crate) fn plots(plots: &[Plot]) -> Markup {
     html! {
         div.plots {

@@ -1,5 +1,5 @@
-//! Requests, formatted before the clock runs, and which of them comes next.
-//! It opens no socket and reads no clock. The client sends what it hands out.
+//! The requests, formatted before the run starts, and the choice of the next one. It opens no
+//! socket and reads no clock. The client sends the requests.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -9,7 +9,7 @@ use crate::address::ParsedUrl;
 use crate::body::RequestBody;
 use crate::load::{LoadSpec, RequestTarget};
 
-/// One request to make: small, so that a million may wait.
+/// One planned request. It is small, because a million may wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PlannedRequest {
     pub(crate) target: u32,
@@ -17,12 +17,12 @@ pub(crate) struct PlannedRequest {
     pub(crate) duration_ms: f32,
 }
 
-/// A target's request in pieces, the fixed ones formatted.
+/// A target's request in pieces; the fixed pieces are already formatted.
 #[derive(Debug)]
 struct Template {
-    /// Up to the function's name in the path; the whole head where there is none.
+    /// The bytes up to the function's name in the path; without a name, the whole head.
     before: Vec<u8>,
-    /// From there to the end of the fixed head. Nothing where the path names no function.
+    /// The bytes from the name to the end of the fixed head; `None` if the path has no name.
     after: Option<Vec<u8>>,
     body: RequestBody,
 }
@@ -37,11 +37,11 @@ pub(crate) struct RequestPlan {
     draw: Draw,
 }
 
-/// The dice of a run.
+/// The random choices of a run.
 #[derive(Debug)]
 struct Draw {
     dice: SmallRng,
-    /// Sums of the weights up to each target, the last one 1.
+    /// Cumulative weights of the targets; the last one is 1.
     weights: Vec<f64>,
     zipf: Option<Zipf<f64>>,
 }
@@ -49,7 +49,7 @@ struct Draw {
 const FUNCTION: &str = "{function}";
 
 impl RequestPlan {
-    /// `names` are those of a trace; without one they come from the load's template.
+    /// `names` are the names in a trace. Without a trace they come from the load's template.
     pub(crate) fn new(
         load: &LoadSpec,
         names: Vec<String>,
@@ -115,7 +115,7 @@ impl RequestPlan {
         self.draw.call()
     }
 
-    /// The target of a trace's row is drawn like any other.
+    /// Draws a target. This is also used for the rows of a trace, which name no target.
     pub(crate) fn draw_target(&mut self) -> u32 {
         self.draw.target()
     }
@@ -143,7 +143,7 @@ impl RequestPlan {
 impl Draw {
     fn call(&mut self) -> PlannedRequest {
         let function = match &self.zipf {
-            // Zipf counts from 1, and names from 0.
+            // Zipf counts from 1, names count from 0.
             Some(zipf) => zipf.sample(&mut self.dice) as u32 - 1,
             None => 0,
         };
@@ -160,7 +160,7 @@ impl Draw {
         }
         let point: f64 = self.dice.random();
         let last = self.weights.len() - 1;
-        // Rounding may leave the last sum a hair below 1.
+        // Because of rounding, the last sum may be slightly below 1.
         self.weights.partition_point(|sum| *sum <= point).min(last) as u32
     }
 }
@@ -311,7 +311,7 @@ mod tests {
         let calls: Vec<PlannedRequest> = (0..20_000).map(|_| plan.draw()).collect();
         let second = calls.iter().filter(|call| call.target == 1).count();
         assert!((14_500..15_500).contains(&second), "{second}");
-        // 1 / H(1000) = 13.4 % for the first, half of that for the second.
+        // 1 / H(1000) = 13.4 % for the first name, half of that for the second.
         let count = |function| {
             calls
                 .iter()

@@ -1,5 +1,5 @@
-//! The connections of a run, and the epoll set that watches them: client times address.
-//! It sends no request and knows no time of one. The client owns it.
+//! The connections of a run, and the epoll set that watches them: one for each client and address.
+//! It sends no request and knows no times. The client owns it.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -9,11 +9,11 @@ use crate::connection::{ConnectionState, LoadConnection};
 
 pub(crate) struct Pool {
     pub(crate) epoll: Epoll,
-    /// Without repeats; each client has one connection to each.
+    /// The distinct addresses; each client has one connection to each.
     addresses: Vec<ServerAddress>,
-    /// Which address a target has.
+    /// The index of each target's address.
     address_of: Vec<usize>,
-    /// Connection `client * addresses + address`.
+    /// The connection at index `client * addresses + address`.
     pub(crate) connections: Vec<LoadConnection>,
 }
 
@@ -64,7 +64,7 @@ impl Pool {
         index % self.addresses.len()
     }
 
-    /// Whose connection it is.
+    /// The client that a connection belongs to.
     pub(crate) fn client_at(&self, index: usize) -> usize {
         index / self.addresses.len()
     }
@@ -78,13 +78,13 @@ impl Pool {
         self.connections[index].state == ConnectionState::Idle
     }
 
-    /// Closes it; it is tried again at this time.
+    /// Closes a connection; it is opened again at this time.
     pub(crate) fn rest(&mut self, index: usize, until_ns: u64) {
         self.connections[index].close();
         self.connections[index].state = ConnectionState::Resting { until_ns };
     }
 
-    /// Begins to connect anew. False where that failed at once.
+    /// Starts a new connect. Returns false if that failed at once.
     pub(crate) fn reopen(&mut self, index: usize) -> bool {
         let address = &self.addresses[index % self.addresses.len()];
         let connection = &mut self.connections[index];
@@ -95,7 +95,7 @@ impl Pool {
                 .is_some_and(|socket| self.epoll.add(socket, event).is_ok())
     }
 
-    /// Changes the events that epoll reports. False where the kernel refuses.
+    /// Changes the events that epoll reports. Returns false if the kernel refuses.
     pub(crate) fn watch(&self, index: usize, flags: EpollFlags) -> bool {
         let mut event = EpollEvent::new(flags, index as u64);
         let socket = self.connections[index].socket();

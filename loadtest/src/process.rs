@@ -1,7 +1,7 @@
-//! One server process: started on its cores, its output kept in a file, ended with all that it
-//! started.
-//! It never outlives this tool: a small shell reads a pipe from the tool. When the tool has ended,
-//! for whatever reason, the shell kills the server and removes its folder. Stages own servers.
+//! One server process: started on its cores, with its output in a file, and killed with all its
+//! descendants. It never outlives this tool: a small shell waits on a pipe from the tool. When the
+//! tool has ended, for any reason, the shell kills the server and removes its folder. Running
+//! contenders own servers.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -17,18 +17,18 @@ use crate::cores;
 
 pub(crate) struct ServerProcess {
     child: Child,
-    /// The shell that waits on its stdin, which closes when this tool ends.
+    /// The shell that waits on its stdin, which is closed when this tool ends.
     guard: Child,
     log: PathBuf,
 }
 
-/// How long a server may take to end by itself.
+/// How long a server may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_millis(500);
-/// The last lines of a log that an error shows.
+/// Lines of the log that an error message shows.
 const LINES: usize = 12;
 
 impl ServerProcess {
-    /// Starts it in a process group of its own; its log goes into `folder`.
+    /// Starts the server in a process group of its own; its log goes into `folder`.
     pub(crate) fn start(
         name: &str,
         mut command: Command,
@@ -43,8 +43,8 @@ impl ServerProcess {
             .stdout(file)
             .stderr(errors)
             .process_group(0);
-        // A child inherits the cores of the thread that starts it, so a thread of its own is pinned
-        // and starts it.
+        // A child inherits the cores of the thread that starts it, so the child is started by a
+        // separate thread that is pinned.
         let spawn = || {
             cores::pin(cores)?;
             command.spawn().map_err(|error| {
@@ -65,7 +65,7 @@ impl ServerProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C ends this tool and its process group; the guard must survive to clean up.
+            // Ctrl-C ends this tool and its process group. The guard must survive to clean up.
             .process_group(0)
             .spawn();
         let guard = match guard {
@@ -82,7 +82,7 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// Looks without reaping the child, because the kernel does not reuse a PID before it is
+    /// Checks without reaping the child, because the kernel does not reuse a PID before it is
     /// reaped.
     pub(crate) fn is_alive(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -92,7 +92,7 @@ impl ServerProcess {
         )
     }
 
-    /// The last lines that it wrote.
+    /// The last lines of the server's log.
     pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();

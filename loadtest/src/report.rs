@@ -1,5 +1,5 @@
-//! The result of one run in plain numbers: what the JSON holds, and what table and plots show.
-//! It measures nothing. Field names end in their unit.
+//! The result of one run in plain numbers: the content of the JSON, of the tables and of the plots.
+//! It measures nothing. Field names end with their unit.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +17,11 @@ pub(crate) struct RunReport {
     pub(crate) machine: MachineInfo,
     pub(crate) load: LoadSpec,
     pub(crate) loop_kind: &'static str,
-    /// Requests meant to be sent within the measured time. It is the sum of `statuses` and `faults`.
+    /// Requests whose intended send time is within the measured time: the sum of `statuses` and
+    /// `faults`.
     pub(crate) requests: u64,
     pub(crate) answers_per_s: f64,
-    /// Neither expected answers nor refusals.
+    /// Requests that ended neither with an expected answer nor with a refusal.
     pub(crate) errors: u64,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
@@ -28,10 +29,10 @@ pub(crate) struct RunReport {
     pub(crate) unasked: u64,
     pub(crate) reconnects: u64,
     pub(crate) latency: Latency,
-    /// Of answers with a status that was not expected, refusals among them.
+    /// Latency of answers with an unexpected status, including refusals.
     pub(crate) unexpected: BTreeMap<u16, Latency>,
     pub(crate) targets: Vec<TargetReport>,
-    /// From the intended time until the request went out.
+    /// Time from the intended send time until the request was sent.
     pub(crate) client_wait: Latency,
     pub(crate) cpu: CpuReport,
     pub(crate) windows: Vec<WindowReport>,
@@ -50,7 +51,7 @@ pub(crate) struct Latency {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
-    /// The whole histogram as value (ns) and count, so that runs can be added up.
+    /// The whole histogram as pairs of value (ns) and count, so that runs can be merged.
     pub(crate) histogram_ns: Vec<(u64, u64)>,
 }
 
@@ -62,7 +63,7 @@ pub(crate) struct TargetReport {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct CpuReport {
-    /// In cores, over the measured time.
+    /// CPU use of the machine over the measured time, in cores.
     pub(crate) machine_cores: f64,
     pub(crate) steal_cores: f64,
     pub(crate) load_cores: f64,
@@ -80,7 +81,7 @@ pub(crate) struct WatchedReport {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct WindowReport {
-    /// Its middle, in seconds from the end of the warm-up.
+    /// The middle of the window, in seconds from the end of the warm-up.
     pub(crate) at_s: f64,
     pub(crate) answers_per_s: f64,
     pub(crate) errors_per_s: f64,
@@ -185,7 +186,7 @@ impl RunReport {
         }
     }
 
-    /// What a reader has to know before believing the figures.
+    /// What a reader must know before trusting the figures.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.cpu.load_cores > 0.9 {
@@ -213,7 +214,7 @@ impl RunReport {
                 self.cpu.steal_cores * 100.0
             ));
         }
-        // Without a watched server, that server would be among the others.
+        // Without a watched server, the server's CPU time would count as foreign.
         if !self.cpu.watched.is_empty() && self.cpu.foreign_cores > 0.1 {
             warnings.push(format!(
                 "other processes used {:.0} % of a core: the machine was not quiet",

@@ -1,5 +1,5 @@
-//! One run: a plan, a client, a watcher beside it, and CPU read at its two ends.
-//! It prints no result. The command line calls it once, a comparison for every round.
+//! One run: a plan, a client, a watcher thread, and CPU times at the beginning and end. It prints
+//! no result. The command line calls it once, a comparison once for every turn.
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub(crate) struct RunResult {
     pub(crate) tally: RunTally,
     pub(crate) samples: Vec<CpuSample>,
     pub(crate) watched: Vec<WatchedProcess>,
-    /// CPU within the measured time.
+    /// CPU time used within the measured time.
     pub(crate) cpu: CpuUsage,
 }
 
@@ -44,7 +44,8 @@ pub(crate) fn run(load: &LoadSpec, setting: &Setting) -> Result<RunResult, Strin
         _ => None,
     };
     if let (Some(rows), Some(load::ArrivalPattern::Trace(trace))) = (&rows, &load.arrivals) {
-        // Its rows are the load: nothing warms up, and it ends with the last one at the latest.
+        // The rows are the load: there is no warm-up, and the run ends with the last row at the
+        // latest.
         let last_ms = rows.rows.last().map_or(0.0, |row| row.start_ms);
         load.warm_up_s = 0.0;
         load.duration_s = load.duration_s.min(last_ms / 1000.0 / trace.speed + 0.001);
@@ -97,7 +98,8 @@ fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// Each connection takes a descriptor. Where the limit cannot be raised, connecting reports it.
+/// Raises the limit, because each connection takes a descriptor. If that fails, the connects report
+/// it.
 pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -1,5 +1,5 @@
-//! One run for people: tables in the terminal, and a page with plots.
-//! It measures nothing; it shows what the report holds.
+//! One run in readable form: tables in the terminal, and a page with plots. It measures nothing and
+//! shows the content of the report.
 
 use maud::html;
 use nanofaas_plot::show;
@@ -60,7 +60,7 @@ fn about(report: &RunReport) -> String {
     format!("{kind} {connections}. {}.", summary(report))
 }
 
-/// What is worth a line of its own.
+/// The latencies that get a line of their own.
 fn latencies(report: &RunReport) -> Vec<(String, &Latency)> {
     let mut latencies = vec![("expected answers".to_owned(), &report.latency)];
     if report.targets.len() > 1 {
@@ -124,7 +124,7 @@ fn us(us: f64) -> String {
     show::duration(us * 1e3)
 }
 
-/// One line: how many requests, how fast, what failed.
+/// One line with the number of requests, their rate, and the failures.
 fn summary(report: &RunReport) -> String {
     let mut parts = vec![format!(
         "{} requests in {} s, {} answers/s",
@@ -155,7 +155,7 @@ fn summary(report: &RunReport) -> String {
     parts.join(" · ")
 }
 
-/// Latency by percentile; the tail has as much room as the rest.
+/// Latency by percentile; the axis gives the tail as much space as the rest.
 pub(crate) fn by_percentile(latencies: &[(String, &Latency)]) -> Plot {
     let share = "share of requests at least this fast";
     let lines = latencies.iter().zip(COLOURS.iter().cycle());
@@ -179,13 +179,13 @@ fn line(name: &str, colour: &'static str, points: Vec<(f64, f64)>) -> Series {
     }
 }
 
-/// The same line behind the others.
+/// The same series as a thin line, which is drawn behind the others.
 fn thin(line: Series) -> Series {
     let mark = SeriesMark::Thin;
     Series { mark, ..line }
 }
 
-/// Values of the run over time, the warm-up shaded.
+/// A plot of values over time, with the warm-up shaded.
 fn timed(title: &str, note: &str, y: Axis, series: Vec<Series>) -> Plot {
     let x = Axis::new("time (s)", Scale::Linear, Unit::Plain);
     Plot {
@@ -194,15 +194,15 @@ fn timed(title: &str, note: &str, y: Axis, series: Vec<Series>) -> Plot {
     }
 }
 
-/// One point a step of the histogram, thinned to what a plot can show.
+/// One point for each value of the histogram, thinned to the resolution of a plot.
 fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
     let total = latency.count as f64;
-    // Beyond it a single request would draw the line.
+    // The axis ends here, because beyond it the line would depend on a single request.
     let last = total.max(10.0);
     let mut points: Vec<(f64, f64)> = Vec::new();
     let mut sum = 0;
     for (value_ns, count) in &latency.histogram_ns {
-        // The value holds from the share below it on.
+        // The value holds from the share of requests below it.
         let x = (1.0 / (1.0 - sum as f64 / total)).min(last);
         sum += count;
         let far = points
@@ -218,7 +218,7 @@ fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
     points
 }
 
-/// Windows in which an answer came.
+/// A plot over the windows in which an answer came.
 fn over_time(report: &RunReport) -> Plot {
     let answered = |of: fn(&WindowReport) -> f64| {
         let windows = report.windows.iter();

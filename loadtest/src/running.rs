@@ -1,5 +1,5 @@
-//! A running contender: its folder, ports and processes, ready to be called; dropping it ends them all.
-//! It makes no load. Rounds and footprints start one.
+//! A running contender: its folder, ports and processes, ready for calls. Dropping it ends all of
+//! them. It makes no load. Turns and footprints start contenders.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -16,26 +16,27 @@ use crate::process::ServerProcess;
 use crate::variables::Variables;
 use crate::watcher::WatchedProcess;
 
-/// Where the programs of contenders are, and where they may run.
+/// Where the programs of contenders are, and the cores that they may use.
 #[derive(Clone, Debug)]
 pub(crate) struct Installation {
     /// The repository: `{root}`.
     pub(crate) root: PathBuf,
     /// The release binaries: `{bin}`.
     pub(crate) bin: PathBuf,
-    /// The cores of processes for which the scenario names none: all that this tool may use.
+    /// The cores of processes for which the scenario names none: all cores that this tool may use.
     pub(crate) cores: Vec<usize>,
 }
 
 pub(crate) struct RunningContender {
-    /// In the order of their start; they end in the opposite one.
+    /// In the order of their start; they are ended in the reverse order.
     servers: Vec<ServerProcess>,
     measured: Vec<bool>,
     names: Vec<String>,
     pub(crate) url: String,
-    /// From the start of each process until it was ready.
+    /// Time from the start of each process until it was ready.
     pub(crate) ready_after: Vec<Duration>,
-    /// When the first process without a `ready` URL started; the tool does not wait for it.
+    /// When the first process without a `ready` URL started; the tool does not wait for such a
+    /// process.
     pub(crate) unawaited: Option<Instant>,
     // The last field, so that the folder is removed after the processes have ended.
     _folder: ContenderFolder,
@@ -44,8 +45,8 @@ pub(crate) struct RunningContender {
 const START_MAX: Duration = Duration::from_secs(30);
 
 impl RunningContender {
-    /// Starts the processes one after another, each ready before the next, and sends the requests
-    /// that the contender names under `prepare`.
+    /// Starts the processes one after another, waiting until each is ready, and sends the requests
+    /// of the contender's `prepare`.
     pub(crate) fn set_up(
         contender: &Contender,
         set: &BTreeMap<String, String>,
@@ -110,7 +111,7 @@ impl RunningContender {
             .ok_or_else(|| format!("process {}: its command is empty", process.name))?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self._folder.0);
-        // A variable of this shell must not set up a server of a comparison.
+        // Variables of the user's shell must not configure a server of a comparison.
         for (name, _) in std::env::vars().filter(|(name, _)| sets_up(name)) {
             command.env_remove(name);
         }
@@ -134,7 +135,7 @@ impl RunningContender {
         Ok(())
     }
 
-    /// Its processes, for a run to watch.
+    /// The processes that a run has to watch.
     pub(crate) fn watched(&self) -> Vec<WatchedProcess> {
         let servers = self.names.iter().zip(&self.servers);
         servers
@@ -145,12 +146,12 @@ impl RunningContender {
             .collect()
     }
 
-    /// Which of them are the contender's own.
+    /// For each process, whether it counts as the contender's own.
     pub(crate) fn measured(&self) -> &[bool] {
         &self.measured
     }
 
-    /// Memory of the measured processes.
+    /// The memory of the measured processes.
     pub(crate) fn memory(&self) -> MemoryUse {
         let mut sum = MemoryUse::default();
         for (server, measured) in self.servers.iter().zip(&self.measured) {
@@ -161,7 +162,7 @@ impl RunningContender {
         sum
     }
 
-    /// Fails where a process has ended in the meantime.
+    /// Fails if a process has ended meanwhile.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (name, server) in self.names.iter().zip(&self.servers) {
             if !server.is_alive() {
@@ -181,7 +182,7 @@ impl Drop for RunningContender {
     }
 }
 
-/// Environment that changes what nanofaas or a Python function does.
+/// Whether a variable changes what nanofaas or a Python function does.
 fn sets_up(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || name.starts_with("PYTHON")
 }
@@ -196,7 +197,7 @@ fn await_ready(name: &str, server: &ServerProcess, url: &str, end: Instant) -> R
     ))
 }
 
-/// Ports that were free a moment ago; all are held until the last is found, so they differ.
+/// Free ports. All listeners are open until the last port is found, so the ports differ.
 fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let listeners: Result<Vec<TcpListener>, _> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
@@ -210,8 +211,8 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The name of the user who runs this tool, because a server that is started as root may switch to
-/// another user.
+/// The name of the user who runs this tool. It is needed because a server that is started as root
+/// may switch to another user.
 fn user() -> Result<String, String> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {
@@ -269,7 +270,8 @@ fn prepare(step: &PrepareStep, variables: &mut Variables) -> Result<(), String> 
     Ok(())
 }
 
-/// A folder in the system's temporary one, with a short name: sockets in it have to fit.
+/// A temporary folder with a short name, because the path of a Unix socket in it has a length
+/// limit.
 struct ContenderFolder(PathBuf);
 
 impl ContenderFolder {

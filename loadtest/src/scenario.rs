@@ -1,5 +1,5 @@
-//! The scenario of a comparison, read from its file: contenders, the load, cores, goals.
-//! It starts nothing. `compare` follows it.
+//! The scenario of a comparison, read from its file: contenders, the load, cores, goals. It starts
+//! nothing. `compare` runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::goal::Goal;
 use crate::load::{ArrivalPattern, LoadSpec, RequestTarget};
 
-/// Fields that one file leaves to another.
+/// Fields of a load or request that override those of another source.
 type Partial = Map<String, Value>;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,16 +30,16 @@ pub(crate) struct Scenario {
     /// Fields of the load that all contenders share.
     #[serde(default)]
     load: Partial,
-    /// Fields of the request that all contenders share; the URL is the contender's.
+    /// Fields of the request that all contenders share; the URL comes from the contender.
     #[serde(default)]
     request: Partial,
     pub(crate) contenders: Vec<ContenderEntry>,
-    /// The contender that ratios are taken over.
+    /// The contender by whose figures ratios are divided.
     pub(crate) baseline: String,
-    /// The contender without a proxy; `added_p50_us` is then the latency that a proxy adds to its.
+    /// The contender without a proxy. `added_p50_us` is the latency that a proxy adds to it.
     #[serde(default)]
     pub(crate) direct: Option<String>,
-    /// An open loop at a share of what one contender was measured to do.
+    /// An open loop at a share of the measured capacity of one contender.
     #[serde(default)]
     pub(crate) capacity: Option<CapacityShare>,
     #[serde(default)]
@@ -52,23 +52,23 @@ fn usual_rounds() -> usize {
     5
 }
 
-/// What one contender does in one round.
+/// What is measured of each contender in a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {
-    /// Bears the load.
+    /// Its answers under load.
     #[default]
     Load,
-    /// Answers one request, its first.
+    /// Its first answer.
     FirstAnswer,
 }
 
-/// A contender as it takes part here.
+/// A contender of this scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContenderEntry {
     pub(crate) name: String,
-    /// Its file, from the scenario's folder.
+    /// The path of its file, relative to the scenario's folder.
     #[serde(rename = "use")]
     pub(crate) file: PathBuf,
     #[serde(default)]
@@ -86,7 +86,7 @@ pub(crate) struct ContenderEntry {
 pub(crate) struct CapacityShare {
     pub(crate) of: String,
     pub(crate) share: f64,
-    /// Connections of the closed loop that measures it.
+    /// Connections of the closed loop that measures the capacity.
     #[serde(default = "usual_connections")]
     pub(crate) connections: usize,
 }
@@ -95,23 +95,25 @@ fn usual_connections() -> usize {
     64
 }
 
-/// The limits past which a round does not count.
+/// The limits above which a round is not counted.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Disturbance {
-    /// Taken by the hypervisor, in percent of one core.
+    /// CPU time taken by the hypervisor, in percent of one core.
     pub(crate) steal_percent: f64,
-    /// Used by processes that do not take part, in percent of one core.
+    /// CPU time of processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// How much longer a core took for a fixed piece of work than at another time in the round.
+    /// How much longer a core took for a fixed piece of work than at another probe of the round.
     pub(crate) speed_percent: f64,
-    /// How far apart the cores may be: nanoseconds for a word's way to and fro. No limit where absent.
+    /// Longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
     pub(crate) way_ns: Option<f64>,
-    /// How often a turn is tried in a round, and how long the machine may take to be again as it was.
+    /// How often a turn is tried in a round, and how long to wait until the machine's speed is as
+    /// before.
     pub(crate) tries: usize,
     pub(crate) patience_s: f64,
-    /// How many rounds may be dropped and repeated. On a shared host five of eight rounds of two
-    /// contenders were lost to its speed alone: for five that count, ten would often be too few.
+    /// How many rounds may be dropped and repeated. On a shared host, changes of its speed alone
+    /// disturbed five of eight rounds of two contenders: ten repeats would often be too few to get
+    /// five valid rounds.
     pub(crate) repeats: usize,
 }
 
@@ -170,7 +172,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Every core that anything is put on.
+    /// All cores that the scenario names.
     pub(crate) fn named_cores(&self) -> Vec<usize> {
         let entries = self.contenders.iter().map(|entry| &entry.cores);
         let all = std::iter::once(&self.cores).chain(entries);
@@ -178,19 +180,19 @@ impl Scenario {
         numbers.into_iter().collect()
     }
 
-    /// All contenders get these arrivals.
+    /// Sets the arrivals of all contenders.
     pub(crate) fn offer(&mut self, arrivals: &ArrivalPattern) -> Result<(), String> {
         let value = serde_json::to_value(arrivals).map_err(|error| error.to_string())?;
         self.load.insert("arrivals".to_owned(), value);
         Ok(())
     }
 
-    /// Replaces a length of the file.
+    /// Replaces a duration of the file, such as `duration_s`.
     pub(crate) fn last(&mut self, field: &str, seconds: f64) {
         self.load.insert(field.to_owned(), seconds.into());
     }
 
-    /// The load on one contender, which is called at `url`.
+    /// The load for one contender at `url`.
     pub(crate) fn load(&self, entry: &ContenderEntry, url: String) -> Result<LoadSpec, String> {
         let mut target: RequestTarget =
             merge(&RequestTarget::default(), &[&self.request, &entry.request])?;
@@ -201,7 +203,7 @@ impl Scenario {
     }
 }
 
-/// Each field from the last that names it.
+/// Takes each field from the last element of `over` that has it.
 fn merge<T: Serialize + DeserializeOwned>(usual: &T, over: &[&Partial]) -> Result<T, String> {
     let mut value = serde_json::to_value(usual).map_err(|error| error.to_string())?;
     for partial in over {

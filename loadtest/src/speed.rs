@@ -1,10 +1,11 @@
-//! Probes how fast the machine is: times a fixed piece of work on all cores at once, and a word that two
-//! cores pass to and fro. The host moves virtual cores: onto a physical core that another one shares, or
-//! away from the other's cache, so that traffic between cores costs several times as much. That changes
-//! figures by a third within seconds, and no counter of the kernel shows it. Also decides whether a round
-//! counts, and how far rounds lie apart.
-//! It knows no contender, and measures only while none of their processes runs.
-//! Comparisons probe before the first turn of a round and after each.
+//! Probes the speed of the machine: it times a fixed piece of work on all cores at once, and a
+//! cache line that two cores pass back and forth. A host may move virtual cores: onto a physical
+//! core that another machine shares, or away from the cache of the other core, so that traffic
+//! between cores costs several times as much. Such a move changes figures by a third within
+//! seconds, and no counter of the kernel shows it. This module also decides whether a round counts,
+//! and how much the speed differed between rounds. It knows no contender, and measures only while
+//! no contender's process runs. Comparisons probe before the first turn of a round and after each
+//! turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::{black_box, spin_loop};
@@ -20,7 +21,8 @@ use serde::Serialize;
 use crate::cores;
 use crate::scenario::Disturbance;
 
-/// Nanoseconds for a unit of work, by where it was done. They mean something beside each other only.
+/// Nanoseconds for a unit of work, by core or pair of cores. Only comparisons between them are
+/// meaningful.
 pub(crate) type WorkNs = BTreeMap<String, f64>;
 
 /// The probes around a turn.
@@ -31,28 +33,31 @@ pub(crate) struct Around {
 }
 
 const WAY: &str = "the way";
-/// Words that a unit computes over: 256 KiB, which stay in a core's own cache.
+/// Words that a unit computes over: 256 KiB, which fit into a core's own cache.
 const WORDS: usize = 32 * 1024;
-/// Bytes that a unit sends through a socket, one by one: about as long as the computation.
+/// Bytes that a unit sends through a socket, one at a time; this takes about as long as the
+/// computation.
 const TRIPS: usize = 6;
-/// Units that are timed together: 0.3 ms.
+/// Units that are timed together; they take 0.3 ms.
 const UNITS: u32 = 16;
-/// Timings of a visit.
+/// Timings of one visit.
 const TIMINGS: usize = 6;
-/// A word's ways to and fro before they are timed, until the other core is there, and timed.
+/// Untimed round trips at the beginning, until the thread on the other core runs, and the timed
+/// ones.
 const WARM_UP: u32 = 50;
 const PASSES: u32 = 500;
-/// Both cores are idle, so hardly any of it is needed.
+/// Time limit for the round trips. Both cores are idle, so they take only a small part of it.
 const PASS_MAX: Duration = Duration::from_secs(1);
-/// The first one finds caches cold and the clock low, and at both ends another core may be idle.
+/// Timings that are ignored: the first has cold caches and a low clock, and during the first and
+/// the last one another core may be idle.
 const ALONE: [usize; 2] = [0, TIMINGS - 1];
-/// A core is visited so often, so far apart: a neighbour's burst of less than a tenth of a second is
-/// short against a turn, and should not cost a round. The least time counts: where nothing changed,
-/// it was the same to 1.5 %, the median to 29 %.
+/// Number of visits to each core, and the pause before each. A burst of a neighbour that is shorter
+/// than a tenth of a second should not cost a round, because it is short compared with a turn. The
+/// least time of all visits counts: on an unchanged machine it varied by 1.5 %, the median by 29 %.
 const VISITS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Takes an eighth of a second, and 10 ms of each core.
+/// Probes the cores. It takes an eighth of a second, and 10 ms of CPU time on each core.
 pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
     let named = |error: std::io::Error| format!("cannot probe the speed: {error}");
     let mut works = Vec::new();
@@ -74,8 +79,8 @@ pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
     Ok(least)
 }
 
-/// All cores at once, each with a thread that is set aside for it, so that the caller stays where it
-/// may run.
+/// Times all cores at once, each by a thread that is pinned to it, so that the caller's cores stay
+/// unchanged.
 fn visit(works: &mut [(usize, SpeedProbe)]) -> Result<Vec<(String, f64)>, String> {
     let start = Barrier::new(works.len());
     std::thread::scope(|scope| {
@@ -94,7 +99,7 @@ fn join<T>(thread: ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String>
 
 fn visit_one(core: usize, work: &mut SpeedProbe, start: &Barrier) -> Result<(String, f64), String> {
     let pinned = cores::pin(&[core]);
-    // Also where that failed: the others wait.
+    // After a failed pin, too, because the other threads wait at the barrier.
     start.wait();
     pinned?;
     let mut least = f64::INFINITY;
@@ -110,7 +115,7 @@ fn visit_one(core: usize, work: &mut SpeedProbe, start: &Barrier) -> Result<(Str
     Ok((format!("core {core}"), least))
 }
 
-/// Nanoseconds for a word's way from one core to another and back.
+/// Nanoseconds for a round trip of a cache line between two cores.
 fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     let word = AtomicU32::new(0);
     let end = Instant::now() + PASS_MAX;
@@ -154,7 +159,7 @@ fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     })
 }
 
-/// Half computation, half entries into the kernel, which neighbours slow most.
+/// A unit of work: half computation, half system calls, which neighbours slow down most.
 struct SpeedProbe {
     words: Vec<u64>,
     near: UnixStream,
@@ -168,7 +173,7 @@ impl SpeedProbe {
         Ok(Self { words, near, far })
     }
 
-    /// Nanoseconds for a unit.
+    /// Nanoseconds for one unit.
     fn time(&mut self) -> std::io::Result<f64> {
         let begun = Instant::now();
         for _ in 0..UNITS {
@@ -182,7 +187,8 @@ impl SpeedProbe {
     }
 }
 
-/// Four products at a time: as much as a core can do at once, of which a neighbour takes its share.
+/// Four independent products at a time: they use the core fully, so that a neighbour on the same
+/// physical core slows them down.
 fn mix(words: &[u64]) -> u64 {
     let mut lanes = [1_u64, 2, 3, 4];
     for four in words.chunks_exact(lanes.len()) {
@@ -193,9 +199,9 @@ fn mix(words: &[u64]) -> u64 {
     lanes.iter().fold(0, |sum, lane| sum ^ lane)
 }
 
-/// Why a round with these probes, in the order in which they were taken, does not count: what the
-/// slowest one of a place took is more than so many percent above the fastest one's, or cores were too
-/// far apart.
+/// The reason why a round with these probes, in the order of time, is not counted: the slowest
+/// probe of a core or pair is more than the allowed percentage above its fastest, or two cores are
+/// too far apart.
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;
@@ -229,17 +235,17 @@ pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<Str
     (percent > limits.speed_percent).then(|| format!("{parsed} was {percent:.0} % slower {when}"))
 }
 
-/// How far the speed of a place lay apart, at most.
+/// The largest differences of speed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Differences {
-    /// Among the probes of a round.
+    /// Between the probes of one round.
     pub(crate) within_percent: f64,
-    /// Among the means of rounds; nothing where there is but one.
+    /// Between the means of rounds; `None` if there is only one round.
     pub(crate) between_percent: Option<f64>,
 }
 
 impl Differences {
-    /// Of rounds, each with its probes.
+    /// `rounds` has the probes of each round.
     pub(crate) fn of(rounds: &[Vec<&WorkNs>]) -> Option<Self> {
         let mut differences = Self {
             within_percent: 0.0,
@@ -264,7 +270,7 @@ impl Differences {
         (!places.is_empty()).then_some(differences)
     }
 
-    /// For the end of a sentence.
+    /// A text for the end of a sentence.
     pub(crate) fn describe(&self) -> String {
         let within = self.within_percent;
         let mut text =
@@ -276,7 +282,7 @@ impl Differences {
     }
 }
 
-/// What was probed.
+/// The names of all probed cores and pairs.
 fn known<'a>(probes: impl Iterator<Item = &'a WorkNs>) -> BTreeSet<String> {
     probes.flat_map(WorkNs::keys).cloned().collect()
 }
@@ -307,7 +313,7 @@ mod tests {
     fn a_round_counts_while_cores_change_little() {
         for (times, limit, expected) in [
             (&[[100.0, 50.0], [110.0, 50.0]][..], 10.1, None),
-            // Cores may differ from each other.
+            // Different cores may have different speeds.
             (&[[100.0, 900.0], [100.0, 900.0]], 0.0, None),
             (
                 &[[100.0, 50.0], [123.0, 52.0], [101.0, 50.0]],
@@ -371,7 +377,7 @@ mod tests {
         let found = probe(&allowed).expect("a probe");
         for core in &allowed {
             let ns = found[&format!("core {core}")];
-            // Twelve system calls take longer than that, and a second is more than any machine needs.
+            // Twelve system calls take longer than the lower bound, and no machine needs a second.
             assert!((500.0..1e9).contains(&ns), "core {core}: {ns} ns");
         }
         for pair in allowed.windows(2) {

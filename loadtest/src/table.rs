@@ -1,12 +1,12 @@
-//! Tables, the same in the terminal and on a page.
-//! A table decides nothing about its figures; the JSON has more of them.
+//! Tables for the terminal and for a page. A table decides nothing about its figures; the JSON has
+//! more of them.
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use maud::{Markup, html};
 
-/// Rows of cells under columns: the first column is text, the others are figures. What stands behind
-/// a line break in a cell is less important.
+/// Rows of cells under columns. The first column is text, the others are figures. In a cell, the
+/// text after a line break is less important.
 pub(crate) struct ReportTable {
     pub(crate) title: String,
     pub(crate) columns: Vec<&'static str>,

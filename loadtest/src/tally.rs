@@ -1,5 +1,5 @@
-//! How every request ended, and how long it took. Times are nanoseconds from the start.
-//! It reads no clock. The client reports each end; reports read the sums.
+//! How every request ended, and how long it took. Times are nanoseconds since the start of the run.
+//! It reads no clock. The client reports each end; reports use the sums.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use hdrhistogram::Histogram;
 
 use crate::load::LoadSpec;
 
-/// Three digits from 1 µs (in ns) to an hour.
+/// A histogram with three significant digits, from 1 µs to an hour, in nanoseconds.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("these bounds are sound")
 }
 
-/// A longer time than the longest value of the histogram counts as that value.
+/// Records a value. A value above the histogram's maximum counts as the maximum.
 fn record(histogram: &mut Histogram<u64>, ns: u64) {
     histogram.saturating_record(ns);
 }
@@ -20,15 +20,15 @@ fn record(histogram: &mut Histogram<u64>, ns: u64) {
 /// How a request ends without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RequestError {
-    /// The server closed the connection before its answer was whole.
+    /// The server closed the connection before its answer was complete.
     Closed,
-    /// What came is no HTTP/1.1 answer.
+    /// The bytes that came are not an HTTP/1.1 answer.
     NoAnswer,
-    /// No answer within the request's time.
+    /// No answer came within the request's time limit.
     Timeout,
-    /// The run was over before the answer, or before the request could be sent.
+    /// The run ended before the answer came, or before the request could be sent.
     Unfinished,
-    /// More requests waited in the client than it holds.
+    /// The client's queue was full.
     QueueFull,
 }
 
@@ -44,7 +44,7 @@ impl RequestError {
     }
 }
 
-/// What is measured: requests meant to be sent from `begin_ns` on and before `end_ns`.
+/// The measured requests: those meant to be sent from `begin_ns` on and before `end_ns`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MeasuredSpan {
     pub(crate) begin_ns: u64,
@@ -57,7 +57,7 @@ impl MeasuredSpan {
     }
 }
 
-/// A tenth of a second of the run, by when the answers came.
+/// A tenth of a second of the run, with the answers that came in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     pub(crate) begin_ns: u64,
@@ -75,24 +75,24 @@ pub(crate) struct RunTally {
     refusals: Vec<u16>,
     /// Requests that were meant to be sent within the span.
     pub(crate) requests: u64,
-    /// Expected answers that came within the span, whenever their request was meant.
+    /// Expected answers that came within the span, with any intended send time.
     pub(crate) answered_in_span: u64,
-    /// Latency of expected answers. A timeout or an unfinished request counts with the time until
-    /// its end, because percentiles without it would look too good.
+    /// Latency of expected answers. A timeout or an unfinished request is included with the time
+    /// until its end, because the percentiles would look too good without it.
     pub(crate) latency: Histogram<u64>,
-    /// Of each status that was not expected, refusals among them.
+    /// Latency for each unexpected status, including refusals.
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
-    /// Empty where there is but one target: all latency is its.
+    /// Latency for each target; empty if there is only one target.
     by_target: Vec<Histogram<u64>>,
-    /// From the intended time to the first byte out: the wait in this client.
+    /// Time from the intended send time to the first sent byte: the wait in this client.
     pub(crate) wait: Histogram<u64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<RequestError, u64>,
-    /// Connections that could not be made.
+    /// Failed connects.
     pub(crate) connect_errors: u64,
-    /// Bytes and failures on connections that had no request.
+    /// Bytes and failures on connections without a request.
     pub(crate) unasked: u64,
-    /// Connections that were made anew.
+    /// New connects after the start.
     pub(crate) reconnects: u64,
     pub(crate) windows: Vec<Window>,
     window: Histogram<u64>,
@@ -175,7 +175,7 @@ impl RunTally {
         }
     }
 
-    /// A request that ends without an answer.
+    /// Records a request that ended without an answer.
     pub(crate) fn failed(&mut self, error: RequestError, target: u32, times: RequestTimes) {
         self.window_errors += 1;
         if !self.span.holds(times.intended_ns) {
@@ -201,7 +201,7 @@ impl RunTally {
         self.by_target.get(target).unwrap_or(&self.latency)
     }
 
-    /// Closes the window where it is over.
+    /// Closes the current window if its time is over.
     pub(crate) fn tick(&mut self, now_ns: u64) -> Option<&Window> {
         if now_ns < self.window_begin_ns + WINDOW_NS {
             return None;

@@ -1,6 +1,6 @@
-//! Traces: which function was called when, and how long it ran. Read from CSV, and made up in the
-//! shape of the public Azure Functions traces.
-//! A trace does not name a server. `run` replays one, `trace` writes one.
+//! Traces: which function was called when, and how long it ran. They are read from CSV, or
+//! generated like the public Azure Functions traces. A trace names no server. `run` replays a
+//! trace, `trace` writes one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -82,7 +82,7 @@ impl TraceRows {
     }
 }
 
-/// What a made-up trace should look like.
+/// The parameters of a generated trace.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TraceShape {
     /// How many functions there are
@@ -108,13 +108,13 @@ pub(crate) struct TraceShape {
     pub(crate) seed: u64,
 }
 
-/// Rows that one trace may have: they are held in memory.
+/// Most rows of a trace, which are held in memory.
 const ROWS_MAX: f64 = 20_000_000.0;
 
 impl TraceShape {
-    /// Popularity by a power law; of the functions a part is called by timers, a part evenly and a
-    /// part in bursts with pauses between; durations are log-normal around a median of each
-    /// function's own, which is log-normal too.
+    /// Generates a trace. Popularity follows a power law. Some functions are called by timers, some
+    /// at random times, and some in bursts with pauses. A function's durations are log-normal
+    /// around its own median, and these medians are log-normal, too.
     pub(crate) fn make(&self) -> Result<TraceRows, String> {
         let sound = self.seconds > 0.0
             && self.rate > 0.0
@@ -154,14 +154,15 @@ impl TraceShape {
         Ok(TraceRows { names, rows })
     }
 
-    /// When one function is called.
+    /// The times of the calls of one function, in milliseconds.
     fn starts(&self, rate: f64, dice: &mut SmallRng) -> Result<Vec<f64>, String> {
         let end_ms = self.seconds * 1000.0;
         let exponential = |mean_ms: f64| Exp::new(1.0 / mean_ms).map_err(|error| error.to_string());
         let mut starts = Vec::new();
         let kind: f64 = dice.random();
         if kind < self.bursty {
-            // On for 2 s and off for 18 s on average, ten times its rate while it is on.
+            // On average 2 s of calls and 18 s of pause; during the calls the rate is ten times the
+            // mean.
             let (on, off) = (exponential(2_000.0)?, exponential(18_000.0)?);
             let gap = exponential(100.0 / rate)?;
             let mut at = if dice.random::<f64>() < 0.1 {
@@ -179,7 +180,7 @@ impl TraceShape {
                 at = stop + off.sample(dice);
             }
         } else if kind < self.bursty + (1.0 - self.bursty) / 2.0 {
-            // A timer: even gaps from a phase of its own.
+            // A timer: equal gaps from a random phase.
             let gap = 1000.0 / rate;
             let mut at = dice.random::<f64>() * gap;
             while at < end_ms {
@@ -262,7 +263,8 @@ mod tests {
             functions: 1,
             ..shape()
         };
-        // The variance of calls a second over their mean: 1 for Poisson, far above it in bursts.
+        // The variance of calls a second divided by their mean: 1 for Poisson, far above 1 with
+        // bursts.
         let dispersion = |shape: &TraceShape| {
             let rows = shape.make().expect("a trace").rows;
             let mut seconds = vec![0.0; shape.seconds as usize];

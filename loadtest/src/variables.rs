@@ -1,15 +1,15 @@
-//! Words in braces and what they stand for: `{folder}`, `{port.proxy}`, `{flags}`.
-//! Braces around anything but a plain word stay as they are, so JSON and nginx.conf need no escapes.
-//! Contenders are filled in by it.
+//! Variables in braces and their values: `{folder}`, `{port.proxy}`, `{flags}`. Braces around
+//! anything but a plain word stay unchanged, so JSON and nginx.conf need no escapes. It fills in
+//! the files of contenders.
 
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Variables(BTreeMap<String, String>);
 
-/// Words that the load itself fills in, request by request.
+/// Variables that the load tool itself fills in for each request.
 const LATER: [&str; 2] = ["function", "duration_ms"];
-/// A value may name other variables, so deep and no deeper.
+/// How deep values may refer to other variables.
 const DEPTH: usize = 8;
 
 impl Variables {
@@ -48,7 +48,8 @@ impl Variables {
         Ok(filled)
     }
 
-    /// The words of a command; one that is a variable alone becomes as many as its value has.
+    /// Fills in the words of a command. A word that is only a variable becomes as many words as its
+    /// value has.
     pub(crate) fn words(&self, texts: &[String]) -> Result<Vec<String>, String> {
         let mut words = Vec::new();
         for text in texts {
@@ -63,7 +64,7 @@ impl Variables {
     }
 }
 
-/// The word in braces that a text begins with.
+/// The variable in braces at the beginning of a text.
 fn word(text: &str) -> Option<&str> {
     let (word, _) = text.strip_prefix('{')?.split_once('}')?;
     let plain =

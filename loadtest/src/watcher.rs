@@ -1,5 +1,5 @@
-//! Watches a run from beside it: CPU ten times a second, and the progress bar.
-//! It never touches the client's sockets or figures; it hears of windows through a channel. `run`
+//! Watches a run on a thread of its own: CPU times ten times a second, and the progress bar. It
+//! never touches the client's sockets or figures; it receives the windows through a channel. `run`
 //! starts its thread and waits for it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -12,17 +12,17 @@ use serde::Serialize;
 use crate::cpu::CpuReading;
 use crate::tally::Window;
 
-/// A process whose CPU is watched, with its descendants.
+/// A process whose CPU time is watched, with its descendants.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct WatchedProcess {
     pub(crate) name: String,
     pub(crate) pid: u32,
 }
 
-/// CPU in a tenth of a second, in cores.
+/// CPU use in a tenth of a second, in cores.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CpuSample {
-    /// Its middle, in seconds from the end of the warm-up.
+    /// The middle of the tenth, in seconds from the end of the warm-up.
     pub(crate) at_s: f64,
     /// Everything that ran on this machine.
     pub(crate) machine: f64,
@@ -35,19 +35,19 @@ pub(crate) struct CpuSample {
 pub(crate) struct Watcher {
     pub(crate) start: Instant,
     pub(crate) warm_up: Duration,
-    /// Warm-up and duration.
+    /// Length of the warm-up and the measured time.
     pub(crate) length: Duration,
     pub(crate) watched: Vec<WatchedProcess>,
     pub(crate) windows: Receiver<Window>,
     pub(crate) quiet: bool,
-    /// What stands before the bar.
+    /// The text in front of the bar.
     pub(crate) title: String,
 }
 
 const PERIOD: Duration = Duration::from_millis(100);
 
 impl Watcher {
-    /// Ends with the client, which holds the other end of the channel.
+    /// Watches until the client drops the other end of the channel.
     pub(crate) fn watch(self) -> Vec<CpuSample> {
         let bar = self.bar();
         let mut samples = Vec::new();

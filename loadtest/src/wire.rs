@@ -1,5 +1,5 @@
-//! Reads answers: finds where each one ends and what its status is, however the bytes are split.
-//! It keeps no body and repairs nothing: bytes that are not HTTP/1.1 by the RFC are an error. A
+//! Reads answers: finds the end and the status of each, independently of how the bytes are split.
+//! It keeps no body and repairs nothing: bytes that are not valid HTTP/1.1 are an error. A
 //! connection feeds it the bytes that it reads.
 
 use std::mem::MaybeUninit;
@@ -8,18 +8,18 @@ use std::mem::MaybeUninit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ResponseEnd {
     pub(crate) status: u16,
-    /// The server closes the connection after it.
+    /// The server closes the connection after this answer.
     pub(crate) closes: bool,
 }
 
-/// What the peer sent is not an answer.
+/// The bytes from the peer are not a valid answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MalformedResponse;
 
 /// The longest head that is read.
 const HEAD_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 64;
-/// A chunk's size line, extensions included.
+/// The longest size line of a chunk, including extensions.
 const SIZE_LINE_MAX: usize = 1024;
 
 #[derive(Debug)]
@@ -35,22 +35,22 @@ enum Await {
     ChunkEnd {
         seen_cr: bool,
     },
-    /// Trailers end with an empty line.
+    /// Reading trailers, which end with an empty line.
     Trailers {
         line: usize,
     },
-    /// The end of the connection is the end of the body.
+    /// The body ends with the connection.
     Close,
 }
 
-/// The reading side of one connection.
+/// The reader of one connection's answers.
 #[derive(Debug)]
 pub(crate) struct ResponseReader {
     await_: Await,
-    /// A head or a size line that has come in part.
+    /// The received part of a head or a size line.
     carry: Vec<u8>,
     answer: ResponseEnd,
-    /// Answers to HEAD have no body.
+    /// The request was a HEAD, so its answer has no body.
     bodiless: bool,
 }
 
@@ -67,13 +67,13 @@ impl ResponseReader {
         }
     }
 
-    /// A request goes out, and its answer is next.
+    /// Prepares for the answer of the next request.
     pub(crate) fn begin(&mut self, bodiless: bool) {
         self.bodiless = bodiless;
     }
 
-    /// Takes bytes as they came. An answer must end exactly where the bytes end: one request is
-    /// under way at a time, so more is a fault.
+    /// Takes received bytes. An answer must end exactly at the end of the bytes: only one request
+    /// is in flight, so more bytes are an error.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<ResponseEnd>, MalformedResponse> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -91,7 +91,7 @@ impl ResponseReader {
         Ok(None)
     }
 
-    /// The peer has closed: the end of an answer that has no other.
+    /// Handles the end of the connection, which completes an answer without another end.
     pub(crate) fn close(&self) -> Option<ResponseEnd> {
         matches!(self.await_, Await::Close).then_some(ResponseEnd {
             closes: true,
@@ -99,7 +99,7 @@ impl ResponseReader {
         })
     }
 
-    /// Takes some bytes: how many, and whether the answer is complete.
+    /// Reads some of the bytes; returns their number and whether the answer is complete.
     fn step(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
         match &mut self.await_ {
             Await::Head => self.head(bytes),
@@ -141,7 +141,7 @@ impl ResponseReader {
     }
 
     fn head(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
-        // The usual case: a whole head in one read, parsed where it lies.
+        // The usual case: the whole head came in one read and is parsed without a copy.
         if self.carry.is_empty() {
             return match self.parse_head(bytes)? {
                 Some((length, ended)) => Ok((length, ended)),
@@ -164,7 +164,7 @@ impl ResponseReader {
         }
     }
 
-    /// The head's length and whether the answer ends with it; nothing where it is not all there.
+    /// The head's length, and whether the answer ends with it; `None` if the head is incomplete.
     fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, MalformedResponse> {
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut []);
@@ -198,7 +198,7 @@ impl ResponseReader {
             }
         }
         if status < 200 {
-            // 101 has no place here; the other 1xx come before the answer.
+            // 101 is not allowed here; the other 1xx come before the answer.
             return if status == 101 {
                 Err(MalformedResponse)
             } else {
@@ -223,12 +223,12 @@ impl ResponseReader {
         Ok(Some((length, ended)))
     }
 
-    /// A chunk's size line, put together where it comes in pieces.
+    /// Reads a chunk's size line, which may come in pieces.
     fn size(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let used = end.map_or(bytes.len(), |at| at + 1);
         self.carry.extend_from_slice(&bytes[..used]);
-        // Checked here, because httparse takes a line without a digit for a size of 0.
+        // Checked here, because httparse accepts a line without a digit as a size of 0.
         if !self.carry[0].is_ascii_hexdigit() || self.carry.len() > SIZE_LINE_MAX {
             return Err(MalformedResponse);
         }
@@ -262,7 +262,7 @@ mod tests {
         closes: false,
     };
 
-    /// The same result, however the bytes are split.
+    /// Reads a text whole and in pieces, and checks that the result is the same.
     fn read(text: &str) -> Result<Option<ResponseEnd>, MalformedResponse> {
         let whole = ResponseReader::new().feed(text.as_bytes());
         for at in 1..text.len() {
@@ -270,7 +270,7 @@ mod tests {
             let (first, second) = text.as_bytes().split_at(at);
             let split = match reader.feed(first) {
                 Ok(None) => reader.feed(second),
-                // Its end came before the bytes that should not be there.
+                // The answer was complete before the last byte, so the rest is an error.
                 Ok(Some(_)) => Err(MalformedResponse),
                 Err(error) => Err(error),
             };

@@ -1,4 +1,4 @@
-//! Nothing is lost and nothing runs past its time, whatever the server does.
+//! Tests that no request is lost and no run exceeds its time, with servers that misbehave.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -87,7 +87,7 @@ fn a_refusal_is_no_answer_and_no_error() {
     ]);
     let count = |status: u16| outcome.count(&format!("/statuses/{status}"));
     assert!(count(429) > 10, "{}", outcome.json);
-    // 503 was not named.
+    // The expected statuses do not include 503.
     assert_eq!(outcome.count("/errors"), count(503));
     assert_eq!(outcome.count("/latency/count"), count(200));
     assert_eq!(outcome.count("/unexpected/429/count"), count(429));
@@ -125,7 +125,7 @@ fn a_silent_server_does_not_hold_the_end() {
     let silent = run(&[&[server.url.as_str()][..], &arguments].concat());
     assert!(silent.took < Duration::from_secs(4), "{:?}", silent.took);
     assert_eq!(silent.count("/faults/unfinished"), 2);
-    // Those lasted for the whole run, which the percentiles must not hide.
+    // These requests lasted for the whole run, which the percentiles must show.
     assert!(silent.ms("p50_us") > 900.0, "{}", silent.ms("p50_us"));
 
     let arguments = [
@@ -146,7 +146,7 @@ fn a_silent_server_does_not_hold_the_end() {
 
 #[test]
 fn a_server_that_leaves_ends_the_run() {
-    // It takes one connection, answers once, and is gone.
+    // This server accepts one connection, answers once, and closes its listener.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || {

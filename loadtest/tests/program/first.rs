@@ -1,5 +1,5 @@
-//! Comparisons of first answers: counted from the start of a process without a `ready` URL, and
-//! from the call where every process has one.
+//! Comparisons of first answers: measured from the start of a process without a `ready` URL, or
+//! from the call if every process has a `ready` URL.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::tool::{ToolFolder, program, quiet};
 
-/// How long the server takes for an answer.
+/// The server's delay for each answer.
 const DELAY_MS: f64 = 40.0;
 
-/// Writes a contender file: the test's server, with or without a URL that says when it is ready.
+/// Writes a contender file for the test's server, with or without a `ready` URL.
 fn contender(folder: &ToolFolder, name: &str, ready: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let text = format!(
@@ -62,7 +62,7 @@ goals:
         };
         let (call, start) = (ms("call"), ms("start"));
         assert!(call >= DELAY_MS, "{call}");
-        // No interpreter that imports a server starts within 10 ms.
+        // No Python interpreter imports a server within 10 ms.
         assert!(start > DELAY_MS + 10.0, "{start}");
     }
     assert_eq!(found["takers"][0]["latency"]["count"], 3);

@@ -1,5 +1,5 @@
-//! The load tool, checked from outside: against servers whose service time is known, its figures
-//! must be right, and against servers that stall, close and lie, nothing may be hidden or lost.
+//! Tests of the load tool as a process. With servers of a known service time its figures must be
+//! right. With servers that stall, close or send invalid answers, no failure may be hidden or lost.
 
 mod server;
 mod tool;

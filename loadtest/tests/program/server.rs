@@ -1,6 +1,6 @@
-//! Scripted servers: they answer, wait, stall, close or lie on purpose, and keep what they were
-//! sent. A thread a connection; a script may hold up all of them.
-//! They share no line with the tool's own HTTP.
+//! Scripted servers: they answer, wait, stall, close or send invalid answers on purpose, and record
+//! the requests. Each connection has a thread; a script may block all of them. They share no code
+//! with the tool's own HTTP.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct ReceivedRequest {
     pub(crate) first_line: String,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
-    /// Which request it is, over all connections, from 0.
+    /// The number of the request over all connections, from 0.
     pub(crate) number: usize,
 }
 
-/// What a script makes of it.
+/// The reply that a script makes.
 pub(crate) struct ScriptedReply {
     pub(crate) bytes: Vec<u8>,
     pub(crate) then_close: bool,
@@ -50,7 +50,7 @@ pub(crate) struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// What came so far.
+    /// The requests received so far.
     pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen
             .lock()

@@ -1,5 +1,5 @@
-//! What goes out: bodies, headers, weights, names and traces; and what comes back in other shapes
-//! than one length and one piece.
+//! Tests of requests (bodies, headers, weights, names and traces), and of answers without a
+//! content-length or in several pieces.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! The tool under test: started with arguments, read as JSON, timed from outside.
-//! Tests that look at times take turns, so that they do not disturb each other.
+//! The tool under test: run with arguments, its result read as JSON, and timed from outside. Tests
+//! that check times run one at a time, so that they do not disturb each other.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -26,7 +26,7 @@ fn output(arguments: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-/// A run that ends well.
+/// Runs the tool; the run must succeed.
 #[track_caller]
 pub(crate) fn run(arguments: &[&str]) -> ToolOutcome {
     let begun = Instant::now();
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &[&str]) -> ToolOutcome {
     outcome
 }
 
-/// What a run that must not start says.
+/// The error message of a run that must be refused.
 #[track_caller]
 pub(crate) fn refusal(arguments: &[&str]) -> String {
     let output = output(&[&["run", "--quiet"], arguments].concat());
@@ -51,7 +51,7 @@ pub(crate) fn refusal(arguments: &[&str]) -> String {
 }
 
 impl ToolOutcome {
-    /// A figure in milliseconds.
+    /// A latency in milliseconds.
     #[track_caller]
     pub(crate) fn ms(&self, name: &str) -> f64 {
         self.json["latency"][name].as_f64().expect("a figure") / 1e3
@@ -65,7 +65,7 @@ impl ToolOutcome {
         }
     }
 
-    /// Every request ended exactly once.
+    /// Checks that every request ended exactly once.
     #[track_caller]
     fn adds_up(&self) {
         let sum = |name: &str| -> u64 {
@@ -81,13 +81,13 @@ impl ToolOutcome {
     }
 }
 
-/// One test of times at a time.
+/// Taken by tests that check times, so that they run one at a time.
 pub(crate) fn quiet() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A folder that goes with the test.
+/// A folder that is removed at the end of the test.
 pub(crate) struct ToolFolder(pub(crate) PathBuf);
 
 impl ToolFolder {

@@ -1,5 +1,5 @@
-//! The percentiles are right: where the service time is known, where it has two modes, and where
-//! the server stalls, which an open loop has to show and a closed loop cannot.
+//! Tests that percentiles are right: with a known service time, with two service times, and with a
+//! server that stalls. An open loop has to show the stall, and a closed loop cannot.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +17,7 @@ fn a_fixed_service_time_is_found() {
     let (min, p50) = (outcome.ms("min_us"), outcome.ms("p50_us"));
     assert!((5.0..6.5).contains(&min), "{min}");
     assert!((5.0..8.0).contains(&p50), "{p50}");
-    // One connection, one request after another.
+    // There is one connection, so one request runs at a time.
     let rate = outcome.json["answers_per_s"].as_f64().expect("a rate");
     let mean = outcome.ms("mean_us");
     assert!(
@@ -30,7 +30,7 @@ fn a_fixed_service_time_is_found() {
 #[test]
 fn two_modes_are_told_apart() {
     let _turn = quiet();
-    // One in twenty is slow: p90 is of the fast ones, p99 of the slow ones.
+    // One in twenty is slow: p90 is that of fast requests, p99 that of slow ones.
     let server = ScriptedServer::tcp(|got| {
         wait_ms(if got.number % 20 == 19 { 60 } else { 2 });
         ok()
@@ -46,7 +46,7 @@ fn two_modes_are_told_apart() {
     assert!((60.0..100.0).contains(&p99), "{p99}");
 }
 
-/// Serves a request in about a millisecond, but stops for a second once, for everyone.
+/// A server that answers in about a millisecond and once stops for a second, for all connections.
 fn stalling() -> ScriptedServer {
     let only_one = Mutex::new(());
     ScriptedServer::tcp(move |got| {
@@ -59,7 +59,8 @@ fn stalling() -> ScriptedServer {
 #[test]
 fn an_open_loop_shows_a_stall() {
     let _turn = quiet();
-    // 200/s for 4 s: a second's stall meets 200 of 800 requests, one after the other less.
+    // 200/s for 4 s: a stall of one second delays 200 of 800 requests, each one less than the one
+    // before.
     let server = stalling();
     let outcome = run(&[
         &server.url,
@@ -80,7 +81,7 @@ fn an_open_loop_shows_a_stall() {
     assert!(p50 < 100.0, "{p50}");
     assert!((450.0..900.0).contains(&p90), "{p90}");
     assert!((850.0..1500.0).contains(&p99), "{p99}");
-    // All but four waited in the client, and it says so.
+    // All delayed requests but four waited in the client, and its `client_wait` must show that.
     let waited = outcome.json["client_wait"]["p90_us"]
         .as_f64()
         .expect("a figure")
@@ -102,7 +103,7 @@ fn a_closed_loop_cannot_show_it() {
 #[test]
 fn an_overload_is_not_hidden() {
     let _turn = quiet();
-    // 4 ms one after another is at most 250/s; 500/s are offered.
+    // 4 ms for each request, one at a time, is at most 250/s; the load is 500/s.
     let server = ScriptedServer::tcp(|_| {
         wait_ms(4);
         ok()
@@ -115,7 +116,7 @@ fn an_overload_is_not_hidden() {
     assert_eq!(outcome.count("/faults/unfinished"), 1000 - done);
     let rate = outcome.json["answers_per_s"].as_f64().expect("a rate");
     assert!((100.0..251.0).contains(&rate), "{rate}");
-    // What never came counts with the time that it had waited.
+    // A request without an answer counts with the time that it had waited.
     let p50 = outcome.ms("p50_us");
     assert!((600.0..1500.0).contains(&p50), "{p50}");
 }

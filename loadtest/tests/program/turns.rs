@@ -1,5 +1,5 @@
-//! Comparisons: contenders whose times are known are told apart, disturbed rounds do not count, and
-//! no server outlives the tool.
+//! Tests of comparisons: contenders with known times are ranked correctly, disturbed rounds are not
+//! counted, and no server outlives the tool.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::tool::{ToolFolder, program, quiet};
 
-/// A contender that takes so long, and two of them in a scenario.
+/// Writes a contender file whose server has a known delay, and a scenario with two of them.
 fn scenario(folder: &ToolFolder, more: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let contender = format!(
@@ -129,7 +129,7 @@ goals:
 fn disturbed_rounds_do_not_count() {
     let _turn = quiet();
     let folder = ToolFolder::new();
-    // Nothing is as quiet as that.
+    // No machine stays below a limit of -1 percent.
     let file = scenario(&folder, "disturbance: {foreign_percent: -1, repeats: 1}");
     let to_json = folder.path("c.json");
     let output = compare(&[&file, "--json", &to_json]);
@@ -147,7 +147,8 @@ fn disturbed_rounds_do_not_count() {
 fn rounds_with_a_speed_change_do_not_count() {
     let _turn = quiet();
     let folder = ToolFolder::new();
-    // No core takes the same time twice, to the nanosecond; of anything else the machine has enough.
+    // No core takes exactly the same time twice, so this limit disturbs every round; the other
+    // limits are far away.
     let file = scenario(
         &folder,
         "disturbance: {speed_percent: 0, steal_percent: 1e9, foreign_percent: 1e9, repeats: 2, \
@@ -195,13 +196,13 @@ fn an_open_loop_takes_a_capacity_share() {
     for name in ["fast", "slow"] {
         let figures = &found["rounds"][0]["parts"][name]["figures"];
         let rate = figures["answers_per_s"].as_f64().expect("a rate");
-        // Poisson: 60 calls vary by a quarter and more.
+        // 60 arrivals of a Poisson process vary by a quarter and more.
         assert!((rate / capacity - 0.5).abs() < 0.25, "{rate} of {capacity}");
     }
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A zombie counts as dead: it has ended, only its parent has not reaped it.
+    // A zombie counts as dead: it has ended, and only its parent has not reaped it.
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status
         .rsplit_once(") ")
@@ -237,7 +238,7 @@ fn no_server_outlives_the_tool() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(pids.split(' ').all(is_alive), "{pids}");
-    // It cannot clean up after this.
+    // SIGKILL leaves the tool no time to clean up.
     tool.kill().expect("it is there");
     tool.wait().expect("it is gone");
     let end = Instant::now() + Duration::from_secs(10);
