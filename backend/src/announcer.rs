@@ -126,7 +126,7 @@ impl Announcer {
     }
 }
 
-/// An end for another reason than a lack of memory.
+/// An end for a reason other than lack of memory.
 pub fn ended(message: &str) -> PodEnd {
     PodEnd {
         oom: false,

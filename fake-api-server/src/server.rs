@@ -198,21 +198,21 @@ impl FakeApiServer {
         added.count()
     }
 
-    /// Creates an object, as another client than the control plane would.
+    /// Creates an object, as a client other than the control plane would.
     pub fn create(&self, resource: &str, object: Value) -> Value {
         let created = self.0.store.borrow_mut().create(resource, object);
         self.0.changed.notify_waiters();
         created.expect("it is new")
     }
 
-    /// Edits an object, as another client than the control plane would.
+    /// Edits an object, as a client other than the control plane would.
     pub fn edit(&self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         assert!(self.get(resource, name).is_some(), "there is no {name}");
         self.0.store.borrow_mut().edit(resource, name, edit);
         self.0.changed.notify_waiters();
     }
 
-    /// Removes an object at once, as another client than the control plane would.
+    /// Removes an object at once, as a client other than the control plane would.
     pub fn remove(&self, resource: &str, name: &str) {
         let removed = self.0.store.borrow_mut().remove(resource, name);
         assert!(removed.is_ok(), "there is no {name}");

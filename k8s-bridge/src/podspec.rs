@@ -30,7 +30,7 @@ pub(crate) const LABEL_EXECUTION: &str = "nanofaas.io/execution";
 pub(crate) const LABEL_INSTANCE: &str = "nanofaas.io/instance";
 /// The name of the Job that a pod belongs to.
 pub(crate) const LABEL_JOB: &str = "nanofaas.io/job";
-/// The shape of a pod. A pod with another shape than its function has now must be replaced.
+/// The shape of a pod. A pod whose shape differs from its function's present shape must be replaced.
 pub(crate) const ANNOTATION_SHAPE: &str = "nanofaas.io/shape";
 pub(crate) const ANNOTATION_TRACE: &str = "nanofaas.io/trace-id";
 

@@ -44,7 +44,7 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectE
         }
     };
     found.connect_timeout = Some(CONNECT);
-    // No read timeout, because a watch may get no event for long; each request has its own deadline.
+    // No read timeout, because a watch may get no event for a long time; each request has its own deadline.
     found.read_timeout = None;
     found.default_retry = false;
     Ok(found)

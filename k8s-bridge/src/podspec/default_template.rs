@@ -142,7 +142,7 @@ pub(crate) fn check_fields(template: &Value) -> Result<(), String> {
     }
 }
 
-/// The path of a given field that no pod has.
+/// The path of the first field in `given` that is not a field of a pod.
 fn unknown(given: &Value, known: &Value, path: String) -> Option<String> {
     match (given, known) {
         (Value::Object(given), known) => given.iter().find_map(|(name, value)| {

@@ -123,7 +123,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
         .with_desk(|desk| desk.event(Event::Adopt { lane, token, stale }));
 }
 
-/// Whether a pod was made from another spec than the function's present one.
+/// Whether a pod was made from a spec that differs from the function's present one.
 fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) -> bool {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));

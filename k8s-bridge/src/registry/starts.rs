@@ -152,7 +152,8 @@ impl ClusterRegistry {
     }
 }
 
-/// The current time in whole seconds, because a status keeps no fraction and must be equal when it is read back.
+/// The current time in whole seconds. The API server stores no fractions, and a time that is read back must equal
+/// the time that was written.
 pub(crate) fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))

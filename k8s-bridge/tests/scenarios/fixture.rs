@@ -152,7 +152,7 @@ impl ClusterFixture {
         self
     }
 
-    /// Puts its own Pod into another namespace than the functions.
+    /// Puts its own Pod into a namespace other than the functions' namespace.
     pub(crate) fn at_home_in(mut self, namespace: &str) -> Self {
         let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
         own_pod.namespace = Some(namespace.to_owned());

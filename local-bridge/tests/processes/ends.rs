@@ -1,4 +1,4 @@
-//! Which process ends which others when a guard or a control plane is gone.
+//! What happens to function processes when a guard or a control plane is gone.
 
 use std::cell::RefCell;
 use std::process::{Command, ExitCode, Stdio};
