@@ -135,7 +135,7 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
                 let last = known.get(name).map_or(0, |known| known.listing);
                 last < listing && !names.contains(name)
             };
-            // Also functions that only the table has, because an earlier bridge of this process added them.
+            // Include functions that only the table has: an earlier bridge of this process added them.
             let in_table: Vec<String> = registry
                 .context
                 .with_desk(|desk| desk.functions().keys().map(ToString::to_string).collect());

@@ -183,7 +183,7 @@ fn drop_nulls(fields: &mut Map<String, Value>) {
     }
 }
 
-/// The name, as the table uses it as a key.
+/// The name under which the table has the function.
 pub(crate) fn name_of(draft: &FunctionDraft) -> Arc<str> {
     draft.name().unwrap_or_default().into()
 }

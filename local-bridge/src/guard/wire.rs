@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Longest line, in bytes. A function's environment comes in a body of at most 1 MiB, and JSON may
-/// escape one byte of it as six.
+/// need six bytes for one of its bytes.
 pub(crate) const LINE_MAX: usize = 8 * 1024 * 1024;
 
 /// Messages of the control plane.
