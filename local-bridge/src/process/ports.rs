@@ -78,7 +78,7 @@ fn is_free(port: u16) -> io::Result<bool> {
     let v4 = (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED));
     // On a machine without IPv6 only IPv4 is checked.
     let v6 = TcpSocket::new_v6().map(|socket| (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED)));
-    // One after the other, because our own IPv4 socket would conflict with the IPv6 socket.
+    // Check one after the other, because our own IPv4 socket would conflict with the IPv6 socket.
     for (socket, address) in std::iter::once(v4).chain(v6) {
         if let Err(error) = socket.bind(SocketAddr::new(address, port))
             && error.kind() == io::ErrorKind::AddrInUse
