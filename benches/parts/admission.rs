@@ -1,4 +1,4 @@
-//! What a call is given before it waits: an id, and a token of the plane's rate.
+//! Steps at the beginning of admission: the call's id, and a token of the process's rate limit.
 
 use std::hint::black_box;
 

@@ -1,6 +1,7 @@
 //! The hop: a warm LOCAL call over a connection to the real process, with the scheduler on the io
-//! thread and on a thread of its own. The difference is what two messages to and one from another
-//! thread cost; the whole has parsing, routing, admission and the reply in it.
+//! thread and on a thread of its own. The difference is the cost of the messages between the two
+//! threads: two to the scheduler and one back. Each result includes parsing, routing, admission and
+//! the reply.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -49,7 +50,7 @@ impl Plane {
             .expect("the program starts");
         let mut log = BufReader::new(process.stderr.take().expect("a pipe"));
         let address = listen(&mut log);
-        // A full pipe would stop its log.
+        // Reads the rest of the log, because a full pipe would block the process's log.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         let connection = TcpStream::connect(address).expect("a connection");
         connection.set_nodelay(true).expect("a socket");
@@ -70,7 +71,7 @@ impl Plane {
         plane
     }
 
-    /// The request out, its answer in; small enough to come in one piece.
+    /// Sends the request and reads its answer, which is small enough to come in one read.
     fn exchange(&mut self, expected: &[u8]) {
         self.connection
             .write_all(&self.request)
@@ -98,7 +99,7 @@ fn request(path: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The release build, whatever the bench itself was built as: it is in `target/*/deps`.
+/// The release build, also when the bench itself is a debug build: benches are in `target/*/deps`.
 fn program() -> PathBuf {
     let bench = std::env::current_exe().expect("a path");
     let target = bench.ancestors().nth(3).map(Path::to_path_buf);
@@ -108,7 +109,7 @@ fn program() -> PathBuf {
     program
 }
 
-/// Where it says that it listens.
+/// Reads the listen address from the log.
 fn listen(log: &mut impl BufRead) -> SocketAddr {
     for line in log.lines().map_while(Result::ok) {
         let said: Value = serde_json::from_str(&line).unwrap_or_default();

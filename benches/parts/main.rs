@@ -1,8 +1,8 @@
-//! What the parts of a call cost in time, by criterion: advice, not gates; those are
-//! `tests/counts` and `io/tests/allocations.rs`. Look at them on a machine that is quiet.
-//! Not reachable from here, since they are private to `io`: routing, admission, the reply's encoding;
-//! `hop` has them all in it. `cargo build --release && cargo bench -p nanofaas-benches` for figures;
-//! `./ci benches` runs each once, unoptimised.
+//! Times of the parts of a call, measured by criterion on a quiet machine. They are only for
+//! information; the tests that fail on higher costs are `tests/counts` and
+//! `io/tests/allocations.rs`. Routing, admission and the encoding of replies are private to `io`,
+//! so only `hop` measures them, as parts of a whole call. `cargo build --release && cargo bench -p
+//! nanofaas-benches` gives figures; `./ci benches` runs each bench once, unoptimised.
 
 mod ring;
 mod parse;

@@ -1,4 +1,4 @@
-//! A request's bytes: its head, and the one pass over its body.
+//! Parsing of a request: its head, and the single pass over its body.
 
 use std::hint::black_box;
 
@@ -7,11 +7,11 @@ use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::parse_request;
 use nanofaas_io::json;
 
-/// What a program sends.
+/// The head that a small client program sends.
 const LEAN: &str = "POST /v1/functions/word-stats:invoke HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
     Content-Type: application/json\r\nContent-Length: 268\r\n\r\n";
 
-/// What comes through a browser and a gateway.
+/// The head of a browser's request that came through a gateway.
 const FULL: &str = "POST /v1/functions/word-stats:invoke HTTP/1.1\r\nHost: faas.example.com\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
     Accept: application/json, text/plain, */*\r\nAccept-Language: en-US,en;q=0.5\r\n\
@@ -36,7 +36,7 @@ pub(crate) fn head(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// An envelope whose input has about so many bytes, of what such bodies are made of.
+/// An envelope whose input has about this many bytes of typical JSON.
 fn body(bytes: usize) -> String {
     const ITEM: &str = r#"{"id": 17, "name": "grün", "tags": ["a", "b"], "score": -0.25e3},"#;
     let items = ITEM.repeat((bytes / ITEM.len()).max(1));

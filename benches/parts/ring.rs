@@ -12,13 +12,13 @@ use crossbeam_queue::ArrayQueue;
 use nanofaas_core::ring::channel;
 
 const CAPACITY: usize = 256;
-/// How often one end looks at an empty or full ring before its thread yields the core: where both
-/// ends share one core, only a yield lets the other end run.
+/// Polls of an empty or full ring before the thread yields its core. If both ends share one core,
+/// only a yield lets the other end run.
 const LOOKS: u32 = 100;
 
 type Item = [u64; 4];
 
-/// One end that takes an item and one that gives it, of any ring.
+/// The two ends of a ring of any kind: one puts an item in, one takes an item out.
 type Ends = (
     Box<dyn FnMut(Item) -> bool + Send>,
     Box<dyn FnMut() -> Option<Item> + Send>,
@@ -56,7 +56,8 @@ const RINGS: [&str; 3] = ["nanofaas", "rtrb", "crossbeam ArrayQueue"];
 pub(crate) fn same_thread(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring, push and pop on one thread");
     group.throughput(Throughput::Elements(1));
-    // Each by its own type: a call through a table would cost as much as a push.
+    // Each ring is called by its own type, because a call through a table would cost as much as a
+    // push.
     group.bench_function(RINGS[0], |bencher| {
         let (producer, mut consumer) = channel(CAPACITY);
         bencher.iter(|| {
@@ -81,7 +82,7 @@ pub(crate) fn same_thread(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Calls `done` again and again until it says yes.
+/// Calls `done` until it returns true.
 fn spin(mut done: impl FnMut() -> bool) {
     let mut looks = 0;
     while !done() {
@@ -94,7 +95,7 @@ fn spin(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// There and back again, as a ticket and its grant go.
+/// A round trip, like that of a ticket and its grant.
 pub(crate) fn two_threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring, round trip between two threads");
     for ring in RINGS {

@@ -1,5 +1,5 @@
-//! The scheduler's turn: a call comes, is granted and ends, among few or many functions, and with
-//! few or many others that wait.
+//! The scheduler's turn: a call arrives, is granted and ends, with few or many functions, and with
+//! few or many other calls that wait.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 
-/// Entries that calls use in turn; fewer than an io thread has.
+/// Number of call entries, which are used in turn; an io thread has more.
 const CALLS: u32 = 8192;
 const QUEUE_SIZE: u32 = 10_000;
 
@@ -30,7 +30,7 @@ struct Plane {
 }
 
 impl Plane {
-    /// Functions without pods, one call at a time in each.
+    /// Functions without pods; each runs one call at a time.
     fn new(functions: u32) -> Self {
         let entries = Arc::new(Entries::new(1));
         let mut plane = Self {
@@ -77,7 +77,7 @@ impl Plane {
         self.hear(Event::Ticket(ticket));
     }
 
-    /// A turn, and the one call that it grants.
+    /// Runs a turn and takes its only grant.
     fn turn(&mut self) {
         self.scheduler.turn(self.now, &mut self.out);
         let grant = self.out.grants.pop().expect("one slot is free");
@@ -90,7 +90,7 @@ impl Plane {
             lane: id(lane),
             pod: None,
             verdict: PodVerdict::Healthy,
-            // The only one of a lane.
+            // A lane has only this slot.
             slot: 0,
             held: Held::Whole,
         }));
@@ -104,7 +104,8 @@ pub(crate) fn functions(criterion: &mut Criterion) {
         let mut lane = 0;
         group.bench_function(BenchmarkId::from_parameter(functions), |bencher| {
             bencher.iter(|| {
-                // A step that has no factor in common with their number meets all of them.
+                // The step and the number of lanes have no common factor, so every lane gets its
+                // turn.
                 lane = (lane + 7919) % functions;
                 plane.call(lane);
                 plane.turn();

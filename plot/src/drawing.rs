@@ -1,11 +1,12 @@
-//! A figure in one SVG file: plots below each other, each with its title and its legend, readable on a
-//! light and on a dark screen. It has no script and loads nothing; the same plots give the same bytes.
+//! A figure in one SVG file: plots in rows, each with its title and its legend, readable on a light
+//! and on a dark screen. It has no script and loads nothing. The same plots always give the same
+//! bytes.
 
 use maud::{Markup, PreEscaped, html};
 
 use crate::plot::{COLOURS, HEIGHT, LEFT, Plot, SeriesMark, WIDTH, px};
 
-/// The same colours for a dark background, in their order.
+/// The same colours for a dark background, in the same order.
 const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
     "#56b4e9", "#ff9e5e", "#3fcf9b", "#e39bcf", "#e0c040", "#8ec9f0", "#bbbbbb", "#b99bff",
 ];
@@ -13,22 +14,22 @@ const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
 const MARGIN: f64 = 12.0;
 const TITLE: f64 = 52.0;
 const CAPTION: f64 = 44.0;
-/// About the width of a letter of 12.5 pixels.
+/// The approximate width of a letter at 12.5 pixels.
 const LETTER: f64 = 6.6;
 
 /// Plots with a title.
 #[derive(Clone, Debug)]
 pub struct Drawing {
     pub title: String,
-    /// What a reader should know to read it.
+    /// What a reader must know to understand the figure.
     pub about: String,
-    /// Row by row from the top, in this many columns.
+    /// The plots, row by row from the top, in `columns` columns.
     pub plots: Vec<Plot>,
     pub columns: usize,
 }
 
 impl Drawing {
-    /// The whole file.
+    /// The complete SVG file.
     pub fn svg(&self) -> String {
         let columns = self.columns.max(1);
         let rows = self.plots.len().div_ceil(columns);
@@ -81,7 +82,7 @@ fn caption(plot: &Plot) -> Markup {
     }
 }
 
-/// Width and height of a mark in the legend.
+/// Width and height of a series' mark in the legend.
 fn mark_size(mark: SeriesMark) -> (f64, f64) {
     match mark {
         SeriesMark::Line => (18.0, 3.0),
@@ -90,7 +91,8 @@ fn mark_size(mark: SeriesMark) -> (f64, f64) {
     }
 }
 
-/// Colours stand on the elements; on a dark screen each is looked up by its value.
+/// The style sheet. Elements have the colours of a light screen; on a dark screen a rule for each
+/// colour replaces it.
 fn style() -> String {
     let mut dark = DARK.to_owned();
     for (light, colour) in COLOURS.iter().zip(COLOURS_ON_DARK) {

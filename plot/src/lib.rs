@@ -1,10 +1,11 @@
-//! Plots as SVG text, and numbers as people read them. maud writes the elements and escapes the texts. It reads
-//! nothing and knows nothing of what it shows. Reports of load tests, simulations and soaks are drawn with it.
+//! Plots as SVG text, and numbers in readable form. maud writes the elements and escapes the texts.
+//! This crate reads nothing and knows nothing about the data. Reports of load tests, simulations
+//! and soak tests use it.
 //!
-//! Axes, ticks and lines are drawn here and not by a plotting crate. plotters (0.3.7) places everything on
-//! whole pixels (its issue 128), which shows as steps in a picture that is enlarged, and would take the
-//! percentile axis and the ticks from us in any case. Other crates draw in a browser by scripts, which
-//! these files do without.
+//! Axes, ticks and lines are drawn here and not by a plotting crate. plotters (0.3.7) rounds all
+//! positions to whole pixels (its issue 128), which shows as steps in an enlarged picture; and it
+//! has no percentile axis and not our ticks, so this code would be needed anyway. Other crates draw
+//! with scripts in a browser, and these files must work without scripts.
 
 mod drawing;
 mod plot;

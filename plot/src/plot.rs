@@ -1,13 +1,13 @@
-//! Plots as inline SVG: axes with units, a grid, lines, dots and a legend.
-//! It knows no meaning of the values and loads nothing. Pages and drawings are made of plots.
+//! Plots as inline SVG: axes with units, a grid, lines, dots and a legend. It knows nothing about
+//! the meaning of the values and loads nothing. Pages and drawings contain plots.
 
 use maud::{Markup, html};
 
 use crate::range::Range;
 use crate::show;
 
-/// Colours that stay apart in print and for the colour-blind (after Okabe and Ito), dark enough on
-/// white.
+/// Colours that can be told apart in print and by colour-blind readers (after Okabe and Ito), dark
+/// enough for a white background.
 pub const COLOURS: [&str; 8] = [
     "#0072b2", "#d55e00", "#00795a", "#a8568a", "#8a6d00", "#2b7fb8", "#444444", "#7a4fbf",
 ];
@@ -21,7 +21,7 @@ pub enum Scale {
     Percentile,
 }
 
-/// How the figures on an axis are written.
+/// How the numbers on an axis are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Plain,
@@ -37,7 +37,7 @@ pub struct Axis {
     pub label: String,
     pub scale: Scale,
     pub unit: Unit,
-    /// What is shown at least.
+    /// The range that the axis must include.
     pub span: Option<(f64, f64)>,
 }
 
@@ -51,7 +51,7 @@ impl Axis {
         }
     }
 
-    /// The same axis, on which these two values and all between are shown.
+    /// The same axis with a range that it must include.
     #[must_use]
     pub fn spanning(self, low: f64, high: f64) -> Self {
         let span = Some((low, high));
@@ -78,7 +78,7 @@ impl Axis {
     }
 }
 
-/// 1.00 ms is 1 ms on an axis.
+/// Shortens a label: 1.00 ms becomes 1 ms.
 fn short(text: &str) -> String {
     let (number, unit) = text
         .split_once(' ')
@@ -108,12 +108,12 @@ fn percent(value: f64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeriesMark {
     Line,
-    /// A thinner, lighter line, for what stands behind the others.
+    /// A thinner, lighter line, drawn behind the others.
     Thin,
     Dots,
 }
 
-/// Points that belong together.
+/// The points of one line or one set of dots.
 #[derive(Clone, Debug)]
 pub struct Series {
     pub name: String,
@@ -122,33 +122,33 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Series over the same axes.
+/// A plot: several series on the same axes.
 #[derive(Clone, Debug)]
 pub struct Plot {
     pub title: String,
-    /// What a reader should know to read it.
+    /// What a reader must know to understand the plot.
     pub note: String,
     pub x: Axis,
     pub y: Axis,
     pub series: Vec<Series>,
-    /// Left of this x is the warm-up.
+    /// The area to the left of this x is shaded as the warm-up.
     pub shade_before: Option<f64>,
-    /// A line across, such as the limit of a goal.
+    /// A horizontal line, such as the limit of a goal.
     pub level: Option<f64>,
 }
 
-/// The columns of points that a plot shows at most.
+/// Most columns of points in a plot.
 const COLUMNS: usize = 700;
 pub(crate) const WIDTH: f64 = 720.0;
 pub(crate) const HEIGHT: f64 = 300.0;
-/// The edges of the area that the axes enclose; labels stand outside it.
+/// The edges of the area inside the axes; labels are outside it.
 pub(crate) const LEFT: f64 = 74.0;
 const RIGHT: f64 = 706.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 254.0;
 
 impl Plot {
-    /// A plot of these series, without a warm-up and without a line across.
+    /// A plot of these series, without a warm-up and without a horizontal line.
     pub fn new(title: &str, note: &str, x: Axis, y: Axis, series: Vec<Series>) -> Self {
         Self {
             title: title.to_owned(),
@@ -161,7 +161,7 @@ impl Plot {
         }
     }
 
-    /// The plot as an `svg` element, whose classes the page around it has to style.
+    /// The plot as an `svg` element. The page that contains it must style its classes.
     pub fn svg(&self) -> Markup {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);
@@ -197,7 +197,7 @@ impl Plot {
     }
 }
 
-/// A shade from the left edge to `end`, and what it means where there is room for the word.
+/// Shades the area from the left edge to `end`, with a label if there is enough space for it.
 fn warm_up(end: f64) -> Markup {
     let width = (end - LEFT).clamp(0.0, RIGHT - LEFT);
     html! {
@@ -208,7 +208,7 @@ fn warm_up(end: f64) -> Markup {
     }
 }
 
-/// A line of the grid at a tick of the y axis, with its label.
+/// A grid line at a tick of the y axis, with its label.
 fn row(at: f64, label: &str) -> Markup {
     html! {
         path d=(format!("M{LEFT} {at:.1}H{RIGHT}")) class="grid" {}
@@ -216,9 +216,9 @@ fn row(at: f64, label: &str) -> Markup {
     }
 }
 
-/// A line of the grid at a tick of the x axis, with its label.
+/// A grid line at a tick of the x axis, with its label.
 fn column(at: f64, label: &str) -> Markup {
-    // The last label must not run out of the picture.
+    // The last label must not extend beyond the picture.
     let (anchor, text_at) = match at > RIGHT - 24.0 {
         true => ("end", WIDTH - 2.0),
         false => ("middle", at),
@@ -252,13 +252,13 @@ fn draw(series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(f64) -> f64) -> Ma
     }
 }
 
-/// A coordinate to a tenth of a pixel: a picture that is shown twice as large still has smooth lines.
+/// A coordinate to a tenth of a pixel, so that lines stay smooth at twice the size.
 pub(crate) fn px(at: f64) -> String {
     format!("{at:.1}")
 }
 
-/// A long run has more points than a plot has columns: of neighbours the lowest and the highest
-/// stay, so that no spike goes.
+/// Reduces the points of a long run to the columns of a plot. Of neighbouring points the lowest and
+/// the highest are kept, so that every spike stays visible.
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let group = points.len().div_ceil(COLUMNS).max(1);
     if group < 3 {

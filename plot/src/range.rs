@@ -1,8 +1,8 @@
-//! Which part of an axis is shown, and where its ticks are. It draws nothing; `plot` does.
+//! The visible range of an axis, and the positions of its ticks. It draws nothing; `plot` does.
 
 use crate::plot::{Axis, Scale};
 
-/// The part of an axis that is shown, in the axis's own places, and where its ticks are.
+/// The visible range of an axis, in the axis's own coordinates, and the positions of its ticks.
 pub(crate) struct Range {
     pub(crate) low: f64,
     pub(crate) high: f64,
@@ -27,7 +27,7 @@ impl Range {
         }
     }
 
-    /// About five ticks at round numbers, from zero on where `zero` says so.
+    /// About five ticks at round numbers; the range starts at zero if `zero` is true.
     fn linear(mut low: f64, mut high: f64, zero: bool) -> Self {
         if zero {
             low = low.min(0.0);
@@ -48,7 +48,7 @@ impl Range {
         }
     }
 
-    /// Ticks at powers of ten, and between them where few powers are shown.
+    /// Ticks at powers of ten, and between them if the range has few powers.
     fn log(low: f64, high: f64) -> Self {
         let (low, high) = (low.max(1e-3).log10(), high.max(2e-3).log10());
         let steps: &[f64] = match high - low {
@@ -68,7 +68,7 @@ impl Range {
         }
     }
 
-    /// A tick for each further nine.
+    /// A tick for each additional nine: 90 %, 99 %, 99.9 %.
     fn percentile(high: f64) -> Self {
         let high = high.max(10.0).log10();
         let ticks = (0..=high.floor() as i32).map(|nines| 10_f64.powi(nines));
@@ -79,7 +79,8 @@ impl Range {
         }
     }
 
-    /// Room beside the first and the last dot; dots stand at whole numbers.
+    /// Adds space beside the first and the last dot. Ticks stay only at whole numbers, where the
+    /// dots are.
     pub(crate) fn widen(&mut self) {
         self.ticks.retain(|tick| tick.fract() == 0.0);
         self.low -= 0.4;
@@ -91,7 +92,7 @@ impl Range {
     }
 }
 
-/// A round step of at least this size.
+/// The smallest round step that is not below `least`.
 fn step(least: f64) -> f64 {
     let decade = 10_f64.powf(least.log10().floor());
     [1.0, 2.0, 2.5, 5.0, 10.0]

@@ -1,5 +1,5 @@
-//! Figures as people read them: with a unit, three digits and no more.
-//! Tables, plots and progress bars use it; JSON has plain numbers.
+//! Numbers in readable form: with a unit and at most three digits. Tables, plots and progress bars
+//! use it; JSON has plain numbers.
 
 /// A time, given in nanoseconds.
 pub fn duration(ns: f64) -> String {
@@ -13,7 +13,7 @@ pub fn duration(ns: f64) -> String {
     }
 }
 
-/// A rate or a count: 1234 as 1,230 would hide that it was counted, so whole numbers stay whole.
+/// A count. Whole numbers stay exact, because 1234 shown as 1,230 would look like an estimate.
 pub fn count(number: u64) -> String {
     let text = number.to_string();
     let mut shown = String::new();

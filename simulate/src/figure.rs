@@ -1,4 +1,4 @@
-//! A report as a figure: calls, waits, the queue and the pods over time. It computes nothing new.
+//! A report as a figure: calls, waits, the queue and the pods over time. It computes no new values.
 
 use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 
@@ -49,7 +49,7 @@ fn series(name: &str, colour: usize, mark: SeriesMark, points: Vec<(f64, f64)>) 
     }
 }
 
-/// A line that is level over each slice.
+/// The points of a line that is constant over each slice.
 fn steps(slices: &[Slice], of: impl Fn(&Slice) -> f64) -> Vec<(f64, f64)> {
     let ends = slices.iter().flat_map(|slice| {
         let value = of(slice);
@@ -122,7 +122,7 @@ fn waiting(slices: &[Slice]) -> Plot {
     plot("Queue", "the most at once", slices, y, lines)
 }
 
-/// Pods, or the slots of a function that has none.
+/// The plot of pods, or of slots if the function has no pods.
 fn capacity(report: &SimulationReport) -> Plot {
     let slices = &report.over_time;
     let line = |name, colour, of: fn(&Slice) -> u32| {

@@ -1,21 +1,21 @@
-//! What there was over time: calls that wait and run, slots, pods. It keeps the highest of each stretch of
-//! time, and sums over all of it. `simulator` writes it, `report` reads it.
+//! The state over time: waiting and running calls, slots, pods. It keeps the highest values of each
+//! stretch of time, and sums over the whole trace. `simulator` writes it, `report` reads it.
 
 use nanofaas_core::time::Nanos;
 
-/// More stretches than these are joined in pairs.
+/// With more stretches than this, neighbours are joined in pairs.
 const STRETCHES_MAX: usize = 720;
 
-/// What there is at one time.
+/// The numbers of calls, slots and pods at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) waiting: u32,
     pub(crate) running: u32,
-    /// Held or free.
+    /// Held and free slots.
     pub(crate) slots: u32,
     pub(crate) up: u32,
     pub(crate) starting: u32,
-    /// Pods that are asked anew whether they are well, or that end.
+    /// Pods that are probed again after a failure, or that are stopping.
     pub(crate) other: u32,
 }
 
@@ -40,27 +40,27 @@ impl Moment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) highest: Moment,
-    /// Up or ordered, at once.
+    /// Most pods that were up or starting at the same time.
     pub(crate) pods_highest: u32,
     /// Pods that were ordered.
     pub(crate) starts: u32,
 }
 
-/// Times count from the beginning of the trace.
+/// The history of a run. Times count from the beginning of the trace.
 pub(crate) struct History {
     begin: Nanos,
     pub(crate) width: Nanos,
     pub(crate) stretches: Vec<Stretch>,
     now: Nanos,
     moment: Moment,
-    /// Sums of a count times how long it was so, in nanoseconds.
+    /// Integrals over time: each is a count multiplied by its duration in nanoseconds.
     pub(crate) pods_ns: u128,
     pub(crate) running_ns: u128,
     pub(crate) slots_ns: u128,
 }
 
 impl History {
-    /// Nothing before `begin` counts.
+    /// Ignores everything before `begin`.
     pub(crate) fn new(begin: Nanos, width: Nanos) -> Self {
         Self {
             begin,
@@ -74,12 +74,12 @@ impl History {
         }
     }
 
-    /// How much time it covers.
+    /// The length of the recorded time.
     pub(crate) fn length(&self) -> Nanos {
         self.now - self.begin
     }
 
-    /// From `at` on there is that much.
+    /// Sets the state from `at` on.
     pub(crate) fn see(&mut self, at: Nanos, moment: Moment) {
         let counts = self.pass_to(at);
         self.moment = moment;
@@ -88,7 +88,7 @@ impl History {
         }
     }
 
-    /// A pod was ordered.
+    /// Counts the start of a pod.
     pub(crate) fn start(&mut self, at: Nanos) {
         if at >= self.begin {
             self.pass_to(at);
@@ -97,13 +97,13 @@ impl History {
         }
     }
 
-    /// False where that is before the beginning.
+    /// Advances to `at`. Returns false if that is before the beginning.
     fn pass_to(&mut self, at: Nanos) -> bool {
         if at < self.now {
             return false;
         }
         let passed = at - self.now;
-        // What was there before lasts until now.
+        // The previous state lasted until now.
         self.note();
         let sum = |count: u32| u128::from(count) * u128::from(passed.as_ns());
         self.pods_ns += sum(self.moment.pods());
@@ -133,7 +133,7 @@ impl History {
     }
 }
 
-/// Stretches that are `many` times as long.
+/// Joins every `many` stretches into one.
 pub(crate) fn join(stretches: &[Stretch], many: usize) -> Vec<Stretch> {
     let joined = stretches.chunks(many).map(|part| {
         let mut all = Stretch::default();

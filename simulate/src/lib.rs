@@ -1,7 +1,7 @@
-//! What a function's spec does with a trace of calls. Admission, the scheduler and the life of each call
-//! are the product's own code (`nanofaas-core`), driven on virtual time; pods and clients are played by
-//! this crate. It has no clock, no socket and no thread: the same input gives the same result.
-//! `nanofaas simulate` shows it to people; tests hold admission against perfect knowledge with it.
+//! Shows how a function's spec handles a trace of calls. Admission, the scheduler and the life of
+//! each call are the product's own code (`nanofaas-core`), driven by virtual time; this crate
+//! simulates pods and clients. It has no clock, no socket and no thread: the same input gives the
+//! same result. `nanofaas simulate` prints it; tests compare admission with perfect knowledge.
 
 mod varying_time;
 mod figure;
@@ -23,32 +23,33 @@ pub use varying_time::VaryingTime;
 
 use simulator::{Admission, Simulator};
 
-/// How long a pod may take to start: the default of `serve --start-timeout-ms`.
+/// Longest start of a pod: the default of `serve --start-timeout-ms`.
 pub const START_TIMEOUT: Nanos = Nanos::from_s(120);
 
-/// A function and its calls.
+/// A function and its trace of calls.
 pub struct Setup {
     pub spec: FunctionSpec,
-    /// In the order of their times.
+    /// The calls, sorted by time.
     pub calls: Vec<TraceCall>,
-    /// So many calls come first and are not counted: they show the platform what there is to know.
+    /// The number of first calls that are not counted. From them the platform learns the time of
+    /// calls.
     pub before: usize,
-    /// How long a pod takes to start, or the Job of a call. None: the pods of the floor are up, and no other
-    /// one comes up; not for JOB functions.
+    /// How long the start of a pod takes, or of the Job of a call. `None`: the pods of
+    /// `minReplicas` are up, and no other pod ever becomes ready; not allowed for JOB functions.
     pub start: Option<VaryingTime>,
 }
 
-/// Plays the trace, and once more with perfect knowledge.
+/// Simulates the trace, and a second time with perfect knowledge.
 pub fn simulate(setup: &Setup) -> SimulationReport {
     let run = Simulator::new(setup, Admission::Predicts).run();
     let run = run.expect("only perfect knowledge is bounded");
     SimulationReport::new(setup, &run, with_perfect_knowledge(setup))
 }
 
-/// How many calls make it.
+/// The number of calls that are answered in time.
 fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
-    // They have no deadline in the queue, and sync calls that come later pass them: which of them a sync
-    // call takes the time of is not known when it comes.
+    // Async calls have no deadline in the queue, and later sync calls overtake them. So when a sync
+    // call arrives, it is not known from which async call it takes the time.
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }
@@ -57,7 +58,7 @@ fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
     Ok(run.made_it(setup.before))
 }
 
-/// Where in a trace the counted calls begin.
+/// The time in the trace at which the counted calls begin.
 fn begin(setup: &Setup) -> Nanos {
     let first = setup.calls.get(setup.before);
     first.map_or(Nanos::ZERO, |call| call.at)

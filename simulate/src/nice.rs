@@ -1,6 +1,6 @@
-//! Round steps: 1, 2 or 5 of a power of ten. It knows no unit.
+//! Round numbers: 1, 2 or 5 times a power of ten. It knows no unit.
 
-/// The least round number that is not below `least`, which may be 0.
+/// The smallest round number that is not below `least`, which may be 0.
 pub(crate) fn round_up(least: u64) -> u64 {
     let mut decade = 1_u64;
     loop {

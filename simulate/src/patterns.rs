@@ -1,6 +1,6 @@
-//! Six patterns of arrival that are hard for admission: each a function and a thousand calls that count.
-//! Times of calls and starts spread by a twentieth. Tests, plots and the run against the real process
-//! share them.
+//! Six patterns of arrival that are hard for admission. Each has a function and a thousand counted
+//! calls. The times of calls and starts vary by 5 %. Tests, plots and the run against the real
+//! process (`tests/patterns`) share them.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::Class;
@@ -12,32 +12,32 @@ use serde_json::{Value, json};
 
 use crate::{Setup, TraceCall, VaryingTime};
 
-/// Calls of each that count.
+/// The counted calls of each pattern.
 pub const CALLS: usize = 1000;
-/// How many calls may be let in and fail, and how many refused that would have made it.
+/// Most admitted calls that may fail, and most refused calls that would have succeeded.
 pub const WRONG_MAX: usize = CALLS * 2 / 100;
 
 const MS: Nanos = Nanos::from_ms(1);
 const SECOND: Nanos = Nanos::SECOND;
 const SPREAD_PERCENT: u8 = 5;
-/// The first call is alone, so that the time of calls has been measured.
+/// The pause after the first call, so that its time has been measured before the others arrive.
 const ALONE: Nanos = Nanos::from_s(10);
 const SEED: u64 = 11;
 
-/// One of the six.
+/// One of the six patterns.
 pub struct Pattern {
-    /// A word for files.
+    /// The name, used in file names.
     pub name: &'static str,
     pub about: &'static str,
-    /// The function's fields, in the bare form.
+    /// The function's fields, without the Kubernetes form.
     pub function: Value,
     pub setup: Setup,
 }
 
-/// When calls come, and how long each takes and has.
+/// When calls arrive, how long each runs, and its deadline.
 struct Shape {
     arrivals: Vec<Nanos>,
-    /// More calls before those that count.
+    /// The number of calls before the counted ones.
     before: usize,
     service: Nanos,
     patience_ms: u32,
@@ -93,7 +93,7 @@ fn pattern(
     }
 }
 
-/// Times of calls that come at random, at this rate a second.
+/// Arrival times at random, with this mean rate a second.
 fn poisson(calls: usize, a_second: f64) -> Vec<Nanos> {
     let mut dice = SmallRng::seed_from_u64(SEED);
     let gap_s = Exp::new(a_second).expect("a rate above 0");
@@ -116,7 +116,7 @@ fn slots(concurrency: u32) -> Value {
     })
 }
 
-/// Up to ten pods of one call each; all but the first go after a second without one.
+/// Up to ten pods with one call each. All but the first pod stop after a second without a call.
 fn pods() -> Value {
     json!({
         "executionMode": "WARM", "command": ["run"], "concurrency": 10,
@@ -124,7 +124,7 @@ fn pods() -> Value {
     })
 }
 
-/// All six.
+/// All six patterns.
 pub fn patterns() -> [Pattern; 6] {
     let fast = |arrivals| Shape {
         arrivals,

@@ -1,4 +1,5 @@
-//! What came of a trace, in numbers: over all, and over time. It decides nothing and rounds nothing.
+//! The result of a simulation in numbers: totals, and values over time. It decides nothing and
+//! rounds nothing.
 
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
@@ -9,34 +10,35 @@ use crate::history::{Stretch, join};
 use crate::simulator::{CallEnding, CallFate, SimulationRun};
 use crate::{Setup, begin, nice};
 
-/// Rows of the table for people.
+/// Most rows of the printed table.
 const ROWS_MAX: usize = 24;
 
-/// Everything.
+/// The complete result.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SimulationReport {
     pub function: String,
-    /// The effective one.
+    /// The effective execution mode.
     pub execution_mode: String,
-    /// Whether the function has pods of the platform's own.
+    /// Whether the platform runs pods for the function.
     pub has_pods: bool,
     pub summary: Summary,
-    /// In stretches that are short enough for a plot.
+    /// Slices that are short enough for a plot.
     pub over_time: Vec<Slice>,
-    /// The same in few rows.
+    /// The same times in a few rows.
     #[serde(skip)]
     pub rows: Vec<Slice>,
 }
 
-/// Over all of the trace.
+/// Totals over the trace.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     pub calls: usize,
-    /// Answered before their deadline.
+    /// Calls that were answered before their deadline.
     pub made_it: usize,
-    /// The same where each call is let in exactly if it will make it. In JSON null where it is not computed.
+    /// `made_it` if exactly those calls were admitted that will succeed. In JSON null if it is not
+    /// computed.
     #[serde(serialize_with = "or_null")]
     pub made_it_with_perfect_knowledge: Result<usize, NotComputed>,
     pub refused_depth: usize,
@@ -45,21 +47,21 @@ pub struct Summary {
     pub timed_out_queued: usize,
     pub timed_out_starting: usize,
     pub timed_out_running: usize,
-    /// No pod could be started.
+    /// Calls that failed because no pod could be started.
     pub failed_cold_start: usize,
-    /// From the arrival to the first slot, of calls that got one.
+    /// Time from the arrival to the first slot, for calls that got a slot.
     pub wait_ms: Percentiles,
-    /// From the arrival to the answer, of calls that made it.
+    /// Time from the arrival to the answer, for calls that succeeded.
     pub total_ms: Percentiles,
-    /// Pods, or Jobs, that were started for the trace.
+    /// Pods or Jobs that were started during the trace.
     pub starts: u64,
-    /// Up or starting at once.
+    /// Most pods that were up or starting at the same time.
     pub pods_max: u32,
-    /// How long pods were there, added up; those that start count.
+    /// The sum of the lifetimes of all pods, including their starts.
     pub pod_seconds: f64,
-    /// Of the time of all slots that there were, the part that calls held them; none without a slot.
+    /// The share of the total slot time in which calls held slots; `None` without slots.
     pub slot_utilisation: Option<f64>,
-    /// From the first call to the end of the last one.
+    /// Time from the first call to the end of the last call.
     pub duration_ms: f64,
 }
 
@@ -68,7 +70,7 @@ impl Summary {
         self.refused_depth + self.refused_est_wait + self.refused_memory
     }
 
-    /// Let in, and not answered in time.
+    /// Calls that were admitted and not answered in time.
     pub const fn let_in_and_failed(&self) -> usize {
         self.timed_out_queued
             + self.timed_out_starting
@@ -77,7 +79,7 @@ impl Summary {
     }
 }
 
-/// Why there is no such number. Ends a sentence, as `Display`.
+/// Why a number is not computed. `Display` gives the end of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotComputed {
     #[error("not computed with async calls")]
@@ -93,7 +95,7 @@ fn or_null<S: Serializer>(
     number.ok().serialize(serializer)
 }
 
-/// Exact ones, by nearest rank; none where there is no value.
+/// Exact percentiles, by nearest rank; `None` without values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Percentiles {
@@ -119,7 +121,7 @@ impl Percentiles {
     }
 }
 
-/// A stretch of time. Calls count in the one in which they came.
+/// A slice of time. A call counts in the slice in which it arrived.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Slice {
@@ -127,17 +129,17 @@ pub struct Slice {
     pub to_ms: f64,
     pub calls: usize,
     pub refused: usize,
-    /// Let in, and not answered in time.
+    /// Calls that were admitted and not answered in time.
     pub failed: usize,
     pub wait_p50_ms: Option<f64>,
     pub wait_p99_ms: Option<f64>,
-    /// The highest in it, as the others below.
+    /// The highest number in this slice, like the fields below.
     pub waiting: u32,
     pub running: u32,
     pub slots: u32,
     pub pods_up: u32,
     pub pods_starting: u32,
-    /// Up or ordered at once.
+    /// Pods that were up or starting at the same time.
     pub pods_wanted: u32,
     pub starts: u32,
 }
@@ -154,7 +156,7 @@ impl SimulationReport {
     ) -> Self {
         let width = run.history.width;
         let stretches = used(setup, run);
-        // Round, so that rows begin at round times.
+        // A round number, so that rows begin at round times.
         let many = nice::round_up(stretches.len().div_ceil(ROWS_MAX) as u64);
         let joined = join(stretches, many as usize);
         Self {
@@ -168,7 +170,8 @@ impl SimulationReport {
     }
 }
 
-/// Without the stretch that begins as the last call ends, unless a call came then.
+/// All stretches, except a last one that begins when the last call ends and in which no call
+/// arrived.
 fn used<'a>(setup: &Setup, run: &'a SimulationRun) -> &'a [Stretch] {
     let width = run.history.width;
     let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at) - begin(setup);

@@ -1,6 +1,6 @@
-//! Virtual time: it jumps from one event to the next, and each goes through the product's own scheduler,
-//! admission and machine of a call. It decides nothing that the product decides; what it plays are the
-//! clients, the pods and the bridge.
+//! The simulation. Virtual time jumps from event to event, and each event goes through the
+//! product's own scheduler, admission and state machine of a call. The simulation makes no decision
+//! of the product; it plays the clients, the pods and the bridge.
 
 mod calls;
 mod knowledge;
@@ -31,17 +31,17 @@ use calls::CallPlace;
 use knowledge::Knowledge;
 use pods::SimulatedPods;
 
-/// The virtual clock's first reading; 0 has a meaning of its own for slots.
+/// The virtual clock's first reading. It is not 0, because 0 has a special meaning for slots.
 const CLOCK: Uptime = Uptime::from_ns(1_000_000_000_000);
 const SEED: u64 = 7;
-/// About as many stretches of time as a plot shows.
+/// Approximate number of stretches of time, suited for a plot.
 const STRETCHES: u64 = 240;
 const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 
-/// How calls are let in.
+/// How calls are admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// As the product does.
+    /// As in the product, by prediction.
     Predicts,
     /// By perfect knowledge of the future; only for traces without async calls.
     Knows,
@@ -61,9 +61,9 @@ pub(crate) enum CallEnding {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallFate {
     pub(crate) ending: CallEnding,
-    /// From its arrival to its first slot, if it got one.
+    /// Time from its arrival to its first slot, if it got one.
     pub(crate) wait: Option<Nanos>,
-    /// From its arrival to its end.
+    /// Time from its arrival to its end.
     pub(crate) total: Nanos,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct SimulationRun {
 }
 
 impl SimulationRun {
-    /// Of the calls that count.
+    /// The number of counted calls that succeeded.
     pub(crate) fn made_it(&self, before: usize) -> usize {
         let counted = self.fates.iter().skip(before);
         counted
@@ -84,8 +84,8 @@ impl SimulationRun {
     }
 }
 
-/// An event that virtual time brings. Events of the same time happen in this order: a call that ends at
-/// its deadline has made it, and its slot is free for a call that comes at that time.
+/// An event in virtual time. Events of the same time happen in this order: a call that ends at its
+/// deadline succeeds, and its slot is free for a call that arrives at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VirtualEvent {
     PodUp(PodId),
@@ -93,14 +93,14 @@ enum VirtualEvent {
     JobRuns(AttemptId),
     JobFails(AttemptId),
     Answers(AttemptId),
-    /// Something of a call is due: its deadline, or another attempt.
+    /// A timer of a call fires: for its deadline, or for another attempt.
     Time {
         index: u32,
         generation: u32,
     },
 }
 
-/// An attempt of a call; events of an earlier attempt are ignored.
+/// Names an attempt of a call, so that events of earlier attempts can be ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AttemptId {
     index: u32,
@@ -108,7 +108,7 @@ struct AttemptId {
     attempt: u32,
 }
 
-/// The environment that a call's state machine needs, which is its io thread in the product.
+/// The environment of a call's state machine, which is an io thread in the product.
 struct SimulatedThread {
     function: Arc<Function>,
     entries: Arc<Entries>,
@@ -148,7 +148,7 @@ pub(crate) struct Simulator<'a> {
     scheduler: Scheduler,
     out: Outbox,
     now: Uptime,
-    /// When the trace begins.
+    /// The time at which the trace begins.
     origin: Uptime,
     due: BinaryHeap<Reverse<(Uptime, VirtualEvent)>>,
     places: Vec<CallPlace>,
@@ -161,7 +161,8 @@ pub(crate) struct Simulator<'a> {
 }
 
 impl<'a> Simulator<'a> {
-    /// The function is registered, its floor of pods is up, and no call has come yet.
+    /// A simulation whose function is registered and whose `minReplicas` pods are up, before the
+    /// first call.
     pub(crate) fn new(setup: &'a Setup, admission: Admission) -> Self {
         let entries = Arc::new(Entries::new(1));
         let function = Arc::new(Function {
@@ -221,7 +222,8 @@ impl<'a> Simulator<'a> {
         &self.thread.function.stats
     }
 
-    /// Plays the trace until its last call is over. None where knowing it all is too much work.
+    /// Simulates the trace until its last call has ended. `None` if perfect knowledge takes too
+    /// many steps.
     pub(crate) fn run(mut self) -> Option<SimulationRun> {
         self.play()?;
         let fates = self.fates.into_iter();
@@ -285,7 +287,7 @@ impl<'a> Simulator<'a> {
         self.scheduler.event(event, self.now, &mut self.out);
     }
 
-    /// Delivers what the scheduler left, and lets it match calls to slots, until nothing is left.
+    /// Delivers the scheduler's output and runs turns until nothing is left to do.
     fn settle(&mut self) {
         loop {
             self.apply_orders();

@@ -1,6 +1,6 @@
-//! A trace: when each call comes, how long it runs, by when its caller wants the answer. Read from CSV
-//! with a header line. It refuses what it cannot read and guesses nothing; its size is bounded, and so is
-//! what it says of bad input.
+//! A trace: when each call arrives, how long it runs, and its deadline. It is read from CSV with a
+//! header line. Invalid input is refused, never guessed; the size of a trace and of its error
+//! messages is bounded.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -14,17 +14,18 @@ use rand::rngs::SmallRng;
 
 use crate::VaryingTime;
 
-/// Calls of one trace: each takes less than 100 bytes of memory.
+/// Most calls of a trace; each takes less than 100 bytes of memory.
 pub const CALLS_MAX: usize = 1_000_000;
-/// Longest trace in bytes: room for `CALLS_MAX` lines of any sensible length.
+/// Longest trace in bytes: enough for `CALLS_MAX` lines of any reasonable length.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Longest line in bytes, so that input without line ends is not kept in memory.
+/// Longest line in bytes, because a line is held in memory, also when the input has no line ends.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// How many characters of bad text an error shows.
+/// Most characters of invalid text in an error message.
 const QUOTED_MAX: usize = 80;
-/// Longest trace in time: 31 days. Pods that are looked after each second take steps of their own.
+/// Longest trace in time: 31 days. It is bounded, because the periodic checks of pods take steps,
+/// too.
 const AT_MS_MAX: f64 = 31.0 * 86_400_000.0;
-/// Longest call: a day, which no deadline lets it have.
+/// Longest call: a day, which is longer than any deadline.
 const SERVICE_MS_MAX: f64 = 86_400_000.0;
 const COLUMNS: [&str; 4] = ["at_ms", "service_ms", "timeout_ms", "class"];
 const SEED: u64 = 7;
@@ -32,11 +33,11 @@ const SEED: u64 = 7;
 /// One call of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceCall {
-    /// After the trace began.
+    /// Time since the beginning of the trace.
     pub at: Nanos,
     /// How long it runs in its pod.
     pub service: Nanos,
-    /// Of a sync call; else the function's `timeoutMs` holds.
+    /// The timeout of a sync call; `None` means the function's `timeoutMs`.
     pub timeout_ms: Option<u32>,
     pub class: Class,
 }
@@ -44,7 +45,7 @@ pub struct TraceCall {
 /// Why a trace cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct TraceError {
-    /// From 1. None where no line is to blame.
+    /// The line, counted from 1. `None` if the error is not about one line.
     pub line: Option<u64>,
     /// What is wrong, and what is expected.
     pub message: String,
@@ -71,12 +72,12 @@ impl fmt::Display for TraceError {
     }
 }
 
-/// Passes on input until a trace, or a line, is too long.
+/// Passes input on, and fails when the trace or a line is too long.
 struct Bounded<R> {
     input: R,
     bytes: u64,
     bytes_max: u64,
-    /// Which line is read, from 1, and how long it is so far.
+    /// The number of the current line, from 1, and its length so far.
     line: u64,
     line_bytes: usize,
 }
@@ -112,8 +113,8 @@ impl From<TraceError> for io::Error {
     }
 }
 
-/// Reads a trace and sorts it by time; calls of the same time stay in the order of their lines. `service`
-/// is for calls whose line does not say how long they run.
+/// Reads a trace and sorts it by time; calls of the same time keep the order of their lines.
+/// `service` is used for lines without a service time.
 pub fn read(input: impl Read, service: Option<VaryingTime>) -> Result<Vec<TraceCall>, TraceError> {
     read_within(BYTES_MAX, input, service)
 }
@@ -130,8 +131,9 @@ fn read_within(
         line: 1,
         line_bytes: 0,
     };
-    // Each line ends with a line feed here, so that the reader's count of them says which line it read: the
-    // position that it gives to a record is that of the blank lines before it.
+    // The input gets a final line feed, so that the reader's line count identifies the line that it
+    // has just read. The position of a record is no use, because it is the position of the blank
+    // lines before the record.
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .terminator(csv::Terminator::Any(b'\n'))
@@ -171,7 +173,7 @@ fn read_within(
 fn unreadable(error: csv::Error, line: u64) -> TraceError {
     match error.into_kind() {
         csv::ErrorKind::Utf8 { .. } => TraceError::at(line, "is not UTF-8".to_owned()),
-        // Its own, from `Bounded`, or the input's.
+        // An error of `Bounded`, or of the input itself.
         csv::ErrorKind::Io(error) => error
             .downcast::<TraceError>()
             .unwrap_or_else(|error| TraceError::of_all(error.to_string())),
@@ -179,7 +181,7 @@ fn unreadable(error: csv::Error, line: u64) -> TraceError {
     }
 }
 
-/// Text of the input in quotation marks, cut where it is long.
+/// A quoted piece of the input, cut if it is long.
 fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED_MAX) {
         None => format!("{text:?}"),
@@ -187,7 +189,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// In which field each column is.
+/// The position of each column in a line.
 struct Columns {
     count: usize,
     at: usize,
@@ -221,7 +223,7 @@ impl Columns {
     }
 }
 
-/// What the times of a trace are.
+/// The meaning of the times in a trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TraceClock {
     Milliseconds,
@@ -232,9 +234,9 @@ struct Rows {
     columns: Columns,
     service: Option<VaryingTime>,
     dice: SmallRng,
-    /// That of the first line, which is also that of the others.
+    /// The kind of times in the first line; all other lines must have the same kind.
     clock: Option<TraceClock>,
-    /// With timestamps, `at` is since 1970 until all are read.
+    /// With timestamps, `at` is the time since 1970 until all lines are read.
     calls: Vec<TraceCall>,
 }
 

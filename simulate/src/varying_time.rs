@@ -1,20 +1,20 @@
-//! A time that is not quite the same each time. Its dice are an argument.
+//! A time that varies around a mean. The random generator is an argument.
 
 use nanofaas_core::time::Nanos;
 
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
-/// So long, and by how much more or less it may be.
+/// A mean time, and by how much it may vary in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaryingTime {
     pub time: Nanos,
-    /// At most 100.
+    /// The variation in percent, at most 100.
     pub spread_percent: u8,
 }
 
 impl VaryingTime {
-    /// Always the same.
+    /// A time without variation.
     pub const fn exactly(time: Nanos) -> Self {
         let spread_percent = 0;
         Self {

@@ -1,5 +1,5 @@
-//! Admission against perfect knowledge: of a thousand calls in each of six patterns of arrival, how many
-//! are let in to miss their deadline, and how many refused that would have made it.
+//! Admission compared with perfect knowledge: of a thousand calls in each of six patterns, how many
+//! are admitted and miss their deadline, and how many are refused that would have succeeded.
 
 use nanofaas_simulate::patterns::{CALLS, WRONG_MAX, patterns};
 use nanofaas_simulate::simulate;

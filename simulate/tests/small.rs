@@ -1,4 +1,5 @@
-//! Traces that are small enough to be worked out by hand, in each mode; and that a run can be repeated.
+//! Traces that are small enough to be computed by hand, in each mode; and that a run is
+//! reproducible.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::time::Nanos;
@@ -31,7 +32,7 @@ fn one_slot() -> Value {
     json!({"executionMode": "POOL", "endpointUrl": "http://127.0.0.1:9/", "concurrency": 1})
 }
 
-/// One slot: the second call waits 90 ms, the third 180 ms.
+/// With one slot, the second call waits 90 ms and the third 180 ms.
 #[test]
 fn three_calls_at_one_slot() {
     let report = play(
@@ -63,8 +64,8 @@ fn three_calls_at_one_slot() {
     assert_eq!(most, Some(2));
 }
 
-/// A call is measured first. Of four that come while another runs, the first two have the time, and the
-/// deadline passes for none of those that were let in.
+/// The first call is measured. Of the four calls that arrive while another one runs, the first two
+/// have enough time and are admitted; no admitted call misses its deadline.
 #[test]
 fn a_hopeless_call_is_refused_by_prediction() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n200,100,\n210,100,350\n220,100,350\n\
@@ -80,7 +81,8 @@ fn a_hopeless_call_is_refused_by_prediction() {
     );
 }
 
-/// Without a measured call nothing is predicted: the second waits in vain, the third is cut off.
+/// Before a call is measured, nothing is predicted: the second call times out in the queue, and the
+/// third is interrupted.
 #[test]
 fn deadlines_pass_where_nothing_was_measured() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,50\n20,100,100\n";
@@ -90,14 +92,15 @@ fn deadlines_pass_where_nothing_was_measured() {
         (1, 1)
     );
     assert_eq!(summary.made_it_with_perfect_knowledge, Ok(1));
-    // The last one is cut off 120 ms after the first came.
+    // The last call is interrupted 120 ms after the first one arrived.
     assert_eq!(
         (summary.duration_ms, summary.slot_utilisation),
         (120.0, Some(1.0))
     );
 }
 
-/// The second call cannot make it, and keeps the third from the slot that it would need in time.
+/// The second call cannot succeed, and if it is admitted, it holds the slot that the third call
+/// needs.
 #[test]
 fn perfect_knowledge_keeps_the_slot_for_success() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,150\n20,100,200\n";
@@ -114,7 +117,7 @@ fn a_full_queue_refuses_by_depth() {
     assert_eq!((summary.made_it, summary.refused_depth), (2, 1));
 }
 
-/// The floor serves the first call; the second is one too many for it and gets a pod of its own, which
+/// The `minReplicas` pod serves the first call. The second call needs another pod, whose start
 /// takes 50 ms.
 #[test]
 fn warm_pods_are_started_for_what_waits() {
@@ -129,29 +132,29 @@ fn warm_pods_are_started_for_what_waits() {
         (2, 1, 2)
     );
     assert_eq!(summary.wait_ms.max, Some(50.0));
-    // One pod for 1.06 s, the other one from 10 ms on.
+    // One pod lives for 1.06 s, the other one from 10 ms on.
     assert!(
         (summary.pod_seconds - (1.06 + 1.05)).abs() < 1e-9,
         "{}",
         summary.pod_seconds
     );
-    // Where it never comes up the floor does both.
+    // If the other pod never comes up, the first one serves both calls.
     let alone = play(&fields, None, trace).summary;
     assert_eq!((alone.made_it, alone.wait_ms.max), (2, Some(990.0)));
 }
 
-/// Each call is a start and its own time, in one of two slots.
+/// Each call takes the start of a Job and its own time, in one of two slots.
 #[test]
 fn a_job_is_started_for_each_call() {
     let fields = json!({"executionMode": "JOB", "concurrency": 2});
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n0,100,\n0,100,\n10,100,250\n";
     let summary = play(&fields, Some(50), trace).summary;
     assert_eq!((summary.starts, summary.pods_max), (4, 2));
-    // The third begins at 150 ms and ends at 300; the fourth is cut off while it runs.
+    // The third call begins at 150 ms and ends at 300 ms; the fourth is interrupted while it runs.
     assert_eq!((summary.made_it, summary.timed_out_running), (3, 1));
     assert_eq!(summary.total_ms.max, Some(300.0));
     assert_eq!(summary.made_it_with_perfect_knowledge, Ok(3));
-    // Cut off before its container runs.
+    // This call is interrupted before its container runs.
     let late = play(&fields, Some(50), "at_ms,service_ms,timeout_ms\n0,5,20\n").summary;
     assert_eq!(late.timed_out_starting, 1);
 }
@@ -167,8 +170,8 @@ fn async_calls_wait_for_sync_ones() {
     assert_eq!(summary.timed_out_running, 1);
 }
 
-/// Starts that take too long fail after 120 s each. A sync call has 5 minutes at most; an async one hears
-/// of the third failure.
+/// Starts that take too long fail after 120 s each. The sync call's deadline of 5 minutes passes
+/// during the third start; the async call ends with the third failure.
 #[test]
 fn calls_end_where_no_pod_comes_up() {
     let fields = json!({
@@ -182,11 +185,12 @@ fn calls_end_where_no_pod_comes_up() {
         (1, 1)
     );
     assert_eq!(summary.starts, 3);
-    // And the pauses between them, of 100 and 200 ms.
+    // Three starts of 120 s, and the pauses of 100 and 200 ms between them.
     assert_eq!(summary.duration_ms, 360_300.0);
 }
 
-/// The first call's pod comes 2 s later, and all that come meanwhile are let in.
+/// The pod of the first call comes up after 2 s, and all calls that arrive before that are
+/// admitted.
 #[test]
 fn a_function_without_pods_gets_its_first() {
     let fields = json!({
@@ -211,7 +215,8 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(run(), run());
 }
 
-/// As the platform gives up a start after 120 s, in a Job as in a pod; a call of perfect knowledge is not let in.
+/// The platform gives up the start of a Job after 120 s, like that of a pod. With perfect knowledge
+/// the call is not admitted.
 #[test]
 fn a_job_that_starts_too_long_fails() {
     let fields = json!({"executionMode": "JOB", "image": "i:1", "timeoutMs": 300_000});
@@ -225,13 +230,13 @@ fn a_job_that_starts_too_long_fails() {
         (soon.made_it, soon.made_it_with_perfect_knowledge),
         (1, Ok(1))
     );
-    // Its deadline comes first.
+    // The call's deadline passes before the start fails.
     let cut_off = "at_ms,service_ms,timeout_ms\n0,5,119000\n";
     let late = play(&fields, Some(200_000), cut_off).summary;
     assert_eq!(late.timed_out_starting, 1);
 }
 
-/// It would be a guess: less, at times, than the product makes.
+/// With async calls it would be a guess, which sometimes lies below the product's own result.
 #[test]
 fn perfect_knowledge_is_of_sync_calls_only() {
     let trace = "at_ms,service_ms,class\n0,100,\n1,100,async\n";

@@ -1,5 +1,6 @@
-//! Calls, as an io thread has them: each is a machine of the product's (`core/call.rs`), whose steps are
-//! done here. How an attempt goes is the trace's; that it is one, and what follows, is the machine's.
+//! The calls, handled as an io thread does: each is a state machine of the product
+//! (`core/call.rs`), and this module performs its steps. The trace decides how long an attempt
+//! runs; the machine decides whether there is an attempt, and what follows.
 
 use nanofaas_core::call::{Call, Deadline, End, NotAdmitted, Report, Step};
 use nanofaas_core::event::Notice;
@@ -15,24 +16,24 @@ use nanofaas_core::time::{Nanos, Uptime};
 use super::pods::{START_TOO_LONG, comes_up, held_for};
 use super::{Admission, AttemptId, CallEnding, CallFate, SimulatedThread, Simulator, VirtualEvent};
 
-/// How long an async call may take in all: the default of `serve --async-max-age-ms`.
+/// The longest lifetime of an async call: the default of `serve --async-max-age-ms`.
 const ASYNC_MAX_AGE_MS: u64 = 3_600_000;
 
-/// A place for a call, which is used again.
+/// A reusable entry for a call.
 #[derive(Default)]
 pub(super) struct CallPlace {
     generation: u32,
     pub(super) call: Option<LiveCall>,
 }
 
-/// A call that is not over.
+/// A call that has not ended.
 pub(super) struct LiveCall {
-    /// Which of the trace.
+    /// Its number in the trace.
     pub(super) number: usize,
     pub(super) life: Call<SimulatedThread>,
-    /// Since when its attempt runs in a pod.
+    /// When its attempt began to run in a pod.
     sent_at: Option<Uptime>,
-    /// When its attempt is going to answer, or its Job fails to start, if nothing stops it.
+    /// When its attempt will answer, or its Job will fail to start, unless it is interrupted.
     pub(super) ends_at: Uptime,
     /// When its first attempt got a slot.
     granted_at: Option<Uptime>,
@@ -40,14 +41,14 @@ pub(super) struct LiveCall {
     job: Option<JobState>,
 }
 
-/// Where the Job of an attempt is.
+/// The state of an attempt's Job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum JobState {
     Starts { since: Uptime },
     Runs { start: Nanos },
 }
 
-/// How an attempt ends well.
+/// The report of a successful attempt.
 fn answered(sent_at: Uptime, now: Uptime, start: Nanos) -> Report {
     Report {
         failure: None,
@@ -75,7 +76,7 @@ impl Simulator<'_> {
         })
     }
 
-    /// A call of the trace comes.
+    /// Handles the arrival of a call.
     pub(super) fn arrive(&mut self, number: usize) {
         let Some(place) = self.open_place() else {
             return self.refuse(number, RejectReason::Memory);
@@ -101,8 +102,9 @@ impl Simulator<'_> {
         }
     }
 
-    /// Lets it in as the product does, or by perfect knowledge: then the measured time of calls is hidden,
-    /// without which nothing is predicted.
+    /// Admits the call as the product does, or by perfect knowledge. With perfect knowledge the
+    /// measured time of calls is hidden during admission, so that the product's prediction refuses
+    /// no call.
     fn admit(
         &mut self,
         number: usize,
@@ -151,7 +153,7 @@ impl Simulator<'_> {
         call.expect("a call that is not over")
     }
 
-    /// The call has a slot.
+    /// Gives a slot to a call.
     pub(super) fn grant(&mut self, grant: Grant) {
         let now = self.now;
         let place = &mut self.places[grant.call.index as usize];
@@ -165,7 +167,7 @@ impl Simulator<'_> {
         self.drive(grant.call.index);
     }
 
-    /// Does the steps that the call's machine gives, until it waits.
+    /// Performs the steps that the call's machine returns, until the call waits.
     fn drive(&mut self, index: u32) {
         let now = self.now;
         loop {
@@ -201,7 +203,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// An attempt begins: its request is in a pod at once, or its Job starts.
+    /// Begins an attempt: its request reaches a pod at once, or its Job starts.
     fn begin(&mut self, index: u32) {
         let (attempt, now) = (self.attempt(index), self.now);
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
@@ -233,7 +235,7 @@ impl Simulator<'_> {
         self.at(ends_at, VirtualEvent::Answers(attempt));
     }
 
-    /// Whether that attempt runs.
+    /// Whether this attempt still runs.
     fn is_running(&self, attempt: AttemptId) -> bool {
         let place = &self.places[attempt.index as usize];
         let live = place.call.as_ref();
@@ -257,11 +259,12 @@ impl Simulator<'_> {
         }
         live.life.job_runs(now);
         self.send(attempt);
-        // Its own time begins now.
+        // The deadline of the run itself begins now.
         self.drive(attempt.index);
     }
 
-    /// The Job of an attempt took too long to start. As with the bridges', no other attempt follows.
+    /// Handles a Job that took too long to start. As with the real bridges, no other attempt
+    /// follows.
     pub(super) fn job_fails(&mut self, attempt: AttemptId) {
         if !self.is_running(attempt) {
             return;
@@ -282,7 +285,7 @@ impl Simulator<'_> {
         self.drive(attempt.index);
     }
 
-    /// The Job of an attempt is over, if it has one. Gives how long it took to start.
+    /// Ends the Job of an attempt, if it has one, and returns the time that its start took.
     fn end_job(&mut self, index: u32) -> Nanos {
         match self.live(index).job.take() {
             None => Nanos::ZERO,
@@ -315,7 +318,8 @@ impl Simulator<'_> {
         let now = self.now;
         let place = &mut self.places[index as usize];
         let live = place.call.as_mut();
-        // An earlier call of this place, or a time that has moved.
+        // The timer may be that of an earlier call of this entry, or of a time that has been
+        // changed since.
         let awaited = live.filter(|live| live.timer_at == Some(now));
         if let Some(live) = awaited.filter(|_| place.generation == generation) {
             live.life.time(now, &self.thread);
@@ -323,7 +327,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// Delivers the scheduler's notices to the calls that wait.
+    /// Delivers the scheduler's notices to the waiting calls.
     pub(super) fn deliver_notices(&mut self) {
         for notice in std::mem::take(&mut self.out.notices) {
             let Notice::StartsFail { why, .. } = notice;

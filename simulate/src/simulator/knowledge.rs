@@ -1,6 +1,6 @@
-//! Perfect knowledge: when a call that comes now would begin, to the nanosecond, from what runs, waits and
-//! starts. It admits nothing; `calls` asks it in place of the prediction. It knows sync calls only: they
-//! begin in the order in which they come.
+//! Perfect knowledge: when a call that arrives now would begin, to the nanosecond, computed from
+//! all running, waiting and starting work. It admits nothing; `calls` uses it instead of the
+//! prediction. It supports only sync calls, because they begin in the order of their arrival.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,20 +13,21 @@ use nanofaas_core::time::{Nanos, Uptime};
 use super::Simulator;
 use super::pods::{comes_up, held_for};
 
-/// Steps of planning in one trace, a call or a place for one in each: about ten seconds of work. A plan that has
-/// to be made anew at each arrival, because starts spread, takes as many steps as there are live calls.
+/// Most steps of planning in one trace, about ten seconds of work. A step is one call or one free
+/// entry of a plan. If starts vary in time, a new plan is needed at each arrival, with as many
+/// steps as there are entries.
 const STEPS_MAX: u64 = 100_000_000;
 
 /// The plan of the last arrival, kept for the next one.
 #[derive(Default)]
 pub(super) struct Knowledge {
-    /// None where something went otherwise than it was planned.
+    /// `None` if an event differed from the plan.
     plan: Option<PerfectPlan>,
     steps: u64,
 }
 
 impl Knowledge {
-    /// Pods change, or a call ends at another time than was expected.
+    /// Drops the plan, because pods change, or a call ends at another time than expected.
     pub(super) fn forget(&mut self) {
         self.plan = None;
     }
@@ -36,31 +37,33 @@ impl Knowledge {
     }
 }
 
-/// The slots that there are or will be, after all calls that wait have had theirs.
+/// When slots are free after all waiting calls have had theirs.
 #[derive(Clone, Debug)]
 struct PerfectPlan {
-    /// When each is free. One of the past is free now.
+    /// When each slot is free. A time in the past means that it is free now.
     free: BinaryHeap<Reverse<Uptime>>,
-    /// Slots of pods that are ordered if a call would still wait a start from now.
+    /// Slots of pods that are not ordered yet and would be ordered if a call had to wait for a
+    /// start.
     unordered: usize,
-    /// From an order until its pod is up.
+    /// Time from an order until its pod is up.
     start: Nanos,
-    /// Whether a waiting call takes one of `unordered`. Such a plan holds at its own time only, because each
-    /// moment without the order delays the pod.
+    /// Whether a waiting call uses one of the `unordered` slots. Such a plan is valid only at the
+    /// time at which it was made, because the pod comes later the later it is ordered.
     counts_on_unordered: bool,
-    /// The slots that there were, and their most, when it was made.
+    /// The number of slots, and their maximum, when the plan was made.
     slots: (usize, usize),
 }
 
 impl PerfectPlan {
-    /// When the next call would begin. None where there is no slot, and none on its way.
+    /// When the next call would begin. `None` if there is no slot and no pod is starting.
     fn begins_at(&self, now: Uptime) -> Option<Uptime> {
         let known_at = self.free.peek().map(|Reverse(at)| now.max(*at));
         let ordered_at = (self.unordered > 0).then_some(now + self.start);
         known_at.into_iter().chain(ordered_at).min()
     }
 
-    /// A call waits behind all others. One whose deadline passes before it begins takes no slot.
+    /// Queues a call behind all others. A call whose deadline passes before it begins takes no
+    /// slot.
     fn queue(&mut self, now: Uptime, held_for: Nanos, deadline: Uptime) {
         let begins_at = self.begins_at(now);
         let Some(begins_at) = begins_at.filter(|begins_at| *begins_at < deadline) else {
@@ -79,8 +82,8 @@ impl PerfectPlan {
 }
 
 impl Simulator<'_> {
-    /// Whether a call that comes now will be answered in time. One that would be the first pod's is let in:
-    /// else no pod would ever be wanted.
+    /// Whether a call that arrives now will be answered in time. Without any slot it is admitted;
+    /// otherwise no first pod would ever be ordered.
     pub(super) fn will_make_it(&mut self, service: Nanos, deadline: Uptime) -> bool {
         let job_start = self.job_start();
         if job_start.is_some_and(|start| !comes_up(start)) {
@@ -93,7 +96,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// A call was let in.
+    /// Adds an admitted call to the plan.
     pub(super) fn plan_for(&mut self, service: Nanos, deadline: Uptime) {
         let held_for = held_for(self.job_start(), service);
         if let Some(plan) = &mut self.knowledge.plan {
@@ -101,21 +104,21 @@ impl Simulator<'_> {
         }
     }
 
-    /// An attempt begins whose Job takes so long to start.
+    /// Learns the actual start time of an attempt's Job; an unexpected time invalidates the plan.
     pub(super) fn learn_job_start(&mut self, start: Nanos) {
         if self.job_start() != Some(start) {
             self.knowledge.forget();
         }
     }
 
-    /// How long the Job of a call is expected to start.
+    /// The expected start time of the Job of a call.
     fn job_start(&self) -> Option<Nanos> {
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
         let start = self.setup.start.filter(|_| is_job);
         start.map(|start| start.time)
     }
 
-    /// The slots that there are, and how many there may be.
+    /// The number of slots now, and their maximum.
     fn slots(&self) -> (usize, usize) {
         let stats = self.stats();
         let slots = stats.slots_now.load(Ordering::Relaxed);
@@ -123,7 +126,7 @@ impl Simulator<'_> {
         (slots as usize, most as usize)
     }
 
-    /// The plan that holds now: the last one, if all went by it.
+    /// The valid plan: the last one, if everything happened as planned, else a new one.
     fn plan(&mut self) -> &PerfectPlan {
         let slots = self.slots();
         let last = self.knowledge.plan.take();
@@ -142,7 +145,7 @@ impl Simulator<'_> {
         self.knowledge.plan.insert(plan)
     }
 
-    /// From everything that there is.
+    /// A new plan, computed from all calls and pods.
     fn new_plan(&self) -> PerfectPlan {
         let (mut held, mut waiting) = (Vec::new(), Vec::new());
         for live in self.places.iter().filter_map(|place| place.call.as_ref()) {
@@ -153,7 +156,7 @@ impl Simulator<'_> {
                 waiting.push((live.number, deadline));
             }
         }
-        // In the order in which they came.
+        // In the order of their arrival.
         waiting.sort_unstable();
         let mut plan = self.plan_of_slots(held);
         let job_start = self.job_start();
@@ -164,7 +167,8 @@ impl Simulator<'_> {
         plan
     }
 
-    /// Without the calls that wait; `held` is until when the others have their slots.
+    /// A plan without the waiting calls. `held` has the times at which running calls free their
+    /// slots.
     fn plan_of_slots(&self, held: Vec<Uptime>) -> PerfectPlan {
         let (slots, most) = self.slots();
         let mut free = held;

@@ -10,21 +10,23 @@ use rand::rngs::SmallRng;
 use super::{Simulator, VirtualEvent};
 use crate::START_TIMEOUT;
 
-/// How long a pod takes to answer again after its call was interrupted: our runtimes stop such a call.
+/// How long a pod takes to answer a probe after its call was interrupted: our runtimes stop such a
+/// call.
 const PROBE: Nanos = Nanos::from_ms(5);
-/// How long the floor takes to come up where no other pod ever does.
+/// How long the `minReplicas` pods take to come up if no other pod ever does.
 const FLOOR: Nanos = Nanos::from_ms(100);
-/// Between the floor and the trace.
+/// Pause between the start of the `minReplicas` pods and the trace.
 const PAUSE: Nanos = Nanos::from_s(1);
 
 pub(super) const START_TOO_LONG: &str = "the start took longer than --start-timeout-ms";
 
-/// Whether a start of this length ends before the platform gives it up.
+/// Whether a start of this length succeeds before the platform gives it up.
 pub(super) fn comes_up(start: Nanos) -> bool {
     start < START_TIMEOUT
 }
 
-/// How long a call holds its slot if nothing stops it. `start` is that of its Job, which starts in the slot.
+/// How long a call holds its slot if nothing interrupts it. `start` is the start of its Job, which
+/// happens in the slot.
 pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
     match start {
         Some(start) if !comes_up(start) => START_TIMEOUT,
@@ -32,9 +34,9 @@ pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
     }
 }
 
-/// What the bridge knows.
+/// The state of the simulated bridge.
 pub(super) struct SimulatedPods {
-    /// When each pod that was ordered will be up, by its place and generation.
+    /// When each ordered pod will be up, by its pod id.
     pub(super) coming: BTreeMap<PodId, Uptime>,
     pub(super) dice: SmallRng,
     pub(super) jobs_starting: u32,
@@ -42,7 +44,7 @@ pub(super) struct SimulatedPods {
 }
 
 impl Simulator<'_> {
-    /// The pods that a function without calls has come up; then the trace may begin.
+    /// Brings up the `minReplicas` pods; then the trace may begin.
     pub(super) fn raise_floor(&mut self) {
         let takes = self.setup.start.map_or(FLOOR, |start| start.time);
         self.now += takes;
@@ -56,7 +58,7 @@ impl Simulator<'_> {
         self.origin = self.now;
     }
 
-    /// Does what the scheduler ordered.
+    /// Executes the scheduler's orders.
     pub(super) fn apply_orders(&mut self) {
         for order in std::mem::take(&mut self.out.orders) {
             self.knowledge.forget();
@@ -67,7 +69,7 @@ impl Simulator<'_> {
                     self.pods.coming.remove(&pod);
                     self.apply(Event::PodDown(pod));
                 }
-                // No plane went before this one, and the function stays.
+                // There was no earlier control plane, and the function is never removed.
                 Order::Adopted { .. } | Order::LaneGone { .. } => {}
             }
         }
@@ -93,7 +95,7 @@ impl Simulator<'_> {
 
     pub(super) fn pod_up(&mut self, pod: PodId) {
         self.knowledge.forget();
-        // One that was stopped meanwhile is not awaited any more.
+        // A pod that was stopped in the meantime is no longer in `coming`.
         if self.pods.coming.remove(&pod).is_some() {
             self.apply(Event::PodUp(pod));
         }
@@ -105,7 +107,7 @@ impl Simulator<'_> {
             permanent: false,
             message: START_TOO_LONG.into(),
         };
-        // The scheduler passes over a pod that it has forgotten.
+        // The scheduler ignores a pod that it has already removed.
         self.apply(Event::StartFailed { pod, failure });
     }
 }

@@ -1,4 +1,4 @@
-//! What a trace may look like, and what is said of one that cannot be read.
+//! Tests of the forms that a trace may have, and of the errors for invalid ones.
 
 use nanofaas_core::time::Nanos;
 
@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<Vec<TraceCall>, TraceError> {
     )
 }
 
-/// The line and the message.
+/// The line and the message of the error.
 #[track_caller]
 fn refused(text: &str) -> (u64, String) {
     let error = parse(text).expect_err(text);
@@ -123,7 +123,7 @@ fn a_trace_is_bounded() {
     );
 }
 
-/// Of a long input no line is to blame, wherever it ends; in an endless line nothing is kept.
+/// An error about too long input names no line. A too long line is not kept in memory.
 #[test]
 fn a_traces_and_lines_bytes_are_bounded() {
     let text = "at_ms,service_ms\n100,5\n200,5\n";

@@ -1,4 +1,5 @@
-//! A plan that is kept says at each arrival what a new one would; and planning is bounded.
+//! Tests that a kept plan equals a new one at each arrival, and that the work of planning is
+//! bounded.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::Class;
@@ -14,7 +15,7 @@ use crate::{Setup, TraceCall, VaryingTime, patterns};
 const MS: Nanos = Nanos::from_ms(1);
 
 impl Simulator<'_> {
-    /// The last plan was kept: of all slots, each is free when a new plan says.
+    /// Compares a kept plan with a new one: all slots must be free at the same times.
     pub(super) fn assert_as_new(&self, kept: &PerfectPlan) {
         let new = self.new_plan();
         let free = |plan: &PerfectPlan| {
@@ -38,7 +39,7 @@ fn setup(fields: &Value, seed: u64, start: Option<VaryingTime>) -> Setup {
     let below = |dice: &mut SmallRng, ms: u64| Nanos::from_ns(dice.random_range(0..ms * 1_000_000));
     let calls = (0..1500).map(|_| {
         at += below(&mut dice, 20);
-        // Now and then nothing comes for longer than pods stay.
+        // Sometimes there is a pause that is longer than idle pods are kept.
         if dice.random_range(0..300) == 0 {
             at += 5000 * MS;
         }
@@ -57,7 +58,7 @@ fn setup(fields: &Value, seed: u64, start: Option<VaryingTime>) -> Setup {
     }
 }
 
-/// Plays it; each plan that is kept is compared with a new one. Gives the steps that were needed.
+/// Simulates the trace and compares each kept plan with a new one. Returns the steps of planning.
 fn steps(setup: &Setup) -> u64 {
     let mut simulator = Simulator::new(setup, Admission::Knows);
     simulator.play().expect("little work");
@@ -92,7 +93,7 @@ fn a_kept_plan_equals_a_new_one() {
     }
 }
 
-/// Of slots that are always there one plan is made, whatever waits.
+/// If the number of slots never changes, one plan is enough, however many calls wait.
 #[test]
 fn a_plan_is_made_once_where_nothing_changes() {
     let slots =
@@ -100,7 +101,7 @@ fn a_plan_is_made_once_where_nothing_changes() {
     assert_eq!(steps(&setup(&slots, 1, None)), 1);
 }
 
-/// Starts that spread are known when a call begins, and not before: a plan for each arrival.
+/// If starts vary, their time is known only when a call begins, so each arrival needs a new plan.
 #[test]
 fn planning_ends_when_it_is_too_much_work() {
     let jobs = json!({"executionMode": "JOB", "concurrency": 6});
