@@ -65,7 +65,7 @@ fn spawn(mut command: Command) -> (Child, Pid, Arc<ProcessLog>) {
 }
 
 impl ControlPlane {
-    /// Starts a plane and waits until it is ready.
+    /// Starts a control plane and waits until it is ready.
     #[track_caller]
     pub fn start(more: &[&str]) -> Self {
         let mut command = program();
@@ -73,8 +73,8 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a plane with these io threads, scheduler and driver instead of those of this test
-    /// run.
+    /// Starts a control plane with these io threads, scheduler and driver instead of those of this
+    /// test run.
     #[track_caller]
     pub fn start_in(form: &[&str], more: &[&str]) -> Self {
         let mut command = program();
@@ -83,7 +83,7 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a plane that listens at these addresses for clients, operators and pods.
+    /// Starts a control plane that listens at these addresses for clients, operators and pods.
     #[track_caller]
     pub fn start_at(listen: SocketAddr, more: &[&str]) -> Self {
         let mut command = program();
@@ -95,7 +95,7 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a plane by a shell line that ends in `exec "$@"`.
+    /// Starts a control plane by a shell line that ends in `exec "$@"`.
     #[track_caller]
     pub fn start_in_shell(line: &str, more: &[&str]) -> Self {
         let serve = program();
@@ -108,9 +108,9 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a plane for a cluster that has not answered. The plane logs its addresses only after
-    /// the cluster's answer, so this function chooses them: on 127.0.0.2, because on 127.0.0.1 the
-    /// kernel could give the port to another socket before the plane binds it.
+    /// Starts a control plane for a cluster that has not answered. The process logs its addresses
+    /// only after the cluster's answer, so this function chooses them: on 127.0.0.2, because on
+    /// 127.0.0.1 the kernel could give the port to another socket before the process binds it.
     #[track_caller]
     pub fn start_unanswered(kubeconfig: &Path) -> Self {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.2:0").expect("a port"));
@@ -130,7 +130,8 @@ impl ControlPlane {
             internal: None,
             log,
         };
-        // A listener alone is no proof, because a plane that fails to start has one for a moment.
+        // A connection alone is no proof, because a control plane that fails to start listens for a
+        // moment, too.
         for (address, path) in [(listen, "/openapi.yaml"), (management, "/healthz")] {
             let request = Request::get(path).bytes();
             let serves = || {
@@ -149,7 +150,7 @@ impl ControlPlane {
         plane
     }
 
-    /// Runs the command, and waits until the plane is ready.
+    /// Runs the command, and waits until the control plane is ready.
     #[track_caller]
     pub fn from(command: Command) -> Self {
         let (mut child, pid, log) = spawn(command);
@@ -352,7 +353,7 @@ fn address(line: &Value, field: &str) -> Option<SocketAddr> {
     text.strip_prefix("http://").unwrap_or(text).parse().ok()
 }
 
-/// One plane for the tests of a module, started by the first of them.
+/// A control plane that the tests of a module share; the first of them starts it.
 pub struct SharedControlPlane {
     flags: &'static [&'static str],
     plane: OnceLock<ControlPlane>,

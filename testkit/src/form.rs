@@ -30,7 +30,7 @@ pub fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The flags of every plane; a test's own flags follow.
+/// The flags of every control plane; a test's own flags follow.
 pub(crate) fn flags() -> Vec<String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     flags_at(any, any)

@@ -18,7 +18,7 @@ pub fn with(mut function: Value, more: &Value) -> Value {
     function
 }
 
-/// An echo inside the plane.
+/// An echo that the control plane itself runs.
 pub fn local(name: &str) -> Value {
     json!({"name": name, "executionMode": "LOCAL"})
 }

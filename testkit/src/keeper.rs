@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::wait::lock;
 
 /// A shell that outlives the test process for a moment: when the test process's end of the pipe
-/// closes, the shell kills every plane that still runs.
+/// closes, the shell kills every control plane that still runs.
 pub(crate) struct Keeper(Mutex<Child>);
 
 const SCRIPT: &str = r#"
