@@ -17,7 +17,7 @@ impl Peer {
     pub(crate) fn start(script: &[&str]) -> Self {
         let script: Vec<String> = script.iter().map(|&answer| answer.to_owned()).collect();
         let server = ScriptedPod::tcp(move |got, conn| {
-            let answer = script.get(got.number).or(script.last());
+            let answer = script.get(got.number).or_else(|| script.last());
             // The program may have gone.
             conn.send(answer.map_or(b"", String::as_bytes));
             After::Close
