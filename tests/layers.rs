@@ -10,8 +10,8 @@ use std::path::Path;
 struct Layers {
     sources: &'static str,
     folders: &'static [&'static str],
-    /// Imports that still go up, module by module. The list only shrinks: remove an entry whose
-    /// import is gone.
+    /// Imports that still go up, module by module. Add none; remove an entry when its import is
+    /// gone.
     up_as_yet: &'static [(&'static str, &'static str)],
 }
 
@@ -57,9 +57,9 @@ const LAYERS: [Layers; 4] = [
     },
 ];
 
-/// A larger circle of imports is too large, because its modules can only be understood together.
+/// The most modules of a circle, because modules in a circle can only be understood together.
 const CIRCLE_MAX: usize = 10;
-/// Crates whose largest circle is still larger, with its size. This list only shrinks, too.
+/// Crates whose largest circle is still larger, with its size. Add none.
 const LARGE_AS_YET: [(&str, usize); 0] = [];
 
 const CRATES: [&str; 11] = [

@@ -35,7 +35,7 @@ fn expect_refusal(answer: Answer, reason: &str) {
     );
 }
 
-/// The head of a call that waits for a 100 before it sends its body.
+/// The head of a call that waits for a `100 Continue` before it sends its body.
 fn expecting(name: &str, length: usize) -> String {
     format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -250,7 +250,7 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // Without a sample, and while no call waits, there is no prediction: a call with a short
+    // While no call has been measured and none waits, nothing is predicted: a call with a short
     // deadline is accepted.
     let mut first = begin();
     pod.wait_calls(1);
@@ -302,8 +302,7 @@ fn later_async_calls_refuse_no_sync_one() {
         .map(|_| plane().enqueue("after", &json!(1)))
         .collect();
     plane().wait_for("after", 59, 1);
-    // All calls before it would take 18 s. As a sync call it has to wait for only one or two of
-    // them.
+    // The calls before it would take 18 s. The sync call has to wait for only one or two of them.
     let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
     let mut sync = sync.begin(plane().listen);
     plane().wait_for("after", 60, 1);
@@ -360,7 +359,8 @@ fn calls_begin_in_the_order_they_came() {
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
-        // With several io threads only calls that are counted as waiting are in order.
+        // With several io threads, the calls keep this order only if each is counted before the
+        // next is sent.
         wires.push(Request::invoke("order", &json!(number)).begin(plane().listen));
         let waiting = u32::try_from(wires.len() - 1).expect("few");
         plane().wait_for("order", waiting, 1);
@@ -410,7 +410,8 @@ fn sync_calls_go_first_and_async_ones_follow() {
 
 #[test]
 fn a_full_call_table_refuses_as_memory() {
-    // The call table's size on one io thread. One connection belongs to one io thread.
+    // The size of the call table of one io thread. The test uses one connection, which belongs to
+    // one io thread.
     const CALLS: usize = 16_384;
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::held(&Gate::default());

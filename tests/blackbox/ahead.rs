@@ -1,5 +1,5 @@
-//! Bytes that clients send too early: small requests behind unread answers, heads without an end,
-//! and requests ahead of their turn while memory is short.
+//! Bytes that clients send before they read: small requests whose answers are not read, heads
+//! without an end, and pipelined requests while memory is short.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -92,15 +92,15 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     };
     register("full");
     register("ahead");
-    // The call has a key, because while such a call runs, the plane does not read on to detect that
-    // its client has left.
+    // The call has a key, because while a keyed call runs, the plane does not read further bytes to
+    // detect that the client has left.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());
     pod.wait_calls(1);
-    // Until the budget allows a small call, but no large read.
+    // Calls fill the budget until a small call still fits and a large read does not.
     let held = fill(&plane, &pod, 16 * MIB);
-    // The head alone is longer than the plane reads without a charge.
+    // The head alone is longer than the bytes that the plane reads without a charge.
     let padded = Request::invoke("ahead", &json!(1)).header("X-Pad", &"p".repeat(3000));
     wire.send(&padded.bytes());
     std::thread::sleep(Duration::from_millis(200));
@@ -108,7 +108,7 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     wire.answer().expect(200);
     let second = wire.answer();
     if second.status != 200 {
-        // The other calls had not all ended when this call arrived.
+        // This call arrived before the other calls had ended.
         second.expect_error(429, "TOO_MANY_REQUESTS");
     }
     eventually("nothing is charged", || inflight(&plane) == 0);

@@ -1,5 +1,6 @@
-//! Which call an answer belongs to: pods that send without a request, close idle connections, close
-//! with an answer, answer before they have read the request, or answer another call.
+//! The assignment of answers to calls, with pods that send without a request, close idle
+//! connections, close with an answer, answer before they have read the request, or answer another
+//! call.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -36,7 +37,7 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
 }
 
 /// The same on a Unix socket, which holds at most 200 KiB of unread bytes. An action at one end has
-/// reached the other end when its system call returns; over TCP that takes a while on a busy
+/// reached the other end when its system call returns; over TCP that takes some time on a busy
 /// machine.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
@@ -118,7 +119,7 @@ fn filled(body: &[u8], size: usize) -> Vec<u8> {
     body
 }
 
-/// Makes calls one after the other; before each next call the pod acts on the idle connection.
+/// Makes calls one after the other; between two calls the pod acts on the idle connection.
 #[track_caller]
 fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
     for caller in 0..10 {
@@ -126,9 +127,9 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
         let answer = call(name, body.clone()).expect(200);
         assert_eq!(answer.text().into_bytes(), body, "caller {caller}, {size}");
         did.recv_timeout(PATIENCE).expect("the pod goes on");
-        // The plane guarantees nothing for a call of the same loop iteration, in which it may
-        // accept and read a new connection. The pod's action ends the plane's wait, so a new
-        // iteration has begun by then.
+        // The plane guarantees nothing for a call that it accepts and reads in the same loop
+        // iteration. The pod's action ends the plane's wait, so a new iteration begins during this
+        // pause.
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -143,7 +144,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             std::thread::spawn(move || {
                 while let Some((_, body)) = request(&mut stream, true) {
                     stream.write_all(&octets(&body)).expect("it is taken");
-                    // After the answer, which the plane has received by then.
+                    // By then the plane has received the answer.
                     std::thread::sleep(Duration::from_millis(10));
                     let other = filled(b"of another call", size);
                     stream.write_all(&octets(&other)).expect("it is taken");
@@ -209,7 +210,7 @@ fn a_pod_may_answer_before_all_is_sent() {
         };
         let mut left = length(&request_head);
         let mut bytes = [0; 65536];
-        // A plane that does not read while it sends stops here.
+        // A plane that does not read while it sends would block here.
         let mut goes_on = stream.write_all(&head("200 OK", left, "")).is_ok();
         while goes_on && left > 0 {
             if body.is_empty() {
@@ -262,7 +263,7 @@ fn a_reset_ends_a_lengthless_answer_as_lost() {
         let half =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nthe first";
         stream.write_all(half).expect("it is taken");
-        // The plane must receive this before the reset, which would discard it.
+        // The plane must receive the bytes before the reset, because a reset discards them.
         std::thread::sleep(Duration::from_millis(50));
         let at_once = nix::libc::linger {
             l_onoff: 1,

@@ -350,7 +350,7 @@ fn a_pods_answer_may_have_any_framing() {
 
 #[test]
 fn a_pod_connection_with_unread_bytes_is_dropped() {
-    // The second answer came before a request: the next call must not get it.
+    // The second answer came without a request: the next call must not get it.
     let pod = ScriptedPod::tcp(|got, line| {
         line.json(&got.number.to_string());
         std::thread::sleep(Duration::from_millis(if got.number == 0 { 0 } else { 30 }));

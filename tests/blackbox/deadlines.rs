@@ -83,7 +83,7 @@ fn an_expired_time_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // The same if the pod itself reports that the deadline passed. If time is left, the code is the
+    // The same if the pod itself reports a timeout. If the call has time left, the code is the
     // function's own.
     let late = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
@@ -402,7 +402,8 @@ fn a_large_calls_leaving_client_is_noticed() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("large-left", &pod));
-    // Larger than the plane reads ahead of a call, so that the connection's reads grow.
+    // Larger than the bytes that the plane reads ahead of a call, so that the connection's reads
+    // grow.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
         let mut wire = RawClient::connect(plane().listen);

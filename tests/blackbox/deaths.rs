@@ -1,5 +1,4 @@
-//! The end of pods: out of memory, crashes, starts that hang, and ready reports of foreign
-//! processes.
+//! The end of pods: out of memory, crashes, hanging starts, and ready reports of foreign processes.
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -41,7 +40,7 @@ fn an_exiting_worker_is_replaced_its_call_lost() {
     let answer = plane().invoke("exits", &json!("exit"));
     answer.expect_failure(502, "error", "POD_LOST");
     assert_eq!(folder.read("runs").as_deref(), Some("x"));
-    // A call that comes before the next worker is ready does not run, because there are no retries.
+    // A call that arrives before the next worker is ready fails, because it has no retries.
     eventually("another worker answers", || {
         let answer = plane().invoke("exits", &json!(2));
         assert!(matches!(answer.status, 200 | 502), "{}", answer.text());

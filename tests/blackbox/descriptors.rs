@@ -26,14 +26,15 @@ fn idle_clients_make_room_for_new_ones() {
     let silent: Vec<_> = (0..150)
         .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
         .collect();
-    // Each connection before it may stay idle for a second.
+    // The call may have to wait, because a connection that has never sent a byte is closed only
+    // after a second.
     assert_eq!(
         plane.invoke("room", &json!(1)).expect(200).json()["output"],
         1
     );
     Request::get("/healthz").send(plane.management).expect(200);
     drop(silent);
-    // Clients that were served are idle, too, and are closed at once.
+    // Served clients are idle, too, and are closed at once.
     let served: Vec<_> = (0..150)
         .map(|at| {
             let mut wire = Request::invoke("room", &json!(at)).begin(plane.listen);

@@ -1,5 +1,5 @@
-//! The choice of the driver where a sandbox allows io_uring's set-up and refuses its use. strace
-//! plays the sandbox; without strace nothing is tested, and the test prints that.
+//! The choice of the driver in a sandbox that allows io_uring's set-up and refuses its use. strace
+//! plays the sandbox; without strace the test only prints that it was skipped.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use nanofaas_testkit::control_plane::program;
 use nanofaas_testkit::wait::PATIENCE;
 use serde_json::Value;
 
-/// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is no `Plane`, because
-/// that checks that the process does not panic.
+/// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is not a
+/// `ControlPlane`, because a `ControlPlane` fails the test if the process panics.
 struct Sandboxed {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,

@@ -171,7 +171,7 @@ fn the_last_4096_plain_sync_calls_are_remembered() {
     plane()
         .get(&format!("/v1/executions/{}", ids[0]))
         .expect(404);
-    // Fewer than 4096, because other tests make calls on the same plane.
+    // Fewer than the 4096 kept records, because other tests make calls on the same plane.
     for id in &ids[ids.len() - 3000..] {
         wire.send(&Request::get(&format!("/v1/executions/{id}")).bytes());
         wire.answer().expect(200);
@@ -305,7 +305,7 @@ fn an_id_is_known_only_whole() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // Each letter matters: thread, slot and random bits.
+        // Every letter counts: those of the thread, the slot and the random bits.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

@@ -1,5 +1,5 @@
-//! Endpoints and clients that were not written for this platform: whatever an HTTP server may do
-//! with a call, or a client with an answer.
+//! Endpoints and clients that were not written for this platform: everything that an HTTP server
+//! may do with a call, or a client with an answer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -367,7 +367,7 @@ fn epoch_s(date: &str) -> u64 {
     assert_eq!(date.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let month = MONTHS.find(month).expect("a month") as u64 / 3 + 1;
-    // Years begin in March, so that a leap day is the last day of its year.
+    // The year begins in March here, so that a leap day is its last day.
     let (year, month) = if month > 2 {
         (number(year), month - 3)
     } else {
@@ -425,7 +425,7 @@ fn every_answer_has_its_date() {
         let date = answer
             .header("date")
             .unwrap_or_else(|| panic!("{request:?}"));
-        // The clock may move on by a second after the answer began.
+        // The clock may advance by a second after the answer began.
         let allowed = before_s - 1..=now_s().as_secs();
         assert!(allowed.contains(&epoch_s(date)), "{date} {request:?}");
     }

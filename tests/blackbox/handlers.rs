@@ -1,4 +1,4 @@
-//! Python functions for tests: correct and faulty ones.
+//! Python functions for tests, correct and faulty.
 
 /// Returns the pid of the process that answers.
 pub(crate) const PID: &str = "
@@ -26,7 +26,7 @@ def handle(input):
     return input
 ";
 
-/// Runs long enough that concurrent calls need further pods.
+/// Runs long enough that concurrent calls need more pods.
 pub(crate) const SLOW_PID: &str = "
 import os, time
 def handle(input):
@@ -58,7 +58,7 @@ def handle(input):
         raise
 ";
 
-/// The same as a coroutine, which has no thread of its own; input 1 returns at once.
+/// The same as a coroutine, which has no thread of its own. With input 1 it returns at once.
 pub(crate) const STOPPED_ASYNC: &str = "
 import asyncio
 async def handle(input):
@@ -129,7 +129,7 @@ def handle(input):
     raise ValueError('not that')
 ";
 
-/// Writes a file named by its pid at the first call, so that a test can kill the process.
+/// Writes a file named by its pid during the first call, so that a test can kill the process.
 pub(crate) const TO_BE_KILLED: &str = "
 import os, time
 told = False

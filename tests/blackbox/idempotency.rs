@@ -1,5 +1,5 @@
-//! A key joins several requests to one call: which request runs, which requests wait for it, which
-//! are refused, and when a key expires.
+//! A key joins several requests into one call: which request runs, which ones wait for it, which
+//! ones are refused, and when a key expires.
 
 use std::time::Duration;
 
@@ -298,7 +298,7 @@ fn a_call_that_never_ran_releases_its_key() {
     let first = first.answer().expect_failure(409, "error", "CANCELLED");
     let follower = follower.answer().expect_failure(409, "error", "CANCELLED");
     assert_eq!(follower.id(), first.id());
-    // The key is free, so another body is no mismatch.
+    // The key is free again, so another body is no mismatch.
     let mut anew = keyed("never", "b", "k").begin(plane().listen);
     plane().wait_for("never", 1, 1);
     gate.open();

@@ -11,8 +11,8 @@ use nanofaas_testkit::wait::eventually;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// For each thread of the process: how often it went to sleep, and its CPU time in hundredths of a
-/// second, because a thread that never sleeps shows only in its CPU time.
+/// The number of sleeps and the CPU time, in hundredths of a second, of each thread. The CPU time
+/// is needed, because a thread that never sleeps shows only there.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {
@@ -35,7 +35,7 @@ fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     all
 }
 
-/// Waits until no thread runs any more.
+/// Waits until all threads are asleep for a while.
 #[track_caller]
 fn until_still(plane: &ControlPlane) {
     const STILL: Duration = Duration::from_secs(3);
@@ -51,7 +51,7 @@ fn until_still(plane: &ControlPlane) {
     }
 }
 
-/// `until_still` waits long enough for idle pod connections to close (half a minute), and not long
+/// `until_still` waits long enough for idle pod connections to close (half a minute), but not long
 /// enough for executions to expire.
 #[test]
 fn nothing_wakes_an_idle_plane() {
@@ -73,7 +73,7 @@ fn nothing_wakes_an_idle_plane() {
     Request::get("/healthz").send(plane.management).expect(200);
 }
 
-/// The plane is idle after all deadlines of connections and executions have passed.
+/// After the deadlines of all connections and executions the plane is idle.
 #[test]
 fn nothing_runs_once_all_clients_are_gone() {
     let plane = ControlPlane::start(&[]);
@@ -93,7 +93,7 @@ fn functions_have_huge_pages_the_plane_has_none() {
         let line = text.lines().find(|line| line.starts_with("THP_enabled:"));
         line.map(|line| line.split_whitespace().last().expect("a value").to_owned())
     };
-    // Exists since Linux 5.0.
+    // This file exists since Linux 5.0.
     let Some(here) = status("self") else {
         return eprintln!(
             "NOT RUN: this kernel does not report whether a process may have huge pages"

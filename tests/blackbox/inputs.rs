@@ -1,5 +1,5 @@
-//! How a Job gets the body of its call: from its environment, or by fetching it; and how many bytes
-//! are charged for it.
+//! How a Job gets the body of its call, from its environment or by a request; and how many bytes
+//! are charged for the body.
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

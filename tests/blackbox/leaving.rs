@@ -1,6 +1,6 @@
-//! Clients that send a FIN together with their request: a call is not run, and any other request is
-//! answered. The plane is stopped while they send, so that it finds the request and the FIN at the
-//! same time.
+//! Clients that send a FIN together with their request: a call does not run, and any other request
+//! is answered. The plane is stopped while they send, so that it finds the request and the FIN at
+//! the same time.
 
 use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -50,7 +50,7 @@ fn a_half_closed_long_poll_gets_its_answer() {
     let path = format!("/v1/executions/{id}?waitMs=50000");
     let mut poll = Request::get(&path).begin(plane().listen);
     poll.finish();
-    // When another request has been answered, the plane has also handled the FIN.
+    // The answer to another request shows that the plane has handled the FIN.
     plane().get("/v1/functions").expect(200);
     gate.open();
     assert_eq!(poll.answer().expect(200).json()["status"], "success");
@@ -148,7 +148,7 @@ fn pipelined_calls_do_not_run_after_a_fin() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("fin-ahead", &pod));
-    // More bytes than one receive takes, and fewer than a client may send ahead.
+    // More bytes than one receive can take, and fewer than a client may send ahead.
     for (count, length) in [(10, 300), (20, 1500), (3, 15_000)] {
         let call = Request::invoke("fin-ahead", &json!("x".repeat(length))).bytes();
         let bytes = call.repeat(count);
@@ -179,7 +179,7 @@ fn a_leaving_client_is_noticed_behind_its_pipeline() {
         pod.wait_calls(round + 1);
         let mut queued = patient.begin(plane.listen);
         eventually("the second call waits", || waiting(&plane) == 1.0);
-        // Too many bytes to be read before the first call has ended.
+        // More bytes than the plane reads before the first call has ended.
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));
         }

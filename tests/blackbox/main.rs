@@ -1,4 +1,4 @@
-//! The guarantees for clients, pods and operators, tested with the real process over HTTP: it is
+//! The guarantees for clients, pods and operators, tested on the real process over HTTP: it is
 //! started with flags, and everything else happens on sockets. No test looks inside the process.
 //!
 //! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and

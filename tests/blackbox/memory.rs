@@ -1,5 +1,5 @@
-//! The memory that is held for clients, by the plane's own account and by the process's size:
-//! unread answers, bodies of waiting calls, buffers of idle connections.
+//! The memory that is held for clients, measured by the plane's own account and by the size of the
+//! process: unread answers, bodies of waiting calls, buffers of idle connections.
 
 use std::time::Duration;
 
@@ -91,7 +91,8 @@ fn a_body_of_unknown_length_is_charged_exactly() {
     });
     plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
     let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
-    // The largest allowed answer is charged until the answer's end is known.
+    // The largest allowed answer is charged, because the answer's length is not known before its
+    // end.
     eventually("the answer is charged", || inflight(&plane) > 2 * MIB);
     gate.open();
     assert_eq!(waiting.answer().expect(200).json()["output"], 12);
@@ -216,7 +217,7 @@ fn idle_connections_keep_no_body_buffer() {
     }
 }
 
-/// Clients that read nothing hold so much memory that the answers to registrations wait.
+/// Clients that read nothing hold so much memory that the answers to registrations have to wait.
 #[test]
 fn what_is_refused_was_not_done() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -242,8 +243,8 @@ fn what_is_refused_was_not_done() {
     }
 }
 
-/// The answer of a finished call waits for memory and is no 503, because the client would repeat
-/// the call.
+/// The answer of a finished call waits for memory. It must not become a 503, because the client
+/// would repeat the call.
 #[test]
 fn a_call_that_ran_without_memory_says_so() {
     let plane = ControlPlane::start(&SMALL_BUDGET);

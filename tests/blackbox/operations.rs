@@ -1,4 +1,4 @@
-//! Functions for operators of a running plane: health, metrics, logs, and shutdown.
+//! Tests for operators of a running plane: health, metrics, logs, and shutdown.
 
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ fn metrics_count_from_a_functions_first_call() {
     for _ in 0..3 {
         plane().invoke("counted", &json!(1)).expect(200);
     }
-    // A pinned scheduler processes the end of the last call a little after the client gets the
-    // answer.
+    // With a pinned scheduler, the end of the last call is counted a little after the client has
+    // the answer.
     eventually("nothing runs", || {
         plane().metrics().sum("function_inFlight", &name) == 0.0
     });
@@ -275,7 +275,7 @@ fn missing_descriptors_pause_accepting_and_stop_nothing() {
     let plane = ControlPlane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
     let many: Vec<RawClient> = (0..300).map(|_| RawClient::connect(plane.listen)).collect();
-    // Each call uses a new connection, because the plane would close an idle one to free its
+    // Each call uses a new connection, because the plane may close an idle connection to free its
     // descriptor.
     for _ in 0..5 {
         plane.invoke("scarce", &json!(1)).expect(200);

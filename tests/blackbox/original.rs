@@ -1,6 +1,6 @@
-//! The original nanofaas's client and pods, as in its documentation: the requests that its command
-//! line sends, the fields that it reads from the answers, its SDKs' servers, and the programs of
-//! its one-shot images. docs/coming-from-the-original.md lists what is tested here.
+//! The client and the pods of the original nanofaas, as its documentation describes them: the
+//! requests of its command line, the fields that it reads from answers, its SDKs' servers, and the
+//! programs of its one-shot images. docs/coming-from-the-original.md lists the tested features.
 
 use nanofaas_testkit::client::{Answer, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -336,7 +336,7 @@ fn its_one_shot_images_are_jobs() {
     assert_eq!(ended["coldStart"], true);
 }
 
-/// The client reads `/openapi.yaml` before it tries a command that a plane may lack.
+/// The client reads `/openapi.yaml` before it uses a command that the plane may not support.
 #[test]
 fn what_is_missing_is_said_before_the_try() {
     let answer = send(&java("GET", "/openapi.yaml")).expect(200);
@@ -361,7 +361,7 @@ fn what_is_missing_is_said_before_the_try() {
         !has("/v1/admin/runtime-config", "get"),
         "control-plane config"
     );
-    // The client treats a 404 here as a module that was not built in.
+    // To the client, a 404 here means that the module was not built in.
     for path in ["/modules/build-metadata", "/v1/admin/runtime-config"] {
         send(&java("GET", path)).expect(404);
     }
@@ -398,7 +398,7 @@ fn its_dashboards_find_the_counters() {
     for name in ["function_cold_start_total", "function_warm_start_total"] {
         assert!(metrics.has(name, &label), "{name}");
     }
-    // Two timers have another unit and another name than in the original.
+    // Two timers have another unit and another name in the original.
     for (theirs, ours) in [
         (
             "function_latency_ms_seconds_count",

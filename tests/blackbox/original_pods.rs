@@ -1,5 +1,5 @@
 //! The original's images as processes of this machine, and fields of its specs that this platform
-//! lacks. `original` plays the client.
+//! does not have. `original` plays the client.
 
 use nanofaas_testkit::folder::ScratchFolder;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::original::{
     ONE_SHOT, enqueue_and_watch, get, invoke, local, register, sdk_server, spec,
 };
 
-/// A server of an SDK as in its image: it listens on `PORT`, and contains no code of this platform.
+/// The server of an SDK image: it listens on `PORT`, and contains no code of this platform.
 const SDK: &str = r#"
 import http.server, json, os
 class Handler(http.server.BaseHTTPRequestHandler):

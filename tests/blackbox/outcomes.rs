@@ -1,5 +1,5 @@
-//! Every row of the table of outcomes of `:invoke`: status, state and code, from pods that fail in
-//! this way.
+//! Every row of the table of outcomes of `:invoke`: the status, state and code for each way in
+//! which a pod can fail.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Outputs in memory: all clients that read a stored output share it, the store may drop it while
-//! it is sent, and large outputs arrive complete in every form.
+//! Outputs in memory: clients that read a stored output share it, the store may drop it while it is
+//! being sent, and large outputs arrive complete in every form.
 
 use std::time::Duration;
 
@@ -89,8 +89,8 @@ fn error_texts_are_cut_and_weigh_little() {
     assert!(weight < 3000.0, "{weight}");
 }
 
-/// Answers larger than the outputs that are copied, and than the parts in which stored outputs are
-/// sent.
+/// The answers are larger than the outputs that are copied, and larger than the parts in which
+/// stored outputs are sent.
 #[test]
 fn large_answers_are_whole_in_every_form() {
     const LARGE: usize = 200_000;

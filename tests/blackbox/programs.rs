@@ -99,8 +99,8 @@ fn servers_on_ports_do_not_meet() {
     }
 }
 
-/// Calls a function whose server is not healthy; the call waits until it is. Returns the recorded
-/// probes.
+/// Calls a function whose server is not healthy yet; the call waits until the server is healthy.
+/// Returns the recorded probes.
 fn asked_until_well(folder: &ScratchFolder, function: Value) -> String {
     let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
@@ -144,8 +144,8 @@ fn a_program_hears_how_a_body_is_encoded() {
     }
 }
 
-/// The watchdog probes the program as the platform does, because it is ready only after the
-/// program.
+/// The watchdog probes the program in the same way as the platform, because it is ready only after
+/// the program is.
 #[test]
 fn the_watchdog_asks_the_same_health_path() {
     let folder = ScratchFolder::create();

@@ -280,7 +280,7 @@ fn every_pipelined_request_is_answered() {
     plane().register(&local("ahead"));
     let mut wire = RawClient::connect(plane().listen);
     let mut sender = wire.sender();
-    // About 900 KiB, far more than the plane reads ahead.
+    // About 900 KiB, far more than the plane reads ahead of a call.
     let sending = std::thread::spawn(move || {
         let bytes: Vec<u8> = (0..CALLS)
             .flat_map(|number| Request::invoke("ahead", &json!(number)).bytes())
@@ -311,7 +311,7 @@ fn expect_100_continue_is_answered_before_the_body() {
         wire.send(body);
         assert_eq!(wire.answer().expect(200).json()["output"], "later");
     }
-    // A final answer instead of the 100, because the plane does not want the body.
+    // The plane sends the final answer instead of the 100, because it does not want the body.
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
     // A client that does not wait for the 100 may get one, but always before its answer.

@@ -1,5 +1,5 @@
-//! A call never outlives its function, which is removed, replaced or registered again while the
-//! call is between two attempts and so in no queue.
+//! A call never outlives its function: the function is removed, replaced or registered again while
+//! the call is between two attempts and therefore in no queue.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;

@@ -150,8 +150,8 @@ fn an_unacceptable_result_does_not_end_the_call() {
     assert_eq!(wire.answer().expect(200).json()["output"], "fine");
 }
 
-/// If the Job posts no other result, the wrong one is the call's error, and the call is not run
-/// again.
+/// If the Job posts an unacceptable result and no other one, the call ends with that error and does
+/// not run again.
 #[test]
 fn ending_after_an_unacceptable_result_is_bad_output() {
     let folder = ScratchFolder::create();

@@ -1,4 +1,5 @@
-//! Under load, losses and scale: every accepted call ends exactly once, and nothing is left.
+//! Load, losses and many functions: every accepted call ends exactly once, and nothing is left
+//! behind.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -131,7 +132,7 @@ fn killed_pods_leave_every_execution_one_end() {
             let pids = std::fs::read_dir(folder.path().join("pids")).expect("a folder");
             for entry in pids.map_while(Result::ok) {
                 let pid: i32 = entry.file_name().to_string_lossy().parse().expect("a pid");
-                // Kills alternately the worker and its parent, the watchdog, and with that the
+                // Kills the worker or, every second time, its parent, the watchdog, which ends the
                 // whole pod.
                 let whole = kills % 2 == 0;
                 let target = if whole {
@@ -274,7 +275,7 @@ fn raise_descriptors() -> u64 {
 #[test]
 fn ten_thousand_functions_and_idle_connections_fit() {
     const MANY: usize = 10_000;
-    /// The functions that are called: only these have a queue and counters.
+    /// The number of called functions: only these have a queue and counters.
     const CALLED: usize = 1000;
     let descriptors = raise_descriptors();
     let connections = MANY.min(usize::try_from(descriptors).expect("a number") - 2000);
@@ -304,7 +305,7 @@ fn ten_thousand_functions_and_idle_connections_fit() {
     }
     let connected = begun.elapsed();
     let resident = plane.resident_bytes();
-    // Calls still work, over old connections and new ones.
+    // Calls still work, both over the idle connections and over new ones.
     for at in (0..connections).step_by(connections / 100) {
         idle[at].send(&request);
         idle[at].answer().expect(200);
@@ -391,7 +392,7 @@ fn sigterm_under_load_answers_every_accepted_call() {
     );
 }
 
-/// Waits a little, and returns whether every call that reached the pod was answered.
+/// Waits for a short time, and returns whether every call that reached the pod was answered.
 fn pod_saw_all(pod: &ScriptedPod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
@@ -441,8 +442,9 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // Small answers first: they make the thread busy, so that its sends wait for the end of the
-    // iteration and the last small answer is still being sent when the large answers are made.
+    // The small answers come first. They keep the thread busy, so that its sends wait for the end
+    // of the iteration, and the last small answer is still being sent when the large answers are
+    // made.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

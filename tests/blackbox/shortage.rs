@@ -42,7 +42,7 @@ pub(crate) fn inflight(plane: &ControlPlane) -> u64 {
 
 /// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes
 /// are charged. With several io threads a call may be refused earlier, because each thread reserves
-/// bytes that the others cannot use.
+/// bytes that the other threads cannot use.
 pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<RawClient> {
     let before = pod.calls().len();
     let mut held = Vec::new();

@@ -1,4 +1,4 @@
-//! The program `nanofaas simulate`: it needs no server, and reports errors in its input.
+//! Tests of the command `nanofaas simulate`: it needs no server, and reports errors in its input.
 
 use std::process::Output;
 

@@ -15,7 +15,7 @@ fn post(function: &Value) -> Answer {
     plane().send(&Request::new("POST", "/v1/functions").json(function))
 }
 
-/// Registers an echo with these fields; returns the names of the wrong fields.
+/// Registers an echo with these fields; returns the names of the invalid fields.
 #[track_caller]
 fn faults(name: &str, more: &Value) -> Vec<String> {
     let base = json!({"name": name, "executionMode": "LOCAL"});
@@ -164,7 +164,7 @@ fn words_keep_their_own_spelling() {
         assert_eq!(plane().get(&path).expect(200).json(), made);
         let list = plane().get("/v1/functions").expect(200).json();
         assert!(list.as_array().is_some_and(|all| all.contains(&made)));
-        // The answer can be sent as a registration, which changes nothing.
+        // The answer can be sent back as a registration, which changes nothing.
         let put = plane().send(&Request::new("PUT", &path).json(&made));
         assert_eq!(put.expect(200).json(), made);
         plane().remove(&format!("mode-{given}"));

@@ -1,5 +1,5 @@
-//! Guarantees for any number of io threads: one key, one store and one answer, on whichever thread
-//! a client's connection is.
+//! Guarantees for any number of io threads: one key, one store and one answer, independently of the
+//! io thread that has the client's connection.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ fn a_drained_thread_answers_for_its_executions() {
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
-    // A connection to another thread, with an unfinished request.
+    // A connection that belongs to another io thread, with an unfinished request.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = RawClient::connect(plane.listen);

@@ -1,7 +1,7 @@
 //! The history of all functions: every change, with the times at which it was sent and answered.
-//! The book knows which states a function may have had in an interval, and never guesses: a state
-//! is possible from the sending of its change until the next change is answered. `registrar` writes
-//! it; `clients` and `ledger` use it to judge answers, and bodies that reach pods.
+//! From it the book computes the states that a function may have had in an interval: a state is
+//! possible from the time when its change is sent until the next change is answered. `registrar`
+//! writes it; `clients` and `ledger` use it to judge answers, and bodies that reach pods.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -77,7 +77,7 @@ impl Book {
         u64::try_from(self.begun.elapsed().as_nanos()).expect("less than centuries")
     }
 
-    /// Records a change that is about to be sent, with the specification after it.
+    /// Records a change that is about to be sent, with the spec after the change.
     pub(crate) fn begin(&self, function: usize, spec: Option<Spec>) -> Version {
         let mut states = lock(&self.functions[function]);
         let last = states.last().expect("the first state stays");
@@ -123,13 +123,13 @@ impl Book {
         self.floor_at(function, self.now())
     }
 
-    /// The earliest version under which a call that was sent then may run.
+    /// The earliest version under which a call that was sent at `now` may run.
     pub(crate) fn floor_at(&self, function: usize, now: At) -> Version {
         let states = lock(&self.functions[function]);
         let mut rest = states.iter().rev().skip_while(|state| state.answered > now);
         let last = rest.next().expect("the first state was always answered");
         Version {
-            // A removed function runs calls only in its next life.
+            // After a removal, calls can run only in the function's next life.
             life: last.version.life + u64::from(last.spec.is_none()),
             revision: last.version.revision,
         }
@@ -142,7 +142,7 @@ impl Book {
         first.is_none_or(|state| state.sent > at)
     }
 
-    /// The largest concurrency of all specifications of the life.
+    /// The largest concurrency of all specs of the life.
     pub(crate) fn concurrency_max(&self, function: usize, life: u64) -> u64 {
         let widest = lock(&self.widest);
         widest.get(&(function, life)).copied().unwrap_or(0)
@@ -152,7 +152,7 @@ impl Book {
     pub(crate) fn possible(&self, function: usize, from: At, to: At) -> Possible {
         let states = lock(&self.functions[function]);
         let mut found = Possible::default();
-        // From the latest state back to the one that was in force when the interval began.
+        // From the latest state back to the state that was in force when the interval began.
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());

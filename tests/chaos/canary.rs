@@ -1,6 +1,6 @@
-//! The canary in every body: the function and registration that the body is for, and its call. The
-//! pod that receives the body and the caller that gets it back compare it; this module judges
-//! nothing.
+//! The canary in every body: the function and registration for which the body is meant, and its
+//! call. The pod that receives the body and the caller that gets it back compare it; this module
+//! judges nothing.
 
 use serde_json::{Value, json};
 

@@ -100,8 +100,7 @@ impl<'a> Client<'a> {
         let Kind::Keyed { key, other, .. } = call.kind else {
             return (canary, None);
         };
-        // The body follows from the key alone, so that every call with the key repeats the same
-        // body.
+        // The body depends only on the key, so that every call with the key sends the same body.
         let age = number / KEY_AGE;
         let key = format!("k{age}-{key}");
         canary.call = format!("{key}-{other}");

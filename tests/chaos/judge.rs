@@ -51,8 +51,8 @@ pub(crate) fn failure(
         "BAD_OUTPUT" => canary.has(&[Act::Garbage, Act::Half]),
         "POD_UNREACHABLE" => possible.warm || possible.closed || canary.has(&[Act::NotStarted]),
         "COLD_START_FAILED" => possible.process(),
-        // The plane counts OOM kills of all processes in this machine's cgroup, so any process may
-        // seem to be killed by one.
+        // The plane reads the number of OOM kills in this machine's cgroup, which may include other
+        // processes. So any killed process may be reported as OOM.
         "OOM" => possible.process(),
         _ => false,
     };

@@ -1,6 +1,6 @@
-//! Executions as clients and pods know them: the body of each, the pods that received it, and its
-//! end. The ledger checks every receipt of a body against its canary, and at the end the
-//! concurrency of every function. It sends nothing to the plane. Pods and clients write it.
+//! Executions as clients and pods see them: the body of each, the pods that received it, and its
+//! end. The ledger checks every received body against its canary, and at the end the concurrency of
+//! every function. It sends nothing to the plane. Pods and clients write it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -54,10 +54,10 @@ struct Execution {
     succeeded: Option<u32>,
     /// Attempts in which a pod closed the connection instead of answering.
     losses: u32,
-    /// The revision in force when the last pod answered: later attempts run under no older
-    /// specification.
+    /// The revision that was in force when the last pod answered. Later attempts run under this
+    /// spec or a newer one.
     next_floor: u64,
-    /// The number of attempts when its cancel was accepted: no further attempt may start.
+    /// The number of attempts when the cancel was accepted. No further attempt may start.
     attempts_max: Option<u32>,
 }
 
@@ -142,7 +142,7 @@ impl Ledger {
                 "an attempt under a specification that was replaced before",
             ));
         }
-        // Two and not one, because a second loss may have been the end of the attempt's time.
+        // The limit is two and not one, because the second loss may be a timeout of the attempt.
         if losses > 2 {
             tally.wrong(describe(&format!("tried again after {losses} losses")));
         }
@@ -172,8 +172,8 @@ impl Ledger {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.accepted.get_or_insert(now);
-        // A call that repeats a key joins an execution of another client, which may have been
-        // recorded before.
+        // A call that repeats a key joins the execution of another client, which may have recorded
+        // it already.
         known.sent.get_or_insert_with(|| sent.clone());
         drop(executions);
         self.remember(execution);
@@ -193,8 +193,8 @@ impl Ledger {
         known.cancelled = true;
     }
 
-    /// Records that the execution waited at this floor, so that its next attempt runs under no
-    /// older specification.
+    /// Records that the execution waited when this revision was in force, so that its next attempt
+    /// runs under this spec or a newer one.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
@@ -217,14 +217,14 @@ impl Ledger {
             .collect()
     }
 
-    /// Records that a cancel was accepted when the execution had at most so many attempts.
+    /// Records that a cancel was accepted when the execution had at most this many attempts.
     pub(crate) fn stop_at(&self, execution: &str, attempts: u32) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.attempts_max.get_or_insert(attempts);
     }
 
-    /// Whether the execution may have so many attempts.
+    /// Whether the execution may have this many attempts.
     pub(crate) fn allows(&self, execution: &str, attempts: u32) -> bool {
         let executions = lock(&self.executions);
         let most = executions
@@ -279,7 +279,8 @@ impl Ledger {
             }
         }
         for ((function, life), mut list) in edges {
-            // -1 sorts first, because an end and a start at the same time do not overlap.
+            // -1 sorts first, because a call that ends and a call that starts at the same time do
+            // not overlap.
             list.sort_unstable();
             let running = list.iter().scan(0, |sum, (_, step)| {
                 *sum += step;

@@ -99,7 +99,7 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // Stops at the first fault, because further faults of the same plane show nothing new.
+            // Stops at the first fault, because later faults of the same plane show nothing new.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }

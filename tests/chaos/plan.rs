@@ -1,7 +1,7 @@
 //! The operations of a run: two endless lists, of changes to functions and of calls, drawn from the
-//! seed. The plan uses no clock and no state of the plane, so that a seed replays the same
-//! operations; `registrar` and `clients`, which carry it out, resolve an index such as "the third
-//! last execution".
+//! seed. The plan depends on no clock and no state of the plane, so that a seed replays the same
+//! operations. `registrar` and `clients` execute it, and find the execution for an index such as
+//! "the third last execution".
 
 use nanofaas_testkit::rng::SeededRng;
 
@@ -61,7 +61,7 @@ pub(crate) struct Spec {
     pub(crate) max_retries: u64,
     pub(crate) retry_on: Vec<&'static str>,
     pub(crate) min_replicas: u64,
-    /// A field of the pod's shape: another number makes other pods.
+    /// A field of the pod's shape: a change of this number replaces the pods.
     pub(crate) shape: u64,
 }
 
@@ -204,7 +204,8 @@ impl Changes {
             2 => Change::Remove,
             _ => Change::Scale(rng.below(4)),
         };
-        // Bursts leave no time between a removal and the next change; pauses let calls progress.
+        // Without a pause, a removal and the next change follow each other at once; with a pause,
+        // calls progress.
         let pause = rng.weighted(&[(40, 0), (28, 20), (20, 100), (10, 400), (2, 2000)]);
         (function, change, pause)
     }

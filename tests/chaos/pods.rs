@@ -1,7 +1,8 @@
-//! Pods of both kinds, which report every body that they receive and act as its canary asks.
-//! Scripted pods of POOL functions live in this process and misbehave on the wire. Programs of WARM
-//! and JOB functions are this program, started by the plane, on the runtime that functions use. A
-//! process reports by a line in a file, so that a kill loses no earlier report.
+//! Pods of both kinds, which report every body that they receive and act as its canary asks. The
+//! scripted pods of POOL functions are in this process and misbehave on the wire. The programs of
+//! WARM and JOB functions are this program, started by the plane, with the runtime that real
+//! functions use. A process reports by a line in a file, so that its earlier reports survive a
+//! kill.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -184,8 +185,8 @@ fn answer(
             let length = text.len();
             let head = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n");
             let whole = [head.as_str(), &text].concat();
-            // Sends both answers together, or the second one when another call may have the
-            // connection.
+            // Sends both answers together, or the second answer later, when another call may use
+            // the connection.
             let sent = if call.len().is_multiple_of(2) {
                 line.send(whole.repeat(2).as_bytes())
             } else {
@@ -261,7 +262,7 @@ fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// Appends a line by one write, because lines of several processes must not mix.
+/// Appends a line by a single write, because lines of several processes must not mix.
 fn report(file: &Path, line: &Value) {
     let opened = OpenOptions::new().append(true).create(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));

@@ -31,7 +31,7 @@ pub(crate) struct Registrar<'a> {
 }
 
 impl Registrar<'_> {
-    /// Carries the plan out until the run is over.
+    /// Executes the plan until the run is over.
     pub(crate) fn work(&self, mut changes: Changes, over: &AtomicBool) {
         while !over.load(Ordering::Relaxed) {
             let (function, change, pause) = changes.next();
@@ -85,8 +85,8 @@ impl Registrar<'_> {
         self.look_at_waiting(function);
     }
 
-    /// Records which calls wait now, because after an answered change they must run under its
-    /// specification.
+    /// Records which calls wait now, because after the answer to a change they must run under the
+    /// changed spec.
     fn look_at_waiting(&self, function: usize) {
         for id in self.ledger.latest_of(function, LOOKED_AT) {
             let asked = self.book.now();
@@ -143,7 +143,8 @@ impl Registrar<'_> {
             Mode::Local => {}
             Mode::Pool => body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity)),
             Mode::Warm | Mode::Job => {
-                // Revision 0, because a pod outlives replacements that do not change its shape.
+                // The revision is 0, because a pod survives replacements that do not change its
+                // shape.
                 identity.version.revision = 0;
                 let program = std::env::current_exe().expect("this program");
                 let command = if spec.broken {

@@ -1,6 +1,6 @@
-//! One run: a plane in one form with registrars, clients and a killer; after these have stopped,
-//! the checks. All accepted executions must end, the ledger must balance, and neither descriptors
-//! nor processes may be left. `main` calls it for each form.
+//! One run: a plane in one form with registrars, clients and a killer, followed by the checks. All
+//! accepted executions must end, the ledger must balance, and no descriptors or processes may be
+//! left. `main` calls it for each form.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -178,7 +178,7 @@ impl Run {
         let mut wire = RawClient::connect(self.subject.plane.listen);
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
-            // All executions together get the time of a single one.
+            // All executions together get the time of one execution.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
             let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());

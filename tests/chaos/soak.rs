@@ -1,7 +1,7 @@
-//! A soak: planes in all forms under the same mixed load for a given time, an hour by default. Each
-//! plane's memory, descriptors and threads are sampled every few seconds and plotted. They must
-//! stay as after the first quarter, and go down when the load ends. `main` calls it, `./ci chaos
-//! soak` runs it.
+//! A soak test: planes in all forms under the same mixed load for a given time, an hour by default.
+//! Each plane's memory, descriptors and threads are sampled every few seconds and plotted. They
+//! must not grow after the first quarter, and must go down when the load ends. `main` calls it,
+//! `./ci chaos soak` runs it.
 
 mod crowd;
 mod graph;
@@ -25,7 +25,7 @@ const SAMPLES: u32 = 360;
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;
-/// The time after the load, from contract §4.
+/// The pause after the load before memory is measured: 10 s.
 const REST: Duration = Duration::from_secs(10);
 const REST_GROWTH_MIB: f64 = 16.0;
 /// Records of plain calls stay: the last 4096 on each io thread, of at most 1.5 KiB each.
@@ -158,7 +158,7 @@ fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     if rest.inflight_mib != 0.0 {
         tally.wrong(format!("{} MiB of calls are left", rest.inflight_mib));
     }
-    // An io thread opens some descriptors of its own when it first needs them.
+    // An io thread opens some of its own descriptors only when it needs them for the first time.
     if rest.descriptors > idle.descriptors + DESCRIPTORS_GROWTH {
         tally.wrong(format!("{} descriptors are left", rest.descriptors));
     }

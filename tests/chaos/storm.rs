@@ -1,6 +1,6 @@
 //! A storm: very many connections with a few calls each, pods that break one answer in ten at any
 //! byte, and clients that leave at any byte of their request or their answer. Every complete answer
-//! must be the caller's own; in the end nothing is held. The storm kills no process and changes no
+//! must belong to its caller; in the end nothing is held. The storm kills no process and changes no
 //! function while calls run. `main` calls it.
 
 use std::io;
@@ -119,7 +119,8 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
         ("application/json", Some(envelope)) => ("application/json", envelope["input"].to_string()),
         (kind, _) => (kind, String::from_utf8_lossy(&got.body).into_owned()),
     };
-    // Seeded by id and attempt, so that another attempt of the same call draws other numbers.
+    // The seed depends on id and attempt, so that another attempt of the same call draws other
+    // numbers.
     let id = header("x-execution-id")
         .bytes()
         .chain(header("x-dispatch-attempt").bytes());
@@ -229,7 +230,8 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // An answer that is shorter than `part` is read to its end or not; no more bytes follow.
+        // If the answer is shorter than `part`, no more bytes follow, so the result of the read
+        // does not matter.
         let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {
@@ -238,7 +240,7 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
     Ok(())
 }
 
-/// Whether the answer is the caller's own, or a failure that broken answers explain.
+/// Whether the answer belongs to the caller, or is a failure that broken answers explain.
 fn judge(answer: &Answer, raw: bool, own: &Value) -> Result<(), String> {
     let text = || answer.text().chars().take(300).collect::<String>();
     let wrong = || {

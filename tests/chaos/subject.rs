@@ -1,5 +1,5 @@
-//! The plane of a run, observed from outside: whether it lives, its resources, its processes. It
-//! changes nothing except that it ends the plane. `run` and `storm` use it.
+//! The plane of a run, observed from outside: whether it lives, its resources, its processes. The
+//! only change that it makes is to end the plane. `run` and `storm` use it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +64,8 @@ impl Subject {
 
     /// Waits until `look` succeeds. A condition that never holds is recorded as a fault.
     pub(crate) fn eventually(&self, what: &str, mut look: impl FnMut() -> Result<(), String>) {
-        // Later faults may follow from the first, so they get 5 s instead of a minute.
+        // After a first fault, other conditions get 5 s instead of a minute, because they may fail
+        // for the same reason.
         let sound = self.tally.wrongs() == 0;
         let end = Instant::now()
             + if sound {
@@ -95,7 +96,7 @@ impl Subject {
         });
     }
 
-    /// Ends the plane by SIGTERM, which must work in order and without a panic.
+    /// Ends the plane by SIGTERM. It must exit without a panic.
     pub(crate) fn stop(&self) {
         if !self.is_alive() {
             let how = self.plane.exit_within(Duration::ZERO);
@@ -136,8 +137,8 @@ impl Subject {
         println!("the plane's last lines:\n{}", tail.join("\n"));
     }
 
-    /// The targets of the descriptors; a socket's target has its number. Descriptors that an io
-    /// thread opens once for itself do not count, because it may open them late.
+    /// The targets of all descriptors; the target of a socket contains its number. Descriptors that
+    /// an io thread opens once for itself are left out, because it may open them late.
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.plane.pid));
         let entries = folder.into_iter().flatten().map_while(Result::ok);

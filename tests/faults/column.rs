@@ -59,8 +59,8 @@ impl Column {
         );
         function["env"]["FAULT"] = json!(key);
         plane.register(&function);
-        // The function is started before the fault, so that the shown time has no start, except if
-        // the start itself is to fail.
+        // The function is started before the fault, so that the measured time does not include the
+        // start, except if the start itself is meant to fail.
         let fails_to_start = matches!(key, "import" | "init");
         if self.mode == "WARM" && !fails_to_start {
             plane.invoke(&name, &json!("warm")).expect(200);

@@ -1,6 +1,6 @@
-//! The programs that fail on purpose. The same words make all of them fail in the same way: a word
-//! in the call's input, or in the variable `FAULT` while they start. Each counts its runs in a file
-//! of its folder.
+//! The programs that fail on purpose. The same words select the fault in all of them: a word in the
+//! call's input, or in the variable `FAULT` while they start. Each program counts its runs in a
+//! file of its folder.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -114,7 +114,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The watchdog is built into the folder of the program under test.
+/// The watchdog's program is in the same folder as the program under test.
 pub(crate) fn watchdog() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     assert!(
@@ -138,8 +138,8 @@ pub(crate) fn serve() -> ExitCode {
         match value.as_str() {
             Some("raise") => return Err(Error::new("of the handler")),
             Some("exit") => std::process::exit(3),
-            // Twice, because Rust's own handler, which detects stack overflows, catches the first
-            // signal.
+            // Raised twice, because Rust's own handler, which detects stack overflows, catches the
+            // first signal.
             Some("segv") => {
                 raise(Signal::SIGSEGV)?;
                 raise(Signal::SIGSEGV)?;

@@ -1,5 +1,6 @@
 //! The cluster as its users see it: through `kubectl`, and through the API behind `kubectl proxy`,
-//! because a proxy is cheaper than one program per request. It never touches a process of the node.
+//! because a request through the proxy costs less than a run of `kubectl`. It never touches a
+//! process of the node.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

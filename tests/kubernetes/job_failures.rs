@@ -24,7 +24,7 @@ pub(crate) fn a_crash_before_the_callback_reports_its_output() {
     let body = plane.invoke("crashes", &input);
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("status 3"), "{body}");
-    // For a container without a runtime, the error has the last lines that the cluster has of it.
+    // Without a runtime in the container, the error has the last lines of its log in the cluster.
     let command = json!(["sh", "-c", "echo the disk is on fire >&2; exit 3"]);
     let fields = json!({"retryOn": [], "command": command});
     plane.register(&spec("burns", "JOB", fields));
@@ -54,7 +54,7 @@ pub(crate) fn a_workers_out_of_memory_is_not_retried() {
     let ended = plane.ended(&id);
     assert_eq!(ended["status"], "error", "{ended}");
     let code = ended["error"]["code"].as_str().expect("a code");
-    // Either the runtime reports first that its worker died, or the cluster does.
+    // Either the runtime or the cluster reports first how the worker died.
     let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
     assert!(is_told, "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");

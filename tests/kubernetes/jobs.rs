@@ -1,4 +1,5 @@
-//! JOB calls that end as their functions or their clients want; they leave nothing in the cluster.
+//! JOB calls that end as their functions or clients want; afterwards nothing is left in the
+//! cluster.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::plane::{RunningPlane, output, plane, spec};
 
 /// How long a Job and its pod may stay after the call's end, also with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);
-/// The time that fifty pods at once may take on two cores.
+/// Time limit for fifty pods at once on two cores.
 const CROWD: Duration = Duration::from_secs(240);
 
 #[track_caller]

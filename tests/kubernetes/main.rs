@@ -112,7 +112,7 @@ const TESTS: &[Test] = tests! {
         a_killed_api_server_fails_no_warm_call;
 };
 
-/// Run only with `--ignored`, because they measure and check nothing.
+/// Only run with `--ignored`, because they measure and check nothing.
 const MEASUREMENTS: &[Test] = tests! {
     overhead:
         a_job_call_against_a_bare_job
@@ -148,7 +148,8 @@ fn main() -> ExitCode {
             println!("the tests on a cluster do not run: {why}");
             let mut tally = Tally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // No failure, because Cargo runs this with all other tests, also without a cluster.
+            // No failure, because Cargo also runs this test without a cluster, together with all
+            // other tests.
             return tally.print(Instant::now());
         }
     }

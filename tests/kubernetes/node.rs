@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::cluster::{kubectl_with, list, until};
 use crate::tally::not_run;
 
-/// Ends a test that needs the node's processes if this machine is not the cluster's only node.
+/// Skips a test that needs the node's processes if this machine is not the cluster's only node.
 pub(crate) fn needs_this_machine() {
     let nodes = list("/api/v1/nodes");
     let addresses = nodes.iter().flat_map(|node| {
@@ -58,7 +58,7 @@ pub(crate) fn kill_pod(name: &str) {
     assert!(killed > 0, "{name} has no process on this machine");
 }
 
-/// This machine's address as a pod sees it.
+/// The address of this machine as a pod sees it.
 pub(crate) fn own_address(pod: SocketAddr) -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     socket.connect(pod).expect("a way to the pod");
@@ -107,7 +107,7 @@ impl ApiServer {
         is_ours.then_some(pid)
     }
 
-    /// Makes it hang: connections stay open, and no request is answered.
+    /// Suspends it: connections stay open, and no request is answered.
     pub(crate) fn stop(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGSTOP).expect("it can be stopped");

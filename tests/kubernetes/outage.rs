@@ -81,8 +81,8 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.go_on(200, STEP);
     load.end().expect_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
-    // The API server may carry out a refused change when it comes back; then the table must have
-    // it, too.
+    // The API server may carry out a refused change when it comes back; then the plane's table must
+    // get the change, too.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();

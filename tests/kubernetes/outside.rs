@@ -1,4 +1,4 @@
-//! A control plane on this machine, outside the cluster: a second plane beside the installed one,
+//! A control plane on this machine, outside the cluster: a second plane next to the installed one,
 //! or a plane with other settings in another namespace. It ends with the test that started it.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

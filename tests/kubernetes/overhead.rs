@@ -1,6 +1,6 @@
-//! The time that the platform adds to the cluster's own: each pair is a call and the bare object
-//! that the call creates, with the same image and variables. It prints a table and checks nothing.
-//! Its results mean something only on an idle machine.
+//! The time that the platform adds to the time of the cluster: each pair is a call and the bare
+//! object that the call creates, with the same image and variables. It prints a table and checks
+//! nothing. Its results are valid only on an idle machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_secs(60);
 /// Long, because a kubelet sometimes reports the end of a pod late.
 const GONE: Duration = Duration::from_secs(120);
 
-/// Receives the posts of bare pods, with their times of arrival.
+/// Receives the results that bare pods post, with their times of arrival.
 struct Sink {
     address: SocketAddr,
     heard: Receiver<(Instant, Value)>,

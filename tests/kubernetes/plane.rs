@@ -1,5 +1,5 @@
-//! The installed platform: installed from `k8s/` by kubectl, called at its pod's own address or at
-//! its Service, and cleared of functions between two tests. It never changes the manifests.
+//! The installed platform: kubectl installs it from `k8s/`, tests call it at its pod's address or
+//! at its Service, and its functions are removed between two tests. It never changes the manifests.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::cluster::{self, ListedPod, NAMESPACE, kubectl, list, pods, try_wait, 
 
 /// Pods of the control plane.
 const SELECTOR: &str = "app.kubernetes.io/component=control-plane";
-/// The time for steps for which the cluster needs a rollout.
+/// Time limit for steps that need a rollout.
 pub(crate) const ROLLOUT: Duration = Duration::from_secs(90);
 
 fn manifests() -> String {
@@ -94,7 +94,7 @@ pub(crate) fn scale(replicas: u32) {
     kubectl(&["-n", NAMESPACE, "scale", "deployment/nanofaas", &replicas]);
 }
 
-/// Prints the end of the plane's log since then, for the reader of a failed test.
+/// Prints the plane's log since `since`, for the reader of a failed test.
 pub(crate) fn show_log(since: Instant) {
     let since = format!("--since={}s", since.elapsed().as_secs() + 1);
     let args = ["-n", NAMESPACE, "logs", "-l", SELECTOR, "--tail=20", &since];
@@ -110,8 +110,8 @@ fn functions() -> Vec<Value> {
     list(&path)
 }
 
-/// Removes all functions and waits until none of their pods is left, because each test begins
-/// without.
+/// Removes all functions and waits until none of their pods is left, because each test starts
+/// without functions.
 pub(crate) fn clean() {
     let begun = Instant::now();
     let all = ["-n", NAMESPACE, "delete", "functions", "--all"];

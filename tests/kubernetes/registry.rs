@@ -11,7 +11,7 @@ use crate::plane::{image, manifest, output, plane, spec};
 
 /// Long, because numbers of a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);
-/// Short, because the table follows a watch.
+/// Short, because the plane's table follows a watch.
 const SOON: Duration = Duration::from_secs(10);
 
 /// The message in the condition of a rejected function.
@@ -61,7 +61,7 @@ pub(crate) fn an_invalid_edit_keeps_the_accepted_spec() {
         accepted("edited").is_some_and(|(status, _)| status == "True")
     });
     output(plane.invoke("edited", &json!({"do": "echo", "value": 1})));
-    // A name that only the platform may set, which no schema can express.
+    // Only the platform may set this variable, and a schema cannot express that.
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 10000, "env": {"PORT": "1"}});
     apply(&manifest("edited", "WARM", fields)).expect("the schema does not know");
     let message = rejection("edited");
@@ -173,7 +173,7 @@ pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
     until("the API no longer has the function", SOON, || {
         timeout().is_none()
     });
-    // The same name again, at once, is another object.
+    // Creating an object with the same name immediately makes another object, with another uid.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 3000}))).expect("a good one");
     until("the API has the new function", SOON, || {
         timeout() == Some(json!(3000))

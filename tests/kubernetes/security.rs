@@ -1,5 +1,5 @@
-//! The privileges of function pods on their node and towards the plane: they are restricted unless
-//! the spec says otherwise, no function gets the plane's service account, and every function pod
+//! The privileges of function pods, on their node and towards the plane: pods are restricted unless
+//! the spec allows more, no function gets the plane's service account, and every function pod
 //! follows the operator's default podTemplate.
 
 use std::path::Path;
@@ -112,7 +112,7 @@ pub(crate) fn root_runs_only_where_baseline_is_enforced() {
 
 pub(crate) fn a_template_against_restricted_says_what_to_do() {
     let plane = plane();
-    // No admission plugin knows the user of an image; only the kubelet does.
+    // Only the kubelet knows the user of an image; no admission plugin does.
     let mut fields = root_image();
     fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
     for message in both_refused(&plane, "imaged", &fields) {
@@ -127,7 +127,7 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
             "{message}"
         );
     }
-    // The image's program needs the rights of root here, but runs as another user.
+    // The image's program needs the rights of root, but runs as another user here.
     let command = json!([
         "sh",
         "-c",
@@ -195,8 +195,8 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// Makes the kubelet update the ConfigMap sooner: it does so at once for a pod that has changed,
-/// and else within a minute.
+/// Makes the kubelet update the ConfigMap sooner: at once for a pod that has changed, instead of
+/// within a minute.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());
@@ -277,7 +277,7 @@ fn start_with(file: &Path) -> String {
         .spawn()
         .expect("the program starts");
     let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
-    // If it has not ended, it would run for ever.
+    // A plane that has not ended would run for ever.
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();

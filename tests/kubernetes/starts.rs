@@ -1,5 +1,5 @@
-//! Pods that cannot start: the call fails with the cluster's own reason. It fails long before its
-//! deadline if waiting cannot help, and otherwise at the deadline of the start.
+//! Pods that cannot start: the call fails with the cluster's own reason. If waiting cannot help, it
+//! fails long before its deadline, otherwise at the deadline of the start.
 
 use std::path::Path;
 use std::process::Command;

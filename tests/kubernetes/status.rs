@@ -1,5 +1,5 @@
-//! The status of functions, their Events, and what `kubectl` makes of them: `wait`, `describe`,
-//! `scale`, `explain`.
+//! The status of functions, their Events, and the `kubectl` commands that use them: `wait`,
+//! `describe`, `scale`, `explain`.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ pub(crate) fn crash_loop_and_missing_secret_have_their_reasons() {
     let message = message.unwrap_or_default();
     assert!(message.contains("no luck today"), "{status}");
     not_ready("secretive", "Config");
-    // A start that fails again and again is one Event with a count.
+    // A repeatedly failing start is one Event with a count.
     until("the Event counts", START, || {
         event("crashing", "StartFailed")["count"].as_i64() >= Some(2)
     });
@@ -151,7 +151,7 @@ pub(crate) fn an_unschedulable_pod_is_reported_while_it_waits() {
     let message = &status["conditions"][1]["message"];
     let message = message.as_str().unwrap_or_default();
     assert!(message.contains("Insufficient cpu"), "{message}");
-    // The status shows this long before the start's deadline.
+    // The status shows that long before the deadline of the start.
     assert!(status["lastFailedStart"].is_null(), "{status}");
 }
 

@@ -1,5 +1,5 @@
-//! A new control plane finds the functions of the plane before it, and its pods, which must stay
-//! untouched. And of two planes at once, only one acts.
+//! A new control plane finds the functions of the plane before it, and the pods, which must not
+//! change. Of two planes at the same time, only one acts.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -116,7 +116,7 @@ pub(crate) fn a_killed_plane_returns_to_its_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
-    // The result of this Job is not accepted by any plane, because its plane is killed.
+    // The Job's plane is killed, so no plane accepts the Job's result.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
     until("the call's Job exists", STEP, || {
         !jobs_of("kept-job").is_empty()

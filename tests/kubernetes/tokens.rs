@@ -1,4 +1,5 @@
-//! What a Job's pod may report to the platform: the end of its own attempt, once, and nothing else.
+//! The reports that a Job's pod may send to the platform: the end of its own attempt, once, and no
+//! other.
 
 use std::net::SocketAddr;
 use std::time::Duration;

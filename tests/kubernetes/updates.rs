@@ -1,4 +1,4 @@
-//! Changes, evictions and deaths of warm pods, while 32 clients call without a pause.
+//! Changes, evictions and deaths of warm pods while 32 clients call without a pause.
 
 use std::time::Duration;
 
@@ -89,8 +89,8 @@ impl Drop for Uncordon {
     }
 }
 
-/// Drains the cluster's only node of the function's pods. Their replacements tolerate the cordon,
-/// because there is no other node.
+/// Drains the cluster's only node of the function's pods. The new pods tolerate the cordon, because
+/// there is no other node.
 pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let plane = plane();
     let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",

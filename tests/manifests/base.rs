@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::files::{at, base, document, documents, names, strings};
 
-/// Kinds that Kubernetes 1.20 and today's releases serve.
+/// Kinds that both Kubernetes 1.20 and current releases serve.
 const SERVED: [(&str, &str); 11] = [
     ("v1", "Namespace"),
     ("v1", "Service"),

@@ -1,5 +1,5 @@
-//! The promises of the Deployment: one plane, which stops in order, has no privileges, and has only
-//! settings that exist.
+//! The promises of the Deployment: one plane, which stops in an orderly way, has no privileges, and
+//! has only settings that exist.
 
 use std::process::Command;
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
-//! The container files: the same version in all, no root, and a build context with all files that
-//! they copy.
+//! The container files: all have the same version and no root user, and the build context has all
+//! files that they copy.
 
 use crate::files::{document, names, path, text};
 

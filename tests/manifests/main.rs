@@ -1,5 +1,5 @@
-//! The manifests and container files, read as text: what they promise to an operator, and whether
-//! they agree with the settings, fields and version in the code. Needs no cluster.
+//! The manifests and container files, read as text: their promises to an operator, and whether they
+//! agree with the settings, fields and version in the code. These tests need no cluster.
 
 mod files;
 

@@ -59,7 +59,8 @@ fn the_profile_adds_three_calls() {
             assert!(!never.contains(&name), "{name}");
         }
     }
-    // These system calls are allowed with certain arguments only.
+    // These system calls are allowed only with certain arguments, so a list of names must not
+    // contain them.
     for name in ["clone", "clone3", "socket"] {
         assert!(!list.contains(&name), "{name}");
     }

@@ -24,7 +24,7 @@ use nanofaas_testkit::functions::with;
 use nanofaas_testkit::pod::ScriptedPod;
 use serde_json::{Value, json};
 
-/// A caller connects this long before its call is due.
+/// Each caller connects this long before its call is due.
 const AHEAD: Duration = Duration::from_millis(200);
 /// Stack size of a caller, which needs little.
 const STACK_BYTES: usize = 256 * 1024;
@@ -38,7 +38,7 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// Each pod is ready two seconds after its process started, however long Python took to start.
+/// Each pod is ready two seconds after its process started, independently of Python's start time.
 const STARTS_SLOWLY: &str = r#"
 import os, time
 begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -53,8 +53,7 @@ struct Seen {
     made_it: usize,
     failed: usize,
     refused: usize,
-    /// The largest delay of a request after its due time, which is an error of the machine and not
-    /// of the plane.
+    /// The largest delay of a request after its due time. The machine causes it, not the plane.
     latest: Duration,
     /// The total time by which successful calls held their slots longer than planned.
     longer: Duration,

@@ -1,27 +1,27 @@
-//! The name of a test has few words: it says what holds, and its module says of what. So a list of tests
-//! can be read.
+//! The name of a test has few words: it says what holds, and its module says for what. So a list of
+//! tests is readable.
 
 use crate::{files, read};
 
-/// Words between underscores.
+/// The most words of a name, separated by underscores.
 const WORDS_MAX: usize = 8;
 
-/// Names that are still longer. None may be added.
+/// Names that are still longer. Add none.
 const LONGER: &str = "
     a_body_that_cannot_be_is_told_and_ends_the_connection
     a_mean_moves_by_one_share_of_the_difference
     starts_that_were_under_way_together_fail_as_one
 ";
 
-/// Words of lower case that are joined by underscores, as names of functions are.
+/// The names in a text: lower-case words that are joined by underscores.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     let joins = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
     text.split(move |letter: char| !joins(letter) && letter != '_')
         .map(|name| name.trim_matches('_'))
 }
 
-// All names are asked, because some tests are functions without `#[test]`, and some have their name in a
-// string beside them.
+// All names in the file are checked, because some tests are functions without `#[test]`, and some
+// have their name in a string.
 #[test]
 fn a_name_has_eight_words_at_most() {
     let listed: Vec<&str> = LONGER.split_whitespace().collect();

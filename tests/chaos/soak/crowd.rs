@@ -1,7 +1,7 @@
-//! The workers that load a plane in a soak, each in a thread and with a pause of its own: small and
+//! The workers that load a plane in a soak test, each in a thread and with its own pause: small and
 //! large calls, clients that read or write slowly or not at all, async and keyed calls, faults of
-//! pods and of clients, functions that are added and removed. Every complete answer must be the
-//! caller's own.
+//! pods and of clients, functions that are added and removed. Every complete answer must belong to
+//! its caller.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -310,7 +310,7 @@ fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // Under a key it may be the execution of another call, which had another input.
+    // With a key it may be the execution of another call, which had another input.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]
