@@ -1,9 +1,9 @@
-//! Which lanes have tickets: one bit per lane and, above these, one summary bit per word of lanes,
-//! so that a sweep over 16,384 idle lanes reads four words.
+//! Which lanes have tickets: one bit for each lane, and one summary bit for each word of these bits. A sweep
+//! over 16,384 idle lanes therefore reads four words.
 //!
-//! It never says what a lane holds. A lane whose bit is set may be empty or closed by now, so the
-//! scheduler looks at each lane whose bit it takes. Producers set a bit after they publish the
-//! ticket; only the scheduler takes bits.
+//! The bitmap does not know what a lane holds. A lane whose bit is set may be empty or closed by now, so the
+//! scheduler checks each lane whose bit it takes. Producers set a bit after they have published the ticket;
+//! only the scheduler takes bits.
 
 use crate::sync::{
     AtomicU64, CachePadded,
@@ -15,18 +15,17 @@ const WORD: usize = u64::BITS as usize;
 
 /// A two-level atomic bitmap; any number of threads set bits, one thread takes them.
 ///
-/// No bit is lost, because `set` writes the leaf and then the summary, while `take` reads the
-/// summary and then the leaf. Both change a summary word by read-modify-write, so one of them comes
-/// first. If `set` comes first, the `take` that clears the summary bit sees the leaf bit and takes
-/// it. If `take` comes first, the summary bit stays for the next `take`. With the opposite order
-/// `take` could read an empty leaf and then clear a summary bit set by a concurrent `set`: a lost
+/// No bit is lost, because `set` writes the leaf and then the summary, while `take` reads the summary and
+/// then the leaf. Both change a summary word by a read-modify-write operation, so one of the two operations
+/// comes first. If that of `set` comes first, the `take` that clears the summary bit sees the leaf bit and
+/// takes it. If that of `take` comes first, the summary bit stays for the next `take`. With the opposite
+/// order `take` could read an empty leaf and then clear a summary bit that `set` has just set: a lost
 /// wake-up.
 pub struct Bitmap {
-    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all threads. Each word has its
-    /// own cache line, because an idle scheduler reads these words without end.
+    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all threads. Each word has its own cache
+    /// line, because a spinning scheduler reads these words all the time.
     summary: Box<[CachePadded<AtomicU64>]>,
-    /// Bit `i` of the whole: lane `i` got a ticket since its bit was last taken. Writers: all
-    /// threads.
+    /// Bit `i` of the whole: lane `i` got a ticket since its bit was last taken. Writers: all threads.
     leaves: Box<[AtomicU64]>,
 }
 
@@ -46,7 +45,7 @@ impl Bitmap {
         }
     }
 
-    /// Marks lane `lane`, whose ticket is already published; ring the doorbell after it.
+    /// Marks `lane`, whose ticket is already published. Ring the doorbell after this.
     ///
     /// # Panics
     /// When `lane` is not below the capacity.
@@ -54,26 +53,25 @@ impl Bitmap {
     pub fn set(&self, lane: usize) {
         let word = lane / WORD;
         let summary = || {
-            // Release: pairs with the Acquire on the summary in `take`, which then sees our leaf
-            // bit.
+            // Release: pairs with the Acquire on the summary in `take`, which then sees the leaf bit.
             self.summary[word / WORD].fetch_or(1 << (word % WORD), Release);
         };
         if planted("bitmap_set_summary_first") {
             summary();
         }
-        // Release: pairs with the Acquire on the leaf in `take`, which then sees our ticket.
+        // Release: pairs with the Acquire on the leaf in `take`, which then sees the ticket.
         self.leaves[word].fetch_or(1 << (lane % WORD), Release);
         if !planted("bitmap_set_summary_first") {
             summary();
         }
     }
 
-    /// Clears every bit that is set and hands its lane to `ready`, lowest first.
+    /// Clears every bit that is set and passes its lane to `ready`, lowest first.
     #[inline]
     pub fn take(&self, mut ready: impl FnMut(usize)) {
         for (index, summary) in self.summary.iter().enumerate() {
-            // Relaxed, and a load: an idle sweep must not write. The doorbell's second look or the
-            // next sweep finds a bit that this load misses.
+            // Relaxed, and only a load, because an idle sweep must not write to shared cache lines. A bit
+            // that this load misses is found by the doorbell's second look or by the next sweep.
             let seen = summary.load(Relaxed);
             if seen == 0 {
                 continue;
@@ -96,8 +94,8 @@ impl Bitmap {
         }
     }
 
-    /// Whether a `take` may find a bit: the doorbell's second look. Relaxed, because it takes no
-    /// bit and the fence in `Doorbell::sleep` orders it after the announcement.
+    /// Whether a `take` may find a bit. This is the second look of `Doorbell::sleep`. Relaxed, because no bit
+    /// is taken here, and the fence in `Doorbell::sleep` orders this load after the announcement.
     #[inline]
     pub fn any(&self) -> bool {
         self.summary
@@ -132,7 +130,7 @@ mod tests {
         let bitmap = Bitmap::with_capacity(16_384);
         assert!(!bitmap.any());
         assert!(taken(&bitmap).is_empty());
-        // The edges of words, of summary words and of the whole.
+        // The edges of words, of summary words and of the whole bitmap.
         let lanes = [0, 1, 63, 64, 4095, 4096, 8191, 12_288, 16_320, 16_383];
         for lane in lanes.iter().rev().chain(&lanes) {
             bitmap.set(*lane);
@@ -177,7 +175,7 @@ mod tests {
         const EACH: u64 = if cfg!(miri) { 100 } else { 50_000 };
         let bitmap = Bitmap::with_capacity(8192);
         let lanes = [3, 64, 4095, 8191];
-        // What a lane's producer has published, standing for its ring.
+        // Items that a lane's producer has published; stands for the lane's ring.
         let published = [const { AtomicU64::new(0) }; 4];
         thread::scope(|scope| {
             for (lane, published) in lanes.iter().zip(&published) {
@@ -189,8 +187,8 @@ mod tests {
                     }
                 });
             }
-            // Reads a count only when its bit is taken: a lost last bit would leave it short for
-            // ever.
+            // Reads a count only when its bit is taken: if the last bit were lost, `seen` would stay too low
+            // for ever.
             let mut seen = [0; 4];
             while seen != [EACH; 4] {
                 bitmap.take(|lane| {

@@ -1,9 +1,9 @@
-//! The life of one call, from its admission to its end: it is queued, granted, tried, waits to hear how
-//! a pod ended, backs off, is queued again, and is over once. One state machine for every mode. It has no
-//! socket, task or clock: a driver does what `step` says, and tells what happened. `io` drives it with
-//! real sockets, the simulation with virtual time.
+//! The life of one call, from its admission to its end: it is queued, granted and run. After a failed attempt
+//! it may wait to learn how the pod ended, back off, and be queued again. It ends exactly once. One state
+//! machine serves every mode. It has no socket, task or clock: a driver does what `step` returns and reports
+//! what happened. `io` drives it with real sockets, the simulation with virtual time.
 //!
-//! The driver calls `step` after everything that it tells, until the answer is `Step::Wait`.
+//! After each report the driver calls `step` until it returns `Step::Wait`.
 
 mod attempt;
 mod deadline;
@@ -30,14 +30,14 @@ pub use times::Times;
 
 use attempt::Attempt;
 
-/// What the machine asks of the thread that drives it.
+/// What the machine needs from the thread that drives it.
 pub trait Environment {
     /// A function as this thread knows it.
     type Entry: Clone;
 
     fn function(entry: &Self::Entry) -> &Function;
 
-    /// The function as it is now, while that registration of it is there.
+    /// The current version of the function, if this registration of it still exists.
     fn current(&self, lane: LaneId) -> Option<Self::Entry>;
 
     fn entries(&self) -> &Entries;
@@ -45,32 +45,32 @@ pub trait Environment {
     /// Uniform over all of `u64`.
     fn random(&self) -> u64;
 
-    /// One call more (1) or less (-1) is between two attempts, in no queue; the ledger counts them.
+    /// One call more (1) or less (-1) is between two attempts, in no queue. The ledger counts these calls.
     fn between_attempts(&self, change: i64);
 }
 
 /// What the driver has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing before `until` or the next thing to tell.
+    /// Nothing to do before `until` or the next report.
     Wait,
-    /// Run an attempt where the grant points, and tell how it ended.
+    /// Run an attempt with this grant, and report how it ended.
     Run(Grant),
-    /// Stop the attempt that runs, and tell `stopped`.
+    /// Stop the running attempt, and report it with `stopped`.
     Stop,
-    /// An attempt ended: the scheduler has to hear that the slot is free.
+    /// An attempt ended: send this to the scheduler, because the slot is free.
     Release(Done),
-    /// The call waits again: the scheduler has to hear of the ticket.
+    /// The call waits again: send this ticket to the scheduler.
     Queue(Ticket),
-    /// It is over; `outcome` says how.
+    /// The call is over; `outcome` has the result.
     Over,
 }
 
-/// Why a call was not let in.
+/// Why a call was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
     Refused(Refusal),
-    /// Its function was removed before the call was whole.
+    /// The function was removed before the request had been received completely.
     FunctionRemoved,
 }
 
@@ -78,7 +78,7 @@ enum State {
     Queued,
     Granted(Attempt),
     Running(Attempt),
-    /// The attempt is to be stopped; the failure is what the call ends with if it is not tried again.
+    /// The attempt has to be stopped. The call ends with this failure if it is not tried again.
     Stopping(Attempt, Failure),
     /// The pod was lost: whether another attempt may follow depends on how the pod ended.
     AwaitingPodEnd {
@@ -96,33 +96,33 @@ enum State {
 pub struct Call<E: Environment> {
     place: CallId,
     class: Class,
-    /// The function as it was when the last attempt began, or when the call was queued last.
+    /// The version of the function at the start of the last attempt, or when the call was queued last.
     entry: E::Entry,
     state: State,
     deadline: Deadline,
-    /// Its client waits no longer, so the async deadlines hold; its class stays.
+    /// The client no longer waits, so the async deadlines apply. The class stays.
     is_detached: bool,
-    /// Since when it waits: its admission, or the end of its last attempt.
+    /// Since when the call waits: since its admission, or since the end of its last attempt.
     since: Uptime,
     /// The pod of the last attempt, which the next one avoids.
     avoid: Option<PodIndex>,
     attempts: u32,
     /// Attempts whose pod was lost.
     lost: u32,
-    /// An attempt may have begun.
+    /// Whether the function may have begun in an attempt.
     has_run: bool,
-    /// It ended while a grant was on its way.
+    /// Whether the call ended while a grant was on its way.
     is_owed_a_grant: bool,
     release: Option<Done>,
     ticket: Option<Ticket>,
-    /// What is in the way of the Job that the attempt waits for.
+    /// What keeps the Job of the current attempt from starting.
     job_held_up: Option<Arc<str>>,
     times: Times,
 }
 
 impl<E: Environment> Call<E> {
-    /// Takes a place in the function's queue, or says why there is none. The first ticket comes with it:
-    /// the driver hands it over, or tells `turned_away`.
+    /// Takes a place in the function's queue, or returns why there is none. The driver sends the first
+    /// ticket, which is returned with the call, to the scheduler. If it cannot, it calls `turned_away`.
     pub fn admit(
         env: &E,
         entry: E::Entry,
@@ -132,7 +132,7 @@ impl<E: Environment> Call<E> {
         deadline: Deadline,
     ) -> Result<(Self, Ticket), NotAdmitted> {
         let function = E::function(&entry);
-        // Its body may have taken longer to come than its function lived.
+        // The function may have been removed while the body of the request was still arriving.
         if env.current(function.lane).is_none() {
             return Err(NotAdmitted::FunctionRemoved);
         }
@@ -158,13 +158,15 @@ impl<E: Environment> Call<E> {
             times: Times::default(),
         };
         env.entries().queue(place);
+        // The ticket comes last: `admit` counted the call as waiting and its entry says queued, before the
+        // scheduler can grant it.
         let ticket = call.ticket(now);
         Ok((call, ticket))
     }
 
-    /// The lane's mailbox had no room for the first ticket: the call was never accepted.
+    /// The lane's mailbox had no room for the first ticket, so the call was never accepted.
     pub fn turned_away(self, env: &E) {
-        // Only the owner has heard of the ticket, so no grant can have come first.
+        // The ticket reached no other thread, so there can be no grant.
         assert!(env.entries().leave(self.place), "a call left a queue twice");
         self.function().stats.leave(self.class);
     }
@@ -181,8 +183,9 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// What to do now. What it gives is not given again.
+    /// What to do now. A release, a ticket and a grant are each returned once.
     pub fn step(&mut self) -> Step {
+        // The slot first: another call may be waiting for it, whatever this one does next.
         if let Some(done) = self.release.take() {
             return Step::Release(done);
         }
@@ -203,7 +206,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// When `time` has something to do. It may move; the driver asks anew when its timer fires.
+    /// When `time` has something to do. This may change, so the driver asks again when its timer fires.
     pub fn until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -217,7 +220,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// The clock shows `now`.
+    /// Tells the machine the time: ends what has passed its deadline.
     pub fn time(&mut self, now: Uptime, env: &E) {
         if now < self.until() {
             return;
@@ -240,11 +243,11 @@ impl<E: Environment> Call<E> {
                 };
                 self.stop(failure);
             }
-            // The pod's end was not heard of in time; that it ran out of memory is not known.
+            // The pod's end was not reported in time, so whether it ran out of memory is not known.
             State::AwaitingPodEnd { .. } if now < self.deadline.at => {
                 self.pod_ended(None, now, env);
             }
-            // No time is left for another attempt: the last one says why.
+            // No time is left for another attempt. The call ends with the failure of the last one.
             State::AwaitingPodEnd { failure, .. } => {
                 let failure = failure.clone();
                 self.over(Err(failure), now, env);
@@ -257,13 +260,13 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// A client, the registry, the scheduler or a stop ends the call.
+    /// Ends the call on behalf of a client, the registry, the scheduler or a shutdown.
     pub fn end(&mut self, end: &End, now: Uptime, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {
             State::Queued => {
                 let has_left = self.leave_queue(env);
-                // One that was granted before runs, as it would if the grant had been here sooner.
+                // If a grant came first, the call runs, as if the grant had already arrived.
                 if has_left || !end.spares_attempts() {
                     self.is_owed_a_grant = !has_left;
                     self.over(Err(end.failure()), now, env);
@@ -271,7 +274,8 @@ impl<E: Environment> Call<E> {
             }
             State::Running(_) if end.spares_attempts() => {}
             State::Running(_) => self.stop(end.failure()),
-            // A removed function's attempt has ended all the same, and none follows: it tells why.
+            // The function was removed, so no attempt follows. The call ends with the failure of the last
+            // attempt.
             State::AwaitingPodEnd { failure, .. } if removed => {
                 let failure = failure.clone();
                 self.over(Err(failure), now, env);
@@ -287,26 +291,26 @@ impl<E: Environment> Call<E> {
                     self.over(Err(end.failure()), now, env);
                 }
             }
-            // The driver lets nothing come between a grant or a stop and its step.
+            // The driver takes the next step at once after a grant or a stop, so no `end` comes in between.
             State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
         }
     }
 
-    /// The client waits no longer, and the call goes on by the async deadlines.
+    /// The client no longer waits. The call goes on with the async deadlines.
     pub fn detach(&mut self, deadline: Deadline) {
         self.is_detached = true;
         self.deadline = deadline;
     }
 
-    /// A slot: the call may run.
+    /// The call was granted a slot and may run.
     pub fn granted(&mut self, grant: Grant, now: Uptime, env: &E) {
         assert!(
             matches!(self.state, State::Queued),
             "a call was granted that does not wait"
         );
         self.times.waited(self.since, &grant);
-        // It runs under the spec that holds now. One whose function was removed after the grant keeps
-        // its own: the lane may belong to a namesake.
+        // The call runs under the current spec. If its function was removed after the grant it keeps its old
+        // spec, because the lane may now belong to another function.
         if !planted("call_keeps_its_first_spec")
             && let Some(now) = env.current(self.function().lane)
         {
@@ -320,14 +324,15 @@ impl<E: Environment> Call<E> {
             self.state = State::Granted(attempt);
             return;
         }
-        // Granted under a spec of another mode, whose calls run elsewhere: this one cannot have begun.
+        // The grant was made under a spec of another mode, in which calls run elsewhere. So the call has not
+        // begun.
         let why = "the function's mode changed when the call was about to run";
         let report = Report::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
         self.state = State::Running(attempt);
         self.attempted(report, now, env);
     }
 
-    /// The end of a grant that is not used: its call is over.
+    /// Returns the slot of a grant whose call is already over.
     pub const fn give_back(grant: &Grant) -> Done {
         Done {
             lane: grant.lane,
@@ -338,7 +343,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Takes the call out of the queue. False where a grant came first, and is on its way.
+    /// Takes the call out of the queue. False if a grant came first; the grant is then on its way.
     fn leave_queue(&self, env: &E) -> bool {
         let has_left = env.entries().leave(self.place);
         if has_left && !planted("call_stays_in_depth") {
@@ -347,7 +352,7 @@ impl<E: Environment> Call<E> {
         has_left || planted("call_forgets_its_grant")
     }
 
-    /// The deadline of the whole call passed.
+    /// The failure of a call whose own deadline passed.
     fn too_late(&self, stage: Stage) -> Failure {
         let limit = self.deadline.limit;
         if stage == Stage::Starting
@@ -359,7 +364,7 @@ impl<E: Environment> Call<E> {
         Failure::Timeout { stage, limit }
     }
 
-    /// Where a call that waits is, for people.
+    /// What a waiting call waits for, for messages.
     fn waiting_stage(&self) -> Stage {
         let function = self.function();
         let slots = function
@@ -374,17 +379,19 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Queues the call for another attempt, at its class's tail.
+    /// Queues the call for another attempt, at the end of its class's queue.
     fn queue_again(&mut self, now: Uptime, env: &E) {
         let lane = self.function().lane;
-        // While the call was in no queue its function may have been removed, and its lane given to
-        // another one.
+        // While the call was in no queue, its function may have been removed and the lane given to another
+        // function.
         match env.current(lane) {
             Some(entry) => self.entry = entry,
             None if planted("call_is_tried_in_a_removed_function") => {}
             None => return self.over(Err(Failure::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
+        // The ticket comes last: the call is counted as waiting and its entry says queued, before the
+        // scheduler can grant it.
         self.function().stats.reenter(self.class);
         env.entries().queue(self.place);
         self.ticket = Some(self.ticket(now));
@@ -402,7 +409,7 @@ impl<E: Environment> Call<E> {
         self.set(State::Over(result), env);
     }
 
-    /// Changes the state, and counts a call that is in no queue and holds no slot.
+    /// Changes the state, and keeps the number of calls that are in no queue and hold no slot.
     fn set(&mut self, state: State, env: &E) {
         let was = self.is_between_attempts();
         self.state = state;
@@ -431,7 +438,7 @@ impl<E: Environment> Call<E> {
         self.place
     }
 
-    /// Which attempt it is; 0 before the first.
+    /// The number of the current attempt; 0 before the first.
     pub const fn attempt(&self) -> u32 {
         self.attempts
     }
@@ -452,7 +459,7 @@ impl<E: Environment> Call<E> {
         matches!(self.state, State::Queued)
     }
 
-    /// Whose end decides whether another attempt follows.
+    /// The pod whose end decides whether another attempt follows.
     pub const fn awaited_pod(&self) -> Option<PodId> {
         match self.state {
             State::AwaitingPodEnd { pod, .. } => Some(pod),
@@ -460,7 +467,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// How it ended, once it did.
+    /// How the call ended; none before it is over.
     pub const fn outcome(&self) -> Option<&Result<(), Failure>> {
         match &self.state {
             State::Over(result) => Some(result),
@@ -468,12 +475,12 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether it ended before any attempt can have begun: a call with the same key runs anew.
+    /// Whether the call ended before an attempt can have begun. The next call with the same key then runs.
     pub const fn never_ran(&self) -> bool {
         !self.has_run
     }
 
-    /// Whether a grant is still to come, which `give_back` answers.
+    /// Whether a grant is still to come. The driver answers it with `give_back`.
     pub const fn is_owed_a_grant(&self) -> bool {
         self.is_owed_a_grant
     }

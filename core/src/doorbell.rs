@@ -1,8 +1,8 @@
-//! Sleep and wake, as one protocol: how a thread goes to sleep without missing what another thread
-//! publishes for it. Scheduler, io threads and bridge sleep only in this way.
+//! The protocol by which a thread sleeps without missing an item that another thread publishes for it. The
+//! scheduler, the io threads and the bridge sleep only in this way.
 //!
-//! It never sleeps or wakes by itself: the sleeper parks in its own way, and the `Waker` given at
-//! construction ends that (a byte on a socket, an unpark, a notify).
+//! The doorbell itself does not block. The sleeper parks in its own way, and the `Waker` given to `new` ends
+//! that sleep (by a byte on a socket, an unpark, a notify).
 
 use std::task::Waker;
 
@@ -12,7 +12,7 @@ use crate::sync::{
     fence, planted,
 };
 
-/// One sleeper's bell; any number of threads ring it.
+/// The bell of one sleeper; any number of threads ring it.
 ///
 /// ```text
 /// sleeper                                  producer
@@ -20,20 +20,20 @@ use crate::sync::{
 ///   fence(SeqCst)                            fence(SeqCst)
 ///   look again at what is published          read asleep; if true, exchange for false and wake
 /// ```
-/// One of the two fences comes first. If it is the producer's, the second look finds what was
-/// published. If it is the sleeper's, the producer reads `asleep` as true. So at least one of the
-/// two threads sees the other.
+/// One of the two fences comes first. If it is the producer's, the sleeper's second look finds the published
+/// item. If it is the sleeper's, the producer reads `asleep` as true. So at least one of the two threads
+/// notices the other.
 pub struct Doorbell {
-    /// The sleeper has announced sleep and no producer has rung since. Writers: the sleeper, and
-    /// the producer whose exchange finds it true. All accesses are Relaxed, because the fences
-    /// order them and the flag carries no data.
+    /// True if the sleeper has announced sleep and no producer has rung since. Writers: the sleeper, and the
+    /// producer whose exchange finds it true. All accesses are Relaxed, because the fences order them and the
+    /// flag carries no data.
     asleep: CachePadded<AtomicBool>,
     waker: Waker,
 }
 
 impl Doorbell {
-    /// A bell whose sleeper is awake. `waker` must end the sleeper's sleep also when it is called
-    /// before that sleep begins (a byte in a socket and an unpark token both do).
+    /// A bell whose sleeper is awake. `waker` must end the sleep even if it is called before the sleep
+    /// begins; a byte in a socket and an unpark token both do.
     pub fn new(waker: Waker) -> Self {
         Self {
             asleep: CachePadded(AtomicBool::new(false)),
@@ -41,8 +41,8 @@ impl Doorbell {
         }
     }
 
-    /// Call after publishing. Wakes the sleeper if it has announced sleep, and returns true if this
-    /// call woke it: of several producers that ring for one announcement, one does.
+    /// Call it after publishing. Wakes the sleeper if it has announced sleep, and returns true if this call
+    /// woke it. If several producers ring after one announcement, only one wakes the sleeper.
     #[inline]
     pub fn ring(&self) -> bool {
         // Pairs with the fence in `sleep`.
@@ -55,7 +55,7 @@ impl Doorbell {
         self.wake()
     }
 
-    /// Out of `ring`, which is short enough to stay inline in a push.
+    /// Apart from `ring`, so that `ring` is short enough to be inlined into a push.
     #[cold]
     fn wake(&self) -> bool {
         if planted("doorbell_ring_without_exchange") {
@@ -71,12 +71,12 @@ impl Doorbell {
         true
     }
 
-    /// Announces sleep and looks again: `published` reads stamps or summary bits, never counters of
-    /// reserved places. True: sleep now, and call [`Self::awake`] afterwards. False: there is work
-    /// and the announcement is withdrawn.
+    /// Announces sleep and looks again: `published` reads stamps or summary bits, never counters of reserved
+    /// places. True: sleep now, and call [`Self::awake`] afterwards. False: there is work, and the
+    /// announcement is withdrawn.
     ///
-    /// A sleep may end without work, because a producer may have seen an announcement just before
-    /// it was withdrawn: look for work, and announce again.
+    /// A sleep may end without work, because a producer may have seen an earlier announcement just before it
+    /// was withdrawn. The sleeper then looks for work and announces sleep again.
     #[inline]
     #[must_use]
     pub fn sleep(&self, published: impl FnOnce() -> bool) -> bool {
@@ -92,9 +92,9 @@ impl Doorbell {
         true
     }
 
-    /// Withdraws the announcement, whatever ended the sleep (the bell, a timer, another socket):
-    /// until the next announcement no producer needs to wake the sleeper. Call it before looking
-    /// for work, so that pushes during the work stay cheap.
+    /// Withdraws the announcement, whatever ended the sleep (the bell, a timer, another socket). Until the
+    /// next announcement no producer needs to wake the sleeper. Call it before looking for work, so that
+    /// pushes during the work make no system call.
     #[inline]
     pub fn awake(&self) {
         self.asleep.store(false, Relaxed);
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(unpark.1.load(Relaxed), 1);
     }
 
-    /// A lost wake-up shows as a sleep that only its deadline ends.
+    /// A lost wake-up would show as a sleep that only its deadline ends.
     #[test]
     fn no_wake_up_is_lost_between_threads() {
         const EACH: usize = if cfg!(miri) { 50 } else { 20_000 };

@@ -1,6 +1,6 @@
-//! One state word for each call that an io thread holds: the thread that moves the word out of
-//! QUEUED decides what happens to the call next. It never says why a call ended; the owner knows.
-//! Written by the owning io thread and by the scheduler, which grants.
+//! One state word for each call of an io thread. The thread that moves the word out of QUEUED decides what
+//! happens to the call next. The word does not tell why a call ended; its owner knows. Writers: the owning io
+//! thread, and the scheduler, which grants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,7 +40,7 @@ impl Entries {
         &self.threads[call.shard.index()][call.index as usize]
     }
 
-    /// The owner queues a call: a new one, or one whose attempt ended and that is tried again.
+    /// The owner queues a call: a new call, or one that is tried again after an attempt.
     pub fn queue(&self, call: CallId) {
         // Relaxed, because only the owner writes a word that is not QUEUED.
         let was = self.at(call).load(Ordering::Relaxed);
@@ -48,8 +48,8 @@ impl Entries {
             was & STATE_MASK != QUEUED,
             "a call was queued twice: {call:?}"
         );
-        // Release pairs with the Acquire in `grant`, though the ticket's own hand-over already
-        // orders what the scheduler reads.
+        // Release: pairs with the Acquire in `grant`, although the hand-over of the ticket already orders
+        // what the scheduler reads.
         self.at(call)
             .store(word(call.generation, QUEUED), Ordering::Release);
     }
@@ -63,24 +63,24 @@ impl Entries {
             .is_ok()
     }
 
-    /// The scheduler grants a slot; false where the call has moved on.
+    /// The scheduler grants a slot. False if the call no longer waits.
     pub fn grant(&self, call: CallId) -> bool {
         self.leave_queue(call, GRANTED)
     }
 
-    /// The owner takes a call out of the queue: expired, cancelled, left, removed. False where a
-    /// grant came first.
+    /// The owner takes a call out of the queue: it expired, was cancelled, its client left, or its function
+    /// was removed. False if a grant came first.
     pub fn leave(&self, call: CallId) -> bool {
         self.leave_queue(call, LEFT)
     }
 
-    /// Whether the call still waits. True is only a hint, because another thread may move the call
-    /// right after this load; the exchange in `grant` or `leave` decides.
+    /// Whether the call still waits. True is only a hint, because another thread may change the word right
+    /// after this load. The exchange in `grant` or `leave` decides.
     pub fn is_queued(&self, call: CallId) -> bool {
         self.at(call).load(Ordering::Acquire) == word(call.generation, QUEUED)
     }
 
-    /// The owner is done with the entry.
+    /// The owner no longer uses the entry.
     pub fn free(&self, call: CallId) {
         let was = self
             .at(call)

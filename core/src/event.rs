@@ -1,5 +1,5 @@
-//! Everything that can reach the scheduler, and everything that it sends: one enum for each
-//! direction. It holds no behaviour. Io threads, the bridge and the scheduler use it.
+//! Everything that the scheduler receives, and everything that it sends: one enum for each direction. No
+//! behaviour. Io threads, the bridge and the scheduler use it.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use crate::spec::{ExecutionMode, FunctionSpec};
 use crate::ticket::{Done, Grant, LaneId, PodId, Ticket};
 use crate::time::{Nanos, Uptime};
 
-/// What the scheduler has to know of a spec.
+/// The part of a spec that the scheduler needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LanePlan {
     pub concurrency: u32,
     pub queue_size: u32,
-    /// Pods of the platform's own; none for LOCAL, JOB and POOL.
+    /// The function's own pods; none for the modes LOCAL, JOB and POOL.
     pub pods: Option<PodPlan>,
 }
 
-/// How many pods a function has.
+/// The limits on a function's pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodPlan {
     pub min: u32,
     pub max: u32,
-    /// Calls at once in one pod, a hard cap.
+    /// The most calls at once in one pod.
     pub cap: u32,
     pub idle_timeout: Nanos,
 }
@@ -48,15 +48,15 @@ impl LanePlan {
 /// Why a start failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {
-    /// It will not mend by itself: no such program, no such image, a wrong spec.
+    /// Whether it will not go away by itself: no such program, no such image, a wrong spec.
     pub permanent: bool,
-    /// The cluster's or the process's own words.
+    /// The message of the cluster or of the process.
     pub message: Arc<str>,
 }
 
-/// What reaches the scheduler.
+/// What the scheduler receives.
 pub enum Event {
-    /// A call waits (inline, and every retry).
+    /// A call waits. Sent if the scheduler is inline, and for every retry.
     Ticket(Ticket),
     /// An attempt ended.
     Done(Done),
@@ -65,13 +65,14 @@ pub enum Event {
         stats: Arc<QueueStats>,
         plan: LanePlan,
     },
-    /// A spec was replaced; `reshaped` where its pods have to be replaced too.
+    /// A spec was replaced. `reshaped` if the pods have to be replaced too.
     LaneChanged {
         lane: LaneId,
         plan: LanePlan,
         reshaped: bool,
     },
-    /// The function is gone: its pods drain, and `Order::LaneGone` says when all is quiet.
+    /// The function was removed: its pods drain. `Order::LaneGone` follows when all its calls and pods are
+    /// gone.
     LaneRemoved {
         lane: LaneId,
     },
@@ -79,18 +80,20 @@ pub enum Event {
     PodUp(PodId),
     /// A pod is gone.
     PodDown(PodId),
-    /// The pod is being ended from outside the plane (a node drain, for instance): no new grant.
+    /// The pod is being ended by something else than the control plane (a node drain, for instance): it gets
+    /// no new call.
     PodLeaving(PodId),
     StartFailed {
         pod: PodId,
         failure: StartFailure,
     },
-    /// A pod does not come up, for a reason that may still go away by itself; none once it has.
+    /// A pod does not come up, for a reason that may go away by itself. `why` is none once the reason is
+    /// gone.
     StartHeldUp {
         pod: PodId,
         why: Option<Arc<str>>,
     },
-    /// A running pod of an earlier plane; `Order::Adopted` answers with its place.
+    /// The bridge found a running pod of an earlier control plane. `Order::Adopted` answers with its place.
     Adopt {
         lane: LaneId,
         token: u64,
@@ -98,38 +101,38 @@ pub enum Event {
     },
 }
 
-/// What the scheduler asks of the bridge.
+/// What the scheduler sends to the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Start a pod; answered by `PodUp` or `StartFailed`, once.
+    /// Start a pod. Answered once, by `PodUp` or `StartFailed`.
     Start {
         lane: LaneId,
         pod: PodId,
         wanted_at: Uptime,
     },
-    /// End a pod that nothing runs in; answered by `PodDown`.
+    /// End a pod in which no call runs. Answered by `PodDown`.
     Stop { pod: PodId },
-    /// Ask its `/health`; answered by `PodUp`, or by `PodDown` after 5 s without.
+    /// Probe a pod. Answered by `PodUp`, or by `PodDown` if it fails for 5 s.
     Probe { pod: PodId },
-    /// Answers `Event::Adopt`. `pod` is none where the function is gone or the table of pods is
-    /// full; the bridge then has to end the pod.
+    /// Answers `Event::Adopt`. `pod` is none if the function is gone or the table of pods is full. The bridge
+    /// then has to end the pod.
     Adopted {
         lane: LaneId,
         token: u64,
         pod: Option<PodId>,
     },
-    /// Nothing is left of a removed function.
+    /// All calls and pods of a removed function are gone.
     LaneGone { lane: LaneId },
 }
 
-/// What the scheduler tells every io thread.
+/// What the scheduler sends to every io thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Calls that wait in this lane end: no pod can be started.
+    /// The calls that wait in this lane end, because no pod can be started.
     StartsFail { lane: LaneId, why: Arc<str> },
 }
 
-/// What a turn leaves for its driver to deliver.
+/// What a turn produced, for its driver to deliver.
 #[derive(Default)]
 pub struct Outbox {
     pub grants: Vec<Grant>,
@@ -138,7 +141,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Room for a full turn, so that a turn does not allocate.
+    /// Large enough for a full turn, so that a turn does not allocate.
     pub fn with_room() -> Self {
         Self {
             grants: Vec::with_capacity(crate::limits::GRANTS_PER_TURN * 2),

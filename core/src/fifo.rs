@@ -1,6 +1,6 @@
-//! A lane's waiting tickets of one class, in order of arrival. It takes memory as its queue grows
-//! to a length it never had, and tickets of calls that moved on are dropped before it would pass
-//! what the spec allows or twice its live calls. Only its lane calls it.
+//! A lane's waiting tickets of one class, in order of arrival. It grows with its longest queue so far.
+//! Tickets of calls that no longer wait stay in it until a sweep removes them. A sweep runs before the queue
+//! exceeds the limit of the spec or twice its live calls, whichever is larger. Only the lane uses it.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use crate::ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
-    /// Not before this length: each sweep drops at least half of what it looks at, or nearly.
+    /// No sweep before this length, so that each sweep removes about half of the tickets that it checks.
     sweep_at: usize,
 }
 
@@ -25,12 +25,12 @@ impl Fifo {
         self.tickets.is_empty()
     }
 
-    /// Appends a ticket. At most `live_max` of its calls wait at once.
+    /// Appends a ticket. At most `live_max` calls of this queue wait at once.
     pub(crate) fn push(&mut self, ticket: Ticket, live_max: usize, entries: &Entries) {
         if self.tickets.len() >= live_max.max(self.sweep_at) {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
-            // Else each push into a queue full of live calls would look at all of them.
+            // Without this, each push into a queue full of live calls would check all of them.
             self.sweep_at = 2 * self.tickets.len();
         }
         if planted("fifo_lifo") {
@@ -40,7 +40,7 @@ impl Fifo {
         self.tickets.push_back(ticket);
     }
 
-    /// The longest-waiting ticket; its call may have moved on.
+    /// Takes out the ticket that has waited longest. Its call may no longer wait.
     pub(crate) fn pop(&mut self) -> Option<Ticket> {
         if planted("fifo_drop") && self.tickets.len() == 3 {
             self.tickets.pop_front();
@@ -48,8 +48,8 @@ impl Fifo {
         self.tickets.pop_front()
     }
 
-    /// Gives its memory back: the function is gone and its calls were ended by their owners. What
-    /// waits all the same is a call of its successor, whose ticket was faster than the removal.
+    /// Frees memory after the function was removed and its calls were ended by their owners. A ticket whose
+    /// call still waits is kept: it belongs to the next registration and arrived before the removal.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.tickets
             .retain(|ticket| entries.is_queued(ticket.call()));

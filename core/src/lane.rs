@@ -1,5 +1,5 @@
-//! One function's place in the scheduler: its two queues, its slots, its pods.
-//! It never moves a call out of the queue by itself; the scheduler's turn does.
+//! What the scheduler has of one function: two queues, slots, pods. A call leaves a queue only when the
+//! scheduler's turn takes it out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,35 +16,37 @@ use crate::slots::Slots;
 use crate::ticket::{Class, Held, LaneId, PodId, PodIndex, Ticket};
 use crate::time::{Nanos, Uptime};
 
-/// How the last starts went.
+/// How the latest starts ended.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    /// None once a call ended well in a pod, and before the first failure.
+    /// None before the first failure, and after a call succeeded in a new pod.
     pub(crate) failed: Option<FailedStarts>,
-    /// One was taken back that should have been up long before, and none came up since.
+    /// An overdue start was taken back, and no pod has come up since.
     pub(crate) are_late: bool,
-    /// The pod whose start was last said to be held up, and by what.
+    /// The pod whose start was last reported as held up, and the reason.
     pub(crate) held_up: Option<(PodId, Arc<str>)>,
 }
 
-/// Starts that failed one after the other.
+/// Starts that failed without a success between them.
 #[derive(Debug)]
 pub(crate) struct FailedStarts {
-    /// How many, one at least; those that were under way together count as one.
+    /// At least 1. Starts that were under way at the same time count as one.
     in_a_row: u32,
     last_at: Uptime,
     pub(crate) retry_at: Uptime,
-    /// The last one will not mend by itself, or one that was under way with it.
+    /// Whether the last failure, or that of a start under way with it, will not go away by itself.
     permanent: bool,
     /// Why the last one failed.
     pub(crate) why: Arc<str>,
 }
 
 impl Starts {
-    /// One failed that was wanted at `wanted_at`.
+    /// A start that was ordered at `wanted_at` failed.
     pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
+            // It was ordered before the last failure was known, so it says nothing new about the starts after
+            // it.
             Some(last) if wanted_at < last.last_at => {
                 last.why = message;
                 last.permanent |= permanent;
@@ -53,6 +55,7 @@ impl Starts {
             Some(last) => last.in_a_row,
             None => 0,
         };
+        // The bound of the shift only avoids an overflow: 2^10 times the first wait is past the longest wait.
         let backoff = START_BACKOFF.saturating_mul(1 << before.min(20));
         self.failed = Some(FailedStarts {
             in_a_row: before + 1,
@@ -65,13 +68,13 @@ impl Starts {
 }
 
 impl FailedStarts {
-    /// Whether waiting for the next start is in vain.
+    /// Whether the next start is expected to fail too, so that no call should wait for it.
     pub(crate) const fn are_hopeless(&self) -> bool {
         self.permanent || self.in_a_row >= CRASH_LOOP_STARTS
     }
 }
 
-/// How many pods of a lane are in which state.
+/// A lane's pods, counted by state.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodCounts {
     pub(crate) usable: u32,
@@ -82,39 +85,39 @@ pub(crate) struct PodCounts {
 }
 
 impl PodCounts {
-    /// Those that take calls, or are expected to.
+    /// Pods that take calls, or are expected to.
     pub(crate) const fn serving(self) -> u32 {
         self.usable + self.starting + self.quarantined
     }
 }
 
 pub(crate) struct Lane {
-    /// The registration that has it; the last one, where calls of earlier ones still run.
+    /// The registration that owns the lane. Calls of earlier registrations may still run.
     pub(crate) id: LaneId,
     pub(crate) stats: Arc<QueueStats>,
     pub(crate) plan: LanePlan,
     pub(crate) slots: Slots,
     fifos: [Fifo; 2],
     pub(crate) mailbox: Option<Consumer<Ticket>>,
-    /// Tickets of the registration that is about to take the lane over.
+    /// Tickets of the next registration, which is about to take the lane over.
     pub(crate) early: Vec<Ticket>,
-    /// Places in the table of pods.
+    /// The pods' places in the table of pods.
     pub(crate) pods: Vec<PodIndex>,
     pub(crate) counts: PodCounts,
     pub(crate) starts: Starts,
-    /// Whether it stands in the scheduler's list of ready lanes.
+    /// Whether the lane is in the scheduler's list of ready lanes.
     pub(crate) listed: bool,
     grants: u32,
-    /// Since when calls wait without a break that more pods would serve.
+    /// Since when there have always been waiting calls that more pods would serve.
     waits_since: Option<Uptime>,
-    /// Since when an ordered pod is not needed.
+    /// Since when at least one ordered pod is not needed.
     unneeded_since: Option<Uptime>,
-    /// When the scheduler's timer for this lane fires, if it is set.
+    /// When the scheduler's timer for this lane fires; none if no timer is set.
     pub(crate) due: Option<Uptime>,
     pub(crate) is_removed: bool,
 }
 
-/// The mean after a sample, which weighs one part in `SHARE`.
+/// The mean after a new sample, which has a weight of 1 / `SHARE`.
 fn mean<const SHARE: u64>(old: Option<Nanos>, sample: Nanos) -> Option<Nanos> {
     Some(old.map_or(sample, |old| old - old / SHARE + sample / SHARE))
 }
@@ -141,7 +144,7 @@ impl Lane {
         }
     }
 
-    /// Takes a new plan; calls that wait or run stay counted.
+    /// Applies a new plan. Calls that wait or run stay counted.
     pub(crate) fn replan(&mut self, plan: LanePlan) {
         self.plan = plan;
         self.slots.resize(plan.concurrency);
@@ -153,12 +156,12 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        // Waiting calls, and running ones that come back for a retry.
+        // Calls that wait for the first time, and running ones that are queued again for a retry.
         let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
         self.fifos[ticket.class as usize].push(ticket, live_max, entries);
     }
 
-    /// The next ticket: sync before async, with one grant in `ASYNC_SHARE` kept for async.
+    /// Takes out the next ticket: sync before async, but one grant in `ASYNC_SHARE` is kept for async calls.
     pub(crate) fn pop(&mut self) -> Option<Ticket> {
         let [sync, queued_async] = &mut self.fifos;
         let turn_of_async = self.grants % ASYNC_SHARE == ASYNC_SHARE - 1;
@@ -170,19 +173,22 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // The share counts only while async calls wait, however many sync ones are behind this one:
-        // else a sync queue that is never longer than one would starve them.
+        // A grant counts towards the share only while async calls wait, even if no sync call waits behind it.
+        // If only grants with a sync queue counted, a sync queue that never has more than one call would
+        // starve the async ones.
         if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }
     }
 
-    /// An attempt held its slot for so long.
+    /// Learns the service time from an attempt that held its slot for `held_for`.
     pub(crate) fn learn(&self, held: Held, held_for: Nanos) {
         let stats = &self.stats;
         let old = stats.service_time.get();
         let says_nothing = match held {
             Held::Whole => false,
+            // A call that was cut off would have taken longer. Its time is a sample only if it raises the
+            // mean.
             Held::CutOff => old.is_some_and(|old| held_for < old),
             Held::Nothing => true,
         };
@@ -197,19 +203,20 @@ impl Lane {
         }
     }
 
-    /// A pod took so long from wanted to usable.
+    /// Learns the start time from a pod that took `sample` from wanted to usable. A start has twice the
+    /// weight of a call, because starts are rarer.
     pub(crate) fn learn_start(&self, sample: Nanos) {
         let old = self.stats.start_time.get();
         self.stats.start_time.set(mean::<4>(old, sample));
     }
 
-    /// Forgets the tickets of calls that were ended with their function.
+    /// Forgets the tickets of calls that ended with their function.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
     }
 
-    /// Pods that running calls need and the waiting ones for which a start is worth it, between the plan's
-    /// floor and ceiling.
+    /// Pods needed for the running calls, and for those waiting calls that a start would serve sooner; within
+    /// the plan's floor and ceiling.
     pub(crate) fn pods_needed(&self, now: Uptime) -> u32 {
         self.pods_for(self.waiting_past_a_start(now))
     }
@@ -222,14 +229,15 @@ impl Lane {
         calls.div_ceil(pods.cap).clamp(pods.min, pods.max)
     }
 
-    /// Waiting calls that would still wait when a pod that is ordered now is up.
+    /// Waiting calls that would still wait when a pod ordered now is up.
     fn waiting_past_a_start(&self, now: Uptime) -> u32 {
         let waiting = self.stats.depth();
         let measured = (self.stats.service_time.get(), self.stats.start_time.get());
         let (Some(service), Some(start)) = measured else {
             return waiting;
         };
-        // What waits has lasted a start by now, whatever was predicted of it.
+        // Calls have waited for as long as a start takes. Whatever was predicted, a start would have served
+        // them.
         let has_lasted = |since| now >= since + start;
         if self.waits_since.is_some_and(has_lasted) {
             return waiting;
@@ -239,8 +247,8 @@ impl Lane {
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
 
-    /// Whether calls wait that more pods would serve; notes since when, and says when that has lasted a
-    /// start. None where none does.
+    /// Notes since when calls wait that more pods would serve, and returns when they will have waited for as
+    /// long as a start takes. None if there are no such calls.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
@@ -250,20 +258,20 @@ impl Lane {
         Some(since + self.stats.start_time.get().unwrap_or_default())
     }
 
-    /// Whether the end of a call may change which pods are wanted.
+    /// Whether the end of a call may change how many pods are wanted.
     pub(crate) const fn is_watched(&self) -> bool {
         self.counts.starting > 0 || self.waits_since.is_some()
     }
 
-    /// All that were ordered are needed now.
+    /// All ordered pods are needed now.
     pub(crate) const fn needs_all(&mut self) {
         self.unneeded_since = None;
     }
 
-    /// Ordered pods that no call needed for so long, waiting or running. The first one comes up in any case:
-    /// else a function whose callers wait less long than a start would never have one.
+    /// Ordered pods that no waiting or running call has needed for `for_span`. One is always kept: a function
+    /// whose callers wait for less time than a start takes would otherwise never have a pod.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
-        // One at a time comes in the place of an old one.
+        // While stale pods serve, one new pod is started at a time to replace one of them.
         let replacement = u32::from(self.counts.stale_usable > 0);
         let kept = self.pods_for(self.stats.depth()).max(1) + replacement;
         let surplus = self.counts.serving().saturating_sub(kept);
@@ -272,13 +280,14 @@ impl Lane {
             self.unneeded_since = None;
             return 0;
         }
-        // Between an answer and its caller's next call one is missing for a moment.
+        // Not at once: between an answer and the next call of the same client, one call is missing for a
+        // moment.
         let since = *self.unneeded_since.get_or_insert(now);
         if now < since + for_span { 0 } else { too_many }
     }
 
-    /// Pods of an older spec to drain now. They serve on while new ones come, one by one, each
-    /// before an old one goes.
+    /// Stale pods to drain now. Stale pods keep serving while new pods start one by one; a stale pod goes
+    /// only after a new one is up.
     pub(crate) fn stale_surplus(&self, now: Uptime) -> u32 {
         let (needed, counts) = (self.pods_needed(now), self.counts);
         let fresh_usable = counts.usable - counts.stale_usable;
@@ -297,7 +306,7 @@ impl Lane {
         }
     }
 
-    /// Pods to start now, failures aside.
+    /// Pods to start now, before the back-off after failures is applied.
     pub(crate) fn pods_missing(&self, now: Uptime) -> u32 {
         let (needed, counts) = (self.pods_needed(now), self.counts);
         let missing = needed.saturating_sub(counts.serving());
@@ -305,17 +314,18 @@ impl Lane {
         if counts.stale_usable == 0 || fresh >= needed {
             return missing;
         }
+        // One pod above the ceiling is allowed, so that the new pod is up before the old one goes.
         let most = self.plan.pods.map_or(0, |pods| pods.max + 1);
         let next = u32::from(counts.starting == 0 && counts.serving() < most);
         missing.max(next)
     }
 
-    /// Whether pods have to be started, as far as a look at the counts tells.
+    /// Whether pods have to be started. It compares counts only, because every ticket asks for it.
     pub(crate) fn lacks_pods(&self) -> bool {
         self.plan.pods.is_some() && self.counts.serving() < self.pods_for(self.stats.depth())
     }
 
-    /// Counts its pods anew and shows the counts; called whenever a pod's state changed.
+    /// Counts the lane's pods anew and publishes the counts; called after each change of a pod's state.
     pub(crate) fn count(&mut self, pods: &mut Pods) {
         let mut counts = PodCounts::default();
         for index in &self.pods {
@@ -336,7 +346,7 @@ impl Lane {
         self.show_coming(pods);
     }
 
-    /// Shows which pods were ordered, and whether starts come up at all.
+    /// Publishes which pods are ordered, and whether starts fail.
     fn show_coming(&self, pods: &mut Pods) {
         let cap = self.plan.pods.map_or(0, |pods| pods.cap);
         let orders = self.pods.iter().filter_map(|index| {
@@ -347,7 +357,7 @@ impl Lane {
         let failed = self.starts.failed.as_ref();
         capacity.set_coming(orders, failed.is_some() || self.starts.are_late);
         let held_up = self.starts.held_up.as_ref();
-        // A place may have another pod by now.
+        // By now the pod may be up, or its place may have another pod.
         let held_up = held_up.filter(|(pod, _)| {
             let state = pods.get(*pod).map(|pod| pod.state);
             state == Some(PodState::Starting)
@@ -357,7 +367,7 @@ impl Lane {
         capacity.set_trouble(held_up.or(failed));
     }
 
-    /// Shows counts and limits to the io threads.
+    /// Publishes counts and limits to the io threads.
     pub(crate) fn show(&self) {
         let concurrency = self.plan.concurrency;
         let (now, most) = self.plan.pods.map_or((concurrency, concurrency), |pods| {
@@ -374,9 +384,10 @@ impl Lane {
         }
     }
 
-    /// The pod for the next call: the least loaded of the fewest that hold what runs and waits, and one
-    /// more. Those started first are asked first, so that the others fall idle. One outside of them, and
-    /// then `avoid`, only where there is no other with room.
+    /// The pod for the next call. The first usable pods that suffice for all running and waiting calls, and
+    /// one more, are the candidates; the least loaded of them is chosen. Later pods get no call, so that they
+    /// become idle. A later pod is chosen only if no candidate has room, and `avoid` only if no other pod has
+    /// room.
     pub(crate) fn choose(&self, pods: &mut Pods, avoid: Option<PodIndex>) -> Option<PodIndex> {
         let cap = self.plan.pods?.cap;
         let calls = self.slots.held() + self.stats.depth();

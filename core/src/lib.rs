@@ -1,6 +1,6 @@
-//! What nanofaas decides, in the order in which a call meets it: specs, admission, rings, slots,
-//! the scheduler's turn, retries, the ledger. Time is an argument and nothing here acts: no clock,
-//! no socket, no thread, no async runtime; no allocation on a warm call's path.
+//! What nanofaas decides: specs, admission, rings, slots, the scheduler's turn, retries, the ledger. The
+//! modules stand in the order in which a call meets them. Time is an argument. There is no clock, socket,
+//! thread or async runtime here, and a warm call allocates nothing.
 
 #![cfg_attr(
     test,

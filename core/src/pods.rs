@@ -1,5 +1,5 @@
-//! The scheduler's table of pods: state, calls in flight, stamps. It never starts or ends a pod;
-//! orders do, and a bridge obeys them. Only the scheduler calls it.
+//! The scheduler's table of pods: state, calls in flight, timestamps. Pods are started and ended by the
+//! bridge, which receives orders. Only the scheduler uses the table.
 
 use crate::ticket::{LaneId, PodId, PodIndex};
 use crate::time::Uptime;
@@ -7,14 +7,14 @@ use crate::time::Uptime;
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PodState {
-    /// Ordered, not heard of yet.
+    /// Ordered, and not reported as up yet.
     Starting,
     Usable,
-    /// Its connection failed or a call was cut off in it; `/health` decides.
+    /// Its connection failed or a call was cut off in it; a probe decides what follows.
     Quarantined,
-    /// No new grant; it is stopped when nothing runs in it.
+    /// It gets no new call, and is stopped when its last call has ended.
     Draining,
-    /// Stop was ordered, or it is known to be gone; the place is freed with its last call.
+    /// It was ordered to stop, or is known to be gone. Its place is freed when its last call has ended.
     Leaving,
 }
 
@@ -28,19 +28,19 @@ pub(crate) struct Pod {
     /// When it came up; none while it starts.
     pub(crate) usable_at: Option<Uptime>,
     pub(crate) idle_since: Uptime,
-    /// Made for an older spec: it serves until a new pod takes its place.
+    /// Made for an older spec: it takes calls until a new pod replaces it.
     pub(crate) stale: bool,
-    /// An earlier plane started it: there is something to lose.
+    /// An earlier control plane started it. It may still run calls of that one.
     pub(crate) adopted: bool,
-    /// Whether a call ended well in it; a pod that dies before counts as a failed start.
+    /// Whether a call succeeded in it. A pod that ends soon and without one counts as a failed start.
     pub(crate) proven: bool,
-    /// Whether the bridge said that it is gone.
+    /// Whether the bridge reported that it is gone.
     pub(crate) down: bool,
     generation: u32,
     used: bool,
 }
 
-/// All pods. References to a place that was given to another pod find nothing.
+/// All pods. A reference to an earlier pod of a place finds nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     table: Vec<Pod>,
@@ -48,7 +48,7 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
-    /// A place for a pod that is being started, unless there are `PODS_MAX`.
+    /// Takes a place for a pod that is being started, unless there are `PODS_MAX`.
     pub(crate) fn add(&mut self, lane: LaneId, wanted_at: Uptime) -> Option<PodId> {
         let pod = Pod {
             lane,
@@ -79,20 +79,20 @@ impl Pods {
         Some(PodId::new(index, 0))
     }
 
-    /// The pod, if the reference is not an old one.
+    /// The pod, unless the reference is to an earlier pod of the place.
     pub(crate) fn get(&mut self, pod: PodId) -> Option<&mut Pod> {
         let found = self.table.get_mut(pod.index.get())?;
         (found.used && found.generation == pod.generation).then_some(found)
     }
 
-    /// The pod at a place that its lane knows to be taken.
+    /// The pod at a place of which its lane knows that it is taken.
     pub(crate) fn at(&mut self, index: PodIndex) -> &mut Pod {
         let pod = &mut self.table[index.get()];
         assert!(pod.used, "a lane names a pod that is gone");
         pod
     }
 
-    /// A call begins in a pod.
+    /// Counts a call that begins in a pod.
     pub(crate) fn enter(&mut self, index: PodIndex, cap: u32) -> &mut Pod {
         let pod = self.at(index);
         assert!(
@@ -103,7 +103,7 @@ impl Pods {
         pod
     }
 
-    /// A call of that lane ended in a pod.
+    /// Counts a call of that lane that ended in a pod.
     pub(crate) fn leave(&mut self, pod: PodId, lane: LaneId) -> &mut Pod {
         let pod = self.get(pod).expect("a pod's place outlives its calls");
         assert!(pod.lane == lane, "a call ended in another function's pod");
@@ -120,7 +120,7 @@ impl Pods {
         }
     }
 
-    /// Frees a place that nothing runs in.
+    /// Frees a place in which no call runs.
     pub(crate) fn remove(&mut self, index: PodIndex) {
         let pod = &mut self.table[index.get()];
         assert!(

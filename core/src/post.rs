@@ -1,5 +1,5 @@
-//! How threads reach each other: for each thread its rings and the bell that wakes it. It never
-//! waits for room; who finds a ring full gets the message back.
+//! How threads send to each other: each thread has its rings and the bell that wakes it. A send never waits
+//! for room; a full ring returns the message to the sender.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::message::{BridgeMessage, Message};
 use crate::ring::{Consumer, Producer, channel};
 use crate::ticket::{Grant, Ticket};
 
-/// To an io thread.
+/// The sending end of an io thread's rings.
 #[derive(Clone)]
 pub struct IoPost {
     grants: Producer<Grant>,
@@ -20,7 +20,7 @@ pub struct IoPost {
     bell: Arc<Doorbell>,
 }
 
-/// An io thread's end.
+/// The receiving end of an io thread's rings.
 pub struct IoInbox {
     pub grants: Consumer<Grant>,
     pub messages: Consumer<Message>,
@@ -28,7 +28,7 @@ pub struct IoInbox {
 }
 
 impl IoPost {
-    /// A post and its inbox; `granted` where grants come from another thread.
+    /// A post and its inbox. `granted` if grants come from another thread.
     pub fn pair(bell: Arc<Doorbell>, granted: bool) -> (Self, IoInbox) {
         let (grants, grants_in) = channel(if granted { GRANTS_DEPTH } else { 2 });
         let (messages, messages_in) = channel(MESSAGES_DEPTH);
@@ -47,26 +47,26 @@ impl IoPost {
         )
     }
 
-    /// A grant has a reserved place: a full ring is a broken invariant.
+    /// Sends a grant. Each call has a reserved place, so a full ring is a broken invariant.
     pub fn grant(&self, grant: Grant) {
         assert!(self.grants.push(grant).is_ok(), "more grants than calls");
         self.bell.ring();
     }
 
-    /// Says something; a full ring gives it back.
+    /// Sends a message; returns it if the ring is full.
     pub fn send(&self, message: Message) -> Result<(), Message> {
         self.messages.push(message)?;
         self.bell.ring();
         Ok(())
     }
 
-    /// For a ring of the caller's own that the same thread empties.
+    /// The thread's bell, for a further ring that the same thread empties.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
 }
 
-/// To the scheduler on a thread of its own.
+/// The sending end of the pinned scheduler's rings.
 #[derive(Clone)]
 pub struct PinnedPost {
     events: Producer<Event>,
@@ -74,7 +74,7 @@ pub struct PinnedPost {
     bell: Arc<Doorbell>,
 }
 
-/// The pinned scheduler's end.
+/// The pinned scheduler's receiving end.
 pub struct PinnedInbox {
     pub events: Consumer<Event>,
     pub lanes: Arc<Bitmap>,
@@ -101,7 +101,8 @@ impl PinnedPost {
         )
     }
 
-    /// Dones have reserved places, and the bridge's events too: a full ring is a broken invariant.
+    /// Sends an event. The ends of attempts and the bridge's events have reserved places, so a full ring is a
+    /// broken invariant.
     pub fn event(&self, event: Event) {
         assert!(
             self.events.push(event).is_ok(),
@@ -110,28 +111,28 @@ impl PinnedPost {
         self.bell.ring();
     }
 
-    /// For who wants to know whether the scheduler lives: it beats when it is rung for.
+    /// For health checks: a ring of the bell lets the scheduler beat.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
 
-    /// Says that a lane's mailbox has a ticket.
+    /// Marks the ticket's lane, whose mailbox has the ticket, and wakes the scheduler.
     pub fn posted(&self, ticket: &Ticket) {
         self.lanes.set(ticket.lane.index as usize);
         self.bell.ring();
     }
 }
 
-/// To the scheduler, wherever it lives.
+/// The sending end to the scheduler, inline or pinned.
 #[derive(Clone)]
 pub enum SchedulerPost {
-    /// On the only io thread, through its messages.
+    /// On the only io thread, as messages to it.
     Inline(IoPost),
     Pinned(PinnedPost),
 }
 
 impl SchedulerPost {
-    /// Says something from the bridge; inline, a full inbox gives it back.
+    /// Sends an event of the bridge. Inline, a full inbox returns it.
     pub fn send(&self, event: Event) -> Result<(), Event> {
         match self {
             Self::Pinned(post) => {
@@ -146,14 +147,14 @@ impl SchedulerPost {
     }
 }
 
-/// To the bridge.
+/// The sending end of the bridge's ring.
 #[derive(Clone)]
 pub struct BridgePost {
     messages: Producer<BridgeMessage>,
     bell: Arc<Doorbell>,
 }
 
-/// The bridge's end.
+/// The bridge's receiving end.
 pub struct BridgeInbox {
     pub messages: Consumer<BridgeMessage>,
     pub bell: Arc<Doorbell>,
@@ -174,7 +175,7 @@ impl BridgePost {
         )
     }
 
-    /// Says something; a full ring gives it back.
+    /// Sends a message; returns it if the ring is full.
     pub fn send(&self, message: BridgeMessage) -> Result<(), BridgeMessage> {
         self.messages.push(message)?;
         self.bell.ring();

@@ -1,6 +1,6 @@
-//! The face of a lane that io threads see: live counters, measured times and, with a pinned
-//! scheduler, the mailbox. It decides nothing. One writer per fact, named on the field, except
-//! `depths`, which each thread changes that moves a call into or out of the queue.
+//! What io threads see of a lane: live counters, measured times and, with a pinned scheduler, the mailbox. It
+//! decides nothing. Each field names its one writer. The exception is `depths`, which every thread changes
+//! that moves a call into or out of the queue.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -16,10 +16,10 @@ use crate::time::{Nanos, Uptime};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 
-/// Calls that all io threads hold at most.
+/// The most calls that all io threads together hold.
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
-/// A start is overdue after twice its measured time, but not before this time.
+/// A start is overdue after twice its measured time, but not earlier than this.
 const OVERDUE_MIN: Nanos = Nanos::from_s(1);
 
 /// A measured time; none before the first sample.
@@ -39,30 +39,30 @@ impl MeasuredTime {
     }
 }
 
-/// What all threads may read of a lane.
+/// The part of a lane that all threads may read.
 pub struct QueueStats {
-    /// Live waiting calls of each class.
+    /// Calls that wait, by class.
     depths: [AtomicU32; 2],
-    /// Bodies of calls that come or wait, of those over 1 KiB. Writers: io threads.
+    /// Bytes of those bodies over 1 KiB whose calls arrive or wait. Writers: io threads.
     waiting_bytes: AtomicU64,
-    /// Slots held. Writer: scheduler.
+    /// Held slots. Writer: scheduler.
     pub running: AtomicU32,
-    /// Slots that the function may have at most. Writer: scheduler.
+    /// The most slots that the function may have. Writer: scheduler.
     pub slots_max: AtomicU32,
-    /// Slots that it has now, held or free. Writer: scheduler.
+    /// Slots that the function has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
-    /// Mean time that a call holds its slot. Writer: scheduler.
+    /// Mean time for which a call holds its slot. Writer: scheduler.
     pub service_time: MeasuredTime,
-    /// Mean difference of a call's time from `service_time`, in nanoseconds. Writer: scheduler.
+    /// Mean difference between a call's time and `service_time`, in nanoseconds. Writer: scheduler.
     pub(crate) service_spread_ns: AtomicU64,
-    /// Mean time from wanted to usable of a pod. Writer: scheduler.
+    /// Mean time of a pod from wanted to usable. Writer: scheduler.
     pub start_time: MeasuredTime,
-    /// Since when slots are held, and those that are on their way.
+    /// Since when each slot is held, and which slots will come with ordered pods.
     pub capacity: Capacity,
     /// Usable, starting and other pods, for the gauges. Writer: scheduler.
     pub pods: [AtomicU32; 3],
     mailbox: OnceLock<Mailbox>,
-    /// One place for each io thread, filled at the function's first call there.
+    /// One place for each io thread, filled at the function's first call on that thread.
     metrics: Box<[OnceLock<Box<FunctionMetrics>>]>,
 }
 
@@ -85,17 +85,17 @@ impl QueueStats {
         }
     }
 
-    /// Live waiting calls.
+    /// Calls that wait.
     pub fn depth(&self) -> u32 {
         self.depth_of(Class::Sync) + self.depth_of(Class::Async)
     }
 
-    /// Those of one class.
+    /// Waiting calls of one class.
     pub fn depth_of(&self, class: Class) -> u32 {
         self.depths[class as usize].load(Ordering::Relaxed)
     }
 
-    /// Takes a place in the queue of a class, or says that all `most` are taken.
+    /// Takes a place in the queue of a class; false if all `most` places are taken.
     pub fn enter(&self, class: Class, most: u32) -> bool {
         let depth = &self.depths[class as usize];
         let was = depth.fetch_add(1, Ordering::Relaxed);
@@ -112,30 +112,30 @@ impl QueueStats {
         assert!(was < CALLS_MAX, "more calls wait than there can be");
     }
 
-    /// Gives a place back; called once by the thread that moved the call out of the queue.
+    /// Gives a place back. Called once, by the thread that moved the call out of the queue.
     pub fn leave(&self, class: Class) {
         let was = self.depths[class as usize].fetch_sub(1, Ordering::Relaxed);
         assert!(was > 0, "more calls left a queue than were in it");
     }
 
-    /// Whether a pod that was ordered at `wanted_at` is overdue and may never come up.
+    /// Whether a pod that was ordered at `wanted_at` is overdue, so that it may never come up.
     pub(crate) fn is_overdue(&self, wanted_at: Uptime, now: Uptime) -> bool {
         let patience = (2 * self.start_time.get().unwrap_or_default()).max(OVERDUE_MIN);
         now >= wanted_at.saturating_add(patience)
     }
 
-    /// What the calls that come or wait are charged: 1 KiB each, and their bodies where they are larger.
+    /// The charge of the calls that arrive or wait: 1 KiB for each, and the bodies that are larger.
     pub fn waiting_bytes(&self) -> u64 {
         let calls = u64::from(self.depth()) * CALL_OVERHEAD_BYTES as u64;
         calls + self.waiting_bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts a body that arrives or waits from now on.
+    /// Counts a body that begins to arrive or to wait.
     pub fn add_waiting(&self, bytes: u64) {
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// No longer counts a body that has left.
+    /// Stops counting a body that no longer waits.
     pub fn sub_waiting(&self, bytes: u64) {
         let was = self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         assert!(was >= bytes, "more bytes left a queue than were in it");
@@ -148,13 +148,12 @@ impl QueueStats {
         })
     }
 
-    /// Puts a ticket into the mailbox, which is made on the first call; a full one gives it back.
+    /// Puts a ticket into the mailbox, which the first call creates. A full mailbox returns the ticket.
     pub fn post(&self, ticket: Ticket) -> Result<(), Ticket> {
         self.mailbox().0.push(ticket)
     }
 
-    /// The scheduler's end of the mailbox; `None` while the mailbox is not made or its end is
-    /// taken.
+    /// The scheduler's end of the mailbox; `None` if the mailbox does not exist yet or its end is taken.
     pub fn take_mailbox(&self) -> Option<Consumer<Ticket>> {
         let (_, mailbox) = self.mailbox.get()?;
         mailbox
@@ -163,19 +162,19 @@ impl QueueStats {
             .take()
     }
 
-    /// Gives the end back, because the function may be registered again with the same stats.
+    /// Puts the end back, because the function may be registered again with the same `QueueStats`.
     pub(crate) fn return_mailbox(&self, consumer: Consumer<Ticket>) {
         if let Some((_, mailbox)) = self.mailbox.get() {
             *mailbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
         }
     }
 
-    /// The io thread's own counters of this function.
+    /// This function's counters on one io thread.
     pub fn metrics(&self, thread: usize) -> &FunctionMetrics {
         self.metrics[thread].get_or_init(Default::default)
     }
 
-    /// The counters of those io threads that have seen a call.
+    /// The counters of those io threads that have had a call.
     pub fn metrics_seen(&self) -> impl Iterator<Item = &FunctionMetrics> {
         self.metrics
             .iter()

@@ -1,9 +1,9 @@
-//! The bounded ring that carries tickets, grants and events between threads: many producers, one
-//! consumer, first in first out per producer, one stamp per slot.
+//! The bounded ring that carries tickets, grants and events between threads. It has many producers and one
+//! consumer, keeps the order of each producer's items, and has one stamp for each slot.
 //!
-//! It never allocates after [`channel`], never waits, and never wakes a thread (`doorbell` does).
-//! Lanes, the event ring and the io threads' inboxes are made of it.
-#![allow(unsafe_code)] // The one room for it: a slot is shared memory that a stamp hands over.
+//! It never allocates after [`channel`], never waits, and never wakes a thread (`doorbell` does). Lanes'
+//! mailboxes, the event ring and the io threads' inboxes are rings.
+#![allow(unsafe_code)] // A slot is shared memory that a stamp hands over, which safe code cannot express.
 
 use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit};
 
@@ -41,30 +41,29 @@ pub struct Consumer<T: Send> {
 }
 
 struct Ring<T> {
-    /// Next position to be reserved. Writers and readers: producers. Loads are Acquire and pair
-    /// with the exchange, which is AcqRel: a producer that reads a position has seen what every
-    /// producer before it had seen, above all the pops. Items do not need this, because the stamps
-    /// hand over the slots; a reserved place needs it, see `push`.
+    /// Next position to be reserved. Writers and readers: producers. The loads are Acquire and pair with the
+    /// exchange, which is AcqRel. So a producer that reads a position sees everything that each producer
+    /// before it had seen, above all which items were popped. For the items this is not needed, because the
+    /// stamps hand over the slots. For a reserved place it is needed, see `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }
 
-/// Positions count up from 0 for ever; position `p` lives in slot `p mod capacity`.
+/// Positions count up from 0 without end; position `p` is in slot `p mod capacity`.
 struct Slot<T> {
-    /// Whose turn it is. `p`: free, for the producer that reserves `p`. `p + 1`: published, for the
-    /// consumer whose head is `p`. Then `p + capacity`: free again, a lap later. A capacity of 1
-    /// could not tell the last two apart. Writers: the producer that reserved `p`, then the
-    /// consumer.
+    /// Says which thread may use the slot. `p`: free, for the producer that reserves `p`. `p + 1`: published,
+    /// for the consumer whose head is `p`. Then `p + capacity`: free again, one lap later. With a capacity of
+    /// 1 the last two would be equal. Writers: the producer that reserved `p`, then the consumer.
     stamp: AtomicU64,
-    /// Writer: the producer that reserved `p`, until it publishes. Then only the consumer's.
+    /// Writer: the producer that reserved `p`, until it publishes. After that only the consumer uses it.
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: the ring hands every T from one thread to one other (`T: Send`), and never gives out a
-// reference to one. The only field that is not Sync is `Slot::value`: a producer touches it between
-// reserving a position and publishing it, which the exchange on `tail` gives to one of them; the
-// consumer touches it between published and free, and there is one `Consumer`, neither Clone nor
-// Sync.
+// SAFETY: the ring moves every T from one thread to one other (`T: Send`), and never gives out a reference to
+// a T. The only field that is not Sync is `Slot::value`. A producer accesses it after it has reserved the
+// position and before it publishes; the exchange on `tail` gives each position to one producer. The consumer
+// accesses it after it is published and before it is free; there is one `Consumer`, which is neither Clone
+// nor Sync.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
@@ -90,30 +89,30 @@ impl<T> Ring<T> {
 }
 
 impl<T: Send> Producer<T> {
-    /// Puts `item` at the end, or gives it back when the ring is full.
+    /// Puts `item` at the end, or returns it if the ring is full.
     ///
-    /// A push into a reserved place never fails. Places are reserved where at most `capacity` items
-    /// exist at once, and a producer pushes only when it knows that a place is free for it: from
-    /// the start, or because the consumer told it of the pop of the item that had the place. The
-    /// reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place
-    /// that a pop had freed. Their producers knew of as many pops, and the latest of these is the
-    /// pop of `p - capacity` or a later one. `tail` passes this knowledge on (see `Ring::tail`), so
-    /// `push` cannot read the stale stamp that would say full.
+    /// A push into a reserved place never fails. Places are reserved where at most `capacity` items exist at
+    /// once and a producer pushes only when it knows that a place is free for its item. It knows this from
+    /// the start, or because the consumer informed it after the pop of the item that had the place. The
+    /// reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place that a pop
+    /// had freed. Their producers knew of as many pops, and the latest of these is the pop of `p - capacity`
+    /// or a later one. `tail` passes this knowledge on (see `Ring::tail`), so `push` cannot read the stale
+    /// stamp that would mean full.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;
         let mut position = ring.tail.load(Acquire);
         loop {
             let slot = ring.slot(position);
-            // Acquire: pairs with the Release that frees the slot in `pop`, so that the consumer's
-            // read of the last lap's item comes before our write.
+            // Acquire: pairs with the Release that frees the slot in `pop`, so that the consumer's read of
+            // the last lap's item comes before this write.
             let stamp = slot.stamp.load(Acquire);
             if stamp < position {
                 return Err(item);
             }
             if stamp > position {
-                // Other producers reserved this position first. Because of the Acquire above, this
-                // load reads a later position.
+                // Other producers have reserved this position. Because of the Acquire above, this load reads
+                // a later position.
                 position = ring.tail.load(Acquire);
                 continue;
             }
@@ -121,9 +120,9 @@ impl<T: Send> Producer<T> {
                 position = newer;
                 continue;
             }
-            // SAFETY: the stamp says free for `position`, and the exchange on `tail` gave
-            // `position` to us alone, so no other thread touches the value until we publish. The
-            // slot is vacant, so no old value needs dropping.
+            // SAFETY: the stamp says free for `position`, and the exchange on `tail` gave `position` to this
+            // producer alone, so no other thread accesses the value before it is published. The slot is
+            // vacant, so there is no old value to drop.
             slot.value.with_mut(|value| unsafe { (*value).write(item) });
             // Release: pairs with the Acquire in `pop`, so that the consumer sees the item once it
             // sees the stamp.
@@ -138,7 +137,7 @@ impl<T: Send> Producer<T> {
     }
 }
 
-/// Moves `tail` past `position`, or says where it is by now. Orderings: see `Ring::tail`.
+/// Moves `tail` past `position`, or returns the value that `tail` has now. Orderings: see `Ring::tail`.
 #[inline(always)]
 fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
     if planted("ring_reserve_without_exchange") {
@@ -155,8 +154,8 @@ fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
 }
 
 impl<T: Send> Consumer<T> {
-    /// Takes the oldest item, if it is published. `None` does not mean that no place is reserved: a
-    /// producer may be between reserve and publish.
+    /// Takes the oldest item if it is published. `None` does not mean that no place is reserved: a producer
+    /// may be between reserve and publish.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         let slot = self.ring.slot(self.head);
@@ -168,13 +167,13 @@ impl<T: Send> Consumer<T> {
         if planted("ring_free_before_read") {
             slot.stamp.store(free, Release);
         }
-        // SAFETY: the stamp says published for our head, so the value is there and its producer is
-        // done with it. No other consumer exists, and only the consumer moves this stamp on, so the
-        // value is read out exactly once.
+        // SAFETY: the stamp says published for this head, so the value is there and its producer no longer
+        // uses it. There is no other consumer, and only the consumer moves this stamp on, so the value is
+        // read out exactly once.
         let item = slot
             .value
             .with(|value| unsafe { (*value).assume_init_read() });
-        // Release: pairs with the Acquire in `push`; the read above stays before it.
+        // Release: pairs with the Acquire in `push`; the read above stays before this store.
         slot.stamp.store(
             free,
             if planted("ring_relaxed_free") {
@@ -187,11 +186,11 @@ impl<T: Send> Consumer<T> {
         Some(item)
     }
 
-    /// Whether `pop` would find an item: the doorbell's second look.
+    /// Whether `pop` would find an item. This is the second look of `Doorbell::sleep`.
     ///
-    /// It looks at the head slot's stamp and not at `tail`, because a producer may be between
-    /// reserve and publish; that producer rings after it has published. Relaxed, because it takes
-    /// no item and the fence in `Doorbell::sleep` orders it after the announcement.
+    /// It reads the stamp of the head's slot and not `tail`, because a producer may be between reserve and
+    /// publish; that producer rings after it has published. Relaxed, because no item is taken here, and the
+    /// fence in `Doorbell::sleep` orders this load after the announcement.
     #[inline]
     pub fn is_published(&self) -> bool {
         if planted("ring_look_at_reserved") {
@@ -215,13 +214,13 @@ impl<T> Drop for Ring<T> {
             return;
         }
         for (index, slot) in self.slots.iter().enumerate() {
-            // Relaxed: `&mut self` means that both ends are gone, and their Arc orders all that
-            // they did before this drop.
+            // Relaxed: `&mut self` means that both ends are gone, and their Arc orders everything that they
+            // did before this drop.
             let stamp = slot.stamp.load(Relaxed) as usize;
             if stamp & (self.slots.len() - 1) != index {
-                // SAFETY: a free slot's stamp equals its index mod capacity, so this slot is
-                // published and was not popped. No other thread has the ring any more, so its value
-                // is dropped exactly once.
+                // SAFETY: the stamp of a free slot equals its index mod capacity, so this slot is published
+                // and was not popped. No other thread has the ring any more, so the value is dropped exactly
+                // once.
                 slot.value
                     .with_mut(|value| unsafe { (*value).assume_init_drop() });
             }
@@ -306,7 +305,7 @@ mod tests {
                 popped += 1;
             }
             assert_eq!(drops.load(Relaxed), popped);
-            // The order in which the ends go must not matter.
+            // The order in which the ends are dropped must not matter.
             if pushes % 2 == 0 {
                 drop(producer);
                 drop(consumer);
@@ -381,7 +380,7 @@ mod tests {
                 let (producer, drops) = (producer.clone(), drops.clone());
                 scope.spawn(move || {
                     for _ in 0..each {
-                        // A refused item drops here, which counts like any other.
+                        // A refused item is dropped here, and counts like any other.
                         let _ = producer.push(counted(&drops));
                     }
                 });
@@ -398,7 +397,7 @@ mod tests {
         );
     }
 
-    /// Does not compile when the consumer is Sync or Clone: then `_` has two answers.
+    /// Does not compile if the consumer is Sync or Clone, because `_` then has two solutions.
     #[test]
     fn the_consumer_stays_alone() {
         trait NotSync<A> {

@@ -1,5 +1,5 @@
-//! Which pods a lane wants: more as calls wait, fewer when idle, others when the spec changed.
-//! It never starts or ends one; orders to the bridge do. A part of the scheduler's state machine.
+//! Which pods a lane wants: more as calls wait, fewer when idle, new ones after a change of the spec. It
+//! starts and ends no pod; it sends orders to the bridge. It is part of the scheduler's state machine.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::scheduler::Shared;
 use crate::ticket::{PodId, PodIndex};
 use crate::time::{Nanos, Uptime};
 
-/// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
-/// start: otherwise a function that crashes on its first breath would be started in a tight loop.
+/// A pod that ends sooner than this after it came up, without one successful call, counts as a failed start.
+/// Otherwise a function that crashes at its first call would be started again without a pause.
 const SHORT_LIFE: Nanos = Nanos::from_s(5);
-/// An order that no call needed for this long is taken back. The check runs this often, because
-/// calls may leave the queue without an event.
+/// An ordered pod that no call needs for this long is stopped. The check has a timer with this period,
+/// because calls can leave the queue without an event.
 const LOOK_AGAIN: Nanos = Nanos::from_s(1);
-/// The shortest time between two checks for idle pods, however short their idle time is.
+/// The shortest time between two checks for idle pods, even if `idle_timeout` is shorter.
 const IDLE_LOOK_MIN: Nanos = Nanos::from_ms(1);
 
 impl Shared {
@@ -116,15 +116,15 @@ impl Shared {
         self.reconcile(lane, now, out);
     }
 
-    /// Keeps why a start is held up: calls that wait for it are told so at their deadline.
+    /// Keeps why a start is held up. Calls that wait for it get this reason if their deadline passes.
     pub(crate) fn start_held_up(&mut self, lane: &mut Lane, pod: PodId, why: Option<Arc<str>>) {
         lane.starts.held_up = why.map(|why| (pod, why));
         lane.count(&mut self.pods);
     }
 
-    /// A running pod of an earlier plane becomes one of ours, if the table of pods has room. Unless
-    /// it is stale, one pod that is only ordered is stopped for it, because the lane opened, and
-    /// ordered pods, before the bridge had found those of the earlier plane.
+    /// Takes over a running pod of an earlier control plane, if the table of pods has room. Unless the pod is
+    /// stale, one pod that is only ordered is stopped for it: the lane opened, and ordered pods, before the
+    /// bridge found the pods of the earlier control plane.
     pub(crate) fn adopt(
         &mut self,
         lane: &mut Lane,
@@ -155,7 +155,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Stops one pod that starts for this plane.
+    /// Stops one pod that this control plane has ordered and that is not up yet.
     fn stop_ordered(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let ordered = lane.pods.iter().copied().find(|index| {
             let pod = self.pods.at(*index);
@@ -166,11 +166,12 @@ impl Shared {
         }
     }
 
-    /// Starts what is missing, and drains old pods whose place new ones have taken.
+    /// Starts missing pods, and drains stale pods that new pods have replaced.
     pub(crate) fn reconcile(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         if lane.plan.pods.is_none() || lane.is_removed {
             return;
         }
+        // Before `pods_missing`, because each drained pod changes the counts that it reads.
         let surplus = lane.stale_surplus(now);
         if surplus > 0 {
             self.drain_stale(lane, surplus, out);
@@ -185,7 +186,7 @@ impl Shared {
             self.arm(lane, retry_at);
             return give_up(lane, out);
         }
-        // After a failure start one pod only, to see whether starts work again.
+        // After a failure start only one pod, to find out whether starts work again.
         let at_once = match (retry_at, lane.counts.starting) {
             (None, _) => missing,
             (Some(_), 0) => 1,
@@ -201,8 +202,9 @@ impl Shared {
         self.arm(lane, now + LOOK_AGAIN);
     }
 
-    /// Ends starts that no call needs any more, the latest first. Sets a timer to look again while
-    /// pods are starting, or while calls wait that do not justify a start yet.
+    /// Stops ordered pods that no call needs any more, the latest first, because the earliest will be up
+    /// soonest. Sets a timer for the next check while pods are starting, or while calls wait that do not
+    /// justify a start yet.
     fn take_back(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let mut left = lane.pods_too_many(now, LOOK_AGAIN);
         if left > 0 {
@@ -224,7 +226,7 @@ impl Shared {
         }
     }
 
-    /// Orders one pod; false where the table of pods is full.
+    /// Orders one pod; false if the table of pods is full.
     fn start(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) -> bool {
         let Some(pod) = self.pods.add(lane.id, now) else {
             return false;
@@ -270,9 +272,8 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains usable pods above the ceiling, because it may have been lowered before they were
-    /// adopted. Only usable pods are drained: a pod whose probe is not answered yet may still work
-    /// for an earlier plane.
+    /// Drains usable pods above the ceiling, which may have been lowered before they were adopted. Other pods
+    /// are spared: a pod whose probe is not answered yet may still run a call of an earlier control plane.
     fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let most = lane.plan.pods.map_or(u32::MAX, |pods| pods.max);
         let surplus = lane.counts.usable.saturating_sub(most) as usize;
@@ -291,7 +292,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// No new grant for a pod; it is stopped with its last call.
+    /// Gives the pod no new call, and stops it once its last call has ended.
     pub(crate) fn drain(&mut self, lane: &mut Lane, index: PodIndex, out: &mut Outbox) {
         let pod = self.pods.at(index);
         match pod.state {
@@ -320,7 +321,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Sets the timer for pods that may fall idle.
+    /// Sets the timer that drains idle pods.
     pub(crate) fn retire_later(&mut self, lane: &mut Lane, now: Uptime) {
         if let Some(plan) = lane.plan.pods
             && lane.counts.usable > plan.min
@@ -329,14 +330,14 @@ impl Shared {
         }
     }
 
-    /// Drains pods without a call for `idle_timeout`, down to the pods that are needed, and sets the
-    /// next timer.
+    /// Drains pods that had no call for `idle_timeout`, but keeps the pods that are needed. Sets the next
+    /// timer.
     pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now);
         let mut usable = lane.counts.usable;
         let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_LOOK_MIN));
-        // The latest first, because calls go to the earlier pods first.
+        // The latest first, because `Lane::choose` prefers the earlier pods.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
             if pod.state != PodState::Usable || usable <= floor {

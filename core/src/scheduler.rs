@@ -1,6 +1,6 @@
-//! The scheduler's turn: it matches waiting tickets to free slots and says which pods are wanted.
-//! One state machine, `&mut self`, with time as an argument; it never sleeps, locks or allocates on
-//! a warm call's path. Two drivers call it: an io thread (inline) or a thread of its own (pinned).
+//! The scheduler's turn: it matches waiting tickets to free slots and orders the pods that are wanted. It is
+//! one state machine with time as an argument, and never sleeps, locks or allocates on the path of a warm
+//! call. Two drivers call it: an io thread (inline) or a thread of its own (pinned).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -17,33 +17,33 @@ use crate::sync::planted;
 use crate::ticket::{Done, Grant, LaneId, PodId, PodVerdict, Ticket};
 use crate::time::{Nanos, Uptime};
 
-/// Whether a turn left work that could be done at once.
+/// Whether work is left that the next turn could do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     Idle,
     Busy,
 }
 
-/// How often a removed lane whose last waiting calls did not leave yet is looked at.
+/// How often the scheduler checks a removed lane in which calls still wait.
 const LEFT_OVER: Nanos = Nanos::from_ms(10);
 
-/// All lanes and pods. An event names a lane or a pod, which may be gone: `event`, `ticket`, `collect`
-/// and `tick` look the lane up, once, and pass it on.
+/// All lanes and pods. An event may name a lane or a pod that is gone. `event`, `ticket`, `collect` and
+/// `tick` look the lane up once and pass it on.
 pub struct Scheduler {
     lanes: Vec<Option<Lane>>,
     shared: Shared,
 }
 
-/// What all lanes share, apart from them, so that a step can change both.
+/// What all lanes share. It is apart from the lanes, so that one step can change a lane and this.
 pub(crate) struct Shared {
     pub(crate) pods: Pods,
     entries: Arc<Entries>,
     ready: VecDeque<LaneId>,
-    /// At most one timer for each lane: idle pods, and starts that wait.
+    /// The lanes' timers, for idle pods and for starts that wait. At most one timer of a lane is valid.
     due: BinaryHeap<Reverse<(Uptime, LaneId)>>,
 }
 
-/// The lane, if that registration has it.
+/// The lane at this place, if it belongs to this registration.
 fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> {
     let lane = lanes.get_mut(id.index as usize)?.as_mut();
     lane.filter(|lane| lane.id == id)
@@ -63,13 +63,13 @@ impl Scheduler {
         }
     }
 
-    /// Whether a lane is open at this place; a ticket for one that is not may be ahead of its
-    /// registration, and is found by it.
+    /// Whether a lane is open at this place. A ticket for a lane that is not open can only arrive while the
+    /// event that opens the lane waits to be applied.
     pub fn knows(&self, index: u32) -> bool {
         matches!(self.lanes.get(index as usize), Some(Some(_)))
     }
 
-    /// Takes one event in. `now` never runs backwards by more than the clock does.
+    /// Applies one event. `now` runs backwards at most as far as the clock does.
     pub fn event(&mut self, event: Event, now: Uptime, out: &mut Outbox) {
         match event {
             Event::Ticket(ticket) => self.ticket(ticket, now, out),
@@ -111,7 +111,8 @@ impl Scheduler {
         }
     }
 
-    /// Applies an event of a pod. One that is gone is named by events that were on their way.
+    /// Applies an event of a pod. An event that was on its way may name a pod that is gone, and changes
+    /// nothing.
     fn of_pod(
         &mut self,
         pod: PodId,
@@ -130,7 +131,7 @@ impl Scheduler {
         }
     }
 
-    /// A call waits.
+    /// A call waits: queues its ticket.
     pub fn ticket(&mut self, ticket: Ticket, now: Uptime, out: &mut Outbox) {
         let lane = self.lanes.get_mut(ticket.lane.index as usize);
         let Some(lane) = lane.and_then(Option::as_mut) else {
@@ -141,23 +142,25 @@ impl Scheduler {
             return;
         };
         if ticket.lane.epoch > lane.id.epoch {
-            // Its function is registered again, and the removal of the old one is on its way here:
-            // under the old plan the call must not run.
+            // The function was removed and registered again, and the removal has not arrived yet. The call
+            // must not run under the old plan.
             return lane.early.push(ticket);
         }
         lane.push(ticket, &self.shared.entries);
         if ticket.lane != lane.id {
-            // Its function was removed and registered anew; the call's owner was told and ends it.
+            // The function was removed and registered again. The call's owner was informed, and ends the
+            // call.
             return;
         }
+        // A warm call passes by here: its lane has the pods that it needs, and none is starting.
         if lane.lacks_pods() || lane.is_watched() {
             self.shared.reconcile(lane, now, out);
         }
         self.shared.list(lane);
     }
 
-    /// Empties a lane's mailbox; called for every bit that the sweep found. A bit may be ahead of the
-    /// lane, which is then emptied as it opens.
+    /// Empties a lane's mailbox. The driver calls it for every bit that it takes from the bitmap. If the lane
+    /// is not open yet, `open` empties the mailbox later.
     pub fn collect(&mut self, index: u32, now: Uptime, out: &mut Outbox) {
         let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
@@ -180,7 +183,7 @@ impl Scheduler {
             lane.id.epoch >= done.lane.epoch,
             "a call ended in a lane that was not opened yet"
         );
-        // The call may be one of a registration before this one.
+        // The call may belong to an earlier registration of the lane.
         let held_for = lane.slots.release(done.slot, now);
         lane.stats
             .running
@@ -219,15 +222,17 @@ impl Scheduler {
             }
             empty => empty.insert(Lane::new(id, stats, plan)),
         };
+        // A lane that was taken over has pods already. They are counted first, because `reconcile` starts
+        // only what is missing.
         lane.count(&mut self.shared.pods);
         self.shared.reconcile(lane, now, out);
-        // A ticket may have been faster than this, and its bit taken when there was no lane.
+        // A ticket may have arrived before this event. Its bit was then taken while there was no lane.
         self.collect(id.index, now, out);
         let lane = find(&mut self.lanes, id).expect("a ticket closes no lane");
         self.shared.list(lane);
     }
 
-    /// The registry changes a function between its opening and its removal only.
+    /// Changes a function's plan. The registry sends this only between opening and removal.
     fn change(
         &mut self,
         id: LaneId,
@@ -251,9 +256,10 @@ impl Scheduler {
             }
         }
         lane.count(&mut shared.pods);
+        // Above the new ceiling pods go before `reconcile` compares the rest with the need.
         shared.drain_surplus(lane, out);
         shared.reconcile(lane, now, out);
-        // A lower floor leaves pods that no call will make the timer look at.
+        // After a lower floor there may be idle pods. No call sets the timer for them.
         shared.retire_later(lane, now);
         shared.list(lane);
     }
@@ -271,8 +277,8 @@ impl Scheduler {
         self.finish_close(id, now, out);
     }
 
-    /// Forgets a removed lane once nothing runs in it and its pods are gone. A call that waits all
-    /// the same is about to leave, or its successor's: `LaneOpened` comes and takes the lane over.
+    /// Forgets a removed lane once none of its calls runs and its pods are gone. A call that still waits is
+    /// about to leave, or it belongs to the next registration, whose `LaneOpened` takes the lane over.
     fn finish_close(&mut self, id: LaneId, now: Uptime, out: &mut Outbox) {
         let lane = find(&mut self.lanes, id).expect("a lane is forgotten once");
         assert!(lane.is_removed, "a lane was forgotten that is open");
@@ -292,7 +298,7 @@ impl Scheduler {
         out.orders.push(Order::LaneGone { lane: id });
     }
 
-    /// Matches tickets to slots, round robin over the ready lanes, a bounded number of them.
+    /// Matches a bounded number of tickets to slots, round robin over the ready lanes.
     pub fn turn(&mut self, now: Uptime, out: &mut Outbox) -> Turn {
         let shared = &mut self.shared;
         let mut left = GRANTS_PER_TURN;
@@ -304,11 +310,13 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let looked = shared.grant(lane, most, now, out);
-            // A lane that used all its looks may have more; one that did not has nothing to give.
+            // A lane that used all its looks may have more to grant. Any other lane lacks tickets, slots or
+            // pods, and the event that brings one of them lists the lane again.
             lane.listed = looked == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
             }
+            // A lane without a grant counts as one look, so that many such lanes cannot lengthen the turn.
             left -= looked.max(1);
         }
         if shared.ready.is_empty() {
@@ -318,13 +326,13 @@ impl Scheduler {
         }
     }
 
-    /// When `tick` has something to do, at the earliest.
+    /// The earliest time at which `tick` has something to do.
     pub fn next_due(&self) -> Option<Uptime> {
         self.shared.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Looks after what is due: idle pods, starts that were put off. A timer may be one of a lane that
-    /// is gone, or that was set anew since.
+    /// Fires the timers that are due: drains idle pods, and starts pods whose start was put off. A timer may
+    /// be of a lane that is gone, or be out of date because the lane's timer was set again.
     pub fn tick(&mut self, now: Uptime, out: &mut Outbox) {
         while let Some(Reverse((at, id))) = self.shared.due.peek().copied() {
             if at > now {
@@ -346,7 +354,7 @@ impl Scheduler {
         }
     }
 
-    /// Slots held, over all lanes; for the simulation and the ledger.
+    /// Slots held in all lanes; for the simulation and the ledger.
     pub fn held(&self) -> u64 {
         self.lanes
             .iter()
@@ -357,7 +365,7 @@ impl Scheduler {
 }
 
 impl Shared {
-    /// Puts a lane into the list of those a turn looks at.
+    /// Puts a lane into the list of ready lanes, unless it is in the list.
     pub(crate) fn list(&mut self, lane: &mut Lane) {
         if !lane.listed && lane.waiting() > 0 {
             lane.listed = true;
@@ -365,7 +373,7 @@ impl Shared {
         }
     }
 
-    /// Sets the lane's timer, unless it fires earlier anyway.
+    /// Sets the lane's timer, unless it already fires at or before `at`.
     pub(crate) fn arm(&mut self, lane: &mut Lane, at: Uptime) {
         if lane.due.is_none_or(|due| at < due) {
             lane.due = Some(at);
@@ -380,8 +388,8 @@ impl Shared {
         }
     }
 
-    /// Re-created while calls of the old function run: it takes the lane over with its counts, and
-    /// nothing names the lane by the old registration any more but those calls.
+    /// The function was registered again while calls of its old registration run. The new registration takes
+    /// over the lane with its counts. From here on only those calls name the lane by its old id.
     fn take_over(&mut self, lane: &mut Lane, id: LaneId, plan: LanePlan) {
         assert!(
             lane.is_removed && lane.id.epoch < id.epoch,
@@ -393,13 +401,13 @@ impl Shared {
         for index in &lane.pods {
             self.pods.at(*index).lane = id;
         }
-        // The timer's entry names the old registration, and is passed over.
+        // The timer's entry in `due` names the old registration, and `tick` ignores it.
         lane.due = None;
         if std::mem::take(&mut lane.listed) {
             self.ready.retain(|listed| *listed != old);
         }
         for ticket in std::mem::take(&mut lane.early) {
-            // One may be ahead of the next registration, too.
+            // A ticket may be of a registration after this one, too.
             if ticket.lane.epoch > id.epoch {
                 lane.early.push(ticket);
             } else {
@@ -442,9 +450,10 @@ impl Shared {
         }
     }
 
-    /// Grants up to `most` tickets of a lane; gives how many were looked at.
+    /// Grants up to `most` tickets of a lane; returns how many it looked at.
     fn grant(&mut self, lane: &mut Lane, most: usize, now: Uptime, out: &mut Outbox) -> usize {
-        // A call that waits in a removed lane is its successor's, under a plan that is about to come.
+        // A call that waits in a removed lane belongs to the next registration, whose plan has not arrived
+        // yet.
         if lane.is_removed {
             return 0;
         }
@@ -453,15 +462,19 @@ impl Shared {
                 return looked;
             }
             let needs_pod = lane.plan.pods.is_some();
-            // Any pod with room will do for the look; which one depends on the ticket.
+            // Before the pop, because a ticket that was popped has lost its place in the queue. Any pod with
+            // room will do here. Which one the call gets depends on the ticket.
             if needs_pod && lane.choose(&mut self.pods, None).is_none() {
                 return looked;
             }
             let ticket = lane.pop().expect("something waits");
-            // Its function was removed and registered anew; the call's owner was told and ends it.
+            // The function was removed and registered again. The call's owner was informed, and ends the
+            // call.
             if ticket.lane != lane.id && !planted("scheduler_ignores_epochs") {
                 continue;
             }
+            // Decides between this grant and the owner, which may take the call out of the queue. Only the
+            // one that wins lowers the depth.
             if !self.entries.grant(ticket.call()) {
                 continue;
             }

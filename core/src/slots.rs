@@ -1,6 +1,6 @@
-//! How many calls of a function may run at once, and since when each slot is held. Invariant:
-//! `held <= limit` at every hold; a limit that was lowered below `held` only stops further holds.
-//! Only its lane calls it.
+//! How many calls of a function may run at once, and since when each slot is held. At every hold `held <=
+//! limit`. After the limit was lowered below `held`, no slot is granted until enough are released. Only the
+//! lane uses it.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
 pub(crate) struct Slots {
     limit: u32,
     held: u32,
-    /// A bit for each slot that is held.
+    /// One bit for each held slot.
     taken: [u64; WORDS],
-    /// Where io threads see since when.
+    /// Where io threads read since when each slot is held.
     stats: Arc<QueueStats>,
 }
 
@@ -41,12 +41,12 @@ impl Slots {
         self.held
     }
 
-    /// Whether one more call may run.
+    /// Whether another call may run.
     pub(crate) fn has_free(&self) -> bool {
         self.held < self.limit || (planted("slots_overcommit") && self.held <= self.limit)
     }
 
-    /// Changes the limit with the spec; calls that run keep their slots.
+    /// Sets the limit of a new spec. Running calls keep their slots.
     pub(crate) const fn resize(&mut self, limit: u32) {
         assert!(
             limit as usize <= WORDS * 64,
@@ -55,7 +55,7 @@ impl Slots {
         self.limit = limit;
     }
 
-    /// Takes a slot that `has_free` has shown: the first that is free.
+    /// Takes the first free slot. `has_free` has to be true.
     pub(crate) fn hold(&mut self, now: Uptime) -> u16 {
         assert!(self.has_free(), "a slot was granted that does not exist");
         self.held += 1;
@@ -68,7 +68,7 @@ impl Slots {
         slot
     }
 
-    /// Gives a slot back, once for each hold; says for how long it was held.
+    /// Releases a slot, once for each hold; returns for how long it was held.
     pub(crate) fn release(&mut self, slot: u16, now: Uptime) -> Nanos {
         let (word, bit) = (usize::from(slot) / 64, slot % 64);
         let is_taken = self.taken[word] >> bit & 1 == 1;

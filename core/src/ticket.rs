@@ -1,5 +1,5 @@
-//! What travels between threads in place of a call: its ticket to the scheduler, the grant back.
-//! It never carries a byte of a request; those stay with the io thread that owns the sockets.
+//! What travels between threads in place of a call: its ticket to the scheduler, and the grant back. No byte
+//! of a request does; requests stay on the io thread that owns the sockets.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub enum Class {
     Async = 1,
 }
 
-/// A function's lane: a place in the tables of lanes, and the registration that has it. A place is
-/// used again when its function is gone, and a function that is removed and registered anew while old
-/// calls run keeps its place; the epoch tells these registrations apart.
+/// A function's lane: a place in the tables of lanes, and the registration that owns it. The place is used
+/// again when its function is gone. A function that is removed and registered again while old calls run keeps
+/// its place. The epoch tells the registrations of a place apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId {
     pub index: u32,
@@ -25,16 +25,16 @@ pub struct LaneId {
     pub epoch: u32,
 }
 
-/// A call's entry in the table of the io thread, `shard`, that owns it.
+/// A call's entry in the table of `shard`, the io thread that owns the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
     pub index: u32,
-    /// Grows each time the entry is used again, so that an old reference finds nothing.
+    /// Grows each time the entry is reused, so that an old reference finds nothing.
     pub generation: u32,
     pub shard: ShardId,
 }
 
-/// A place in the tables of pods. A ticket and a grant that name no pod (`None`) are as small as those that do.
+/// A place in the tables of pods. An absent place needs no extra bytes, which keeps tickets and grants small.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodIndex(Index);
 
@@ -54,7 +54,7 @@ impl fmt::Debug for PodIndex {
     }
 }
 
-/// A pod: its place, and which of the pods that have had that place.
+/// A pod: its place, and a number that tells the successive pods of that place apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId {
     pub index: PodIndex,
@@ -79,7 +79,7 @@ pub struct Ticket {
     pub index: u32,
     pub generation: u32,
     pub lane: LaneId,
-    /// The pod that a retry would rather not see again.
+    /// The pod of the last attempt, which a retry avoids if another pod has room.
     pub avoid: Option<PodIndex>,
     pub shard: ShardId,
     pub class: Class,
@@ -98,50 +98,50 @@ impl Ticket {
     }
 }
 
-/// A slot for a call: it may run now, in that pod.
+/// A slot granted to a call, which may now run in that pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub call: CallId,
     pub lane: LaneId,
-    /// None for a call that needs none: LOCAL, POOL and JOB.
+    /// None for a call of the modes LOCAL, POOL and JOB.
     pub pod: Option<PodId>,
-    /// The slot that it holds.
+    /// The slot that the call holds.
     pub slot: u16,
     pub granted_at: Uptime,
-    /// How much of its wait was for a pod to start.
+    /// How much of the wait was spent on the start of a pod.
     pub start: Nanos,
 }
 
-/// How the pod fared in an attempt, as far as its next calls are concerned.
+/// How the pod behaved in an attempt, as far as it matters for its next calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodVerdict {
     Healthy,
-    /// Its connection failed or it refused: no grant until its `/health` answers.
+    /// The connection failed or was refused: the pod gets no call until a probe succeeds.
     Lost,
-    /// A call was cut off in it: no grant until its `/health` answers.
+    /// A call was cut off in it: it gets no call until a probe succeeds.
     CutOff,
 }
 
-/// The end of an attempt: the slot is free.
+/// The end of an attempt; it frees the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     pub lane: LaneId,
-    /// The grant's.
+    /// The pod of the grant.
     pub pod: Option<PodId>,
-    /// The grant's.
+    /// The slot of the grant.
     pub slot: u16,
     pub verdict: PodVerdict,
     pub held: Held,
 }
 
-/// What the time for which an attempt held its slot says of the calls to come.
+/// What the time for which an attempt held its slot shows about later calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// As long as a call takes: the function answered.
+    /// The time that a call takes: the function answered.
     Whole,
-    /// It was cut off: a call takes as long at least.
+    /// A lower bound of that time: the attempt was cut off.
     CutOff,
-    /// Nothing: it never began, or its worker died.
+    /// Nothing: the attempt never began, or its worker died.
     Nothing,
 }
 

@@ -1,5 +1,5 @@
-//! One attempt of a call: how long it may take, how it ended, and whether another one follows. It runs
-//! nothing; the driver does.
+//! One attempt of a call: how long it may take, how it ended, and whether another attempt follows. The driver
+//! runs it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,14 +13,14 @@ use crate::sync::planted;
 use crate::ticket::{Class, Done, Grant, Held, PodId, PodVerdict};
 use crate::time::{Nanos, Uptime};
 
-/// How long a retry waits for the bridge to say how a pod ended.
+/// How long a retry waits for the bridge to report how a pod ended.
 const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 
 /// An attempt that runs.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) grant: Grant,
-    /// Since when its time counts: its dispatch, or for a Job the start of its container.
+    /// Since when its time counts: since its dispatch, or for a Job since the start of its container.
     from: Option<Uptime>,
     is_job: bool,
 }
@@ -38,17 +38,17 @@ impl Attempt {
 /// How an attempt ended.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// None where the function answered.
+    /// None if the function answered.
     pub failure: Option<(Failure, AttemptFailure)>,
     pub verdict: PodVerdict,
     pub sent_at: Option<Uptime>,
     pub answered_at: Option<Uptime>,
-    /// How long it waited for a pod of its own.
+    /// How long the attempt waited for a pod of its own.
     pub start: Nanos,
 }
 
 impl Report {
-    /// It failed before anything was sent.
+    /// An attempt that failed before anything was sent.
     pub const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
         Self {
             failure: Some((failure, AttemptFailure::NotBegun)),
@@ -70,12 +70,13 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// By when the attempt has to end, as things are now.
+    /// By when the attempt has to end, as far as is known now.
     pub(super) fn attempt_deadline(&self, attempt: &Attempt) -> Deadline {
         if !self.is_async() || planted("call_attempts_have_no_deadline") {
             return self.deadline;
         }
-        // Until its container runs a Job's own time does not count; the bridge bounds the start.
+        // A Job's own time counts only from the start of its container. The bridge limits how long the start
+        // takes.
         let Some(from) = attempt.from else {
             return self.deadline;
         };
@@ -83,7 +84,7 @@ impl<E: Environment> Call<E> {
         self.deadline.or_sooner(Deadline::after(from, own))
     }
 
-    /// The same for the attempt that runs, which the pod is told.
+    /// The same for the running attempt; the driver sends it to the pod.
     pub fn running_until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -91,24 +92,24 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether the async deadlines hold: each attempt has a time of its own.
+    /// Whether the async deadlines apply, with which each attempt has a time limit of its own.
     pub const fn is_async(&self) -> bool {
         matches!(self.class, Class::Async) || self.is_detached
     }
 
-    /// The container of the Job that serves the attempt runs since then.
+    /// The container of the attempt's Job has been running since `since`.
     pub fn job_runs(&mut self, since: Uptime) {
         if let State::Running(attempt) = &mut self.state {
             attempt.from = Some(since);
         }
     }
 
-    /// What keeps the Job that serves the attempt from starting, and may still mend.
+    /// What keeps the attempt's Job from starting; this may still go away by itself.
     pub fn job_is_held_up(&mut self, why: Option<Arc<str>>) {
         self.job_held_up = why;
     }
 
-    /// The attempt has to stop before it ended.
+    /// Marks the running attempt to be stopped.
     pub(super) fn stop(&mut self, failure: Failure) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Running(attempt) = state else {
@@ -117,14 +118,15 @@ impl<E: Environment> Call<E> {
         self.state = State::Stopping(attempt, failure);
     }
 
-    /// The attempt was stopped, as `Step::Stop` asked; `sent_at` where the pod has the request.
+    /// The attempt was stopped, as `Step::Stop` asked. `sent_at` is set if the pod has received the request.
     pub fn stopped(&mut self, sent_at: Option<Uptime>, now: Uptime, env: &E) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Stopping(attempt, failure) = state else {
             panic!("an attempt was stopped that was not to be");
         };
         let granted_at = attempt.grant.granted_at;
-        // A Job is sent when its container runs; whether its handler began is not known.
+        // The request of a Job counts as sent when its container runs. Whether its handler has begun is not
+        // known.
         let sent_at = if attempt.is_job {
             attempt
                 .from
@@ -142,7 +144,7 @@ impl<E: Environment> Call<E> {
             Failure::Timeout { .. } | Failure::StartTimeout(_) => AttemptFailure::TimedOut,
             _ => AttemptFailure::Final,
         };
-        // The pod may still work on the call, which has no reader any more.
+        // The pod may still be working on the call, although its answer is no longer read.
         let disturbed = sent_at.is_some() && !attempt.is_job;
         let report = Report {
             failure: Some((failure, kind)),
@@ -174,7 +176,7 @@ impl<E: Environment> Call<E> {
         let grant = attempt.grant;
         self.times.attempted(&grant, &report, now);
         self.since = now;
-        // A worker that died, whether its pod said so or died with it, says nothing of how long calls take.
+        // If a worker died, alone or with its pod, the attempt does not show how long calls take.
         let kind = report.failure.as_ref().map(|(_, kind)| *kind);
         let is_lost = matches!(kind, Some(AttemptFailure::Lost { .. }));
         let is_cut_off = matches!(kind, Some(AttemptFailure::TimedOut | AttemptFailure::Final));
@@ -183,7 +185,7 @@ impl<E: Environment> Call<E> {
             (Some(_), None) if is_cut_off => Held::CutOff,
             _ => Held::Nothing,
         };
-        // The slot is free before anything else: the next call may run at once.
+        // Released before the next state is decided, because the next call may use the slot at once.
         self.release = Some(Done {
             lane: grant.lane,
             pod: grant.pod,
@@ -201,7 +203,7 @@ impl<E: Environment> Call<E> {
         self.failed(failure, kind, grant.pod, now, env);
     }
 
-    /// Whether another attempt follows, and what it waits for.
+    /// Decides whether another attempt follows, and what it waits for.
     fn failed(
         &mut self,
         failure: Failure,
@@ -213,14 +215,15 @@ impl<E: Environment> Call<E> {
         let is_ended = matches!(failure, Failure::Cancelled | Failure::Shutdown);
         let is_removed = env.current(self.function().lane).is_none()
             && !planted("call_is_tried_in_a_removed_function");
-        // A sync call has one deadline over everything, an async one over its attempts.
+        // The deadline of a sync call covers all attempts; an async call may be tried again within its own
+        // deadline.
         let is_late =
             kind == AttemptFailure::TimedOut && (!self.is_async() || now >= self.deadline.at);
         if is_ended || is_removed || is_late {
             return self.over(Err(failure), now, env);
         }
         let next = self.decide(kind, env);
-        // A runtime that said how its worker ended has left nothing to ask the bridge.
+        // If the runtime reported how its worker ended, there is nothing to ask the bridge.
         let is_end_unknown = kind == AttemptFailure::Lost { oom: None };
         if is_end_unknown
             && let Some(pod) = pod
@@ -237,7 +240,7 @@ impl<E: Environment> Call<E> {
         self.follow(next, kind, failure, now, env);
     }
 
-    /// How the pod of the last attempt ended; none where that was not heard of in time.
+    /// How the pod of the last attempt ended; none if that was not reported in time.
     pub fn pod_ended(&mut self, end: Option<&PodEnd>, now: Uptime, env: &E) {
         let State::AwaitingPodEnd { failure, .. } = &self.state else {
             return;

@@ -1,4 +1,4 @@
-//! By when a call has to end, and why then.
+//! By when a call has to end, and which limit sets that time.
 
 use crate::outcome::TimeLimit;
 use crate::time::{Nanos, Uptime};
@@ -10,7 +10,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long after `from`.
+    /// The deadline of a limit that counts from `from`.
     pub const fn after(from: Uptime, limit: TimeLimit) -> Self {
         Self {
             at: from.saturating_add(Nanos::from_ms(limit.ms())),
@@ -18,7 +18,7 @@ impl Deadline {
         }
     }
 
-    /// The earlier of two.
+    /// The earlier of two deadlines.
     pub(super) fn or_sooner(self, other: Self) -> Self {
         if other.at < self.at { other } else { self }
     }

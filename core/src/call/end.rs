@@ -1,31 +1,31 @@
-//! Why a call has to end before it is answered. It ends nothing; the machine does.
+//! Why a call has to end before it is answered. Only names the reason; the state machine ends the call.
 
 use std::sync::Arc;
 
 use crate::outcome::Failure;
 
-/// What ends a call from outside.
+/// A reason from outside to end a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Cancelled,
-    /// Its client went away, and nothing else waits for it.
+    /// Its client left, and nothing else waits for the call.
     ClientLeft,
-    /// Its function was removed: what waits ends, what runs goes on.
+    /// Its function was removed: a waiting call ends, a running attempt continues.
     Removed,
-    /// No pod can be started: what waits ends.
+    /// No pod can be started: a waiting call ends.
     StartsFail(Arc<str>),
     /// The process stops.
     Shutdown,
 }
 
 impl End {
-    /// Whether an attempt that runs goes on.
+    /// Whether a running attempt continues.
     pub const fn spares_attempts(&self) -> bool {
         matches!(self, Self::Removed | Self::StartsFail(_))
     }
 
-    /// Of two that reach the driver before it looks: the first one, but one that may pass a call by
-    /// hides none that would end it.
+    /// Chooses between two reasons that arrive before the driver applies one: the first, unless only the
+    /// second ends running attempts.
     pub fn merge(first: Option<Self>, second: Self) -> Self {
         match first {
             Some(first) if second.spares_attempts() || !first.spares_attempts() => first,
@@ -43,8 +43,8 @@ impl End {
     }
 }
 
-/// Whether a stored call goes on when its own client leaves: its key, or the others that wait for it,
-/// may still ask for the result.
+/// Whether a stored call continues when its own client leaves. It does if a later call with its key, or
+/// another waiting client, may still ask for the result.
 pub const fn goes_on_without_client(is_keyed: bool, waiters: u32) -> bool {
     is_keyed || waiters > 0
 }

@@ -1,17 +1,18 @@
-//! Where a call's time went, as differences of its stamps; attempts add up. Only the machine writes it.
+//! Where a call's time went, as differences of its timestamps, summed over its attempts. Only the state
+//! machine writes it.
 
 use crate::call::Report;
 use crate::ticket::Grant;
 use crate::time::{Nanos, Uptime};
 
-/// Each part. Together they are what passed from the admission to the end of the last attempt,
-/// or of the wait that no attempt ended.
+/// The parts of a call's time. Their sum is the time from admission to the end of the last attempt, or to the
+/// end of the last wait if no attempt followed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// Admitted to granted, less `start`; after an attempt also what the next one waited for: to hear how a
-    /// pod ended, and the pause.
+    /// From admission to grant, less `start`. After an attempt also the wait for the next one: for the report
+    /// of how a pod ended, and for the back-off.
     pub queue: Nanos,
-    /// For pods to start, as far as this call waited for it, whether they came up or not.
+    /// Time for which the call waited for pods to start, successful or not.
     pub start: Nanos,
     /// Granted to sent.
     pub dispatch: Nanos,
@@ -20,14 +21,14 @@ pub struct Times {
 }
 
 impl Times {
-    /// It waited since `since`, and was granted a slot.
+    /// The call waited from `since` until it was granted a slot.
     pub(super) fn waited(&mut self, since: Uptime, grant: &Grant) {
         let start = grant.start.min(grant.granted_at.since(since));
         self.start += start;
         self.queue += grant.granted_at.since(since + start);
     }
 
-    /// It waited since `since` in vain; `for_a_start` where no pod was up.
+    /// The call waited from `since` and got no slot. `for_a_start` if no pod was up.
     pub(super) fn gave_up(&mut self, since: Uptime, now: Uptime, for_a_start: bool) {
         let waited = now.since(since);
         if for_a_start {
