@@ -1,5 +1,6 @@
-//! Whether a call may wait: the queue's depth, then the predicted wait and its own time. It reads the
-//! lane's live counters and nothing else; a refusal leaves no trace. `io` asks it once per call.
+//! Whether a call may wait: checks the queue's depth, then whether the predicted wait and the call's own time
+//! fit its deadline. It reads only the lane's live counters; a refusal changes nothing. `io` calls it once
+//! for each call.
 
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
@@ -8,7 +9,7 @@ use crate::queue_stats::QueueStats;
 use crate::ticket::Class;
 use crate::time::{Nanos, Uptime};
 
-/// Why not, and when it is worth another try.
+/// Why a call is refused, and when another try makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: RejectReason,
@@ -38,8 +39,8 @@ pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
     Prediction::new(lane, service, now).wait(calls)
 }
 
-/// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
-/// get a grant among them.
+/// Waiting calls that get a slot first: for a sync call the waiting sync calls, and those async calls that
+/// get a grant between them.
 fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
     match class {
@@ -48,8 +49,8 @@ fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     }
 }
 
-/// Takes a place in the lane's queue, or says why there is none. A call whose answer would come after
-/// `deadline` is refused; async ones are not predicted.
+/// Takes a place in the lane's queue, or returns why there is none. A sync call whose answer would come after
+/// `deadline` is refused. No wait is predicted for async calls.
 pub fn admit(
     lane: &QueueStats,
     queue_size: u32,
@@ -69,8 +70,8 @@ pub fn admit(
     }
 }
 
-/// Whether a sync call would be answered past its deadline. Without a sample, or with nothing waiting,
-/// nothing says so.
+/// Whether a sync call would be answered after its deadline. False without a measured time, or if nothing
+/// waits.
 fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     if lane.depth() == 0 {
         return false;
@@ -81,8 +82,8 @@ fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
     let prediction = Prediction::new(lane, service, now);
     let begins_by = deadline.saturating_sub(service + prediction.margin(calls));
-    // With no pod at all and starts that fail the call hears of that failure, which says more than a
-    // refusal, or of the next start.
+    // Without a pod, and while starts fail, nothing is predicted. The call then waits for the next start or
+    // ends with the start's failure, which tells the client more than a refusal.
     prediction.is_known() && !prediction.can_begin(calls, begins_by)
 }
 
@@ -96,7 +97,7 @@ mod tests {
     const SECOND: Nanos = Nanos::SECOND;
     const NOW: Uptime = Uptime::from_ns(1_000_000_000_000);
 
-    /// A lane all of whose calls that run began now.
+    /// A lane whose running calls all began now.
     fn lane(slots: u32, running: u32, waiting: u32, service: Nanos) -> QueueStats {
         let lane = QueueStats::new(1);
         lane.slots_max.store(slots, Ordering::Relaxed);
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn a_call_predicted_past_its_deadline_is_refused() {
         let lane = lane(2, 2, 4, SECOND);
-        // Two run to the end of a second, four wait for the two seconds after it.
+        // Two run to the end of a second; four wait for the two seconds after it.
         expect_wait(&lane, Class::Sync, 3 * SECOND);
         let refusal = admitted(&lane, Class::Sync, 4 * SECOND - MS).unwrap_err();
         assert_eq!(refusal.reason, RejectReason::EstWait);
@@ -146,7 +147,7 @@ mod tests {
         let lane = lane(1, 1, 1, SECOND);
         lane.capacity.hold(0, NOW - 900 * MS);
         expect_wait(&lane, Class::Sync, 1100 * MS);
-        // One that takes longer than others may take as much longer again.
+        // A call that takes longer than others is expected to exceed their time by as much again.
         lane.capacity.hold(0, NOW - 5 * SECOND);
         expect_wait(&lane, Class::Sync, 5 * SECOND);
     }
@@ -161,12 +162,12 @@ mod tests {
     fn waiting_async_calls_hardly_delay_a_sync_one() {
         let lane = lane(1, 1, 7, SECOND);
         (0..50).for_each(|_| lane.reenter(Class::Async));
-        // One runs, seven sync ones are before it, and two async ones get a turn among them.
+        // One runs, seven sync calls are before it, and two async calls get a grant between them.
         expect_wait(&lane, Class::Sync, 10 * SECOND);
         expect_wait(&lane, Class::Async, 58 * SECOND);
     }
 
-    /// Ten slots, one of a pod that is up; starts take two seconds.
+    /// Ten slots, one of them in a pod that is up; a start takes two seconds.
     fn starting(ordered: &[(Uptime, u32)], starts_fail: bool) -> QueueStats {
         let lane = lane(10, 1, 4, 10 * SECOND);
         lane.slots_now.store(1, Ordering::Relaxed);
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn an_unordered_pod_takes_a_whole_start() {
         expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND);
-        // Two come in a second, the others would after two.
+        // Two slots come in a second, the others would come after two.
         let some = starting(&[(NOW - SECOND, 2)], false);
         expect_wait(&some, Class::Sync, 2 * SECOND);
     }

@@ -1,22 +1,22 @@
-//! Whether a thread lives: it beats when it is asked to, so that nothing wakes it while no health check asks. Who asks
-//! rings the thread's doorbell after it; the thread looks at `is_owed` before it sleeps, as it does at
-//! everything that is published for it.
+//! Whether a thread is alive. A thread beats only when a health check asks for it, so that nothing wakes an
+//! idle thread otherwise. The caller of `ask` rings the thread's doorbell after it. Before the thread sleeps,
+//! it checks `is_owed` together with everything else that is published for it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::time::{Nanos, Uptime};
 
-/// Of one thread.
+/// The beat of one thread.
 #[derive(Debug, Default)]
 pub struct Beat {
     /// Writer: the thread.
     last_ns: AtomicU64,
-    /// Writer: the one who asks. Relaxed: the doorbell's fences order it.
+    /// Writer: the health check. Relaxed, because the doorbell's fences order it.
     asked_ns: AtomicU64,
 }
 
 impl Beat {
-    /// The thread lives.
+    /// The thread is alive at `now`.
     pub fn beat(&self, now: Uptime) {
         self.last_ns.store(now.as_ns(), Relaxed);
     }
@@ -25,12 +25,12 @@ impl Beat {
         Uptime::from_ns(self.last_ns.load(Relaxed))
     }
 
-    /// Whether it was asked and has not beaten since.
+    /// Whether the thread was asked and has not beaten since.
     pub fn is_owed(&self) -> bool {
         self.asked() > self.last()
     }
 
-    /// Asks, unless an earlier question is open; for how long that has been.
+    /// Asks for a beat, unless an earlier question is open. Returns for how long that question has been open.
     pub fn ask(&self, now: Uptime) -> Nanos {
         if self.is_owed() {
             return now.since(self.asked());

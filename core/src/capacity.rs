@@ -1,5 +1,5 @@
-//! Since when each slot of a lane is held, and which slots are on their way with pods that were ordered:
-//! what a prediction has to know. It predicts nothing. Writer: the scheduler; io threads read.
+//! Since when each slot of a lane is held, and which slots will come with ordered pods. Predictions read
+//! this. Writer: the scheduler; io threads read.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -10,20 +10,21 @@ use crate::time::{AtomicUptime, Uptime};
 
 const CHUNK: usize = 64;
 const CHUNKS: usize = *CONCURRENCY.end() as usize / CHUNK;
-/// Pods that were ordered together are one group; more groups than these count with the last one.
+/// Pods ordered at the same time are one group. If there are more groups than this, the last one also counts
+/// the rest.
 const GROUPS: usize = 8;
 
 type Chunk = Box<[AtomicUptime; CHUNK]>;
 
-/// What a lane's slots are at.
 #[derive(Default)]
 pub struct Capacity {
-    /// When each slot was granted, none where it is free. Made where a slot of it is held first.
+    /// When each slot was granted; none while it is free. A chunk is allocated when one of its slots is first
+    /// held.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// A start failed, or did not come to an end, since the last that did well.
+    /// A start has failed, or was taken back because it was overdue, since the last successful one.
     starts_fail: AtomicBool,
-    /// What is known of starts that do not come up.
+    /// The known reason why starts do not succeed.
     trouble: Mutex<Option<StartTrouble>>,
 }
 
@@ -35,7 +36,7 @@ struct Group {
 }
 
 impl Capacity {
-    /// A slot is held since `granted_at`.
+    /// A slot has been held since `granted_at`.
     pub(crate) fn hold(&self, slot: u16, granted_at: Uptime) {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk =
@@ -43,7 +44,7 @@ impl Capacity {
         chunk[at].set(Some(granted_at));
     }
 
-    /// A slot is free again; since when it was held.
+    /// Frees a slot; returns since when it was held.
     pub(crate) fn release(&self, slot: u16) -> Uptime {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk = self.held[chunk].get();
@@ -60,7 +61,7 @@ impl Capacity {
         slots.filter_map(AtomicUptime::get)
     }
 
-    /// Which pods were ordered and are not up yet: the time of each order, in their order, and slots.
+    /// Stores which pods are ordered and not up yet: for each order its time and slots, in the order of time.
     pub(crate) fn set_coming(
         &self,
         orders: impl Iterator<Item = (Uptime, u32)>,
@@ -81,7 +82,7 @@ impl Capacity {
         self.starts_fail.store(starts_fail, Ordering::Relaxed);
     }
 
-    /// Off the path of a warm call.
+    /// A lock, which is acceptable because it is off the path of a warm call.
     pub(crate) fn set_trouble(&self, trouble: Option<StartTrouble>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }

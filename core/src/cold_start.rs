@@ -1,6 +1,6 @@
-//! The last cold starts of each function, taken apart by phase, and how long each phase took over
-//! all of them. It measures nothing by itself: a backend says when what was reached.
-//! The desk owns one; clients are answered from it, and the metrics page reads it.
+//! The last cold starts of each function, by phase, and how long each phase took over all functions. It
+//! measures nothing itself: a backend reports when each phase was reached. The desk owns one. Clients'
+//! requests and the metrics page read it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use crate::limits::COLD_STARTS_KEPT;
 use crate::message::{ColdStart, Phases, ReadyStamps};
 use crate::time::{Nanos, Uptime};
 
-/// What a start goes through. The cluster's phases are when the backend saw them, the runtime's
-/// are its own stamps: a later phase of one may be seen before an earlier one of the other.
+/// The phases of a start. The backend sees the phases of the cluster; the runtime timestamps its own. So a
+/// later phase from one source may be seen before an earlier phase from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Phase {
-    /// The API server took the pod or Job.
+    /// The API server accepted the pod or Job.
     Created = 0,
-    /// A node was found for it.
+    /// The pod was assigned to a node.
     Scheduled = 1,
-    /// It has an address.
+    /// The pod has an address.
     Address = 2,
-    /// Its container runs.
+    /// The container runs.
     Running = 3,
-    /// Its process runs, on a machine without a cluster.
+    /// The process runs, on a machine without a cluster.
     Spawned = 4,
-    /// The runtime's first instruction.
+    /// The runtime executed its first instruction.
     Started = 5,
-    /// Its handler is loaded.
+    /// The handler is loaded.
     Loaded = 6,
-    /// It takes calls.
+    /// The pod takes calls.
     Ready = 7,
-    /// The scheduler may use it.
+    /// The scheduler may use the pod.
     Usable = 8,
 }
 
@@ -49,7 +49,7 @@ impl Phase {
         Self::Usable,
     ];
 
-    /// The phases that a runtime stamped, each with its milliseconds since the epoch.
+    /// The phases with a runtime's timestamp, each in milliseconds since the epoch.
     pub fn stamped(stamps: ReadyStamps) -> impl Iterator<Item = (Self, u64)> {
         let all = [
             (Self::Started, stamps.started_at_ms),
@@ -60,7 +60,7 @@ impl Phase {
         all.into_iter().filter_map(stamped)
     }
 
-    /// The word on the wire.
+    /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -76,7 +76,7 @@ impl Phase {
     }
 }
 
-/// The process's clock to and from the world's.
+/// Converts between the process's clock and the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock(pub SystemTime);
 
@@ -91,7 +91,7 @@ impl WallClock {
         u64::try_from(ms).unwrap_or(u64::MAX)
     }
 
-    /// A time of the world's clock as one of the process's; zero before its origin.
+    /// A time of the wall clock as a time of the process's clock; zero if it is before that clock's origin.
     pub fn uptime_at(self, epoch_ms: u64) -> Uptime {
         let ns = (u128::from(epoch_ms) * 1_000_000).saturating_sub(self.origin_ns());
         Uptime::from_ns(u64::try_from(ns).unwrap_or(u64::MAX))
@@ -107,8 +107,8 @@ struct Record {
 }
 
 impl Record {
-    /// In the order of time. A runtime's stamps are whole milliseconds of another clock: among
-    /// them none is shown before the one it follows.
+    /// The phases in order of time. A runtime's timestamps are whole milliseconds of another clock, so none
+    /// of them is shown before the one that it follows.
     fn phases(&self) -> Phases {
         let mut stamped = Nanos::ZERO;
         let mut phases = Vec::new();
@@ -128,7 +128,7 @@ impl Record {
     }
 }
 
-/// From wanted to each phase, by its place among them.
+/// Times from wanted to each phase; the phase is the index.
 pub type StartTimes = Histograms<{ Phase::ALL.len() }>;
 
 /// The last starts of each function.
@@ -147,7 +147,7 @@ impl ColdStarts {
         }
     }
 
-    /// From wanted to each phase, over all functions.
+    /// The times from wanted to each phase, over all functions.
     pub fn times(&self) -> Arc<StartTimes> {
         self.times.clone()
     }
@@ -171,7 +171,7 @@ impl ColdStarts {
         records.iter_mut().rev().find(|record| &*record.pod == pod)
     }
 
-    /// A phase was reached; the first time counts.
+    /// A phase was reached. Only the first report counts.
     pub fn reached(&mut self, function: &str, pod: &str, phase: Phase, at: Uptime) {
         let Some(record) = self.record(function, pod) else {
             return;
@@ -184,7 +184,7 @@ impl ColdStarts {
         }
     }
 
-    /// Its runtime said how it came up; that may be after the pod is used.
+    /// The runtime reported its timestamps. This may come after the pod is in use.
     pub fn stamped(&mut self, function: &str, pod: &str, stamps: ReadyStamps) {
         for (phase, epoch_ms) in Phase::stamped(stamps) {
             let at = self.clock.uptime_at(epoch_ms);
@@ -192,19 +192,19 @@ impl ColdStarts {
         }
     }
 
-    /// It did not come up.
+    /// The start failed.
     pub fn failed(&mut self, function: &str, pod: &str, why: Arc<str>) {
         if let Some(record) = self.record(function, pod) {
             record.failure.get_or_insert(why);
         }
     }
 
-    /// A removed function's starts are forgotten.
+    /// Forgets the starts of a removed function.
     pub fn forget(&mut self, function: &str) {
         self.records.remove(function);
     }
 
-    /// What is known of one start by now.
+    /// The phases of one start that are known by now.
     pub fn phases(&mut self, function: &str, pod: &str) -> Phases {
         self.record(function, pod)
             .map_or_else(Phases::default, |record| record.phases())

@@ -1,13 +1,13 @@
-//! Tells an error for want of a descriptor from others: it says something of this process, or of the machine,
-//! and nothing of the peer. It opens nothing. Whatever connects to pods asks it.
+//! Recognises errors that mean that no descriptor was free. Such an error is about this process or the
+//! machine, and not about the peer. Every connection to a pod uses it.
 
 use std::io;
 
-/// Of this process, and of the machine; the same numbers on every Linux.
+/// The limit of this process, and that of the machine. The numbers are the same on every Linux.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
-/// Whether an operation failed for want of a descriptor.
+/// Whether an operation failed because no descriptor was free.
 pub fn are_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }

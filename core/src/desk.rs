@@ -1,7 +1,7 @@
-//! The bridge's desk: what comes in for the bridge is sorted, registry changes are made and told in
-//! the right order, and what does not fit into a full ring waits its turn here.
-//! It never waits, sleeps or starts anything: its `Work` says what a backend has to do. Each bridge
-//! owns one and attends to it in a loop; the management port reads the functions from it.
+//! The bridge's desk: it sorts the bridge's incoming messages, makes the registry's changes and sends them in
+//! the right order, and keeps what does not fit into a full ring until there is room. It never waits, sleeps
+//! or starts anything: its `Work` names what a backend has to do. Each bridge owns one and runs `attend`; the
+//! management port reads the functions from it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,7 @@ use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
 
-/// Messages that one pump takes at most, because the bridge's other tasks run on the same thread.
+/// The most messages that one `pump` handles, because the bridge's other tasks run on the same thread.
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
@@ -36,21 +36,21 @@ pub enum Work {
         lane: LaneId,
         name: Arc<str>,
     },
-    /// Start a pod; answered by `PodUp` or `StartFailed`, once.
+    /// Start a pod. Answered once, by `PodUp` or `StartFailed`.
     Start {
         function: Arc<Function>,
         pod: PodId,
         wanted_at: Uptime,
     },
-    /// End a pod that nothing runs in; answered by `PodDown`.
+    /// End a pod in which no call runs. Answered by `PodDown`.
     Stop {
         pod: PodId,
     },
-    /// Ask its `/health`; answered by `PodUp` or `PodDown`.
+    /// Probe a pod. Answered by `PodUp` or `PodDown`.
     Probe {
         pod: PodId,
     },
-    /// The place of a pod of an earlier plane.
+    /// The place of a pod that an earlier control plane started.
     Adopted {
         lane: LaneId,
         token: u64,
@@ -64,36 +64,36 @@ pub enum Work {
         stamps: Option<ReadyStamps>,
     },
     PodReady(Box<PodReady>),
-    /// The registry lives elsewhere: write the change there, then `Desk::apply` it, or refuse it.
+    /// The registry's home is the cluster: write the change there, then call `Desk::apply`, or refuse it.
     Change {
         change: Change,
         reply: ReplyTo,
     },
 }
 
-/// A warm pod says that it is ready.
+/// A warm pod reports that it is ready.
 pub struct PodReady {
     pub token: Box<str>,
     pub pod: Box<str>,
-    /// Where it says that it listens.
+    /// Where it listens, as it reports.
     pub address: Option<IpAddr>,
     pub stamps: ReadyStamps,
     pub reply: ReplyTo,
 }
 
-/// Where a change of the table is made first.
+/// Where a change of the registry is made first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
-    /// Here: the table is all there is.
+    /// In this process: there is no other copy.
     Memory,
-    /// In the cluster, whose copy the table is.
+    /// In the cluster; the registry is a copy of what is there.
     Cluster,
 }
 
 /// How long the bridge's loop may rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// Something is published: pump at once.
+    /// A message is published: pump at once.
     No,
     /// A ring was full: pump again in a millisecond, or when the bell rings.
     Shortly,
@@ -117,7 +117,6 @@ enum Delivery {
     Io { shard: ShardId, message: Message },
 }
 
-/// The desk.
 pub struct Desk {
     inbox: BridgeInbox,
     io: Vec<IoPost>,
@@ -125,10 +124,10 @@ pub struct Desk {
     registry: Registry,
     home: Home,
     pub starts: ColdStarts,
-    /// One queue for all rings, because order matters across them: an address comes before the
-    /// scheduler hears of its pod.
+    /// One queue for all rings, because order matters across them: an io thread has to receive a pod's
+    /// address before the scheduler receives that the pod is up.
     backlog: VecDeque<Delivery>,
-    /// The function of each lane; a removed one stays until its calls and pods are gone.
+    /// The function of each lane. A removed function stays until its calls and pods are gone.
     lanes: Vec<Option<Arc<Function>>>,
     work: Vec<Work>,
 }
@@ -154,13 +153,13 @@ impl Desk {
         }
     }
 
-    /// Delivers the backlog, takes in new messages, and returns the backend's work, in order.
+    /// Delivers the backlog, handles new messages, and returns the backend's work, in order.
     pub fn pump(&mut self) -> Vec<Work> {
         self.inbox.bell.awake();
         self.flush();
         for _ in 0..MESSAGES_PER_PUMP {
-            // Take nothing more while the backlog is full. Acknowledgements then wait in the inbox,
-            // too, but the backlog drains without them, as the other threads empty their rings.
+            // While the backlog is full nothing more is taken, acknowledgements included. The backlog drains
+            // without them, as the other threads empty their rings.
             if self.backlog.len() >= DESK_BACKLOG {
                 break;
             }
@@ -172,7 +171,7 @@ impl Desk {
         std::mem::take(&mut self.work)
     }
 
-    /// Announces sleep, and says how long it may last.
+    /// Announces sleep, and returns how long the sleep may last.
     #[must_use]
     pub fn rest(&mut self) -> Rest {
         if !self.work.is_empty() {
@@ -225,7 +224,7 @@ impl Desk {
                     pod,
                     wanted_at,
                 }),
-                // The lane has no such function any more, so no pod starts: say that it is down.
+                // The lane no longer has such a function, so no pod starts: report the pod as down.
                 None => self.event(Event::PodDown(pod)),
             },
             Order::Stop { pod } => self.work.push(Work::Stop { pod }),
@@ -239,7 +238,7 @@ impl Desk {
 
     fn lane_gone(&mut self, lane: LaneId) {
         self.registry.lane_gone(lane);
-        // A function of the same name may have taken the lane over meanwhile.
+        // A function of the same name may have taken the lane over.
         if let Some(place) = self.lanes.get_mut(lane.index as usize) {
             place.take_if(|function| function.lane == lane);
         }
@@ -276,7 +275,7 @@ impl Desk {
         }
     }
 
-    /// Makes a change in the table.
+    /// Applies a change to the registry.
     pub fn apply(&mut self, change: Change, reply: Option<ReplyTo>) {
         let mut out = RegistryOut::default();
         self.registry.change(change, reply, &mut out);
@@ -292,19 +291,19 @@ impl Desk {
         self.reply(to, reply);
     }
 
-    /// A setting changed that shapes pods but is in no spec, so every pod is replaced.
+    /// Replaces every pod, because a setting changed that shapes pods and is in no spec.
     pub fn reshape_pods(&mut self) {
         for event in self.registry.reshape_pods() {
             self.event(event);
         }
     }
 
-    /// Whether a draft is a function that differs from the registered one, or what is wrong with it.
+    /// Whether a draft differs from the registered function, or what is wrong with the draft.
     pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
         self.registry.differs(draft)
     }
 
-    /// Registers a function for which no client waits, such as one from a file at the start.
+    /// Registers a function for which no client waits, for instance from a file at the start.
     pub fn register(&mut self, draft: Box<FunctionDraft>, replace: bool) -> Result<(), Refused> {
         let mut out = RegistryOut::default();
         let change = Change::Register { draft, replace };
@@ -349,25 +348,25 @@ impl Desk {
         self.lanes[place] = Some(function.clone());
     }
 
-    /// Says something to the scheduler.
+    /// Sends an event to the scheduler.
     pub fn event(&mut self, event: Event) {
         self.send(Delivery::Scheduler(event));
     }
 
-    /// Says the same to every io thread.
+    /// Sends a message to every io thread.
     pub fn broadcast(&mut self, mut message: impl FnMut() -> Message) {
         for number in 0..u16::try_from(self.io.len()).expect("few io threads") {
             self.tell(ShardId::new(number), message());
         }
     }
 
-    /// Says something to one io thread.
+    /// Sends a message to one io thread.
     pub fn tell(&mut self, shard: ShardId, message: Message) {
         self.send(Delivery::Io { shard, message });
     }
 
-    /// Says that a pod is gone: first to the io threads, because they may have calls in it, then to
-    /// the scheduler.
+    /// Reports that a pod is gone: first to the io threads, because they may have calls in it, then to the
+    /// scheduler.
     pub fn gone(&mut self, pod: PodId, end: &PodEnd) {
         self.broadcast(|| Message::PodGone {
             pod,
@@ -376,13 +375,13 @@ impl Desk {
         self.event(Event::PodDown(pod));
     }
 
-    /// Answers a request.
+    /// Sends the answer to a request.
     pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
         let token = to.token;
         self.tell(to.shard, Message::Reply { token, reply });
     }
 
-    /// Registered functions by name.
+    /// The registered functions by name.
     pub const fn functions(&self) -> &BTreeMap<Arc<str>, Arc<Function>> {
         self.registry.functions()
     }
@@ -392,18 +391,18 @@ impl Desk {
         self.registry.leaving_stats()
     }
 
-    /// The function of a lane, also of a removed one whose calls or pods are not gone yet.
+    /// The function of a lane, even if it is removed, until its calls and pods are gone.
     pub fn function_at(&self, lane: LaneId) -> Option<&Arc<Function>> {
         let function = self.lanes.get(lane.index as usize)?.as_ref();
         function.filter(|function| function.lane == lane)
     }
 
-    /// Whether all io threads have acknowledged every change so far and the backlog is empty.
+    /// Whether all io threads have acknowledged every change and the backlog is empty.
     pub fn is_settled(&self) -> bool {
         self.backlog.is_empty() && self.registry.is_settled()
     }
 
-    /// Messages that wait for room.
+    /// How many messages wait for room.
     pub fn waiting(&self) -> usize {
         self.backlog.len()
     }
@@ -417,6 +416,7 @@ impl Desk {
     }
 
     fn send(&mut self, delivery: Delivery) {
+        // Behind the backlog, because messages must not overtake each other.
         let undelivered = if self.backlog.is_empty() {
             self.try_send(delivery).err()
         } else {
@@ -424,7 +424,7 @@ impl Desk {
         };
         if let Some(delivery) = undelivered {
             self.backlog.push_back(delivery);
-            // The task in `attend` may sleep; ring, because it has to deliver this later.
+            // Rings, because the task in `attend` may sleep and has to deliver this later.
             self.inbox.bell.ring();
         }
     }

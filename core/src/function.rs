@@ -1,5 +1,5 @@
-//! A registered function as every thread knows it: its spec and its lane. Immutable; a change makes
-//! a new one. The registry makes it, io threads and bridges read it.
+//! A registered function as every thread has it: its spec and its lane. It is immutable; a change creates a
+//! new version. The registry creates it; io threads and bridges read it.
 
 use std::sync::Arc;
 

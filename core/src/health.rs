@@ -1,9 +1,9 @@
-//! How a pod is asked whether it is well, and what its answer means. It sends nothing; the bridges do, one
-//! `Health` for each pod.
+//! How a pod is probed, and what its answer means. It sends nothing; the bridges do, with one `Health` for
+//! each pod.
 
 use std::cell::Cell;
 
-/// The status line of an answer up to its code.
+/// Length of a status line up to the end of its code.
 pub const STATUS_LEN: usize = "HTTP/1.1 200".len();
 
 /// What a pod has answered so far.
@@ -13,8 +13,9 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether a pod that answers with this status takes calls. A server that knows no health path says 404
-    /// or 405 there, and is ready as soon as it answers at all; one that has said 2xx knows the path.
+    /// Whether a pod that answers with this status takes calls. A server without a health path answers 404 or
+    /// 405, and is ready as soon as it answers. A server that has answered 2xx has a health path, so 404 and
+    /// 405 then mean not ready.
     pub fn is_well(&self, status: u16) -> bool {
         match status {
             200..=299 => true,
@@ -23,7 +24,7 @@ impl Health {
         }
     }
 
-    /// The pod itself answered with this status.
+    /// Notes the status of an answer that came from the pod itself.
     pub fn note(&self, status: u16) {
         if (200..300).contains(&status) {
             self.was_well.set(true);
@@ -31,12 +32,12 @@ impl Health {
     }
 }
 
-/// The request: `host` is the function's name, as it is of calls.
+/// The request of a probe. `host` is the function's name, as in calls.
 pub fn request(path: &str, host: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-/// The status in the first bytes of an answer; none where they are no answer.
+/// The status in the first bytes of an answer; none if they are not HTTP.
 pub fn status(start: &[u8; STATUS_LEN]) -> Option<u16> {
     let code = start.strip_prefix(b"HTTP/1.")?;
     let [b'0' | b'1', b' ', code @ ..] = code else {

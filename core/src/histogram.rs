@@ -1,12 +1,12 @@
-//! Counts of times in fixed buckets, 10 µs to 60 s. One writer (an io thread), any reader.
-//! It never locks and never allocates. Times that are taken together lie side by side: with ten
-//! thousand functions, what a call costs is the cache lines that it touches.
+//! Counts of times in fixed buckets, from 10 µs to 60 s. One writer (an io thread), any number of readers. It
+//! never locks or allocates. Times that are recorded together are adjacent in memory, because with ten
+//! thousand functions a call's cost is the number of cache lines that it touches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::time::Nanos;
 
-/// Upper bounds of the buckets; one more bucket takes what is longer.
+/// Upper bounds of the buckets; one more bucket takes longer times.
 pub const BOUNDS: [Nanos; 21] = [
     Nanos::from_us(10),
     Nanos::from_us(25),
@@ -31,14 +31,14 @@ pub const BOUNDS: [Nanos; 21] = [
     Nanos::from_s(60),
 ];
 
-/// Buckets, with the one that has no upper bound.
+/// Number of buckets, including the one without an upper bound.
 pub const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// Histograms of `N` times, each named by its place.
+/// Histograms of `N` kinds of time; a kind is named by its index.
 #[repr(C)]
 pub struct Histograms<const N: usize> {
     sums_ns: [AtomicU64; N],
-    /// By bucket first: times of one call are often in the same one.
+    /// Bucket first, because the times of one call are often in the same bucket.
     counts: [[AtomicU64; N]; BUCKETS],
 }
 
@@ -52,7 +52,7 @@ impl<const N: usize> Default for Histograms<N> {
     }
 }
 
-/// Adds without a locked instruction: there is one writer.
+/// Adds without a locked instruction, which is enough for one writer.
 pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
@@ -65,7 +65,7 @@ impl<const N: usize> Histograms<N> {
         bump(&self.sums_ns[which], time.as_ns());
     }
 
-    /// Adds the counts to `into`, bucket by bucket, and gives the sum of all times.
+    /// Adds the counts to `into`, bucket by bucket, and returns the sum of all times.
     pub fn add_to(&self, which: usize, into: &mut [u64; BUCKETS]) -> Nanos {
         for (sum, counts) in into.iter_mut().zip(&self.counts) {
             *sum += counts[which].load(Ordering::Relaxed);

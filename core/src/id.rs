@@ -1,5 +1,5 @@
-//! Execution ids: 128 random bits, the io thread that owns the execution, and where that thread keeps
-//! its record, in lower-case letters and digits. It never makes randomness: the bits are an argument.
+//! Execution ids: 128 random bits, the io thread that owns the execution, and the place of its record on that
+//! thread, in lower-case letters and digits. The random bits are an argument.
 
 use crate::shard::ShardId;
 
@@ -8,7 +8,7 @@ pub const ID_LEN: usize = 31;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// The name of an execution, for clients. 31 characters of Crockford's base 32, lower case.
+/// The name of an execution in the API: 31 characters of Crockford's base 32, in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExecutionId {
     random: u128,
@@ -27,29 +27,30 @@ impl ExecutionId {
         }
     }
 
-    /// The io thread that owns the execution. An id that a client made up may name one that is not there.
+    /// The io thread that owns the execution. An id invented by a client may name a thread that does not
+    /// exist.
     pub const fn shard(self) -> ShardId {
         self.shard
     }
 
-    /// Where its thread would find it, which says nothing about whether it is there.
+    /// The place of the record on its thread. The record itself may be gone.
     pub const fn place(self) -> u16 {
         self.place
     }
 
-    /// The random bits, which name the execution on its thread.
+    /// The random bits, which identify the execution on its thread.
     pub const fn random(self) -> u128 {
         self.random
     }
 
-    /// The id as it is written.
+    /// The id as text.
     pub fn text(self) -> [u8; ID_LEN] {
         let mut text = [0; ID_LEN];
         spell(
             &mut text[..5],
             u64::from(self.shard.number()) << 15 | u64::from(self.place),
         );
-        // In words of 64 bits, which are shifted in one instruction: 12 letters take 60 of them.
+        // Split into words of 64 bits, which can be shifted in one instruction. 12 letters take 60 bits.
         const LETTERS: u128 = (1 << 60) - 1;
         spell(&mut text[5..7], (self.random >> 120) as u64);
         spell(&mut text[7..19], (self.random >> 60 & LETTERS) as u64);
@@ -57,7 +58,7 @@ impl ExecutionId {
         text
     }
 
-    /// The id that `text` spells, if it is one.
+    /// The id that `text` spells, if it is valid.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != ID_LEN {
             return None;
@@ -70,7 +71,7 @@ impl ExecutionId {
         };
         let shard = ShardId::new(u16::try_from(number(&text[..2])?).ok()?);
         let place = u16::try_from(number(&text[2..5])?).ok()?;
-        // 26 letters carry 130 bits: the first one has only three of its own.
+        // 26 letters have 130 bits, so the first letter may only use three.
         value(text[5]).filter(|first| *first < 8)?;
         Some(Self {
             random: number(&text[5..])?,
@@ -102,18 +103,18 @@ impl std::fmt::Debug for ExecutionId {
     }
 }
 
-/// The name of a pod (`fn-<function>-<5 random>`), or with more letters of a Job.
+/// The name of a pod (`fn-<function>-<5 random letters>`); a Job's name has more letters.
 pub fn pod_name<const N: usize>(function: &str, random: [u8; N]) -> String {
     let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte & 31)]));
     format!("fn-{function}-{}", letters.iter().collect::<String>())
 }
 
-/// 32 hexadecimal digits of 128 unguessable bits: who knows them may say that a pod is ready.
+/// 32 hexadecimal digits of 128 unguessable bits. With this token a pod proves that a report is its own.
 pub fn pod_token(random: u128) -> String {
     format!("{random:032x}")
 }
 
-/// Whether two tokens are the same; takes as long whatever differs.
+/// Whether two tokens are equal. The time does not depend on where they differ.
 pub fn is_same_token(ours: &str, theirs: &str) -> bool {
     let pairs = ours.bytes().zip(theirs.bytes());
     let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));

@@ -1,9 +1,9 @@
-//! A place in a table, as small as a `u32` also where it may be absent.
+//! A place in a table. An optional place needs no more memory than a `u32`.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// A place below `u32::MAX`. It is kept as the number after it, so that `None` needs no room of its own.
+/// A place below `u32::MAX`. It is stored as the next higher number, so that zero can stand for `None`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Index(NonZeroU32);
 

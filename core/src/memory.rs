@@ -1,13 +1,13 @@
-//! The account of the bytes that are held for calls: one number for the process, which io threads take
-//! from in pieces. A task that finds no room may wait in a line, the first come first. It measures nothing and
-//! frees nothing; the task that holds bytes charges them here, and drops the charge with them.
+//! The account of the bytes that calls hold: one number for the process, from which io threads take in
+//! pieces. A task that finds no room may wait in a line, first come, first served. The account measures and
+//! frees nothing itself: the task that holds bytes charges them here, and drops the charge with them.
 //!
-//! Room is had in two ways. `ThreadAccount::charge` takes it at once or not at all: so requests are
-//! charged, which can be refused. `ThreadAccount::wait` takes it whole, in its turn: so answers are charged,
-//! for which a client waits already. The first in line gets on although there is no room, if no other charge
-//! did so: calls that hold all the memory while each waits for more would else wait for ever. A charge that
-//! got on so must not wait again. So the
-//! account never passes its bound by more than one answer.
+//! There are two ways to get room. `ThreadAccount::charge` takes it at once or not at all. Requests are
+//! charged in this way, because they can be refused. `ThreadAccount::wait` waits until it gets all its bytes.
+//! Answers are charged in this way, because a client already waits for them. The first task in the line gets
+//! its bytes even without room, unless another charge without room is still held. Otherwise calls that hold
+//! all the memory while each waits for more would wait for ever. A charge without room must not wait again.
+//! So the account never passes its bound by more than one answer.
 
 mod thread;
 
@@ -20,40 +20,39 @@ use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
-/// What an io thread takes at once, so that most charges touch nothing that is shared. Where the bound is
-/// small it takes less: what threads have and do not use is missing to others.
+/// What an io thread takes at a time, so that most charges touch nothing shared. With a small bound it is
+/// less, because other threads cannot use what a thread has taken and does not use.
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// Of the bound, one part in so many is kept from the line: answers that are not read leave room for
-/// the requests of others.
+/// The line may not use one part in this many of the bound, so that answers that are not read leave room for
+/// requests of other clients.
 const KEPT_FROM_LINE: u64 = 8;
 
-/// The process's account.
 pub struct Account {
     bytes_max: u64,
     piece: u64,
     /// What io threads have taken, whether they use it or not.
     taken: AtomicU64,
-    /// How many wait, for those who look without the lock.
+    /// How many tasks wait; read without the lock.
     waiting: AtomicUsize,
-    /// For how many bytes tasks that waited have got on, and how many of them were taken from others.
+    /// Bytes that waiting tasks have been given, and bytes that were taken from other charges for them.
     served: AtomicU64,
     reclaimed: AtomicU64,
     /// Locked only where memory is short.
     line: Mutex<Line>,
-    /// By io thread.
+    /// The bells, by io thread.
     bells: Box<[Arc<Doorbell>]>,
 }
 
 #[derive(Default)]
 struct Line {
     places: VecDeque<Arc<Place>>,
-    /// A charge got on although there was no room.
+    /// A charge was granted without room.
     is_over: bool,
 }
 
-/// A place in the line.
+/// A task's place in the line.
 struct Place {
     bytes: u64,
     shard: ShardId,
@@ -62,7 +61,7 @@ struct Place {
 
 const WAITS: u8 = 0;
 const HAS_ROOM: u8 = 1;
-/// It has room that is not there.
+/// The task got its bytes without room.
 const IS_OVER: u8 = 2;
 
 impl Account {
@@ -81,7 +80,7 @@ impl Account {
         })
     }
 
-    /// What io threads have taken of it.
+    /// Bytes that io threads have taken.
     pub fn taken(&self) -> u64 {
         self.taken.load(SeqCst)
     }
@@ -91,7 +90,7 @@ impl Account {
         self.waiting.load(SeqCst) > 0
     }
 
-    /// What waits and answers may take of it.
+    /// The most that may be taken for answers.
     const fn line_max(&self) -> u64 {
         self.bytes_max - self.bytes_max / KEPT_FROM_LINE
     }
@@ -110,7 +109,7 @@ impl Account {
         self.taken.fetch_update(SeqCst, SeqCst, more).is_ok()
     }
 
-    /// Gives back what a thread took, and lets those on who wait for it.
+    /// Gives back what a thread took, and serves the line if tasks wait.
     fn give(&self, bytes: u64) {
         if bytes > 0 {
             let was = self.taken.fetch_sub(bytes, SeqCst);
@@ -121,14 +120,14 @@ impl Account {
         }
     }
 
-    /// The charge that got on without room is dropped: the next one may get on.
+    /// The charge without room was dropped, so the next task may get one.
     fn end_over(&self) {
         let line = &mut self.line();
         line.is_over = false;
         self.advance(line);
     }
 
-    /// Lets those on for whom there is room now.
+    /// Serves tasks from the front of the line while there is room.
     fn advance(&self, line: &mut Line) {
         while let Some(first) = line.places.front() {
             let state = if self.take(first.bytes, self.line_max()) {
@@ -151,25 +150,25 @@ impl Account {
     fn join(&self, place: &Arc<Place>) {
         let line = &mut self.line();
         line.places.push_back(place.clone());
-        // Before the look for room: a thread that gives some back sees that it is waited for, or was so
-        // early that the look finds it.
+        // Before the check for room. A thread that gives bytes back then either reads that a task waits, or
+        // it gave them back before this check, which finds them.
         self.waiting.store(line.places.len(), SeqCst);
         self.advance(line);
         if self.is_short() {
-            // Each may have something to give back.
+            // Every thread may have bytes to give back.
             self.bells.iter().for_each(|bell| {
                 bell.ring();
             });
         }
     }
 
-    /// Takes a place out of the line; how it stood.
+    /// Takes a place out of the line; returns the state that it had.
     fn leave(&self, place: &Arc<Place>) -> u8 {
         let line = &mut self.line();
         let state = place.state.load(SeqCst);
         if state == WAITS {
             line.places.retain(|one| !Arc::ptr_eq(one, place));
-            // The next one may be smaller.
+            // The next task may need less.
             self.advance(line);
         }
         state

@@ -1,5 +1,5 @@
-//! What io threads and the bridge say to each other. It holds no behaviour.
-//! Grants and dones have rings of their own; these messages are the cold rest.
+//! The messages between io threads and the bridge. No behaviour. Grants and the ends of attempts have rings
+//! of their own; these messages are the rare rest.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -33,51 +33,51 @@ impl fmt::Display for PodAddress {
 /// How a pod ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEnd {
-    /// Killed for its memory.
+    /// Whether it was killed because it used too much memory.
     pub oom: bool,
-    /// The cluster's or the process's own words.
+    /// The message of the cluster or of the process.
     pub message: Arc<str>,
 }
 
 /// To an io thread.
 pub enum Message {
-    /// Inline only: the scheduler lives on this thread.
+    /// Only inline: the scheduler runs on this thread.
     Event(Event),
     Notice(Notice),
-    /// A new or changed function; answered by `BridgeMessage::Ack` with its version.
+    /// A new or changed function. The answer is `BridgeMessage::Ack` with its version.
     Function(Arc<Function>),
-    /// A function is gone; answered by `BridgeMessage::Ack` with this version.
+    /// A function was removed. The answer is `BridgeMessage::Ack` with this version.
     FunctionRemoved {
         lane: LaneId,
         name: Arc<str>,
         version: u64,
     },
-    /// Comes before the scheduler hears that the pod is up.
+    /// Sent before the scheduler receives that the pod is up.
     PodAddress {
         pod: PodId,
         address: PodAddress,
-        /// How its start went, for the call that it was started for.
+        /// The phases of its start, for the call for which it was started.
         start: Phases,
     },
-    /// Connections to it are closed; `end` says how, for who waits to know before a retry.
+    /// The pod is gone, so its connections are closed. Calls that wait for `end` before a retry receive it.
     PodGone {
         pod: PodId,
         end: PodEnd,
     },
-    /// A POOL function's endpoint was resolved, or why not.
+    /// The endpoint of a POOL function was resolved, or failed to resolve.
     Endpoint {
         lane: LaneId,
         address: Result<PodAddress, Arc<str>>,
     },
-    /// A Job's start came further.
+    /// A Job's start made progress.
     JobStarting {
         call: CallId,
         attempt: u32,
-        /// Since when its container runs, once it does.
+        /// Since when its container has been running; none before that.
         running_since: Option<Uptime>,
-        /// What was reached so far.
+        /// The phases reached so far.
         start: Phases,
-        /// What is in its way, where that may still mend by itself.
+        /// What keeps it from starting, if that may still go away by itself.
         held_up: Option<Arc<str>>,
     },
     /// A Job ended without a callback, or could not be started.
@@ -92,11 +92,11 @@ pub enum Message {
         token: u64,
         reply: Reply,
     },
-    /// Every function there is was told: one that is unknown from now on does not exist.
+    /// All existing functions have been sent. From now on an unknown function does not exist.
     Begun,
-    /// No new calls; what runs goes on.
+    /// No new calls; running calls continue.
     Drain,
-    /// What is left ends as `SHUTDOWN`, is answered and counted; then the thread ends.
+    /// The remaining calls end as `SHUTDOWN`, and are answered and counted. Then the thread ends.
     Stop,
 }
 
@@ -107,13 +107,13 @@ pub enum BridgeMessage {
         request: Request,
         reply: ReplyTo,
     },
-    /// An io thread has taken over the version of a function.
+    /// An io thread has taken over a version of a function.
     Ack {
         version: u64,
     },
     Job(Box<JobStart>),
-    /// The call is over: its Job is deleted, its process ended. Also said after a good end, with
-    /// what its runtime stamped.
+    /// The attempt is over: its Job is deleted, or its process ended. Sent after a success, too, with the
+    /// timestamps of its runtime.
     JobStop {
         call: CallId,
         attempt: u32,
@@ -121,14 +121,14 @@ pub enum BridgeMessage {
     },
 }
 
-/// Who waits for an answer.
+/// Where to send the answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     pub shard: ShardId,
     pub token: u64,
 }
 
-/// What a client wants changed or told.
+/// What a client asks for.
 pub enum Request {
     Register {
         draft: Box<FunctionDraft>,
@@ -144,17 +144,17 @@ pub enum Request {
     ColdStarts {
         name: Arc<str>,
     },
-    /// A warm pod says that it is ready; the bridge knows its token.
+    /// A warm pod reports that it is ready. The bridge knows its token.
     PodReady {
         token: Box<str>,
         pod: Box<str>,
-        /// Where it says that it listens, if it does.
+        /// Where it listens, if it reports that.
         address: Option<IpAddr>,
         stamps: ReadyStamps,
     },
 }
 
-/// What a runtime stamped while it started, in milliseconds since the epoch; none of what it did not stamp.
+/// A runtime's timestamps of its own start, in milliseconds since the epoch; none for a phase without one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyStamps {
     pub started_at_ms: Option<u64>,
@@ -162,11 +162,11 @@ pub struct ReadyStamps {
     pub ready_at_ms: Option<u64>,
 }
 
-/// Phases of a start in order, with how long after it was wanted each was reached;
-/// none where a phase was not seen.
+/// The phases of a start, in order of time, each with the time since the pod was wanted. Phases that were not
+/// seen are left out.
 pub type Phases = Arc<[(&'static str, Nanos)]>;
 
-/// One cold start taken apart.
+/// The phases of one cold start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ColdStart {
     pub pod: String,
@@ -198,13 +198,13 @@ pub enum Refused {
     NotFound,
     Exists,
     Invalid(Vec<FieldFault>),
-    /// The registry cannot be changed now; why.
+    /// The registry cannot be changed now, for this reason.
     Unavailable(String),
-    /// Another pod's token.
+    /// The token of another pod.
     Forbidden,
     /// The table of functions is full.
     TooMany,
-    /// It keeps no pods, being of this mode.
+    /// A function of this mode keeps no pods.
     NotWarm(ExecutionMode),
 }
 
@@ -217,9 +217,9 @@ pub struct JobStart {
     pub trace_id: Option<Box<str>>,
     /// For the callback's URL.
     pub token: Box<str>,
-    /// The whole envelope, where it is JSON that fits a variable; else the Job fetches it. Shared with the io
-    /// thread, of which the Job may fetch it all the same.
+    /// The whole envelope, if it is JSON that fits into a variable; otherwise the Job fetches it. It is
+    /// shared with the io thread, from which the Job may fetch it even so.
     pub payload: Option<Arc<str>>,
-    /// What the call has left, in milliseconds.
+    /// The time that is left for the call, in milliseconds.
     pub deadline_ms: u64,
 }

@@ -1,5 +1,5 @@
-//! What one io thread counts of one function, and of all calls: the ledger.
-//! One writer (that thread); the management port reads. It never locks.
+//! What one io thread counts of one function, and of all its calls: the ledger. That thread is the only
+//! writer; the management port reads. There are no locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use crate::time::{AtomicUptime, Nanos};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Counts one more. Only the owning thread may call it.
+    /// Adds one. Only the owning thread may call it.
     pub fn add(&self) {
         bump(&self.0, 1);
     }
@@ -39,7 +39,7 @@ impl Gauge {
     }
 }
 
-/// Why a call was refused, as `X-Queue-Reject-Reason` and the `reason` label say it.
+/// Why a call was refused: the values of `X-Queue-Reject-Reason` and of the `reason` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum RejectReason {
@@ -52,7 +52,7 @@ pub enum RejectReason {
 impl RejectReason {
     pub const ALL: [Self; 4] = [Self::Rate, Self::Memory, Self::Depth, Self::EstWait];
 
-    /// The word on the wire.
+    /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -63,7 +63,7 @@ impl RejectReason {
     }
 }
 
-/// The times of a call; every call has all but the last.
+/// The times of a call. Every call has all of them except the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum CallTime {
@@ -78,8 +78,8 @@ impl CallTime {
     pub const COUNT: usize = 5;
 }
 
-/// Counters and histograms of one function on one io thread. The first line of the cache holds what a
-/// call that simply succeeds counts, and the sums of its times.
+/// Counters and histograms of one function on one io thread. The first cache line holds everything that a
+/// successful warm call counts, and the sums of its times.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct FunctionMetrics {
@@ -102,7 +102,7 @@ impl FunctionMetrics {
     }
 }
 
-/// What one io thread accepted and finished; with the lanes' live counters it is the ledger.
+/// What one io thread accepted and finished. Together with the lanes' live counters it is the ledger.
 #[derive(Default)]
 pub struct ThreadLedger {
     pub accepted: Counter,
@@ -110,17 +110,18 @@ pub struct ThreadLedger {
     /// Calls that wait between two attempts, in no lane's queue.
     pub backing_off: AtomicU64,
     pub beat: Beat,
-    /// Refused before the function was known (`rate`), which no function's series can count.
+    /// Calls refused before their function was known (`rate`), so that no function's series counts them.
     pub rejected_unknown: Counter,
-    /// Finished async, keyed or `Prefer` executions dropped before their time for the byte budget.
+    /// Finished async, keyed or `Prefer` executions that were dropped early, because the store's budget was
+    /// full.
     pub evicted: Counter,
-    /// Bytes that are charged for calls on the thread (`memory`).
+    /// Bytes charged for calls on this thread (`memory`).
     pub inflight_bytes: Gauge,
-    /// Answers that were not sent to their end, because their client read too slowly, or read nothing
-    /// while others waited for memory.
+    /// Answers that were not sent to their end, because their client read too slowly, or read nothing while
+    /// other clients waited for memory.
     pub answers_cut: Counter,
-    /// Bytes that the thread's kept executions weigh.
+    /// Bytes of the thread's stored executions.
     pub store_bytes: AtomicU64,
-    /// When the oldest of its kept executions that are over ended.
+    /// When the oldest of its finished stored executions ended.
     pub oldest_kept: AtomicUptime,
 }

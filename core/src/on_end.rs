@@ -1,4 +1,4 @@
-//! Wakes a task when a thread has ended, however it did. The starter of the thread gives it one to keep.
+//! Wakes a task when a thread has ended, whatever the reason. The thread owns it and so drops it at its end.
 
 use std::task::Waker;
 

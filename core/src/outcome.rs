@@ -1,4 +1,4 @@
-//! How a call can end, and whose doing it was. It knows no status code: `io/http/response.rs` maps it.
+//! How a call can end, and who is responsible for it. `io/http/response.rs` maps it to a status code.
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ impl Stage {
     }
 }
 
-/// How long something may take, in milliseconds, and what says so.
+/// How long something may take, in milliseconds, and who set this limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeLimit {
-    /// A client, of one call.
+    /// Set by a client, for one call.
     Client(u32),
-    /// A function's spec, of each call or of each attempt of an async one.
+    /// Set by the function's spec, for each call, or for each attempt of an async call.
     Function(u32),
-    /// The process's settings, of each async call.
+    /// Set by the process's settings, for each async call.
     Async(u64),
 }
 
@@ -49,17 +49,17 @@ impl TimeLimit {
     }
 }
 
-/// What a function says of its failure. Apart, since failures are moved with every call, and most calls
-/// have none.
+/// A function's report of its failure. It is behind an `Arc`, because failures are moved with every call and
+/// most calls have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandlerFailure {
     pub code: Arc<str>,
     pub message: Arc<str>,
-    /// Of an answer with status 429: when the function wants to be called again, in its own words.
+    /// For an answer with status 429: when the function wants to be called again, as it wrote it.
     pub retry_after: Option<Arc<str>>,
 }
 
-/// What is known of a call that waited for a pod in vain.
+/// A call waited for a pod until its deadline, and the reason is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartTimeout {
     pub limit: TimeLimit,
@@ -72,12 +72,12 @@ impl StartTimeout {
     }
 }
 
-/// Why no pod came up; the cluster's or the process's own words.
+/// Why no pod came up; the message of the cluster or of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartTrouble {
     /// The last start failed.
     Failed(Arc<str>),
-    /// The start is tried on, and this is in its way.
+    /// The start continues, and this delays it.
     HeldUp(Arc<str>),
 }
 
@@ -92,30 +92,30 @@ impl StartTrouble {
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The function raised, or answered non-2xx.
+    /// The function raised an error, or answered with a status other than 2xx.
     Handler(Arc<HandlerFailure>),
-    /// The pod went away in the middle of the call.
+    /// The pod was lost during the call.
     PodLost(Arc<str>),
-    /// No pod took the call, which cannot have begun.
+    /// No pod took the call, so it cannot have begun.
     PodUnreachable(Arc<str>),
-    /// The pod's answer was no answer.
+    /// The pod's answer was invalid.
     BadOutput(Arc<str>),
     OutputTooLarge(Arc<str>),
-    /// No pod could be started; the cluster's or the process's own words.
+    /// No pod could be started; the message of the cluster or of the process.
     ColdStart(Arc<str>),
     Timeout {
         stage: Stage,
-        /// None where a pod said that the time was over; the call knows which it was.
+        /// None if a pod reported the timeout; the call then fills in its own limit.
         limit: Option<TimeLimit>,
     },
-    /// The deadline passed while no pod was up, and it is known why.
+    /// The deadline passed while no pod was up, and the reason is known.
     StartTimeout(Arc<StartTimeout>),
     Cancelled,
     FunctionRemoved,
     Shutdown,
 }
 
-/// Whose doing a failure was.
+/// Who is responsible for a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     Function,
@@ -132,7 +132,7 @@ impl Failure {
         Self::OutputTooLarge(why.into())
     }
 
-    /// The word on the wire.
+    /// The code in the API.
     pub fn code(&self) -> &str {
         match self {
             Self::Handler(failure) => &failure.code,
@@ -195,7 +195,7 @@ impl Failure {
         }
     }
 
-    /// Whose doing it was.
+    /// Who is responsible for the failure.
     pub const fn blame(&self) -> Blame {
         match self {
             Self::Handler(_) | Self::BadOutput(_) | Self::OutputTooLarge(_) => Blame::Function,

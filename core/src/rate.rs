@@ -1,15 +1,16 @@
-//! The plane's token bucket: one for all io threads, a single word, no lock (GCRA: the word is the
-//! time at which the bucket would be full again). It never looks at a clock. Admission calls it.
+//! The token bucket of the control plane: one for all io threads, in a single word without a lock. It is
+//! GCRA: the word is the time at which the bucket would be full again. It never reads a clock. Admission
+//! calls it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::time::{Nanos, Uptime};
 
-/// How many calls may begin a second.
+/// How many calls may begin in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     Off,
-    /// Calls a second, and as many at once after a quiet second; 0 refuses all.
+    /// Calls a second, and as many at once after a second without calls; 0 refuses all.
     PerSecond(u32),
 }
 
@@ -27,7 +28,7 @@ impl RateBucket {
         }
     }
 
-    /// Takes a token, or says how long it takes until there is one.
+    /// Takes a token, or returns how long it takes until there is one.
     pub fn take(&self, now: Uptime) -> Result<(), Nanos> {
         let per_second = match self.limit {
             RateLimit::Off => return Ok(()),

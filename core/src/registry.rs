@@ -1,6 +1,7 @@
-//! The table of functions and how it changes: one writer (the bridge thread), every change told to
-//! the scheduler first, then to every io thread, answered when all have taken it over; a removal
-//! reaches the scheduler last. It sends nothing by itself: its `RegistryOut` says what to send.
+//! The table of functions and its changes. It has one writer (the bridge thread). Each change is sent to the
+//! scheduler first, then to every io thread, and is answered when all of them have taken it over. Only a
+//! removal reaches the scheduler last. The registry sends nothing itself: `RegistryOut` holds what has to be
+//! sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub enum Change {
     },
 }
 
-/// What every io thread has to hear.
+/// A change that every io thread has to receive.
 #[derive(Clone)]
 pub enum Told {
     Function(Arc<Function>),
@@ -41,7 +42,7 @@ pub enum Told {
     },
 }
 
-/// What a step leaves to be sent, in this order.
+/// What one step leaves to be sent, in this order.
 #[derive(Default)]
 pub struct RegistryOut {
     pub scheduler: Vec<Event>,
@@ -73,16 +74,15 @@ struct Unacknowledged {
 struct Leaving {
     lane: LaneId,
     stats: Arc<QueueStats>,
-    /// Still being told to the io threads: changes of this name wait.
+    /// Whether io threads still have to acknowledge the removal. Until then changes of this name wait.
     in_progress: bool,
 }
 
-/// The table.
 pub struct Registry {
     io_threads: usize,
     defaults: Defaults,
     platform: Platform,
-    /// The control plane's own service account, where functions' pods could take it.
+    /// The control plane's own service account, if the pods of functions could use it.
     own_account: Option<String>,
     functions: BTreeMap<Arc<str>, Arc<Function>>,
     /// Removed functions whose calls or pods are not gone yet.
@@ -113,14 +113,14 @@ impl Registry {
         }
     }
 
-    /// The same; no function may take this service account.
+    /// Forbids this service account to all functions.
     #[must_use]
     pub fn guarding(mut self, own_account: Option<String>) -> Self {
         self.own_account = own_account;
         self
     }
 
-    /// Registered functions by name.
+    /// The registered functions by name.
     pub const fn functions(&self) -> &BTreeMap<Arc<str>, Arc<Function>> {
         &self.functions
     }
@@ -130,13 +130,13 @@ impl Registry {
         self.leaving.values().map(|leaving| &leaving.stats)
     }
 
-    /// Whether every change so far was taken over by all io threads.
+    /// Whether all io threads have taken over every change so far.
     pub fn is_settled(&self) -> bool {
         self.unacknowledged.is_empty() && self.put_off.is_empty()
     }
 
-    /// Whether a change could be made now, for a registry whose home is elsewhere. Only that home
-    /// knows whether there is a function to remove.
+    /// Whether a change could be made now, for a registry whose home is the cluster. A removal is never
+    /// refused here, because only the cluster knows whether the function exists.
     pub fn check(&self, change: &Change) -> Result<(), Refused> {
         match change {
             Change::Register { draft, replace } => {
@@ -161,7 +161,7 @@ impl Registry {
         }
     }
 
-    /// Whether a draft is another function than the registered one of its name.
+    /// Whether a draft differs from the registered function of its name.
     pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
         let spec = self.resolve(draft)?;
         let known = self.functions.get(&spec.name);
@@ -187,7 +187,7 @@ impl Registry {
         Some(FieldFault::new(format!("podTemplate.{field}"), message))
     }
 
-    /// Begins a change. What cannot be done is answered at once.
+    /// Begins a change. A change that is impossible is answered at once.
     pub fn change(&mut self, change: Change, reply: Option<ReplyTo>, out: &mut RegistryOut) {
         let name = match &change {
             Change::Register { draft, .. } => draft.name(),
@@ -263,7 +263,7 @@ impl Registry {
         Ok(())
     }
 
-    /// A removed function's lane where its last calls still run, else a free one.
+    /// The lane of a removed function of this name while its last calls still run, otherwise a free lane.
     fn lane_for(&mut self, name: &str) -> Option<(LaneId, Arc<QueueStats>)> {
         let (index, stats) = if let Some(gone) = self.leaving.remove(name) {
             (gone.lane.index, gone.stats)
@@ -309,7 +309,7 @@ impl Registry {
         function
     }
 
-    /// What tells the scheduler that every pod has to be replaced, one by one for each function.
+    /// Events that let the scheduler replace every pod, one at a time for each function.
     pub fn reshape_pods(&self) -> Vec<Event> {
         let keeps_pods =
             |function: &&Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
@@ -359,6 +359,8 @@ impl Registry {
                 in_progress: true,
             },
         );
+        // `acknowledge` sends the removal to the scheduler: before all io threads have taken it over, one of
+        // them may still admit a call for the lane.
         let version = self.version;
         out.io_threads.push(Told::Removed {
             lane,
@@ -387,7 +389,7 @@ impl Registry {
         Ok(())
     }
 
-    /// An io thread has taken a version over; the last one completes the change.
+    /// An io thread has taken over a version. The last io thread completes the change.
     pub fn acknowledge(&mut self, version: u64, out: &mut RegistryOut) {
         let Some(change) = self.unacknowledged.get_mut(&version) else {
             return;
@@ -416,7 +418,7 @@ impl Registry {
         out.replies.push((change.reply, reply));
     }
 
-    /// The scheduler has nothing left of a removed function: its lane is free again.
+    /// The scheduler has nothing left of a removed function, so its lane is free again.
     pub fn lane_gone(&mut self, lane: LaneId) {
         let name = self
             .leaving
@@ -430,7 +432,7 @@ impl Registry {
     }
 }
 
-/// The same function with another floor of pods, which only one that keeps pods has.
+/// The same function with another minimum of pods. Only a WARM function has one.
 fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, Refused> {
     if spec.execution_mode != ExecutionMode::Warm {
         return Err(Refused::NotWarm(spec.execution_mode));

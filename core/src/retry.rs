@@ -1,48 +1,47 @@
-//! Whether an attempt that failed is followed by another one, and when. It never sleeps: the owner
-//! of the call does. Randomness is an argument.
+//! Whether another attempt follows a failed one, and when. It never sleeps; the owner of the call does.
+//! Randomness is an argument.
 
 use crate::spec::RetryOn;
 use crate::ticket::Class;
 use crate::time::Nanos;
 
-/// How an attempt failed, as far as its retry is concerned.
+/// How an attempt failed, as far as it matters for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
-    /// The function cannot have begun: the connection was refused, nothing was sent, or the pod
-    /// said so.
+    /// The function cannot have begun: the connection was refused, nothing was sent, or the pod reported it.
     NotBegun,
-    /// The pod, or the worker in it, went away during the attempt. `oom` says whether it ran out of
-    /// memory; none while its end is not known.
+    /// The pod, or the worker in it, was lost during the attempt. `oom` is whether it ran out of memory; none
+    /// while that is not known.
     Lost { oom: Option<bool> },
-    /// The attempt's own timeout passed.
+    /// The attempt's own time limit passed.
     TimedOut,
     /// The function returned an error.
     Handler,
-    /// A retry would fail again or has no use: a bad output, a start that cannot work, a call that
-    /// was cancelled.
+    /// A retry would fail again or would be useless: an invalid output, a start that cannot succeed, a
+    /// cancelled call.
     Final,
 }
 
-/// What comes next.
+/// What happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Give,
-    /// After so long; zero is at once.
+    /// Retry after this time; zero means at once.
     Retry(Nanos),
 }
 
-/// What a call has behind it.
+/// What the call has done so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tried {
-    /// Attempts so far, the failed one among them.
+    /// Attempts so far, including the one that failed.
     pub attempts: u32,
-    /// Retries after a pod was lost mid-call.
+    /// Attempts whose pod was lost.
     pub lost: u32,
-    /// Whether another pod could take it at once.
+    /// Whether another pod may be able to take the call at once.
     pub other_pod: bool,
 }
 
-/// What the function allows.
+/// What the function's spec allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryRule {
     pub max_retries: u32,
@@ -59,13 +58,15 @@ fn doubling(first: Nanos, most: Nanos, times: u32) -> Nanos {
     first.saturating_mul(1 << times.min(20)).min(most)
 }
 
-/// Decides. `random` is uniform over all of `u64`.
+/// Decides what happens next. `random` is uniform over all of `u64`.
 pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u64) -> Next {
     let retries = tried.attempts.saturating_sub(1);
     if retries >= rule.max_retries {
         return Next::Give;
     }
     let allowed = match failure {
+        // Allowed whatever `retryOn` is, because running twice is impossible. Another pod may take the call
+        // at once; without one an immediate retry would most likely fail, too.
         AttemptFailure::NotBegun => {
             let backoff = doubling(NOT_BEGUN_FIRST, NOT_BEGUN_MAX, retries);
             return Next::Retry(if tried.other_pod {
@@ -75,6 +76,7 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
             });
         }
         AttemptFailure::Lost { oom } => {
+            // Once only, because a call that makes its pod end would otherwise end one pod after the other.
             oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
         }
         AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),
@@ -85,6 +87,7 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
         (false, _) => Next::Give,
         (true, Class::Sync) => Next::Retry(Nanos::ZERO),
         (true, Class::Async) => {
+            // Full jitter: calls that failed together do not all come back together.
             let most = doubling(ASYNC_FIRST, ASYNC_MAX, retries);
             Next::Retry(Nanos::from_ns(random % (most.as_ns() + 1)))
         }

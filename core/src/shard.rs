@@ -1,8 +1,8 @@
-//! The name of an io thread among the others, wherever a message, an id or a table names one. It reaches none.
+//! The name of an io thread, as used in messages, ids and tables.
 
 use std::fmt;
 
-/// An io thread. What counts threads, or names something else by a number, is another type.
+/// An io thread. A number of threads, or a number of anything else, has another type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ShardId(u16);
@@ -13,13 +13,13 @@ impl ShardId {
         Self(number)
     }
 
-    /// As ids of executions spell it.
+    /// The number as execution ids contain it.
     #[inline]
     pub const fn number(self) -> u16 {
         self.0
     }
 
-    /// Its place in what has one for each io thread.
+    /// The thread's place in a list with one item for each io thread.
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize

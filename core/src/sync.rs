@@ -1,13 +1,13 @@
-//! What ring, bitmap and doorbell stand on: std's atomics and cell, or loom's in a model build
-//! (`--cfg loom`), and the switch for planted bugs.
+//! The primitives of ring, bitmap and doorbell: std's atomics and cell, or loom's in a model build (`--cfg
+//! loom`). Also the switch for planted bugs.
 //!
-//! It never holds a protocol: orderings are chosen, and explained, where they are used.
+//! There is no protocol here: orderings are chosen and explained where they are used.
 //!
-//! A planted bug is an `if planted` with the bug's name beside the line that it breaks. Without the
-//! feature `planted-bugs` the answer is a constant and the branch is gone. With it the variable
-//! `NANOFAAS_PLANTED_BUG` names the one bug that is live in the process, and the models or the
-//! simulation have to fail: `core/model planted` collects the names from these files. A name begins
-//! with the file it lives in (`ring_`, `doorbell_`, `bitmap_`, `slots_`, `fifo_` …).
+//! A planted bug is an `if planted` with the bug's name beside the line that it breaks. Without the feature
+//! `planted-bugs` the result is a constant, and the branch is compiled away. With the feature, the variable
+//! `NANOFAAS_PLANTED_BUG` names the one bug that is active in the process, and the models or the simulation
+//! have to fail. `core/model planted` collects the names from the source files. A name begins with the name
+//! of its file (`ring_`, `doorbell_`, `bitmap_`, `slots_`, `fifo_` …).
 
 #[cfg(loom)]
 pub use loom::{
@@ -27,8 +27,7 @@ pub use std::sync::{
 
 use std::ops::Deref;
 
-/// std's cell behind loom's access closures, which let the model see when an access begins and
-/// ends.
+/// std's cell with the access closures of loom's cell, which show the model when an access begins and ends.
 #[cfg(not(loom))]
 pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -49,7 +48,7 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// A value on cache lines of its own: two, since x86 fetches lines in pairs.
+/// A value on two cache lines of its own, because x86 fetches lines in pairs.
 #[repr(align(128))]
 pub struct CachePadded<T>(pub T);
 
@@ -79,14 +78,14 @@ pub fn planted(bug: &str) -> bool {
         == Some(bug)
 }
 
-/// loom's atomics, made to explore every order of accesses.
+/// loom's atomics, changed so that loom explores every order of accesses.
 ///
-/// loom 0.7 keeps only the last access to each location. A thread's own load therefore hides that
-/// another thread read the same location before it, and loom never tries the store that follows
-/// ahead of that read (loom's issue 166). So "look, then store", which is all that a ring does,
-/// stays unexplored. As a workaround, each access first stores to a location that no code ever
-/// reads: this puts all accesses in one chain that loom does reorder. Because the location is never
-/// read, the store orders nothing in the memory model.
+/// loom 0.7 keeps only the last access to each location. A thread's own load therefore hides that another
+/// thread read the same location before, and loom never tries the following store ahead of that read (loom's
+/// issue 166). So the pattern "load, then store", which is all that a ring does, stays unexplored. As a
+/// workaround, each access first stores to a location that no code ever reads: this puts all accesses into
+/// one chain that loom does reorder. Because the location is never read, the store orders nothing in the
+/// memory model.
 #[cfg(loom)]
 mod model {
     use loom::sync::atomic;
@@ -139,7 +138,7 @@ mod model {
                     self.value.compare_exchange(current, new, success, failure)
                 }
 
-                /// Never fails for nothing here, which std's may.
+                /// Never fails spuriously here; std's version may.
                 #[track_caller]
                 pub fn compare_exchange_weak(
                     &self,

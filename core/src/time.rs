@@ -1,8 +1,8 @@
-//! Times, as types of two kinds: a point of the process's clock (`Uptime`) and a span (`Nanos`). They are two
-//! types because only some of what can be written with one is meant: two points have a distance, a point
-//! moved by a span is a point, and the sum of two points is nothing. Both are one word, in nanoseconds.
-//! std's `Instant` and `Duration` are not used because they are two words, which tickets, timers and atomics
-//! have no room for, and because `Instant` has no zero to begin a simulation at. Nothing here reads a clock.
+//! Times, as two types: a point of the process's clock (`Uptime`) and a span (`Nanos`). With two types the
+//! compiler rejects what makes no sense: two points have a distance and a point plus a span is a point, but
+//! two points have no sum. Both are one word, in nanoseconds. std's `Instant` and `Duration` take two words
+//! each, which is too much for tickets, timers and atomics, and `Instant` has no zero at which a simulation
+//! could begin. Nothing here reads a clock.
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Sub, SubAssign};
@@ -28,19 +28,19 @@ impl Nanos {
         Self(ns)
     }
 
-    /// So many microseconds, or the longest span.
+    /// Converts microseconds; at most the longest span.
     #[inline]
     pub const fn from_us(us: u64) -> Self {
         Self(us.saturating_mul(NS_PER_US))
     }
 
-    /// So many milliseconds, or the longest span.
+    /// Converts milliseconds; at most the longest span.
     #[inline]
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms.saturating_mul(NS_PER_MS))
     }
 
-    /// So many seconds, or the longest span.
+    /// Converts seconds; at most the longest span.
     #[inline]
     pub const fn from_s(s: u64) -> Self {
         Self(s.saturating_mul(NS_PER_S))
@@ -143,7 +143,7 @@ impl Div<u64> for Nanos {
     }
 }
 
-/// How often a span fits into another one.
+/// How many times one span fits into another.
 impl Div for Nanos {
     type Output = u64;
 
@@ -159,7 +159,7 @@ impl Sum for Nanos {
     }
 }
 
-/// The longest span where a duration is longer than that.
+/// The longest span, if the duration is longer.
 impl From<Duration> for Nanos {
     #[inline]
     fn from(duration: Duration) -> Self {
@@ -174,7 +174,7 @@ impl From<Nanos> for Duration {
     }
 }
 
-/// A point of the process's clock: for how long the process had run then.
+/// A point of the process's clock: how long the process had been running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Uptime(u64);
@@ -193,20 +193,20 @@ impl Uptime {
         self.0
     }
 
-    /// The span from `earlier` to this point; zero where `earlier` is the later one.
+    /// The span from `earlier` to this point; zero if `earlier` is later.
     #[inline]
     pub const fn since(self, earlier: Self) -> Nanos {
         Nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The last point that there is, where the sum is past it.
+    /// The last possible point, if the sum is later.
     #[inline]
     #[must_use]
     pub const fn saturating_add(self, span: Nanos) -> Self {
         Self(self.0.saturating_add(span.0))
     }
 
-    /// The origin, where the difference is before it.
+    /// The origin, if the difference is before it.
     #[inline]
     #[must_use]
     pub const fn saturating_sub(self, span: Nanos) -> Self {
@@ -239,8 +239,8 @@ impl Sub<Nanos> for Uptime {
     }
 }
 
-/// A point that threads read and that may not be there. Each access is relaxed: what a point belongs to is
-/// published by other means.
+/// An optional point that several threads read. Each access is relaxed, because the data that belongs to a
+/// point is published by other means.
 #[derive(Debug, Default)]
 pub struct AtomicUptime(AtomicU64);
 
@@ -257,7 +257,7 @@ impl AtomicUptime {
         }
     }
 
-    /// The clock's origin counts as one nanosecond after it.
+    /// The clock's origin is stored as one nanosecond after it, because 0 means none.
     #[inline]
     pub fn set(&self, point: Option<Uptime>) {
         let ns = point.map_or(0, |point| point.0.max(1));

@@ -1,17 +1,17 @@
-//! A hierarchical timer wheel: deadlines in milliseconds, O(1) to set and to cancel, keys of the
-//! caller's. It never looks at a clock and never allocates once it has held as many timers before.
-//! Each io thread and the scheduler advance one of their own.
+//! A hierarchical timer wheel. Deadlines are in milliseconds, setting and cancelling are O(1), and the caller
+//! chooses the keys. It never reads a clock, and allocates only when it holds more timers than ever before.
+//! Each io thread and the scheduler have one of their own.
 
 use crate::index::Index;
 use crate::time::{Nanos, Uptime};
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// 64^5 ms: twelve days; what is later waits in the last level and is looked at again.
+/// 64^5 ms are twelve days. A later timer waits in the last level and is placed again after each lap.
 const LEVELS: usize = 5;
 const TICK_NS: u64 = Nanos::from_ms(1).as_ns();
 
-/// A timer that was set; cancelling it twice, or after it fired, does nothing.
+/// A timer that was set. Cancelling it twice, or after it fired, does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerRef {
     index: Index,
@@ -25,11 +25,10 @@ struct Timer {
     generation: u32,
     next: Option<Index>,
     prev: Option<Index>,
-    /// Level * SLOTS + slot; none while it is free.
+    /// Level * SLOTS + slot; none while the timer is free.
     place: Option<u16>,
 }
 
-/// The wheel.
 #[derive(Debug)]
 pub struct Wheel {
     timers: Vec<Timer>,
@@ -53,7 +52,7 @@ impl Wheel {
         }
     }
 
-    /// Timers that are set.
+    /// How many timers are set.
     pub const fn len(&self) -> usize {
         self.live
     }
@@ -62,9 +61,9 @@ impl Wheel {
         self.live == 0
     }
 
-    /// Sets a timer: `advance` gives `key` at the first millisecond that is not before `at`.
+    /// Sets a timer: `advance` returns `key` in the first millisecond that is not before `at`.
     pub fn set(&mut self, at: Uptime, key: u64) -> TimerRef {
-        // A tick that is being drained is over: the earliest is the next one.
+        // The current tick is already drained, so the earliest possible tick is the next one.
         let tick = at.as_ns().div_ceil(TICK_NS).max(self.tick + 1);
         let index = if let Some(index) = self.free {
             self.free = self.timers[index.get()].next;
@@ -90,7 +89,7 @@ impl Wheel {
         TimerRef { index, generation }
     }
 
-    /// Forgets a timer; false where it fired or was cancelled before.
+    /// Cancels a timer; false if it has fired or was cancelled before.
     pub fn cancel(&mut self, timer: TimerRef) -> bool {
         let found = &self.timers[timer.index.get()];
         if found.generation != timer.generation || found.place.is_none() {
@@ -101,7 +100,7 @@ impl Wheel {
         true
     }
 
-    /// A time before which `advance` gives nothing; not later than the earliest timer.
+    /// A time before which `advance` returns no key; not later than the earliest timer.
     pub fn next_at(&self) -> Option<Uptime> {
         if self.live == 0 {
             return None;
@@ -111,8 +110,8 @@ impl Wheel {
         Some(Uptime::from_ns(earliest * TICK_NS))
     }
 
-    /// Moves on to `now` and gives the key of every timer that is due. A clock that steps back
-    /// moves nothing.
+    /// Advances to `now` and passes the key of every due timer to `due`. If the clock steps back, nothing
+    /// moves.
     pub fn advance(&mut self, now: Uptime, mut due: impl FnMut(u64)) {
         let until = now.as_ns() / TICK_NS;
         while self.tick < until {
@@ -126,6 +125,7 @@ impl Wheel {
                 return;
             }
             self.tick = next.max(self.tick + 1);
+            // First, because a timer of a higher level may be due in this very tick.
             self.cascade();
             self.fire(&mut due);
         }
@@ -181,7 +181,7 @@ impl Wheel {
         self.live -= 1;
     }
 
-    /// The first tick at which a slot of `level` has to be looked at.
+    /// The first tick at which a slot of `level` has to be processed.
     fn next_in_level(&self, level: usize) -> Option<u64> {
         let occupied = self.occupied[level];
         if occupied == 0 {
@@ -189,7 +189,7 @@ impl Wheel {
         }
         let shift = level as u32 * SLOT_BITS;
         let here = (self.tick >> shift) as u32 & (SLOTS as u32 - 1);
-        // Slots count from the one after the current one; the current one itself is a lap away.
+        // Slots count from the one after the current one; the current slot itself comes last, a lap later.
         let ahead = occupied
             .rotate_right((here + 1) % SLOTS as u32)
             .trailing_zeros()
@@ -202,7 +202,7 @@ impl Wheel {
         self.heads[place].take()
     }
 
-    /// Where a higher level's slot begins now, its timers move down.
+    /// At the start of a higher level's slot, its timers move to lower levels.
     fn cascade(&mut self) {
         for level in (1..LEVELS).rev() {
             let shift = level as u32 * SLOT_BITS;

@@ -1,5 +1,5 @@
-//! The account as one io thread uses it: what it has taken, its charges, and its tasks that wait. Most charges
-//! touch nothing but this.
+//! The account as one io thread uses it: the bytes that it has taken, its charges, and its waiting tasks.
+//! Most charges touch only this.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,13 +11,12 @@ use super::{Account, IS_OVER, Place, WAITS};
 use crate::metrics::ThreadLedger;
 use crate::shard::ShardId;
 
-/// The account, as one io thread uses it.
 pub struct ThreadAccount {
     account: Arc<Account>,
     shard: ShardId,
     ledgers: Arc<[ThreadLedger]>,
     taken: Cell<u64>,
-    /// Waits of this thread's tasks.
+    /// The waits of this thread's tasks.
     waits: RefCell<Vec<(Arc<Place>, Waker)>>,
 }
 
@@ -32,25 +31,25 @@ impl ThreadAccount {
         })
     }
 
-    /// Whether a task waits for room, in whatever thread.
+    /// Whether a task of any thread waits for room.
     #[inline]
     pub fn is_short(&self) -> bool {
         self.account.is_short()
     }
 
-    /// For how many bytes tasks that waited have got on, in whatever thread, less what was taken from others
-    /// for them: while this goes up the line moves by itself.
+    /// Bytes that waiting tasks of all threads have been given, less those that were taken from other charges
+    /// for them. While this number grows, the line moves without help.
     pub fn moved(&self) -> u64 {
         let served = self.account.served.load(SeqCst);
         served.saturating_sub(self.account.reclaimed.load(SeqCst))
     }
 
-    /// So many bytes are taken from others, for those that wait.
+    /// Notes bytes that are taken from other charges for waiting tasks.
     pub fn reclaim(&self, bytes: u64) {
         self.account.reclaimed.fetch_add(bytes, SeqCst);
     }
 
-    /// Bytes for which tasks wait, in whatever thread.
+    /// Bytes for which tasks of all threads wait.
     pub fn awaited(&self) -> u64 {
         if self.is_short() {
             self.account.awaited()
@@ -59,8 +58,8 @@ impl ThreadAccount {
         }
     }
 
-    /// Whether one function's waiting calls may hold so many bytes, which is half of all. The sum is only
-    /// asked for where so much is taken at all.
+    /// Whether one function's waiting calls may hold `bytes`, at most half of the account. `bytes` is
+    /// computed only if more than half is taken at all.
     pub fn may_wait(&self, bytes: impl FnOnce() -> u64) -> bool {
         let half = self.account.bytes_max / 2;
         self.account.taken() <= half || bytes() <= half
@@ -77,7 +76,7 @@ impl ThreadAccount {
         gauge.set(bytes);
     }
 
-    /// Charges so many bytes, where there is room.
+    /// Charges `bytes`, if there is room.
     #[inline]
     pub fn charge(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
         self.take(bytes).then(|| Charge {
@@ -87,7 +86,7 @@ impl ThreadAccount {
         })
     }
 
-    /// The same for an answer, which stands back behind those that wait, and leaves room for requests.
+    /// Charges `bytes` for an answer, unless tasks wait; leaves a part of the account to requests.
     #[inline]
     pub fn charge_answer(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
         if self.is_short() {
@@ -164,7 +163,7 @@ impl ThreadAccount {
         self.give_back(self.taken.get() - self.used(), 0);
     }
 
-    /// Takes in a charge of another thread.
+    /// Takes over a charge from another thread.
     pub fn adopt(self: &Rc<Self>, loose: Loose) -> Charge {
         let mut loose = loose;
         let (bytes, is_over) = (std::mem::take(&mut loose.bytes), loose.is_over);
@@ -182,7 +181,7 @@ impl ThreadAccount {
         }
     }
 
-    /// Waits for room for so many bytes, in the order of such waits in the whole process.
+    /// Waits for room for `bytes`, in the order of all such waits of the process.
     pub fn wait(self: &Rc<Self>, bytes: u64) -> Wait {
         Wait {
             account: self.clone(),
@@ -191,15 +190,15 @@ impl ThreadAccount {
         }
     }
 
-    /// Whether the thread has to look before it sleeps: a task's turn has come, or others wait for what this
-    /// thread does not use.
+    /// Whether the thread has something to do before it sleeps: one of its tasks was served, or other tasks
+    /// wait for bytes that this thread does not use.
     pub fn is_wanted(&self) -> bool {
         let has_turn = |(place, _): &(Arc<Place>, Waker)| place.state.load(SeqCst) != WAITS;
         self.waits.borrow().iter().any(has_turn)
             || (self.taken.get() > self.used() && self.is_short())
     }
 
-    /// Wakes the tasks whose turn has come. The thread calls it when its bell has rung.
+    /// Wakes the tasks that were served. The thread calls it when its bell has rung.
     pub fn wake(&self) {
         let waits = &mut *self.waits.borrow_mut();
         waits.retain(|(place, waker)| {
@@ -224,7 +223,7 @@ impl Charge {
         self.bytes
     }
 
-    /// Charges more, where there is room.
+    /// Charges more, if there is room.
     #[inline]
     pub fn grow(&mut self, bytes: u64) -> bool {
         let fits = self.account.take(bytes);
@@ -234,7 +233,7 @@ impl Charge {
         fits
     }
 
-    /// Gives back what is over so many bytes.
+    /// Gives back everything above `bytes`.
     #[inline]
     pub fn cut_to(&mut self, bytes: u64) {
         if bytes < self.bytes {
@@ -243,7 +242,7 @@ impl Charge {
         }
     }
 
-    /// On its way to another thread.
+    /// Prepares the charge to be sent to another thread.
     pub fn into_loose(mut self) -> Loose {
         let bytes = std::mem::take(&mut self.bytes);
         let is_over = std::mem::take(&mut self.is_over);
@@ -267,7 +266,7 @@ impl Drop for Charge {
     }
 }
 
-/// A charge between two threads.
+/// A charge on its way between two threads.
 pub struct Loose {
     account: Arc<Account>,
     bytes: u64,
@@ -293,12 +292,12 @@ impl Drop for Loose {
 pub struct Wait {
     account: Rc<ThreadAccount>,
     bytes: u64,
-    /// Once it stands in the line.
+    /// None until the task stands in the line.
     place: Option<Arc<Place>>,
 }
 
 impl Wait {
-    /// The charge, once there is room; else the task is woken when there is.
+    /// Returns the charge once there is room; otherwise the task is woken then.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Charge> {
         let own = &self.account;
         let place = match &self.place {
@@ -307,6 +306,7 @@ impl Wait {
                 if let Some(charge) = own.charge_answer(self.bytes) {
                     return Poll::Ready(charge);
                 }
+                // Before joining: what this thread has taken and does not use may be all that the line needs.
                 own.give_back_spare();
                 let place = self.place.insert(Arc::new(Place {
                     bytes: self.bytes,
@@ -342,7 +342,7 @@ impl Drop for Wait {
             .retain(|(one, _)| !Arc::ptr_eq(one, &place));
         let state = own.account.leave(&place);
         if state != WAITS {
-            // Its turn had come, and it did not know.
+            // The task was served before this drop, so its bytes have to be given back.
             drop(own.hold(self.bytes, state == IS_OVER));
         }
     }
