@@ -1,6 +1,6 @@
-//! What a function is: from an unchecked draft to a spec that is valid by construction.
-//! It never asks the clock, the disk or a cluster; what runs the pods is an argument.
-//! The registry calls `FunctionSpec::resolve` once per change; all other code only reads the spec.
+//! What a function is: from an unchecked draft to a spec that is valid by construction. It reads no clock,
+//! disk or cluster; the platform is an argument. The registry calls `FunctionSpec::resolve` once for each
+//! change; all other code only reads the spec.
 
 mod account;
 pub mod bound;
@@ -42,10 +42,10 @@ pub use shape::template_hash;
 use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
 use reader::{Reader, choose, one_of};
 
-/// Where our runtimes answer, and many other servers.
+/// The health path of the project's runtimes, and of many other servers.
 pub const HEALTH_PATH_DEFAULT: &str = "/health";
 
-/// What a function has where its draft says nothing. Each value is within its `bound`.
+/// Values for settings that a draft leaves out. Each value is within its `bound`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Defaults {
     pub timeout_ms: u32,
@@ -69,8 +69,8 @@ impl Default for Defaults {
     }
 }
 
-/// A resolved function. Its fields are read through `Deref`. Only `resolve` and
-/// `with_min_replicas` make one, so code that has one need not check it again.
+/// A resolved function. Its fields are read through `Deref`. Only `resolve` and `with_min_replicas` create
+/// one, so no other code has to check it again.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct FunctionSpec(SpecFields);
@@ -180,7 +180,7 @@ pub struct LocalRun {
 }
 
 impl SpecFields {
-    /// The program and its arguments on this machine; empty only where no process is needed.
+    /// The program and its arguments on this machine; empty only if no process is needed.
     pub fn local_command(&self) -> &[String] {
         if self.local.command.is_empty() {
             &self.command
@@ -196,19 +196,19 @@ impl SpecFields {
             .collect()
     }
 
-    /// Time that a pod has to end by itself, in seconds.
+    /// How long a pod has to end by itself, in seconds.
     pub fn grace_s(&self) -> u32 {
         self.timeout_ms / 1000 + bound::GRACE_EXTRA_S
     }
 
-    /// Hash of what shapes a pod on `platform`: a pod with another one has to be replaced.
+    /// Hash of everything that shapes a pod on `platform`. A pod with another hash has to be replaced.
     pub fn shape_hash(&self, platform: Platform) -> u64 {
         shape::hash(self, platform)
     }
 }
 
 impl FunctionSpec {
-    /// Checks every field of a draft and fills in the rest; all faults come back at once.
+    /// Checks every field of a draft and fills in the rest. All faults are returned together.
     pub fn resolve(
         draft: &FunctionDraft,
         defaults: &Defaults,
@@ -269,7 +269,7 @@ impl FunctionSpec {
         }
     }
 
-    /// The same function with another floor of pods.
+    /// The same function with another minimum of pods.
     pub fn with_min_replicas(&self, replicas: u32) -> Result<Self, FieldFault> {
         let most = self.scaling_config.max_replicas;
         if !MIN_REPLICAS.contains(&replicas) || replicas > most {

@@ -1,4 +1,4 @@
-//! The desk with the test in the place of io threads, scheduler and backend.
+//! The desk, with the test in place of io threads, scheduler and backend.
 
 use super::*;
 use crate::cold_start::WallClock;
@@ -69,7 +69,7 @@ fn order(bench: &Bench, order: Order) {
     assert!(bench.bridge.send(BridgeMessage::Order(order)).is_ok());
 }
 
-/// The first function's.
+/// The lane of the first function.
 const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
 const POD: PodId = PodId::new(3, 1);
@@ -263,7 +263,7 @@ fn a_function_with_the_planes_account_is_refused() {
     assert_eq!(own, ["timeoutMs", "podTemplate.spec.serviceAccountName"]);
     let other: Vec<_> = faults(registry.check(&change("mine")).expect_err("refused"));
     assert_eq!(other, ["timeoutMs"]);
-    // The table takes it no more than the question before it.
+    // The registry itself refuses the change, too, and not only the check before it.
     let mut out = RegistryOut::default();
     registry.change(change("plane"), None, &mut out);
     assert!(registry.functions().is_empty());

@@ -1,17 +1,17 @@
-//! Whether a `podTemplate` takes the control plane's own service account, whose token may change
-//! every function and create any pod. It knows accounts by their names alone.
-//! The registry asks for each function, the bridge to Kubernetes for the plane's own template.
+//! Whether a `podTemplate` uses the control plane's own service account, whose token may change every
+//! function and create any pod. It compares only the names of accounts. The registry calls it for each
+//! function, the Kubernetes bridge for the control plane's own template.
 
 use super::FieldFault;
 use super::json::{Json, JsonObject};
 
-/// The account of a pod that names none.
+/// The account of a pod whose template names none.
 const DEFAULT: &str = "default";
-/// The field, and the name that it had before.
+/// The field, and its older name.
 const NAMES: [&str; 2] = ["serviceAccountName", "serviceAccount"];
 
-/// The fault of a template whose pods would have the token of `own`; fields are named from the
-/// template on.
+/// The fault of a template whose pods would get the token of `own`. The fault's field is a path inside the
+/// template.
 pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldFault> {
     let Some(spec) = template.get("spec").and_then(Json::as_object) else {
         return Ok(());
@@ -41,7 +41,7 @@ pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldFault>
     Ok(())
 }
 
-/// Where a template asks for a token of whatever account its pods have.
+/// The field by which a template asks for a token of its pods' account, whichever that is.
 fn token_wish(spec: &JsonObject) -> Option<String> {
     let automount = "automountServiceAccountToken";
     if matches!(spec.get(automount), Some(Json::Bool(true))) {

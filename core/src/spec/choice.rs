@@ -1,5 +1,5 @@
-//! The settings that are one of a few words, as small `Copy` types for the calls' path.
-//! Each is written in its canonical word; only a mode is also shown as it was given.
+//! The settings that are one of a few words, as small `Copy` types, because calls read them. Each is written
+//! as its canonical word; only a mode is also shown as it was given.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ExecutionMode {
-    /// One pod per call.
+    /// One pod for each call.
     #[default]
     Job,
     /// Pods that the platform keeps and reuses.
@@ -21,7 +21,7 @@ pub enum ExecutionMode {
 }
 
 impl ExecutionMode {
-    /// Every accepted word; the canonical ones first, then the aliases.
+    /// Every accepted word: first the canonical ones, then the aliases.
     pub const WORDS: [(&'static str, Self); 6] = [
         ("JOB", Self::Job),
         ("WARM", Self::Warm),
@@ -40,13 +40,14 @@ impl ExecutionMode {
         }
     }
 
-    /// Whether a bridge has to run pods (or processes) for it.
+    /// Whether a bridge has to run pods (or processes) for this mode.
     pub const fn has_pods(self) -> bool {
         matches!(self, Self::Job | Self::Warm)
     }
 }
 
-/// A mode by the word that it was given by, which may be an alias: a client finds in the answer what it sent.
+/// A mode with the word that was given for it, which may be an alias. A client reads back the word that it
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GivenMode {
     word: &'static str,
@@ -54,7 +55,7 @@ pub struct GivenMode {
 }
 
 impl GivenMode {
-    /// Every word that `ExecutionMode` has.
+    /// The same words as those of `ExecutionMode`.
     pub const WORDS: [(&'static str, Self); ExecutionMode::WORDS.len()] = {
         let mut words = [("", Self::new("JOB", ExecutionMode::Job)); ExecutionMode::WORDS.len()];
         let mut at = 0;
@@ -90,14 +91,14 @@ impl fmt::Display for ExecutionMode {
     }
 }
 
-/// How a pod's watchdog talks to the program that it runs.
+/// How a pod's watchdog passes calls to its program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum RuntimeMode {
     #[default]
     Http,
     Stdio,
-    /// The program finds its input in a file, and leaves its output in another.
+    /// The program reads its input from one file and writes its output to another.
     File,
 }
 
@@ -108,7 +109,7 @@ impl RuntimeMode {
         ("FILE", Self::File),
     ];
 
-    /// The value of a pod's `EXECUTION_MODE`.
+    /// The value of the variable `EXECUTION_MODE` in a pod.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
@@ -118,7 +119,7 @@ impl RuntimeMode {
     }
 }
 
-/// When a node fetches a function's image.
+/// When a node pulls a function's image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum ImagePullPolicy {
     Always,
@@ -135,15 +136,15 @@ impl ImagePullPolicy {
     ];
 }
 
-/// How much a function's pods may do to their node, in the words of Kubernetes' Pod Security
-/// Standards. A process on this machine has the rights of the control plane's user in any case.
+/// How much a function's pods may do to their node, in the terms of Kubernetes' Pod Security Standards. A
+/// process on this machine always has the rights of the control plane's user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodSecurity {
-    /// Not root, no capabilities, no way to more rights.
+    /// Not root, no capabilities, no way to gain rights.
     #[default]
     Restricted,
-    /// The image's own user, root too, with the capabilities that the container runtime gives.
+    /// The image's own user, even root, with the capabilities that the container runtime gives.
     Baseline,
 }
 
@@ -161,7 +162,7 @@ impl PodSecurity {
     }
 }
 
-/// What may run again although it may have run already: a set in one byte.
+/// For which failures a call may run again although it may have run already: a set in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryOn(u8);
 
@@ -171,7 +172,7 @@ impl RetryOn {
     pub const POD: Self = Self(1);
     /// The attempt's deadline passed.
     pub const TIMEOUT: Self = Self(2);
-    /// The function raised, or answered non-2xx.
+    /// The function raised an error, or answered with a status other than 2xx.
     pub const ERROR: Self = Self(4);
 
     pub const WORDS: [(&'static str, Self); 3] = [
@@ -180,7 +181,7 @@ impl RetryOn {
         ("ERROR", Self::ERROR),
     ];
 
-    /// Whether everything in `other` is in this set.
+    /// Whether this set contains all of `other`.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -204,12 +205,12 @@ impl Serialize for RetryOn {
     }
 }
 
-/// What runs the pods, and so which settings a function needs.
+/// What runs the pods. It determines which settings a function needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Platform {
     /// Processes on this machine.
     Local,
     Kubernetes,
-    /// Nothing: only POOL and LOCAL functions.
+    /// Nothing runs pods: only POOL and LOCAL functions.
     None,
 }

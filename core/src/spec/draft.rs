@@ -1,6 +1,6 @@
-//! A function as its author wrote it: JSON or YAML whose fields are not checked yet.
-//! It never rejects a single field; `FunctionSpec::resolve` does that, all faults at once.
-//! The API's body, function files and the Kubernetes object are all read into this.
+//! A function as its author wrote it: JSON or YAML whose fields are not checked yet. It rejects no single
+//! field; `FunctionSpec::resolve` does, and returns all faults together. The API's bodies, function files and
+//! the Kubernetes object are all read into this.
 
 use std::fmt;
 
@@ -38,10 +38,11 @@ pub const FIELDS: [&str; 21] = [
     "local",
 ];
 
-/// Fields that only a resolved function has: a draft that was made of an answer has none of them.
+/// Fields that only a resolved function has. They are removed from a draft that was made from an answer of
+/// the API.
 pub const RESOLVED_FIELDS: [&str; 1] = ["effectiveExecutionMode"];
 
-/// The fields that are objects of known fields.
+/// The fields that are objects with known fields.
 const INNER_FIELDS: [(&str, &[&str]); 3] = [
     ("resources", &["cpu", "memory"]),
     (
@@ -56,15 +57,15 @@ const INNER_FIELDS: [(&str, &[&str]); 3] = [
     ("local", &["command", "env", "build", "directory"]),
 ];
 
-/// Fields of the Kubernetes form beside `spec`.
+/// The fields of the Kubernetes form next to `spec`.
 const AROUND: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
 
-/// A field that cannot be taken as it is. Shown as `field: message`.
+/// A field with an invalid value. Shown as `field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct FieldFault {
     /// Dotted path, for instance `scalingConfig.minReplicas`.
     pub field: String,
-    /// What it must be, and what it is.
+    /// What the value must be, and what it is.
     pub message: String,
 }
 
@@ -83,20 +84,20 @@ impl fmt::Display for FieldFault {
     }
 }
 
-/// The fields of a function as given, in the bare form (`name` beside the rest).
+/// The fields of a function as given, in the bare form (`name` next to the other fields).
 ///
-/// Reading accepts the bare form and the Kubernetes object; writing gives the bare form.
+/// Reading accepts the bare form and the Kubernetes object; writing produces the bare form.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FunctionDraft {
     fields: JsonObject,
     /// What was wrong with the object around the fields.
     faults: Vec<FieldFault>,
-    /// Of the Kubernetes form: what else the object has, which no object of the kind has.
+    /// Only for the Kubernetes form: fields of the object that no object of this kind has.
     around: Option<Vec<String>>,
 }
 
 impl FunctionDraft {
-    /// Takes a JSON value apart. Fails only when it is no object at all.
+    /// Splits a JSON value into its fields. Fails only if it is not an object.
     pub fn from_json(value: Json) -> Result<Self, FieldFault> {
         let Json::Object(fields) = value else {
             let message = format!("must be an object, is {}", value.describe());
@@ -158,12 +159,12 @@ impl FunctionDraft {
         }
     }
 
-    /// The name, when there is one and it is a text; whether it is a valid one is not known yet.
+    /// The name, if there is one and it is a text. It may be invalid.
     pub fn name(&self) -> Option<&str> {
         self.get("name").and_then(Json::as_text)
     }
 
-    /// Takes the name that a request's path has; another one in the body is a fault.
+    /// Sets the name from a request's path. Another name in the body is a fault.
     pub fn name_by_path(&mut self, name: &str) {
         let given = self.get("name");
         if let Some(given) = given.filter(|given| given.as_text() != Some(name)) {
@@ -173,7 +174,7 @@ impl FunctionDraft {
         self.set("name", Json::from(name));
     }
 
-    /// A field by its dotted path; a null counts as absent.
+    /// A field by its dotted path. Null counts as absent.
     pub fn get(&self, path: &str) -> Option<&Json> {
         let mut parts = path.split('.');
         let mut value = self.fields.get(parts.next()?)?;
@@ -183,8 +184,8 @@ impl FunctionDraft {
         (!value.is_null()).then_some(value)
     }
 
-    /// Sets a field by its dotted path. Objects on the way that are missing or null are made;
-    /// a part of the path that is something else stays, for `resolve` to name it.
+    /// Sets a field by its dotted path. Missing or null objects on the path are created. If a part of the
+    /// path is something else, it is left for `resolve` to report.
     pub fn set(&mut self, path: &str, value: Json) {
         let mut parts: Vec<&str> = path.split('.').collect();
         let Some(last) = parts.pop() else { return };
@@ -200,7 +201,7 @@ impl FunctionDraft {
         fields.insert(last.to_owned(), value);
     }
 
-    /// Paths of fields that no function has; they are ignored, and often misspelt.
+    /// Paths of fields that no function has. They are ignored, and often misspelt.
     pub fn unknown_fields(&self) -> Vec<String> {
         let mut unknown = Vec::new();
         for (name, value) in &self.fields {
@@ -218,13 +219,13 @@ impl FunctionDraft {
         unknown
     }
 
-    /// What is said of a field that no function has.
+    /// The message about a field that no function has.
     pub fn ignored(field: &str) -> String {
         format!("{field} is not a field of a function, and is ignored")
     }
 
-    /// The same by where they stand in what was read: below `spec` in the Kubernetes form, with what stands
-    /// beside that.
+    /// The unknown fields by their paths in the source: below `spec` in the Kubernetes form, together with
+    /// the unknown fields next to `spec`.
     pub fn unknown_paths(&self) -> Vec<String> {
         let inside = self.unknown_fields();
         match &self.around {

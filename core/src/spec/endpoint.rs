@@ -1,5 +1,5 @@
-//! The address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`.
-//! It never resolves a name; a bridge does that, off the calls' path.
+//! The address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`. It never
+//! resolves a name; a bridge does that, so that no call waits for it.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use serde::{Serialize, Serializer};
 
 use super::bound::{ENDPOINT_LEN_MAX, SOCKET_PATH_LEN_MAX};
 
-/// Where a POOL function's calls go when its address names no path: as to any pod.
+/// The path of a POOL function's calls if its address has none. It is the path of calls to any pod.
 const PATH_DEFAULT: &str = "/invoke";
 
 const HTTP: &str = "http://";
 const UNIX: &str = "http+unix://";
 
-/// A checked `endpointUrl`. `Display` gives it back with port and path written out.
+/// A checked `endpointUrl`. `Display` writes it with its port and path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `host` is a name, an IPv4 address, or an IPv6 address without its brackets.
@@ -34,7 +34,7 @@ impl Endpoint {
         }
     }
 
-    /// Reads an address; the error is what a `FieldFault` says.
+    /// Parses an address; the error becomes the message of a `FieldFault`.
     pub fn parse(url: &str) -> Result<Self, String> {
         if url.len() > ENDPOINT_LEN_MAX {
             return Err(format!(
@@ -100,7 +100,7 @@ fn parse_http(rest: &str) -> Result<Endpoint, String> {
     })
 }
 
-/// Takes `host`, `host:port`, `[v6]` and `[v6]:port` apart.
+/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
 fn split_port(authority: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, tail) = rest

@@ -1,6 +1,6 @@
-//! A JSON value, for the parts of a function's description whose shape is not ours
-//! (`podTemplate`) and for naming the one field that has a wrong type.
-//! It is never used for a call's input or output: those stay bytes.
+//! A JSON value, for the parts of a function's description whose shape is not ours (`podTemplate`), and for
+//! naming the field that has a wrong type. Calls' inputs and outputs stay bytes, because a tree costs far
+//! more than a check.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +48,7 @@ impl Json {
         }
     }
 
-    /// What a message calls this value: short values as they are, others by their type.
+    /// How a message names this value: short values as they are, others by their type.
     pub(super) fn describe(&self) -> String {
         const TEXT_SHOWN_MAX: usize = 60;
         match self {
@@ -98,7 +98,7 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Reads one value that may hold this many more levels.
+/// Reads one value that may contain this many more levels.
 #[derive(Clone, Copy)]
 struct Level(usize);
 

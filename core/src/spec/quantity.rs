@@ -1,9 +1,9 @@
-//! An amount of CPU or memory as Kubernetes writes it (`500m`, `256Mi`, `1.5`, `1e3`).
-//! It checks the form and keeps the text; it never computes with it.
+//! An amount of CPU or memory as Kubernetes writes it (`500m`, `256Mi`, `1.5`, `1e3`). It checks the form and
+//! keeps the text; it never calculates with it.
 
 use serde::Serialize;
 
-/// A checked amount above zero, in its own words.
+/// A checked amount above zero, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(String);
@@ -13,7 +13,7 @@ impl Quantity {
         &self.0
     }
 
-    /// Reads an amount; the error is what a `FieldFault` says.
+    /// Parses an amount; the error becomes the message of a `FieldFault`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let unsigned = text.strip_prefix('+').unwrap_or(text);
         let is_number = |c: char| c.is_ascii_digit() || c == '.';

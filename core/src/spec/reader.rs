@@ -1,5 +1,5 @@
-//! Takes typed values out of a draft's fields and notes every fault under the field's name.
-//! It never stops at a fault: what is wrong reads as absent, so that the rest is checked too.
+//! Reads typed values from a draft's fields and notes every fault under the field's name. It never stops at a
+//! fault: an invalid value counts as absent, so that the other fields are checked, too.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use super::json::{Json, JsonObject};
 
 pub(super) struct Reader<'a> {
     fields: Option<&'a JsonObject>,
-    /// Empty, or the path with its closing dot.
+    /// Empty, or a path that ends with a dot.
     prefix: String,
     faults: &'a mut Vec<FieldFault>,
 }
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
             .push(FieldFault::new(format!("{}{field}", self.prefix), message));
     }
 
-    /// Whether something was given, right or wrong.
+    /// Whether the field was given, valid or not.
     pub(super) fn has(&self, field: &str) -> bool {
         self.raw(field).is_some()
     }
@@ -41,7 +41,7 @@ impl<'a> Reader<'a> {
         self.fault(field, format!("must be {wanted}, is {}", given.describe()));
     }
 
-    /// The fields of an object inside this one; absent reads as empty.
+    /// A reader of the object inside this field. An absent object counts as empty.
     pub(super) fn object(&mut self, field: &str) -> Reader<'_> {
         let fields = match self.raw(field) {
             None => None,
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A text that is not empty and holds no NUL, which neither a process nor a pod can take.
+    /// A text that is not empty and contains no NUL, because neither a process nor a pod accepts NUL.
     pub(super) fn text(&mut self, field: &str) -> Option<&'a str> {
         let given = self.raw(field)?;
         match given {
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A text, put through a check of its own.
+    /// A text that has to pass `check`.
     pub(super) fn checked<T>(
         &mut self,
         field: &str,
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
             .ok()
     }
 
-    /// Like `checked`, but a number is taken by its digits (`cpu: 2` in YAML).
+    /// Like `checked`, but a number is accepted as its digits (`cpu: 2` in YAML).
     pub(super) fn checked_or_number<T>(
         &mut self,
         field: &str,
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// A list of texts; a fault names the place (`command[1]`).
+    /// A list of texts. A fault names the item (`command[1]`).
     pub(super) fn texts(&mut self, field: &str) -> Option<Vec<&'a str>> {
         let given = self.raw(field)?;
         let Json::List(items) = given else {
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         Some(texts)
     }
 
-    /// An object of texts; a fault names the entry (`env.HOME`).
+    /// An object of texts. A fault names the entry (`env.HOME`).
     pub(super) fn text_map(&mut self, field: &str) -> BTreeMap<String, String> {
         let mut texts = BTreeMap::new();
         let Some(entries) = self.any_object(field) else {
@@ -184,10 +184,10 @@ impl<'a> Reader<'a> {
 }
 
 const NO_NUL: &str = "must not contain a NUL character";
-/// YAML reads `yes`-like words and digits as something else; this says how to get a text.
+/// YAML reads words like `yes` and digits as other types. The message says how to write a text.
 const TEXT: &str = "a text (in quotes)";
 
-/// JSON has one kind of number: `4.0` is as whole as `4`.
+/// JSON has only one type of number, so `4.0` is as whole as `4`.
 fn whole(value: f64) -> Option<u32> {
     let fits = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
     #[expect(

@@ -1,6 +1,7 @@
-//! The JSON Schema of a function's fields as the API server wants it for the CRD: generated from the
-//! Rust types, with the ranges of `bound`. It has no defaults, because what is left out follows the
-//! plane's settings, and nothing is required, because the plane says so in words of its own.
+//! The JSON Schema of a function's fields, in the form that the API server needs for the CRD. It is generated
+//! from the Rust types, with the ranges of `bound`. It has no defaults, because a missing field gets its
+//! value from the control plane's settings. No field is required, because the control plane's own message
+//! about a missing field is better.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -17,7 +18,7 @@ use super::choice::{ExecutionMode, GivenMode, ImagePullPolicy, PodSecurity, Retr
 use super::quantity::Quantity;
 use super::{FIELDS, RESOLVED_FIELDS, SpecFields};
 
-/// Where each range holds.
+/// The fields with a range.
 const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
     ("/timeoutMs", &TIMEOUT_MS),
     ("/concurrency", &CONCURRENCY),
@@ -32,7 +33,7 @@ const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
     ("/scalingConfig/properties/idleTimeoutMs", &IDLE_TIMEOUT_MS),
 ];
 
-/// The schema of the object's `spec`: every field but the name, which is the object's own.
+/// The schema of the object's `spec`: every field except the name, which belongs to the object's metadata.
 pub fn schema() -> Value {
     let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
     let generated = settings
@@ -55,11 +56,11 @@ pub fn schema() -> Value {
     json!({"type": "object", "properties": properties})
 }
 
-/// Takes out what the API server does not want, or what our checks say better.
+/// Removes what the API server does not accept, and what the control plane's own checks report better.
 fn clean(value: &mut Value) {
     let Value::Object(schema) = value else { return };
     for key in ["required", "default", "title", "$schema", "components"] {
-        // A field may have such a name; what it holds is a schema then.
+        // A function's field may have one of these names; its value is then a schema, and is kept.
         if !schema.get(key).is_some_and(Value::is_object) || key == "components" {
             schema.remove(key);
         }
@@ -69,7 +70,7 @@ fn clean(value: &mut Value) {
         schema.remove("minimum");
     }
     describe(schema);
-    // A null means the same as a field that is left out, everywhere.
+    // Null means the same as a missing field, everywhere.
     if schema.contains_key("type") || schema.contains_key("x-kubernetes-int-or-string") {
         schema.insert("nullable".into(), json!(true));
     }
@@ -86,7 +87,7 @@ fn clean(value: &mut Value) {
     }
 }
 
-/// Doc comments are wrapped lines.
+/// Joins the lines of a doc comment.
 fn describe(schema: &mut Map<String, Value>) {
     if let Some(Value::String(text)) = schema.get_mut("description") {
         *text = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -1,6 +1,6 @@
-//! The hash that says whether a running pod still fits its function's spec.
-//! It is FNV-1a with 64 bits, written by hand because a pod carries it from one build of the
-//! platform to the next: the same fields must always give the same number.
+//! The hash that shows whether a running pod still fits its function's spec. It is FNV-1a with 64 bits. It is
+//! written by hand because a pod keeps its hash when the control plane is replaced by another build: the same
+//! fields must always have the same hash.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub(super) fn hash(spec: &SpecFields, platform: Platform) -> u64 {
     shape.0
 }
 
-/// Hash of a template that goes into pods beside a function's own fields.
+/// Hash of a template that is merged into pods besides a function's own fields.
 pub fn template_hash(template: &JsonObject) -> u64 {
     let mut hash = Fnv::new();
     hash.object(template);
@@ -66,7 +66,7 @@ impl Fnv {
         }
     }
 
-    /// Lengths go first, so that no two lists run into the same bytes.
+    /// The length goes first, so that no two different lists have the same bytes.
     fn bytes(&mut self, bytes: &[u8]) {
         self.raw(&(bytes.len() as u64).to_le_bytes());
         self.raw(bytes);

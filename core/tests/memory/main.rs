@@ -1,5 +1,6 @@
-//! The account of bytes, under random use: whatever is admitted, cut, cancelled, refused or lost, in whatever
-//! order and on whatever thread, it ends at nothing and never passes its bound by more than one answer.
+//! The account of bytes under random use. Charges are admitted, cut, cancelled, refused or lost, in any order
+//! and on any thread. In the end nothing is charged, and the account never passes its bound by more than one
+//! answer.
 
 #![allow(
     clippy::disallowed_methods,
@@ -32,19 +33,19 @@ fn bells(count: usize) -> impl Iterator<Item = Arc<Doorbell>> {
 /// What one io thread does with the account.
 #[derive(Clone, Debug)]
 enum Act {
-    /// A request comes, or is refused.
+    /// A request arrives, and is charged or refused.
     Request(u64),
-    /// An answer waits for its room.
+    /// An answer waits for room.
     Answer(u64),
-    /// Of a charge that is held; the first number says which.
+    /// A change of one held charge; the first number selects it.
     Grow(usize, u64),
     Cut(usize, u64),
     Drop(usize),
-    /// One goes to another thread, by a message that may be lost with it.
+    /// A charge is sent to another thread, by a message that may be lost together with the charge.
     Send(usize, usize),
     LoseMessage(usize),
     Take(usize),
-    /// Waits are looked at, or given up.
+    /// Waits are polled, or given up.
     Poll,
     GiveUp(usize),
     Idle,
@@ -71,7 +72,6 @@ struct Thread {
     account: Rc<ThreadAccount>,
     held: Vec<Charge>,
     waits: Vec<(u64, Wait)>,
-    /// In the order in which they began to wait, over all threads.
     messages: Vec<Loose>,
 }
 
@@ -159,7 +159,7 @@ proptest! {
                 prop_assert_eq!(ledger.inflight_bytes.get(), held, "the gauge says what is held");
             }
         }
-        // Who waits gets on, one after the other, whatever else happens.
+        // Every waiting task gets its charge in the end, whatever else happens.
         let mut rounds = 0;
         while threads.iter().any(|thread| !thread.waits.is_empty()) {
             for thread in &mut threads {
@@ -194,13 +194,14 @@ fn waits_are_served_in_order() {
             held.push(charge);
         }
     }
-    // Two have room, a third gets on without.
+    // Two charges have room, a third is granted without room.
     assert_eq!(held.len(), 3);
     assert!(account.taken() <= BYTES_MAX + (5 << 20));
     waits.drain(..3);
     while !waits.is_empty() {
         held.remove(0);
-        // Looked at from the end: who has a turn has it after all before.
+        // Polled from the last to the first, so that the order of polling cannot make the order of service
+        // right.
         let turns: Vec<_> = waits.iter_mut().rev().map(|wait| wait.poll(cx)).collect();
         let ready = turns.iter().filter(|turn| turn.is_ready()).count();
         let first = turns.into_iter().rev().take(ready);
@@ -236,7 +237,8 @@ fn a_line_moved_by_others_bytes_stands_still() {
     };
     poll(&mut waits, &mut held);
     let moved = threads[0].moved();
-    // A thread ends those that hold what is waited for, and every thread sees the line stand still.
+    // One thread ends calls to free their memory, and every thread sees that the line does not move by
+    // itself.
     threads[0].reclaim(4 << 20);
     assert!(threads[1].moved() < moved);
     let waiting = waits.len();
@@ -245,7 +247,7 @@ fn a_line_moved_by_others_bytes_stands_still() {
     poll(&mut waits, &mut held);
     assert!(waits.len() < waiting, "some get on");
     assert!(threads.iter().all(|thread| thread.moved() <= moved));
-    // Those that hold something end by themselves, and it moves.
+    // The held charges are dropped without help, and the line moves.
     held.clear();
     threads.iter().for_each(|thread| thread.give_back_spare());
     poll(&mut waits, &mut held);
@@ -266,7 +268,7 @@ fn calls_that_hold_everything_get_on() {
     let mut rounds = 0;
     while !waits.is_empty() {
         let before = waits.len();
-        // Who has its answer is done with it at once, and with its body.
+        // A call that got its answer's charge ends at once, and drops the charge of its body.
         waits.retain_mut(|(_, wait)| wait.poll(cx).is_pending());
         assert!(waits.len() < before, "somebody gets on");
         rounds += 1;
@@ -276,7 +278,7 @@ fn calls_that_hold_everything_get_on() {
     assert_eq!(account.taken(), 0);
 }
 
-/// Real threads, real bells: a wake-up that is lost would leave a thread asleep for ever.
+/// Real threads and real bells: after a lost wake-up a thread would sleep for ever.
 #[test]
 fn threads_that_give_back_wake_those_that_wait() {
     struct Unpark(std::thread::Thread, AtomicBool);
@@ -310,7 +312,7 @@ fn threads_that_give_back_wake_those_that_wait() {
                             break charge;
                         }
                         own.give_back_spare();
-                        // The bell is only rung for one who has announced sleep.
+                        // The bell only wakes a thread that has announced sleep.
                         if bell.sleep(|| own.is_wanted()) {
                             while !rung.1.swap(false, Ordering::SeqCst) {
                                 std::thread::park_timeout(std::time::Duration::from_secs(20));

@@ -1,5 +1,5 @@
-//! Bitmap and doorbell under loom, alone and together with the ring as the scheduler uses them. A
-//! lost wake-up shows as a deadlock, a lost bit as a lane that the taker never visits.
+//! Bitmap and doorbell under loom, alone and together with the ring as the scheduler uses them. A lost
+//! wake-up shows as a deadlock, a lost bit as a lane that the taker never visits.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// Where the sleeper sleeps: a wake that comes early stays, as a byte in a socket does.
+/// Where the sleeper sleeps. An early wake is kept, as a byte in a socket is.
 struct Bed {
     woken: Mutex<bool>,
     wake: Condvar,
@@ -40,7 +40,7 @@ impl Bed {
         (bed, bell)
     }
 
-    /// Without a deadline, so that the model ends in a deadlock when no producer wakes the sleeper.
+    /// Without a deadline, so that the model ends in a deadlock if no producer wakes the sleeper.
     fn sleep(&self) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken {
@@ -58,7 +58,7 @@ impl Wake for Bed {
     }
 }
 
-/// Publications are relaxed on purpose: the fences alone have to order them.
+/// Publications are Relaxed on purpose, because the fences alone have to order them.
 #[test]
 fn no_wake_up_is_lost() {
     check(Some(3), || {
@@ -114,7 +114,7 @@ fn one_announcement_is_rung_for_once() {
     });
 }
 
-/// Two lanes of `lanes`, each set by a thread of its own while a sweep runs; then a sweep alone.
+/// Two threads each set one of the two `lanes` while a sweep runs. Then a sweep runs alone.
 fn no_bit_is_lost(lanes: [usize; 2]) {
     check(Some(4), move || {
         let bitmap = sync::Arc::new(Bitmap::with_capacity(128));
@@ -161,7 +161,7 @@ fn no_bit_is_lost_in_two_words() {
     no_bit_is_lost([3, 70]);
 }
 
-/// Push, bit, bell against sweep, pop, second look, sleep: `lanes` says where each producer pushes.
+/// Push, bit and bell run against sweep, pop, second look and sleep. `lanes` holds the lane of each producer.
 fn every_ticket_is_found(lanes: [usize; 2]) {
     check(Some(2), move || {
         let (bed, bell) = Bed::new();
@@ -208,7 +208,7 @@ fn every_ticket_is_found_in_two_lanes() {
     every_ticket_is_found([0, 64]);
 }
 
-/// An inbox has no bitmap: the second look reads the ring's stamp, whatever is only reserved.
+/// An inbox has no bitmap, so the second look reads the ring's stamp and not the reserved positions.
 #[test]
 fn every_grant_is_found_in_an_inbox() {
     check(Some(2), || {

@@ -1,7 +1,7 @@
-//! The models: ring, bitmap and doorbell under loom, which tries every interleaving and every stale
-//! read that the memory model allows, within the bound that each model names.
+//! The models: ring, bitmap and doorbell under loom, which tries every interleaving and every stale read that
+//! the memory model allows, within the bound that each model names.
 //!
-//! Run by `core/model`; a normal build compiles it to nothing.
+//! `core/model` runs them; in a normal build this file is empty.
 #![cfg(loom)]
 
 use std::sync::{
@@ -14,8 +14,8 @@ use loom::model::Builder;
 mod ring;
 mod doorbell;
 
-/// Checks `model` in every schedule with at most `preemptions` forced switches (`None`: all), or as
-/// many as `LOOM_MAX_PREEMPTIONS` says, and prints how many executions that were.
+/// Checks `model` in every schedule with at most `preemptions` forced switches (`None`: no limit).
+/// `LOOM_MAX_PREEMPTIONS` overrides this number. Prints how many executions there were.
 fn check(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(preemptions);

@@ -1,5 +1,5 @@
-//! The ring under loom: every interleaving and every stale read that the memory model allows,
-//! within the bound each model names. The capacity is 2, so full, empty and wrap-around all happen.
+//! The ring under loom: every interleaving and every stale read that the memory model allows, within the
+//! bound that each model names. The capacity is 2, so that full, empty and wrap-around all happen.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// Pops once, as a look that says "published" promises an item.
+/// Pops once. If the look before it returns "published", there has to be an item.
 fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
     let published = consumer.is_published();
     let item = consumer.pop();
@@ -55,7 +55,7 @@ fn one_producer_keeps_its_order_over_two_laps() {
     });
 }
 
-/// Both race for places while the consumer makes some, so one may meet the other's lap.
+/// Both producers want places while the consumer frees some, so one may meet the other in the next lap.
 #[test]
 fn two_producers_lose_and_double_nothing_in_order() {
     check(Some(3), || {
@@ -102,13 +102,13 @@ fn the_last_place_goes_to_one_producer() {
     });
 }
 
-/// A producer that knows of the pop that freed its place can push into it: no producer finds the
-/// ring full.
+/// A producer that knows of the pop that freed its place can push into it: no producer finds the ring full.
 #[test]
 fn a_push_into_a_reserved_place_never_fails() {
     check(Some(3), || {
         let (producer, mut consumer) = channel(2);
-        // One place is reserved for each producer; an answer gives it back, as a grant's done does.
+        // Each producer has one reserved place. An answer gives the place back, as the end of an attempt does
+        // for a grant.
         let answers = [(); 2].map(|()| sync::Arc::new(AtomicU64::new(0)));
         let pushing = [0, 1].map(|who: usize| {
             let (producer, answer) = (producer.clone(), answers[who].clone());
@@ -149,7 +149,7 @@ fn every_item_is_dropped_once_wherever_it_ends() {
         let pushing = {
             let drops = drops.clone();
             thread::spawn(move || {
-                // The third is refused unless the pop below came first, and dropped here.
+                // The third item is refused and dropped here, unless the pop below came first.
                 (0..3)
                     .filter(|_| producer.push(Counted(drops.clone())).is_ok())
                     .count()
@@ -157,7 +157,7 @@ fn every_item_is_dropped_once_wherever_it_ends() {
         };
         let popped = usize::from(consumer.pop().is_some());
         assert!(drops.load(Relaxed) >= popped);
-        // Whichever end goes last drops what is left.
+        // The end that goes last drops the remaining items.
         drop(consumer);
         let pushed = pushing.join().unwrap();
         assert!(

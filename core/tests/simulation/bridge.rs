@@ -1,5 +1,5 @@
-//! A bridge that obeys: it starts and ends pods as it is told, late and sometimes in vain, answers
-//! for them, lets some die, and keeps the registry, whose changes come from clients.
+//! A bridge that obeys its orders: it starts and ends pods, late and sometimes without success, and answers
+//! for them. Some of its pods die. It also has the registry, which clients change.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -15,24 +15,24 @@ use nanofaas_core::time::Uptime;
 use crate::environment::{SharedEnvironment, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, Starts, draft};
 
-/// What happens later, by itself.
+/// What happens later by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Ready(PodId),
     StartFails(PodId, bool),
     IsHeldUp(PodId),
-    /// Its process ends; the bridge sees it a little later.
+    /// The process ends; the bridge notices it a little later.
     Dies(PodId),
     SeenDead(PodId),
     Answers(PodId),
-    /// Five seconds without an answer: it is ended.
+    /// The pod has not answered for five seconds, so it is ended.
     NeverAnswered(PodId),
     Stopped(PodId),
     Drained(PodId),
 }
 
 struct Pod {
-    /// Whether `PodUp` or `StartFailed` was said.
+    /// Whether `PodUp` or `StartFailed` was sent.
     answered: bool,
     nature: Nature,
 }
@@ -48,9 +48,9 @@ pub(crate) struct Bridge {
     pub(crate) started: u64,
     pub(crate) deaths: u64,
     pub(crate) changes: u64,
-    /// Dead pods whose calls have to hear of it.
+    /// Dead pods of which io threads have to be informed.
     pub(crate) dead: Vec<PodId>,
-    /// At the end nothing fails any more.
+    /// At the end of a run nothing fails any more.
     pub(crate) calm: bool,
 }
 
@@ -224,14 +224,14 @@ impl Bridge {
         match act {
             Act::Ready(pod) => self.ready(pod, shared),
             Act::StartFails(pod, permanent) => {
-                // Stopped meanwhile, it only goes down.
+                // If it was stopped before this, it only goes down.
                 if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
                     let failure = StartFailure { permanent, message };
                     shared.send_event(Event::StartFailed { pod, failure });
                 }
             }
-            // Whatever became of the pod meanwhile: the word may be late.
+            // Sent whatever happened to the pod before, because this report may be late.
             Act::IsHeldUp(pod) => {
                 let why = Some("it waits".into());
                 shared.send_event(Event::StartHeldUp { pod, why });
@@ -289,7 +289,7 @@ impl Bridge {
         }
     }
 
-    /// A pod is gone; said once.
+    /// A pod is gone; reported once.
     fn down(&mut self, pod: PodId, shared: &mut SharedEnvironment) {
         if self.pods.remove(&pod).is_none() {
             return;
@@ -300,7 +300,7 @@ impl Bridge {
         shared.send_event(Event::PodDown(pod));
     }
 
-    /// A client's wish, at random.
+    /// A random request of a client.
     pub(crate) fn random_change(&mut self, names: &[Arc<str>], shared: &mut SharedEnvironment) {
         let name = names[shared.rng.below(names.len() as u64) as usize].clone();
         let register = |shared: &mut SharedEnvironment, name: &str| Change::Register {
@@ -310,7 +310,8 @@ impl Bridge {
         let change = match shared.rng.below(10) {
             0..3 => Change::Remove { name },
             3..5 => {
-                // Deleted and made again at once: both removals and openings are under way.
+                // The function is removed and registered again at once, so that both events are under way
+                // together.
                 shared
                     .to_bridge
                     .push(ToBridge::Request(Change::Remove { name: name.clone() }));

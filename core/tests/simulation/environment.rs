@@ -1,6 +1,6 @@
-//! What all actors share: the clock, the rings between them, and the scheduler with its model.
-//! Inline, the actor that has an event calls the scheduler; pinned, the scheduler is an actor of
-//! its own and reads events from rings when its turn comes.
+//! What all actors share: the clock, the rings between them, and the scheduler with its model. Inline, the
+//! actor that has an event calls the scheduler. Pinned, the scheduler is an actor of its own, and reads
+//! events from rings when it is its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::reference_model::ReferenceModel;
 use crate::rng::Rng;
 use crate::scenario::Nature;
 
-/// Where the scheduler lives.
+/// Where the scheduler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Inline,
     Pinned,
 }
 
-/// To an io thread.
+/// A message to an io thread.
 pub(crate) enum ToIo {
-    /// Inline only.
+    /// Only inline.
     Event(Event),
     Notice(Notice),
     Told(Told),
@@ -38,14 +38,14 @@ pub(crate) enum ToIo {
     Stop,
 }
 
-/// To the bridge.
+/// A message to the bridge.
 pub(crate) enum ToBridge {
     Order(Order),
     Ack(u64),
     Request(Change),
 }
 
-/// A ring with both ends in one place: actors run one at a time.
+/// Both ends of a ring in one place, because actors run one at a time.
 pub(crate) struct Ring<T: Send> {
     producer: Producer<T>,
     consumer: Consumer<T>,
@@ -91,7 +91,7 @@ pub(crate) struct SharedEnvironment {
     pub(crate) to_bridge: Ring<ToBridge>,
     /// Pods whose process is alive, whether or not the other actors know it.
     pub(crate) alive: BTreeSet<PodId>,
-    /// Calls that io threads have running in a pod.
+    /// How many calls io threads run in each pod.
     pub(crate) running_in: BTreeMap<PodId, u32>,
     pub(crate) grants_in_flight: u64,
     pub(crate) dones_in_flight: u64,
@@ -131,7 +131,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// Shows what happens, in a run of one seed.
+    /// Prints what happens, in a run of a single seed.
     pub(crate) fn show(&self, what: impl FnOnce() -> String) {
         if self.shown {
             println!("{:>16} {}", self.now.as_ns(), what());
@@ -212,13 +212,13 @@ impl SharedEnvironment {
         }
     }
 
-    /// Gives the scheduler an event at once, and lets it take its turn.
+    /// Passes an event to the scheduler at once, and runs a turn.
     pub(crate) fn feed_inline(&mut self, event: Event) {
         self.feed(event);
         self.turn();
     }
 
-    /// The scheduler's share of an io thread's pass, inline.
+    /// The scheduler's part of an io thread's pass, if it is inline.
     pub(crate) fn pass_inline(&mut self) {
         if self.mode == Mode::Inline {
             self.tick();
@@ -233,7 +233,7 @@ impl SharedEnvironment {
         heard || self.busy || due.is_some_and(|at| at <= self.now)
     }
 
-    /// One pass of the scheduler's own thread, which may see events and tickets late.
+    /// One pass of the scheduler's own thread, which may read events and tickets late.
     pub(crate) fn pass_pinned(&mut self) {
         if self.rng.chance(500) {
             self.sweep();
@@ -261,7 +261,7 @@ impl SharedEnvironment {
         lanes.into_iter().for_each(|lane| self.collect(lane));
     }
 
-    /// Sends the scheduler an event from the bridge; inline through the inbox of io thread 0.
+    /// Sends an event of the bridge to the scheduler; inline through the inbox of io thread 0.
     pub(crate) fn send_event(&mut self, event: Event) {
         match self.mode {
             Mode::Inline => self.to_io[0].push(ToIo::Event(event)),
@@ -269,7 +269,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// A new call waits; false where its lane's mailbox is full.
+    /// A new call waits. False if the lane's mailbox is full.
     pub(crate) fn post(&mut self, stats: &Arc<QueueStats>, ticket: Ticket) -> bool {
         match self.mode {
             Mode::Inline => {
@@ -306,12 +306,12 @@ impl SharedEnvironment {
         }
     }
 
-    /// An io thread begins an attempt in a pod.
+    /// Counts an attempt that an io thread begins in a pod.
     pub(crate) fn entered_pod(&mut self, pod: PodId) {
         *self.running_in.entry(pod).or_default() += 1;
     }
 
-    /// An attempt in a pod ended.
+    /// Counts an attempt that ended in a pod.
     pub(crate) fn left_pod(&mut self, pod: PodId) {
         let running = self.running_in.get_mut(&pod);
         *running.expect("it ran") -= 1;
@@ -321,7 +321,7 @@ impl SharedEnvironment {
         self.alive.contains(&pod)
     }
 
-    /// Whether anything is under way between actors.
+    /// Whether no message is under way between actors.
     pub(crate) fn is_quiet(&self) -> bool {
         let rings = self.events.has_some() || self.bits.any() || self.to_bridge.has_some();
         let inboxes =

@@ -1,6 +1,6 @@
-//! An io thread: it admits calls, drives the machine of each (`core/call.rs`) with scripted pods on
-//! virtual time, and passes on what clients, the bridge and the scheduler say. It decides nothing that
-//! the product decides: `judge` holds what the machine does against rules of its own.
+//! An io thread. It admits calls, drives the state machine of each (`core/call.rs`) with scripted pods on
+//! virtual time, and passes on the messages of clients, the bridge and the scheduler. It takes none of the
+//! product's decisions: `judge` checks the state machine by rules of its own.
 
 mod client;
 mod environment;
@@ -57,7 +57,7 @@ impl Ended {
 pub(crate) struct Served {
     pub(crate) life: Call<ThreadEnvironment>,
     judge: Judge,
-    /// Where the attempt runs.
+    /// The grant of the running attempt.
     pub(crate) running: Option<Grant>,
     timer: TimerRef,
     timer_at: Option<Uptime>,
@@ -67,23 +67,23 @@ pub(crate) struct Served {
 struct Place {
     generation: u32,
     call: Option<Served>,
-    /// Its call is over, but a grant is on its way: the place is free when that has come.
+    /// The call is over, but a grant is on its way. The place is free when that grant has arrived.
     is_owed_a_grant: bool,
 }
 
-/// What a pod, a client or the bridge does at some time.
+/// What a pod, a client or the bridge does at a given time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Cancels,
     ClientLeaves,
-    /// `Prefer: wait` ran out.
+    /// The time of `Prefer: wait` is over.
     Detaches,
-    /// A word of the registry or the scheduler that the call's own task hears a little later.
+    /// A message of the registry or the scheduler that the call's own task receives a little later.
     HearsRemoved,
     HearsStartsFail,
     Answers,
     Fails,
-    /// `oom` as in `AttemptFailure::Lost`: some where the pod's own runtime says it.
+    /// `oom` as in `AttemptFailure::Lost`; set if the pod's own runtime reports it.
     Lost {
         oom: Option<bool>,
     },
@@ -94,7 +94,7 @@ enum Act {
     },
 }
 
-/// An act is for one attempt of one call; later ones do not know it.
+/// An act belongs to one attempt of one call; later attempts ignore it.
 type Due = (Uptime, u64, u32, u32, u32, Act);
 
 pub(crate) struct IoThread {
@@ -110,7 +110,7 @@ pub(crate) struct IoThread {
     pub(crate) refused: u64,
     pub(crate) retries: u64,
     pub(crate) ends: BTreeMap<Ended, u64>,
-    /// What happened to calls, by where they were.
+    /// How often each event happened to calls, by the phase in which they were.
     pub(crate) happened: BTreeMap<(Phase, Happening), u64>,
 }
 
@@ -198,7 +198,7 @@ impl IoThread {
         if shared.mode == Mode::Inline {
             self.grants(shared);
         }
-        // What came due meanwhile waits for the next pass; what was due at its start does not.
+        // What became due during the pass waits for the next pass. What was due at its start is done.
         let now = shared.now;
         for (_, served) in self.calls() {
             served.judge.check_in_time(&served.life, now);
@@ -214,7 +214,7 @@ impl IoThread {
                 continue;
             }
             let served = self.served(index);
-            // It fired: `drive` must set another one.
+            // The timer fired, so `drive` must set another one.
             served.timer_at = None;
             if served.life.until() <= shared.now {
                 self.happens(index, Happening::Time, shared.now);
@@ -225,7 +225,7 @@ impl IoThread {
         }
     }
 
-    /// The machine of a call, and what it asks, with fresh dice.
+    /// A call's state machine, and its environment with fresh random numbers.
     fn life(
         &mut self,
         index: u32,
@@ -237,7 +237,7 @@ impl IoThread {
         (&mut served.life, &self.env)
     }
 
-    /// Counts what a call is about to hear, and lets the judge know.
+    /// Counts what is about to happen to a call, and informs the judge.
     fn happens(&mut self, index: u32, happening: Happening, now: Uptime) {
         let served = self.served(index);
         let phase = phase(&served.life);
@@ -252,7 +252,7 @@ impl IoThread {
         self.drive(index, shared);
     }
 
-    /// Does what the machine says until it waits or is over.
+    /// Does what the state machine asks until it waits or is over.
     fn drive(&mut self, index: u32, shared: &mut SharedEnvironment) {
         loop {
             let served = self.served(index);
@@ -349,7 +349,7 @@ impl IoThread {
         shared.to_bridge.push(ToBridge::Ack(version));
     }
 
-    /// Tells all calls of a lane, some of them a little later, as their own tasks hear of it.
+    /// Ends all calls of a lane, some of them a little later, as their own tasks receive it later.
     fn end_all(&mut self, lane: LaneId, end: &End, later: Act, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()
@@ -391,7 +391,7 @@ impl IoThread {
         }
     }
 
-    /// A grant for a call that is over.
+    /// A grant arrived for a call that is over.
     fn give_back(&mut self, grant: Grant, shared: &mut SharedEnvironment) {
         shared.show(|| format!("io finds {:?} gone", grant.call));
         let index = grant.call.index;
@@ -481,7 +481,7 @@ impl IoThread {
         }
     }
 
-    /// Its pod is dead: connections break.
+    /// A pod died, so its connections break.
     pub(crate) fn pod_died(&mut self, dead: PodId, shared: &mut SharedEnvironment) {
         let running = self
             .calls()

@@ -1,5 +1,5 @@
-//! What a call must do and must not do, by rules of its own: it sees what a call hears and the steps that
-//! its machine takes, and never asks the machine what it would decide.
+//! What a call must do and must not do, by rules of its own. It sees what happens to a call and the steps
+//! that its state machine takes, and never asks the state machine for a decision.
 
 use nanofaas_core::call::{Call, End, Environment, Report};
 use nanofaas_core::function::Function;
@@ -11,7 +11,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::scenario::{MS, SECOND};
 
-/// Timers are a little late, and the clock may step back as much.
+/// Timers are a little late, and the clock may step back by as much.
 const SLACK: Nanos = Nanos::from_ms(8);
 
 /// Where a call is.
@@ -35,7 +35,7 @@ pub(crate) fn phase<E: Environment>(life: &Call<E>) -> Phase {
     }
 }
 
-/// What a call hears.
+/// What can happen to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Happening {
     Granted,
@@ -73,7 +73,7 @@ enum Last {
     Failed(AttemptFailure),
 }
 
-/// What holds for the attempts that a grant begins.
+/// The rules for the attempts that a grant begins.
 #[derive(Clone, Copy)]
 struct Rules {
     version: u64,
@@ -101,16 +101,17 @@ pub(crate) struct Judge {
     rules: Rules,
     deadline: Uptime,
     is_async: bool,
-    /// It must be over at once.
+    /// Why the call must be over at once.
     is_ended: Option<Happening>,
     starts_failed: bool,
     attempts: u32,
     released: u32,
     last: Last,
     last_end: Uptime,
-    /// When the wait after the last attempt may have begun: its pod's end was told, or not in time.
+    /// When the wait after the last attempt can have begun: when its pod's end was reported, or was not
+    /// reported in time.
     waits_from: Uptime,
-    /// Since when the attempt's own time runs.
+    /// Since when the attempt's own time counts.
     attempt_from: Option<Uptime>,
     lost_retries: u32,
     has_run: bool,
@@ -138,7 +139,7 @@ impl Judge {
         }
     }
 
-    /// The call is about to hear this.
+    /// This is about to happen to the call.
     pub(crate) fn hears<E: Environment>(
         &mut self,
         happening: Happening,
@@ -176,20 +177,21 @@ impl Judge {
         }
     }
 
-    /// It will not wait for a client any more.
+    /// The call no longer waits for a client.
     pub(crate) const fn detached(&mut self, deadline: Uptime, now: Uptime) {
         self.is_async = true;
         self.deadline = deadline;
         self.detached_at = now;
     }
 
-    /// A grant came; `newest` is the function as its thread knows it, if that registration is there.
+    /// A grant arrived. `newest` is the function as its io thread knows it, if that registration still
+    /// exists.
     pub(crate) fn granted(&mut self, newest: Option<&Function>, now: Uptime) {
         if let Some(newest) = newest {
             self.rules = Rules::of(newest);
         }
         self.attempts += 1;
-        // Until it runs, for one whose grant was for a spec of another mode.
+        // Holds until the attempt runs, for a call whose grant was made under a spec of another mode.
         self.last = Last::Failed(AttemptFailure::NotBegun);
         self.ends_at(now);
     }
@@ -274,14 +276,14 @@ impl Judge {
         self.lost_retries += u32::from(is_lost);
         let is_refused = self.last == Last::Failed(AttemptFailure::NotBegun);
         let waited = now.since(self.last_end) + SLACK;
-        // Without pods there is no other one that could take it at once.
+        // Without pods of its own, no other pod could take the call at once.
         let least = if is_refused && self.rules.mode != ExecutionMode::Warm {
             back_off(10 * MS, SECOND, self.attempts)
         } else {
             Nanos::ZERO
         };
         assert!(waited >= least, "it did not back off");
-        // What it runs under if its function is removed between its grant and its attempt.
+        // The call runs under this spec if its function is removed between its grant and its attempt.
         self.rules = Rules::of(newest);
     }
 
@@ -294,7 +296,7 @@ impl Judge {
                 .attempt_from
                 .map_or(self.deadline, |from| from + self.rules.timeout),
             Phase::AwaitingPodEnd => {
-                // One that is known has nothing to wait for.
+                // If the pod's end is known, the call has nothing to wait for.
                 let is_unknown = self.last == Last::Failed(AttemptFailure::Lost { oom: None });
                 self.last_end + u64::from(is_unknown) * 2 * SECOND
             }
@@ -307,11 +309,11 @@ impl Judge {
                 self.waits_from + back_off(first, most, self.attempts)
             }
         };
-        // An attempt may have outlived the time of its own when that begins to hold.
+        // The attempt may already have used up its own time limit when that limit begins to apply.
         own.min(self.deadline).max(self.detached_at)
     }
 
-    /// What was due when a pass began was done in it.
+    /// What was due at the beginning of a pass must have been done in it.
     pub(crate) fn check_in_time<E: Environment>(&self, life: &Call<E>, now: Uptime) {
         let phase = phase(life);
         let latest = self.latest(phase);
@@ -322,7 +324,7 @@ impl Judge {
         );
     }
 
-    /// The call is over; `is_current` where its registration is there.
+    /// The call is over. `is_current` if its registration still exists.
     pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now: Uptime) {
         assert_eq!(self.released, self.attempts, "a slot was not released");
         assert_eq!(life.never_ran(), !self.has_run, "whether it ran is wrong");

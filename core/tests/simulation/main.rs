@@ -1,8 +1,9 @@
-//! A seeded simulation of what core decides: io threads, a bridge and pods are modelled around the
-//! very same scheduler, lanes, registry, rings and timers, on virtual time, inline and pinned.
-//! It never looks at a clock: a seed is one run, and the same run each time.
+//! A seeded simulation of what core decides. Io threads, a bridge and pods are modelled around the real
+//! scheduler, lanes, registry, rings and timers, on virtual time, inline and pinned. It never reads a clock:
+//! a seed always gives the same run.
 //!
-//! `NANOFAAS_SEEDS=n` sets how many seeds are run (400), `NANOFAAS_SEED=s` runs one and shows it.
+//! `NANOFAAS_SEEDS=n` sets how many seeds are run (400), `NANOFAAS_SEED=s` runs one seed and prints what
+//! happens.
 
 #![allow(
     clippy::disallowed_methods,
@@ -94,7 +95,7 @@ fn every_seed_holds() {
         total
     });
     println!("{seeds} seeds, inline and pinned: {total:?}");
-    // A simulation in which nothing happens proves nothing.
+    // A simulation in which nothing happens would prove nothing.
     if seeds >= SEEDS {
         total.assert_rich();
     }

@@ -1,6 +1,6 @@
-//! A model of what the scheduler must know: tickets in their order, slots, pods. It is built only
-//! from the scheduler's input and output, and every grant and order is checked against it. It never
-//! asks the scheduler.
+//! A model of what the scheduler must know: tickets in their order, slots, pods. It is built only from the
+//! scheduler's input and output, and every grant and order is checked against it. It never asks the
+//! scheduler.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -38,14 +38,14 @@ struct Lane {
     stats: Arc<QueueStats>,
     plan: LanePlan,
     fifos: [VecDeque<CallId>; 2],
-    /// Calls of the registration that is about to take the lane over.
+    /// Calls of the registration that is about to take over the lane.
     early: Vec<Ticket>,
     id: LaneId,
     held: u32,
     is_removed: bool,
     /// Sync grants in a row while an async call waited.
     sync_streak: u32,
-    /// Grants since an async call went before a waiting sync one.
+    /// Grants since an async call was granted before a waiting sync call.
     since_jump: u32,
     /// Whether a start failed since the last plan.
     failed: bool,
@@ -55,13 +55,13 @@ struct Lane {
 
 type Mailbox = (Arc<QueueStats>, VecDeque<Ticket>);
 
-/// The scheduler's duties.
+/// What the scheduler has to do.
 #[derive(Default)]
 pub(crate) struct ReferenceModel {
     lanes: BTreeMap<u32, Lane>,
     pods: BTreeMap<PodId, Pod>,
     /// The tickets in each lane's mailbox, by the address of its stats. The stats are kept, too, so that no
-    /// others can get their address.
+    /// other stats can get the same address.
     mailboxes: BTreeMap<usize, Mailbox>,
     gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
@@ -77,7 +77,7 @@ impl ReferenceModel {
         self.pods.len()
     }
 
-    /// Slots held, over all lanes.
+    /// Slots held in all lanes.
     pub(crate) fn held(&self) -> u64 {
         self.lanes.values().map(|lane| u64::from(lane.held)).sum()
     }
@@ -90,7 +90,7 @@ impl ReferenceModel {
         tickets.push_back(*ticket);
     }
 
-    /// The scheduler was told to look into a lane's mailbox.
+    /// The scheduler is asked to empty a lane's mailbox.
     pub(crate) fn collected(&mut self, index: u32) {
         let Some(lane) = self.lanes.get_mut(&index) else {
             return;
@@ -103,7 +103,7 @@ impl ReferenceModel {
         }
     }
 
-    /// The scheduler hears this next.
+    /// The scheduler receives this event next.
     pub(crate) fn heard(&mut self, event: &Event, entries: &Entries) {
         match event {
             Event::Ticket(ticket) => match self.lanes.get_mut(&ticket.lane.index) {
@@ -136,7 +136,7 @@ impl ReferenceModel {
                     pod.drain();
                 }
             }
-            // It changes no pod and no call.
+            // These change no pod and no call.
             Event::StartHeldUp { .. } | Event::Adopt { .. } => {}
         }
     }
@@ -149,7 +149,7 @@ impl ReferenceModel {
             lane.id = id;
             lane.plan = plan;
             lane.failed = false;
-            // The owners of the waiting calls were told before this event, and end the calls.
+            // The owners of the waiting calls were informed before this event, and end the calls.
             lane.fifos = Default::default();
             for ticket in std::mem::take(&mut lane.early) {
                 lane.push(&ticket);
@@ -173,8 +173,8 @@ impl ReferenceModel {
             };
             self.lanes.insert(id.index, lane);
         }
-        // Collect the tickets that were posted before the scheduler knew the lane, because no other
-        // bit will announce them.
+        // Collects the tickets that were posted before the scheduler knew the lane, because no other bit will
+        // announce them.
         self.collected(id.index);
     }
 
@@ -293,7 +293,7 @@ impl ReferenceModel {
         assert!(was.is_none(), "one place for two pods");
     }
 
-    /// An adopted pod that was made for an older spec.
+    /// An adopted pod was made for an older spec.
     pub(crate) fn adopted_stale(&mut self, pod: PodId) {
         self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
@@ -303,14 +303,14 @@ impl ReferenceModel {
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
 
-    /// Usable and starting pods by the gauges, which know of every drain, and quarantined pods.
+    /// Usable and starting pods according to the gauges, which count every drain, plus quarantined pods.
     fn serving(&self, id: LaneId, lane: &Lane) -> u32 {
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         gauge(0) + gauge(1) + self.counts(id, State::Quarantined)
     }
 
-    /// The same without the quarantined pods that may be draining, because the scheduler reports no
-    /// drain. Only pods with a call in flight are in doubt: a pod without one is stopped at once.
+    /// The same without quarantined pods that may be draining, because the scheduler does not report drains.
+    /// Only a pod with a call in flight may be draining; a pod without one is stopped at once.
     fn surely_serving(&self, id: LaneId, lane: &Lane) -> u32 {
         let doubtful = self
             .pods
@@ -332,7 +332,7 @@ impl ReferenceModel {
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
         let stale = self.has_stale(id);
         let serving = self.surely_serving(id, lane);
-        // While old pods are replaced there may be one more than the most.
+        // While old pods are replaced, there may be one pod more than the maximum.
         let most = if stale { plan.max + 1 } else { needed };
         assert!(
             serving <= most,
@@ -387,7 +387,7 @@ impl ReferenceModel {
         }
     }
 
-    /// The scheduler has nothing left to do at once: no call may wait while a slot for it is free.
+    /// The scheduler has nothing left to do now: no call may wait while a slot for it is free.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {
@@ -412,7 +412,7 @@ impl ReferenceModel {
         let usable = || of_lane().filter(|pod| pod.state == State::Usable);
         let starting = self.counts(id, State::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
-        // Pods that were drained for a newer one look usable from here.
+        // Pods that were drained for a newer one look usable to this model.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");
@@ -459,7 +459,7 @@ impl Lane {
         match ticket.lane.epoch.cmp(&self.id.epoch) {
             Ordering::Equal => self.fifos[ticket.class as usize].push_back(call),
             Ordering::Greater => self.early.push(*ticket),
-            // The call's registration is gone, so its owner ends it.
+            // The call's registration is gone, so its owner ends the call.
             Ordering::Less => {}
         }
     }

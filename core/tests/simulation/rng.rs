@@ -1,8 +1,8 @@
-//! The only source of chance in a run: splitmix64 from the seed.
+//! The only source of random numbers in a run: splitmix64 from the seed.
 
 use nanofaas_core::time::Nanos;
 
-/// A stream of numbers; the same for the same seed.
+/// A stream of numbers, which depends only on the seed.
 #[derive(Clone)]
 pub(crate) struct Rng(u64);
 

@@ -1,5 +1,5 @@
-//! What a seed is about: its functions, how their pods and handlers behave, and what is changed
-//! meanwhile. It runs nothing.
+//! The scenario of a seed: its functions, how their pods and handlers behave, and what is changed during the
+//! run. It runs nothing.
 
 use nanofaas_core::spec::FunctionDraft;
 use nanofaas_core::time::Nanos;
@@ -14,23 +14,23 @@ pub(crate) const SECOND: Nanos = Nanos::SECOND;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Starts {
     Good,
-    /// Every other one or so fails.
+    /// About every other start fails.
     Flaky,
-    /// None ever comes up.
+    /// No start succeeds.
     Broken {
         permanent: bool,
     },
-    /// They come up and end at once.
+    /// Pods come up and end at once.
     CrashLoop,
 }
 
-/// How a function behaves, whatever its spec says.
+/// How a function behaves, independent of its spec.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nature {
     pub(crate) starts: Starts,
     pub(crate) start_max: Nanos,
     pub(crate) service_max: Nanos,
-    /// Of attempts, per mille: handler errors, lost, refused, not started, never answered.
+    /// Faults of attempts, per mille: handler errors, lost, refused, not started, never answered.
     pub(crate) faults: [u64; 5],
     /// Async calls, per mille.
     pub(crate) async_share: u64,
@@ -76,7 +76,7 @@ pub(crate) fn draft(rng: &mut Rng, name: &str) -> Box<FunctionDraft> {
         "name": name,
         "executionMode": mode,
         "command": ["run"],
-        // Another shape: a pod of the old one has to be replaced.
+        // This changes the shape, so that pods of the old shape have to be replaced.
         "env": {"SHAPE": rng.below(3).to_string()},
         "concurrency": concurrency,
         "queueSize": rng.pick(&[1, 3, 10, 50, 200]),

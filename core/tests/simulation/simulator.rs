@@ -1,4 +1,4 @@
-//! One run: who acts next, how time goes by, and what must hold after every step.
+//! One run: which actor acts next, how the clock advances, and what must hold after every step.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::judge::{Happening, Phase, phase};
 use crate::rng::Rng;
 use crate::scenario::{MS, Nature, SECOND, draft};
 
-/// Steps after which a run that does not end is a livelock.
+/// A run that has not ended after this many steps is a livelock.
 const STEPS_MAX: u64 = 200_000;
 
-/// What happened, over all runs.
+/// What happened in all runs.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     steps: u64,
@@ -53,7 +53,7 @@ impl Tally {
         }
     }
 
-    /// Fails unless everything that can happen did happen, and often.
+    /// Fails unless everything that can happen has happened, and often enough.
     pub(crate) fn assert_rich(&self) {
         let ends = [
             Ended::Ok,
@@ -85,7 +85,7 @@ impl Tally {
     }
 }
 
-/// What a call may hear in each phase.
+/// What can happen to a call in each phase.
 fn everything_that_happens() -> impl Iterator<Item = (Phase, Happening)> {
     let everywhere = [
         Happening::Time,
@@ -167,7 +167,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// Runs until all arrivals are through and nothing is left, then removes every function.
+    /// Runs until all calls have arrived and none is left, then removes every function.
     pub(crate) fn run(mut self) -> Tally {
         self.until("all calls ended", |simulator| {
             let arrived = simulator.io.iter().all(|io| io.arrivals_left == 0);
@@ -258,8 +258,8 @@ impl PlaneSimulator {
         self.shared.now = self.shared.now.max(next);
     }
 
-    /// Moves the clock on while actors act. The clock may also jump, as after a machine's sleep, or
-    /// go back a little.
+    /// Advances the clock while actors act. The clock may also jump, as after a machine's sleep, or step back
+    /// a little.
     fn drift_clock(&mut self) {
         let rng = &mut self.shared.rng;
         if rng.chance(300) {
@@ -274,8 +274,8 @@ impl PlaneSimulator {
         }
     }
 
-    /// Accepted calls minus those that wait, run, back off or have finished, from the metrics that
-    /// an operator has.
+    /// Accepted calls minus those that wait, run, back off or have finished, according to the metrics that an
+    /// operator has.
     fn drift(&self) -> i64 {
         let registry = &self.bridge.registry;
         let stats = registry
@@ -319,7 +319,7 @@ impl PlaneSimulator {
         assert_eq!(accepted, finished + live, "a call was lost or ended twice");
         let counted = sum(&|io| io.ledger().backing_off.load(Ordering::Relaxed));
         assert_eq!(counted, backing_off, "backing off is miscounted");
-        // Every slot has exactly one holder: a grant, a running attempt or its done.
+        // Every slot has exactly one holder: a grant, a running attempt, or the `Done` of one.
         let held = shared.scheduler.held();
         let holders = running + shared.grants_in_flight + shared.dones_in_flight;
         assert_eq!(held, holders, "a slot without a holder, or two for one");
@@ -344,8 +344,8 @@ impl PlaneSimulator {
             seen += waiting;
         }
         assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
-        // The metrics count a call twice only while a ring holds its done, or a grant for a call
-        // that has already ended.
+        // The metrics count a call twice only while a ring holds its `Done`, or a grant for a call that has
+        // already ended.
         let unborn = shared.grants_in_flight - granted;
         let under_way = shared.dones_in_flight + unborn;
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");

@@ -1,5 +1,5 @@
-//! What the scheduler hears of lanes and pods that are not there: late news is ignored, and what cannot
-//! be late stops the process.
+//! Events about lanes and pods that are not there. Events that can be late are ignored; those that cannot be
+//! late stop the process.
 
 use nanofaas_core::event::{Event, LanePlan, Order, StartFailure};
 use nanofaas_core::ticket::LaneId;

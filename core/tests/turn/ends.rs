@@ -1,5 +1,5 @@
-//! How a function goes, and how one of the same name takes its place while the old one's calls and
-//! messages are still under way.
+//! How a function goes, and how a function of the same name takes its place while calls and messages of the
+//! old one are still under way.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn a_lane_goes_after_its_last_call() {
     plane.down(&pods);
     assert_eq!(plane.orders(), [GONE]);
     assert!(!plane.scheduler.knows(0));
-    // Late messages find nothing.
+    // Late messages have no effect.
     plane.up(&pods);
     plane.collect(0);
     plane.pass(60 * SECOND);
@@ -72,7 +72,8 @@ fn a_remade_function_takes_over_the_lanes_counts() {
     assert!(plane.orders().is_empty(), "the lane did not go");
 }
 
-/// The removal's end and the new function cross each other: the registry keeps the old stats.
+/// The scheduler forgets the lane before it receives the registration of the new function, for which the
+/// registry has kept the old stats.
 #[test]
 fn a_mailbox_outlives_a_lane_without_a_successor() {
     let mut plane = Plane::with(podless(1));
@@ -116,7 +117,7 @@ fn a_ticket_before_its_lane_is_found() {
     assert_eq!(plane.granted(), [ticket.call()]);
 }
 
-/// So can the event that removes the old function, when both are still to be heard.
+/// The ticket can also arrive before the event that removes the old function.
 #[test]
 fn a_ticket_before_the_removal_is_kept() {
     let mut plane = Plane::with(podless(1));
@@ -136,7 +137,7 @@ fn a_reused_lane_is_queued_once() {
     let mut plane = Plane::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 1);
     plane.leave(0, gone[0]);
-    // It is in line for a turn that did not come before it went.
+    // The lane is in the list of ready lanes, but is gone before the next turn.
     remove(&mut plane);
     assert_eq!(plane.orders(), [GONE]);
     plane.open(0, podless(1000));

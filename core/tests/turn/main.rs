@@ -1,5 +1,5 @@
-//! What a turn promises, one small story each, on a clock of its own: whose turn it is, which pods
-//! are started, replaced and ended. The simulation looks for what these do not think of.
+//! What a turn promises, in one small scenario for each promise, on a clock of its own: the order of grants,
+//! and which pods are started, replaced and ended. The simulation searches for cases that are missing here.
 #![cfg(not(loom))]
 
 mod absent;

@@ -1,5 +1,5 @@
-//! A scheduler and its surroundings in a test's hand: calls that wait, a bridge that does what the
-//! test says, time that stands still until it is moved.
+//! A scheduler and its surroundings, controlled by a test: waiting calls, a bridge that does what the test
+//! says, and a clock that only the test advances.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) const MS: Nanos = Nanos::from_ms(1);
 pub(crate) const SECOND: Nanos = Nanos::SECOND;
 const QUEUE_SIZE: u32 = 10_000;
 
-/// The first function of lane 0.
+/// The first registration of lane 0.
 pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
 pub(crate) struct Plane {
@@ -39,7 +39,7 @@ pub(crate) fn podless(concurrency: u32) -> LanePlan {
     }
 }
 
-/// A plan with pods of one call each, as many as there may be calls; idle ones stay a second.
+/// A plan with pods of one call each, as many as the calls at once. Idle pods stay for a second.
 pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     let pods = PodPlan {
         min,
@@ -72,7 +72,7 @@ impl Plane {
         }
     }
 
-    /// With one function, lane 0.
+    /// With one function, in lane 0.
     pub(crate) fn with(plan: LanePlan) -> Self {
         let mut plane = Self::new();
         plane.open(0, plan);
@@ -91,7 +91,7 @@ impl Plane {
         self.hear(Event::LaneOpened { lane, stats, plan });
     }
 
-    /// The lane as its last registration has it.
+    /// The lane's id in its last registration.
     pub(crate) fn id(&self, lane: u32) -> LaneId {
         let (index, epoch) = (lane, self.epochs[&lane]);
         LaneId { index, epoch }
@@ -143,13 +143,13 @@ impl Plane {
         self.stats[&lane].leave(Class::Sync);
     }
 
-    /// One turn and its grants; whether it left work is the driver's business.
+    /// One turn and its grants. The first value tells whether it left work.
     pub(crate) fn turn(&mut self) -> (Turn, Vec<Grant>) {
         let turn = self.scheduler.turn(self.now, &mut self.out);
         (turn, std::mem::take(&mut self.out.grants))
     }
 
-    /// Turns until nothing is left.
+    /// Takes turns until none leaves work; returns all grants.
     pub(crate) fn grants(&mut self) -> Vec<Grant> {
         let mut all = Vec::new();
         loop {
@@ -179,7 +179,7 @@ impl Plane {
         self.scheduler.collect(lane, self.now, &mut self.out);
     }
 
-    /// Time goes by, and what is due by it happens.
+    /// Advances the clock, and fires the timers that become due.
     pub(crate) fn pass(&mut self, span: Nanos) {
         let until = self.now + span;
         while let Some(due) = self.scheduler.next_due().filter(|due| *due <= until) {
@@ -197,7 +197,7 @@ impl Plane {
         std::mem::take(&mut self.out.notices)
     }
 
-    /// The pods that were ordered since the last look, where nothing else was.
+    /// The pods that were ordered since the last call; nothing else may have been ordered.
     pub(crate) fn starts(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
@@ -208,7 +208,7 @@ impl Plane {
             .collect()
     }
 
-    /// The same for pods that are to be ended.
+    /// The same for pods that have to be ended.
     pub(crate) fn stops(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
@@ -233,7 +233,7 @@ impl Plane {
         self.hear(Event::StartFailed { pod, failure });
     }
 
-    /// Pods that were started and came up, with nothing else ordered.
+    /// Starts the ordered pods and reports them as up; nothing else may have been ordered.
     pub(crate) fn started(&mut self) -> Vec<PodId> {
         let pods = self.starts();
         self.up(&pods);

@@ -1,5 +1,5 @@
-//! Which pods are started and ended: as many as calls need, none without a call, no faster than
-//! starts succeed.
+//! Which pods are started and ended: as many as calls need, none without a call, and not faster than starts
+//! succeed.
 
 use std::sync::atomic::Ordering;
 
@@ -25,7 +25,7 @@ fn a_cold_burst_starts_exactly_what_it_needs() {
     });
     assert!(plane.orders().is_empty(), "nobody calls yet");
     let calls = plane.calls(0, Class::Sync, 10);
-    // Six may run at once, two in each pod; the four others wait for those.
+    // Six calls may run at once, two in each pod; the other four wait for those.
     let started = plane.starts();
     assert_eq!(started.len(), 3);
     assert!(plane.grants().is_empty(), "no pod is up");
@@ -140,10 +140,10 @@ fn a_crash_loop_backs_off_and_ends_waits() {
         panic!("one word for all calls that wait: {notices:?}");
     };
     assert_eq!(&**why, "no such program");
-    // Who comes meanwhile hears it at once.
+    // A call that arrives now is ended at once.
     plane.call(0, Class::Sync);
     assert_eq!((plane.notices().len(), plane.orders().len()), (1, 0));
-    // Later one start tries again, and one that works mends all.
+    // Later one start is tried again; if it succeeds, starts are no longer limited.
     plane.calls(0, Class::Sync, 5);
     plane.notices();
     plane.pass(backoff);
@@ -196,7 +196,7 @@ fn a_permanent_failure_ends_the_wait_at_once() {
     let pods = plane.starts();
     plane.start_fails(pods[0], true);
     assert_eq!(plane.notices().len(), 1);
-    // A new spec is a new chance.
+    // A new spec resets the failures.
     plane.hear(Event::LaneChanged {
         lane: LANE,
         plan: warm(3, 0),
@@ -236,7 +236,7 @@ fn a_lost_pod_is_probed_then_replaced() {
     let grants = plane.grants();
     plane.done(&grants[0], PodVerdict::Lost);
     assert_eq!(plane.orders(), [Order::Probe { pod: pods[0] }]);
-    // Its slot is free, but a call gets another pod.
+    // The slot is free, but the next call gets another pod.
     let second = plane.call(0, Class::Sync);
     assert!(plane.grants().is_empty());
     plane.up(&pods);
@@ -249,7 +249,7 @@ fn a_lost_pod_is_probed_then_replaced() {
     plane.pass(SECOND);
     let fresh = plane.started();
     assert_eq!(fresh.len(), 1);
-    // An answer that comes late is another pod's.
+    // A late report is about an earlier pod of the place.
     plane.up(&pods);
     let third = plane.call(0, Class::Sync);
     let grants = plane.grants();
@@ -300,7 +300,7 @@ fn an_adopted_pod_serves_a_foreign_one_not() {
     plane.up(&[pod]);
     let grants = plane.grants();
     assert_eq!((grants[0].call, pod_of(&grants[0])), (call, pod));
-    // A function that is no more, and one that is going.
+    // One function does not exist any more, and one is being removed.
     let gone = LaneId { index: 1, epoch: 1 };
     plane.hear(adopt(gone));
     let refused = Order::Adopted {
@@ -352,7 +352,7 @@ fn an_adopted_pod_replaces_an_ordered_one() {
         plane.down(&[stopped]);
         adopted.push(pod);
     }
-    // A third one is one too many, and stops no adopted one.
+    // A third pod is one too many. It stops no adopted pod.
     let stale = false;
     plane.hear(Event::Adopt {
         lane: LANE,

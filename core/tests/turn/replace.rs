@@ -1,4 +1,4 @@
-//! How pods change with a spec: one by one, the new one first, and never more than one too many.
+//! How pods change with a spec: one by one, each new pod first, and never more than one pod too many.
 
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict, Ticket};
@@ -13,8 +13,8 @@ fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
     });
 }
 
-/// Obeys every order until none comes; gives the pods that serve in the end, and calls `look` with
-/// their number after each.
+/// Obeys every order until there are no more; returns the pods that serve in the end. Calls `look` with their
+/// number after each order.
 fn obey(plane: &mut Plane, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec<PodId> {
     loop {
         let orders = plane.orders();
@@ -77,7 +77,7 @@ fn an_old_pod_only_ends_its_calls() {
     let running = plane.grants();
     change(&mut plane, warm(1, 1), true);
     let fresh = plane.starts();
-    // The old one is all there is: it serves on until the new one is up.
+    // The old pod is the only one, so it keeps serving until the new one is up.
     plane.done(&running[0], PodVerdict::Healthy);
     plane.call(0, Class::Sync);
     let running = plane.grants();
@@ -225,7 +225,7 @@ fn another_mode_drains_every_pod_and_needs_none() {
     assert_eq!(plane.scheduler.held(), 1);
 }
 
-/// Io threads hear of a registration before the scheduler does, of two in a row as well.
+/// Io threads receive a registration before the scheduler does, even two in a row.
 #[test]
 fn a_call_two_registrations_ahead_waits() {
     let mut plane = Plane::with(podless(1));

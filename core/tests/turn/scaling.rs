@@ -1,5 +1,5 @@
-//! Whether a start is worth it: what waits is held against the time that a start takes, an order that is
-//! not needed any more is taken back, and calls leave pods alone that are not needed.
+//! Whether a start is worth it: the wait of calls is compared with the time that a start takes, an order that
+//! is no longer needed is taken back, and calls use no pod that is not needed.
 
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
@@ -7,7 +7,7 @@ use nanofaas_core::time::Nanos;
 
 use crate::plane::{MS, Plane, SECOND, warm};
 
-/// A function whose calls take so long, as a start does, with one pod of one call that is up.
+/// A function with measured times of a call and of a start, and one pod of one call that is up.
 fn measured(service: Nanos, start: Nanos) -> Plane {
     let mut plane = Plane::with(warm(10, 1));
     plane.started();
@@ -34,7 +34,7 @@ fn a_burst_that_ends_early_starts_no_pod() {
 #[test]
 fn only_waits_longer_than_a_start_count() {
     let mut plane = measured(10 * MS, 50 * MS);
-    // One runs; five of those that wait are begun by the time a pod is up.
+    // One call runs; the five waiting calls will have begun by the time a pod is up.
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
     plane.calls(0, Class::Sync, 5);
@@ -46,7 +46,7 @@ fn only_waits_longer_than_a_start_count() {
 #[test]
 fn a_wait_as_long_as_a_start_orders() {
     let mut plane = measured(MS, 50 * MS);
-    // Ten times as long as calls took until now.
+    // Ten times as long as calls took before.
     plane.calls(0, Class::Sync, 2);
     assert_eq!(plane.grants().len(), 1);
     assert!(plane.starts().is_empty());
@@ -76,7 +76,7 @@ fn an_unneeded_order_is_taken_back() {
     plane.calls(0, Class::Sync, 5);
     let starts = plane.starts();
     assert_eq!(starts.len(), 4);
-    // Calls are suddenly fast: the one pod is through with them before the others are up.
+    // Calls are suddenly fast: the one pod finishes them before the others are up.
     for left in (0..5).rev() {
         let grants = plane.grants();
         plane.now += MS;
@@ -92,7 +92,7 @@ fn an_unneeded_order_is_taken_back() {
     assert_eq!(stops, starts);
 }
 
-/// Four callers, each of whom calls again a moment after its answer, and one pod.
+/// Four clients, which each call again a moment after their answer, and one pod.
 #[test]
 fn steady_callers_get_the_pods_they_need() {
     let mut plane = measured(20 * MS, 900 * MS);

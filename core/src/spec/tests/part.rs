@@ -1,4 +1,4 @@
-//! The parts of a function that stand for themselves: addresses, amounts, sets, hashes, drafts.
+//! The parts of a function that are tested alone: addresses, amounts, sets, hashes, drafts.
 
 use serde_json::{Value, json};
 
@@ -154,7 +154,7 @@ fn a_hash_changes_only_with_the_pods_shape() {
     };
     let local = |changes: Value| sound(changes).shape_hash(Platform::Local);
     let base = kubernetes(json!({}));
-    // Pods carry this number from one build to the next: where it changes all of them are made anew.
+    // Pods keep this number when the control plane is replaced. If it changed, every pod would be replaced.
     assert_eq!(base, 8_316_861_864_895_607_808);
     let shaping = [
         json!({"image": "img:2"}),

@@ -1,4 +1,4 @@
-//! Clients: when their calls come, how each is let in, and what they do before they are answered.
+//! Clients: when their calls arrive, how each is admitted, and what they do before they are answered.
 
 use nanofaas_core::call::{Call, Deadline, NotAdmitted};
 use nanofaas_core::outcome::TimeLimit;
@@ -66,7 +66,7 @@ impl IoThread {
         };
         assert!(function.stats.depth() > 0);
         shared.show(|| format!("io admits {ticket:?}"));
-        // The scheduler may grant it at once, so it has to be known before.
+        // Before the ticket is sent: the scheduler may grant it at once, and the call must be known then.
         let timer_at = life.until();
         let timer = self.wheel.set(timer_at, u64::from(index));
         self.places[index as usize].call = Some(Served {
@@ -89,7 +89,7 @@ impl IoThread {
         }
     }
 
-    /// What the client of a call will do before it is answered.
+    /// Plans what the client of a call will do before it is answered.
     fn plan_client(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let name = self.served(index).life.function().name().clone();
         let fickle = shared.natures[&name].fickle;

@@ -1,5 +1,5 @@
-//! What the machine of a call asks of its io thread: the table of functions, the state words, dice, the
-//! ledger. Only its io thread changes it.
+//! What a call's state machine needs from its io thread: the table of functions, the state words, random
+//! numbers, the ledger. Only that io thread changes it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -1,6 +1,5 @@
-//! A call's attempts as scripted pods serve them: each is answered, refused, lost or never answered, and
-//! the bridge says how a lost pod ended, late or not at all. Whether another attempt follows is the
-//! machine's business.
+//! A call's attempts in scripted pods: each is answered, refused, lost or never answered. The bridge reports
+//! how a lost pod ended, late or not at all. The state machine decides whether another attempt follows.
 
 use std::sync::Arc;
 
@@ -43,7 +42,8 @@ impl IoThread {
             service += start;
         }
         let oom = shared.rng.chance(200);
-        // Of a Job the bridge always knows; a warm pod's runtime may say it, or die with its worker.
+        // The bridge always knows how a Job ended. A warm pod's runtime may report it, or die with its
+        // worker.
         let is_told = mode == ExecutionMode::Job || service.as_ns().is_multiple_of(4);
         let faults = [
             Act::Fails,
@@ -56,7 +56,7 @@ impl IoThread {
         let mut dice = shared.rng.below(1000);
         for (at, share) in nature.faults.into_iter().enumerate() {
             if dice < share {
-                // The last one never answers.
+                // The last kind of fault never answers.
                 if let Some(fault) = faults.get(at) {
                     let after = if at < 2 {
                         service
@@ -72,7 +72,7 @@ impl IoThread {
         self.later(index, now + service, Act::Answers);
     }
 
-    /// What a pod does, or what the bridge says of it.
+    /// What a pod does, or what the bridge reports about it.
     pub(super) fn act_of_pod(&mut self, index: u32, act: &Act, shared: &mut SharedEnvironment) {
         if let Act::PodEnds { oom } = *act {
             if self.served(index).life.awaited_pod().is_none() {
@@ -102,7 +102,7 @@ impl IoThread {
         self.plan_pod_end(index, shared);
     }
 
-    /// The bridge says how the pod ended: sooner than a call waits for it, later, or never.
+    /// Plans when the bridge reports how the pod ended: in time for the waiting call, later, or never.
     fn plan_pod_end(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let place = &self.places[index as usize];
         let is_awaited = place
@@ -114,7 +114,7 @@ impl IoThread {
             let oom = shared.rng.chance(300);
             self.later(index, at, Act::PodEnds { oom });
         }
-        // Few calls are here, so their clients do more than others'.
+        // Few calls are in this phase, so their clients act more often than others.
         for act in [Act::Cancels, Act::ClientLeaves, Act::Detaches] {
             if is_awaited && shared.rng.chance(80) {
                 let at = shared.now + shared.rng.span(2 * SECOND);
@@ -148,7 +148,7 @@ fn report(act: &Act, grant: &Grant, now: Uptime) -> Report {
         }
         Act::Lost { oom } => {
             let failure = Failure::PodLost("gone".into());
-            // A pod that says it serves on.
+            // A pod whose runtime reports the loss of a worker keeps serving.
             let verdict = oom.map_or(PodVerdict::Lost, |_| PodVerdict::Healthy);
             (verdict, Some((failure, lost(*oom))))
         }
