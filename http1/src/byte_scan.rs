@@ -1,23 +1,26 @@
-//! Finds the first byte of a kind, eight bytes at a time in one word, and in long pieces many at once.
+//! Finds the first byte of a kind: eight bytes at a time in one word, and in long pieces many at
+//! once.
 //!
-//! Plain arithmetic, so it needs no intrinsics and nothing unsafe, and answers sooner than vector
-//! compares do on the short pieces that heads and JSON are made of; the compiler, or memchr, makes
-//! vectors of the long ones. Called by `head`, `fast_path` and `request`, and by the JSON
-//! reader of `io`: it is their inner loop.
+//! The code is plain arithmetic, so it needs neither intrinsics nor unsafe code. On the short
+//! pieces of heads and JSON it is faster than vector compares; for long pieces the compiler, or
+//! memchr, uses vectors. Called by `head`, `fast_path` and `request`, and by the JSON reader of
+//! `io`: it is their inner loop.
 
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
 
-/// Which bytes end a search.
+/// A set of bytes that end a search.
 pub trait ByteSet {
-    /// Tells for eight bytes at once: bit 7 of a byte is set for the first that does; the other bits,
-    /// and what the bytes after it show, mean nothing.
+    /// Searches eight bytes at once. Bit 7 is set in the first byte (from the lowest) that is in
+    /// the set. All other bits, and the bytes after the first match, have no meaning.
     fn find_in_word(word: u64) -> u64;
 
-    /// The same for one byte, without a branch, so that many are told at once.
+    /// Whether one byte is in the set. The code has no branch, so that the compiler can check many
+    /// bytes at once.
     fn contains(byte: u8) -> bool;
 
-    /// How many of these bytes, which may be many, can be passed over; fewer than could be is fine.
+    /// How many bytes at the start of `bytes`, which is long, are surely not in the set. A smaller
+    /// number than possible is allowed.
     #[inline(always)]
     fn skip(bytes: &[u8]) -> usize {
         let (blocks, _) = bytes.as_chunks::<32>();
@@ -33,11 +36,11 @@ pub trait ByteSet {
     }
 }
 
-/// A window of a long text: large enough to be searched fast, and small enough that a text with a
-/// stop in every line is not searched many times.
+/// A part of a long text: large enough for a fast search, and small enough that a text with a match
+/// in every line is not searched many times.
 const WINDOW: usize = 256;
 
-/// Control characters, the tab among them.
+/// Control characters, including the tab.
 pub struct Control;
 
 impl ByteSet for Control {
@@ -52,7 +55,7 @@ impl ByteSet for Control {
     }
 }
 
-/// What ends a word: white space, or a control character.
+/// The bytes that end a word: the space and control characters.
 pub struct WordEnd;
 
 impl ByteSet for WordEnd {
@@ -67,7 +70,8 @@ impl ByteSet for WordEnd {
     }
 }
 
-/// What a JSON string cannot simply run over: its end, an escape, a control character.
+/// The bytes at which a JSON string cannot simply be skipped: its end, an escape, a control
+/// character.
 pub struct JsonRunEnd;
 
 impl ByteSet for JsonRunEnd {
@@ -81,11 +85,13 @@ impl ByteSet for JsonRunEnd {
         (byte == b'"') | (byte == b'\\') | (byte < b' ')
     }
 
-    /// With the widest vectors that the machine has.
+    /// Uses memchr, and so the widest vectors that the machine has.
     fn skip(bytes: &[u8]) -> usize {
         let mut at = 0;
         for window in bytes.chunks(WINDOW) {
             let end = memchr::memchr2(b'"', b'\\', window).unwrap_or(window.len());
+            // memchr cannot search for a range of bytes, so the lowest byte tells whether there is
+            // a control character.
             let lowest = window[..end]
                 .iter()
                 .fold(u8::MAX, |lowest, byte| lowest.min(*byte));
@@ -101,12 +107,15 @@ impl ByteSet for JsonRunEnd {
     }
 }
 
-/// What no target may hold, though httparse lets it: a fragment, bytes that are not ASCII.
+/// Bytes that no target may hold, although httparse accepts them: `#`, and bytes that are not
+/// ASCII.
 pub struct Foreign;
 
 impl ByteSet for Foreign {
     #[inline(always)]
     fn find_in_word(word: u64) -> u64 {
+        // Bit 7 of a byte is set if it is not ASCII, so the word itself is the second half of the
+        // result.
         equal(word, b'#') | word
     }
 
@@ -116,7 +125,7 @@ impl ByteSet for Foreign {
     }
 }
 
-/// The end of a target's path: its query, or what may not be there.
+/// The end of a target's path: its query, or a byte that no target may hold.
 pub struct PathEnd;
 
 impl ByteSet for PathEnd {
@@ -131,30 +140,35 @@ impl ByteSet for PathEnd {
     }
 }
 
-/// Bytes below `limit`, which is at most 0x80.
+/// Marks the bytes below `limit`, which is at most 0x80. A match borrows from the byte above it, so
+/// only the first match is exact.
 #[inline(always)]
 fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(ONES * u64::from(limit)) & !word
 }
 
-/// Bytes equal to `byte`.
+/// Marks the bytes equal to `byte`.
 #[inline(always)]
 fn equal(word: u64, byte: u8) -> u64 {
     below(word ^ (ONES * u64::from(byte)), 1)
 }
 
-/// The offset at or after `from` of the first byte that ends the search; `bytes.len()` when none does.
+/// The offset, at or after `from`, of the first byte in the set; `bytes.len()` if there is none.
 #[inline(always)]
 pub fn first<S: ByteSet>(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     let long = from + 32;
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        // `from_le_bytes` puts the first byte lowest, so that `trailing_zeros` finds the first
+        // match.
         let stops = S::find_in_word(u64::from_le_bytes(*word)) & HIGHS;
-        // A branch, so that the next word is loaded before this one's verdict is in.
+        // A branch, and not arithmetic, so that the CPU loads the next word before this result is
+        // known.
         if stops != 0 {
             return at + stops.trailing_zeros() as usize / 8;
         }
         at += size_of::<u64>();
+        // A piece without a match in 32 bytes counts as long.
         if at == long {
             at += S::skip(&bytes[at..]);
         }

@@ -1,26 +1,27 @@
-//! Undoes the chunked transfer coding, a piece at a time.
+//! Decodes the chunked transfer coding, piece by piece.
 //!
-//! It keeps a state of a few words and no bytes: data goes straight to the caller's buffer, chunk
-//! extensions and trailers are read, bounded and dropped. The outcome is the same however the input
-//! is split. Called by `io` and `runtime`, for requests and answers.
+//! The decoder holds a few words of state and no bytes: data goes directly to the caller's buffer;
+//! chunk extensions and trailers are parsed, limited and dropped. The outcome does not depend on
+//! how the input is split. Called by `io` and `runtime`, for requests and answers.
 
 use crate::error::ParseError;
 
-/// A longer chunk-size line is refused, its extensions included.
+/// Limit of a chunk-size line, with its extensions.
 pub const CHUNK_LINE_MAX: u32 = 1024;
-/// More bytes of extensions in one body are refused: tiny chunks with long lines are an attack.
+/// Limit of all chunk extensions of one body, because tiny chunks with long extensions would cost
+/// much work for little data.
 pub const EXTENSIONS_MAX: u32 = 16 * 1024;
-/// More bytes of trailers in one body are refused.
+/// Limit of all trailers of one body, in bytes.
 pub const TRAILERS_MAX: u32 = 16 * 1024;
-/// Sixteen hex digits are 64 bits: no chunk size that fits can overflow.
+/// 16 hex digits are 64 bits, so a size within this limit cannot overflow.
 const SIZE_DIGITS_MAX: u32 = 16;
 
-/// What a piece of input did.
+/// The result of one piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// Bytes of the input used up; what follows the body is left alone.
+    /// Bytes of the input that were used. Bytes after the body are not used.
     pub consumed: usize,
-    /// The body is complete.
+    /// Whether the body is complete.
     pub done: bool,
 }
 
@@ -28,7 +29,7 @@ pub struct Decoded {
 enum State {
     #[default]
     Size,
-    /// White space after the size, which only an extension may follow.
+    /// White space after the size. Only an extension may follow it (RFC 9112 §7.1.1).
     SizeSpace,
     Extension,
     SizeLf,
@@ -43,11 +44,12 @@ enum State {
     Done,
 }
 
-/// One body's decoder; begin the next with `default()`.
+/// The decoder of one body. Use `default()` for the next body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkedDecoder {
     state: State,
-    /// The chunk's size while its line is read, then what is left of it.
+    /// The chunk's size while its line is read; after that, the bytes of the chunk that are still
+    /// missing.
     left: u64,
     digits: u32,
     line: u32,
@@ -56,26 +58,26 @@ pub struct ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
-    /// Appends what `input` holds of the body to `out`, which may grow to `max` bytes in all: a
-    /// chunk that would pass it is refused when its size is known, before its data.
+    /// Appends the data in `input` to `out`, which may grow to `max` bytes in all. A chunk that
+    /// would exceed `max` is refused as soon as its size is known, before its data.
     pub fn decode(
         &mut self,
         input: &[u8],
         out: &mut Vec<u8>,
         max: usize,
     ) -> Result<Decoded, ParseError> {
-        // `out` may hold other bytes already, such as the head before its body.
+        // `out` may already hold other bytes, such as the head before the body.
         let room = max.saturating_sub(out.len()) as u64;
         self.advance(input, Some(room), |data| out.extend_from_slice(data))
     }
 
-    /// Finds where a body ends that is passed on as it came, whatever its length.
+    /// Finds the end of a body of any length that is passed on undecoded.
     pub fn skip(&mut self, input: &[u8]) -> Result<Decoded, ParseError> {
         self.advance(input, None, |_| {})
     }
 
-    /// Gives the data in `input` to `take`. A chunk that would give more than `room`, where there is
-    /// such a bound, is refused.
+    /// Passes the data in `input` to `take`. Refuses a chunk that is larger than `room`, if there
+    /// is a limit.
     #[inline]
     fn advance(
         &mut self,
@@ -136,6 +138,7 @@ impl ChunkedDecoder {
         }
         if self.state == State::Size {
             if let Some(digit) = char::from(byte).to_digit(16) {
+                // Leading zeros count too, so no size needs a check for overflow.
                 self.digits += 1;
                 if self.digits > SIZE_DIGITS_MAX {
                     return Err(ParseError::Malformed("a chunk size has over 16 digits"));
@@ -174,6 +177,7 @@ impl ChunkedDecoder {
 
     fn begin_data(&mut self, room: Option<u64>) -> Result<State, ParseError> {
         (self.digits, self.line) = (0, 0);
+        // A chunk of size 0 is the last one (RFC 9112 §7.1). Its line leads to the trailers.
         if self.left == 0 {
             return Ok(State::TrailerStart);
         }
@@ -221,7 +225,7 @@ fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// What the whole input gives, having made sure that it gives the same byte by byte.
+    /// Decodes the whole input, and checks that the outcome is the same byte by byte.
     fn decode(input: &[u8], max: usize) -> Result<(Decoded, Vec<u8>), ParseError> {
         let mut out = Vec::new();
         let whole = ChunkedDecoder::default().decode(input, &mut out, max);
@@ -351,7 +355,7 @@ mod tests {
         ));
 
         assert!(decode(b"3\r\nabc\r\n2\r\nde", 5).is_ok());
-        // A chunk over the limit is refused by its size, none of its data taken.
+        // A chunk over the limit is refused by its size, before any of its data is taken.
         let mut out = b"ab".to_vec();
         let outcome = ChunkedDecoder::default().decode(b"4\r\nabcd", &mut out, 5);
         assert_eq!((outcome, out.len()), (Err(ParseError::BodyTooLarge), 2));
@@ -363,7 +367,7 @@ mod tests {
         let line = |length: usize| format!("1;{}\r\na\r\n", "x".repeat(length - 3));
         assert!(decode(line(CHUNK_LINE_MAX as usize).as_bytes(), 1000).is_ok());
         assert!(decode(line(CHUNK_LINE_MAX as usize + 1).as_bytes(), 1000).is_err());
-        // The line may be long each time, but not every time.
+        // One line may be long, but not every line.
         let lines = |count: usize| line(CHUNK_LINE_MAX as usize).repeat(count);
         assert!(decode(lines(16).as_bytes(), 1000).is_ok());
         assert!(decode(lines(17).as_bytes(), 1000).is_err());

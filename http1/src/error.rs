@@ -1,15 +1,16 @@
 //! Why a peer's bytes are refused: one error for heads and chunked bodies, and one for values.
 //!
-//! It writes no answer: `status` names the one that HTTP has for each, and the caller words it.
+//! It writes no answer: `status` returns HTTP's status for each error, and the caller writes the
+//! text.
 
 use std::error::Error;
 use std::fmt;
 
-/// Why a message cannot be read. After any of these the connection cannot be read further, because
-/// where the next message starts is not known.
+/// Why a message cannot be read. After any of these errors the connection cannot be read further,
+/// because the start of the next message is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {
-    /// The bytes are no HTTP/1.1, or two parsers could read them differently.
+    /// The bytes are not HTTP/1.1, or two parsers could read them differently.
     Malformed(&'static str),
     HeadTooLarge,
     TargetTooLong,
@@ -19,12 +20,12 @@ pub enum ParseError {
     BodyTooLarge,
 }
 
-/// A value that cannot be taken; the text says what it can be. The connection stays usable.
+/// An invalid value. The text says which values are allowed. The connection stays usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValueError(pub &'static str);
 
 impl ParseError {
-    /// The status of the answer to a request that is refused so.
+    /// The status of the answer to the refused request.
     pub const fn status(self) -> u16 {
         match self {
             Self::Malformed(_) => 400,
@@ -32,14 +33,15 @@ impl ParseError {
             Self::TargetTooLong => 414,
             Self::ExpectationFailed => 417,
             Self::HeadTooLarge => 431,
-            // RFC 9112 §6.1.
+            // RFC 9112 §6.1 asks for this status.
             Self::CodingUnsupported => 501,
             Self::VersionUnsupported => 505,
         }
     }
 
-    /// The error of what httparse refuses after the line discipline held. What stands in `version`'s
-    /// place decides between a version that is not spoken here and something that is not HTTP.
+    /// The error for a head that httparse refuses after it has passed the line discipline.
+    /// `version` holds the bytes in the place of the version. They decide whether the message has
+    /// an unsupported version or is not HTTP.
     pub(crate) fn of_httparse(error: httparse::Error, version: &[u8]) -> Self {
         use httparse::Error;
         match error {

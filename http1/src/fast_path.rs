@@ -1,26 +1,30 @@
-//! The quick way through a head: each byte is looked at once. It takes heads that came whole and have
-//! nothing unusual in them. For any other head it has no result, and `request` and `response_head`
-//! read it on the slow path: line discipline first, httparse after it. For the heads that it takes,
-//! the result equals the slow path's.
+//! The fast path of parsing a head: it reads each byte once. It accepts only complete heads with
+//! nothing unusual. For every other head it returns no result, and `request` and `response_head`
+//! use the slow path: line discipline first, then httparse. For the heads that it accepts, the
+//! result equals the slow path's.
 
 use crate::byte_scan::{self, Control};
 use crate::head::{HEAD_MAX, HEADERS_MAX};
 
-/// The header lines from `at` on, each handed to `take` as its name and its value, which may refuse
-/// it; the place after the empty line that ends them.
+/// Passes the name and the value of each header line from `at` on to `take`, which may refuse it.
+/// Returns the offset after the empty line that ends the lines.
 #[inline(always)]
 pub(crate) fn headers<'b>(
     bytes: &'b [u8],
     at: usize,
     mut take: impl FnMut(&'b [u8], &'b [u8]) -> Option<()>,
 ) -> Option<usize> {
+    // The same limit as on the slow path, so that the fast path accepts no head that the slow path
+    // refuses.
     let seen = &bytes[..bytes.len().min(HEAD_MAX)];
     let mut at = at;
+    // One round more than there may be headers, for the empty line.
     for _ in 0..=HEADERS_MAX {
         if seen.get(at..at + 2)? == b"\r\n" {
             return Some(at + 2);
         }
         let colon = name_end(seen, at)?;
+        // The tab is a control character too, so a value with a tab takes the slow path.
         let mut end = byte_scan::first::<Control>(seen, colon);
         if seen.get(end..end + 2)? != b"\r\n" {
             return None;
@@ -33,7 +37,7 @@ pub(crate) fn headers<'b>(
         while end > start && seen[end - 1] == b' ' {
             end -= 1;
         }
-        // An empty value is unusual, too.
+        // An empty value takes the slow path too.
         if start == end {
             return None;
         }
@@ -43,7 +47,7 @@ pub(crate) fn headers<'b>(
     None
 }
 
-/// Where a header's name ends in a colon.
+/// The offset of the colon that ends a header's name.
 #[inline(always)]
 fn name_end(seen: &[u8], at: usize) -> Option<usize> {
     let mut end = at;
@@ -53,7 +57,7 @@ fn name_end(seen: &[u8], at: usize) -> Option<usize> {
     (seen[end] == b':' && end > at).then_some(end)
 }
 
-/// The bytes of a token (RFC 9110 §5.6.2).
+/// The bytes that a token may hold (RFC 9110 §5.6.2).
 static IN_NAME: [bool; 256] = {
     let (mut table, mut byte) = ([false; 256], 0);
     while byte < table.len() {

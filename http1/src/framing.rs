@@ -1,25 +1,26 @@
-//! Where a message ends, and whether its connection goes on: what `Content-Length`,
-//! `Transfer-Encoding` and `Connection` say together (RFC 9112 §6 and §9.3).
+//! Where a message ends and whether its connection stays open, as `Content-Length`,
+//! `Transfer-Encoding` and `Connection` together determine it (RFC 9112 §6 and §9.3).
 //!
-//! A message whose length two parsers could read differently is refused, because the second one
+//! A message whose length two parsers could read differently is refused, because the second parser
 //! could take a part of it for another message: both headers at once, two lengths, a list of
-//! lengths, a coding after `chunked`, a coding in HTTP/1.0. It reads no body. Called by `request` and
-//! `response_head`.
+//! lengths, a coding after `chunked`, a coding in HTTP/1.0. It reads no body. Called by `request`
+//! and `response_head`.
 
 use crate::error::ParseError;
 use crate::header_value;
 
-/// How long a message's body is.
+/// The length of a message's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Nothing was said of a body.
+    /// No header announces a body.
     None,
     /// Bytes.
     Length(u64),
     Chunked,
 }
 
-/// Gathers the headers that say where the message ends and what comes after it.
+/// Collects the headers that determine where the message ends and whether the connection stays
+/// open.
 #[derive(Default)]
 pub(crate) struct FramingHeaders {
     length: Option<u64>,
@@ -52,7 +53,8 @@ impl FramingHeaders {
                     "an empty Transfer-Encoding: send `chunked` or none",
                 ));
             }
-            // Over all lines, because several `Transfer-Encoding` lines are one list.
+            // `chunked` is kept across lines, because several `Transfer-Encoding` lines form one
+            // list.
             if self.chunked {
                 return Err(ParseError::Malformed(
                     "chunked must be named once and last in Transfer-Encoding",
@@ -75,8 +77,8 @@ impl FramingHeaders {
         match (self.coded, self.length) {
             (false, None) => Ok(Framing::None),
             (false, Some(length)) => Ok(Framing::Length(length)),
-            // Not "the coding wins", as RFC 9112 §6.3 allows: what stands before this reader may let
-            // the length win, and then takes a part of the body for the next message.
+            // RFC 9112 §6.3 would allow this reader to use the coding. But a proxy in front of it
+            // may use the length, and then take a part of the body for the next message.
             (true, Some(_)) => Err(ParseError::Malformed(
                 "both Content-Length and Transfer-Encoding: send one of them",
             )),

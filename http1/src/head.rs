@@ -1,8 +1,8 @@
-//! What the heads of requests and answers have in common: their limits, where a head ends, which
-//! bytes may stand in it, its header lines.
+//! The common parts of requests' and answers' heads: their limits, the search for their end, the
+//! bytes that they may hold, and their header lines.
 //!
-//! The verdict depends on the bytes alone, never on how they were split. It keeps no bytes: places
-//! in a head are offsets. Called by `request` and `response_head`.
+//! The outcome depends on the bytes alone, never on how they were split. It keeps no bytes:
+//! positions in a head are offsets. Called by `request` and `response_head`.
 
 use std::num::NonZeroU16;
 
@@ -10,28 +10,29 @@ use crate::byte_scan;
 use crate::error::ParseError;
 use crate::header_value;
 
-/// A longer head is refused, the empty line at its end included.
+/// Limit of a head in bytes, with the empty line at its end.
 pub const HEAD_MAX: usize = 16 * 1024;
-/// More header lines are refused.
+/// Limit of the number of header lines.
 pub const HEADERS_MAX: usize = 100;
-/// A longer request or status line (without its CRLF) is refused.
+/// Limit of the request line or status line in bytes, without its CRLF.
 pub const START_LINE_MAX: usize = 8 * 1024;
 
-// Every place in a head fits a span.
+// A span stores offsets in 16 bits.
 const _: () = assert!(HEAD_MAX <= u16::MAX as usize && START_LINE_MAX < HEAD_MAX);
 
-/// A piece of a head: offsets from the head's first byte, so it stays right when the buffer moves.
+/// A part of a head: offsets from the head's first byte, so that the span stays valid when the
+/// buffer moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     start: u16,
-    // Nothing of interest ends at byte 0, which lets an absent span cost no more than a span.
+    // No span ends at byte 0, so `NonZeroU16` makes an `Option<Span>` as small as a span.
     end: NonZeroU16,
 }
 
 const _: () = assert!(size_of::<Option<Span>>() == 4);
 
 impl Span {
-    /// `piece` must be a part of `head`, as a parser hands it out.
+    /// The span of `piece`, which must be a part of `head`.
     pub fn of_piece(head: &[u8], piece: &[u8]) -> Self {
         let start = piece.as_ptr().addr() - head.as_ptr().addr();
         Self::new(start, start + piece.len())
@@ -46,7 +47,7 @@ impl Span {
         }
     }
 
-    /// The bytes meant; `bytes` starts where the head starts.
+    /// The bytes of the span. `bytes` must start where the head starts.
     #[inline]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[usize::from(self.start)..usize::from(self.end.get())]
@@ -65,29 +66,30 @@ impl Span {
     }
 }
 
-/// How far a head has been searched for its end. One a head: begin the next with `default()`.
+/// How far a head has been searched for its end. Use `default()` for the next head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadScan {
-    /// Bytes before this one need no second look.
+    /// Bytes before this offset have been checked.
     at: u32,
-    /// Where the line that `at` stands in began.
+    /// Where the line that contains `at` begins.
     line: u32,
-    /// Lines seen, blank ones before the first not counted.
+    /// The number of lines, without the empty line before the first.
     lines: u16,
-    /// An empty line came before the first.
+    /// An empty line came before the first line.
     blank: bool,
 }
 
 impl HeadScan {
-    /// The head's length once `bytes` holds it whole. Checks the line discipline that httparse
-    /// leaves open: CRLF alone ends a line, no line begins with white space, no control bytes.
-    /// One empty line before the first is passed over where `blank_first` (RFC 9112 §2.2).
+    /// The head's length, as soon as `bytes` holds the whole head. Checks the line discipline that
+    /// httparse does not check: only CRLF ends a line, no line begins with white space, no control
+    /// bytes. With `blank_first`, one empty line before the first is skipped (RFC 9112 §2.2).
     pub(crate) fn end(
         &mut self,
         bytes: &[u8],
         blank_first: bool,
     ) -> Result<Option<usize>, ParseError> {
-        // Bytes past the limit are never looked at, or the verdict would depend on how many came.
+        // Bytes after the limit are ignored, because the outcome must not depend on how many have
+        // arrived.
         let seen = &bytes[..bytes.len().min(HEAD_MAX)];
         let mut at = self.at as usize;
         loop {
@@ -98,12 +100,13 @@ impl HeadScan {
                 ));
             }
             at = byte_scan::first::<byte_scan::Control>(seen, at);
+            // Of the control characters only the tab may be in a line.
             if seen.get(at) == Some(&b'\t') {
                 at += 1;
                 continue;
             }
-            // Before the match below: a line that is too long is refused before its end came, so that
-            // the verdict is the same when the rest comes later.
+            // Comes before the match, because a line that is too long must be refused before its
+            // end arrives: the outcome must be the same if the rest comes later.
             if self.lines == 0 && at - line > START_LINE_MAX {
                 return Err(ParseError::TargetTooLong);
             }
@@ -124,7 +127,7 @@ impl HeadScan {
                 (None, _) | (Some(b'\r'), None) if seen.len() == HEAD_MAX => {
                     return Err(ParseError::HeadTooLarge);
                 }
-                // The CR is looked at again with the byte after it.
+                // The CR is checked again when the byte after it has arrived.
                 (None, _) | (Some(b'\r'), None) => {
                     self.at = at as u32;
                     return Ok(None);
@@ -151,8 +154,9 @@ impl HeadScan {
     }
 }
 
-/// The header lines of a head that was parsed, each as its name and its value without the white
-/// space around it. Of bytes that were refused it gives what can be told apart, unchecked.
+/// The name and the value of each header line of a head, the value without the white space around
+/// it. A head that was refused may be passed too: its lines are then returned as they are,
+/// unchecked.
 pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut start = 0;
     let lines = memchr::memchr_iter(b'\n', head).map(move |end| {
@@ -185,7 +189,7 @@ mod tests {
             ]
         );
         assert_eq!(of("a: b\r\n\r\n"), []);
-        // Refused before: what is left of it.
+        // A refused head: only the lines with a colon are returned.
         assert_eq!(of("\nA : b\rc\n\n x:"), [(&b"A "[..], &b"b\rc"[..])]);
     }
 }

@@ -1,7 +1,7 @@
-//! Reads the values of the headers and query parameters that the platform knows.
+//! Parses the values of the headers and query parameters that the platform knows.
 //!
-//! It decides no framing (`framing` does) and allocates nothing. Called by `request` and `response_head`
-//! while they parse, and by `io` for what only some requests need.
+//! It decides no framing (`framing` does) and allocates nothing. Called by `request` and
+//! `response_head` while they parse, and by `io` for values that only some requests need.
 
 use std::net::IpAddr;
 
@@ -10,18 +10,19 @@ use crate::error::ValueError;
 pub const TIMEOUT_MS_MAX: u32 = 300_000;
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 
-/// RFC 7240, as far as it is honoured here.
+/// The preferences of RFC 7240 that the platform honours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefer {
     pub respond_async: bool,
     has_wait: bool,
-    // The first `wait` counts, even when its value does not.
+    // Only the first `wait` counts, even if its value is invalid (RFC 7240 §2).
     wait_seen: bool,
     wait_s: u32,
 }
 
-/// Whether a header is called so. `known` is in lower case; a header's name that was parsed holds
-/// no byte that the folding could confuse with a letter, a digit or a hyphen.
+/// Whether a header's name is `known`, which is in lower case. The comparison folds case by setting
+/// bit 5. This is exact, because no other byte of a parsed name becomes a letter, a digit or a
+/// hyphen that way.
 #[inline(always)]
 pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.
@@ -33,7 +34,7 @@ pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     }) == 0
 }
 
-/// Without the spaces and tabs around it.
+/// The value without the spaces and tabs around it.
 pub fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -44,7 +45,7 @@ pub fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// The members of a comma-separated list; empty ones are passed over (RFC 9110 §5.6.1).
+/// The members of a comma-separated list. Empty members are skipped (RFC 9110 §5.6.1).
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')
@@ -52,7 +53,7 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
-/// One or more digits and nothing else, within 64 bits.
+/// Parses one or more digits, and nothing else, as a number of 64 bits.
 pub fn digits(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
@@ -63,7 +64,7 @@ pub fn digits(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// The value of `X-Timeout-Ms`: milliseconds, 1 to 300000.
+/// Parses `X-Timeout-Ms`: milliseconds, 1 to 300000.
 pub fn parse_timeout_ms(value: &[u8]) -> Result<u32, ValueError> {
     digits(value)
         .and_then(|number| u32::try_from(number).ok())
@@ -73,7 +74,7 @@ pub fn parse_timeout_ms(value: &[u8]) -> Result<u32, ValueError> {
         ))
 }
 
-/// The value of `Idempotency-Key`: 1 to 255 bytes.
+/// Checks `Idempotency-Key`: 1 to 255 bytes.
 pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], ValueError> {
     if value.is_empty() || value.len() > IDEMPOTENCY_KEY_MAX {
         return Err(ValueError("Idempotency-Key must have 1 to 255 bytes"));
@@ -81,22 +82,23 @@ pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], ValueError> {
     Ok(value)
 }
 
-/// Whether a `Content-Encoding` says that there is none.
+/// Whether a `Content-Encoding` means that the body is not encoded.
 pub fn is_identity(value: &[u8]) -> bool {
     value.is_empty() || value.eq_ignore_ascii_case(b"identity")
 }
 
-/// For how many seconds the sender keeps a connection without a message, as `Keep-Alive` says it.
+/// The `timeout` of `Keep-Alive`: for how many seconds the sender keeps an idle connection.
 pub fn parse_keep_alive(value: &[u8]) -> Option<u32> {
     list(value).find_map(|parameter| {
         let (name, seconds) = split_unquoted(parameter, b'=');
         let is_timeout = trim(name).eq_ignore_ascii_case(b"timeout");
         let seconds = digits(unquote(trim(seconds))).filter(|_| is_timeout)?;
+        // Every number over 32 bits has the same meaning: longer than this side keeps a connection.
         Some(u32::try_from(seconds).unwrap_or(u32::MAX))
     })
 }
 
-/// The value of one `Prefer` header.
+/// Parses the value of one `Prefer` header.
 pub fn parse_prefer(value: &[u8]) -> Prefer {
     let mut prefer = Prefer::default();
     prefer.add(value);
@@ -104,7 +106,7 @@ pub fn parse_prefer(value: &[u8]) -> Prefer {
 }
 
 impl Prefer {
-    /// Nothing is preferred.
+    /// No preference.
     pub const NONE: Self = Self {
         respond_async: false,
         has_wait: false,
@@ -112,7 +114,7 @@ impl Prefer {
         wait_s: 0,
     };
 
-    /// Seconds; a number too large for the type is its largest.
+    /// `wait` in seconds. A number that is too large for the type becomes its largest value.
     pub const fn wait_s(self) -> Option<u32> {
         if self.has_wait {
             Some(self.wait_s)
@@ -121,7 +123,7 @@ impl Prefer {
         }
     }
 
-    /// Several headers are read as one list.
+    /// Adds the value of a further header. Several `Prefer` headers form one list.
     pub fn add(&mut self, value: &[u8]) {
         let mut rest = value;
         while !rest.is_empty() {
@@ -145,7 +147,7 @@ impl Prefer {
     }
 }
 
-/// What stands before and after the first `mark` that is not inside a quoted string.
+/// The parts before and after the first `mark` that is not inside a quoted string.
 pub fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     let mut quoted = false;
     let mut at = 0;
@@ -161,14 +163,15 @@ pub fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     (value, &[])
 }
 
-/// A quoted string's content. Escapes stay as they are: no value known here needs one.
+/// The content of a quoted string. Escapes are not decoded, because no known value needs one.
 fn unquote(word: &[u8]) -> &[u8] {
     word.strip_prefix(b"\"")
         .and_then(|rest| rest.strip_suffix(b"\""))
         .unwrap_or(word)
 }
 
-/// What a query (without its `?`) gives under `name`, undecoded; none when it is not there.
+/// The undecoded value of `name` in a query (without its `?`); none if the query has no such
+/// parameter.
 fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, ValueError> {
     let mut found = None;
     for pair in query.split(|&byte| byte == b'&') {
@@ -185,7 +188,7 @@ fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, Valu
     Ok(found)
 }
 
-/// The whole number that a query gives under `name`; none when it is not there.
+/// The whole number that a query has under `name`; none if the query has no such parameter.
 pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);
@@ -200,7 +203,7 @@ pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, ValueError>
     ))
 }
 
-/// The IP address that a query gives under `name`; none when it is not there.
+/// The IP address that a query has under `name`; none if the query has no such parameter.
 pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);
@@ -213,8 +216,8 @@ pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, ValueEr
     ))
 }
 
-/// One segment of a path with its `%XX` undone, in `room` where there are any. What is longer than
-/// `room` names nothing that exists.
+/// Decodes the `%XX` of one path segment, into `room` if there are any. A segment that is longer
+/// than `room` is refused, because no name is that long.
 pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b str, ValueError> {
     const BAD: ValueError =
         ValueError("the path must be UTF-8 text, with % only before two hex digits");
@@ -232,7 +235,7 @@ pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b s
     str::from_utf8(&room[..length]).map_err(|_| BAD)
 }
 
-/// The bytes with `%XX` undone; `None` stands for a `%` that is not followed by two hex digits.
+/// The bytes with `%XX` decoded. `None` stands for a `%` without two hex digits after it.
 fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
     let mut rest = text.iter();
     std::iter::from_fn(move || {
@@ -246,11 +249,13 @@ fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
     })
 }
 
-/// The id of the trace in a `traceparent`: 32 digits after its version. None where it is no such header.
+/// The trace id of a `traceparent`: the 32 digits after the version. None if the value is not a
+/// valid `traceparent`.
 pub fn trace_of(traceparent: &[u8]) -> Option<&[u8]> {
     let (_, rest) = traceparent.split_at_checked(3)?;
     let (id, rest) = rest.split_at_checked(32)?;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    // W3C Trace Context: digits are in lower case, and an id of zeros only is invalid.
     let is_id = id.iter().all(is_digit) && id.iter().any(|byte| *byte != b'0');
     (traceparent[2] == b'-' && rest.first() == Some(&b'-') && is_id).then_some(id)
 }

@@ -1,26 +1,27 @@
-//! What `Host` can be: a name or an address, with a port where one is needed (RFC 9110 §7.2), and
-//! whether it names this machine. It allocates nothing. Called by `request`, and by `io`.
+//! Parses `Host`: a name or an address, with an optional port (RFC 9110 §7.2), and decides whether
+//! it names this machine. It allocates nothing. Called by `request` and `io`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A host that is one, without its port.
+/// A valid host, without its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host<'a> {
-    /// A name or an IPv4 address, escapes and all; empty where the target names no host.
+    /// A name or an IPv4 address, escapes not decoded; empty if the target names no host.
     Name(&'a [u8]),
     Ip6(Ipv6Addr),
 }
 
 impl<'a> Host<'a> {
-    /// None where the value is no host, or one that two parsers could read differently.
+    /// None if the value is not a host, or if two parsers could read it differently.
     pub fn parse(value: &'a [u8]) -> Option<Self> {
         if let [b'[', rest @ ..] = value {
             let end = rest.iter().position(|&byte| byte == b']')?;
-            // No zone: it means something on the client's machine alone (RFC 6874 §4).
+            // A zone is refused, because it has a meaning only on the client's machine (RFC 6874
+            // §4).
             let address = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
             return is_port_or_nothing(&rest[end + 1..]).then_some(Self::Ip6(address));
         }
-        // One pass, because every request has one.
+        // One pass, because every request has a `Host`.
         let (mut end, mut has_escapes) = (value.len(), false);
         for (at, &byte) in value.iter().enumerate() {
             match CLASS[usize::from(byte)] {
@@ -39,11 +40,12 @@ impl<'a> Host<'a> {
         sound.then_some(Self::Name(name))
     }
 
-    /// Whether it names this machine, by a name that cannot be given to another address.
+    /// Whether the host is this machine, by a name or an address that cannot lead to another
+    /// machine.
     pub fn is_loopback(self) -> bool {
         match self {
             Self::Ip6(address) => address.is_loopback(),
-            // What nearly all clients of a machine's own server say.
+            // The two values that nearly all local clients send.
             Self::Name(b"127.0.0.1" | b"localhost") => true,
             Self::Name(name) => {
                 let ip = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
@@ -54,11 +56,12 @@ impl<'a> Host<'a> {
     }
 }
 
-/// `:` and a number that a port can be. A colon alone is not taken: some read it as port 80, others as
-/// none at all.
+/// A colon and a valid port number, or nothing. A colon alone is refused, because some parsers read
+/// it as port 80 and others as no port.
 fn is_port_or_nothing(rest: &[u8]) -> bool {
     match rest {
         [] => true,
+        // More than five digits are refused before the fold, so that the number cannot overflow.
         [b':', digits @ ..] if (1..=5).contains(&digits.len()) => {
             let number = digits.iter().try_fold(0u32, |number, byte| {
                 byte.is_ascii_digit()
@@ -80,7 +83,8 @@ const IN_NAME: u8 = 1;
 const PERCENT: u8 = 2;
 const COLON: u8 = 3;
 
-/// What each byte is in a host. No comma is in a name: two parsers could take it for a list.
+/// The class of each byte in a host. A comma is in no name, because a parser could take the value
+/// for a list.
 static CLASS: [u8; 256] = {
     let (mut table, mut byte) = ([OTHER; 256], 0);
     while byte < table.len() {

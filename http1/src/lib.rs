@@ -1,31 +1,32 @@
-//! Reads HTTP/1.1 without I/O (RFC 9112): bytes in, offsets and lengths out. One reader of heads and
-//! one chunked decoder serve every side: clients' requests and pods' answers in `io`; requests, the
-//! client's answers and what the watchdog passes on in `runtime`; `Host` on the management port.
+//! Parses HTTP/1.1 without I/O (RFC 9112): bytes in, offsets and lengths out. All sides use the
+//! same parser of heads and the same chunked decoder: `io` for clients' requests and pods' answers;
+//! `runtime` for requests, for the answers that its client gets, and for the watchdog's relay; the
+//! management port for `Host`.
 //!
-//! It opens no socket, reads no clock, keeps no byte and writes no message. What a head means for a
-//! call is for its callers to decide. The outcome depends on the bytes alone, never on how they came.
+//! It opens no socket, reads no clock, keeps no byte and writes no message. Its callers decide what
+//! a head means for a call. The outcome depends on the bytes alone, never on how they arrived.
 //!
 //! # What is refused
 //!
-//! Whatever two readers could take for two different messages, because a message could hide in what
-//! the other one takes for a body:
+//! A message that two parsers could read as two different messages is refused, because an attacker
+//! could hide a request in bytes that the first parser takes for a body:
 //!
 //! | input | RFC 9112 |
 //! |---|---|
-//! | a bare CR or LF, another control byte but the tab, in a head | §2.2 |
+//! | a bare CR or LF, or a control byte other than the tab, in a head | §2.2 |
 //! | white space before a header's colon, or at the start of a header line | §5.1, §5.2 |
 //! | more than one empty line before a request, any before an answer | §2.2 |
-//! | a request of HTTP/1.1 without one `Host`, or whose target names another | §3.2 |
+//! | a request of HTTP/1.1 without exactly one `Host`, or whose target names another host | §3.2 |
 //! | `Content-Length` twice, as a list, or not in digits | §6.3 |
 //! | `Content-Length` beside `Transfer-Encoding` | §6.3 |
-//! | `Transfer-Encoding` in HTTP/1.0, or in which `chunked` is not once and last | §6.1, §6.3 |
-//! | a header twice of which one value is taken (`Content-Type`, `Idempotency-Key`, ...) | |
-//! | in chunks: a size that is no hex number of up to 16 digits, white space after it, a bare LF | §7.1 |
+//! | `Transfer-Encoding` in HTTP/1.0, or in which `chunked` does not stand once and last | §6.1, §6.3 |
+//! | two values of a header that may have only one (`Content-Type`, `Idempotency-Key`, ...) | |
+//! | in chunks: a size that is not a hex number of 1 to 16 digits, white space after it, a bare LF | §7.1 |
 //!
-//! Also what nothing here could serve: codings but `chunked` (501), versions but 1.1 and 1.0 (505),
-//! expectations but `100-continue` (417), a switch of protocols; and what is over
-//! its limit: a head of 16 KiB or 100 headers (431), a first line of 8 KiB (414), chunk lines of
-//! 1 KiB, 16 KiB of chunk extensions, 16 KiB of trailers.
+//! Also refused is what no part of the platform could serve: codings other than `chunked` (501),
+//! versions other than 1.1 and 1.0 (505), expectations other than `100-continue` (417), a switch of
+//! protocols. And what exceeds its limit: a head of 16 KiB or 100 headers (431), a first line of 8
+//! KiB (414), chunk lines of 1 KiB, 16 KiB of chunk extensions, 16 KiB of trailers.
 
 pub mod request;
 pub mod response_head;

@@ -1,22 +1,22 @@
-//! What a content type means: which bodies the platform reads by itself, and which types differ in their
-//! spelling alone (RFC 9110 §8.3.1). It reads no body.
+//! The meaning of a content type: which bodies the platform reads itself, and which types differ
+//! only in spelling (RFC 9110 §8.3.1). It reads no body.
 
 use crate::header_value::{split_unquoted, trim};
 
-/// What a body is, as far as its treatment differs.
+/// The kinds of bodies that the platform treats differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
     /// `application/json` or `application/*+json`, in UTF-8.
     Json,
     /// `text/plain`, in UTF-8.
     Text,
-    /// Anything else, also the two above in another charset.
+    /// Any other type, and the two types above in another charset.
     Other,
-    /// No type was named.
+    /// No type was sent.
     None,
 }
 
-/// The value of `Content-Type`; an empty one is as good as none.
+/// The kind of a `Content-Type`. An empty value counts as none.
 pub fn media_type(value: Option<&[u8]>) -> MediaType {
     // A shortcut for the spelling that nearly all clients use.
     if value == Some(b"application/json") {
@@ -41,7 +41,7 @@ pub fn media_type(value: Option<&[u8]>) -> MediaType {
     }
 }
 
-/// Whether it is `application/json` itself, which says nothing more of the body than that it is JSON.
+/// Whether the type is `application/json` itself, and not a more specific type that is JSON too.
 pub fn is_plain_json(value: Option<&[u8]>) -> bool {
     let (essence, _) = split_unquoted(value.unwrap_or_default(), b';');
     media_type(value) == MediaType::Json && trim(essence).eq_ignore_ascii_case(b"application/json")
@@ -77,8 +77,9 @@ fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
         .any(|known| charset.eq_ignore_ascii_case(known))
 }
 
-/// Type, subtype and names of parameters in lower case, values without quotes, parameters by name; no
-/// charset where the platform reads the body by itself, since it reads UTF-8 only.
+/// A form that is the same for all spellings of one type: type, subtype and parameter names in
+/// lower case, values without quotes, parameters sorted by name. The charset is left out of a type
+/// that the platform reads itself, because it reads UTF-8 only.
 pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
     let is_read = matches!(
         media_type(Some(content_type)),
@@ -94,11 +95,13 @@ pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
             parameters.push((name, value));
         }
     }
-    // By name alone: which of two values comes first may mean something.
+    // Sorted by name alone (the sort is stable), because the order of two values of one name may
+    // have a meaning.
     parameters.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut form = trim(essence).to_ascii_lowercase();
     for (name, value) in parameters {
-        // No header has a NUL, so the parts cannot be taken for others.
+        // A header cannot hold a NUL, so the separator cannot be taken for a part of a name or
+        // value.
         form.push(0);
         form.extend(name);
         if let Some(value) = value {
@@ -109,7 +112,7 @@ pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
     form
 }
 
-/// Its name, and its value where it has one.
+/// A parameter's name, and its value if it has one.
 fn parameter_of(parameter: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let (name, value) = split_unquoted(parameter, b'=');
     let has_value = name.len() < parameter.len();
@@ -121,7 +124,7 @@ fn parameter_of(parameter: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     (name, has_value.then_some(value))
 }
 
-/// A quoted string's content with its escapes undone; anything else as it is.
+/// The content of a quoted string with its escapes decoded. Other values are returned unchanged.
 fn unquoted(value: &[u8]) -> Vec<u8> {
     let [b'"', inner @ .., b'"'] = value else {
         return value.to_vec();

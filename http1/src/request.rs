@@ -1,10 +1,10 @@
 //! Parses a request's head in place: bytes in, a small `RequestHead` of offsets out.
 //!
-//! It never allocates, never copies a byte, and answers the same however the bytes were split. It
-//! does not route and does not read bodies. `io`, the pod and the watchdog call it as bytes arrive.
-//! The rules are the contract's for requests and bodies, in three passes: line discipline
-//! (`HeadScan`), httparse, then the headers that decide where the request ends. Nearly every head
-//! needs one pass only: `fast_path`.
+//! It never allocates, never copies a byte, and its outcome does not depend on how the bytes were
+//! split. It does not route and does not read bodies. `io`, the pod and the watchdog call it as
+//! bytes arrive. The rules are those of the contract for requests and bodies. The slow path applies
+//! them in three passes: line discipline (`HeadScan`), httparse, and the headers that determine the
+//! request's end. Nearly every head needs only one pass: `fast_path`.
 
 use std::mem::MaybeUninit;
 
@@ -30,27 +30,27 @@ pub enum Method {
     Other(Span),
 }
 
-/// A request's head. Spans count from the head's first byte.
+/// A request's head. Spans are offsets from the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Bytes of the head, its empty line included: the body starts here.
+    /// The head's length in bytes, with its empty line. The body starts here.
     pub len: usize,
     pub method: Method,
     /// HTTP/1.`minor`: 0 or 1.
     pub minor: u8,
-    /// As sent, escapes and all; `*` only for OPTIONS.
+    /// The path as sent, escapes not decoded; `*` only for OPTIONS.
     pub path: Span,
-    /// What follows the `?`.
+    /// The part after the `?`.
     pub query: Option<Span>,
     pub framing: Framing,
     pub keep_alive: bool,
-    /// The client waits for `100 Continue`; never set where no body would follow.
+    /// The client waits for `100 Continue`. Never set if no body follows.
     pub expect_continue: bool,
     pub prefer: Prefer,
     pub host: Option<Span>,
     pub origin: Option<Span>,
     pub content_type: Option<Span>,
-    /// `Content-Encoding`, where it is not `identity`.
+    /// `Content-Encoding`, unless it is `identity`.
     pub content_encoding: Option<Span>,
     pub idempotency_key: Option<Span>,
     pub timeout_ms: Option<Span>,
@@ -59,14 +59,16 @@ pub struct RequestHead {
     pub tracestate: Option<Span>,
 }
 
-// The size is bounded because a `RequestHead` is moved into the future that answers the request. With
-// eight bytes more the compiler builds that future elsewhere and copies it, which costs 350
+// The size is limited because a `RequestHead` is moved into the future that answers the request.
+// With eight bytes more the compiler builds that future elsewhere and copies it, which costs 350
 // instructions a call (`tests/counts`).
 const _: () = assert!(size_of::<RequestHead>() <= 88);
 
-/// The head at the start of `bytes`, or none while it is incomplete. Pass the same `scan` with more
-/// bytes, so that bytes that were searched are not searched again.
+/// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
+/// same `scan` when more bytes have come: they are then not searched from the start.
 pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
+    // After an incomplete head the fast path would read all bytes again, so only the slow path
+    // continues.
     if *scan == HeadScan::default()
         && let Some(head) = parse_fast(bytes)
     {
@@ -75,7 +77,7 @@ pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Request
     parse_slow(bytes, scan)
 }
 
-/// A complete head with nothing unusual in it, parsed by `lines`.
+/// Parses a complete head with nothing unusual in it. Returns none for every other head.
 fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
     let (method, target_at) = match bytes {
         [b'P', b'O', b'S', b'T', b' ', ..] => (Method::Post, 5),
@@ -104,7 +106,7 @@ fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
     Some(head)
 }
 
-/// Any head, in the three passes.
+/// Parses any head, in three passes.
 fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
     let Some(end) = scan.end(bytes, true)? else {
         return Ok(None);
@@ -138,7 +140,8 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, 
 }
 
 impl RequestHead {
-    /// Where the request ends; of one in chunks that is not known.
+    /// The length of the head and the body; `usize::MAX` for a chunked body, because its length is
+    /// unknown.
     pub fn whole(&self) -> usize {
         match self.framing {
             Framing::None => self.len,
@@ -219,7 +222,7 @@ impl RequestHead {
                 span,
                 "traceparent is there twice: send it once",
             )?,
-            // No decision depends on which of several values is taken, so the first one is.
+            // No decision depends on these values, so the first one is used.
             HeaderName::Origin => _ = self.origin.get_or_insert(span),
             HeaderName::TraceId => _ = self.trace_id.get_or_insert(span),
             HeaderName::Tracestate => _ = self.tracestate.get_or_insert(span),
@@ -227,7 +230,7 @@ impl RequestHead {
         Ok(())
     }
 
-    /// Sets what depends on several headers. `bytes` are the head's.
+    /// Sets the fields that depend on several headers. `bytes` is the head.
     fn finish(
         &mut self,
         bytes: &[u8],
@@ -238,15 +241,15 @@ impl RequestHead {
         self.settle_host(bytes, authority)?;
         self.framing = framing_headers.framing(self.minor)?;
         self.keep_alive = framing_headers.keep_alive(self.minor);
-        // No `100 Continue` is sent to a client that sends no body, because it has nothing to wait
-        // for, nor to a client of HTTP/1.0, which does not define it.
+        // A client that sends no body waits for nothing, and HTTP/1.0 does not define `100
+        // Continue`.
         self.expect_continue &=
             self.minor == 1 && !matches!(self.framing, Framing::None | Framing::Length(0));
         Ok(())
     }
 
-    /// Settles on one host, that of the `Host` header. A target in absolute form must have the same
-    /// host.
+    /// Determines the request's host: the `Host` header. A target in absolute form must name the
+    /// same host.
     fn settle_host(&mut self, bytes: &[u8], authority: Option<Span>) -> Result<(), ParseError> {
         match (self.host, authority) {
             (None, _) if self.minor == 1 => {
@@ -299,7 +302,7 @@ struct Target {
     authority: Option<Span>,
 }
 
-/// `/path?query`, `http://host/path?query`, or `*` for OPTIONS.
+/// Parses `/path?query`, `http://host/path?query`, or `*` for OPTIONS.
 fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, ParseError> {
     const BAD: ParseError =
         ParseError::Malformed("the request's target must be a path that begins with /");
@@ -355,7 +358,7 @@ fn version(head: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-/// The headers that mean something here; every other one is passed over.
+/// The headers that have a meaning here. Every other header is skipped.
 #[derive(Clone, Copy)]
 enum HeaderName {
     Connection,
@@ -375,7 +378,7 @@ enum HeaderName {
 }
 
 impl HeaderName {
-    /// Length and first letter leave one candidate, so most headers cost no comparison.
+    /// Length and first letter leave one candidate, so most headers need no comparison.
     #[inline]
     fn of(name: &[u8]) -> Option<Self> {
         let (is, known) = match (name.len(), name[0] | 0x20) {

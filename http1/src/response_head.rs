@@ -1,8 +1,8 @@
 //! Parses the head of a pod's answer, as strictly as a client's request.
 //!
-//! Pure like `request`: offsets out, nothing kept. `io` calls it, the runtime's client and the
-//! watchdog. For `io` an error here is a pod that answered nonsense: the connection is dropped, and
-//! the call ends as `BAD_OUTPUT`.
+//! Pure like `request`: offsets out, nothing kept. Called by `io`, by the runtime's client and by
+//! the watchdog. For `io` an error means that the pod sent an invalid answer: the connection is
+//! dropped, and the call ends as `BAD_OUTPUT`.
 
 use std::mem::MaybeUninit;
 
@@ -13,59 +13,61 @@ use crate::framing::{Framing, FramingHeaders};
 use crate::head::{HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
 use crate::header_value;
 
-/// The place after `HTTP/1.1 200`.
+/// The offset after `HTTP/1.1 200`.
 const STATUS_END: usize = 12;
 
-/// Where the body of an answer ends.
+/// Where an answer's body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseBody {
-    /// 1xx, 204 and 304 have none.
+    /// Answers with 1xx, 204 and 304 have no body.
     None,
     /// Bytes.
     Length(u64),
     Chunked,
-    /// No length was said: the body ends where the pod closes the connection.
+    /// No length was sent: the body ends when the pod closes the connection.
     UntilClose,
 }
 
-/// The head of a pod's answer. Spans count from the head's first byte.
+/// The head of a pod's answer. Spans are offsets from the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// Bytes of the head, its empty line included.
+    /// The head's length in bytes, with its empty line.
     pub len: usize,
-    /// 100 to 599; below 200 the answer itself is still to come, after `len` bytes.
+    /// 100 to 599. Below 200 the final answer follows after `len` bytes.
     pub status: u16,
     pub body: ResponseBody,
-    /// A 1xx or 204 announced a body, which it cannot have (RFC 9112 §6.3). `body` is none.
+    /// A 1xx or 204 announced a body, which it cannot have (RFC 9112 §6.3). `body` is `None` then.
     pub has_forbidden_body: bool,
-    /// The connection may carry another call once the body is read.
+    /// The connection can carry another call when the body has been read.
     pub keep_alive: bool,
-    /// `Keep-Alive: timeout=`, seconds: for how long the pod keeps it without one.
+    /// `Keep-Alive: timeout=`: for how many seconds the pod keeps an idle connection.
     pub keep_alive_s: Option<u32>,
     pub content_type: Option<Span>,
-    /// `Content-Encoding`, where it is not `identity`.
+    /// `Content-Encoding`, unless it is `identity`.
     pub content_encoding: Option<Span>,
     pub retry_after: Option<Span>,
     /// `X-Cold-Start: true`.
     pub cold_start: bool,
-    /// `X-Init-Duration-Ms`, milliseconds; what is not a whole number is no figure.
+    /// `X-Init-Duration-Ms`, in milliseconds; none if the value is not a whole number.
     pub init_duration_ms: Option<u32>,
-    /// `X-Execution-Id`, the first one: whose answer it is.
+    /// The first `X-Execution-Id`: the call that this answer belongs to.
     pub execution_id: Option<Span>,
-    /// There are several, which may differ.
+    /// There are several `X-Execution-Id`, which may differ.
     pub has_several_ids: bool,
-    /// `X-Not-Started: true`: the pod says that nothing was run.
+    /// `X-Not-Started: true`: the pod did not begin the call.
     pub not_started: bool,
-    /// What the version and `Connection` say of the connection, whatever body follows.
+    /// Whether version and `Connection` keep the connection open, whatever body follows.
     pub persistent: bool,
 }
 
-/// The answer's head at the start of `bytes`, or none while it is not there whole. Hand the same
-/// `scan` in again with more bytes, and a new one after an interim answer.
+/// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
+/// same `scan` when more bytes have come, and with a new `scan` after an interim answer.
 pub fn parse_response(
     bytes: &[u8],
     scan: &mut HeadScan,
 ) -> Result<Option<ResponseHead>, ParseError> {
+    // After an incomplete head the fast path would read all bytes again, so only the slow path
+    // continues.
     if *scan == HeadScan::default()
         && let Some(head) = parse_fast(bytes)
     {
@@ -74,7 +76,7 @@ pub fn parse_response(
     parse_slow(bytes, scan)
 }
 
-/// A head that came whole and has nothing unusual in it, by `lines`.
+/// Parses a complete head with nothing unusual in it. Returns none for every other head.
 fn parse_fast(bytes: &[u8]) -> Option<ResponseHead> {
     let status = match bytes.strip_prefix(b"HTTP/1.1 ")? {
         [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => [a, b, c],
@@ -96,7 +98,7 @@ fn parse_fast(bytes: &[u8]) -> Option<ResponseHead> {
     Some(head)
 }
 
-/// Any head: line discipline, httparse, and the headers that mean something.
+/// Parses any head: line discipline, httparse, and the headers that have a meaning.
 fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>, ParseError> {
     let end = scan.end(bytes, false).map_err(|error| match error {
         ParseError::TargetTooLong => ParseError::Malformed("the status line is over 8 KiB"),
@@ -167,7 +169,8 @@ impl ResponseHead {
         }
     }
 
-    /// The same head as the answer to HEAD: no body follows, whatever it says (RFC 9112 §6.3).
+    /// The same head as the answer to HEAD: no body follows, whatever the headers announce (RFC
+    /// 9112 §6.3).
     #[must_use]
     pub fn to_head_request(mut self) -> Self {
         self.body = ResponseBody::None;
@@ -175,7 +178,7 @@ impl ResponseHead {
         self
     }
 
-    /// What all headers together say of a head of `len` bytes.
+    /// Sets the fields that depend on several headers. `len` is the head's length.
     fn finish(
         &mut self,
         len: usize,
@@ -190,11 +193,12 @@ impl ResponseHead {
         self.len = len;
         let framing = framing_headers.framing(minor)?;
         self.body = body_of(self.status, framing);
-        // A 304 may name the length that a 200 would have (RFC 9110 §8.6).
+        // A 304 may announce the length that a 200 would have (RFC 9110 §8.6).
         self.has_forbidden_body = self.body == ResponseBody::None
             && self.status != 304
             && !matches!(framing, Framing::None | Framing::Length(0));
-        // Where a body was announced that is none, it may come all the same.
+        // The pod may send the announced body although it is not allowed, so the connection cannot
+        // be used again.
         self.persistent = framing_headers.keep_alive(minor) && !self.has_forbidden_body;
         self.keep_alive = self.persistent && self.body != ResponseBody::UntilClose;
         Ok(())
@@ -238,7 +242,7 @@ impl ResponseHead {
                     ));
                 }
             }
-            // Passed on: the first is as good as any.
+            // Only passed on, so the first value is used.
             (11, b'r') if header_value::is_named(name, b"retry-after") => {
                 self.retry_after
                     .get_or_insert_with(|| Span::of_piece(bytes, value));
@@ -250,7 +254,8 @@ impl ResponseHead {
                 self.not_started |= says_true(value)
             }
             (14, b'x') if header_value::is_named(name, b"x-execution-id") => {
-                // Not refused here: the watchdog drops those of its program and writes its own.
+                // Not refused here, because the watchdog removes the ids of its program and adds
+                // its own.
                 self.has_several_ids |= self.execution_id.is_some();
                 self.execution_id
                     .get_or_insert_with(|| Span::of_piece(bytes, value));

@@ -5,7 +5,7 @@ fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, ParseError> {
     parse_request(bytes, &mut HeadScan::default())
 }
 
-/// A request that is sound but for `lines`.
+/// A request that is valid except for `lines`.
 fn with(lines: &str) -> Result<RequestHead, ParseError> {
     let text = format!("POST /a HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
     parse(text.as_bytes()).map(|head| head.expect("a whole head"))
@@ -60,7 +60,7 @@ fn the_heads_end_is_searched_for_once() {
         );
     }
     assert!(parse_request(text, &mut scan).unwrap().is_some());
-    // Bytes that were searched are not looked at again: a change in them goes unseen.
+    // Bytes that were searched are not read again, so a change in them is not noticed.
     let mut scan = HeadScan::default();
     assert_eq!(parse_request(&text[..20], &mut scan), Ok(None));
     let mut changed = text.to_vec();
@@ -193,10 +193,10 @@ fn refuses_lines_that_parsers_end_or_fold_differently() {
     ] {
         assert!(is_malformed(with(lines)), "{lines:?}: {:?}", with(lines));
     }
-    // The line after the request line cannot be folded onto it either.
+    // A folded line is refused directly after the request line too.
     assert!(is_malformed(parse(b"GET / HTTP/1.1\r\n Host: h\r\n\r\n")));
     assert!(is_malformed(parse(b"GET / HTTP/1.1\nHost: h\n\n")));
-    // What can be told early is told early.
+    // An error that is certain is reported before the head is complete.
     assert!(is_malformed(parse(b"\x16\x03\x01")));
     assert!(is_malformed(parse(b"GET / HTTP/1.1\n")));
     assert!(with("A: \u{e9} \t b\r\nB:\r\nC: \r\n").is_ok());
