@@ -1,5 +1,5 @@
-//! Reads messages of HTTP as a connection does, from bytes that come in pieces, and compares: the outcome
-//! is the same however the bytes are split.
+//! Reads HTTP messages as a connection does, from bytes that come in pieces, and checks that the
+//! outcome does not depend on how the bytes are split.
 
 use std::fmt::Debug;
 
@@ -12,13 +12,13 @@ use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 
 use crate::rng::Rng;
 
-/// Small, so that random bodies pass it.
+/// Small, so that random bodies exceed it.
 pub(crate) const BODY_MAX: usize = 200;
-/// Every single place to cut is tried on one input in so many; the others are cut at all places at
-/// once and at some by chance.
+/// One input in this many is cut at every single place, in one run for each place. Every input is
+/// cut at all places at once, and at some random places.
 const EVERY_CUT_ONE_IN: u64 = 128;
 
-/// What reading a connection's bytes comes to, in order.
+/// One result of reading a connection. They are collected in order.
 #[derive(Debug, PartialEq)]
 enum Event<H> {
     Head(H),
@@ -26,7 +26,7 @@ enum Event<H> {
     Refused(ParseError),
 }
 
-/// One side of a message exchange: how its head is read and what then follows.
+/// One kind of message: how to parse its head, and which body follows.
 pub(crate) trait Message: Copy + PartialEq + Debug {
     fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError>;
     fn head_len(self) -> usize;
@@ -78,9 +78,9 @@ impl Message for ResponseHead {
     }
 }
 
-/// Reads messages as a connection does: each time more bytes are there, as far as they go.
+/// Reads messages as a connection does: whenever bytes arrive, as many messages as are complete.
 struct Connection<M> {
-    /// Where the message that is being read began, or what is unread of its body.
+    /// Where the current message began, or where the unread rest of its body begins.
     at: usize,
     scan: HeadScan,
     body: Option<Body>,
@@ -108,7 +108,7 @@ impl<M: Message> Connection<M> {
         self.events.clear();
     }
 
-    /// `bytes` is everything that came so far.
+    /// Continues with `bytes`, which holds everything that has come so far.
     fn read(&mut self, bytes: &[u8]) {
         while !matches!(self.events.last(), Some(Event::Refused(_))) {
             match self.step(bytes) {
@@ -119,7 +119,7 @@ impl<M: Message> Connection<M> {
         }
     }
 
-    /// False while more bytes are needed.
+    /// Reads one head or body. False if more bytes are needed.
     fn step(&mut self, bytes: &[u8]) -> Result<bool, ParseError> {
         let rest = &bytes[self.at..];
         let length = match self.body {
@@ -168,8 +168,8 @@ impl<M: Message> Connection<M> {
     }
 }
 
-/// The same bytes at once, one by one, cut at random and (for some) cut once at every place.
-/// Whether they begin with a head.
+/// Reads the same bytes at once, byte by byte, cut at random places and, for some inputs, cut at
+/// each single place, and compares the outcomes. Returns whether the bytes begin with a valid head.
 pub(crate) fn reads_the_same_however_split<M: Message>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let (mut whole, mut split) = (Connection::<M>::new(), Connection::new());
     whole.read(bytes);
@@ -182,7 +182,8 @@ pub(crate) fn reads_the_same_however_split<M: Message>(rng: &mut Rng, bytes: &[u
         assert_eq!(whole.events, split.events, "split differs from whole");
         assert_eq!(whole.out, split.out, "the bodies differ");
     };
-    // A long input says no more at its thousandth byte than around its limits, and costs more.
+    // A long input is cut at every few bytes only, because more cuts would cost more and find no
+    // more.
     let step = 1 + bytes.len() / 2048;
     compare(&mut (0..bytes.len()).step_by(step));
     let mut cuts = [(); 3].map(|()| rng.below(bytes.len() + 1));

@@ -1,5 +1,5 @@
-//! The wire between plane and guard (`local-bridge/src/guard/wire.rs`): the messages are the same however
-//! the bytes are split, and each reads back as it is written.
+//! The wire between control plane and guard (`local-bridge/src/guard/wire.rs`): the messages do not
+//! depend on how the bytes are split, and each message reads back as it was written.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ pub(crate) fn guard(rng: &mut Rng, bytes: &[u8]) -> bool {
     to || from
 }
 
-/// Whether the first line is a message.
+/// Compares the readings of one input. Returns whether its first line is a message.
 fn reads_the_same<T: Serialize + DeserializeOwned>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let whole = messages::<T>([bytes].into_iter());
     let each = messages::<T>(bytes.chunks(1));
@@ -40,7 +40,7 @@ fn reads_the_same<T: Serialize + DeserializeOwned>(rng: &mut Rng, bytes: &[u8]) 
     whole.first().is_some_and(Result::is_ok)
 }
 
-/// The messages as lines, up to one that is none.
+/// The messages as lines, up to the first line that is not a message.
 fn messages<'b, T: Serialize + DeserializeOwned>(
     pieces: impl Iterator<Item = &'b [u8]>,
 ) -> Vec<Result<Vec<u8>, String>> {

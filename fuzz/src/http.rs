@@ -1,5 +1,6 @@
-//! Heads, chunked bodies and the values of headers (`nanofaas_http1`). What is taken means what a second
-//! reader makes of it (`naive`, httparse), and reads back as the same when it is written anew.
+//! Heads, chunked bodies and header values (`nanofaas_http1`). A second reader (`naive`, httparse)
+//! must give an accepted input the same meaning, and the input must read back as the same after it
+//! is written anew.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -13,7 +14,8 @@ use crate::naive::{self, Meaning, Refusal};
 use crate::naive_response::{self, ResponseMeaning};
 use crate::rng::Rng;
 
-/// A head may be longer when it is written anew, and then pass a limit.
+/// Heads up to this length are written anew. A longer one could exceed a limit, because its new
+/// form may be longer.
 const REWRITTEN_MAX: usize = 6 * 1024;
 const HEADERS_MAX: usize = 128;
 
@@ -29,7 +31,7 @@ pub(crate) fn request(rng: &mut Rng, bytes: &[u8]) -> bool {
                 reads_back(meaning);
             }
         }
-        // A head that is not whole may be refused already.
+        // An incomplete head may already be refused.
         (Ok(None), Err(Refusal::Incomplete)) | (Err(_), Err(_)) => {}
         _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     }
@@ -43,12 +45,12 @@ fn agrees_on_request(head: &RequestHead, bytes: &[u8]) {
     let len = theirs.parse(bytes);
     assert_eq!(len, Ok(httparse::Status::Complete(head.len)));
     assert_eq!(theirs.version, Some(head.minor));
-    // A line that is empty may come first, and is none of those that a head has.
+    // httparse does not count the empty line that may come first, so it is removed.
     let text = &bytes[..head.len];
     agrees_on_lines(text.strip_prefix(b"\r\n").unwrap_or(text), theirs.headers);
 }
 
-/// A pod and the watchdog look for what they know in the lines of a head.
+/// Compares all header lines, because a pod and the watchdog look for their headers in them.
 fn agrees_on_lines(head: &[u8], theirs: &[httparse::Header<'_>]) {
     let theirs = theirs
         .iter()
@@ -78,7 +80,7 @@ pub(crate) fn response(rng: &mut Rng, bytes: &[u8]) -> bool {
             assert_eq!(ResponseMeaning::of(head, bytes), *meaning);
             head
         }
-        // A head that is not whole may be refused already.
+        // An incomplete head may already be refused.
         (Ok(None), Err(Refusal::Incomplete)) | (Err(_), Err(_)) => {
             assert!(!taken);
             return false;
@@ -196,7 +198,7 @@ pub(crate) fn chunked(rng: &mut Rng, bytes: &[u8]) -> bool {
     theirs.is_ok()
 }
 
-/// What is passed on and not decoded has the same end, at once and in two pieces.
+/// Checks that `skip` finds the same end as `decode`, for the whole input and for two pieces.
 fn ends_where_it_is_decoded_to(rng: &mut Rng, bytes: &[u8]) {
     let decoded = ChunkedDecoder::default().decode(bytes, &mut Vec::new(), usize::MAX);
     if decoded == Err(ParseError::BodyTooLarge) {
@@ -212,7 +214,7 @@ fn ends_where_it_is_decoded_to(rng: &mut Rng, bytes: &[u8]) {
     assert_eq!(pieces, decoded.map(|whole| (whole.consumed, whole.done)));
 }
 
-/// The data of a body that is sound, given a few bytes at a time.
+/// The data of a valid body, decoded a few bytes at a time.
 fn decoded_in_pieces(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
     let (mut decoder, mut out) = (ChunkedDecoder::default(), Vec::new());
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! JSON (`nanofaas_io::json`). What is taken is what serde_json takes, and an envelope holds what serde_json
-//! finds in it.
+//! JSON (`nanofaas_io::json`). It must accept exactly the inputs that serde_json accepts, and find
+//! in an envelope what serde_json finds.
 
 use std::ops::Range;
 
@@ -8,8 +8,8 @@ use nanofaas_io::json::{DEPTH_MAX, check, envelope, write_text};
 use crate::naive_json;
 use crate::rng::Rng;
 
-/// Whether serde_json takes the bytes as one value; none where its own limits (128 levels less
-/// one, numbers that a float can hold) decide.
+/// Whether serde_json accepts the bytes as one value; none if serde_json's own limits (127 levels,
+/// the range of floats) decide.
 fn serde_takes(bytes: &[u8]) -> Option<bool> {
     match serde_json::from_slice::<serde_json::Value>(bytes) {
         Ok(_) => Some(true),
@@ -64,7 +64,7 @@ fn of(bytes: &[u8], range: Range<u32>) -> &[u8] {
     &bytes[range.start as usize..range.end as usize]
 }
 
-/// The parts stay what they are in an envelope that is written anew.
+/// Checks that the parts are the same in an envelope that is written anew.
 fn reads_back(input: &[u8], metadata: Option<&[u8]>) {
     let metadata_or_null = metadata.unwrap_or(b"null");
     let written = [
@@ -80,7 +80,7 @@ fn reads_back(input: &[u8], metadata: Option<&[u8]>) {
     assert_eq!(found.metadata.map(|at| of(&written, at)), metadata);
 }
 
-/// A text becomes a string that reads back.
+/// Checks that a text becomes a string that reads back.
 pub(crate) fn text(_: &mut Rng, bytes: &[u8]) -> bool {
     let mut out = Vec::new();
     match (write_text(&mut out, bytes), str::from_utf8(bytes)) {

@@ -1,9 +1,9 @@
-//! What must hold of every input of each reader of bytes from outside: nothing panics, nothing hangs, the
-//! outcome is the same however the bytes are split, it agrees with a second, slow reader, and what
-//! is taken reads back as the same when it is written anew.
+//! The properties that every reader of bytes from outside must have, for every input: it does not
+//! panic; it ends; its outcome does not depend on how the bytes are split; the outcome equals that
+//! of a second, slow reader; an accepted input reads back as the same after it is written anew.
 //!
-//! A property is asked in three ways: of random inputs (`tests/random`), of the inputs that a
-//! fuzzer found worth keeping (`corpus/`, by `tests/kept.rs`), and by the fuzzer (`./ci fuzz`).
+//! Each property is checked in three ways: with random inputs (`tests/random`), with the inputs
+//! that a fuzzer kept (`corpus/`, by `tests/kept.rs`), and by the fuzzer (`./ci fuzz`).
 
 mod rng;
 mod connection;
@@ -17,10 +17,10 @@ mod guard;
 
 pub use rng::Rng;
 
-/// Panics where it does not hold. Whether the input was taken.
+/// Panics if the property does not hold. Returns whether the reader accepted the input.
 pub type Property = fn(&mut Rng, &[u8]) -> bool;
 
-/// By the name of the target, and of its folder in `corpus/`.
+/// The properties by the name of the target, which is also the name of its folder in `corpus/`.
 pub const PROPERTIES: [(&str, Property); 9] = [
     ("request", http::request),
     ("response", http::response),
@@ -39,7 +39,8 @@ pub fn property(target: &str) -> Property {
     found.unwrap_or_else(|| panic!("no target {target}")).1
 }
 
-/// Asks the property of a target of one input. What it does by chance is the same for the same bytes.
+/// Checks the property of a target for one input. The random choices depend on the bytes only, so
+/// that a failure can be repeated.
 pub fn check(target: &str, bytes: &[u8]) {
     let sum = bytes.iter().fold(bytes.len() as u64, |sum, byte| {
         sum.rotate_left(5) ^ u64::from(*byte)

@@ -1,5 +1,6 @@
-//! The rules for a request's head and a chunked body once more: slow, whole, and written from the
-//! contract rather than from the parser, so that both would have to be wrong in the same way.
+//! A second implementation of the rules for a request's head and a chunked body. It is slow, reads
+//! the input as a whole, and was written from the contract and not from the parser. So a fault
+//! stays hidden only if both implementations have it.
 
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::{Method, RequestHead};
@@ -10,7 +11,7 @@ pub(crate) enum Refusal {
     Refused(&'static str),
 }
 
-/// A request's head with everything spelled out.
+/// The full meaning of a request's head.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Meaning {
     len: usize,
@@ -59,11 +60,11 @@ impl Meaning {
         Self { len, ..self }
     }
 
-    /// A head that means this, in the plainest form.
+    /// Writes a head with this meaning, in the plainest form.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut out = self.method.clone().into_bytes();
         out.push(b' ');
-        // Only the absolute form may leave the path out.
+        // A target without a path needs the absolute form.
         if self.path.is_empty() {
             out.extend_from_slice(b"http://");
             out.extend_from_slice(self.values[0].as_deref().unwrap_or_default());
@@ -170,7 +171,7 @@ impl Headers {
         self.at_most_once_of(name, |_| true)
     }
 
-    /// The same, where some values are as good as none.
+    /// Like `at_most_once`, but counts only the values for which `counts` is true.
     pub(crate) fn at_most_once_of(
         &self,
         name: &'static str,
@@ -183,12 +184,12 @@ impl Headers {
     }
 }
 
-/// What names an encoding, and not that there is none.
+/// Whether the value names an encoding. An empty value and `identity` do not.
 pub(crate) fn is_encoding(value: &[u8]) -> bool {
     !matches!(&*lower(value), "" | "identity")
 }
 
-/// A head cut into its lines.
+/// A head, split into its lines.
 pub(crate) struct CutHead<'b> {
     pub(crate) len: usize,
     pub(crate) first: &'b [u8],
@@ -196,7 +197,7 @@ pub(crate) struct CutHead<'b> {
 }
 
 impl<'b> CutHead<'b> {
-    /// The head begins after `blank` bytes, which are a part of it.
+    /// Splits the head. It begins after `blank` bytes, which count as a part of it.
     pub(crate) fn of(bytes: &'b [u8], blank: usize) -> Result<Self, Refusal> {
         let end = bytes[blank..]
             .windows(4)
@@ -207,7 +208,7 @@ impl<'b> CutHead<'b> {
         let head = &bytes[blank..end];
         let control = |byte: &u8| *byte == 0x7f || *byte < 0x20 && !b"\t\r\n".contains(byte);
         require(!head.iter().any(control), "control bytes")?;
-        // Cut at CRLF, a line that still holds either had it bare.
+        // The head is split at CRLF, so a CR or LF that is left in a line is a bare one.
         let text: Vec<&[u8]> = split_lines(head);
         let is_bare = |line: &&[u8]| line.contains(&b'\r') || line.contains(&b'\n');
         require(!text.iter().any(is_bare), "bare")?;
@@ -227,7 +228,7 @@ impl<'b> CutHead<'b> {
     }
 }
 
-/// The head at the start of `bytes`.
+/// The meaning of the head at the start of `bytes`.
 pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
     let blank = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let head = CutHead::of(bytes, blank)?;
@@ -355,7 +356,7 @@ fn host(
     Ok(host)
 }
 
-/// Nothing, or a name or an address in brackets, with a port or without one.
+/// Whether `host` is empty, or a name or a bracketed address, each with or without a port.
 fn is_host(host: &[u8]) -> bool {
     let Ok(host) = str::from_utf8(host) else {
         return false;
@@ -379,8 +380,8 @@ fn is_host(host: &[u8]) -> bool {
     port.is_none_or(is_port) && in_brackets.map_or_else(is_name, is_ip)
 }
 
-/// A chunked body that is there whole: its data and its length as sent. Its limits are the tests'
-/// of `chunked` to hold; no input here comes near those of lines and trailers.
+/// The data of a complete chunked body, and its length as sent. The limits of lines and trailers
+/// are not checked, because no input here comes near them; the tests of `chunked` check them.
 pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), Refusal> {
     let (mut data, mut at) = (Vec::new(), 0);
     loop {

@@ -1,11 +1,12 @@
-//! An envelope once more, by serde_json: slow, and written from the contract rather than from the parser.
+//! A second reader of envelopes, by serde_json. It is slow, and was written from the contract and
+//! not from the parser.
 
 use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of an object, in order, repeated ones too.
+/// Collects the members of an object in order, with repeated names.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
@@ -30,7 +31,8 @@ fn members(text: &[u8]) -> Option<Vec<(String, &RawValue)>> {
         .ok()
 }
 
-/// `input` and `metadata` of an envelope that is valid JSON; none where it is no envelope.
+/// `input` and `metadata` of an envelope; none if the text is not an envelope. The text must be
+/// valid JSON.
 pub(crate) fn envelope(text: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let members = members(text)?;
     let only = |name: &str| {

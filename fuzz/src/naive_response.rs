@@ -1,11 +1,11 @@
-//! The rules for an answer's head once more, as slow and as whole as those of `naive`.
+//! A second implementation of the rules for an answer's head, in the manner of `naive`.
 
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::response_head::{ResponseBody, ResponseHead};
 
 use crate::naive::{CutHead, Refusal, framing, is_encoding, lower, require};
 
-/// An answer's head with everything spelled out that decides something.
+/// The meaning of an answer's head: everything that a decision depends on.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ResponseMeaning {
     len: usize,
@@ -46,7 +46,7 @@ impl ResponseMeaning {
     }
 }
 
-/// The head of an answer at the start of `bytes`.
+/// The meaning of the head at the start of `bytes`.
 pub(crate) fn response(bytes: &[u8]) -> Result<ResponseMeaning, Refusal> {
     let head = CutHead::of(bytes, 0)?;
     let mut words = head.first.splitn(3, |&byte| byte == b' ');

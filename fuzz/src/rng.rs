@@ -1,13 +1,14 @@
-//! A seeded generator.
+//! A random number generator with a seed.
 
 use std::ops::Range;
 
-/// xorshift64*: a few instructions a number, which is what a million inputs need.
+/// xorshift64*: a few instructions per number, because a run draws numbers for a million inputs.
 pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Self {
-        // Mixed, since neighbouring seeds would give neighbouring numbers, and never 0.
+        // The seed is mixed, because neighbouring seeds would give similar numbers. The state is
+        // never 0, because xorshift would then return only zeros.
         let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) | 1)
     }
@@ -19,7 +20,7 @@ impl Rng {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// 0 where `end` is 0.
+    /// A number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.draw()) * end as u128) >> 64) as usize
     }

@@ -1,4 +1,4 @@
-//! The inputs that a fuzzer kept, because each led it to code that no other did.
+//! Checks the inputs that a fuzzer kept. Each of them reached code that no other input reached.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn what_was_kept_still_holds() {
         let mut count = 0;
         for file in files {
             let path = file.expect("an entry").path();
-            // Printed only if the test fails.
+            // The test harness prints this only if the test fails.
             println!("{}", path.display());
             let bytes = fs::read(&path).expect("a file");
             assert!(bytes.len() <= BYTES_MAX, "small inputs say as much");

@@ -1,8 +1,8 @@
-//! The loop that runs a property over inputs, and what wounds them.
+//! The loop that checks a property for many inputs, and the function that damages valid inputs.
 
 use nanofaas_fuzz::{Rng, property};
 
-/// Half of the inputs stay sound; the others are cut, doubled, overwritten or added to.
+/// Leaves half of the inputs valid. In the others it cuts, doubles, overwrites or inserts bytes.
 pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
     if rng.one_in(2) {
         return;
@@ -24,7 +24,7 @@ pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
     }
 }
 
-/// Prints how to get at an input again when the property fails on it.
+/// Prints how to repeat an input if the property fails for it.
 struct Case {
     target: &'static str,
     seed: u64,
@@ -50,8 +50,9 @@ fn setting(name: &str) -> Option<u64> {
     )
 }
 
-/// Runs the property of `target` over as many inputs of `make` as are asked for. It tells of each whether it was
-/// taken: a property whose inputs are all refused, or none, has nothing to say.
+/// Checks the property of `target` for the configured number of inputs from `make`. Also checks
+/// that the reader accepted some of the inputs and refused some, because otherwise the run would
+/// prove little.
 pub(crate) fn for_each_input(target: &'static str, make: impl Fn(&mut Rng, &mut Vec<u8>)) {
     let property = property(target);
     let default = if cfg!(debug_assertions) {

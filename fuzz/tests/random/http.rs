@@ -1,5 +1,5 @@
-//! Makes inputs: sound ones, then a few wounds. Random bytes alone would never get past the first
-//! line.
+//! Makes inputs: valid messages, of which half are then damaged. Random bytes alone would never get
+//! past the first line.
 
 use nanofaas_fuzz::Rng;
 
@@ -149,7 +149,7 @@ fn mostly<'a>(rng: &mut Rng, sound: &[&'a str], odd: &[&'a str]) -> &'a str {
     }
 }
 
-/// One to three requests on a connection.
+/// One to three requests, as on one connection.
 pub(crate) fn requests(rng: &mut Rng, out: &mut Vec<u8>) {
     if rng.one_in(32) {
         return noise(rng, out);
@@ -178,7 +178,7 @@ pub(crate) fn requests(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// One to three answers on a connection.
+/// One to three answers, as on one connection.
 pub(crate) fn answers(rng: &mut Rng, out: &mut Vec<u8>) {
     if rng.one_in(32) {
         return noise(rng, out);
@@ -192,14 +192,14 @@ pub(crate) fn answers(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// Header lines, the end of the head, and a body where the last of them announce one.
+/// Header lines, the end of the head, and a body if the last header announces one.
 fn headers(rng: &mut Rng, out: &mut Vec<u8>) {
     for _ in 0..rng.below(6) {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(mostly(rng, HEADERS, ODD_HEADERS).as_bytes());
     }
     match rng.below(1024) {
-        // Around the limits of count and size.
+        // Numbers and sizes near the limits.
         0 => (0..rng.range(92..104)).for_each(|_| out.extend_from_slice(b"\r\nA: b")),
         1 => {
             out.extend_from_slice(b"\r\nA: ");
@@ -222,7 +222,7 @@ fn headers(rng: &mut Rng, out: &mut Vec<u8>) {
     }
 }
 
-/// A chunked body and perhaps something after it.
+/// A chunked body, with or without bytes after it.
 pub(crate) fn chunked(rng: &mut Rng, out: &mut Vec<u8>) {
     chunks(rng, out);
     out.extend_from_slice(rng.pick(&["", "GET / HTTP/1.1\r\n"]).as_bytes());

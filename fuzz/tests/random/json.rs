@@ -1,4 +1,4 @@
-//! Makes JSON, envelopes and texts: sound ones, then a few wounds.
+//! Makes JSON, envelopes and texts: valid ones, of which some are then damaged.
 
 use nanofaas_fuzz::Rng;
 
@@ -60,7 +60,7 @@ pub(crate) fn json(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// Requests' envelopes, their keys in any number, order and spelling.
+/// Envelopes of requests, with any number, order and spelling of keys.
 pub(crate) fn envelopes(rng: &mut Rng, out: &mut Vec<u8>) {
     const KEYS: &[&str] = &[
         "input",
@@ -124,14 +124,15 @@ fn value(rng: &mut Rng, out: &mut Vec<u8>, depth: usize) {
         "3.25E-7",
         "1234567890123",
     ];
-    // A lone scalar says little, and something must end the nesting.
+    // At depth 0 there is no bare number or literal, because it tests little. From depth 5 on there
+    // is no object or array, so that the nesting ends.
     let kinds = [3..10, 0..10, 0..10, 0..10, 0..8, 0..6];
     match rng.range(kinds[depth.min(5)].clone()) {
         0..3 => out.extend_from_slice(rng.pick(SCALARS).as_bytes()),
         3..6 => string(rng, out),
         kind => {
             let is_object = kind < 8;
-            // Rarely some levels below or above the limit of the parser, which is 128 levels.
+            // Rarely, a number of levels near the parser's limit of 128.
             let levels = if rng.one_in(1024) {
                 rng.range(120..135)
             } else {

@@ -1,7 +1,8 @@
-//! Random and mutated bytes at everything that reads bytes from outside.
+//! Random and mutated bytes for every reader of bytes from outside.
 //!
-//! `NANOFAAS_FUZZ_INPUTS` sets the inputs of each property (1,000,000 where optimised, else
-//! 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` replays that input alone.
+//! `NANOFAAS_FUZZ_INPUTS` sets the number of inputs for each property (default: 1,000,000 in a
+//! release build, else 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` repeats
+//! that input alone.
 
 #![allow(
     clippy::disallowed_methods,
