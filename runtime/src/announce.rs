@@ -1,5 +1,6 @@
-//! Tells the platform once that this pod is ready (`NANOFAAS_READY_URL`). It never delays serving:
-//! where it fails, the platform probes `/health`. Called by `server` and by the watchdog.
+//! Reports once to the platform that this pod is ready (`NANOFAAS_READY_URL`). It never delays
+//! serving: if the report fails, the platform's probe of `/health` finds the pod. Called by
+//! `server` and by the watchdog.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,19 +9,20 @@ use crate::log;
 
 const WAIT: Duration = Duration::from_secs(5);
 
-/// When this pod came to life.
+/// The times of this pod's start.
 #[derive(Clone, Copy, Debug)]
 pub struct Birth {
-    /// The program began.
+    /// When the program began.
     pub started: SystemTime,
-    /// The function's code is there.
+    /// When the function's code was loaded.
     pub loaded: SystemTime,
-    /// The function is initialised: calls can come. None where it is not, or never was.
+    /// When the function was initialised, so that calls could come. None before that, and after a
+    /// failed initialisation.
     pub ready: Option<SystemTime>,
 }
 
 impl Birth {
-    /// Not ready yet.
+    /// The times of a pod that is not ready yet.
     pub fn new(started: SystemTime, loaded: SystemTime) -> Self {
         Self {
             started,
@@ -37,7 +39,7 @@ impl Birth {
         }
     }
 
-    /// From the start until it was ready; nothing where it is not.
+    /// Milliseconds from the start until the pod was ready; 0 if it is not.
     pub(crate) fn init_ms(&self) -> u64 {
         let init = self
             .ready
@@ -45,8 +47,8 @@ impl Birth {
         u64::try_from(init.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// `startedAt`, `loadedAt` and `readyAt` in epoch ms. A time that did not come is left out: the
-    /// platform takes no null for one.
+    /// `startedAt`, `loadedAt` and `readyAt` in epoch ms. A time that is not known is left out,
+    /// because the platform does not accept null for it.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let epoch_ms = |time: SystemTime| {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -62,7 +64,7 @@ impl Birth {
     }
 }
 
-/// Posts `{startedAt, loadedAt, readyAt}`; a failure is a log line.
+/// Posts `{startedAt, loadedAt, readyAt}`. A failure is only logged.
 pub async fn announce(url: String, birth: Birth) {
     let body: serde_json::Map<_, _> = birth
         .fields()

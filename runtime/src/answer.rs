@@ -2,12 +2,12 @@
 
 use crate::output::JSON;
 
-/// What an answer's head says besides its status and length.
+/// The parts of an answer's head besides its status and length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extra<'a> {
     pub(crate) content_type: &'a str,
     pub(crate) close: bool,
-    /// `X-Cold-Start` with the initialisation's milliseconds.
+    /// Milliseconds of the initialisation: sent with `X-Cold-Start`.
     pub(crate) init_ms: Option<u64>,
     pub(crate) not_started: bool,
     pub(crate) allow: Option<&'a str>,
@@ -23,8 +23,9 @@ impl Extra<'_> {
     };
 }
 
-/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, by which the
-/// platform knows whose answer it reads; empty where the request has none.
+/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`; the
+/// platform compares it with the id of its call, so that it never takes another call's answer. `id`
+/// is empty if the request has none.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     status: u16,
@@ -63,7 +64,7 @@ pub(crate) fn put_head(
     put(out, &["\r\n"]);
 }
 
-/// Piece by piece: `write!` of the same takes four times as long.
+/// Copies the pieces one by one, because `write!` takes four times as long.
 fn put(out: &mut Vec<u8>, pieces: &[&str]) {
     for piece in pieces {
         out.extend_from_slice(piece.as_bytes());

@@ -1,5 +1,5 @@
-//! One call: its request as it was read, cut up without copying, and when it has to end.
-//! It never reads a socket. `Input` and `Context` are the handler's two views of it.
+//! One call: the bytes of its request, the request's parts as ranges of these bytes, and the
+//! deadline. It never reads a socket. `Input` and `Context` are the handler's two views of a call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ const ENDED: u8 = 1;
 const CUT_OFF: u8 = 2;
 
 pub(crate) struct Call {
-    /// The request's head, and its body after it (decoded, where it came in chunks).
+    /// The request's head and, after it, the body. A chunked body is decoded.
     bytes: Vec<u8>,
     head: usize,
     json: bool,
@@ -29,7 +29,7 @@ pub(crate) struct Call {
     /// The envelope's `metadata`; empty where there is none.
     metadata: Range<usize>,
     deadline: Option<Instant>,
-    /// RUNNING, then ENDED or CUT_OFF, and ENDED after CUT_OFF.
+    /// RUNNING at first. Then ENDED, or CUT_OFF and after that ENDED.
     state: AtomicU8,
 }
 
@@ -41,13 +41,13 @@ struct Envelope<'a> {
     metadata: Option<&'a RawValue>,
 }
 
-/// `null` is an input too, and not a missing one.
+/// Deserializes `input`. `null` is an input, and not a missing one.
 fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<&'de RawValue, D::Error> {
     <&RawValue>::deserialize(value)
 }
 
 impl Call {
-    /// `bytes` begin with a head of `head` bytes. Fails where a JSON body is no envelope.
+    /// `bytes` begin with a head of `head` bytes. Fails if a JSON body is not an envelope.
     pub(crate) fn new(
         bytes: Vec<u8>,
         head: usize,
@@ -57,7 +57,8 @@ impl Call {
         let mut input = head..bytes.len();
         let mut metadata = 0..0;
         if json {
-            // Without this check serde would take an array, too, with its first element as `input`.
+            // Without this check serde would also accept an array, and take its first element as
+            // `input`.
             if bytes[head..].trim_ascii_start().first() != Some(&b'{') {
                 return Err(Error::bad_input(ENVELOPE));
             }
@@ -83,25 +84,25 @@ impl Call {
         self.deadline
     }
 
-    /// The deadline has passed.
+    /// Whether the deadline has passed.
     pub(crate) fn overdue(&self) -> bool {
         let past = |deadline| Instant::now() >= deadline;
         self.deadline.is_some_and(past)
     }
 
-    /// Tells the handler to stop. True where it is still running.
+    /// Asks the handler to stop. True if it is still running.
     pub(crate) fn cut_off(&self) -> bool {
         let state = &self.state;
         let was = state.compare_exchange(RUNNING, CUT_OFF, Ordering::AcqRel, Ordering::Acquire);
         was.is_ok()
     }
 
-    /// Marks that the handler has ended. True where it had been told to stop.
+    /// Marks that the handler has ended. True if `cut_off` came before.
     pub(crate) fn end(&self) -> bool {
         self.state.swap(ENDED, Ordering::AcqRel) == CUT_OFF
     }
 
-    /// Gives back the buffer, for the next request.
+    /// Returns the buffer, so that the next request can use it.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -115,13 +116,14 @@ impl Call {
 
 const ENVELOPE: &str = r#"the body must be {"input": any JSON, "metadata": {string: string}}"#;
 
-/// The range of `part` within `whole`, from which it was borrowed.
+/// The range of `part` within `whole`. `part` must be borrowed from `whole`.
 fn within(whole: &[u8], part: &RawValue) -> Range<usize> {
+    // serde_json borrows a `RawValue` from its input, so both pointers are in the same buffer.
     let from = part.get().as_ptr() as usize - whole.as_ptr() as usize;
     from..from + part.get().len()
 }
 
-/// What the caller sent: JSON, or bytes under another content type.
+/// The caller's input: JSON, or bytes with another content type.
 #[derive(Clone)]
 pub struct Input {
     call: Arc<Call>,
@@ -132,28 +134,28 @@ impl Input {
         Self { call }
     }
 
-    /// The body was `application/json`.
+    /// Whether the body was `application/json`.
     pub fn is_json(&self) -> bool {
         self.call.json
     }
 
-    /// The JSON text of the envelope's `input`, or the body where it was not JSON.
+    /// The JSON text of the envelope's `input`, or the whole body if it was not JSON.
     pub fn bytes(&self) -> &[u8] {
         &self.call.bytes[self.call.input.clone()]
     }
 
-    /// The whole body as it came: the envelope with its `metadata` where it was JSON.
+    /// The whole body as the caller sent it. A JSON body is the envelope, with its `metadata`.
     pub fn body(&self) -> &[u8] {
         &self.call.bytes[self.call.head..]
     }
 
-    /// The body's content type; `application/octet-stream` where none was sent.
+    /// The body's content type; `application/octet-stream` if the caller sent none.
     pub fn content_type(&self) -> &str {
         let found = self.call.header("content-type");
         found.unwrap_or("application/octet-stream")
     }
 
-    /// The input as a type. Fails with `BAD_INPUT`.
+    /// Deserializes the input. Fails with `BAD_INPUT`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         if !self.is_json() {
             let message = format!(
@@ -173,9 +175,9 @@ impl fmt::Debug for Input {
     }
 }
 
-/// What a closure may take for its input.
+/// A type that a handler's closure may take as its input.
 pub trait FromInput: Sized {
-    /// Fails with `BAD_INPUT` where the caller sent something else.
+    /// Fails with `BAD_INPUT` if the caller sent something else.
     fn from_input(input: Input) -> Result<Self, Error>;
 }
 
@@ -191,7 +193,7 @@ impl<T: DeserializeOwned> FromInput for T {
     }
 }
 
-/// The call around the input.
+/// The data of a call besides its input.
 #[derive(Clone)]
 pub struct Context {
     call: Arc<Call>,
@@ -212,18 +214,18 @@ impl Context {
         self.call.header("x-trace-id")
     }
 
-    /// 1 for the first attempt, then counting.
+    /// The number of the attempt, from 1.
     pub fn attempt(&self) -> u32 {
         let attempt = self.call.header("x-dispatch-attempt");
         attempt.and_then(|text| text.parse().ok()).unwrap_or(1)
     }
 
-    /// A header of the request, whatever the case of its name.
+    /// A header of the request. The case of `name` does not matter.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.call.header(name)
     }
 
-    /// The envelope's `metadata`; a value that is not a string is shown as JSON.
+    /// The envelope's `metadata`. A value that is not a string is returned as JSON text.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let bytes = &self.call.bytes[self.call.metadata.clone()];
         let values: BTreeMap<String, serde_json::Value> =
@@ -236,7 +238,7 @@ impl Context {
         pairs.map(|(key, value)| (key, text(value))).collect()
     }
 
-    /// Milliseconds until the deadline, 0 when it has passed; none where there is none.
+    /// Milliseconds until the deadline, 0 after it; none if the call has no deadline.
     pub fn remaining_ms(&self) -> Option<u64> {
         let left = self
             .call
@@ -245,14 +247,14 @@ impl Context {
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether the deadline has passed or the caller is gone, so that the result is not needed. A
-    /// blocking handler should call this regularly and return when it is true. An async handler
-    /// need not, because its future is dropped.
+    /// Whether the result is no longer needed, because the deadline has passed or the caller has
+    /// left. A blocking handler should check this regularly and return when it is true. An async
+    /// handler need not, because its future is dropped.
     pub fn cancelled(&self) -> bool {
         self.call.state.load(Ordering::Acquire) == CUT_OFF || self.call.overdue()
     }
 
-    /// Writes one JSON line to stderr, with the call's ids.
+    /// Writes one JSON line with the call's ids to stderr.
     pub fn log(&self, level: &str, message: &str) {
         log::line(level, message, Some(self), &[]);
     }

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client: one request per connection, plain `http://` only, bounded in time and
-//! size. It follows no redirect. Called by `announce`, `job` and the watchdog.
+//! A small HTTP/1.1 client: one request per connection, plain `http://` only, with limits of time
+//! and size. It follows no redirect. Called by `announce`, `job` and the watchdog.
 
 use std::fmt;
 use std::io;
@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// The largest request body and answer that the platform's default settings let through, and some.
+/// Limit of a body: more than the platform's default settings allow for a request or an answer.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Tries, and the waits between them.
+/// Pauses between the attempts of `request_persistently`.
 const WAITS_MS: [u64; 2] = [250, 1000];
 
-/// Where a request goes.
+/// The address of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     place: Place,
@@ -33,16 +33,16 @@ enum Place {
     Unix(PathBuf),
 }
 
-/// Why there is no answer.
+/// Why a request got no answer.
 #[derive(Debug)]
 pub enum Fault {
-    /// The URL cannot be used; trying again does not help.
+    /// The URL cannot be used, so another attempt would fail too.
     Url(String),
     Io(io::Error),
     TimedOut,
-    /// The connection ended in order, before the whole answer.
+    /// The peer closed the connection without an error before the answer was complete.
     Closed(&'static str),
-    /// The answer is not HTTP, or over its limits.
+    /// The answer is not HTTP, or exceeds a limit.
     Answer(ParseError),
 }
 
@@ -55,7 +55,7 @@ pub struct Answer {
 }
 
 impl Url {
-    /// `http://host[:port][/path]`.
+    /// Parses `http://host[:port][/path]`.
     pub fn parse(text: &str) -> Result<Self, Fault> {
         let wrong = |why: &str| Fault::Url(format!("{text:?} {why}"));
         let Some(rest) = text.strip_prefix("http://") else {
@@ -70,7 +70,7 @@ impl Url {
             return Err(wrong("must not carry a user"));
         }
         let colon = authority.rfind(':');
-        // The colons of an IPv6 address are in brackets.
+        // A colon before a closing bracket is part of an IPv6 address.
         let colon = colon.filter(|at| !authority[*at..].contains(']'));
         let (host, port) = match colon {
             Some(at) => (&authority[..at], Some(&authority[at + 1..])),
@@ -96,7 +96,7 @@ impl Url {
         })
     }
 
-    /// A target on a program that listens on this machine.
+    /// The URL of a program that listens on a port of this machine.
     pub fn local(port: u16, target: &str) -> Self {
         Self {
             place: Place::Tcp {
@@ -107,7 +107,7 @@ impl Url {
         }
     }
 
-    /// A target on a program that listens on a Unix socket.
+    /// The URL of a program that listens on a Unix socket.
     pub fn unix(path: &Path, target: &str) -> Self {
         Self {
             place: Place::Unix(path.into()),
@@ -116,13 +116,13 @@ impl Url {
     }
 }
 
-/// What goes there.
+/// One request, without its address.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub method: &'a str,
-    /// Besides `Host`, `Connection` and `Content-Length`.
+    /// The headers besides `Host`, `Connection` and `Content-Length`.
     pub headers: &'a [(&'a str, &'a str)],
-    /// None for a request that has no body, not even an empty one.
+    /// None for a request without a body, which gets no `Content-Length` either.
     pub body: Option<&'a [u8]>,
 }
 
@@ -142,7 +142,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// One request with one answer, `wait` for all of it.
+/// Sends one request and reads its answer. `wait` limits the whole exchange.
 pub async fn request(url: &Url, request: Request<'_>, wait: Duration) -> Result<Answer, Fault> {
     let whole = async {
         match &url.place {
@@ -161,7 +161,8 @@ pub async fn request(url: &Url, request: Request<'_>, wait: Duration) -> Result<
     timeout(wait, whole).await.unwrap_or(Err(Fault::TimedOut))
 }
 
-/// `request`, three times in all where the network fails, or the answer is 408, 429 or 5xx.
+/// Like `request`, with three attempts in all if the network fails or the answer is 408, 429 or
+/// 5xx.
 pub async fn request_persistently(
     url: &Url,
     what: Request<'_>,
@@ -194,7 +195,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     out += "\r\n";
     let mut out = out.into_bytes();
     out.extend_from_slice(request.body.unwrap_or_default());
-    // The answer may be there before the whole body is sent, and closes the connection then.
+    // A server may answer and close before it has read the whole body. So a failed write is ignored
+    // if there is an answer.
     let written = stream.write_all(&out).await;
     let answer = read_answer(&mut stream).await;
     match (written, answer) {
@@ -210,6 +212,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
     let head = loop {
         match parse_response(&buffer, &mut scan)? {
             Some(head) if head.status >= 200 => break head,
+            // RFC 9110 §15.2: interim answers may come before the final one.
             Some(interim) => {
                 buffer.drain(..interim.len);
                 scan = HeadScan::default();
@@ -327,7 +330,7 @@ mod tests {
         assert_eq!(parsed("http://[::1]"), tcp("[::1]", 80, "/"));
     }
 
-    /// What the client makes of an answer after which the connection ends.
+    /// What the client reads from a connection that sends `answer` and then ends.
     fn read(answer: &str) -> Result<Answer, Fault> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let mut stream = answer.as_bytes();
@@ -342,7 +345,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", 200, "ab"),
             ("HTTP/1.0 200 OK\r\n\r\nabc", 200, "abc"),
             ("HTTP/1.1 204 No Content\r\n\r\nabc", 204, ""),
-            // Common, though RFC 9110 §8.6 forbids it; RFC 9112 §6.3 says where it ends.
+            // Such answers are common, though RFC 9110 §8.6 forbids them. RFC 9112 §6.3: a 204 ends
+            // with its head.
             (
                 "HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc",
                 204,
@@ -369,8 +373,8 @@ mod tests {
         assert_eq!(typed.content_encoding.as_deref(), Some("br"));
     }
 
-    /// The client's own parser took each of these, and could read another body than was sent
-    /// (RFC 9112 §2.2, §6.1 and §6.3).
+    /// For each of these answers, two parsers could find different bodies (RFC 9112 §2.2, §6.1 and
+    /// §6.3).
     #[test]
     fn answers_of_two_meanings_are_refused() {
         for answer in [

@@ -1,5 +1,5 @@
-//! One connection: requests in, one after the other, and answers out, each in one write.
-//! It never decides whether the pod may take calls: `pod` does. Called by `server`.
+//! One connection: reads its requests one after the other, and sends each answer in one write. It
+//! never decides whether the pod accepts calls: `pod` does. Called by `server`.
 
 mod reading;
 mod writing;
@@ -25,44 +25,47 @@ use crate::run;
 
 use reading::read_more;
 
-/// The platform keeps idle connections for 30 s, and pods for at least 60 s.
+/// The contract asks a pod to keep an idle connection for at least 60 s. The platform closes it
+/// after 30 s at most, so no request arrives at a connection that the pod is closing.
 const IDLE: Duration = Duration::from_secs(90);
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 const BODY_WAIT: Duration = Duration::from_secs(60);
 const WRITE_WAIT: Duration = Duration::from_secs(60);
-/// Room for a read; a buffer that grew past `BUFFER_KEPT` is not kept for the next request.
+/// Free capacity of the buffer before a read.
 const READ: usize = 8 * 1024;
+/// A larger buffer is not kept for the next request.
 const BUFFER_KEPT: usize = 64 * 1024;
-/// Bytes of further requests that are read while a call runs. Beyond this the connection is not
-/// read, so a caller that leaves is noticed only after the call.
+/// Limit of the bytes of further requests that are read while a call runs. With more than this in
+/// the buffer the connection is not read, so a caller that leaves is noticed only after the call.
 const AHEAD_MAX: usize = 64 * 1024;
-/// Larger bodies are not copied behind the head, but sent from their own buffer.
+/// Limit of a body that is copied behind its head. A larger body is sent from its own buffer.
 const COPY_MAX: usize = 32 * 1024;
-/// The deadline of a call without `X-Deadline-Ms`: a little more than the longest `timeoutMs`.
+/// The deadline of a call without `X-Deadline-Ms`: slightly more than the longest `timeoutMs`.
 const DEADLINE_MAX: Duration = Duration::from_secs(310);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 struct Connection<S> {
     stream: S,
     pod: Arc<Pod>,
-    /// Bytes that were read and not yet used.
+    /// Bytes that were read and are not used yet.
     buffer: Vec<u8>,
     out: Vec<u8>,
-    /// The `X-Execution-Id` of the request that is answered; empty where it has none.
+    /// The `X-Execution-Id` of the current request; empty if the request has none.
     id: Vec<u8>,
-    /// Reset only when it fires, so that a request costs no timer.
+    /// The timer of `IDLE`. It is reset only when it fires, so that a request does not pay for a
+    /// timer.
     idle: Pin<Box<Sleep>>,
     last_use: Instant,
 }
 
-/// Why there is no next request.
+/// Why there is no further request.
 enum Stop {
     Gone,
-    /// The request cannot be read; the connection closes after the answer.
+    /// The request cannot be read. The connection closes after the answer.
     Refused(BadRequest),
 }
 
-/// The connection ends without another answer.
+/// The connection ends, without a further answer.
 struct Gone;
 
 impl From<io::Error> for Gone {
@@ -83,20 +86,21 @@ impl From<BadRequest> for Stop {
     }
 }
 
-/// A request's bytes: its head and its decoded body.
+/// A request's head and its bytes: the head again, and the decoded body.
 struct Request {
     head: PodRequest,
     bytes: Vec<u8>,
 }
 
-/// How a call ended for this connection.
+/// How a call ended, as far as its connection is concerned.
 enum End {
     Answer(Result<Output, Error>),
     Deadline,
     Left,
 }
 
-/// Serves until the caller closes, idles too long, or something unreadable comes.
+/// Serves until the caller closes the connection, leaves it idle for too long, or sends bytes that
+/// cannot be read.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc<Pod>) {
     let mut connection = Connection {
         stream,
@@ -121,7 +125,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Whether the connection goes on.
+    /// Answers the request. True if the connection can serve another one.
     async fn answer(&mut self, request: Request) -> Result<bool, Gone> {
         let head = request.head;
         let close = !head.keep || self.pod.phase() == Phase::Stopping;
@@ -186,7 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(kept)
     }
 
-    /// Waits until the call ends, its deadline passes or its caller leaves; the latter two stop it.
+    /// Waits until the call ends, its deadline passes or its caller leaves. The last two stop the
+    /// call.
     async fn attend(&mut self, running: Running, call: &Arc<Call>) -> End {
         let overrunning = Arc::clone(&self.pod.overrunning);
         let blocking = matches!(running, Running::Blocking(_));
@@ -199,10 +204,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             loop {
                 let ahead = self.buffer.len() < AHEAD_MAX;
                 tokio::select! {
+                    // In this order, because a result that is ready is sent even if the deadline
+                    // passes in the same poll.
                     biased;
                     result = &mut ended => break End::Answer(result),
                     () = &mut deadline => break End::Deadline,
                     read = read_more(&mut self.stream, &mut self.buffer), if ahead => {
+                        // Bytes are the next request; the end of the stream, or an error, means
+                        // that the caller has left.
                         if !matches!(read, Ok(1..)) {
                             break End::Left;
                         }
@@ -221,8 +230,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         end
     }
 
-    /// The request's buffer serves the next one.
+    /// Keeps the request's buffer for the next request.
     fn recycle(&mut self, call: Arc<Call>) {
+        // `buffer` already holds bytes of the next request, so it cannot be replaced.
         if !self.buffer.is_empty() {
             return;
         }

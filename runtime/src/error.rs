@@ -1,11 +1,11 @@
-//! How a call fails: a code and a message, as the platform shows them to the client.
-//! It does not know the platform's status codes. Handlers make errors, and so does the code that
-//! runs handlers: this library and the watchdog.
+//! The error of a call: a code and a message, which the platform passes on to the client. It does
+//! not know the platform's status codes. Errors are made by handlers, and by the code that runs
+//! handlers: this library and the watchdog.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// What a handler gives back when it fails. Any `std::error::Error` turns into one with `?`.
+/// The error that a handler returns. `?` converts any `std::error::Error` to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     pub(crate) status: u16,
@@ -14,12 +14,12 @@ pub struct Error {
 }
 
 impl Error {
-    /// `HANDLER_ERROR`.
+    /// An error with the code `HANDLER_ERROR`.
     pub fn new(message: impl Into<String>) -> Self {
         Self::with_code("HANDLER_ERROR", message)
     }
 
-    /// A code of the function's own, which becomes the execution's `error.code`.
+    /// An error with the function's own code, which becomes the execution's `error.code`.
     pub fn with_code(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             status: 500,
@@ -28,7 +28,7 @@ impl Error {
         }
     }
 
-    /// `BAD_INPUT`: the caller has to send something else.
+    /// `BAD_INPUT`: the caller must send a different input.
     pub fn bad_input(message: impl Into<String>) -> Self {
         Self {
             status: 400,
@@ -36,12 +36,12 @@ impl Error {
         }
     }
 
-    /// `BAD_OUTPUT`: what came out cannot be sent.
+    /// `BAD_OUTPUT`: the output cannot be sent.
     pub fn bad_output(message: impl Into<String>) -> Self {
         Self::with_code("BAD_OUTPUT", message)
     }
 
-    /// `POD_LOST`: what ran the call ended in the middle of it.
+    /// `POD_LOST`: the process that ran the call ended before the call did.
     pub fn pod_lost(message: impl Into<String>) -> Self {
         Self {
             status: 502,
@@ -61,7 +61,7 @@ impl Error {
         &self.code
     }
 
-    /// The message, as the client sees it.
+    /// The message that the client gets.
     pub fn message(&self) -> &str {
         &self.message
     }

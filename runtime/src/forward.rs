@@ -1,8 +1,8 @@
-//! Passes HTTP/1.1 exchanges from the platform on to a program that knows nothing of it, and writes
-//! `X-Execution-Id` on the answers: by it the platform knows whose answer it reads. An answer that
-//! only the connection's end would end gets chunks, so that a cut one shows. A request whose program
-//! ended before any of its answer came is answered here. No other byte is changed, and no request is
-//! judged here. Called by the watchdog's relay.
+//! Passes HTTP/1.1 exchanges from the platform to a program that does not know the platform, and
+//! adds `X-Execution-Id` to the answers, because the platform checks by it that an answer belongs
+//! to its call. An answer that only the end of the connection would end is sent in chunks, so that
+//! the platform detects a cut one. If the program ends before its answer begins, this module
+//! answers. It changes no other byte and refuses no request. Called by the watchdog's relay.
 
 mod heads;
 mod source;
@@ -22,25 +22,27 @@ use crate::error::Error;
 use heads::{ForwardedRequest, NotHttp, answer_head, request_head};
 use source::Source;
 
-/// Requests that are read ahead while an answer comes; past it a FIN is seen after the answer.
+/// Limit of the bytes that are read ahead while an answer comes. With more in the buffer, a FIN of
+/// the platform is noticed only after the answer.
 const AHEAD_MAX: usize = 64 * 1024;
-/// What still comes after the last answer is read for so long: closing at once would reset the
-/// connection, and the platform might lose the answer.
+/// How long the rest of the platform's bytes are read after the last answer. An immediate close
+/// would reset the connection, and the platform could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What becomes of the connections after an exchange.
+/// What happens to the connections after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     NextRequest,
     End,
-    /// What follows is not ours to read: another protocol, or nothing that is surely HTTP.
+    /// The bytes that follow are passed on unread: they are another protocol, or perhaps not HTTP.
     Raw,
-    /// The program's connection ended before any of its answer was passed on.
+    /// The program's connection ended before any byte of its answer was passed on.
     Lost,
 }
 
-/// Serves the platform's connection from the program's, until either of them ends. `ended` says how
-/// the program itself ended, where it did; it is asked when an answer stays out.
+/// Serves the connection of the platform from the connection of the program, until one of them
+/// ends. `ended` returns how the program itself ended, or None if it still runs. It is awaited only
+/// when an answer is missing.
 pub async fn forward<A, B>(
     platform: A,
     program: B,
@@ -69,8 +71,8 @@ where
             After::End => return linger(&mut requests, &mut to_platform).await,
             After::Lost => {
                 let id = head.ok().and_then(|head| head.id);
-                // A program that goes on and only closed its connection has no words for it: the
-                // connection ends as if the platform had one to the program.
+                // The program still runs and only closed its connection. So the platform's
+                // connection closes too, as it would without this relay.
                 let Some(error) = ended.await else {
                     return Ok(());
                 };
@@ -87,8 +89,8 @@ where
     }
 }
 
-/// Answers the first request of a connection that has no program behind it: 503, and nothing was
-/// begun.
+/// Answers the first request of a connection for which there is no program: 503 with
+/// `X-Not-Started`, because the call did not begin.
 pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<()> {
     let (requests, mut to_platform) = split(platform);
     let mut requests = Source::new(requests);
@@ -113,7 +115,7 @@ pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<(
     linger(&mut requests, &mut to_platform).await
 }
 
-/// An answer of this side, after which the connection closes.
+/// An answer that this module makes itself. The connection closes after it.
 fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     let (mut out, body) = (Vec::new(), error.json());
     let extra = Extra {
@@ -126,8 +128,9 @@ fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     out
 }
 
-/// The head of the next request, which is still in the buffer; none where there will be no other.
-/// What a program says unasked belongs to no request: it must not become the next one's answer.
+/// The head of the next request, which stays in the buffer; none if no further request can be
+/// served. Bytes that the program sends between two requests belong to no request. In that case the
+/// connection ends, because they would become the next request's answer.
 async fn next_request<A: AsyncRead, B: AsyncRead>(
     requests: &mut Source<A>,
     answers: &mut Source<B>,
@@ -139,7 +142,8 @@ async fn next_request<A: AsyncRead, B: AsyncRead>(
         let head = request_head(&requests.buffer).transpose();
         let is_there = head.is_some();
         tokio::select! {
-            // The program is asked first: what it said unasked may have come with the request.
+            // The program's connection is polled first, because bytes without a request may have
+            // arrived together with the next request.
             biased;
             _ = answers.fill() => return Ok(None),
             () = std::future::ready(()), if is_there => return Ok(head),
@@ -150,16 +154,17 @@ async fn next_request<A: AsyncRead, B: AsyncRead>(
     }
 }
 
-/// One request and its answer, both ways at once: a program may answer while it reads.
+/// Passes one request and its answer, in both directions at once, because a program may answer
+/// while it still reads.
 async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     head: &ForwardedRequest,
     (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
     (answers, to_program): (&mut Source<B>, &mut WriteHalf<B>),
 ) -> io::Result<After> {
-    // An atomic only so that the future may be handed to any runtime.
+    // An atomic and not a `Cell`, so that the future is `Send` and runs on any runtime.
     let sent = AtomicBool::new(false);
     let up = async {
-        // The head and what is there of the body in one write.
+        // A body of known length is passed together with the head, so that both go in one write.
         let rest = match head.body {
             ResponseBody::Length(length) => {
                 ResponseBody::Length((head.len as u64).saturating_add(length))
@@ -173,7 +178,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
         sent.store(true, Ordering::Relaxed);
         while requests.buffer.len() < AHEAD_MAX {
             if requests.fill().await? == 0 {
-                // A caller that leaves is seen by the program as if it were connected directly.
+                // The program sees the end of the stream, as it would on a direct connection.
                 return to_program.shutdown().await;
             }
         }
@@ -184,11 +189,14 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     let after = loop {
         tokio::select! {
             biased;
+            // The answer is polled first, because it is valid even if the program does not read the
+            // whole request.
             after = &mut down => break after?,
             ended = &mut up, if goes_up => match ended {
-                // The platform is gone, and the request is not whole.
+                // The platform left before the request was complete.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
-                // The program takes no more of it, and may have answered before.
+                // The request is complete, or the program reads no more of it; the answer may still
+                // come.
                 Ok(()) | Err(_) => goes_up = false,
             },
         }
@@ -199,7 +207,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     }
 }
 
-/// Passes the answer on, with the id of `request` in the place of the program's.
+/// Passes the answer on, with the request's id in place of any id that the program sent.
 async fn answer<A: AsyncWrite, B: AsyncRead>(
     request: &ForwardedRequest,
     answers: &mut Source<B>,
@@ -211,7 +219,8 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
             Ok(Some(head)) => head,
             Ok(None) => match answers.fill().await {
                 Ok(1..) => continue,
-                // A program that is killed resets the connection where it left bytes unread.
+                // The kernel resets the connection of a killed program if the program left bytes
+                // unread.
                 Ok(0) | Err(_) => return Ok(After::Lost),
             },
             Err(NotHttp) => return Ok(After::Raw),
@@ -226,6 +235,7 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
         }
         to_platform.write_all(&out).await?;
         answers.buffer.drain(..used);
+        // An interim answer (1xx): the final one follows (RFC 9110 §15.2).
         if head.status < 200 {
             continue;
         }

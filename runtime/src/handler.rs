@@ -1,9 +1,10 @@
-//! What a function's author writes: closures of three kinds, or a type of their own, each under a
-//! name. It never runs one: `run` does.
+//! The interface for a function's author: closures of three kinds, or a type of the author's own,
+//! each under a name. This module never runs a handler: `run` does.
 //!
-//! - `inline`: quick work, right where the request was read. It holds up every other call.
-//! - `blocking`: work on the CPU, or blocking calls; on a thread of its own, one per call. It
-//!   should look at [`Context::cancelled`] now and then: a thread cannot be stopped from outside.
+//! - `inline`: quick work, on the thread that read the request. All other calls wait meanwhile.
+//! - `blocking`: work on the CPU, or blocking calls, on a thread of its own for each call. It
+//!   should check [`Context::cancelled`] regularly, because a thread cannot be stopped from
+//!   outside.
 //! - `future`: `async` work; dropped at the deadline, or when the caller leaves.
 
 use std::fmt;
@@ -17,24 +18,24 @@ use crate::call::{Context, FromInput, Input};
 use crate::error::Error;
 use crate::output::{IntoOutput, Output};
 
-/// One function. The constructors of this module make one of a closure.
+/// One function. The constructors of this module make a handler from a closure.
 pub trait Handler: Send + Sync + 'static {
-    /// Begins a call. Whatever takes longer than a few microseconds belongs into the future or
-    /// the blocking closure that it gives back.
+    /// Begins a call. Work that takes longer than a few microseconds belongs in the future or the
+    /// blocking closure that this method returns.
     fn call(&self, input: Input, context: Context) -> Running;
 }
 
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, Error>> + Send>>;
 
-/// A call that began.
+/// A call that has begun.
 pub enum Running {
     Ended(Result<Output, Error>),
     Future(HandlerFuture),
     Blocking(Box<dyn FnOnce() -> Result<Output, Error> + Send>),
 }
 
-/// A closure for quick work. Its input is an [`Input`], or any type that serde reads from JSON;
-/// its output an [`Output`], an [`Input`], or any type that serde writes.
+/// Makes a handler for quick work. The closure takes an [`Input`], or any type that serde reads
+/// from JSON. It returns an [`Output`], an [`Input`], or any type that serde writes.
 pub fn inline<F, T, R>(handler: F) -> impl Handler
 where
     F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
@@ -44,7 +45,7 @@ where
     Inline(handler, PhantomData)
 }
 
-/// A closure for work that takes its time, on a thread of its own.
+/// Makes a handler for long work. The closure runs on a thread of its own.
 pub fn blocking<F, T, R>(handler: F) -> impl Handler
 where
     F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
@@ -54,7 +55,7 @@ where
     Blocking(Arc::new(handler), PhantomData)
 }
 
-/// An `async` closure, or one that gives back a future.
+/// Makes a handler from an `async` closure, or from a closure that returns a future.
 pub fn future<F, T, R, Fut>(handler: F) -> impl Handler
 where
     F: Fn(T, Context) -> Fut + Send + Sync + 'static,
@@ -132,7 +133,7 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// Call this first in `main`, because a cold start is measured from here.
+    /// Call this first in `main`, because a cold start is measured from this call.
     pub fn new() -> Self {
         Self {
             named: Vec::new(),
@@ -142,15 +143,15 @@ impl Handlers {
         }
     }
 
-    /// Ignores `FUNCTION_HANDLER`, for a program where the variable is meant for another process,
-    /// such as one that the handler starts.
+    /// Makes `choose` ignore `FUNCTION_HANDLER`, for a program where the variable is meant for
+    /// another process, for example a process that the handler starts.
     #[must_use]
     pub fn without_picking(mut self) -> Self {
         self.picks = false;
         self
     }
 
-    /// Adds a handler. `FUNCTION_HANDLER` picks a handler by its name; a program with a single
+    /// Adds a handler. `FUNCTION_HANDLER` selects a handler by its name; a program with a single
     /// handler does not need the variable.
     #[must_use]
     pub fn add(mut self, name: impl Into<String>, handler: impl Handler) -> Self {
@@ -158,8 +159,8 @@ impl Handlers {
         self
     }
 
-    /// Runs once before the first call, on a thread of its own; until it has ended `/health`
-    /// answers 503. When it fails, the program logs why and exits with code 1.
+    /// Sets a closure that runs once before the first call, on a thread of its own. `/health`
+    /// answers 503 until it has ended. If it fails, the program logs why and exits with code 1.
     #[must_use]
     pub fn init(mut self, init: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Self {
         self.init = Some(Box::new(init));
@@ -174,7 +175,7 @@ impl Handlers {
         self.init.take()
     }
 
-    /// The error lists the names that there are.
+    /// Selects the handler `name`. The error lists the known names.
     pub(crate) fn choose(&self, name: Option<&str>) -> Result<Arc<dyn Handler>, String> {
         let name = name.filter(|_| self.picks);
         let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,5 +1,5 @@
-//! Job mode: runs the handler once and reports the result to the platform. It never listens.
-//! Called by `serve` where `CALLBACK_URL` is set.
+//! Job mode: runs the handler once and reports the result to the platform. It never listens. Called
+//! by `serve` if `CALLBACK_URL` is set.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::settings::{Job, Payload};
 
 const FETCH_WAIT: Duration = Duration::from_secs(30);
 const CALLBACK_WAIT: Duration = Duration::from_secs(30);
-/// A Job without a time limit ends too.
+/// The time limit of a Job that has none of its own.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
-/// 0 once the result was reported, whatever it is; 1 where it could not be; 143 where SIGTERM
-/// came first: no result is reported then, and the platform may run the call again.
+/// 0 if the platform received the result, also if the result is an error; 1 if it did not; 143 if
+/// SIGTERM came first. After SIGTERM no result is reported, so the platform may run the call again.
 pub(crate) async fn work(
     job: Job,
     handler: Arc<dyn Handler>,
@@ -41,6 +41,7 @@ pub(crate) async fn work(
             return ExitCode::FAILURE;
         }
     };
+    // The limit counts from the start of the process, so the time of the start is subtracted.
     let since = birth.started.elapsed().unwrap_or_default();
     let timeout = job.timeout.unwrap_or(TIMEOUT_MAX);
     let deadline = Instant::now() + timeout.saturating_sub(since);
@@ -63,7 +64,8 @@ async fn outcome(
     deadline: Instant,
 ) -> Result<Output, Error> {
     tokio::select! {
-        // The result tells it once; the exit code says that it was reported.
+        // The error becomes the call's result. The exit code does not repeat it: it only says
+        // whether the result was reported.
         result = initialise(init) => result.inspect_err(|error| {
             let id = [("executionId", job.execution_id.as_str())];
             log::line("error", &format!("the initialisation failed: {error}"), None, &id);
@@ -79,10 +81,13 @@ async fn outcome(
     let running = run::begin(&*handler, &call);
     let overrunning = Arc::default();
     let result = tokio::select! {
+        // In this order, because a result that is ready counts even if the deadline passes in the
+        // same poll.
         biased;
         result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
         () = sleep_until(deadline) => Err(Error::timeout()),
     };
+    // A blocking handler may still run; `cut_off` makes its `Context::cancelled` true.
     call.cut_off();
     if let Err(error) = &result {
         log::line("error", &error.to_string(), Some(&Context::new(call)), &[]);
@@ -90,7 +95,7 @@ async fn outcome(
     result
 }
 
-/// The request's body, and what it is.
+/// The request's body and its type.
 struct Fetched {
     content_type: String,
     content_encoding: Option<String>,
@@ -129,7 +134,7 @@ async fn fetch(payload: &Payload) -> Result<Fetched, Error> {
     }
 }
 
-/// The request as it would have come to a warm pod, and the length of its head.
+/// The request as a warm pod would receive it, and the length of its head.
 fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     let (content_type, body) = (&input.content_type, &input.body);
     let mut head = format!("POST /invoke HTTP/1.1\r\nContent-Type: {content_type}\r\n");
@@ -148,7 +153,8 @@ fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     (bytes, length)
 }
 
-/// Posts the result, whatever it is: 0 where the platform has it.
+/// Posts the result, success or error. The exit code is 0 if the platform accepted the result or
+/// finally refused it.
 pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
     let (content_type, body) = match outcome {
         Ok(output) if !is_plain_json(Some(output.content_type().as_bytes())) => {
@@ -163,13 +169,14 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
         let result = Request::post(&headers, &body);
         client::request_persistently(&url, result, CALLBACK_WAIT).await
     };
-    // The URL carries a token: it is never logged.
+    // The URL holds a token, so it is never logged.
     let why = match sent.await {
         Ok(answer) if answer.status < 300 => return ExitCode::SUCCESS,
         Ok(answer) => {
             let message = format!("the platform refused the result: {}", answer.status);
             let id = [("executionId", job.execution_id.as_str())];
             log::line("warn", &message, None, &id);
+            // Any other status is final: a new attempt of the Job would be refused too.
             let undone = matches!(answer.status, 408 | 429 | 500..);
             return ExitCode::from(u8::from(undone));
         }
@@ -186,9 +193,10 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
     ExitCode::FAILURE
 }
 
-/// `{success, output, error, startedAt, loadedAt, readyAt}`, the output's own bytes within.
+/// `{success, output, error, startedAt, loadedAt, readyAt}`; the output's bytes are copied
+/// unchanged.
 fn result_json(outcome: Result<Output, Error>, birth: &Birth) -> Vec<u8> {
-    // Unchecked bytes could forge the result around them.
+    // The bytes are checked, because bytes that are not JSON could forge the other fields.
     let outcome = outcome.and_then(|output| Output::json_bytes(output.bytes().to_vec()));
     let mut body = match &outcome {
         Ok(output) => {

@@ -1,6 +1,6 @@
-//! Makes Rust handlers a function: `serve` listens as the platform expects of a pod, or runs one
-//! call and reports it (Job mode). It never retries a call and never talks to Kubernetes. Called
-//! by a function's `main`:
+//! Serves Rust handlers as a function: `serve` listens as the platform expects of a pod, or runs
+//! one call and reports its result (Job mode). The library never retries a call and never talks to
+//! Kubernetes. A function's `main` calls it:
 //!
 //! ```no_run
 //! use nanofaas_runtime::{Context, Handlers, Input, handler};
@@ -40,7 +40,7 @@ pub use handler::{Handler, Handlers, Running};
 
 pub use output::Output;
 
-/// The README's example is compiled with the tests.
+/// Compiles the README's example with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -48,15 +48,16 @@ struct Readme;
 use announce::Birth;
 use settings::Settings;
 
-/// Runs the function until it is told to stop (0), or until its one call is reported where
-/// `CALLBACK_URL` is set. A wrong setting is one log line and exit code 2; where it is the handler's
-/// name, the call's result says so.
+/// Serves until SIGTERM or SIGINT, and then returns 0. In Job mode (`CALLBACK_URL` is set) it
+/// returns when its one call is reported. If a setting is wrong, it logs one line and returns 2;
+/// but in Job mode a wrong handler name becomes the call's result.
 ///
 /// Everything runs on this thread; blocking handlers have threads of their own.
 pub fn serve(handlers: Handlers) -> ExitCode {
     let loaded = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Each blocking call occupies a thread, so the limit of calls is the limit of threads.
         .max_blocking_threads(pod::CALLS_MAX)
         .build();
     let runtime = match runtime {
@@ -67,7 +68,8 @@ pub fn serve(handlers: Handlers) -> ExitCode {
         }
     };
     let code = runtime.block_on(live(handlers, loaded));
-    // A handler that ignores its end must not hold the process.
+    // Without this, the runtime's drop would wait for a blocking handler that ignores its
+    // cancellation.
     runtime.shutdown_background();
     code
 }
@@ -87,7 +89,7 @@ async fn live(mut handlers: Handlers, loaded: SystemTime) -> ExitCode {
         Err(message) => {
             log::line("error", &message, None, &[]);
             return match settings.job {
-                // It would fail the same way in another try.
+                // Reported, and not only logged, because another attempt would fail the same way.
                 Some(job) => job::report(&job, Err(Error::new(message)), &birth).await,
                 None => ExitCode::from(2),
             };

@@ -1,5 +1,5 @@
-//! JSON lines on stderr, one write each, with the ids of the call where there is one.
-//! It never fails, because a closed stderr must not stop a call. All modules call it.
+//! Writes JSON lines to stderr, each in one write, with the ids of the call if there is one. It
+//! never fails, because a closed stderr must not stop a call. Called by all modules.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use crate::call::Context;
 
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// `level` is `debug`, `info`, `warn` or `error`; `more` are further fields.
+/// `level` is `debug`, `info`, `warn` or `error`; `more` holds further fields.
 pub fn line(level: &str, message: &str, context: Option<&Context>, more: &[(&str, &str)]) {
     let mut cut = message.len().min(MESSAGE_BYTES_MAX);
     while !message.is_char_boundary(cut) {
@@ -34,11 +34,11 @@ pub fn line(level: &str, message: &str, context: Option<&Context>, more: &[(&str
         put(&mut line, name, value);
     }
     line.push_str("}\n");
-    // Nothing can be done about a log that takes no more.
+    // An error is ignored, because there is no other place to report it.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// The id of the trace in a `traceparent`, `00-<32 digits>-<16 digits>-<flags>`.
+/// The trace id of a `traceparent`, which has the form `00-<32 digits>-<16 digits>-<flags>`.
 fn trace_of(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
     let id = parts.nth(1)?;
@@ -62,8 +62,9 @@ fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Year, month and day of so many days after 1970-01-01; years begin in March, so that the day
-/// that some of them lack is their last one.
+/// The date that is `days` days after 1970-01-01. Years begin in March here, so that a leap day is
+/// the last day of its year. 719,468 is the number of days from 0000-03-01 to 1970-01-01; an era of
+/// 400 years has 146,097 days.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

@@ -1,5 +1,5 @@
-//! What a handler gives back: a content type and bytes. It never re-encodes bytes that are there.
-//! Made by handlers; written by `connection` and `job`.
+//! A handler's output: a content type and bytes. It never re-encodes bytes. Made by handlers;
+//! written by `connection` and `job`.
 
 use std::borrow::Cow;
 
@@ -25,15 +25,15 @@ enum Body {
 }
 
 impl Output {
-    /// A JSON output.
+    /// Serializes `value` as a JSON output.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
         let bytes = serde_json::to_vec(value);
         let bytes = bytes.map_err(|error| Error::bad_output(format!("not JSON: {error}")))?;
         Ok(Self::raw(JSON, bytes))
     }
 
-    /// Bytes that are JSON already; they are checked and sent as they are, less the space around
-    /// them. None at all are `null`.
+    /// An output of bytes that are already JSON. They are checked, and sent without the white space
+    /// around them, otherwise unchanged. Empty bytes are sent as `null`.
     pub fn json_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
         let text = bytes.trim_ascii();
         if text.is_empty() {
@@ -46,8 +46,8 @@ impl Output {
         }
     }
 
-    /// Bytes under a content type of their own, which the client gets as they are. A content type
-    /// that no header can carry ends the call as `BAD_OUTPUT`.
+    /// Bytes with their own content type, which the client gets unchanged. A content type that a
+    /// header cannot hold ends the call with `BAD_OUTPUT`.
     pub fn raw(content_type: impl Into<Cow<'static, str>>, bytes: Vec<u8>) -> Self {
         Self {
             content_type: content_type.into(),
@@ -66,7 +66,7 @@ impl Output {
         }
     }
 
-    /// The content type fits into one line of a head.
+    /// Fails with `BAD_OUTPUT` if the content type does not fit into one line of a head.
     pub(crate) fn check(self) -> Result<Self, Error> {
         let sound = |byte: u8| byte == b'\t' || (0x20..0x7f).contains(&byte);
         if self.content_type == JSON || self.content_type.bytes().all(sound) {
@@ -77,9 +77,9 @@ impl Output {
     }
 }
 
-/// What a closure may return for its output.
+/// A type that a handler's closure may return as its output.
 pub trait IntoOutput {
-    /// Fails with `BAD_OUTPUT` where the value is nothing that can be sent.
+    /// Fails with `BAD_OUTPUT` if the value cannot be sent.
     fn into_output(self) -> Result<Output, Error>;
 }
 
@@ -95,7 +95,7 @@ impl IntoOutput for Output {
     }
 }
 
-/// The very bytes of the input, under its content type.
+/// Returns the bytes of the input unchanged, with the input's content type.
 impl IntoOutput for Input {
     fn into_output(self) -> Result<Output, Error> {
         let content_type = match self.is_json() {

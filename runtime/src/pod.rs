@@ -1,5 +1,5 @@
-//! What all connections of this pod share: whether it is ready, what runs, when it may go.
-//! One writer for the phase: `server`. Asked by every connection, per request.
+//! The state that all connections of this pod share: whether it is ready, how many calls run, and
+//! when it may exit. Only `server` changes the phase. Every connection reads it for each request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::handler::Handler;
 
-/// Calls at once; one function has at most 1,024 in flight on the whole platform.
+/// Limit of simultaneous calls: the platform runs at most 1,024 calls of one function.
 pub(crate) const CALLS_MAX: usize = 1024;
-/// How long it must have been quiet before a stopping pod goes.
+/// A stopping pod exits when it has had no call for this long.
 const QUIET: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +25,16 @@ pub(crate) struct Pod {
     phase: AtomicU8,
     /// Calls whose answer is not sent yet.
     calls: AtomicUsize,
-    /// Blocking handlers that were cut off and run on.
+    /// Blocking handlers that still run after their call was cut off.
     pub(crate) overrunning: Arc<AtomicUsize>,
     cold: AtomicBool,
     init_ms: AtomicU64,
     made: Instant,
-    /// The last call's end while stopping, in milliseconds since `made`.
+    /// When the last call ended while the pod was stopping, in milliseconds since `made`.
     last_call_ms: AtomicU64,
 }
 
-/// A call's place in the pod; free again when it is dropped.
+/// Counts one call in the pod until it is dropped.
 pub(crate) struct Place(Arc<Pod>);
 
 impl Pod {
@@ -69,12 +69,12 @@ impl Pod {
         self.phase.store(Phase::Stopping as u8, Ordering::Release);
     }
 
-    /// What `/health` says: 200 or 503, and why.
+    /// The answer to `GET /health`: 200 or 503, and the reason.
     pub(crate) fn health(&self) -> (u16, &'static str) {
         match self.phase() {
             Phase::Starting => (503, r#"{"status":"STARTING"}"#),
             Phase::Stopping => (503, r#"{"status":"STOPPING"}"#),
-            // The platform asks before it trusts a pod again in which it cut a call off.
+            // After the platform cut off a call, it probes the pod before it sends the next call.
             Phase::Ready if self.overrunning.load(Ordering::Acquire) > 0 => {
                 (503, r#"{"status":"OVERRUNNING"}"#)
             }
@@ -82,11 +82,13 @@ impl Pod {
         }
     }
 
-    /// A place for one call, or why there is none.
+    /// Counts one call, or returns why the pod does not accept it.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Place, &'static str> {
         if self.phase() == Phase::Starting {
             return Err("the function is not initialised yet");
         }
+        // A stopping pod still accepts calls, because the platform may have sent them before it
+        // knew.
         if self.calls.fetch_add(1, Ordering::AcqRel) >= CALLS_MAX {
             self.calls.fetch_sub(1, Ordering::AcqRel);
             return Err("1024 calls run in this pod already");
@@ -94,13 +96,15 @@ impl Pod {
         Ok(Place(Arc::clone(self)))
     }
 
-    /// The initialisation's milliseconds, for the first answer alone.
+    /// Milliseconds of the initialisation, for the first answer only.
     pub(crate) fn first_answer(&self) -> Option<u64> {
+        // The load comes first, because it is cheaper than the swap and all later answers need only
+        // the load.
         let first = self.cold.load(Ordering::Relaxed) && self.cold.swap(false, Ordering::AcqRel);
         first.then(|| self.init_ms.load(Ordering::Relaxed))
     }
 
-    /// Nothing runs, and nothing came for long enough.
+    /// Whether no call runs and none has come for `QUIET`.
     pub(crate) fn quiet(&self) -> bool {
         let last = self.last_call_ms.load(Ordering::Relaxed);
         let since = Duration::from_millis(self.now_ms() - last);

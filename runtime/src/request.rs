@@ -1,5 +1,5 @@
-//! What a request's head says to a pod: its route, its deadline, its call's id. HTTP itself is read by
-//! `nanofaas_http1`. Pure: bytes in, facts out. Called by `connection`.
+//! The content of a request's head that a pod needs: route, deadline and the call's id.
+//! `nanofaas_http1` parses HTTP. Pure. Called by `connection`.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use nanofaas_http1::header_value::digits;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::{Method, RequestHead, parse_request};
 
-/// The platform sends at most 1 MiB unless its operator says otherwise.
+/// More than the platform's default limit of 1 MiB, because its operator can raise that limit.
 pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
@@ -20,13 +20,13 @@ pub(crate) enum Route {
     Invoke,
     Health,
     NotFound,
-    /// The methods that would do.
+    /// The path is known, but not with this method. Holds the allowed methods.
     NotAllowed(&'static str),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PodRequest {
-    /// Bytes, the empty line included.
+    /// The head's length in bytes, with its empty line.
     pub(crate) len: usize,
     pub(crate) route: Route,
     /// HEAD: the answer has no body.
@@ -34,15 +34,15 @@ pub(crate) struct PodRequest {
     pub(crate) keep: bool,
     pub(crate) framing: Framing,
     pub(crate) expects_continue: bool,
-    /// The body is JSON.
+    /// Whether the body is JSON.
     pub(crate) json: bool,
-    /// `X-Deadline-Ms`.
+    /// The time until the deadline, from `X-Deadline-Ms`.
     pub(crate) left: Option<Duration>,
-    /// Where in the head the value of `X-Execution-Id` lies.
+    /// The range of the value of `X-Execution-Id` within the head.
     pub(crate) id: Option<Range<usize>>,
 }
 
-/// A request that cannot be read; the connection closes after the answer.
+/// A request that cannot be read. The connection closes after the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadRequest {
     pub(crate) status: u16,
@@ -62,8 +62,8 @@ impl From<ParseError> for BadRequest {
     }
 }
 
-/// The head at the start of `bytes`; none while it is not there whole. Pass the same `scan` with more
-/// bytes, and a new one for the next request.
+/// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
+/// same `scan` when more bytes have come, and with a new `scan` for the next request.
 pub(crate) fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<PodRequest>, BadRequest> {
     let Some(head) = parse_request(bytes, scan)? else {
         return Ok(None);
@@ -87,7 +87,8 @@ impl PodRequest {
             len: head.len,
             route: route(head.method, head.path.of(bytes)),
             headless: head.method == Method::Head,
-            // A client of HTTP/1.0 that asked for more is told so by the end of the connection.
+            // An HTTP/1.0 client keeps a connection only if the answer says keep-alive. Our answers
+            // never do.
             keep: head.keep_alive && head.minor == 1,
             framing: head.framing,
             expects_continue: head.expect_continue,
@@ -97,7 +98,7 @@ impl PodRequest {
         }
     }
 
-    /// What the platform says of the call.
+    /// Reads the headers that the platform adds to a call.
     fn add(&mut self, bytes: &[u8], name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
         // The length decides for nearly every header, so that few names are compared.
         match name.len() {
@@ -118,13 +119,14 @@ impl PodRequest {
     }
 }
 
-/// Where `part`, which was borrowed from `whole`, lies in it.
+/// The range of `part` within `whole`. `part` must be borrowed from `whole`.
 fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
     let from = part.as_ptr() as usize - whole.as_ptr() as usize;
     from..from + part.len()
 }
 
-/// The value of `X-Execution-Id` in what was `parsed` of `bytes`, a head that was refused included.
+/// The value of `X-Execution-Id`. A head that `parse` refused is searched too, because its answer
+/// needs the id.
 pub(crate) fn id<'b>(
     parsed: &Result<Option<PodRequest>, BadRequest>,
     bytes: &'b [u8],
@@ -135,10 +137,10 @@ pub(crate) fn id<'b>(
     }
 }
 
-/// None while the head is not there whole.
+/// The id in a head that was refused; none if the head is not complete yet.
 fn id_of_refused(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    // The answer repeats the value, so a value that no head may hold is none.
+    // The answer repeats the value, so a value with a byte that no header may hold is not used.
     let is_sound = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     let mut ids = header_lines(&bytes[..end + 2]).filter(|(name, value)| {
         name.eq_ignore_ascii_case(b"x-execution-id") && value.iter().all(is_sound)
@@ -249,7 +251,7 @@ mod tests {
         assert_eq!(status(old), 400);
     }
 
-    /// Where the runtime's own parser decided otherwise than the platform's; RFC 9112 decides.
+    /// The pod must read a head as the platform does. RFC 9112 decides.
     #[test]
     fn heads_mean_what_they_mean_to_the_platform() {
         let with = |headers: &str| {
@@ -257,36 +259,36 @@ mod tests {
                 "POST /invoke HTTP/1.1\r\nHost: f\r\n{headers}\r\n\r\n"
             ))
         };
-        // §3.2: a request of HTTP/1.1 has one Host.
+        // §3.2: a request of HTTP/1.1 has exactly one Host.
         assert_eq!(status("POST /invoke HTTP/1.1\r\n\r\n"), 400);
         assert_eq!(with("Host: f"), 400);
         assert_eq!(status("POST /invoke HTTP/1.0\r\n\r\n"), 200);
-        // §6.1: a coding that is not known is 501, and codings are a list.
+        // §6.1: an unknown coding is 501, and codings are a list.
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), 501);
         assert_eq!(with("Transfer-Encoding: gzip"), 400);
         assert_eq!(with("Transfer-Encoding: chunked, chunked"), 400);
-        // RFC 9110 §8.6: a length has any number of digits.
+        // RFC 9110 §8.6: a length may have any number of digits.
         assert_eq!(with("Content-Length: 0000000000000000000005"), 200);
         assert_eq!(with("Content-Length: 9999999999999999999"), 413);
-        // RFC 9110 §10.1.1: HTTP/1.0 has no expectations.
+        // RFC 9110 §10.1.1: an expectation of an HTTP/1.0 request is ignored.
         assert_eq!(status("POST /invoke HTTP/1.0\r\nExpect: x\r\n\r\n"), 200);
-        // Two readers could take one of two each.
+        // With two content types, two readers could each use a different one.
         assert_eq!(with("Content-Type: a/b\r\nContent-Type: c/d"), 400);
         // §3: a request line over 8 KiB is 414.
         let long = format!("GET /{} HTTP/1.1\r\nHost: f\r\n\r\n", "a".repeat(8192));
         assert_eq!(status(&long), 414);
-        // §3.2.2: a target in absolute form is taken.
+        // §3.2.2: a target in absolute form is accepted.
         let absolute = "POST http://f/invoke HTTP/1.1\r\nHost: f\r\n\r\n";
         let route = parsed(absolute).map(|head| head.expect("whole").route);
         assert_eq!(route, Ok(Route::Invoke));
-        // §2.2: one empty line may come first, and not any number.
+        // §2.2: one empty line may come before the head, but not two.
         assert_eq!(status("\r\nGET /health HTTP/1.1\r\nHost: f\r\n\r\n"), 200);
         assert_eq!(
             status("\r\n\r\nGET /health HTTP/1.1\r\nHost: f\r\n\r\n"),
             400
         );
-        // A body in another charset than UTF-8 comes from the platform as it is, and not in an
-        // envelope.
+        // The platform passes a JSON body with another charset than UTF-8 on unchanged, and not in
+        // an envelope.
         let json = |content_type: &str| {
             let head = format!("POST /invoke HTTP/1.0\r\nContent-Type: {content_type}\r\n\r\n");
             parsed(&head).map(|head| head.expect("whole").json)

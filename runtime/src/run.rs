@@ -1,5 +1,5 @@
-//! Runs a handler so that its panic becomes an error of that call, and ends nothing else.
-//! It knows no connection and no deadline. Called by `connection` and `job`.
+//! Runs a handler, and turns a panic of the handler into the error of its call, so that no other
+//! call is affected. It knows neither connections nor deadlines. Called by `connection` and `job`.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -15,11 +15,14 @@ use crate::log;
 use crate::output::Output;
 
 thread_local! {
+    // The panic hook runs on the thread of the panic before `catch_unwind` returns, and only the
+    // hook gets the location. So the location is passed by thread-locals.
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
     static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Logs panics as JSON lines, except a panic in a handler, which becomes the error of its call.
+/// Installs a panic hook. It logs a panic as a JSON line; for a panic in a handler it only keeps
+/// the location, because that panic becomes the error of its call.
 pub(crate) fn adopt_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let place = panic.location().map(ToString::to_string);
@@ -39,7 +42,7 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("something that is no text")
 }
 
-/// Runs `f`, with a panic in it turned into an error.
+/// Runs `f`, and turns a panic in it into an error.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     IN_HANDLER.set(true);
     let result = catch_unwind(AssertUnwindSafe(f));
@@ -58,9 +61,9 @@ pub(crate) fn begin(handler: &dyn Handler, call: &Arc<Call>) -> Running {
     caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
 }
 
-/// Runs the rest of a call that is not over yet. When a call is cut off and its blocking handler
-/// keeps running, the caller counts it in `overrunning`, and this takes it off at the handler's
-/// end.
+/// Runs the rest of a call that has not ended yet. When the caller of this function cuts off a call
+/// whose blocking handler still runs, it increments `overrunning`; this function decrements it when
+/// the handler ends.
 pub(crate) async fn finish(
     running: Running,
     call: &Arc<Call>,
@@ -73,8 +76,8 @@ pub(crate) async fn finish(
             let ours = Arc::clone(call);
             let overrunning = Arc::clone(overrunning);
             let thread = tokio::task::spawn_blocking(move || {
-                // While the call waited for a thread, its deadline may have passed or its caller
-                // left.
+                // The deadline may have passed, or the caller left, while the call waited for a
+                // thread.
                 let result = match Context::new(Arc::clone(&ours)).cancelled() {
                     true => Err(Error::timeout()),
                     false => caught(work).and_then(|result| result),
@@ -86,8 +89,8 @@ pub(crate) async fn finish(
             });
             let lost = |_| Err(Error::new("the handler's thread was lost"));
             let result = thread.await.unwrap_or_else(lost);
-            // The handler may have seen the deadline before this thread did and failed for it, so
-            // an error after the deadline is answered as TIMEOUT.
+            // The handler may have noticed the deadline before this thread did, and failed because
+            // of it. So an error after the deadline is answered as TIMEOUT.
             match result.is_err() && call.overdue() {
                 true => Err(Error::timeout()),
                 false => result,

@@ -1,5 +1,5 @@
-//! Listens, from before the initialisation to the end of the drain. It never reads a request:
-//! `connection` does. Called by `serve` where the pod is to serve.
+//! Listens, from before the initialisation until the end of the drain. It never reads a request:
+//! `connection` does. Called by `serve`, except in Job mode.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,11 +27,12 @@ use crate::run::caught;
 use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
 
-/// Leaves room for idle connections, because the platform keeps some for each io thread.
+/// More than the calls, because the platform keeps idle connections for each of its io threads.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
-/// The longest call there is (300 s) and the platform's own allowance.
+/// The longest call (300 s), and the time that the platform adds to it.
 const DRAIN_MAX: Duration = Duration::from_secs(310);
 const BACKLOG: u32 = 1024;
+/// Pause between two checks whether the pod may exit.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
@@ -41,7 +42,7 @@ enum Listener {
     Unix(UnixListener),
 }
 
-/// SIGTERM and SIGINT.
+/// Receives SIGTERM and SIGINT.
 pub(crate) struct StopSignals {
     term: Signal,
     int: Signal,
@@ -82,11 +83,14 @@ pub(crate) async fn listen(
     };
     let address = listener.address();
     let pod = Arc::new(Pod::new(handler));
+    // Before the initialisation, so that `/health` can answer 503 while it runs.
     tokio::spawn(accept(listener, Arc::clone(&pod)));
     let code = tokio::select! {
         result = initialise(init) => match result {
             Ok(()) => {
                 birth = birth.ready_now();
+                // Before the ready report, because the platform may send a call as soon as it has
+                // the report.
                 pod.ready(birth.init_ms());
                 log::line("info", "ready", None, &[("address", &address)]);
                 if let Some(url) = ready_url {
@@ -100,17 +104,17 @@ pub(crate) async fn listen(
                 ExitCode::FAILURE
             }
         },
-        // Nothing can have been started yet.
+        // No call can have begun before the pod was ready, so there is nothing to drain.
         () = signals.come() => ExitCode::SUCCESS,
     };
     if let Listen::Unix(path) = at {
-        // Without the file, the next client's connect fails at once.
+        // Without the file, the connect of the next client fails at once.
         let _ = std::fs::remove_file(path);
     }
     code
 }
 
-/// Runs the function's `init` on a thread of its own.
+/// Runs the function's `init` on a thread of its own, so that `/health` is answered meanwhile.
 pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     let Some(init) = init else {
         return Ok(());
@@ -120,7 +124,7 @@ pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     thread.await.unwrap_or_else(lost)
 }
 
-/// Keeps serving until no call runs and no more calls come. A second signal ends this at once.
+/// Serves until no call runs and none has come for a while. A second signal ends the drain at once.
 async fn drain(pod: &Pod, signals: &mut StopSignals) -> ExitCode {
     pod.stop();
     let quiet = async {
@@ -158,10 +162,11 @@ async fn bind(listen: &Listen) -> Result<Listener, String> {
     }
 }
 
-/// Listens on every address of both families, or of IPv4 alone where the kernel has no IPv6.
+/// Listens on all addresses of IPv6 and IPv4, or of IPv4 alone if the kernel has no IPv6.
 fn bind_all(port: u16) -> io::Result<TcpListener> {
     let (socket, any) = match TcpSocket::new_v6() {
         Ok(socket) => {
+            // Set explicitly, because the sysctl `net.ipv6.bindv6only` changes the default.
             setsockopt(&socket, Ipv6V6Only, &false)?;
             (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED))
         }
@@ -170,17 +175,18 @@ fn bind_all(port: u16) -> io::Result<TcpListener> {
         }
         Err(error) => return Err(error),
     };
+    // A restarted program can then listen while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::new(any, port))?;
     socket.listen(BACKLOG)
 }
 
-/// Removes a socket on which no process listens any more, because `bind` would fail on its file.
+/// Removes a socket file on which no process listens any more, because `bind` would fail on it.
 fn remove_stale(path: &Path) {
     let refused = StdUnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if refused {
-        // Where this fails, `bind` says why.
+        // If this fails, the `bind` that follows reports why.
         let _ = std::fs::remove_file(path);
     }
 }
@@ -199,8 +205,10 @@ impl Listener {
         }
     }
 
-    /// Takes one connection in, with a task of its own.
+    /// Accepts one connection, and serves it in a task of its own.
     async fn take(&self, pod: &Arc<Pod>, room: &Arc<Semaphore>) -> io::Result<()> {
+        // The permit comes before the accept, so that further connections wait in the kernel's
+        // backlog.
         let Ok(held) = Arc::clone(room).acquire_owned().await else {
             return Ok(());
         };
@@ -231,7 +239,7 @@ async fn accept(listener: Listener, pod: Arc<Pod>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         if let Err(error) = listener.take(&pod, &room).await {
-            // Out of descriptors, or the peer has gone already: the next one may work.
+            // No descriptor is free, or the peer has already left. A later accept may succeed.
             log::line(
                 "warn",
                 &format!("cannot accept a connection: {error}"),

@@ -1,13 +1,12 @@
-//! The environment, read once into values that cannot be wrong. It opens nothing.
-//! Called by `serve`.
+//! The environment, read once and checked. It opens nothing. Called by `serve`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where a pod listens.
+/// The address on which a pod listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
-    /// All addresses of this machine.
+    /// A port, on all addresses of this machine.
     Tcp(u16),
     Unix(PathBuf),
 }
@@ -18,14 +17,14 @@ pub(crate) struct Job {
     pub(crate) execution_id: String,
     pub(crate) trace_id: Option<String>,
     pub(crate) attempt: u32,
-    /// From the start of the process.
+    /// Time limit, counted from the start of the process.
     pub(crate) timeout: Option<Duration>,
     /// The result goes to `{callback_url}/{execution_id}:complete`.
     pub(crate) callback_url: String,
     pub(crate) payload: Payload,
 }
 
-/// Where a Job's request body is.
+/// The source of a Job's request body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// The JSON envelope itself.
@@ -45,7 +44,8 @@ pub(crate) struct Settings {
 const TIMEOUT_MS_MAX: u64 = 3_600_000;
 
 impl Settings {
-    /// The error names the variable and says what it can be. An empty one counts as not set.
+    /// Reads the settings. An error names the variable and its allowed values. An empty variable
+    /// counts as not set.
     pub(crate) fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let get = |name: &str| env(name).filter(|value| !value.is_empty());
         Ok(Self {
@@ -84,6 +84,7 @@ fn read_job(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Job>, String
             return Err(message.into());
         }
     };
+    // `INVOCATION_TIMEOUT_MS` is the limit of this call, `TIMEOUT_MS` that of the function.
     let name = match get("INVOCATION_TIMEOUT_MS") {
         Some(_) => "INVOCATION_TIMEOUT_MS",
         None => "TIMEOUT_MS",

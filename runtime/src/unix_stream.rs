@@ -1,7 +1,7 @@
-//! A connection over a Unix socket whose epoll entry asks for arrivals alone. The kernel reports a Unix
-//! socket as writable each time the peer takes what was sent, so an entry that asks for that as well, as
-//! tokio's own does, wakes the pod once more for every answer, and the platform pays for the wake-up.
-//! It knows no HTTP; `server` makes one for each connection, `connection` serves over it.
+//! A connection over a Unix socket whose epoll entry waits for readability alone. The kernel
+//! reports a Unix socket as writable each time the peer reads. So an entry that waits for both, as
+//! tokio's own does, wakes the pod once more for every answer, and the platform pays for this
+//! wake-up. It knows no HTTP. `server` makes one for each connection; `connection` serves over it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -15,14 +15,15 @@ use tokio::net::UnixStream;
 
 #[expect(unsafe_code, reason = "what it asks for is what a standard stream is")]
 fn watch(stream: StdUnixStream, interest: Interest) -> io::Result<AsyncFd<StdUnixStream>> {
-    // SAFETY: the stream owns its descriptor, never changes it, and lives in the `AsyncFd`.
+    // SAFETY: the stream owns its descriptor, never replaces it, and lives as long as the
+    // `AsyncFd`.
     let watched = unsafe { AsyncFd::register_with_interest(stream, interest) };
     Ok(watched?)
 }
 
 pub(crate) struct Arrivals {
     stream: AsyncFd<StdUnixStream>,
-    /// Only while the peer does not take what is sent.
+    /// The entry that waits for writability; present only while the socket's buffer is full.
     room: Option<AsyncFd<StdUnixStream>>,
 }
 
@@ -32,7 +33,7 @@ impl Arrivals {
         Ok(Self { stream, room: None })
     }
 
-    /// Writes at once, or when there is room.
+    /// Sends now, or when the socket's buffer has space again.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -42,6 +43,8 @@ impl Arrivals {
             match send(self.stream.get_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => {
+                    // The entry is removed at once, because it would cause a wake-up at each of the
+                    // peer's reads.
                     self.room = None;
                     return Poll::Ready(sent);
                 }
@@ -49,7 +52,8 @@ impl Arrivals {
             let room = match &mut self.room {
                 Some(room) => room,
                 none => {
-                    // An entry belongs to a descriptor, so this one needs its own.
+                    // epoll has one entry for each descriptor, so the second entry needs a
+                    // duplicate of the descriptor.
                     let own = self.stream.get_ref().try_clone()?;
                     none.insert(watch(own, Interest::WRITABLE)?)
                 }
@@ -72,7 +76,9 @@ impl AsyncRead for Arrivals {
             match ready.get_inner().read(room) {
                 Ok(count) => {
                     if count > 0 && count < asked {
-                        // All that was there; the next arrival is reported anew.
+                        // A short read has emptied the buffer; epoll reports the next arrival.
+                        // After 0, the end, the readiness stays, so that a further read returns the
+                        // end again.
                         ready.clear_ready();
                     }
                     buffer.advance(count);

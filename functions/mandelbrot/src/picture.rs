@@ -38,7 +38,7 @@ fn escape(x: f64, y: f64, iterations: u32) -> Option<f64> {
     None
 }
 
-/// Three waves with different phases; points of the set are black.
+/// The colour of a point: three waves with different phases. Points of the set are black.
 fn color(escape: Option<f64>) -> [u8; PIXEL] {
     let Some(escape) = escape else {
         return [0; PIXEL];

@@ -8,7 +8,7 @@ const ITERATIONS_MAX: u32 = 10_000;
 /// At a smaller scale, neighbouring pixels would have the same coordinates.
 const SCALE_MIN: f64 = 1e-12;
 
-/// The input; a field that is missing has its default.
+/// The input. A missing field has its default.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ViewRequest {
@@ -64,6 +64,7 @@ impl TryFrom<ViewRequest> for View {
                 return Err(format!("{name} must be 1 to {most}, is {value}"));
             }
         }
+        // The product fits 32 bits, because each side is at most `SIDE_MAX`.
         if width * height > PIXELS_MAX {
             return Err(format!(
                 "width × height must be at most {PIXELS_MAX}, is {}",

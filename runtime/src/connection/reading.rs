@@ -1,5 +1,5 @@
-//! The requests of a connection: a head and its decoded body, one after the other. It answers nothing
-//! but `100 Continue`. Called by `connection`.
+//! Reads the requests of a connection: a head and its decoded body, one after the other. It sends
+//! nothing but `100 Continue`. Called by `connection`.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,7 +24,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let bytes = match head.framing {
             Framing::None => self.take(head.len),
             Framing::Length(length) => {
-                // `parse` has bounded it.
+                // The cast keeps the value, because `parse` has limited the length.
                 let whole = head.len + length as usize;
                 if self.buffer.len() < whole {
                     let rest = timeout(BODY_WAIT, self.read_to(whole, &head));
@@ -48,8 +48,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (mut until, mut scan) = (None, HeadScan::default());
         loop {
             let parsed = request::parse(&self.buffer, &mut scan);
-            // Copied, because every answer needs the id and the call takes the buffer.
+            // The id is copied, because every answer needs it and the call takes the buffer.
             let id = request::id(&parsed, &self.buffer);
+            // `parsed` may be an error: a refused request is answered with its id too.
             self.id.extend_from_slice(id.unwrap_or_default());
             if let Some(head) = parsed? {
                 return Ok(head);
@@ -61,6 +62,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn read_to(&mut self, whole: usize, head: &PodRequest) -> Result<(), Gone> {
+        // A caller that already sent a part of the body does not wait for `100 Continue` (RFC 9110
+        // §10.1.1).
         if self.buffer.len() == head.len {
             self.go_on(head).await?;
         }
@@ -71,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Takes the first `whole` bytes; the bytes after them belong to the next request.
+    /// Takes the first `whole` bytes. The bytes after them belong to the next request.
     fn take(&mut self, whole: usize) -> Vec<u8> {
         if self.buffer.len() == whole {
             return std::mem::take(&mut self.buffer);
@@ -87,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.go_on(head).await?;
         }
         let mut decoder = ChunkedDecoder::default();
-        // The head stays before the body, and is none of it.
+        // The limit includes the head, because `bytes` begins with it.
         let bytes_max = head.len + BODY_BYTES_MAX;
         loop {
             let decoded = decoder.decode(&self.buffer, &mut bytes, bytes_max);
@@ -113,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         (count > 0).then_some(()).ok_or(Gone)
     }
 
-    /// `fill` between two requests.
+    /// Like `fill`, between two requests: gives up when the connection has been idle for too long.
     async fn fill_or_idle(&mut self) -> Result<(), Gone> {
         let Self {
             stream,
@@ -127,6 +130,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if let Poll::Ready(read) = read.as_mut().poll(task) {
                 return Poll::Ready(read.map_err(Gone::from));
             }
+            // Resetting the timer here, and not at each request, saves the timer's cost on every
+            // call.
             while idle.as_mut().poll(task).is_ready() {
                 let until = *last_use + IDLE;
                 if Instant::now() >= until {
@@ -141,8 +146,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Reads the bytes that are available; 0 means that the peer has closed. No bytes are lost when the
-/// future is dropped.
+/// Reads the available bytes; 0 means that the peer has closed. If the future is dropped, no bytes
+/// are lost.
 pub(super) async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,

@@ -1,4 +1,5 @@
-//! The answers of a connection, each in one write where the socket takes it. Called by `connection`.
+//! Sends the answers of a connection, each in one write if the socket accepts it whole. Called by
+//! `connection`.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -21,6 +22,8 @@ use crate::pod::{Phase, Place};
 use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Sends the output of a handler. `place` is held until the answer is sent, because a draining
+    /// pod may exit as soon as it counts no call.
     pub(super) async fn send_output(
         &mut self,
         head: &PodRequest,
@@ -47,6 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(!extra.close)
     }
 
+    /// Sends an error. `_place` is held until the answer is sent, as in `send_output`.
     pub(super) async fn fail(
         &mut self,
         head: &PodRequest,
@@ -76,8 +80,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Answers a request that could not be read, and closes the connection. Before the close it
-    /// reads for 2 s at most what the caller still sends: a close with unread bytes resets the
-    /// connection, and the caller could lose the answer.
+    /// reads for 2 s at most, because the kernel resets a connection that is closed with unread
+    /// bytes, and the caller could lose the answer.
     pub(super) async fn refuse(&mut self, refusal: &BadRequest) -> Result<(), Gone> {
         let extra = Extra {
             close: true,
@@ -101,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         };
-        // A caller that still sends after this time is cut off.
+        // After this time the connection is closed even if the caller still sends.
         let _ = timeout(Duration::from_secs(2), rest).await;
         Ok(())
     }
@@ -122,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             body
         };
         let mut written = pin!(write_both(&mut self.stream, &self.out, rest));
-        // Usually the socket takes everything at once. So the timer is made only if it does not.
+        // The timer is made only if the socket does not accept everything at once, which is rare.
         if let Poll::Ready(result) = poll_fn(|task| Poll::Ready(written.as_mut().poll(task))).await
         {
             return Ok(result?);
@@ -132,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Writes both in as few writes as the socket allows.
+/// Writes head and body in as few writes as the socket allows.
 async fn write_both<S: AsyncWrite + Unpin>(
     stream: &mut S,
     head: &[u8],

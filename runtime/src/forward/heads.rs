@@ -1,12 +1,12 @@
-//! The heads of requests and answers that are passed on, and the answer's as it goes to the platform.
-//! HTTP itself is read by `nanofaas_http1`. Pure. Called by `forward`.
+//! Reads the heads of requests and answers that are passed on, and writes the answer's head for the
+//! platform. `nanofaas_http1` parses HTTP. Pure. Called by `forward`.
 
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::head::{HeadScan, header_lines};
 use nanofaas_http1::request::{Method, parse_request};
 use nanofaas_http1::response_head::{ResponseBody, parse_response};
 
-/// Bytes that two parsers could read differently, or that are no HTTP/1.1 at all.
+/// Bytes that are not HTTP/1.1, or that two parsers could read differently.
 #[derive(Debug)]
 pub(super) struct NotHttp;
 
@@ -29,7 +29,8 @@ pub(super) struct ForwardedAnswer {
 }
 
 pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, NotHttp> {
-    // The program has its own rule for an empty line before the head, so none is taken here.
+    // Programs differ in how they treat an empty line before the head, so it is not HTTP for this
+    // module.
     if bytes.starts_with(b"\r") {
         return Err(NotHttp);
     }
@@ -55,7 +56,7 @@ fn is_id(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"x-execution-id")
 }
 
-/// The answer's head; in `out` as it goes to the platform.
+/// Reads the answer's head, and writes it to `out` in the form that the platform gets.
 pub(super) fn answer_head(
     bytes: &[u8],
     request: &ForwardedRequest,
@@ -69,12 +70,14 @@ pub(super) fn answer_head(
         head = head.to_head_request();
     }
     out.clear();
+    // Interim answers (1xx) get no id, because the platform reads it from the final answer.
     let id = request.id.as_deref().filter(|_| head.status >= 200);
     put_answer(out, &bytes[..head.len], id);
     if head.body == ResponseBody::UntilClose && request.minor == 1 {
-        // HTTP/1.0 has no chunks, and what passes a message on says its own version
-        // (RFC 9112 §2.3 and §6.1).
+        // HTTP/1.0 has no chunks, and an intermediary sends its own version (RFC 9112 §2.3 and
+        // §6.1).
         out[..VERSION.len()].copy_from_slice(VERSION);
+        // Removes the empty line at the end of the head.
         out.truncate(out.len() - 2);
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
     }
@@ -88,7 +91,7 @@ pub(super) fn answer_head(
 
 const VERSION: &[u8] = b"HTTP/1.1";
 
-/// The lines of `head` but those of an id, and the id before the empty line that ends it.
+/// Appends the lines of `head` without any id of the program, then `id`, then the empty line.
 fn put_answer(out: &mut Vec<u8>, head: &[u8], id: Option<&[u8]>) {
     let lines = head.split_inclusive(|byte| *byte == b'\n');
     for line in lines.filter(|line| *line != b"\r\n") {

@@ -1,5 +1,5 @@
-//! What one side says, and how it gets to the other: bytes are passed on as they come and never held
-//! whole. It reads no head. Called by `forward`.
+//! The reading half of a connection, and how its bytes get to the other side: they are passed on as
+//! they come, and a body is never held whole. It reads no head. Called by `forward`.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
 
 const READ: usize = 16 * 1024;
 
-/// The half of a connection that is read, with what was read and not passed on.
+/// The reading half, with the bytes that were read and not passed on yet.
 pub(super) struct Source<S> {
     stream: ReadHalf<S>,
     pub(super) buffer: Vec<u8>,
@@ -27,7 +27,7 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Reads what there is; 0 is the end. Loses nothing when it is dropped.
+    /// Reads the available bytes; 0 is the end. If the future is dropped, no bytes are lost.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(READ / 4);
         self.stream.read_buf(&mut self.buffer).await
@@ -52,7 +52,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// All until the end, where that comes in order.
+    /// Passes all bytes until the end. The last chunk is sent only if the connection ended without
+    /// an error, so that the receiver detects a cut body.
     pub(super) async fn pass_in_chunks(
         &mut self,
         to: &mut (impl AsyncWrite + Unpin),
@@ -70,7 +71,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// `UnexpectedEof` is this side's end within the body, any other error may be either side's.
+    /// `UnexpectedEof` means that this side ended within the body. Any other error may come from
+    /// either side.
     pub(super) async fn pass_body(
         &mut self,
         body: ResponseBody,
@@ -92,6 +94,8 @@ impl<S: AsyncRead> Source<S> {
             ResponseBody::Chunked => {
                 let mut decoder = ChunkedDecoder::default();
                 loop {
+                    // The bytes are not decoded but passed on as they are; the decoder only finds
+                    // the end.
                     let decoded = decoder.skip(&self.buffer).map_err(|_| ended())?;
                     self.pass(decoded.consumed, to).await?;
                     if decoded.done {

@@ -1,4 +1,4 @@
-//! The program to run, and how. It starts nothing. Read by `main`, used by the three modes.
+//! The program to run and its settings. It starts nothing. `main` reads it; the three modes use it.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ pub(crate) enum Mode {
     Http,
 }
 
-/// What the program reads on its stdin when the call's body is JSON (`WATCHDOG_STDIN`).
+/// The program's stdin when the call's body is JSON (`WATCHDOG_STDIN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
     /// The envelope's `input`.
@@ -32,14 +32,15 @@ pub(crate) enum Given {
     Envelope,
 }
 
-/// A program and its arguments; there is at least the program.
+/// A program and its arguments; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommandLine {
     words: Vec<OsString>,
 }
 
 impl CommandLine {
-    /// The error says which variable or argument is wrong, and what it can be.
+    /// Reads the arguments and the environment. An error names the wrong variable or argument, and
+    /// what is allowed.
     pub(crate) fn read(
         arguments: Vec<OsString>,
         env: impl Fn(&str) -> Option<String>,
@@ -73,8 +74,8 @@ impl CommandLine {
         Ok((Self { words }, mode))
     }
 
-    /// The command, ready to be spawned. Unless the caller changes it, its stdin is empty and its
-    /// stdout is that of this process.
+    /// The command, ready to be spawned. By default its stdin is empty and its stdout is the stdout
+    /// of this process.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
@@ -88,7 +89,8 @@ impl CommandLine {
         self.words[0].to_string_lossy().into_owned()
     }
 
-    /// Looks for the program, because a missing program should fail the start, and not every call.
+    /// Fails if the program does not exist. Called at the start, so that a missing program fails
+    /// the start and not every call.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let program = Path::new(&self.words[0]);
         let runs = |path: &Path| {
@@ -111,7 +113,7 @@ impl CommandLine {
     }
 }
 
-/// Images that were made for the original's watchdog have `WARM=true`, and their programs read the
+/// Images for the watchdog of the original nanofaas set `WARM=true`, and their programs read the
 /// whole envelope.
 fn read_given(get: &impl Fn(&str) -> Option<String>) -> Result<Given, String> {
     match get("WATCHDOG_STDIN").as_deref() {

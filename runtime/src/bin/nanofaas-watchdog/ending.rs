@@ -1,5 +1,5 @@
-//! How a program ended, in the words and under the codes that its calls get; the same ones from
-//! every runtime of ours. It waits for nothing. Used by all modes.
+//! How a program ended, as the error that its calls get: the same codes and messages in every
+//! runtime of nanofaas. It waits for nothing. Used by all modes.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use nanofaas_runtime::Error;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
-/// None where the system did not say how.
+/// None if the system did not report how the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ending(pub(crate) Option<WaitStatus>);
 
@@ -16,8 +16,9 @@ impl Ending {
         matches!(self.0, Some(WaitStatus::Exited(_, 0)))
     }
 
-    /// A SIGKILL that this process did not send: where it sends one, it asks no more how the
-    /// program ended. A shell reports the signal that ended its last command as 128 + signal.
+    /// Whether a SIGKILL of another process ended the program. When this process kills a program,
+    /// it does not ask how the program ended. A shell reports the signal that ended its last
+    /// command as 128 + signal: 137.
     fn is_kill(self) -> bool {
         matches!(
             self.0,
@@ -25,12 +26,12 @@ impl Ending {
         )
     }
 
-    /// For a call of a program that runs once per call: its end is the answer.
+    /// The error of a call whose program runs once per call. The program's end decides the call.
     pub(crate) fn failed(self, said: &str) -> Error {
         self.error(said, Error::new)
     }
 
-    /// For a call of a program that serves many: it ended in the middle of this one.
+    /// The error of a call whose program serves many calls and ended during this one.
     pub(crate) fn lost(self, said: &str) -> Error {
         self.error(said, Error::pod_lost)
     }

@@ -1,5 +1,5 @@
-//! FILE mode's two files of a call: the body as it came in one, the output in the other. It runs
-//! nothing. Called by `stdio`.
+//! The two files of a call in FILE mode: the body in one, the output in the other. It runs nothing.
+//! Called by `stdio`.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
@@ -15,12 +15,12 @@ use tokio::task::spawn_blocking;
 
 use crate::stdio::{OUTPUT_BYTES_MAX, too_large};
 
-/// Where calls have their files.
+/// Where the files of calls are.
 pub(crate) enum Places {
-    /// In a folder of each call's own.
+    /// Each call has a folder of its own.
     Own,
-    /// Where `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment say, for programs that
-    /// know these paths by heart. Calls come one after the other then, on the whole machine.
+    /// `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment, for programs that always use
+    /// these paths. Calls then run one after the other, on the whole machine.
     Fixed {
         input: PathBuf,
         output: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) enum Places {
     },
 }
 
-/// The files of one call. A folder of its own goes with it.
+/// The files of one call. Dropping it removes the call's own folder, if it has one.
 pub(crate) struct Files {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
@@ -36,7 +36,8 @@ pub(crate) struct Files {
     _turn: Option<Turn>,
 }
 
-/// Held by one call: within this watchdog, and of all watchdogs on this machine that use the same place.
+/// The lock on fixed paths, held by one call: against other calls of this watchdog by the mutex,
+/// and against other watchdogs on this machine by the file lock.
 struct Turn {
     _here: OwnedMutexGuard<()>,
     _anywhere: Flock<File>,
@@ -44,6 +45,7 @@ struct Turn {
 
 impl Turn {
     async fn wait(turn: &Arc<Mutex<()>>, output: &Path) -> Result<Self, Error> {
+        // The mutex comes first, so that at most one thread of this process blocks in `flock`.
         let here = Arc::clone(turn).lock_owned().await;
         let mut path = output.as_os_str().to_owned();
         path.push(".lock");
@@ -77,7 +79,7 @@ impl Places {
         }
     }
 
-    /// The files for one call, its body written.
+    /// Makes the files of one call, and writes its body.
     pub(crate) async fn take(&self, input: &Input) -> Result<Files, Error> {
         let files = match self {
             Self::Own => Files::in_a_folder()?,
@@ -92,8 +94,8 @@ impl Places {
                 _turn: Some(Turn::wait(turn, output).await?),
             },
         };
-        // At once and not on another thread: a call that is cut off meanwhile would leave its writing
-        // to come after that of the next call.
+        // Written on this thread: a call that is cut off cannot stop a write on another thread, and
+        // that write could overwrite the input of the next call.
         files.write(input.body()).map_err(|error| {
             let path = files.input.display();
             Error::new(format!("cannot write the call's input to {path}: {error}"))
@@ -109,6 +111,7 @@ impl Files {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = format!("nanofaas-call-{}-{number}", std::process::id());
             let folder = std::env::temp_dir().join(name);
+            // 0o700, because other users of this machine must not read the call's data.
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => {
                     return Ok(Self {
@@ -118,7 +121,7 @@ impl Files {
                         _turn: None,
                     });
                 }
-                // A watchdog that was killed left it, under the same process id.
+                // A killed watchdog with the same process id left this folder.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let message = format!("cannot make the folder {}: {error}", folder.display());
@@ -130,17 +133,19 @@ impl Files {
 
     fn write(&self, body: &[u8]) -> io::Result<()> {
         match fs::remove_file(&self.output) {
-            // An output that an earlier call left would be taken for this one's.
+            // The output of an earlier call must go first, because it would be taken for this
+            // call's output.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => fs::write(&self.input, body),
         }
     }
 
-    /// What the program wrote.
+    /// Reads the program's output.
     pub(crate) async fn read(&self) -> Result<Vec<u8>, Error> {
         let path = self.output.clone();
         let read = spawn_blocking(move || {
             let mut bytes = Vec::new();
+            // One byte more than allowed, so that a file over the limit is detected.
             let most = OUTPUT_BYTES_MAX as u64 + 1;
             File::open(path)?.take(most).read_to_end(&mut bytes)?;
             Ok(bytes)
@@ -162,7 +167,7 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
-            // The folder for temporary files may have been cleared.
+            // An error is ignored, because another process may have removed the folder already.
             let _ = fs::remove_dir_all(folder);
         }
     }

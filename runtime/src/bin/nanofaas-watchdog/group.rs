@@ -1,6 +1,6 @@
-//! Process groups: each is started, reaped and ended as one. A group is killed when its leader
-//! process ends or its `Leader` value is dropped. Only this file waits for processes, because two
-//! places that wait would reap each other's. Called by all modes.
+//! Process groups: each group is started, reaped and killed as a unit. A group is killed when its
+//! leader process ends or its `Leader` value is dropped. Only this file waits for processes,
+//! because two places that wait would reap each other's processes. Called by all modes.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,34 +21,34 @@ use crate::ending::Ending;
 
 const END_ALL_WAIT: Duration = Duration::from_secs(5);
 
-/// When descendants that left their group and lost their parent are killed.
+/// When to kill descendants that left their group and whose parent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strays {
     /// As soon as any call ends.
     AtOnce,
-    /// When no leader lives any more.
+    /// When no leader runs any more.
     WithTheLast,
 }
 
 type Live = HashMap<i32, oneshot::Sender<WaitStatus>>;
 
-/// All groups of this process, and the task that reaps them.
+/// All groups of this process. A task reaps their processes.
 #[derive(Clone)]
 pub(crate) struct Groups {
-    /// Leaders that are not reaped yet. Until then the kernel gives neither their process ids nor
-    /// their group ids to other processes.
+    /// Leaders that are not reaped yet. Until a process is reaped, the kernel does not reuse its
+    /// process id or group id.
     live: Arc<Mutex<Live>>,
     strays: Strays,
 }
 
-/// A group's first process. Dropping it ends the whole group.
+/// A group's first process. Dropping the value kills the whole group.
 pub(crate) struct Leader {
     pid: Pid,
     groups: Groups,
     ended: oneshot::Receiver<WaitStatus>,
 }
 
-/// A process that was just started, with the pipes that its command asked for.
+/// A process that was just started, and the pipes that its command asked for.
 pub(crate) struct Started {
     pub(crate) leader: Leader,
     pub(crate) stdin: Option<ChildStdin>,
@@ -57,7 +57,7 @@ pub(crate) struct Started {
 }
 
 impl Groups {
-    /// Has to be called within a tokio runtime, because it spawns the task that reaps.
+    /// Must be called within a tokio runtime, because it spawns the reaping task.
     pub(crate) fn new(strays: Strays) -> io::Result<Self> {
         let mut ended = signal(SignalKind::child())?;
         let groups = Self {
@@ -75,8 +75,8 @@ impl Groups {
 
     /// Starts a process as the leader of a group of its own.
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Started> {
-        // The lock is held during the start, so that the reaper cannot find a leader that is not
-        // in the table yet.
+        // The lock is held during the start, so that the reaping task cannot find a leader that is
+        // not in the table yet.
         let mut live = self.live();
         let mut child = command.process_group(0).spawn()?;
         let id = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -100,8 +100,9 @@ impl Groups {
 
     fn reap(&self) {
         let mut live = self.live();
-        // The first wait only looks (WNOWAIT), and the process is reaped after its group is killed:
-        // until it is reaped, the kernel cannot give its id to another process or group.
+        // The first wait (WNOWAIT) does not reap. The process is reaped only after its group is
+        // killed, because the kernel may give its id to another process or group as soon as it is
+        // reaped.
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             let known = live.remove(&pid.as_raw());
@@ -113,7 +114,7 @@ impl Groups {
                 break;
             };
             if let Some(known) = known {
-                // The `Leader` may have been dropped, so a closed channel is no error.
+                // A closed channel is no error, because the `Leader` may have been dropped.
                 let _ = known.send(status);
             }
         }
@@ -123,30 +124,30 @@ impl Groups {
     }
 }
 
-/// Kills the processes that became children of this one when their parents died, except those in
-/// a live group.
+/// Kills the processes that became children of this process when their parents ended, except
+/// processes in a live group.
 fn end_strays(live: &Live) {
     for pid in children() {
         let of_live = |pid: Pid| live.contains_key(&pid.as_raw());
         if !of_live(pid) && !getpgid(Some(pid)).is_ok_and(of_live) {
-            // `reap` reaps it like any other child.
+            // `reap` reaps it like every other child.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
 }
 
 impl Leader {
-    /// Waits for the leader's end. By then the rest of its group has been sent SIGKILL.
+    /// Waits for the leader's end. At that time SIGKILL has been sent to the rest of its group.
     pub(crate) async fn ended(&mut self) -> Ending {
         Ending((&mut self.ended).await.ok())
     }
 
-    /// Signals the leader alone.
+    /// Sends a signal to the leader alone.
     pub(crate) fn signal(&self, signal: Signal) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // Even if the leader has ended, it is not reaped yet, so its id cannot be that of
-            // another process.
+            // A leader in the table is not reaped yet, even if it has ended. So its id cannot
+            // belong to another process.
             let _ = kill(self.pid, signal);
         }
     }
@@ -156,13 +157,14 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // The id is safe to use, as in `signal`.
+            // The id is safe to use, for the reason given in `signal`.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
     }
 }
 
-/// Kills every descendant of this process, which ends next. Blocks for 5 s at most.
+/// Kills every descendant of this process, shortly before this process ends. Blocks for 5 s at
+/// most.
 pub(crate) fn end_all() {
     let until = Instant::now() + END_ALL_WAIT;
     while Instant::now() < until {
@@ -172,7 +174,8 @@ pub(crate) fn end_all() {
             }
             let _ = kill(pid, Signal::SIGKILL);
         }
-        // The children of the killed processes become ours, and are killed in the next round.
+        // The children of the killed processes become children of this process. The next round
+        // kills them.
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return,
             Ok(WaitStatus::StillAlive) => sleep(Duration::from_millis(2)),
@@ -181,7 +184,7 @@ pub(crate) fn end_all() {
     }
 }
 
-/// The direct children of this process, with those that it inherited from ended parents.
+/// The direct children of this process, with the children that it inherited from ended parents.
 fn children() -> Vec<Pid> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let lists = tasks
@@ -196,7 +199,7 @@ fn children() -> Vec<Pid> {
                 .map(Pid::from_raw)
                 .collect()
         }
-        // The kernel has no such lists, or a thread ended meanwhile.
+        // The kernel was built without these lists, or a thread ended between the two reads.
         Err(_) => children_by_search(),
     }
 }
@@ -207,8 +210,8 @@ fn children_by_search() -> Vec<Pid> {
     let child = |entry: std::fs::DirEntry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The program's name stands before the parent's id, in brackets, and may contain any
-        // character.
+        // The line is `pid (name) state parent …`. The name may contain any character, also `)`, so
+        // the last `)` ends it.
         let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
         (parent.parse() == Ok(me)).then(|| Pid::from_raw(pid))
     };

@@ -1,7 +1,6 @@
 //! Makes any program a function. `EXECUTION_MODE=STDIO`: one process per call, JSON on its stdin
-//! and stdout; `FILE`: the same with two files. `EXECUTION_MODE=HTTP`: the program serves by itself;
-//! this one starts it, watches it and starts it anew. No process outlives this one, however deep it
-//! was nested.
+//! and stdout; `FILE`: the same with two files. `EXECUTION_MODE=HTTP`: the program serves HTTP
+//! itself; this process starts it, watches it and restarts it. No descendant outlives this process.
 
 mod command;
 mod ending;
@@ -40,6 +39,7 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 ";
 
 fn main() -> ExitCode {
+    // `FUNCTION_HANDLER` is for the program, which may be made with this runtime too.
     let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
@@ -54,6 +54,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // As a subreaper, this process becomes the parent of descendants that lost theirs, so that it
+    // can kill them.
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
         let message = format!("processes that leave their group cannot be ended: {error}");
         log::line("warn", &message, None, &[]);

@@ -1,4 +1,4 @@
-//! Outputs that carry a status of their own, as programs of the original nanofaas write them:
+//! Outputs that carry a status of their own, in the form of the original nanofaas:
 //! `{"__nanofaas_envelope__":true,"statusCode":404,"output":…}`. It sends nothing. Called by
 //! `stdio` for programs that get the whole envelope.
 
@@ -15,7 +15,7 @@ struct Mark {
     is_marked: Value,
 }
 
-/// `headers` and `encoding` are left out: the platform's answer has no room for them.
+/// `headers` and `encoding` are ignored, because the platform's answer cannot carry them.
 #[derive(Deserialize)]
 struct Marked<'a> {
     #[serde(borrow, default)]
@@ -24,7 +24,8 @@ struct Marked<'a> {
     status: Option<u16>,
 }
 
-/// The output within the mark, or the error that its status says; other outputs as they are.
+/// Returns the inner output, or the error for its status. An output without the mark is returned
+/// unchanged.
 pub(crate) fn unwrap(output: Output) -> Result<Output, Error> {
     let is_marked = serde_json::from_slice(output.bytes())
         .is_ok_and(|mark: Mark| mark.is_marked == Value::Bool(true));
@@ -50,7 +51,7 @@ pub(crate) fn unwrap(output: Output) -> Result<Output, Error> {
     }
 }
 
-/// `error` or `message` where the output has such a text, else the output itself.
+/// The text of `error` or `message` if the output has one, else the output itself.
 fn message(output: &str) -> String {
     let value: Value = serde_json::from_str(output).unwrap_or_default();
     let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);

@@ -1,5 +1,5 @@
-//! HTTP mode for a Job: starts the program, hands it the one call, and ends it. It never starts
-//! it twice. Called by the runtime in Job mode.
+//! HTTP mode for a Job: starts the program, sends it the one call, and ends it. It never starts the
+//! program twice. Called by the runtime in Job mode.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,10 @@ use crate::group::{Groups, Strays};
 use crate::supervise::{self, Address, LAST_WORDS};
 use crate::tail::Tail;
 
-/// The call's own deadline comes first.
+/// Never reached, because the call's own deadline comes first.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
-/// A program's connections close a moment before its end is known.
+/// How long to wait for the program's end after its connection broke: a program's connections close
+/// shortly before its end is reported.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -104,7 +105,7 @@ fn output(answer: Answer) -> Result<Output, Error> {
     }
 }
 
-/// The program goes on, and there is no answer that can be used.
+/// The error of a call when the program still runs but gave no usable answer.
 fn unanswered(fault: &Fault) -> Error {
     match fault {
         Fault::Answer(_) => Error::bad_output(format!("the program's answer: {fault}")),
@@ -112,8 +113,8 @@ fn unanswered(fault: &Fault) -> Error {
     }
 }
 
-/// `{"code","message"}`, `{"error":{"code","message"}}`, `{"error":"text"}`, `{"detail":"text"}`, or
-/// whatever else the program said.
+/// Reads `{"code","message"}`, `{"error":{"code","message"}}`, `{"error":"text"}` or
+/// `{"detail":"text"}`. Any other text becomes the message.
 fn failure(answer: &Answer) -> Error {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);

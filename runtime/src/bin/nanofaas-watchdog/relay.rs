@@ -1,6 +1,7 @@
-//! Joins the platform's Unix socket to a program that listens on a port alone. It reads no request:
-//! the runtime's `forward` does. A call that the program had when it ended is answered at once, with
-//! how it ended. Called by `supervise`, where there is such a program; all others are called directly.
+//! Connects the platform's Unix socket to a program that listens on a port only. It reads no
+//! request: the runtime's `forward` does. If the program ends during a call, the call is answered
+//! at once, with how the program ended. Called by `supervise` for such programs only; the platform
+//! connects to all other programs directly.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -14,13 +15,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 1024;
-/// A program's connections close a moment before its end is known.
+/// How long to wait for the program's end after its connection broke: a program's connections close
+/// shortly before its end is reported.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 
-/// How the program ended, once it has, as its calls are told.
+/// The error that calls get when the program ends; None while it runs.
 pub(crate) type Fate = watch::Receiver<Option<Error>>;
 
-/// A socket whose connections go on to a port; closed when it is dropped.
+/// A socket whose connections are relayed to a port. Dropping it closes the socket.
 pub(crate) struct Relay {
     task: JoinHandle<()>,
 }
@@ -63,17 +65,17 @@ async fn accept(listener: UnixListener, port: u16, fate: Fate) {
     }
 }
 
-/// Whichever side closes, or fails, the other one sees it.
+/// Relays one connection. If one side closes or fails, the other side is closed too.
 async fn join(platform: UnixStream, port: u16, fate: Fate) {
-    // Some programs listen for one family alone.
+    // Both addresses are tried, because some programs listen on one family only.
     let loopback: [SocketAddr; 2] = [
         (Ipv4Addr::LOCALHOST, port).into(),
         (Ipv6Addr::LOCALHOST, port).into(),
     ];
     let program = TcpStream::connect(&loopback[..]).await;
-    // Without it small writes would wait for each other's acknowledgement.
+    // Without TCP_NODELAY a small write would wait for the acknowledgement of the write before it.
     let program = program.and_then(|program| program.set_nodelay(true).map(|()| program));
-    // An error is one of the connections' ends; both close with it.
+    // An error is ignored: it is the end of one connection, and both close.
     let _ = match program {
         Ok(program) => forward::forward(platform, program, told(fate)).await,
         Err(_) => forward::not_started(platform).await,

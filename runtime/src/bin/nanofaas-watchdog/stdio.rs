@@ -1,6 +1,6 @@
-//! STDIO and FILE mode: one process per call. Input on stdin and JSON on stdout, or both in files;
-//! what the process left behind ends with it. It never keeps a process for a second call. Called by
-//! the runtime.
+//! STDIO and FILE mode: one process per call. The input is on stdin and the output on stdout, or
+//! both are in files. When the program ends, the processes that it left behind are killed. A
+//! process never serves a second call. Called by the runtime.
 
 use std::os::fd::OwnedFd;
 use std::process::Stdio as Pipe;
@@ -18,16 +18,16 @@ use crate::group::{Groups, Started, Strays};
 use crate::marked;
 use crate::tail::Tail;
 
-/// The most that the platform takes (`--max-response`).
+/// The platform's limit of an answer (`--max-response`).
 pub(crate) const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
-/// For what is still in the pipes when the process has ended.
+/// How long the rest of the pipes is read after the process has ended.
 const PIPES_WAIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Stdio {
     program: Arc<Program>,
 }
 
-/// How a call gets to the program and its output back.
+/// How the program gets the input and returns the output.
 pub(crate) enum Passing {
     /// On stdin and stdout.
     Pipes(Given),
@@ -37,7 +37,7 @@ pub(crate) enum Passing {
 struct Program {
     line: CommandLine,
     passing: Passing,
-    /// Made by the first call, within the runtime.
+    /// Made by the first call, because it must be made within the runtime.
     groups: OnceLock<Groups>,
 }
 
@@ -56,7 +56,7 @@ impl Stdio {
 impl Handler for Stdio {
     fn call(&self, input: Input, context: Context) -> Running {
         let program = Arc::clone(&self.program);
-        // Dropping the future drops the leader, which ends the whole group.
+        // Dropping the future drops the leader, which kills the whole group.
         Running::Future(Box::pin(async move { program.run(input, context).await }))
     }
 }
@@ -105,11 +105,14 @@ impl Program {
                 }
                 Ok(())
             };
-            // The first failure is the call's: the process need not go on.
+            // The first failure ends the call, because the result of the process can no longer be
+            // used.
             tokio::try_join!(read, fed, followed).map(|(output, (), ())| output)
         };
         tokio::pin!(pipes);
         let (ending, output) = tokio::select! {
+            // Waits for both, because a process that the program left may hold the pipes open after
+            // the program's end.
             ending = leader.ended() => {
                 let rest = timeout(PIPES_WAIT, &mut pipes).await;
                 let held = |_| Error::new("a process that the program left holds its output open");
@@ -127,7 +130,7 @@ impl Program {
         }
     }
 
-    /// What the program gets of the body.
+    /// The bytes of the body that the program gets.
     fn given<'a>(&self, input: &'a Input) -> &'a [u8] {
         match self.passing {
             Passing::Pipes(Given::Input) => input.bytes(),
@@ -150,6 +153,7 @@ impl Program {
             None => command.stdin(Pipe::piped()).stdout(Pipe::piped()),
         };
         command
+            // The socket belongs to this process, so the program must not find it.
             .env_remove("NANOFAAS_SOCKET")
             .env("CONTENT_TYPE", input.content_type())
             .env("DISPATCH_ATTEMPT", context.attempt().to_string());
@@ -191,7 +195,7 @@ pub(crate) fn too_large(place: &str) -> Error {
     Error::with_code("OUTPUT_TOO_LARGE", message)
 }
 
-/// A program need not read its input: a closed pipe is no fault.
+/// Writes the input. A closed pipe is no error, because a program need not read its input.
 async fn feed(pipe: OwnedFd, input: &[u8]) {
     if let Ok(mut pipe) = Sender::from_owned_fd(pipe) {
         let _ = pipe.write_all(input).await;
@@ -201,6 +205,7 @@ async fn feed(pipe: OwnedFd, input: &[u8]) {
 async fn read_output(pipe: OwnedFd) -> Result<Vec<u8>, Error> {
     let pipe = Receiver::from_owned_fd(pipe)?;
     let mut bytes = Vec::new();
+    // One byte more than allowed, so that an output over the limit is detected.
     let most = OUTPUT_BYTES_MAX as u64 + 1;
     pipe.take(most).read_to_end(&mut bytes).await?;
     if bytes.len() > OUTPUT_BYTES_MAX {

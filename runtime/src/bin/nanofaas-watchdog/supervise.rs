@@ -1,5 +1,6 @@
-//! HTTP mode: the program serves by itself and the platform connects to it. This starts it, says
-//! when it is ready, starts it anew when it ends, and hands SIGTERM on. Called by `main`.
+//! HTTP mode: the program serves HTTP itself and the platform connects to it. This module starts
+//! the program, reports when it is ready, restarts it when it ends, and passes SIGTERM on. Called
+//! by `main`.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -20,27 +21,29 @@ use crate::group::{Groups, Leader, Strays};
 use crate::relay::{Fate, Relay};
 use crate::tail::Tail;
 
-/// How many ends in a row are a crash loop.
+/// This many ends in a row are a crash loop.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The end of a program that lived for this long is the first of a new row.
+/// After a life of this length, the program's end begins a new count.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
+/// Pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
 const PROBE_FIRST: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_millis(250);
+/// Time limit of one probe.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// Wait after a program's end, because its last output may still be in the pipe, and its calls have
-/// to be answered.
+/// Wait after a program's end, because its last output may still be in the pipe, and the relay must
+/// still answer its calls.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(20);
-/// The longest call there is (300 s) and the platform's own allowance.
+/// The longest call (300 s), and the time that the platform adds to it.
 const STOP_WAIT: Duration = Duration::from_secs(310);
 
-/// Where the program can be found.
+/// The address of the program.
 #[derive(Clone)]
 pub(crate) struct Address {
-    /// `NANOFAAS_SOCKET`: where the platform looks; it looks at `port` where there is none.
+    /// `NANOFAAS_SOCKET`: the platform connects to it. Without it, the platform connects to `port`.
     socket: Option<PathBuf>,
     port: u16,
-    /// The path of the readiness probe, the same that the platform uses.
+    /// The path of the readiness probe; the platform uses the same path.
     health_path: String,
 }
 
@@ -82,7 +85,7 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         let tail = Tail::default();
         let begun = Instant::now();
         let (ended, fate) = watch::channel(None);
-        // Stays open as long as the program lives, also while the program stops.
+        // The relay stays open as long as the program runs, also while the program stops.
         let mut relay = None;
         let mut leader = start(line, &groups, &address, &tail)?;
         let life = tokio::select! {
@@ -94,16 +97,18 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
             Life::Ended(ending) => ending,
             Life::Stopped => return Ok(stop(leader, &ended).await),
         };
+        // Before the pause: calls in the relay wait for this end, and are answered during the
+        // pause.
         ended.send_replace(Some(ending.lost("")));
         if begun.elapsed() >= SOUND_LIFE {
             ends = 0;
         }
         ends += 1;
         sleep(LAST_WORDS).await;
-        // From here on no process listens on the socket, so no call of the platform can begin.
+        // From here on no process listens on the socket, so the platform cannot begin a call.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // A program that cannot start would fail the next time, too, while its calls wait.
+        // A program that never served would fail again after a restart, while calls wait for it.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }
@@ -119,7 +124,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
     }
 }
 
-/// Starts the program; its stderr is ours, and the last lines of it are kept.
+/// Starts the program. Its stderr is copied to the stderr of this process, and its last lines are
+/// kept.
 pub(crate) fn start(
     line: &CommandLine,
     groups: &Groups,
@@ -127,7 +133,7 @@ pub(crate) fn start(
     tail: &Tail,
 ) -> Result<Leader, String> {
     let mut command = line.command();
-    // Spring Boot reads the second one.
+    // Spring Boot reads SERVER_PORT.
     command
         .env("PORT", address.port.to_string())
         .env("SERVER_PORT", address.port.to_string())
@@ -142,7 +148,7 @@ pub(crate) fn start(
     Ok(started.leader)
 }
 
-/// Follows the program from its start to its end. Tells the platform once that the program is
+/// Watches the program from its start to its end. Reports to the platform once that the program is
 /// ready.
 async fn live(
     leader: &mut Leader,
@@ -170,8 +176,7 @@ async fn live(
     }
 }
 
-/// Sends SIGTERM and waits while the program drains. What is left of its group is killed at its
-/// end.
+/// Sends SIGTERM and waits while the program drains. The rest of its group is killed when it ends.
 async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitCode {
     leader.signal(Signal::SIGTERM);
     match timeout(STOP_WAIT, leader.ended()).await {
@@ -190,7 +195,7 @@ async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitC
 }
 
 impl Address {
-    /// `NANOFAAS_SOCKET` and a free port, or `PORT` (8080).
+    /// `NANOFAAS_SOCKET` with a free port, or else `PORT` (8080).
     pub(crate) fn from_environment() -> Result<Self, String> {
         let get = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let socket = get("NANOFAAS_SOCKET").map(PathBuf::from);
@@ -217,16 +222,16 @@ impl Address {
         })
     }
 
-    /// Removes the socket that a dead program left, because the next program cannot bind to it.
+    /// Removes the socket of an ended program, because the next program could not bind to it.
     fn clear(&self) {
         if let Some(socket) = &self.socket {
-            // Usually there is no such file.
+            // An error is ignored, because usually there is no such file.
             let _ = std::fs::remove_file(socket);
         }
     }
 
-    /// Whether the program opened the socket. The platform looks there too, so it may have sent
-    /// calls before our own probe found the program ready.
+    /// Whether the program opened the socket. The platform probes it too, so it may have sent calls
+    /// before our own probe found the program ready.
     fn was_bound(&self) -> bool {
         self.socket.as_deref().is_some_and(Path::exists)
     }
@@ -235,8 +240,8 @@ impl Address {
         Url::local(self.port, target)
     }
 
-    /// Waits until the program answers. True where it does so on the port although the platform
-    /// looks at the socket.
+    /// Waits until the program answers. True if it answers on the port although the platform
+    /// connects to the socket.
     pub(crate) async fn relayed_until_ready(&self) -> bool {
         let mut wait = PROBE_FIRST;
         loop {
@@ -272,7 +277,8 @@ fn health_path() -> String {
         .unwrap_or_else(|| "/health".to_owned())
 }
 
-/// A program that does not know the path is ready when it speaks HTTP at all. The platform has the same rule.
+/// Whether the program answers. A program that does not know the path is ready when it speaks HTTP
+/// at all; the platform has the same rule.
 async fn answers(url: &Url) -> bool {
     let answer = client::request(url, Request::GET, PROBE_WAIT).await;
     answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404 | 405))

@@ -1,5 +1,5 @@
-//! Follows what a program says on stderr: every line goes on to the log, the last ones are kept
-//! for the error message. It never fails. Called by all modes.
+//! Reads a program's stderr: logs every line, and keeps the last lines for the error message. It
+//! never fails. Called by all modes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,11 +10,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 const LINES_MAX: usize = 20;
-/// Of the lines kept, and of one line.
+/// Limit of all kept lines together.
 const KEPT_BYTES_MAX: usize = 4096;
+/// A longer line is logged in pieces.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// The last lines, readable at any time.
+/// The last lines. They can be read at any time.
 #[derive(Clone, Default)]
 pub(crate) struct Tail {
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -35,7 +36,7 @@ impl Tail {
         }
     }
 
-    /// `: ` and the lines, or nothing where there are none.
+    /// `: ` and the kept lines, or an empty text if there are none.
     pub(crate) fn suffix(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let text: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -45,7 +46,7 @@ impl Tail {
         }
     }
 
-    /// Reads to the end, handing each line to `log`.
+    /// Reads to the end, and passes each line to `log`.
     pub(crate) async fn follow(&self, pipe: impl Into<OwnedFd>, log: impl Fn(&str)) {
         let Ok(mut pipe) = Receiver::from_owned_fd(pipe.into()) else {
             return;
@@ -56,6 +57,7 @@ impl Tail {
             let over = !matches!(read, Ok(1..));
             let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
                 Some(end) => end + 1,
+                // The last line may lack its newline, and a very long line is passed on in pieces.
                 None if over || bytes.len() >= LINE_BYTES_MAX => bytes.len(),
                 None => 0,
             };
