@@ -1,5 +1,5 @@
-//! Several handlers in one program, one of each kind and of each way to end. `FUNCTION_HANDLER`
-//! picks one. The tests run it as their function.
+//! Several handlers in one program: one for each kind of handler and for each way to end.
+//! `FUNCTION_HANDLER` selects one of them. The tests run this program as their function.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ struct Total {
     total: i64,
 }
 
-/// Typed in, typed out; a std error turns into the call's with `?`.
+/// Input and output are types. `?` turns a std error into the error of the call.
 fn sum(input: Sum, _: &Context) -> Result<Total, Error> {
     let add = |total: i64, number: &i64| total.checked_add(*number);
     let total = input.numbers.iter().try_fold(0, add);
@@ -56,19 +56,19 @@ struct Epitaph(PathBuf, &'static str);
 
 impl Drop for Epitaph {
     fn drop(&mut self) {
-        // The reader of the file notices.
+        // An error is ignored, because the test fails if the file is missing.
         let _ = std::fs::write(&self.0, self.1);
     }
 }
 
-/// The files that a slow handler waits for, and those that it writes.
+/// The files by which a test controls a slow handler.
 #[derive(Deserialize)]
 struct Wait {
-    /// Made when the handler began.
+    /// The handler creates it when it begins.
     began: PathBuf,
-    /// The handler returns when this is there.
+    /// The handler returns when this file exists.
     gate: PathBuf,
-    /// Says how the handler ended.
+    /// The handler writes to it how it ended.
     ended: PathBuf,
 }
 
@@ -96,6 +96,7 @@ fn spin(input: Wait, context: &Context) -> Result<&'static str, Error> {
     Ok("done")
 }
 
+/// Never checks whether its call is cancelled.
 fn deaf(input: Wait, _: &Context) -> Result<&'static str, Error> {
     let _epitaph = Epitaph(input.ended, "returned");
     std::fs::write(input.began, "")?;
@@ -105,7 +106,7 @@ fn deaf(input: Wait, _: &Context) -> Result<&'static str, Error> {
     Ok("done")
 }
 
-/// The input says how to fail.
+/// Fails in the way that the input names.
 fn fail(how: String, _: &Context) -> Result<Output, Error> {
     match how.as_str() {
         "error" => Err(Error::new("it did not work")),

@@ -1,4 +1,5 @@
-//! `X-Execution-Id` comes back on every answer to a call: the platform compares it with its own.
+//! Every answer to a call repeats the call's `X-Execution-Id`, because the platform compares it
+//! with its own.
 
 #![allow(
     clippy::disallowed_methods,
@@ -159,10 +160,10 @@ fn a_program_by_stdio_cannot_change_it() {
     }
 }
 
-// --- the watchdog's relay, to a program that knows ports alone ---
+// --- the watchdog's relay, with a program that listens on a port only ---
 
-/// A program whose port the test itself serves: each request goes to `heads`, and `answers` has what
-/// is said on the connection then, until it is closed.
+/// A program whose port the test itself serves. The head of each request goes to `heads`. `answers`
+/// holds what the program does on the connection after that, until the connection is closed.
 struct Scripted {
     pod: Program,
     heads: Receiver<String>,
@@ -171,11 +172,11 @@ struct Scripted {
 
 enum Say {
     Bytes(Vec<u8>),
-    /// Reads so many bytes of a body first.
+    /// Reads this many bytes of the body.
     Read(usize),
-    /// Its head goes to `heads`, an empty one where the connection has ended.
+    /// Sends the head of the next request to `heads`; an empty head if the connection has ended.
     NextRequest,
-    /// Closes on the request's body, which was not read.
+    /// Closes the connection while the request's body is unread.
     Reset,
     Close,
 }
@@ -212,7 +213,7 @@ fn serve(mut stream: TcpStream, heads: &Sender<String>, answers: &Receiver<Say>)
                     .send(head.unwrap_or_default())
                     .expect("the test waits");
             }
-            // Closing with unread bytes resets a TCP connection.
+            // The kernel resets a TCP connection that is closed with unread bytes.
             Say::Reset => {
                 stream.peek(&mut [0]).expect("a body");
                 return;
@@ -318,7 +319,7 @@ fn the_relay_replaces_the_programs_own() {
     assert!(wire.closed());
 }
 
-/// All that comes on the relay's socket after one call, to the end of the connection.
+/// All bytes that come from the relay's socket after one call, until the connection ends.
 fn everything(program: &Scripted, body: &[u8], script: impl FnOnce()) -> String {
     let mut stream = UnixStream::connect(program.pod.path("s")).expect("it listens");
     let patience = Some(Duration::from_secs(60));
@@ -328,7 +329,7 @@ fn everything(program: &Scripted, body: &[u8], script: impl FnOnce()) -> String 
     program.head();
     script();
     let mut all = Vec::new();
-    // A reset is an end, too.
+    // An error is ignored, because a reset also ends the connection.
     let _ = stream.read_to_end(&mut all);
     String::from_utf8(all).expect("text")
 }
@@ -346,7 +347,7 @@ fn a_cut_answer_without_length_shows() {
                     Transfer-Encoding: chunked\r\n\r\n";
     let chunks = whole.strip_prefix(expected).expect(&whole);
     assert!(chunks.ends_with("0\r\n\r\n"), "{chunks}");
-    // HTTP/1.0 has no chunks: the answer says the version of what wrote them.
+    // HTTP/1.0 has no chunks, so the relay sends its own version.
     let old = everything(&program, b"ab", || {
         program.tell(Say::Read(2));
         program.say(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhello");
@@ -396,7 +397,8 @@ fn an_early_answer_passes_while_the_request_goes() {
     let patience = Some(Duration::from_secs(20));
     stream.set_read_timeout(patience).expect("a timeout");
     writer.set_write_timeout(patience).expect("a timeout");
-    // More than the sockets between hold: it is not all sent before the program reads.
+    // The body is larger than the buffers of the sockets, so it is not sent before the program
+    // reads.
     let sends = thread::spawn(move || writer.write_all(&bytes));
     program.head();
     program.say(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}");
@@ -408,7 +410,7 @@ fn an_early_answer_passes_while_the_request_goes() {
         answer.extend_from_slice(&some[..count]);
     }
     program.tell(Say::Close);
-    // The rest is read or refused; whichever, the sender does not hang.
+    // The rest may be read or refused. The sender must not hang in either case.
     let _ = sends.join().expect("no panic");
 }
 

@@ -1,4 +1,4 @@
-//! HTTP as a pod speaks it: framing, keep-alive, limits, and what it refuses.
+//! HTTP as a pod serves it: framing, keep-alive, limits, and refused requests.
 
 mod support;
 
@@ -233,6 +233,6 @@ fn a_request_that_breaks_off_runs_nothing() {
         sleep(Duration::from_millis(20));
         drop(wire);
     }
-    // This is the first call of the handler, because no request above reached it.
+    // No request above reached the handler, so this is its first call.
     assert_eq!(pod.invoke("0").header("x-cold-start"), Some("true"));
 }

@@ -1,4 +1,4 @@
-//! Job mode: one call, its result by callback, with the platform's place taken by a script.
+//! Job mode: one call, whose result is sent to the callback. A script plays the platform.
 
 mod support;
 
@@ -142,7 +142,7 @@ fn an_unfetchable_input_is_the_calls_error() {
 fn a_callback_that_fails_is_tried_three_times() {
     let body = payload("1");
     let env = [("INVOCATION_PAYLOAD", body.as_str())];
-    // The second try's connection closes without an answer.
+    // The connection of the second attempt closes without an answer.
     let peer = Peer::start(&[FAILED, "", NO_CONTENT]);
     let mut job = start("echo", &peer, &env);
     assert_eq!(job.exit().code(), Some(0), "{}", job.said());

@@ -1,4 +1,4 @@
-//! A served function, seen from the platform: requests, answers, errors, deadlines.
+//! A served function as the platform sees it: requests, answers, errors, deadlines.
 
 mod support;
 
@@ -219,7 +219,7 @@ fn errors_and_panics_are_the_calls_alone() {
     }
 }
 
-/// The input of the handlers that wait.
+/// The input of the handlers that wait for a file.
 fn wait_input(pod: &Program) -> String {
     let path = |name: &str| pod.path(name).to_str().expect("UTF-8").to_owned();
     json!({ "began": path("began"), "gate": path("gate"), "ended": path("ended") }).to_string()
@@ -233,7 +233,7 @@ fn an_async_handler_is_dropped_at_its_deadline() {
     let answer = wire.answer();
     assert_eq!((answer.status, answer.code().as_str()), (504, "TIMEOUT"));
     assert_eq!(until_written(&pod.path("ended")), "dropped");
-    // The connection and the pod go on.
+    // The connection and the pod can still be used.
     assert_eq!(wire.call("GET", "/health", &[], b"").status, 200);
 }
 
@@ -311,13 +311,14 @@ fn an_unknown_handler_stops_the_start() {
     assert!(pod.said().contains("PORT"), "{}", pod.said());
 }
 
-/// The pod must not wake when the client takes an answer. The test counts wake-ups, because a count
-/// does not depend on how busy the machine is.
+/// The pod must not wake up when the client reads an answer. The test counts wake-ups, because a
+/// count does not depend on the load of the machine.
 #[test]
 fn a_call_wakes_the_pod_once() {
     const CALLS: u64 = 200;
     let pod = Program::several("echo");
     let mut wire = pod.connect();
+    // Each sleep of the pod's main thread is one voluntary context switch.
     let sleeps = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", pod.pid()));
         let status = status.expect("it runs");
@@ -330,8 +331,8 @@ fn a_call_wakes_the_pod_once() {
     let before = sleeps();
     for _ in 0..CALLS {
         wire.send_invoke("1", &[]);
-        // The pod has time to sleep before its answer is taken, and then time to wake, if it does,
-        // before the next call comes.
+        // The pod gets time to sleep before the answer is read, and time to wake up wrongly before
+        // the next call comes.
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(wire.answer().status, 200);
         std::thread::sleep(Duration::from_millis(1));
@@ -353,7 +354,7 @@ fn a_port_will_do_as_well() {
         let line: serde_json::Value = serde_json::from_str(said.lines().next()?).ok()?;
         let address = line["address"].as_str()?;
         let any = address.strip_prefix("[::]:");
-        // Where the kernel has no IPv6.
+        // The address of a kernel without IPv6.
         any.or_else(|| address.strip_prefix("0.0.0.0:"))?
             .parse()
             .ok()
@@ -440,7 +441,8 @@ fn a_stopping_pod_serves_until_it_is_quiet() {
         let answer = pod.connect().call("GET", "/health", &[], b"");
         (answer.status == 503).then_some(())
     });
-    // Calls are taken on old connections and on new ones; each is the last of its connection.
+    // Calls are accepted on old and on new connections. Each call is the last one of its
+    // connection.
     for wire in [&mut idle, &mut pod.connect()] {
         let answer = wire.invoke("0");
         assert_eq!((answer.status, answer.header("x-not-started")), (400, None));
@@ -462,7 +464,7 @@ fn a_running_call_holds_the_end_up() {
     long.send_invoke(&wait_input(&pod), &[]);
     until_file(&pod.path("began"));
     pod.signal(Signal::SIGTERM);
-    // Longer than it has to be quiet for.
+    // Longer than `QUIET`, after which a pod without a call would exit.
     std::thread::sleep(Duration::from_secs(3));
     assert!(pod.exited().is_none());
     std::fs::write(pod.path("gate"), "").expect("the gate opens");

@@ -1,4 +1,5 @@
-//! The watchdog's STDIO mode runs a process for each call and leaves none of its group behind.
+//! The watchdog's STDIO mode runs a process for each call, and leaves no process of its group
+//! behind.
 
 mod support;
 
@@ -12,7 +13,7 @@ use support::{PodClient as _, PodError as _, Program, read_pid, until_file, unti
 fn a_kill_from_elsewhere_is_called_oom() {
     let answer = pod("kill -9 $$").invoke("1");
     assert_eq!((answer.status, answer.code().as_str()), (500, "OOM"));
-    // What a shell says of its last command.
+    // A shell reports a signal of its last command as 128 + signal.
     let answer = pod("sh -c 'kill -9 $$'; exit $?").invoke("1");
     assert_eq!(answer.code(), "OOM");
     let answer = pod("kill -15 $$").invoke("1");
@@ -24,7 +25,8 @@ fn a_kill_from_elsewhere_is_called_oom() {
     assert_eq!(answer.message(), words);
 }
 
-/// A script with a child, a grandchild, and a stray that left the group.
+/// A script with a child, a grandchild, and a stray: a process that left the group. All of them
+/// ignore SIGTERM, so that only SIGKILL ends them.
 const FAMILY: &str = r#"
     trap '' TERM
     sh -c 'trap "" TERM; sleep 1000 & echo $! > "$D/grandchild"; wait' &
@@ -49,7 +51,7 @@ fn family(pod: &Program) -> Vec<nix::unistd::Pid> {
 fn a_deadline_ends_the_whole_group() {
     let pod = pod(&format!("{FAMILY} wait"));
     let mut wire = pod.connect();
-    // Long enough for all of them to be there.
+    // Long enough for all processes of the family to start.
     wire.send_invoke("1", &[("X-Deadline-Ms", "3000")]);
     let pids = family(&pod);
     let answer = wire.answer();
@@ -75,7 +77,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
         while ! [ -s "$D/grandchild" ] || ! [ -s "$D/stray" ]; do sleep 0.01; done
         echo 1"#;
     let pod = pod(&format!("{FAMILY} {all_there}"));
-    // The stray and the rest hold the pipes open: the answer comes all the same.
+    // The answer comes although the stray and the others hold the pipes open.
     assert_eq!(pod.invoke("1").text(), "1");
     let pids = family(&pod);
     until_family_gone(&pod, &pids);
@@ -83,7 +85,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
 
 #[test]
 fn calls_at_once_are_processes_at_once() {
-    // Each waits for the other.
+    // Each process waits for the other one.
     let text = r#"
         read -r me
         touch "$D/here-$me"

@@ -73,7 +73,7 @@ fn the_whole_envelope_where_it_is_asked_for() {
     assert_eq!(pod.invoke("7").text(), "7");
 }
 
-/// What the original's programs write where they choose a status of their own.
+/// The form in which programs of the original nanofaas return a status of their own.
 #[test]
 fn an_output_with_a_status_of_its_own() {
     let text = r#"
@@ -88,7 +88,7 @@ fn an_output_with_a_status_of_its_own() {
     );
     assert_eq!(answer.message(), "the function answered 422: so");
     assert_eq!(envelope.invoke("777").code(), "BAD_OUTPUT");
-    // Programs that get the input alone know nothing of it.
+    // A program that gets only the input does not use this form, so its output is not unwrapped.
     let answer = pod(text).invoke("422");
     assert_eq!(answer.json()["statusCode"], 422);
 }
@@ -126,7 +126,7 @@ fn two_files_will_do_as_well() {
         assert_eq!((answer.status, answer.code().as_str()), (status, code));
         assert!(answer.message().contains(part), "{}", answer.message());
     }
-    // Calls at once have files of their own.
+    // Simultaneous calls have files of their own.
     std::thread::scope(|scope| {
         for client in 10..18 {
             let pod = &pod;
@@ -143,7 +143,7 @@ fn fixed_files_serve_one_call_at_once() {
     let scratch = ScratchFolder::create();
     let file = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let (input, output) = (file("in.json"), file("out.json"));
-    // It knows the places by heart; two at once would see each other's mark.
+    // The program always uses these paths. Two processes at once would see each other's mark.
     let text = format!(
         "test -e '{output}' && exit 9; mkdir '{0}.mark' || exit 8; sleep 0.02; \
          cp '{input}' '{output}'; rmdir '{0}.mark'",
@@ -156,7 +156,7 @@ fn fixed_files_serve_one_call_at_once() {
         ("INPUT_FILE", input.as_str()),
         ("OUTPUT_FILE", &output),
     ];
-    // Two pods of one machine take turns as well.
+    // Two pods on one machine take turns too.
     let pods = [
         Program::start(&watchdog(), &line, &env),
         Program::start_in(scratch, &watchdog(), &line, &env),

@@ -1,4 +1,5 @@
-//! The watchdog's HTTP mode: a program that serves by itself, started, watched, started anew.
+//! The watchdog's HTTP mode: it starts a program that serves HTTP itself, watches it and restarts
+//! it.
 
 mod support;
 
@@ -18,7 +19,7 @@ fn path(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// The watchdog over `several`, which listens on the socket itself.
+/// The watchdog with `several`, which listens on the socket itself.
 fn start(more: &[(&str, &str)]) -> Program {
     let mut env = vec![("EXECUTION_MODE", "HTTP"), ("FUNCTION_HANDLER", "facts")];
     env.extend_from_slice(more);
@@ -70,7 +71,8 @@ fn a_program_that_died_is_started_anew() {
     assert!(pod.said().contains("SIGKILL"), "{}", pod.said());
 }
 
-/// Runs a script until the watchdog gives up: how often that was, and what it said last.
+/// Runs a script until the watchdog gives up. Returns the number of runs, and the watchdog's last
+/// line.
 fn gives_up(script: &str) -> (usize, String) {
     let scratch = ScratchFolder::create();
     let serves = script.contains("PROGRAM");
@@ -105,7 +107,8 @@ fn a_program_that_cannot_begin_ends_the_watchdog() {
     }
 }
 
-/// Calls may have reached a program by its socket before the watchdog's own probe did.
+/// The platform's calls may have reached the program by its socket before the watchdog's own probe
+/// did.
 #[test]
 fn a_program_with_its_own_socket_is_restarted() {
     let (runs, last) = gives_up(r#"echo run >> "$D/runs"; : > "$NANOFAAS_SOCKET"; exit 7"#);
@@ -135,7 +138,7 @@ fn sigterm_goes_on_to_the_program() {
         let health = pod.connect().call("GET", "/health", &[], b"");
         (health.status == 503).then_some(())
     });
-    // The program's own drain: it still answers.
+    // During its own drain the program still answers.
     assert_eq!(pod.invoke("null").status, 200);
     assert_eq!(pod.exit().code(), Some(0));
     until_gone(program);
@@ -242,8 +245,8 @@ fn a_job_is_one_call_to_the_program() {
     );
 }
 
-/// A server on `PORT` alone, whose input says what becomes of each call: `wait`, `exit` with a status,
-/// `kill` by a signal, `close`, or an answer's status and body.
+/// A server on `PORT` only. The input decides how it treats a call: `wait`, `exit` with a status,
+/// `kill` by a signal, `close`, or an answer with a status and a body.
 const ENDS: &str = r#"
 import http.server, json, os, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -275,7 +278,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The watchdog over `ENDS`; the tests' other programs are Rust, and none ends like that.
+/// The watchdog with `ENDS`. The other test programs are written in Rust, and none of them ends in
+/// these ways.
 fn start_ends(more: &[(&str, &str)]) -> Program {
     let scratch = ScratchFolder::create();
     let program = scratch.join("ends.py");
@@ -332,7 +336,8 @@ fn a_relayed_programs_end_answers_its_calls() {
             assert!(wire.closed());
         }
     }
-    // A connection that the program closes while it goes on is closed, and says nothing.
+    // If the program closes a connection and still runs, the relay closes the platform's connection
+    // without an answer.
     pod.until_up();
     let mut wire = pod.connect();
     wire.send_invoke(r#"["close"]"#, &[]);
@@ -347,7 +352,7 @@ fn a_stopped_relayed_program_answers_its_calls() {
     let mut wire = pod.connect();
     wire.send_invoke("\"wait\"", &[]);
     until_written(&pod.path("waits"));
-    // Python has no handler for it: the program ends at once.
+    // Python does not handle SIGTERM, so the program ends at once.
     pod.signal(Signal::SIGTERM);
     let answer = wire.answer();
     assert_eq!((answer.status, answer.code().as_str()), (502, "POD_LOST"));

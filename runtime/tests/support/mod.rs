@@ -1,5 +1,5 @@
-//! What the tests share beside the testkit: programs of the runtime in scratch folders, and a stand-in for
-//! the platform (`peer`).
+//! Helpers of these tests besides the testkit: programs of the runtime in scratch folders, and a
+//! stand-in for the platform (`peer`).
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
@@ -27,7 +27,7 @@ pub(crate) fn until_file(path: &Path) -> String {
     })
 }
 
-/// Waits until a file has content, because the file exists before its content is written.
+/// Waits until a file has content, because a file exists before its content is written.
 pub(crate) fn until_written(path: &Path) -> String {
     until(&format!("{} says something", path.display()), || {
         std::fs::read_to_string(path)
@@ -36,8 +36,8 @@ pub(crate) fn until_written(path: &Path) -> String {
     })
 }
 
-/// `examples/several.rs`. `cargo test --test NAME` does not build examples, so without a check an
-/// old program would be tested.
+/// The program of `examples/several.rs`. `cargo test --test NAME` does not build examples, so this
+/// checks that the program is not older than its source.
 pub(crate) fn several() -> PathBuf {
     let path = built::program("examples/several");
     let built = path.metadata().and_then(|file| file.modified()).ok();
@@ -53,11 +53,11 @@ pub(crate) fn several() -> PathBuf {
 
 fn newest(path: &Path) -> SystemTime {
     let below = std::fs::read_dir(path).into_iter().flatten().flatten();
-    // The watchdog is no part of it.
+    // The example does not contain the watchdog.
     let below = below.filter(|entry| entry.file_name() != "bin");
     let below = below.map(|entry| newest(&entry.path()));
     let own = path.metadata().and_then(|file| file.modified());
-    // A folder's own time changes with files that cargo does not look at.
+    // A folder's own time is ignored, because it also changes with files that cargo does not read.
     let own = own.ok().filter(|_| path.is_file());
     below.chain(own).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
@@ -71,7 +71,7 @@ pub(crate) fn shell_script(scratch: &ScratchFolder, text: &str) -> PathBuf {
     scratch.executable("script.sh", &format!("#!/bin/sh\n{text}\n"))
 }
 
-/// A program that runs, with what it says on stderr. It is killed when it is dropped.
+/// A running program, and the lines of its stderr. It is killed when it is dropped.
 pub(crate) struct Program {
     child: Child,
     log: Arc<ProcessLog>,
@@ -79,7 +79,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it with nothing else of the contract's in its environment.
+    /// Starts a program. Its environment holds no variable of the contract but `NANOFAAS_SOCKET`
+    /// and those in `env`.
     pub(crate) fn start(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_in(ScratchFolder::create(), program, arguments, env)
     }
@@ -113,7 +114,7 @@ impl Program {
         }
     }
 
-    /// `several`, with one of its handlers, once it is ready.
+    /// Starts `several` with one of its handlers, and waits until it is ready.
     pub(crate) fn several(handler: &str) -> Self {
         let program = Self::start(&several(), &[], &[("FUNCTION_HANDLER", handler)]);
         program.until_up();
@@ -147,7 +148,7 @@ impl Program {
         });
     }
 
-    /// One call on a connection of its own.
+    /// Sends one call on a connection of its own.
     pub(crate) fn invoke(&self, input: &str) -> Answer {
         self.connect().invoke(input)
     }
@@ -175,7 +176,8 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended; it is reaped either way. What it started must not outlive the test.
+        // Errors are ignored, because the program may have ended; it is reaped in either case. Its
+        // descendants are killed, because they must not outlive the test.
         let below = descendants(self.pid());
         let _ = self.child.kill();
         for pid in below {
@@ -199,12 +201,12 @@ pub(crate) fn read_pid(path: &Path) -> Pid {
     })
 }
 
-/// What the platform asks of a pod.
+/// The requests that the platform sends to a pod.
 pub(crate) trait PodClient {
     fn call(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8])
     -> Answer;
 
-    /// `call` to a program that may have gone; none where it sends no answer.
+    /// Like `call`, for a program that may have ended; none if it sends no answer.
     fn try_call(
         &mut self,
         method: &str,
@@ -217,10 +219,10 @@ pub(crate) trait PodClient {
 
     fn invoke(&mut self, input: &str) -> Answer;
 
-    /// An answer to HEAD, or one before the last.
+    /// Reads an answer without a body: an answer to HEAD, or an interim answer.
     fn headless_answer(&mut self) -> Answer;
 
-    /// Whether the peer has closed, and sent nothing before.
+    /// Whether the peer closes the connection without sending more bytes.
     fn closed(&mut self) -> bool;
 }
 
@@ -269,7 +271,7 @@ impl PodClient for RawClient {
     }
 }
 
-/// The error that a pod answers.
+/// The parts of a pod's error.
 pub(crate) trait PodError {
     fn code(&self) -> String;
     fn message(&self) -> String;

@@ -1,15 +1,15 @@
-//! A stand-in for the platform, which answers from a script and reports the requests that it got.
+//! A stand-in for the platform. It answers from a script and records the requests.
 
 use std::cell::Cell;
 
 use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedPod};
 
-/// A stand-in for the platform. It answers the one request of each connection with the next line of
-/// the script; the last line is repeated. For an empty line it closes without an answer.
+/// Answers the one request of each connection with the next line of the script. The last line is
+/// repeated. For an empty line it closes the connection without an answer.
 pub(crate) struct Peer {
     pub(crate) port: u16,
     server: Option<ScriptedPod>,
-    /// Requests that the test has seen.
+    /// The number of requests that the test has taken.
     taken: Cell<usize>,
 }
 
@@ -18,7 +18,7 @@ impl Peer {
         let script: Vec<String> = script.iter().map(|&answer| answer.to_owned()).collect();
         let server = ScriptedPod::tcp(move |got, conn| {
             let answer = script.get(got.number).or_else(|| script.last());
-            // The program may have gone.
+            // If the program has ended, the answer is lost, which the test notices.
             conn.send(answer.map_or(b"", String::as_bytes));
             After::Close
         });
@@ -49,7 +49,7 @@ impl Peer {
         server.wait_calls(number + 1).swap_remove(number)
     }
 
-    /// All requests that it got and the test has not taken yet.
+    /// All received requests that the test has not taken yet.
     pub(crate) fn rest(&self) -> Vec<ReceivedCall> {
         let mut calls = self.server.as_ref().map_or(Vec::new(), ScriptedPod::calls);
         calls.split_off(self.taken.replace(calls.len()))

@@ -6,7 +6,7 @@ use super::{Program, shell_script, watchdog};
 
 pub(crate) const STDIO: (&str, &str) = ("EXECUTION_MODE", "STDIO");
 
-/// A pod whose function is a shell script; its folder is in `$D`.
+/// A pod whose function is a shell script. `$D` is the pod's scratch folder.
 pub(crate) fn pod(text: &str) -> Program {
     pod_with(text, &[])
 }
