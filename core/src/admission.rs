@@ -59,6 +59,7 @@ pub fn admit(
     deadline: Uptime,
 ) -> Result<(), Refusal> {
     let refused = |reason| Refusal::new(reason, predicted_wait(lane, class, now));
+    // A full queue is refused as `depth`, even if the wait would be too long, too.
     let has_room = lane.depth_of(class) < queue_size;
     if has_room && class == Class::Sync && is_too_late(lane, now, deadline) {
         return Err(refused(RejectReason::EstWait));

@@ -364,7 +364,7 @@ impl<E: Environment> Call<E> {
         Failure::Timeout { stage, limit }
     }
 
-    /// What a waiting call waits for, for messages.
+    /// What a waiting call waits for; shown in messages.
     fn waiting_stage(&self) -> Stage {
         let function = self.function();
         let slots = function

@@ -159,7 +159,7 @@ impl Desk {
         self.flush();
         for _ in 0..MESSAGES_PER_PUMP {
             // While the backlog is full nothing more is taken, acknowledgements included. The backlog drains
-            // without them, as the other threads empty their rings.
+            // without them, because the other threads empty their rings.
             if self.backlog.len() >= DESK_BACKLOG {
                 break;
             }

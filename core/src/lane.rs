@@ -19,7 +19,7 @@ use crate::time::{Nanos, Uptime};
 /// How the latest starts ended.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    /// None before the first failure, and after a call succeeded in a new pod.
+    /// None before the first failure, and again after a call has succeeded in a new pod.
     pub(crate) failed: Option<FailedStarts>,
     /// An overdue start was taken back, and no pod has come up since.
     pub(crate) are_late: bool,
@@ -36,7 +36,7 @@ pub(crate) struct FailedStarts {
     pub(crate) retry_at: Uptime,
     /// Whether the last failure, or that of a start under way with it, will not go away by itself.
     permanent: bool,
-    /// Why the last one failed.
+    /// Why the last start failed.
     pub(crate) why: Arc<str>,
 }
 
@@ -173,9 +173,8 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // A grant counts towards the share only while async calls wait, even if no sync call waits behind it.
-        // If only grants with a sync queue counted, a sync queue that never has more than one call would
-        // starve the async ones.
+        // Every grant counts while an async call waits, even if no other sync call waits. Otherwise a sync
+        // queue that never has more than one call would starve the async calls.
         if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }

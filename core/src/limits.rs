@@ -43,8 +43,8 @@ pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 /// Places in that ring for the bridge: each pod may come up and go down between two turns.
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
-/// Orders to the bridge: a start and a stop for each pod. Clients' requests are refused before orders have no
-/// room.
+/// Orders to the bridge: a start and a stop for each pod. Clients' requests use the same ring; they are
+/// refused when it is full.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
 /// Messages that the bridge keeps for full rings before it accepts no more requests. Its reports about pods

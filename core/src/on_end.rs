@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-/// Wakes when it is dropped.
+/// Wakes the task when it is dropped.
 pub struct OnEnd(pub Waker);
 
 impl Drop for OnEnd {

@@ -30,6 +30,7 @@ pub struct IoInbox {
 impl IoPost {
     /// A post and its inbox. `granted` if grants come from another thread.
     pub fn pair(bell: Arc<Doorbell>, granted: bool) -> (Self, IoInbox) {
+        // Inline, no grant passes through this ring, so it has the smallest capacity.
         let (grants, grants_in) = channel(if granted { GRANTS_DEPTH } else { 2 });
         let (messages, messages_in) = channel(MESSAGES_DEPTH);
         let inbox = IoInbox {

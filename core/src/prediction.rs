@@ -107,6 +107,7 @@ impl<'a> Prediction<'a> {
     pub(crate) fn wait(&self, calls: u64) -> Nanos {
         let counted = self.slots().filter(|(_, slots)| *slots > 0);
         let Some(first) = counted.map(|(free_at, _)| free_at).min() else {
+            // Nothing is known about the next slot, but the next start is tried within this time.
             return START_BACKOFF_MAX;
         };
         // By then the slot that is free first could have run all of them alone.

@@ -98,6 +98,7 @@ impl QueueStats {
     /// Takes a place in the queue of a class; false if all `most` places are taken.
     pub fn enter(&self, class: Class, most: u32) -> bool {
         let depth = &self.depths[class as usize];
+        // Counted first, so that two threads cannot both take the last place.
         let was = depth.fetch_add(1, Ordering::Relaxed);
         if was >= most {
             depth.fetch_sub(1, Ordering::Relaxed);

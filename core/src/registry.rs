@@ -42,7 +42,8 @@ pub enum Told {
     },
 }
 
-/// What one step leaves to be sent, in this order.
+/// What one step leaves to be sent, in this order. The scheduler comes first, because an io thread may send a
+/// ticket for a lane as soon as it has the function.
 #[derive(Default)]
 pub struct RegistryOut {
     pub scheduler: Vec<Event>,

@@ -65,6 +65,7 @@ impl Shared {
             };
             return self.start_failed(lane, index, failure, now, out);
         }
+        // Read before `forget`, which frees the place. A pod that was ordered to stop has not failed.
         let wanted_at = pod.wanted_at;
         let died_young = pod.state != PodState::Leaving
             && !pod.proven

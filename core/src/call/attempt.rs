@@ -13,7 +13,8 @@ use crate::sync::planted;
 use crate::ticket::{Class, Done, Grant, Held, PodId, PodVerdict};
 use crate::time::{Nanos, Uptime};
 
-/// How long a retry waits for the bridge to report how a pod ended.
+/// How long a retry waits for the bridge to report how a pod ended. The wait is bounded, because a pod that
+/// only lost its connection does not end, and then there is no report.
 const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 
 /// An attempt that runs.
@@ -126,7 +127,8 @@ impl<E: Environment> Call<E> {
         };
         let granted_at = attempt.grant.granted_at;
         // The request of a Job counts as sent when its container runs. Whether its handler has begun is not
-        // known.
+        // known. The time of the container's start is the cluster's, whose clock may differ, so it is limited
+        // to the time since the grant.
         let sent_at = if attempt.is_job {
             attempt
                 .from

@@ -1,4 +1,4 @@
-//! Why a call has to end before it is answered. Only names the reason; the state machine ends the call.
+//! Why a call has to end before it is answered. The state machine ends the call.
 
 use std::sync::Arc;
 

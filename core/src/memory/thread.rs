@@ -146,6 +146,8 @@ impl ThreadAccount {
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
+        // Two pieces, so that use that rises and falls by one piece does not touch the shared account each
+        // time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }

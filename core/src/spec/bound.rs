@@ -17,7 +17,7 @@ pub const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
 pub const REPLICAS_MAX: u32 = 256;
 pub const MIN_REPLICAS: RangeInclusive<u32> = 0..=REPLICAS_MAX;
 pub const MAX_REPLICAS: RangeInclusive<u32> = 1..=REPLICAS_MAX;
-/// More in one pod than the whole function may run at once would never be used.
+/// More calls in one pod than the whole function may run at once would never be used.
 pub const TARGET_IN_FLIGHT_PER_POD: RangeInclusive<u32> = 1..=*CONCURRENCY.end();
 /// A day. `minReplicas` is for pods that shall stay longer.
 pub const IDLE_TIMEOUT_MS: RangeInclusive<u32> = 1..=86_400_000;

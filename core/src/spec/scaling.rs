@@ -1,5 +1,5 @@
-//! How many pods a WARM function keeps. It computes the default of `maxReplicas` and holds
-//! `minReplicas` ≤ `maxReplicas`; when to start and stop pods is the scheduler's.
+//! How many pods a WARM function keeps. It computes the default of `maxReplicas` and checks that
+//! `minReplicas` ≤ `maxReplicas`. The scheduler decides when pods start and stop.
 
 use serde::Serialize;
 

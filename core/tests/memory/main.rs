@@ -200,8 +200,8 @@ fn waits_are_served_in_order() {
     waits.drain(..3);
     while !waits.is_empty() {
         held.remove(0);
-        // Polled from the last to the first, so that the order of polling cannot make the order of service
-        // right.
+        // Polled from the last to the first, because polling in the order of service would hide an error in
+        // that order.
         let turns: Vec<_> = waits.iter_mut().rev().map(|wait| wait.poll(cx)).collect();
         let ready = turns.iter().filter(|turn| turn.is_ready()).count();
         let first = turns.into_iter().rev().take(ready);

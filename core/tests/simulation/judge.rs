@@ -276,7 +276,7 @@ impl Judge {
         self.lost_retries += u32::from(is_lost);
         let is_refused = self.last == Last::Failed(AttemptFailure::NotBegun);
         let waited = now.since(self.last_end) + SLACK;
-        // Without pods of its own, no other pod could take the call at once.
+        // Such a function has no other pod that could take the call at once, so the call backs off.
         let least = if is_refused && self.rules.mode != ExecutionMode::Warm {
             back_off(10 * MS, SECOND, self.attempts)
         } else {

@@ -39,7 +39,8 @@ pub(crate) fn podless(concurrency: u32) -> LanePlan {
     }
 }
 
-/// A plan with pods of one call each, as many as the calls at once. Idle pods stay for a second.
+/// A plan whose pods run one call each, with as many pods as calls may run at once. Idle pods stay for a
+/// second.
 pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     let pods = PodPlan {
         min,
