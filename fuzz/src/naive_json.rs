@@ -1,5 +1,5 @@
-//! A second reader of envelopes, by serde_json. It is slow, and was written from the contract and
-//! not from the parser.
+//! A second reader of envelopes, built on serde_json. It is slow, and was written from the contract
+//! and not from the parser.
 
 use std::fmt;
 

@@ -138,7 +138,7 @@ impl ChunkedDecoder {
         }
         if self.state == State::Size {
             if let Some(digit) = char::from(byte).to_digit(16) {
-                // Leading zeros count too, so no size needs a check for overflow.
+                // The limit counts leading zeros too, so the shift below cannot overflow.
                 self.digits += 1;
                 if self.digits > SIZE_DIGITS_MAX {
                     return Err(ParseError::Malformed("a chunk size has over 16 digits"));
@@ -367,7 +367,7 @@ mod tests {
         let line = |length: usize| format!("1;{}\r\na\r\n", "x".repeat(length - 3));
         assert!(decode(line(CHUNK_LINE_MAX as usize).as_bytes(), 1000).is_ok());
         assert!(decode(line(CHUNK_LINE_MAX as usize + 1).as_bytes(), 1000).is_err());
-        // One line may be long, but not every line.
+        // One line of this length is allowed; the 17th one exceeds the limit of all extensions.
         let lines = |count: usize| line(CHUNK_LINE_MAX as usize).repeat(count);
         assert!(decode(lines(16).as_bytes(), 1000).is_ok());
         assert!(decode(lines(17).as_bytes(), 1000).is_err());

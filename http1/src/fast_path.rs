@@ -31,6 +31,7 @@ pub(crate) fn headers<'b>(
         }
         let next = end + 2;
         let mut start = colon + 1;
+        // `seen[end]` is a CR, so the loop stops there at the latest.
         while seen[start] == b' ' {
             start += 1;
         }

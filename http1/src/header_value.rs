@@ -137,6 +137,7 @@ impl Prefer {
 
     fn take(&mut self, name: &[u8], word: &[u8]) {
         if name.eq_ignore_ascii_case(b"respond-async") {
+            // RFC 7240 §4.1: `respond-async` has no value.
             self.respond_async |= word.is_empty();
         } else if name.eq_ignore_ascii_case(b"wait") && !self.wait_seen {
             self.wait_seen = true;

@@ -72,6 +72,7 @@ fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
         .strip_prefix(b"\"")
         .and_then(|rest| rest.strip_suffix(b"\""))
         .unwrap_or(charset);
+    // US-ASCII is a subset of UTF-8.
     [&b"utf-8"[..], b"utf8", b"us-ascii"]
         .iter()
         .any(|known| charset.eq_ignore_ascii_case(known))

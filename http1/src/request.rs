@@ -79,6 +79,7 @@ pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Request
 
 /// Parses a complete head with nothing unusual in it. Returns none for every other head.
 fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
+    // The methods of nearly all requests. Other methods take the slow path.
     let (method, target_at) = match bytes {
         [b'P', b'O', b'S', b'T', b' ', ..] => (Method::Post, 5),
         [b'G', b'E', b'T', b' ', ..] => (Method::Get, 4),
@@ -88,6 +89,7 @@ fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
         _ => return None,
     };
     let target_end = byte_scan::first::<byte_scan::WordEnd>(bytes, target_at);
+    // The slow path has the error for a line that is too long.
     if target_end == target_at || target_end >= START_LINE_MAX - VERSION.len() {
         return None;
     }
@@ -115,6 +117,8 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, 
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
+    // The line discipline and httparse must find the same end, because a difference could hide a
+    // second message.
     match parsed.map_err(|error| ParseError::of_httparse(error, version(bytes)))? {
         httparse::Status::Complete(length) if length == end => {}
         _ => return Err(ParseError::Malformed("the request's head has no sound end")),
@@ -192,6 +196,7 @@ impl RequestHead {
             HeaderName::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
                 self.expect_continue = true;
             }
+            // RFC 9110 §10.1.1: an expectation of an HTTP/1.0 request is ignored.
             HeaderName::Expect if self.minor == 0 => {}
             HeaderName::Expect => return Err(ParseError::ExpectationFailed),
             HeaderName::Prefer => self.prefer.add(value),
@@ -276,6 +281,7 @@ impl RequestHead {
     }
 }
 
+/// Sets `place`. Refuses a second value, because two parsers could each use a different one.
 fn once(place: &mut Option<Span>, span: Span, twice: &'static str) -> Result<(), ParseError> {
     match place.replace(span) {
         None => Ok(()),
@@ -308,6 +314,7 @@ fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, P
         ParseError::Malformed("the request's target must be a path that begins with /");
     let start = Span::of_piece(bytes, target).start();
     let (mut at, mut authority) = (0, None);
+    // The target is never empty: httparse and `parse_fast` refuse an empty one.
     if target[0] != b'/' {
         if target == b"*" && method == Method::Options {
             let path = Span::new(start, start + 1);

@@ -100,6 +100,7 @@ fn parse_fast(bytes: &[u8]) -> Option<ResponseHead> {
 
 /// Parses any head: line discipline, httparse, and the headers that have a meaning.
 fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>, ParseError> {
+    // An answer has no target, so this error gets a message of its own.
     let end = scan.end(bytes, false).map_err(|error| match error {
         ParseError::TargetTooLong => ParseError::Malformed("the status line is over 8 KiB"),
         error => error,
@@ -116,6 +117,8 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>,
         &mut headers,
     );
     let version = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
+    // The line discipline and httparse must find the same end, because a difference could hide a
+    // second message.
     match parsed.map_err(|error| ParseError::of_httparse(error, version))? {
         httparse::Status::Complete(length) if length == end => {}
         _ => return Err(ParseError::Malformed("the answer's head has no sound end")),

@@ -134,7 +134,7 @@ impl Input {
         Self { call }
     }
 
-    /// Whether the body was `application/json`.
+    /// Whether the body's content type is JSON.
     pub fn is_json(&self) -> bool {
         self.call.json
     }

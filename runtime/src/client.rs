@@ -61,11 +61,13 @@ impl Url {
         let Some(rest) = text.strip_prefix("http://") else {
             return Err(wrong("must begin with http://"));
         };
+        // Such a byte could end the request line and add lines to the head.
         if rest.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
             return Err(wrong("must be plain ASCII without spaces"));
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
+        // The client sends no credentials, and `Host` must not contain a user (RFC 9110 §7.2).
         if authority.contains('@') {
             return Err(wrong("must not carry a user"));
         }
@@ -147,6 +149,7 @@ pub async fn request(url: &Url, request: Request<'_>, wait: Duration) -> Result<
     let whole = async {
         match &url.place {
             Place::Tcp { host, port } => {
+                // `Host` needs the brackets of an IPv6 address; the resolver does not accept them.
                 let name = host.trim_start_matches('[').trim_end_matches(']');
                 let stream = TcpStream::connect((name, *port)).await.map_err(Fault::Io)?;
                 stream.set_nodelay(true).map_err(Fault::Io)?;

@@ -128,6 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Answers the request. True if the connection can serve another one.
     async fn answer(&mut self, request: Request) -> Result<bool, Gone> {
         let head = request.head;
+        // While the pod stops, each answer closes its connection, so that the platform starts no
+        // new call on it.
         let close = !head.keep || self.pod.phase() == Phase::Stopping;
         let (status, body, allow) = match head.route {
             Route::Invoke => return self.invoke(head, request.bytes).await,
@@ -171,6 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             End::Answer(Ok(output)) => self.send_output(&head, output, &call, place).await?,
             End::Answer(Err(error)) => {
                 let context = Context::new(Arc::clone(&call));
+                // 500 is a fault of the function itself, other statuses are not.
                 let level = if error.status == 500 { "error" } else { "warn" };
                 log::line(level, &error.to_string(), Some(&context), &[]);
                 self.fail(&head, &error, place).await?
@@ -236,6 +239,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.buffer.is_empty() {
             return;
         }
+        // A handler that kept its `Input` or `Context` still holds the call; the buffer cannot be
+        // used then.
         if let Some(call) = Arc::into_inner(call) {
             let mut bytes = call.into_bytes();
             if bytes.capacity() <= BUFFER_KEPT {

@@ -40,9 +40,8 @@ enum After {
     Lost,
 }
 
-/// Serves the connection of the platform from the connection of the program, until one of them
-/// ends. `ended` returns how the program itself ended, or None if it still runs. It is awaited only
-/// when an answer is missing.
+/// Passes exchanges between the two connections, until one of them ends. `ended` returns how the
+/// program itself ended, or None if it still runs. It is awaited only when an answer is missing.
 pub async fn forward<A, B>(
     platform: A,
     program: B,

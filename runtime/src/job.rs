@@ -21,7 +21,7 @@ use crate::settings::{Job, Payload};
 
 const FETCH_WAIT: Duration = Duration::from_secs(30);
 const CALLBACK_WAIT: Duration = Duration::from_secs(30);
-/// The time limit of a Job that has none of its own.
+/// Time limit of a Job for which no limit is set.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;

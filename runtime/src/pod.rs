@@ -60,11 +60,13 @@ impl Pod {
     }
 
     pub(crate) fn ready(&self, init_ms: u64) {
+        // Before the phase: its Release store makes `init_ms` visible to the first answer.
         self.init_ms.store(init_ms, Ordering::Relaxed);
         self.phase.store(Phase::Ready as u8, Ordering::Release);
     }
 
     pub(crate) fn stop(&self) {
+        // Before the phase, so that `quiet` measures from the stop if no call follows.
         self.last_call_ms.store(self.now_ms(), Ordering::Relaxed);
         self.phase.store(Phase::Stopping as u8, Ordering::Release);
     }
@@ -118,6 +120,7 @@ impl Pod {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // Only a stopping pod needs the time, so other calls do not read the clock.
         if self.0.phase() == Phase::Stopping {
             let now = self.0.now_ms();
             self.0.last_call_ms.fetch_max(now, Ordering::Relaxed);

@@ -100,7 +100,7 @@ impl PodRequest {
 
     /// Reads the headers that the platform adds to a call.
     fn add(&mut self, bytes: &[u8], name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
-        // The length decides for nearly every header, so that few names are compared.
+        // The length alone excludes nearly every name, so that few names are compared.
         match name.len() {
             13 if name.eq_ignore_ascii_case(b"x-deadline-ms") => {
                 let number = digits(value).filter(|number| *number <= DEADLINE_MS_MAX);

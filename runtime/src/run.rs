@@ -45,6 +45,8 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 /// Runs `f`, and turns a panic in it into an error.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     IN_HANDLER.set(true);
+    // As after a panic of a thread, the function is responsible for the state that its handlers
+    // share.
     let result = catch_unwind(AssertUnwindSafe(f));
     IN_HANDLER.set(false);
     result.map_err(|payload| {
@@ -54,7 +56,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     })
 }
 
-/// Begins the call.
+/// Begins the call. A panic of the handler ends the call with an error.
 pub(crate) fn begin(handler: &dyn Handler, call: &Arc<Call>) -> Running {
     let input = Input::new(Arc::clone(call));
     let context = Context::new(Arc::clone(call));
@@ -100,6 +102,7 @@ pub(crate) async fn finish(
 }
 
 async fn finish_future(mut future: HandlerFuture) -> Result<Output, Error> {
+    // Each poll runs code of the handler, so each poll may panic.
     poll_fn(|task| match caught(|| future.as_mut().poll(task)) {
         Ok(poll) => poll,
         Err(error) => std::task::Poll::Ready(Err(error)),

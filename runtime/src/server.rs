@@ -27,7 +27,7 @@ use crate::run::caught;
 use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
 
-/// More than the calls, because the platform keeps idle connections for each of its io threads.
+/// Larger than `CALLS_MAX`, because the platform keeps idle connections for each of its io threads.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
 /// The longest call (300 s), and the time that the platform adds to it.
 const DRAIN_MAX: Duration = Duration::from_secs(310);

@@ -76,9 +76,9 @@ impl AsyncRead for Arrivals {
             match ready.get_inner().read(room) {
                 Ok(count) => {
                     if count > 0 && count < asked {
-                        // A short read has emptied the buffer; epoll reports the next arrival.
-                        // After 0, the end, the readiness stays, so that a further read returns the
-                        // end again.
+                        // A short read has emptied the buffer, and epoll reports the next arrival.
+                        // After a read of 0 (the end) the readiness is kept, so that the next read
+                        // returns 0 again.
                         ready.clear_ready();
                     }
                     buffer.advance(count);

@@ -56,6 +56,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(head);
             }
             let now = tokio::time::Instant::now();
+            // The time limit starts with the first bytes, because the connection may have been idle
+            // before.
             let until = *until.get_or_insert(now + HEAD_WAIT);
             timeout_at(until, self.fill()).await.map_err(|_| Gone)??;
         }
@@ -67,6 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.buffer.len() == head.len {
             self.go_on(head).await?;
         }
+        // The length is known, so the buffer needs to grow only once.
         self.buffer.reserve_exact(whole - self.buffer.len());
         while self.buffer.len() < whole {
             self.fill().await?;

@@ -97,6 +97,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.stream.shutdown().await?;
         let rest = async {
             let mut read = 0;
+            // A fast caller could send without end within the time limit, so the bytes are limited
+            // too.
             while read < 2 * BODY_BYTES_MAX {
                 self.buffer.clear();
                 match read_more(&mut self.stream, &mut self.buffer).await {

@@ -79,8 +79,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a program. Its environment holds no variable of the contract but `NANOFAAS_SOCKET`
-    /// and those in `env`.
+    /// Starts a program. Of the contract's variables, its environment holds only `NANOFAAS_SOCKET`
+    /// and the variables in `env`.
     pub(crate) fn start(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_in(ScratchFolder::create(), program, arguments, env)
     }

@@ -97,6 +97,7 @@ impl CommandLine {
             let found = path.metadata().ok().filter(std::fs::Metadata::is_file);
             found.is_some_and(|file| file.permissions().mode() & 0o111 != 0)
         };
+        // As in `execvp`, only a name without a slash is searched for in PATH.
         let found = if program.components().count() > 1 {
             runs(program)
         } else {

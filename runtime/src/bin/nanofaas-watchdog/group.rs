@@ -169,6 +169,7 @@ pub(crate) fn end_all() {
     let until = Instant::now() + END_ALL_WAIT;
     while Instant::now() < until {
         for pid in children() {
+            // A child that leads a group is killed together with the group.
             if getpgid(Some(pid)) == Ok(pid) {
                 let _ = killpg(pid, Signal::SIGKILL);
             }
@@ -186,6 +187,7 @@ pub(crate) fn end_all() {
 
 /// The direct children of this process, with the children that it inherited from ended parents.
 fn children() -> Vec<Pid> {
+    // The kernel keeps a list of children for each thread.
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let lists = tasks
         .flatten()

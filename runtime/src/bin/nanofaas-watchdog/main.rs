@@ -39,7 +39,8 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 ";
 
 fn main() -> ExitCode {
-    // `FUNCTION_HANDLER` is for the program, which may be made with this runtime too.
+    // Made first, because a cold start is measured from here. `FUNCTION_HANDLER` is for the
+    // program, which may be made with this runtime too.
     let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
         (Mode::Http, false) => supervise::serve(&line),
     };
+    // After every mode and every outcome, because no descendant may outlive this process.
     group::end_all();
     code
 }

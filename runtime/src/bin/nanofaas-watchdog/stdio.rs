@@ -111,8 +111,8 @@ impl Program {
         };
         tokio::pin!(pipes);
         let (ending, output) = tokio::select! {
-            // Waits for both, because a process that the program left may hold the pipes open after
-            // the program's end.
+            // After the program's end the pipes are read for a limited time, because a process that
+            // the program left may hold them open.
             ending = leader.ended() => {
                 let rest = timeout(PIPES_WAIT, &mut pipes).await;
                 let held = |_| Error::new("a process that the program left holds its output open");

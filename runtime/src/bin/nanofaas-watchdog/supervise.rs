@@ -285,6 +285,7 @@ async fn answers(url: &Url) -> bool {
 }
 
 fn free_port() -> Result<u16, String> {
+    // The listener is closed at once, so that the program can bind to the port.
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     port.map(|address| address.port())
         .map_err(|error| format!("cannot find a free port: {error}"))
