@@ -220,7 +220,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Tells the machine the time: ends what has passed its deadline.
+    /// Ends what has passed its deadline at `now`.
     pub fn time(&mut self, now: Uptime, env: &E) {
         if now < self.until() {
             return;

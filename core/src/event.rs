@@ -80,8 +80,8 @@ pub enum Event {
     PodUp(PodId),
     /// A pod is gone.
     PodDown(PodId),
-    /// The pod is being ended by something else than the control plane (a node drain, for instance): it gets
-    /// no new call.
+    /// The pod is being ended from outside the control plane (by a node drain, for instance): it gets no new
+    /// call.
     PodLeaving(PodId),
     StartFailed {
         pod: PodId,

@@ -45,8 +45,8 @@ impl Starts {
     pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
-            // It was ordered before the last failure was known, so it says nothing new about the starts after
-            // it.
+            // This start was ordered before the last failure was known, so it shows nothing new about later
+            // starts.
             Some(last) if wanted_at < last.last_at => {
                 last.why = message;
                 last.permanent |= permanent;
@@ -156,7 +156,7 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        // Calls that wait for the first time, and running ones that are queued again for a retry.
+        // Calls that wait for the first time, and running calls that are queued again for a retry.
         let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
         self.fifos[ticket.class as usize].push(ticket, live_max, entries);
     }

@@ -112,7 +112,7 @@ impl PinnedPost {
         self.bell.ring();
     }
 
-    /// For health checks: a ring of the bell lets the scheduler beat.
+    /// For health checks: ringing this bell makes the scheduler beat.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }

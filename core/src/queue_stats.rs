@@ -43,7 +43,7 @@ impl MeasuredTime {
 pub struct QueueStats {
     /// Calls that wait, by class.
     depths: [AtomicU32; 2],
-    /// Bytes of those bodies over 1 KiB whose calls arrive or wait. Writers: io threads.
+    /// Bytes of the bodies over 1 KiB of calls that arrive or wait. Writers: io threads.
     waiting_bytes: AtomicU64,
     /// Held slots. Writer: scheduler.
     pub running: AtomicU32,

@@ -70,7 +70,7 @@ pub(super) fn check_image(image: &str) -> Result<String, String> {
     }
 }
 
-/// Only characters that a request line may contain unchanged.
+/// Accepts only characters that a request line may contain unchanged.
 pub(super) fn check_health_path(path: &str) -> Result<String, String> {
     let plain = path
         .bytes()

@@ -347,7 +347,7 @@ impl ReferenceModel {
         grants.iter().for_each(|grant| self.grant(grant, &waited));
     }
 
-    /// `waited` says whether a call that has no grant yet waited when this one was given.
+    /// `waited` returns whether a call without a grant was waiting when this grant was made.
     fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallId) -> bool) {
         let lane = self
             .lanes
