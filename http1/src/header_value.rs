@@ -93,7 +93,8 @@ pub fn parse_keep_alive(value: &[u8]) -> Option<u32> {
         let (name, seconds) = split_unquoted(parameter, b'=');
         let is_timeout = trim(name).eq_ignore_ascii_case(b"timeout");
         let seconds = digits(unquote(trim(seconds))).filter(|_| is_timeout)?;
-        // Every number over 32 bits has the same meaning: longer than this side keeps a connection.
+        // A number over 32 bits becomes the largest value: both are longer than this side keeps a
+        // connection.
         Some(u32::try_from(seconds).unwrap_or(u32::MAX))
     })
 }

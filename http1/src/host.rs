@@ -40,8 +40,8 @@ impl<'a> Host<'a> {
         sound.then_some(Self::Name(name))
     }
 
-    /// Whether the host is this machine, by a name or an address that cannot lead to another
-    /// machine.
+    /// Whether the host is `localhost` or a loopback address. Other names of this machine do not
+    /// count, because a resolver could give them another address.
     pub fn is_loopback(self) -> bool {
         match self {
             Self::Ip6(address) => address.is_loopback(),

@@ -127,9 +127,9 @@ fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     out
 }
 
-/// The head of the next request, which stays in the buffer; none if no further request can be
-/// served. Bytes that the program sends between two requests belong to no request. In that case the
-/// connection ends, because they would become the next request's answer.
+/// The head of the next request, which stays in the buffer; none if the connection must end. It
+/// must end when one side has ended, or when the program sent bytes between two requests, because
+/// these bytes would become the next request's answer.
 async fn next_request<A: AsyncRead, B: AsyncRead>(
     requests: &mut Source<A>,
     answers: &mut Source<B>,

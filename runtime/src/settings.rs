@@ -29,6 +29,7 @@ pub(crate) struct Job {
 pub(crate) enum Payload {
     /// The JSON envelope itself.
     Here(String),
+    /// The URL from which the Job fetches the body.
     At(String),
 }
 

@@ -354,7 +354,7 @@ fn a_port_will_do_as_well() {
         let line: serde_json::Value = serde_json::from_str(said.lines().next()?).ok()?;
         let address = line["address"].as_str()?;
         let any = address.strip_prefix("[::]:");
-        // The address of a kernel without IPv6.
+        // On a kernel without IPv6 the pod listens on IPv4 only.
         any.or_else(|| address.strip_prefix("0.0.0.0:"))?
             .parse()
             .ok()
