@@ -1,5 +1,5 @@
-//! One call, from its admission to the bytes of its answer. What the life of a call decides is in
-//! `core/call.rs`; this does it.
+//! Serves one call, from its admission to the bytes of its answer. `core/call.rs` decides what happens in the
+//! life of a call; this folder carries it out.
 
 pub(crate) mod admit;
 pub(crate) mod request;

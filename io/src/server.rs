@@ -1,4 +1,4 @@
-//! Clients: their connections, and the requests on each in order. It decides no call.
+//! Client connections, and the requests on each of them, in their order. It decides nothing about a call.
 
 pub(crate) mod accept;
 pub(crate) mod client_conn;

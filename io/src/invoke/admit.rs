@@ -1,6 +1,6 @@
-//! From a request to a call: admission at the head and after the body, the warm path of a plain call,
-//! and the end of any call in metrics, ledger and record. It runs no attempt; `drive` does, and calls
-//! that outlive their client's wait are those of `stored`. `serve` calls it.
+//! From a request to a call: admission at the head and after the body, the warm path of a plain call, and the
+//! end of any call in metrics, ledger and record. It runs no attempt; `drive` does. Calls that may outlive
+//! their client's wait are in `stored`. `serve` calls it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,12 +33,12 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{ExecutionRecord, Status};
 use crate::state::functions::FunctionEntry;
 
-/// What a thread keeps for the next text output.
+/// Capacity that a thread keeps for the next text output.
 const SCRATCH_KEPT: usize = 64 * 1024;
-/// A larger output is not copied into its answer.
+/// An output larger than this is not copied into its answer.
 const COPIED_MAX: usize = 64 * 1024;
 
-/// Admission as far as the head tells: rate, function, memory.
+/// The part of admission that needs only the head: rate, function, memory.
 pub(crate) fn admit_head(
     thread: &Rc<Links>,
     name: &str,
@@ -58,6 +58,7 @@ pub(crate) fn admit_head(
         }
         HttpError::Refused(Refusal::new(reason, wait))
     };
+    // The rate comes before the look at the function, so that requests for unknown functions count, too.
     thread
         .rate
         .take(arrived_at)
@@ -73,6 +74,7 @@ pub(crate) fn admit_head(
         }
         Framing::Length(length) => length,
         Framing::None => return Err(HttpError::LengthRequired),
+        // The length is not known yet; `read_call` in `serve` charges each piece when it comes.
         Framing::Chunked => 0,
     };
     if head.content_encoding.is_some() {
@@ -104,14 +106,14 @@ pub(crate) fn admit_head(
     })
 }
 
-/// Reads a call's body as far as the platform does, and says how it is served.
+/// Reads as much of a call's body as the platform needs, and returns how the call is served.
 pub(crate) fn begin(
     admitted: &AdmittedRequest,
     incoming: &mut Incoming,
 ) -> Result<InvocationMode, HttpError> {
     read_envelope(incoming)?;
     let prefer = incoming.head.prefer;
-    // Both together mean the wait.
+    // With both `respond-async` and `wait`, the wait counts.
     let detached = admitted.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
     let keyed = incoming.head.idempotency_key.is_some();
     Ok(if detached || keyed || prefer.wait_s().is_some() {
@@ -135,8 +137,8 @@ fn refuse(thread: &Links, entry: &FunctionEntry, refusal: Refusal) -> HttpError 
     HttpError::Refused(refusal)
 }
 
-/// Lets a call into its function's queue, or says why not; a refusal leaves no trace. `begin` is called
-/// before the call can be granted.
+/// Puts a call into its function's queue, or refuses it; a refusal leaves no trace. `begin` runs before the
+/// call can be granted, because a grant needs what it records.
 pub(crate) fn enter(
     thread: &Links,
     entry: &Rc<FunctionEntry>,
@@ -177,6 +179,7 @@ pub(crate) fn enter(
             Refusal::new(RejectReason::Depth, wait),
         ));
     }
+    // Counted only now, because a refusal leaves no trace.
     entry.metrics(thread).enqueue.add();
     thread.ledger().accepted.add();
     Ok(life)
@@ -204,7 +207,7 @@ pub(crate) fn record(
     }
 }
 
-/// The warm path: the call lives and dies with its client's wait. An answer is in `out` afterwards,
+/// The warm path: the call ends with its client's wait. Afterwards an answer is in `answering.outgoing`,
 /// whatever happens.
 pub(crate) async fn plain_call(
     thread: &Rc<Links>,
@@ -216,7 +219,8 @@ pub(crate) async fn plain_call(
     let entry = &admitted.entry;
     let id = thread.new_plain_id();
     let queued_at = thread.recent();
-    // The record is there before the call can begin.
+    // The record has to be there before the call can begin: with the inline scheduler, `enter` may grant it at
+    // once.
     let begin = |place| {
         thread
             .executions
@@ -254,6 +258,7 @@ pub(crate) async fn plain_call(
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;
+    // From here on a client that leaves ends no call, because `finish` frees the place for another call.
     answering.client.serving(None);
     let now = thread.now();
     let status = finish(&call, &finished, now);
@@ -306,7 +311,7 @@ pub(crate) fn end_record(
     record.call = None;
 }
 
-/// The end of a call in its place, the metrics and the ledger.
+/// Ends a call in the metrics, in the ledger, and in the call table.
 pub(crate) fn finish(call: &ServedCall<'_>, finished: &Finished, now: Uptime) -> Status {
     let thread = call.thread;
     let entry = call.entry();

@@ -1,6 +1,6 @@
-//! What one attempt of a call came to: the function's output, or an error with what the retry rule has to
-//! know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts; `drive` tells
-//! the call's machine of them.
+//! The result of one attempt of a call: the function's output, or an error with all that the retry rule needs
+//! to know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts;
+//! `drive` reports them to the call's machine.
 
 use nanofaas_core::call::Report;
 use nanofaas_core::memory::Charge;
@@ -11,13 +11,14 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::output::Output;
 
-/// An output, and the charge for what it holds.
+/// An output, and the charge for the memory that it holds.
 pub(crate) struct ChargedOutput {
     pub(crate) output: Output,
     pub(crate) charge: Charge,
 }
 
-/// Why an attempt has no output. Only the functions here put a failure and its kind together.
+/// Why an attempt has no output. Only the functions here combine a failure with its kind, so that the two
+/// cannot disagree.
 #[derive(Debug)]
 pub(crate) struct AttemptError {
     failure: Failure,
@@ -33,7 +34,7 @@ impl AttemptError {
         }
     }
 
-    /// The pod went away, and how it ended is not known yet.
+    /// The pod is gone, and how it ended is not known yet.
     pub(crate) const fn pod_lost(failure: Failure) -> Self {
         Self {
             failure,
@@ -41,7 +42,7 @@ impl AttemptError {
         }
     }
 
-    /// It would fail again.
+    /// Another attempt would fail in the same way.
     pub(crate) const fn last(failure: Failure) -> Self {
         Self {
             failure,
@@ -49,7 +50,8 @@ impl AttemptError {
         }
     }
 
-    /// A failure that the function reported, its runtime, or the bridge that saw the attempt's end.
+    /// A failure that was reported by the function, by its runtime, or by the bridge, which saw the attempt's
+    /// end.
     pub(crate) fn reported(failure: Failure) -> Self {
         let kind = match &failure {
             Failure::Handler(said) if &*said.code == "OOM" => {
@@ -57,7 +59,8 @@ impl AttemptError {
             }
             Failure::Handler(_) => AttemptFailure::Handler,
             Failure::Timeout { .. } => AttemptFailure::TimedOut,
-            // It is said by the runtime that outlived the worker, or by the bridge that saw the end.
+            // The reporter is the runtime, which outlived its worker, or the bridge, which saw the end. So no
+            // later report of the end has to be awaited.
             Failure::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
             Failure::PodUnreachable(_) => AttemptFailure::NotBegun,
             Failure::BadOutput(_)
@@ -71,7 +74,7 @@ impl AttemptError {
         Self { failure, kind }
     }
 
-    /// The same from the bridge, which knows whether what was lost ran out of memory.
+    /// Like `reported`, for the bridge, which knows whether a lost pod ran out of memory.
     pub(crate) fn ended(failure: Failure, oom: bool) -> Self {
         let mut error = Self::reported(failure);
         if let AttemptFailure::Lost { oom: known } = &mut error.kind {
@@ -85,7 +88,7 @@ impl AttemptError {
     }
 }
 
-/// What an attempt came to, and when.
+/// The result of an attempt, and its times.
 pub(crate) struct FinishedAttempt {
     pub(crate) result: Result<ChargedOutput, AttemptError>,
     pub(crate) verdict: PodVerdict,
@@ -93,17 +96,17 @@ pub(crate) struct FinishedAttempt {
     pub(crate) answered_at: Option<Uptime>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
-    /// How long the attempt waited for a pod of its own.
+    /// How long the attempt waited for its own pod, that of a Job, to start.
     pub(crate) start: Nanos,
 }
 
 impl FinishedAttempt {
-    /// It failed before anything was sent.
+    /// The attempt failed before anything was sent.
     pub(crate) const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)
     }
 
-    /// No answer came, or none that can be read; `sent_at` where the pod may have the request.
+    /// No answer came, or an unreadable one. `sent_at` is set if the pod may have the request.
     pub(crate) const fn unanswered(
         error: AttemptError,
         verdict: PodVerdict,
@@ -120,7 +123,7 @@ impl FinishedAttempt {
         }
     }
 
-    /// The same for the call's machine, which takes no output.
+    /// The report for the call's machine, which needs no output.
     pub(crate) fn report(&self) -> Report {
         let error = self.result.as_ref().err();
         Report {

@@ -1,5 +1,5 @@
-//! A call that was admitted, as everything that serves it sees it: its request, its machine (`core/call.rs`)
-//! and what came for it. It runs nothing; `drive` does.
+//! An admitted call, as all code that serves it sees it: its request, its machine (`core/call.rs`), and the
+//! events that came for it. It runs nothing; `drive` does.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
@@ -18,13 +18,13 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{ExecutionRecord, StoredExecution};
 use crate::state::functions::FunctionEntry;
 
-/// When the request was out and the answer in.
+/// When an attempt's request was sent.
 #[derive(Default)]
 pub(crate) struct SentStamp {
     pub(crate) sent_at: Cell<Option<Uptime>>,
 }
 
-/// A call that was admitted and waits or runs.
+/// An admitted call that waits or runs.
 pub(crate) struct ServedCall<'a> {
     pub(crate) thread: &'a Rc<Links>,
     pub(crate) life: RefCell<CallMachine>,
@@ -34,9 +34,9 @@ pub(crate) struct ServedCall<'a> {
     pub(crate) stored: Option<Rc<StoredExecution>>,
     pub(crate) request: &'a Incoming,
     pub(crate) alarm: &'a Alarm,
-    /// Until it begins.
+    /// The count of its large body among the waiting ones, until the call begins.
     pub(crate) waiting: RefCell<Option<WaitingBody>>,
-    /// Of the attempt that runs.
+    /// When the running attempt sent its request.
     pub(crate) stamps: SentStamp,
     /// An attempt waited for its pod to start, or was the first one in it.
     pub(crate) is_cold: Cell<bool>,
@@ -50,12 +50,12 @@ impl ServedCall<'_> {
         }
     }
 
-    /// The function, by the spec that the attempt began under.
+    /// The function, with the spec under which the attempt began.
     pub(crate) fn entry(&self) -> Ref<'_, Rc<FunctionEntry>> {
         Ref::map(self.life.borrow(), CallMachine::entry)
     }
 
-    /// Which attempt it is; 0 before the first.
+    /// The number of the attempt; 0 before the first.
     pub(crate) fn attempt(&self) -> u32 {
         self.life.borrow().attempt()
     }
@@ -64,7 +64,7 @@ impl ServedCall<'_> {
         self.life.borrow_mut().step()
     }
 
-    /// Tells the machine one thing that came; else the task is woken when there is something to tell.
+    /// Passes one event to the machine. If there is none, the task is woken when one comes.
     pub(crate) fn poll_events(&self, cx: &Context<'_>) -> Poll<()> {
         let thread = self.thread;
         let life = &mut *self.life.borrow_mut();
@@ -74,7 +74,8 @@ impl ServedCall<'_> {
         {
             life.detach(stored.deadline.get());
         }
-        // A call that is ended in the moment of its grant must not begin: the pod would see it.
+        // A call that was ended in the same moment in which it was granted must not reach the pod:
+        // `take_grant_to_run` then returns nothing, and `poll_end` the end.
         if life.is_queued()
             && let Some(grant) = thread.calls.take_grant_to_run(self.place)
         {

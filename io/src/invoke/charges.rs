@@ -1,5 +1,5 @@
-//! What a request is charged, from its head on, and what its function's waiting calls hold. It refuses nothing
-//! by itself; `admit` and `dispatch` do.
+//! The charge of a request, from its head on, and the bytes that the waiting calls of its function hold. It
+//! refuses nothing by itself; `admit` and `dispatch` do.
 
 use std::rc::Rc;
 
@@ -16,14 +16,14 @@ use crate::runtime::buffers::{Buffers, LARGE, SMALL};
 use crate::state::Tables;
 use crate::state::functions::FunctionEntry;
 
-/// A large body of a call that comes or waits, as its function counts them.
+/// A large body that is being read, or whose call waits; it is counted among those of its function.
 pub(crate) struct WaitingBody {
     entry: Rc<FunctionEntry>,
     bytes: u64,
 }
 
 impl WaitingBody {
-    /// None where it is too small to be counted.
+    /// None if the body is too small to be counted.
     fn new(entry: &Rc<FunctionEntry>, bytes: u64) -> Option<Self> {
         (bytes > SMALL as u64).then(|| {
             entry.function.stats.add_waiting(bytes);
@@ -41,7 +41,8 @@ impl Drop for WaitingBody {
     }
 }
 
-/// Counts a body of so many bytes among those of its function that wait, unless they hold their half.
+/// Counts a body of so many bytes among the waiting ones of its function, unless they would hold more than half
+/// of the memory.
 pub(crate) fn wait(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,
@@ -55,12 +56,12 @@ pub(crate) fn wait(
     }
 }
 
-/// The waiting calls of a function hold all that they may.
+/// The waiting calls of the function hold as many bytes as they may.
 pub(crate) struct NoRoom;
 
-/// What a request is charged for its body. The first KiB is that of its call. Of a larger body a piece is held
-/// beside it, when it comes and when it goes to a pod: charged from the beginning, since a call that holds
-/// memory may wait for its answer's alone.
+/// The charge of a request with a body of so many bytes. A large body has a second buffer beside it, for the
+/// piece that is being received or sent to a pod. The piece is charged from the beginning, because a call that
+/// holds memory may wait for no memory but that of its answer.
 pub fn charge_for(body: u64) -> u64 {
     let overhead = CALL_OVERHEAD_BYTES as u64;
     if body <= SMALL as u64 {
@@ -70,8 +71,8 @@ pub fn charge_for(body: u64) -> u64 {
     }
 }
 
-/// What is held of a request's body besides: a Job fetches it, or is handed it, while its call goes on. A call
-/// that waited while its function became a JOB is charged without.
+/// Bytes of the second copy of a body that a Job needs: the Job fetches it, or receives it, while its call goes
+/// on. A call that was queued when its function became a JOB is not charged for it.
 pub(crate) fn copy_of(entry: &FunctionEntry, body: u64) -> u64 {
     if entry.function.spec.execution_mode == ExecutionMode::Job {
         body
@@ -84,7 +85,7 @@ fn piece_of(body: usize) -> u64 {
     Buffers::size_for(body.min(LARGE)) as u64
 }
 
-/// Brings the charge up to what the request holds, now that it is whole.
+/// Corrects the charge to what the request holds, now that it has come completely.
 pub(crate) fn settle(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,
@@ -104,14 +105,14 @@ pub(crate) fn settle(
     }
     charge.cut_to(due);
     if waiting.is_none() {
-        // It came in chunks, which said no length before.
+        // The body came in chunks, so its length was not known before.
         let waits = wait(thread, entry, held);
         *waiting = waits.map_err(|NoRoom| out_of_memory(thread, entry))?;
     }
     Ok(())
 }
 
-/// A request holds more than memory allows.
+/// Counts a refusal for memory, and returns it.
 pub(crate) fn out_of_memory(thread: &Tables, entry: &FunctionEntry) -> HttpError {
     entry.metrics(thread).rejected[RejectReason::Memory as usize].add();
     HttpError::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))

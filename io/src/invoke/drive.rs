@@ -1,6 +1,6 @@
-//! Drives one call: does what its machine (`core/call.rs`) says with real sockets, and tells it what came.
-//! It decides nothing: neither whether a call is tried again nor how it ends. It never touches a client's
-//! socket. `admit` and `stored` call it, in the client's task or in one of its own.
+//! Drives one call: takes the steps that its machine (`core/call.rs`) returns, with real sockets, and reports
+//! events to it. It decides neither whether a call is tried again nor how it ends, and it touches no client's
+//! socket. `admit` calls it in the client's task, `stored` in a task of the call's own.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -26,7 +26,7 @@ pub(crate) struct Finished {
     pub(crate) never_ran: bool,
 }
 
-/// Serves an admitted call to its end. Its place in the lane's depth was taken by admission.
+/// Serves an admitted call to its end. Admission has counted it in the lane's depth.
 pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     let thread = call.thread;
     let mut answer = None;
@@ -62,7 +62,7 @@ fn awaited_pod(call: &ServedCall<'_>) -> Option<PodId> {
     call.life.borrow().awaited_pod()
 }
 
-/// Waits to hear how the pod ended, or for whatever else comes first.
+/// Waits until the pod's end is known, or until another event comes first.
 async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodId) {
     let thread = call.thread;
     let mut ended = thread.pods.until_ended(pod);
@@ -77,7 +77,8 @@ async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodId) {
     .await
 }
 
-/// An attempt ended: its slot is free before the client, or the next attempt, knows.
+/// Frees the slot of an ended attempt. The client gets its answer only afterwards, so that a call that it sends
+/// next finds the slot free.
 fn release(call: &ServedCall<'_>, done: Done) {
     let thread = call.thread;
     thread.schedule(Event::Done(done), thread.recent());
@@ -86,7 +87,8 @@ fn release(call: &ServedCall<'_>, done: Done) {
     }
 }
 
-/// A call that left the queue after it was granted: the slot goes back when the grant is here.
+/// Gives back the slot of a call that left the queue after it was granted: at once, or, if the grant has not
+/// come yet, when it comes.
 fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.place) {
@@ -97,7 +99,7 @@ fn give_back_grant(call: &ServedCall<'_>) {
     }
 }
 
-/// Runs one attempt where the grant points, and tells the machine how it ended.
+/// Runs one attempt on the pod of the grant, and reports its end to the machine.
 async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
     let thread = call.thread;
     begin(call, grant);
@@ -116,6 +118,7 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
         return None;
     };
     note_start(call, grant, &attempt);
+    // An attempt that was answered has just read the clock.
     let now = if attempt.answered_at.is_some() {
         thread.recent()
     } else {
@@ -126,13 +129,16 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
     attempt.result.ok()
 }
 
-/// Polls an attempt until it ends or the machine has it stopped.
+/// Polls an attempt until it ends or the machine stops it.
 async fn until_stopped<T>(call: &ServedCall<'_>, attempt: impl Future<Output = T>) -> Option<T> {
     let mut attempt = pin!(attempt);
     poll_fn(|cx| {
+        // The attempt is polled first, so that an answer that has come counts, even if the call is ended in the
+        // same poll.
         if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
             return Poll::Ready(Some(done));
         }
+        // Several events may have come; the last poll finds none and registers the task's wakers.
         while call.poll_events(cx).is_ready() {
             if call.step() == Step::Stop {
                 return Poll::Ready(None);
@@ -160,7 +166,7 @@ fn begin(call: &ServedCall<'_>, grant: &Grant) {
     });
 }
 
-/// What the record says of the start that the attempt waited for.
+/// Writes the pod start that the attempt waited for into the record.
 fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
     let has_started = attempt.cold_start || !grant.start.is_zero();
     if has_started {
@@ -169,7 +175,7 @@ fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    // A warm attempt says nothing that was not noted when it began.
+    // `begin` has recorded all that there is to record of a warm attempt.
     if has_started || attempt.init_ms.is_some() {
         call.note(|record| {
             record.cold_start = call.is_cold.get();

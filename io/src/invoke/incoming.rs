@@ -21,7 +21,7 @@ pub(crate) struct Incoming {
 enum CallBody {
     /// Follows the head in the same buffer.
     Here(Range<usize>),
-    /// Came in chunks.
+    /// Came in chunks, and is in a buffer of its own.
     Own(Vec<u8>),
 }
 
@@ -79,7 +79,7 @@ impl Incoming {
         self.head.trace_id.map(|span| span.of(&self.buffer))
     }
 
-    /// What ties the call to others in a log: `X-Trace-Id`, or the trace that `traceparent` is of.
+    /// The trace id for the log: `X-Trace-Id`, or else the trace id inside `traceparent`.
     pub(crate) fn logged_trace_id(&self) -> Option<&[u8]> {
         let of_parent = || {
             let traceparent = self.head.traceparent?.of(&self.buffer);
@@ -92,7 +92,7 @@ impl Incoming {
         self.head.idempotency_key.map(|span| span.of(&self.buffer))
     }
 
-    /// Bytes that it holds in memory.
+    /// Bytes that the request holds in memory.
     pub(crate) const fn held_bytes(&self) -> u64 {
         let own = match &self.body {
             CallBody::Here(_) => 0,

@@ -1,5 +1,5 @@
-//! The answer to `:invoke`, for a plain call and for one that is kept: its envelope or its raw output, and the
-//! headers of every answer to a call that got an id. It knows no status code; `response` does.
+//! The answer to `:invoke`, for a plain call and for a stored one: its envelope or its raw output, and the
+//! headers of every answer to a call that has an id. It knows no status code; `response` does.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::http::response::{Heading, Response, end, length, number, outcome_stat
 use crate::http::shown::{Rendering, Shown};
 use crate::state::executions::Status;
 
-/// What an `:invoke` is answered with.
+/// The content of the answer to an `:invoke`.
 pub(crate) struct Invocation<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) status: Status,
     pub(crate) result: Result<&'a Output, &'a Failure>,
-    /// For a waiter whose own deadline passed: the execution goes on.
+    /// The waiter's own deadline has passed, and the execution goes on.
     pub(crate) waiter_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
     pub(crate) times: Times,
@@ -27,7 +27,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) replay: bool,
 }
 
-/// An execution's id as it is written; spelled once for all the places where it stands.
+/// The text of an execution's id, made once for the header and the envelope.
 type Id = [u8; ID_LEN];
 
 #[inline(always)]
@@ -45,7 +45,7 @@ fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], time: Nanos) {
 }
 
 impl Invocation<'_> {
-    /// The headers of every answer to a call that got an id.
+    /// The headers of every answer to a call that has an id.
     fn headers(&self, out: &mut Vec<u8>, id: &Id) {
         out.extend_from_slice(b"X-Execution-Id: ");
         out.extend_from_slice(id);
@@ -68,8 +68,8 @@ impl Invocation<'_> {
         }
     }
 
-    /// Appends what stands before `output` in its answer; how it is written, and what stands after it. For
-    /// outputs that are too large to be copied.
+    /// Appends the part of the answer before `output`; returns how the output is rendered, and the part after
+    /// it. For outputs that are too large to be copied.
     pub(crate) fn write_before(
         &self,
         output: &Output,
@@ -92,7 +92,7 @@ impl Invocation<'_> {
         (rendering, after)
     }
 
-    /// Appends the whole answer. `scratch` is for bodies whose length is not known before.
+    /// Appends the whole answer. `scratch` holds a body whose length is not known before it is written.
     pub(crate) fn write(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>, heading: &Heading) {
         let id = &self.id.text();
         match self.result {
@@ -190,7 +190,7 @@ impl Invocation<'_> {
         scratch.extend_from_slice(b"}}");
     }
 
-    /// The answer of an execution that is kept, whose output is `output`; it may go to another io thread.
+    /// The answer of a stored execution whose output is `output`. It may go to another io thread.
     pub(crate) fn response(&self, output: Option<&Arc<Output>>) -> Response {
         let id = &self.id.text();
         let mut response = match (self.result, output) {
@@ -222,7 +222,7 @@ impl Invocation<'_> {
     }
 }
 
-/// When a function that has too many calls wants the next one.
+/// The `Retry-After` of a function that refused the call because it has too many.
 fn retry_after(failure: &Failure) -> Option<&str> {
     match failure {
         Failure::Handler(said) => said.retry_after.as_deref(),
@@ -232,7 +232,7 @@ fn retry_after(failure: &Failure) -> Option<&str> {
 
 const BEFORE_ID: &[u8] = b"{\"executionId\":\"";
 
-/// What stands before and after an output in its envelope.
+/// The parts of the envelope before and after its output.
 const fn around(form: Form) -> (&'static [u8], &'static [u8]) {
     match form {
         Form::Json | Form::Raw => (

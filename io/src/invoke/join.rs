@@ -1,6 +1,5 @@
-//! Waiting for an execution that has a task of its own: the client that made a keyed or `Prefer`
-//! call waits here, and so do the clients that repeat it. A client that leaves ends only its own
-//! wait; `stored` decides whether the call ends.
+//! Waiting for an execution that has a task of its own: the clients that repeat a keyed call wait here. A
+//! client that leaves ends only its own wait; `stored` decides whether the call ends.
 
 use std::rc::Rc;
 use std::task::Poll;
@@ -75,6 +74,7 @@ pub(crate) fn result(
     let record = stored.record.borrow();
     let output = stored.output.borrow();
     let over = record.status.is_terminal();
+    // Shown while the execution goes on: this waiter's own deadline has passed.
     let gone = Failure::Timeout {
         stage: Stage::Queued,
         limit: None,
@@ -119,7 +119,7 @@ pub(crate) async fn answer(
     result(thread, stored, trace_id, waiter.arrived_at, true)
 }
 
-/// Has a repeat of a call wait for it, wherever the execution belongs.
+/// Makes a repeat of a call wait for the execution, on the io thread that owns it.
 pub(crate) async fn join_anywhere(
     thread: &Rc<Links>,
     id: ExecutionId,
@@ -131,7 +131,7 @@ pub(crate) async fn join_anywhere(
     shards::join(thread, id, waiter).await
 }
 
-/// Has a repeat wait for an execution of this thread.
+/// Makes a repeat wait for an execution of this thread.
 pub(crate) async fn join(
     thread: &Rc<Links>,
     id: ExecutionId,

@@ -1,4 +1,5 @@
-//! An answer on its way out: its bytes, what follows them, and the charge for what it holds. `serve` sends it.
+//! An answer on its way out: its bytes, the rest that follows them, and the charge for the memory that both
+//! hold. `sending` sends it.
 
 use std::task::Poll;
 
@@ -13,21 +14,22 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// How long the answer to what was done, or a Job's result, waits for room.
+/// How long the answer to a change that was made, or the result of a Job, waits for memory.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer on its way out.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     pub(crate) out: Vec<u8>,
-    /// What follows, a piece at a time. Boxed, since few have it and all are moved.
+    /// The rest of a large output, which is sent piece by piece. Boxed, because few answers have it and every
+    /// answer is moved.
     pub(crate) rest: Option<Box<RestOfOutput>>,
-    /// For what it holds.
+    /// The charge for the memory that the answer holds.
     pub(crate) charge: Option<Charge>,
 }
 
 impl Outgoing {
-    /// Puts an answer there, or the one that there is no room for it.
+    /// Writes the answer, or, if there is no memory for it, the answer that says so.
     pub(crate) fn put(&mut self, thread: &Tables, response: Response, wire: Wire) {
         let held = response.held_bytes();
         let mut response = response;
@@ -50,8 +52,8 @@ impl Outgoing {
         self.rest = response.write(&mut self.out, &heading).map(Box::new);
     }
 
-    /// Puts the answer to what was done: where there is no room it waits for it, in the line, since the client
-    /// must not be told that nothing was done.
+    /// Writes the answer to a change that was made. If there is no memory for it, the task waits in line,
+    /// because a refusal would tell the client that nothing was done.
     pub(crate) async fn put_in_turn(
         &mut self,
         thread: &Tables,
@@ -67,7 +69,7 @@ impl Outgoing {
         self.put(thread, response, wire);
     }
 
-    /// Charges the answer, unless there is enough that was charged before.
+    /// Charges the answer, unless an earlier charge covers it.
     fn charge_for(&mut self, thread: &Tables, held: u64) {
         match &mut self.charge {
             Some(charge) if charge.bytes() >= held => charge.cut_to(held),
@@ -76,7 +78,7 @@ impl Outgoing {
     }
 }
 
-/// Room for so many bytes, taken in its turn; none where its turn does not come.
+/// Waits in line for a charge of so many bytes; none if `ROOM_WAIT_MAX` passes first.
 pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> Option<Charge> {
     let mut wait = thread.account.wait(bytes);
     alarm.set(thread.recent() + ROOM_WAIT_MAX);
@@ -89,7 +91,7 @@ pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> 
     .await
 }
 
-/// An output in the buffer that it came in, or a piece at a time.
+/// Adds a large output: in the buffer that it came in, or, if it has to be escaped, piece by piece.
 pub(crate) fn put_large(
     thread: &Tables,
     answer: ChargedOutput,
@@ -111,7 +113,8 @@ pub(crate) fn put_large(
     }
 }
 
-/// A buffer that an answer with a large output fits into: one that grows costs an allocation.
+/// Makes the buffer large enough for the head and the output at once, because a buffer that grows costs an
+/// allocation.
 pub(crate) fn make_room(thread: &Tables, out: &mut Vec<u8>, output: usize) {
     if output + HEAD_ROOM > out.capacity() {
         let larger = thread.buffers.take(output + HEAD_ROOM);

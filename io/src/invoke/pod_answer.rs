@@ -1,5 +1,5 @@
-//! Reads a pod's answer whole from its connection: where it ends, and whether it is the answer to this call.
-//! It judges no content; `to_pod` asks, and says what an answer means.
+//! Reads a pod's complete answer from its connection: finds its end, and checks that it belongs to this call.
+//! It does not interpret the content; its caller `to_pod` does.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -15,10 +15,10 @@ use crate::runtime::buffers::Buffers;
 use crate::state::Tables;
 use crate::state::pod_conn::PodConn;
 
-/// `1xx` answers before the real one.
+/// The most `1xx` answers before the real one.
 const INTERIM_MAX: u32 = 8;
 
-/// A body without a length takes this much before all that it may.
+/// Up to this size a body without a length grows; beyond it, its buffer gets all that the body may have.
 const GROWN_MAX: usize = 1024 * 1024;
 
 /// Why there is no answer.
@@ -26,43 +26,43 @@ pub(crate) enum Broken {
     /// The connection ended first.
     Closed,
     TooLarge,
-    /// It is of another call.
+    /// The answer names another call.
     Foreign,
     Nonsense(ParseError),
 }
 
 /// Where an answer's body is.
 pub(crate) struct AnswerBytes {
-    /// In the buffer of the head, from its end on, unless it came in chunks.
+    /// The decoded body, if it came in chunks; else the body follows the head in the head's buffer.
     pub(crate) chunked: Option<Vec<u8>>,
     pub(crate) length: usize,
-    /// Nothing came after it.
+    /// No byte came after the answer.
     pub(crate) exact: bool,
 }
 
-/// What an answer has to keep to.
+/// What an answer has to match.
 pub(crate) struct Expected<'a> {
-    /// Of the call, in case the answer names one.
+    /// The id of the call; an answer may name one.
     pub(crate) execution_id: &'a [u8],
-    /// Of the body.
+    /// The most bytes of the body.
     pub(crate) bytes_max: usize,
-    /// The request's body, which may still go out.
+    /// The request's body, which may still be on its way to the pod.
     pub(crate) request: &'a [u8],
     pub(crate) thread: &'a Tables,
 }
 
-/// An answer that is whole.
+/// A complete answer.
 pub(crate) struct Whole {
     /// Begins with the head.
     pub(crate) buffer: Vec<u8>,
     pub(crate) head: ResponseHead,
     pub(crate) body: AnswerBytes,
-    /// For what it holds, and its envelope after it.
+    /// The charge for the memory that the answer holds, and later its envelope.
     pub(crate) charge: Charge,
 }
 
-/// Reads one answer whole, also while its request still goes out: a pod may answer what it has read so far,
-/// or refuse before it reads.
+/// Reads one complete answer, also while its request is still being sent: a pod may answer before it has read
+/// the whole request, or refuse it unread.
 pub(crate) async fn read_answer(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -94,6 +94,7 @@ pub(crate) async fn read_answer(
         let why = "X-Execution-Id is there twice: send it once";
         return Err(Broken::Nonsense(ParseError::Malformed(why)));
     }
+    // The connection is out of step if the answer names another call, whose client alone may see it.
     if let Some(named) = head.execution_id
         && named.of(&connection.received) != expected.execution_id
     {
@@ -118,8 +119,8 @@ pub(crate) async fn read_answer(
     })
 }
 
-/// Room for an answer of so many bytes and its envelope, at once or in its turn. Nothing more is read from
-/// the pod before.
+/// Charges an answer of so many bytes with its envelope, at once or after a wait in line. Until then nothing
+/// more is read from the pod, so that no uncharged bytes are held.
 async fn room(connection: &mut PodConn, expected: &Expected<'_>, bytes: usize) -> Charge {
     let account = &expected.thread.account;
     let bytes = Buffers::size_for(bytes + HEAD_ROOM) as u64;
@@ -131,6 +132,7 @@ async fn room(connection: &mut PodConn, expected: &Expected<'_>, bytes: usize) -
 
 async fn turn(connection: &mut PodConn, expected: &Expected<'_>, mut wait: Wait) -> Charge {
     poll_fn(|cx| {
+        // The request is still sent while this call waits in line.
         connection.poll_sent(expected.request, cx);
         wait.poll(cx)
     })
@@ -178,8 +180,8 @@ async fn known_length(
     Ok((body, charge))
 }
 
-/// For a body that says no length: what has come is charged as it is, and from the first byte that is
-/// missing on it may be as large as any.
+/// Charges a body without a length. If it is complete already, it is charged by its size (`corrected`). As soon
+/// as a byte is missing it is charged as large as it may become.
 async fn room_for_any(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -190,7 +192,7 @@ async fn room_for_any(
     }
 }
 
-/// The charge of such a body, corrected at its end.
+/// Corrects the charge of such a body at its end, when its size is known.
 async fn corrected(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -217,7 +219,8 @@ async fn chunks(
     loop {
         let max = expected.bytes_max;
         if body.len() > GROWN_MAX && body.capacity() < max {
-            // In one step: what grows by doubling holds more than all of it.
+            // In one step, because a buffer that grows by doubling could hold more than the limit, which is
+            // what is charged.
             body.reserve_exact(max - body.len());
         }
         let progress = {
@@ -230,6 +233,7 @@ async fn chunks(
         };
         if let Some(exact) = drop_chunks(&mut connection.received, head, progress) {
             let length = body.len();
+            // The charge covers the whole capacity, so a buffer that is less than half full is cut.
             if body.capacity() > 2 * length {
                 body.shrink_to_fit();
             }
@@ -246,7 +250,7 @@ async fn chunks(
     }
 }
 
-/// Forgets decoded bytes; at the end, whether nothing came after them.
+/// Drops decoded bytes. At the end of the body it returns whether no byte came after it.
 fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Decoded) -> Option<bool> {
     received.drain(head..head + progress.consumed);
     progress.done.then(|| {
@@ -281,6 +285,7 @@ async fn until_close(
             return Ok((body, charge));
         }
         room_for_any(connection, expected, &mut charge).await;
+        // An orderly end is how such a body ends.
         if let Err(broken) = more(connection, expected).await
             && !connection.has_ended_in_order()
         {

@@ -1,5 +1,5 @@
-//! What a function says of its failure, in an answer that is no 2xx or in the result of a Job: its code and
-//! its message, whatever their shape. It decides no retry. `to_pod` and `to_job` call it.
+//! Reads what a function says of its failure, in an answer other than 2xx or in the result of a Job: its code
+//! and its message, in any of several shapes. It decides no retry. `to_pod` and `to_job` call it.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 const MESSAGE_MAX: usize = 1024;
 const CODE_MAX: usize = 64;
 
-/// The failure that `body` describes; `unsaid` is its message where the body has none.
+/// The failure that `body` describes; `unsaid` makes its message if the body has none.
 pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
     let (code, message) = parse(body);
     let message = message.unwrap_or_else(unsaid).into();
     match code.as_deref() {
-        // The runtime serves on; the worker that had the call is gone.
+        // The runtime goes on; the worker that had the call is gone.
         Some("POD_LOST") => Failure::PodLost(message),
-        // What came out of the handler did not come as far as here.
+        // The runtime refused the handler's output, and did not send it.
         Some("BAD_OUTPUT") => Failure::BadOutput(message),
         Some("OUTPUT_TOO_LARGE") => Failure::OutputTooLarge(message),
         code => Failure::Handler(Arc::new(HandlerFailure {
@@ -30,8 +30,8 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
     }
 }
 
-/// A pod that stops a call at its deadline says so by the code TIMEOUT, and its clock may run out by `early`
-/// before ours. With more time left the code is the function's own.
+/// A pod that stops a call at its deadline answers with the code TIMEOUT, and its clock may reach the deadline
+/// up to `early` before ours. With more time left, the function itself chose this code.
 pub(crate) fn at_deadline(failure: Failure, left: Nanos, early: Nanos) -> Failure {
     match failure {
         Failure::Handler(said) if &*said.code == "TIMEOUT" && left <= early => Failure::Timeout {
@@ -42,7 +42,7 @@ pub(crate) fn at_deadline(failure: Failure, left: Nanos, early: Nanos) -> Failur
     }
 }
 
-/// The members of an object that may say something.
+/// The members of an object that may describe the failure.
 #[derive(Deserialize)]
 struct SaidFailure<'a> {
     #[serde(borrow, default)]
@@ -57,9 +57,9 @@ struct SaidFailure<'a> {
 }
 
 impl<'a> SaidFailure<'a> {
-    /// Reads an object; anything else, also one with a repeated member, is none.
+    /// Reads an object. Any other value, and an object with a repeated member, gives none.
     fn of(json: &'a str) -> Option<Self> {
-        // serde would take a list for the members in their order.
+        // serde would also accept an array, as the members in their order.
         let is_object = json.starts_with('{');
         is_object.then(|| serde_json::from_str(json).ok()).flatten()
     }
@@ -83,7 +83,7 @@ fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
         said.detail,
     ];
     let message = messages.into_iter().flatten().find_map(text_of);
-    // A code by itself is no message.
+    // An object that has only a code has no message.
     let message = message.or_else(|| text_of(json).filter(|_| code.is_none()));
     (code, message)
 }
@@ -95,7 +95,7 @@ fn code_of(json: &RawValue) -> Option<String> {
     (is_short && !code.chars().any(char::is_control)).then_some(code)
 }
 
-/// A string's content, or any other value as it is written; none where that says nothing.
+/// The content of a string, or any other value as it is written; none for an empty value.
 fn text_of(json: &RawValue) -> Option<String> {
     let json = json.get();
     match serde_json::from_str::<String>(json) {
@@ -105,10 +105,10 @@ fn text_of(json: &RawValue) -> Option<String> {
     }
 }
 
-/// Text without the white space around it, cut where it is too long.
+/// The text without white space around it, cut if it is too long.
 fn plain_text(text: &[u8]) -> Option<String> {
     let text = text.trim_ascii();
-    // With room for the character that the limit may go through.
+    // Four bytes more than the limit, because the limit may be inside a character.
     let head = &text[..text.len().min(MESSAGE_MAX + 4)];
     let mut said = String::from_utf8_lossy(head).into_owned();
     if text.len() > MESSAGE_MAX {

@@ -1,4 +1,4 @@
-//! A call's request on its way in: what was let in, how it is served, and how its client is answered. It
+//! A call's request on its way in: the admitted request, how it is served, and how its client is answered. It
 //! admits nothing; `admit` does.
 
 use std::rc::Rc;
@@ -15,22 +15,22 @@ use crate::invoke::outgoing::Outgoing;
 use crate::runtime::timers::Alarm;
 use crate::state::functions::FunctionEntry;
 
-/// A call that was let in by its head.
+/// A request that passed admission at its head.
 pub(crate) struct AdmittedRequest {
     pub(crate) entry: Rc<FunctionEntry>,
     pub(crate) charge: Charge,
-    /// Until it is granted.
+    /// The count of its large body among the waiting ones, until the call begins.
     pub(crate) waiting: Option<WaitingBody>,
     pub(crate) arrived_at: Uptime,
-    /// Of a sync call.
+    /// The deadline that a sync call has.
     pub(crate) deadline: Deadline,
-    /// It came as `:enqueue`.
+    /// The request is an `:enqueue`.
     pub(crate) enqueue: bool,
 }
 
-/// What the connection of a call offers to it.
+/// What a call needs of its client's connection.
 pub(crate) trait Client {
-    /// Told of the call's place while it may be ended by the client's leaving.
+    /// Sets the call that ends if the client leaves; none if no call does.
     fn serving(&self, place: Option<CallId>);
     /// Whether the client has left.
     fn is_gone(&self) -> bool;
@@ -46,9 +46,9 @@ pub(crate) struct Answering<'a> {
 
 /// How a call is served.
 pub(crate) enum InvocationMode {
-    /// It lives and dies with its client's wait: `plain_call`.
+    /// The call ends with its client's wait: `plain_call`.
     Plain,
-    /// It runs by itself, and its client waits for it: `stored::serve`.
+    /// The call has a task of its own, and its client waits for it: `stored::serve`.
     Stored { detached: bool },
 }
 

@@ -1,6 +1,6 @@
-//! Calls that may outlive their client's wait: async, keyed and `Prefer` ones. Such a call runs in a
-//! task of its own, its execution is kept, and clients wait for it. It admits nothing by itself and runs
-//! no attempt. `serve` calls it; the ticker has it drop what is past its time.
+//! Calls that may outlive their client's wait: async calls, keyed calls and `Prefer` calls. Such a call runs in
+//! a task of its own, its execution is stored, and clients wait for it. It admits nothing by itself and runs no
+//! attempt. `serve` calls it; the ticker's upkeep calls `expire`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -30,7 +30,7 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{IdempotencyKey, StoredExecution};
 use crate::state::idempotency::{Claim, fingerprint};
 
-/// Lets the call in, and has its client wait for it.
+/// Admits the call, and makes its client wait for it.
 pub(crate) async fn serve(
     thread: &Rc<Links>,
     mut admitted: AdmittedRequest,
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
             return error_response(&refused);
         }
     };
-    // Before the owner of the key tells others to join it.
+    // Before the key's owner lets others join the execution, because they have to find it.
     thread.executions.put(&stored);
     if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);
@@ -73,7 +73,7 @@ pub(crate) async fn serve(
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
     let arrived_at = admitted.arrived_at;
     let place = life.place();
-    // A first call is queued as far as its client is concerned, however fast it is granted.
+    // Made before the call's task runs, so that the client reads `queued`, however fast the call is granted.
     let queued = join::accepted(&stored, trace_id.as_deref());
     let waiting = admitted.waiting.take();
     let answer_by = answer_by(&incoming, arrived_at);
@@ -92,7 +92,7 @@ pub(crate) async fn serve(
     if over {
         return join::result(thread, &stored, trace_id.as_deref(), arrived_at, false);
     }
-    // Its client's patience is over, or its client: it goes on by the async deadlines.
+    // The time of `Prefer: wait` has passed, or the client has left: the call goes on with the async deadline.
     stored.detached.set(true);
     stored.deadline.set(async_deadline);
     let goes_on = goes_on_without_client(stored.key.borrow().is_some(), stored.joined.get());
@@ -102,13 +102,13 @@ pub(crate) async fn serve(
     join::accepted(&stored, trace_id.as_deref())
 }
 
-/// Until when the client of a call that arrived then waits, if it said so.
+/// Until when the client of a call that arrived at `arrived_at` waits, if its request says so.
 fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
     let wait_s = incoming.head.prefer.wait_s()?;
     Some(arrived_at + Nanos::from_s(wait_s.into()))
 }
 
-/// Waits for one's own call; false where the client's patience ended, or the client, went first.
+/// Waits for the client's own call; false if the client's wait ends or the client leaves first.
 async fn wait_for_own(
     thread: &Links,
     stored: &StoredExecution,
@@ -132,7 +132,8 @@ async fn wait_for_own(
     .await
 }
 
-/// Claims the call's key for `id`, if it has one; else gives the answer of the execution that holds it.
+/// Claims the call's key, if it has one, for `id`. If another execution holds the key, its answer is returned
+/// as the error.
 async fn claim_key(
     thread: &Rc<Links>,
     admitted: &AdmittedRequest,
@@ -160,8 +161,8 @@ async fn claim_key(
                 };
                 match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,
-                    // The store dropped it after the claim was answered, and gave its key up before it
-                    // said so: the next claim finds another holder, or none.
+                    // The store dropped the execution after the claim was answered. It gave the key up before
+                    // it answered `Gone`, so the next claim finds another holder, or none.
                     Err(NotJoined::Gone) if thread.now() < deadline => continue,
                     Err(NotJoined::Gone | NotJoined::Busy) => error_response(&HttpError::Busy),
                 }
@@ -174,7 +175,7 @@ async fn claim_key(
     }
 }
 
-/// The task of a kept call.
+/// The task of a stored call.
 async fn run_stored(
     thread: Rc<Links>,
     stored: Rc<StoredExecution>,
@@ -209,19 +210,21 @@ async fn run_stored(
         finished.result.as_ref().err(),
         now,
     );
+    // A call that never ran has done nothing, so a repeat with its key may run.
     if finished.never_ran
         && let Some(key) = stored.key.take()
     {
         shards::release_key(&thread, key, id);
     }
-    // From now on the store has it in its account.
+    // From here on the store's budget counts the output.
     let output = finished.result.ok().map(|answer| answer.output);
     thread.executions.finished(&stored, output, now);
     stored.announce();
     expire(&thread, now);
 }
 
-/// Drops executions that are past their time or the byte budget, and their keys.
+/// Drops executions that are past their time, and the oldest ones while the byte budget is exceeded; gives up
+/// their keys.
 pub(crate) fn expire(thread: &Links, now: Uptime) {
     let older = thread.executions.expire(now, |gone, early| {
         if early {
@@ -236,9 +239,9 @@ pub(crate) fn expire(thread: &Links, now: Uptime) {
     }
 }
 
-/// Another thread passed the byte budget, and the oldest finished execution is here.
+/// Drops the oldest finished execution, which is on this thread: another thread exceeded the byte budget.
 pub(crate) fn drop_oldest(thread: &Links) {
-    // First: what passes the budget after the look asks anew.
+    // First, so that a thread that exceeds the budget after `expire` asks again.
     thread.executions.acknowledge_budget();
     expire(thread, thread.now());
 }

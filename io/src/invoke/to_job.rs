@@ -1,5 +1,5 @@
-//! One attempt of a JOB call: the bridge starts a process or pod for it, and its result comes back
-//! as a callback over HTTP. It starts nothing itself. `drive` runs it; `api::executions` brings results.
+//! One attempt of a JOB call: the bridge starts a process or pod for it, which posts its result to the control
+//! plane. It starts nothing itself. `drive` runs it; `api::executions` passes results on.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,28 +24,29 @@ use crate::runtime::Runtime;
 use crate::state::call_table::{JobAnswer, JobOutput, JobUpdate};
 use crate::state::job_inputs::JobInput;
 
-/// Larger envelopes are fetched by the Job. Linux takes variables of 128 KiB each (`MAX_ARG_STRLEN`), their
-/// names and what ends them included.
+/// A Job fetches a larger envelope; a smaller one is in its environment. Linux takes at most 128 KiB for a
+/// variable (`MAX_ARG_STRLEN`), with its name and its end.
 const INLINE_MAX: usize = 120 * 1024;
 
-/// A Job's clock begins with its container, of which the bridge hears later.
+/// How much earlier than ours a Job's clock may reach the deadline: its clock begins with its container, and
+/// the bridge sees the container's start later.
 const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
 
-/// Ends the attempt in every case: the Job is stopped and its body forgotten.
+/// Cleans up after an attempt, however it ends: its drop stops the Job and removes the Job's body.
 struct RunningJob<'a> {
     call: &'a ServedCall<'a>,
     grant: &'a Grant,
     attempt: u32,
-    /// What the bridge is told of how it came up.
+    /// The timestamps of the runtime's start, for the bridge.
     stamps: Option<ReadyStamps>,
 }
 
 impl Drop for RunningJob<'_> {
     fn drop(&mut self) {
         let thread = self.call.thread;
-        // Also of an attempt that was stopped the record says how far its start came.
+        // The record shows how far the start came, also for an attempt that was stopped.
         let seen = thread.calls.take_job_start(self.call.place);
         let phases = phases(thread, self.grant, &seen, self.stamps);
         self.call.note(|record| record.start = Some(phases));
@@ -77,7 +78,7 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
         .ok()
         .filter(|body| json && !body.contains('\0'))
         .map(Arc::<str>::from);
-    // Also what the Job is handed: a Job may always ask for its input.
+    // Also if the Job gets the payload in its environment, because a Job may always ask for its input.
     let content_type = request
         .content_type()
         .unwrap_or(b"application/octet-stream");
@@ -90,6 +91,7 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
         },
         attempt,
     });
+    // Before the bridge starts the Job, which may ask for its input at once.
     thread.inputs.borrow_mut().insert(call.id.random(), input);
     JobStart {
         call: grant.call,
@@ -113,6 +115,7 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
 pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let thread = call.thread;
     let attempt = call.attempt();
+    // Before the bridge gets the order, because updates are dropped for a Job that is not expected.
     thread.calls.expect_job(call.place, attempt);
     let mut running = RunningJob {
         call,
@@ -134,7 +137,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         }
         let held_up = thread.calls.job_held_up(call.place);
         call.life.borrow_mut().job_is_held_up(held_up);
-        // The call's own place wakes the task.
+        // `poll_events` has registered this task's waker, which every update of the Job wakes.
         thread
             .calls
             .take_job(call.place)
@@ -147,11 +150,12 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     let Outcome { result, stamps } = outcome(update, left);
     running.stamps = stamps;
     drop(running);
-    // Its own word is exact; what the bridge saw may be a second late.
+    // The runtime's timestamp is exact; what the bridge saw may be a second late.
     let stamped_at = stamps
         .and_then(|stamps| stamps.started_at_ms)
         .map(|epoch_ms| thread.uptime_at(epoch_ms));
     let sent_at = stamped_at.or(seen_at).unwrap_or(now);
+    // The runtime's clock may be another machine's, so the time is kept within the attempt.
     let sent_at = sent_at.clamp(grant.granted_at, now);
     FinishedAttempt {
         answered_at: result.is_ok().then_some(now),
@@ -173,7 +177,7 @@ fn init_ms(stamps: ReadyStamps) -> Option<u32> {
     u32::try_from(took_ms).ok()
 }
 
-/// How the Job came up: what the bridge saw, and what its runtime stamped.
+/// The phases of the Job's start: those that the bridge saw, and those of the runtime's timestamps.
 fn phases(thread: &Runtime, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
     let mut phases = seen.to_vec();
     for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
@@ -187,11 +191,11 @@ fn phases(thread: &Runtime, grant: &Grant, seen: &Phases, stamps: Option<ReadySt
 /// How a Job's attempt ended.
 struct Outcome {
     result: Result<JobOutput, AttemptError>,
-    /// How its runtime came up, as far as it says.
+    /// The timestamps of its runtime's start, if it sent them.
     stamps: Option<ReadyStamps>,
 }
 
-/// What became of an attempt that had so much time left.
+/// The outcome of an attempt that had `left` until its deadline.
 fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
     match update {
         JobUpdate::Answered(answer) => {
@@ -213,7 +217,7 @@ fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
     }
 }
 
-/// What a runtime stamped; what is left out, or null, is not known.
+/// A runtime's timestamps; one that is left out, or null, is not known.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct RuntimeStamps {
@@ -242,7 +246,7 @@ struct JobResult<'a> {
     output: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    // Not one flattened field: serde would copy the others to find them.
+    // Not one flattened field, because serde would copy the other members to find these.
     #[serde(default)]
     started_at: Option<f64>,
     #[serde(default)]
@@ -251,12 +255,12 @@ struct JobResult<'a> {
     ready_at: Option<f64>,
 }
 
-/// Whether the body is a result, and not an output under a type of its own.
+/// Whether the body is a result object, and not an output with a content type of its own.
 fn is_result(content_type: Option<&[u8]>) -> bool {
     media_type(content_type) == MediaType::None || is_plain_json(content_type)
 }
 
-/// The end of a call whose Job posted that.
+/// The failure of a call whose Job posted an unreadable result.
 pub(crate) fn bad_result(why: &HttpError) -> Failure {
     let why = match why {
         HttpError::BadRequest(why) => why.clone(),
@@ -266,7 +270,7 @@ pub(crate) fn bad_result(why: &HttpError) -> Failure {
     Failure::BadOutput(format!("the Job's result was no result: {why}").into())
 }
 
-/// What a callback's body says; a fault of its form is an error of the request.
+/// Reads a callback's body; a body of the wrong form is an error of the request, not of the call.
 pub(crate) fn read_result(
     content_type: Option<&[u8]>,
     content_encoding: Option<&[u8]>,

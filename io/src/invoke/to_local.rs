@@ -10,7 +10,7 @@ use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
 use crate::invoke::call::ServedCall;
 use crate::runtime::buffers::Buffers;
 
-/// Gives the input back: the very bytes of `input`, or the raw body as it was labelled.
+/// Returns the input: the very bytes of `input`, or the raw body with its content type and encoding.
 pub(crate) async fn echo(call: &ServedCall<'_>) -> FinishedAttempt {
     let request = call.request;
     let labels = [request.content_type(), request.content_encoding()];

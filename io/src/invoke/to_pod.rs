@@ -1,5 +1,5 @@
-//! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
-//! It decides no retry; it says whether the attempt can have begun. `drive` runs it.
+//! One attempt in a pod, over a kept-alive connection of this thread's own: sends the request and reads the
+//! answer. It decides no retry; it reports whether the attempt can have begun. `drive` runs it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -27,10 +27,11 @@ use crate::runtime::net::Unsent;
 use crate::state::pod_conn::PodConn;
 use crate::state::pod_pool::Owner;
 
-/// A pod's clock for a call begins when the request is there, and is told whole milliseconds.
+/// A pod's code TIMEOUT counts as our deadline if at most this is left. The pod counts whole milliseconds from
+/// the request's arrival, by its own clock.
 const EARLY: Nanos = Nanos::from_ms(50);
 
-/// How soon a connection is tried again for which there was no descriptor.
+/// The pause before a connection is tried again, if no descriptor was free for it.
 const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
@@ -49,15 +50,15 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     exchange(call, &owner, until, &call.stamps).await
 }
 
-/// Where the owner's connections go to.
+/// The address that the owner's connections go to.
 fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     let thread = call.thread;
     match owner {
         Owner::Endpoint(address) => Ok(address.clone()),
         Owner::Pod(pod) => thread.pods.address(*pod).map_or_else(
             || {
-                // Grants and messages have rings of their own, so a grant can be faster than the message that
-                // introduces its pod. That message was sent first: it is there.
+                // Grants and messages have separate rings, so a grant may come before the message that
+                // introduces its pod. That message was sent first, so it is in its ring.
                 bridge::take_messages(thread);
                 thread
                     .pods
@@ -69,7 +70,7 @@ fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<s
     }
 }
 
-/// The pod, for people.
+/// The pod's name in messages.
 fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     match address(call, owner) {
         Ok(address) => format!("the pod at {address}"),
@@ -77,8 +78,8 @@ fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     }
 }
 
-/// Opens a connection, within its time. Where there is no descriptor for it that says nothing of the pod, so
-/// it waits for one, as long as the call does.
+/// Opens a connection, within `connect_timeout_ms`. A missing descriptor says nothing about the pod, so the
+/// attempt then waits for a free one, for as long as the call may wait.
 async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<PodConn> {
     let alarm = thread.alarms.alarm();
     loop {
@@ -105,7 +106,7 @@ async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<Po
     }
 }
 
-/// The request out, the answer in.
+/// Sends the request and reads the answer.
 async fn exchange(
     call: &ServedCall<'_>,
     owner: &Owner,
@@ -125,10 +126,10 @@ async fn exchange(
             };
             match Box::pin(connect(thread, &address)).await {
                 Ok(connection) => {
-                    // However long that took, the pod is told what is left now.
+                    // Reads the clock: connecting took time, and `X-Deadline-Ms` is computed from `recent`.
                     let _connected_at = thread.now();
                     if !connection.check_fresh() {
-                        // What comes before the request is no answer to it.
+                        // Bytes that came before the request cannot be its answer.
                         let pod = named(call, owner);
                         let why = format!("{pod} sent something, or closed, before it was asked");
                         return unreachable(why.into(), PodVerdict::Lost);
@@ -158,7 +159,7 @@ async fn exchange(
     };
     let execution_id = call.id.text();
     connection.post(write_request(call, &execution_id, deadline), request);
-    // The pod may begin from now on, though it may take a large request more slowly than it answers.
+    // The pod may begin from now on: it may even answer before it has taken all of a large request.
     let begun_at = connection.sent_at().unwrap_or_else(|| thread.recent());
     stamps.sent_at.set(Some(begun_at));
     let expected = Expected {
@@ -174,6 +175,8 @@ async fn exchange(
     let answered_at = thread.now();
     match answer {
         Ok(whole) => {
+            // Only a connection in step is kept: the request went out completely, and no byte came after the
+            // answer.
             let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
             let keep_alive_s = whole.head.keep_alive_s;
             let (cold_start, init_ms) = (whole.head.cold_start, whole.head.init_duration_ms);
@@ -211,10 +214,11 @@ async fn exchange(
     }
 }
 
-/// What stands before a body, but for a client's long values.
+/// Room for the head of a request, except for long values of a client's headers.
 const REQUEST_ROOM: usize = 768;
 
-/// The head of the request as the pod gets it, in a buffer that has room for the body, or for a piece of it.
+/// Writes the head of the request for the pod, in a buffer that has room for the body, or for a piece of a
+/// large one.
 fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
@@ -257,6 +261,7 @@ fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -
         }
     }
     let left_ns = deadline.since(thread.recent()).as_ns();
+    // Rounded up, so that the pod does not read 0 while time is left.
     let left_ms = left_ns.div_ceil(Nanos::from_ms(1).as_ns());
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),
@@ -270,7 +275,7 @@ fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -
     out
 }
 
-/// What an answer means.
+/// Turns an answer into the attempt's result, and into a verdict on the pod.
 fn interpret(
     call: &ServedCall<'_>,
     owner: &Owner,
@@ -313,10 +318,10 @@ fn interpret(
     (Err(error), verdict)
 }
 
-/// What a function says that did not answer 2xx.
+/// The failure that a function describes in an answer other than 2xx.
 fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Failure {
     let status = head.status;
-    // A body that is encoded cannot be read here.
+    // An encoded body is not decoded here, so it counts as empty.
     let body = if head.content_encoding.is_none() {
         body
     } else {
@@ -333,7 +338,7 @@ fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Fail
     failure
 }
 
-/// A header's value that is passed to the caller, where it is plain text of moderate length.
+/// A header's value for the caller; none if it is not plain text of at most 64 bytes.
 fn passed_on(value: &[u8]) -> Option<Arc<str>> {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
     let is_fine = !value.is_empty() && value.len() <= 64 && value.iter().all(is_plain);

@@ -24,12 +24,13 @@ use crate::server::request_pool::RequestPool;
 use crate::server::serve;
 use crate::state::descriptors::LogLimit;
 
+/// Connections that the kernel keeps until they are accepted; it takes no more than `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// Pause before the next check whether a descriptor is free.
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
 /// Iterations until a client that is closed has given its descriptor back.
 const CLOSED_WITHIN: usize = 8;
-/// Connections in a row before others have their turn.
+/// Connections that are accepted in a row before other tasks have their turn.
 const BURST: u32 = 64;
 
 /// Why there is no listener.
@@ -61,7 +62,8 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     match address {
         SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
         SocketAddr::V6(v6) => {
-            // IPv4 as well where the address is any, whatever the machine's bindv6only says.
+            // With the address `::` the socket takes IPv4, too, whatever the machine's `net.ipv6.bindv6only`
+            // says.
             setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
             bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
         }
@@ -124,8 +126,9 @@ async fn until_closed(thread: &Links) -> bool {
     is_closing
 }
 
-/// Whether the next descriptor is not one of those that are kept back.
+/// Whether the next client's descriptor is not one of those that are kept back.
 fn has_room(thread: &Links) -> bool {
+    // The kernel gives the lowest free number, so a duplicate shows which one the next client will get.
     let next = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0);
     next.is_ok_and(|next| !thread.descriptors.keep_back(next.as_raw_fd() as u64))
 }

@@ -42,7 +42,7 @@ const END_POLL: Nanos = Nanos::from_ms(100);
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerPort {
-    /// Clients; and pods too, where there is no other.
+    /// Clients, and also pods, if there is no other listener.
     Public { internal: bool },
     /// Pods alone.
     Internal,
@@ -53,7 +53,7 @@ pub(crate) enum ListenerPort {
 enum AwaitedBody {
     #[default]
     None,
-    /// The whole request has so many bytes.
+    /// The length of the whole request, with its head.
     Until(usize),
     Chunks,
 }
@@ -174,7 +174,7 @@ impl ClientConn {
         self.eof.get() || self.socket.has_ended()
     }
 
-    /// Takes in what the client sent, as far as there is room for it and the share goes.
+    /// Receives what the client sent, as long as there is room for it and the share is not used up.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
         self.poll_bytes(cx);
         if self.serving.get().is_some() && !self.eof.get() && !self.take_room() {
@@ -317,7 +317,7 @@ impl ClientConn {
         .await
     }
 
-    /// Waits while the connection's share is used up; its task gives way then.
+    /// Waits while the connection's share is used up; the connection's task yields in that case.
     async fn own_turn(&self) {
         std::future::poll_fn(|_| {
             if self.share.is_used_up() {
@@ -416,7 +416,7 @@ impl ClientConn {
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
         if pending.len() > self.room.get() {
-            // The reader has stopped for want of the room that is made here.
+            // The reader may have stopped because there was no room, which is made here.
             self.kick.set(true);
         }
         let taken = pending.split(whole, &self.thread.buffers);

@@ -1,5 +1,5 @@
-//! Requests that are not calls: their bodies, and who answers them. It decides nothing about functions
-//! or executions; `functions` and `executions` do. `serve` calls it.
+//! Requests that are not calls: reads their bodies, and passes them on to `api`. It decides nothing about
+//! functions or executions; `functions` and `executions` do. `serve` calls it.
 
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ use crate::runtime::buffers::Buffers;
 use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::sending::invite;
 
-/// The fields that a description may leave out, as they are shown.
+/// Bytes of the default fields that the answer adds to a description.
 const DEFAULTS_LEN_MAX: usize = 2048;
 
 /// Reads the body of a request that is not a call, as far as `charge` allows.
@@ -63,14 +63,15 @@ async fn read_body(
     }
 }
 
-/// Everything but calls. What the answer to a change takes is charged before the change, into `outgoing`:
-/// an answer that found no room would say that nothing was done.
+/// Answers everything but calls. The answer to a change is charged before the change, into `outgoing`, because
+/// an answer without memory would say that nothing was done.
 pub(crate) async fn other(
     conn: &ClientConn,
     head: &RequestHead,
     outgoing: &mut Outgoing,
 ) -> Result<Response, StopReading> {
     let thread = &conn.thread;
+    // Copied, because the buffer changes while the body is read.
     let path = head.path.of(&conn.pending.borrow()).to_vec();
     let route = route(head.method, &path)?;
     if let ApiRoute::Complete { token, id } = route {
@@ -100,20 +101,20 @@ pub(crate) async fn other(
         let room = thread.account.charge(answer_to(incoming.body().len()));
         outgoing.charge = Some(room.ok_or(HttpError::NoMemory)?);
     }
-    // Of other requests it says nothing.
+    // The bodies of other requests are not used.
     let body = if wants_json || matches!(route, ApiRoute::PodReady { .. }) {
         incoming.body().to_vec()
     } else {
         Vec::new()
     };
-    // A FIN after a whole request ends calls alone (contract 1.6): here the client may just have
-    // nothing more to send, a change goes on by itself, and a long poll has a deadline of its own.
+    // A FIN after a complete request ends only calls (contract 1.6). Here the client may just have nothing more
+    // to send; a change goes on without it, and a long poll has a deadline of its own.
     respond(thread, &route, &incoming, body).await
 }
 
-/// What an answer that shows a function takes, of which a description of so many bytes came. Most of it is no
-/// longer when it is written again, and the fields that it left out are there; one that is longer all the same
-/// (`1e15` becomes a number of 18 digits) waits for its room.
+/// The charge for an answer that shows a function whose description has so many bytes. Most answers are no
+/// longer than twice the description and the default fields; a longer one (`1e15` becomes a number of 18
+/// digits) waits for its memory.
 fn answer_to(description: usize) -> u64 {
     Buffers::size_for(2 * description + DEFAULTS_LEN_MAX + HEAD_ROOM) as u64
 }
@@ -191,13 +192,13 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, HttpError> {
     Ok(asked)
 }
 
-/// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
+/// Charges a Job's result, after a wait in line as for a pod's answer, because a call waits for the result.
 async fn room(conn: &ClientConn, length: u64) -> Result<Charge, StopReading> {
     let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
     room.ok_or_else(|| HttpError::NoMemory.into())
 }
 
-/// A Job's result: over its limit it still ends the call.
+/// Takes a Job's result. One that is over the limit is not read, but still ends the call.
 async fn complete(
     conn: &ClientConn,
     head: &RequestHead,
@@ -213,7 +214,7 @@ async fn complete(
         let value = |span: Option<Span>| span.map(|span| Box::from(span.of(&pending)));
         (value(head.content_type), value(head.content_encoding))
     };
-    // Before its body is read: a stranger's takes no room.
+    // Before the body is read, so that a request with a wrong token takes no memory.
     if thread.tokens.verify(id, token).is_none() {
         return Err(HttpError::Forbidden(WRONG_TOKEN).into());
     }

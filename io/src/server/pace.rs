@@ -1,5 +1,5 @@
-//! Whether bytes come, or are taken, as fast as they have to: 16 KiB a second, over every 60 s from the
-//! first byte. It has no clock; `client_conn` asks it about bodies and answers.
+//! Judges whether a transfer keeps the required pace: 16 KiB a second, over every 60 s from its first byte. It
+//! has no clock; `client_conn` uses it for bodies, `sending` for answers.
 
 use nanofaas_core::time::{Nanos, Uptime};
 
@@ -7,7 +7,7 @@ const WINDOW: Nanos = Nanos::from_s(60);
 const BYTES_PER_WINDOW: u64 = 60 * 16 * 1024;
 
 pub(crate) struct TransferPace {
-    /// When the window began, and what had moved by then.
+    /// When the window began, and the bytes that had moved by then.
     since: Uptime,
     moved: u64,
 }
@@ -17,13 +17,13 @@ impl TransferPace {
         Self { since: now, moved }
     }
 
-    /// When it is judged next.
+    /// When the pace is judged next.
     pub(crate) fn due(&self) -> Uptime {
         self.since + WINDOW
     }
 
-    /// Whether the pace was kept in the window that is over; another one begins. `moved` counts from the
-    /// beginning.
+    /// Whether the pace was kept in the window that is over; the next window begins. `moved` counts from the
+    /// beginning of the transfer.
     pub(crate) const fn judge(&mut self, now: Uptime, moved: u64) -> bool {
         let kept = moved - self.moved >= BYTES_PER_WINDOW;
         *self = Self::begin(now, moved);
@@ -35,7 +35,7 @@ impl TransferPace {
 mod tests {
     use super::*;
 
-    /// How long a client that moves so many bytes a second is waited for, up to ten minutes.
+    /// For how many seconds a client at this rate is waited for, up to ten minutes.
     fn lasts_s(bytes_per_s: u64) -> u64 {
         let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         for second in 1..=600 {

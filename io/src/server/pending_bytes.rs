@@ -1,6 +1,6 @@
-//! What a client sent and was not taken yet: a buffer with an offset, so that what was sent ahead stays
-//! where it lies while requests before it are taken. A byte is moved a bounded number of times, however
-//! many requests stand before it. `client_conn` has one for each connection.
+//! Bytes that a client sent and that were not taken yet: a buffer with an offset, so that a request that was
+//! sent ahead is not moved when the request before it is taken. A byte is moved a bounded number of times,
+//! however many requests are before it. `client_conn` has one for each connection.
 
 use std::ops::Deref;
 
@@ -9,7 +9,7 @@ use crate::runtime::buffers::Buffers;
 #[derive(Default)]
 pub(crate) struct PendingBytes {
     buffer: Vec<u8>,
-    /// What stands before it was taken.
+    /// The bytes before this offset were taken.
     from: usize,
 }
 
@@ -22,7 +22,7 @@ impl Deref for PendingBytes {
 }
 
 impl PendingBytes {
-    /// Takes in what came.
+    /// Adds received bytes.
     pub(crate) fn append(&mut self, came: Vec<u8>, buffers: &Buffers) {
         if self.buffer.capacity() == 0
             || (self.buffer.is_empty() && came.len() > self.buffer.capacity())
@@ -31,6 +31,8 @@ impl PendingBytes {
             buffers.give(std::mem::replace(&mut self.buffer, came));
             return;
         }
+        // As many bytes were taken since the last move as are moved now, so each byte is moved a bounded number
+        // of times.
         if self.from >= self.len() {
             self.compact();
         }
@@ -39,7 +41,7 @@ impl PendingBytes {
         buffers.give(came);
     }
 
-    /// Makes room for so many more bytes, and no more than a buffer of theirs has.
+    /// Makes room for so many more bytes, but no more than a buffer for all of them has.
     pub(crate) fn reserve(&mut self, more: usize, buffers: &Buffers) {
         let whole = self.buffer.len() + more;
         if whole <= self.buffer.capacity() {
@@ -54,25 +56,25 @@ impl PendingBytes {
         }
     }
 
-    /// Bytes that it holds in memory.
+    /// Bytes that the buffer holds in memory.
     pub(crate) const fn held_bytes(&self) -> u64 {
         self.buffer.capacity() as u64
     }
 
-    /// Moves what is left to the beginning.
+    /// Moves the bytes that are left to the beginning.
     fn compact(&mut self) {
         self.buffer.drain(..std::mem::take(&mut self.from));
     }
 
     /// Takes the first `count` bytes, in a buffer that begins with them.
     pub(crate) fn split(&mut self, count: usize, buffers: &Buffers) -> Vec<u8> {
-        // A request that has come alone, as most do, is all there is.
+        // Most requests come alone, so the whole buffer is the request.
         if self.from == 0 && count == self.buffer.len() {
             return buffers.fitted(std::mem::take(&mut self.buffer));
         }
         let ahead = self.len() - count;
         if self.from == 0 && ahead <= count {
-            // The smaller part moves.
+            // The smaller part is copied.
             let rest = copied(&self[count..], buffers);
             self.buffer.truncate(count);
             return buffers.fitted(std::mem::replace(&mut self.buffer, rest));
@@ -82,7 +84,7 @@ impl PendingBytes {
         taken
     }
 
-    /// Forgets the first `count` bytes.
+    /// Drops the first `count` bytes.
     pub(crate) fn skip(&mut self, count: usize, buffers: &Buffers) {
         assert!(count <= self.len(), "no more is forgotten than came");
         self.from += count;
@@ -139,7 +141,7 @@ mod tests {
         assert!(pending.is_empty());
     }
 
-    /// However it is cut into arrivals, takes and skips, what is taken is what came, in order.
+    /// For every sequence of arrivals, takes and skips, the bytes come out as they came, in their order.
     #[test]
     fn bytes_come_out_as_they_went_in() {
         let buffers = Buffers::default();

@@ -1,12 +1,12 @@
-//! Memory for requests that are being served, used again. What a request needs while it is served is
-//! several times what its connection needs while it is idle, and most connections are idle: so it does
-//! not live in the connection's own task. `accept` has one for its connections, which are its users.
+//! Reusable memory for requests that are being served. A request needs several times the memory of an idle
+//! connection, and most connections are idle, so this memory is not in the connection's own task. `accept` has
+//! one pool for all of its connections.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 
-/// Places that wait to be used again.
+/// The most free places that are kept.
 const SPARE_MAX: usize = 1024;
 
 pub(crate) struct RequestPool<F>(RefCell<Vec<Pin<Box<Option<F>>>>>);
@@ -18,7 +18,7 @@ impl<F> Default for RequestPool<F> {
 }
 
 impl<F: Future> RequestPool<F> {
-    /// Runs what `make` makes to its end, in a place of the pool.
+    /// Runs the future of `make` to its end, in a place of the pool.
     pub(crate) async fn run(&self, make: impl FnOnce() -> F) -> F::Output {
         let spare = self.0.borrow_mut().pop();
         let mut place = spare.unwrap_or_else(|| Box::pin(None));

@@ -1,5 +1,5 @@
-//! Sends answers to a client, as fast as it takes them, and judges how fast that is. A client that takes too
-//! little gets its answer cut short, which is logged and counted. `serve` and `client_conn` send by it.
+//! Sends answers to a client as fast as the client takes them, and judges that pace. An answer whose client is
+//! too slow is cut short, logged and counted. `serve` and `client_conn` send through it.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use crate::runtime::buffers::LARGE;
 use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::pace::TransferPace;
 
-/// Sends an answer, whose request came at `arrived_at`; false where the client did not take it.
+/// Sends the answer to a request that came at `arrived_at`; false if the client did not take it.
 pub(crate) async fn send_outgoing(
     conn: &ClientConn,
     outgoing: Outgoing,
@@ -39,7 +39,7 @@ pub(crate) async fn send(conn: &ClientConn, bytes: Vec<u8>) -> bool {
     bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
 }
 
-/// Sends what follows, a piece at a time, as fast as the client takes it.
+/// Sends the rest of an output piece by piece, as fast as the client takes it.
 async fn send_rest(conn: &ClientConn, mut rest: Box<RestOfOutput>) -> bool {
     loop {
         let mut out = conn.thread.buffers.take(LARGE);
@@ -57,13 +57,14 @@ async fn send_rest(conn: &ClientConn, mut rest: Box<RestOfOutput>) -> bool {
     }
 }
 
-/// Invites the body where the client waits for that.
+/// Sends `100 Continue` if the client waits for it before it sends the body.
 pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), StopReading> {
     let whole = match head.framing {
         Framing::Length(length) => head.len + length as usize,
         Framing::Chunked => head.len + 1,
         Framing::None => 0,
     };
+    // A client whose body is here already did not wait.
     if head.expect_continue && conn.pending.borrow().len() < whole {
         let sent = send(conn, response::CONTINUE.to_vec()).await;
         return if sent {
@@ -76,17 +77,17 @@ pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), 
 }
 
 impl ClientConn {
-    /// Waits until all that was posted is out; false where the client does not take it.
+    /// Waits until everything that was posted is sent; false if the client does not take it.
     pub(crate) async fn sent(&self) -> bool {
         let sent = |cx: &mut Context<'_>| Poll::Ready(self.socket.poll_sent(cx));
         match poll_fn(sent).await {
             Poll::Ready(sent) => sent.is_ok(),
-            // Boxed, as everything off the warm path.
+            // Boxed, because it is off the warm path.
             Poll::Pending => Box::pin(self.taken()).await,
         }
     }
 
-    /// Waits while the client takes what was posted, as fast as it has to.
+    /// Waits while the client takes what was posted and keeps the pace.
     async fn taken(&self) -> bool {
         let thread = &self.thread;
         let moved = self.socket.moved();
@@ -114,7 +115,7 @@ impl ClientConn {
         .await;
         if let Err(Some(why)) = cut {
             self.cut(why);
-            // Its charge goes with its memory.
+            // The charge is held until the kernel frees the memory that it covers.
             poll_fn(|cx| self.socket.poll_freed(cx)).await;
         }
         cut.is_ok()

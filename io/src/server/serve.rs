@@ -1,6 +1,6 @@
-//! Serves one client's connection: requests in order, each routed, read and answered. A read stays
-//! armed all the while (`client_conn`), so a client that leaves is noticed at once and pipelined requests are
-//! there when they are wanted. It decides no call; `accept` starts it.
+//! Serves one client's connection: requests in order, each routed, read and answered. A receive stays armed all
+//! the time (`client_conn`), so a client that leaves is noticed at once, and a pipelined request is there when
+//! its turn comes. It decides no call; `accept` starts it.
 
 #[cfg(test)]
 mod tests;
@@ -31,8 +31,8 @@ use crate::server::dispatch;
 use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
 
-/// After the last answer, bytes that still come are read for so long: closing at once would reset
-/// the connection, and the client might lose the answer.
+/// How long bytes that still come are read after the last answer. A close with unread bytes would reset the
+/// connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
 /// Serves a connection to its end; `answer` answers each request, in a place of the pool.
@@ -60,7 +60,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
                     if conn.share.is_used_up() {
                         return Poll::Ready(false);
                     }
-                    // Else the server made room that is waited for.
+                    // With `kick`, the server has made room that the reader waits for.
                     if conn.eof.get() || !conn.kick.get() {
                         return Poll::Pending;
                     }
@@ -76,7 +76,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     }
     let left = conn.pending.take().into_buffer();
     conn.thread.buffers.give(left);
-    // Many that leave together leave much memory behind.
+    // Many clients that leave together free much memory, which the upkeep gives back.
     conn.thread.upkeep.worked(conn.thread.recent());
 }
 
@@ -113,7 +113,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
     conn.socket.shutdown(Shutdown::Both);
 }
 
-/// What became of a request: the answer, to be sent.
+/// The answer to a request, to be sent, and whether the connection stays open.
 pub(crate) struct Answered {
     outgoing: Outgoing,
     stays: AfterAnswer,
@@ -125,7 +125,7 @@ enum AfterAnswer {
     No,
 }
 
-/// What is still to go out, and the answer to bytes that are no request.
+/// Sends what is still to go out, and before its end the answer to bytes that are no request.
 async fn last_words(conn: &ClientConn, response: Option<Response>) {
     if let Some(response) = response {
         let mut out = conn.thread.buffers.take(SMALL);
@@ -142,7 +142,7 @@ async fn last_words(conn: &ClientConn, response: Option<Response>) {
     conn.sent().await;
 }
 
-/// Reads what still comes, for a while, before the connection is closed.
+/// Reads and drops what still comes, for a while, before the connection is closed.
 async fn linger(conn: &ClientConn) {
     if !conn.sent().await {
         return;
@@ -172,7 +172,7 @@ pub(crate) async fn answer(
     Answered { outgoing, stays }
 }
 
-/// The answer is in `outgoing`.
+/// Answers one request into `outgoing`; returns whether the connection stays open.
 async fn answer_into(
     conn: &ClientConn,
     head: &RequestHead,
@@ -186,7 +186,6 @@ async fn answer_into(
         old: head.minor == 0,
         head_only: head.method == Method::Head,
     };
-    // The path is needed while the buffer goes on: a small copy off the warm path.
     let admitted = admit(conn, head, arrived_at);
     let done = match admitted {
         Ok(Admitted::Call(mut admitted)) => match read_call(conn, head, &mut admitted).await {
@@ -198,9 +197,9 @@ async fn answer_into(
                     outgoing,
                 };
                 match admit::begin(&admitted, &mut incoming) {
-                    // Its FIN is there already, so the client has left: the call is not begun.
-                    // What was sent behind it is not answered either, since an answer to that would
-                    // be taken for this one's.
+                    // The client's FIN is here already, so the client has left and the call is not begun. A
+                    // request behind it is not answered either, because its answer would be taken for this
+                    // call's.
                     Ok(mode) if conn.has_left() && !mode.outlives_client(&incoming) => {
                         thread.buffers.give(incoming.into_buffer());
                         return AfterAnswer::No;
@@ -231,7 +230,7 @@ async fn answer_into(
             }
             Err(stop) => Err(stop),
         },
-        // Boxed, as everything off the warm path: an idle connection holds room for what is not.
+        // Boxed, because it is off the warm path, and a place of the pool has room for all that is not boxed.
         Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;
@@ -265,7 +264,7 @@ async fn answer_into(
         }
         Err(StopReading::Quiet) => AfterAnswer::No,
         Err(StopReading::Refused(error)) => {
-            // Its body was not read to the end.
+            // The body was not read to its end, so the next request cannot be found.
             let wire = Wire {
                 keep_alive: false,
                 ..wire
@@ -296,10 +295,12 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         }
         ListenerPort::Internal | ListenerPort::Public { .. } => {}
     }
+    // A browser sends Origin for a page of another site, which must not call functions.
     if head.origin.is_some() {
         let why = "requests of browsers from other sites are not taken; send no Origin header";
         return Err(HttpError::Forbidden(why));
     }
+    // A page whose name was made to resolve to a loopback address (DNS rebinding) sends that name as Host.
     if conn.loopback
         && !internal
         && let Some(host) = head.host

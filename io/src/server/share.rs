@@ -1,6 +1,6 @@
-//! What one connection may do before the others have their turn. A client that sends ahead has always more
-//! to do and would keep the thread from all others: once its share is used up its task yields, and goes on
-//! after the loop has looked at I/O. It counts, and yields nothing by itself; `serve` does.
+//! How much one connection may do before the others have their turn. A client that sends ahead always has more
+//! to do, and would keep the thread from all others. So its task yields when its share is used up, and goes on
+//! after the loop has polled its I/O. This only counts; `serve` yields.
 
 use std::cell::Cell;
 
@@ -11,12 +11,12 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// The task is polled: it has a share of `most`.
+    /// Begins a poll of the task, with a share of `most`.
     pub(crate) fn renew(&self, most: usize) {
         self.left.set(most);
     }
 
-    /// Uses some of it.
+    /// Uses `some` of the share.
     pub(crate) fn take(&self, some: usize) {
         self.left.set(self.left.get().saturating_sub(some));
     }

@@ -1,4 +1,4 @@
-//! Reads the body of a request, at the pace that it has to keep, or drops that of a refused one.
+//! Reads the body of a request, which has to keep a pace, or drops the body of a refused request.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -44,7 +44,7 @@ impl ClientConn {
         loop {
             let seen = self.pending.borrow().len();
             if seen >= whole {
-                // The call's time in the queue begins now, not with its head.
+                // Reads the clock, because the call's time in the queue begins now, not with its head.
                 let _whole_at = self.thread.now();
                 return Ok(());
             }
@@ -52,7 +52,7 @@ impl ClientConn {
         }
     }
 
-    /// Waits for more than the `seen` bytes; `came` of the body so far, as fast as it has to.
+    /// Waits for more than the `seen` bytes, as long as the body keeps its pace; `came` bytes of it have come.
     async fn body_bytes(
         &self,
         seen: usize,
@@ -74,8 +74,8 @@ impl ClientConn {
         }
     }
 
-    /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of what each
-    /// piece makes it hold more, and may refuse it.
+    /// The request with a chunked body of at most `max` bytes. `grown` gets the bytes by which each piece
+    /// enlarges the body's buffer, and may refuse them.
     pub(crate) async fn chunked(
         &self,
         head: RequestHead,
@@ -118,6 +118,7 @@ impl ClientConn {
             Framing::Length(length) => length,
             Framing::Chunked => return false,
         };
+        // A client that was not invited may still send its body, or may not: the next bytes could be either.
         if head.expect_continue || length > SKIPPED_MAX {
             return false;
         }

@@ -11,11 +11,11 @@ use crate::shard::fleet::{Fleet, settle, with_fleet};
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Few enough that all answers fit into the socket.
 const AHEAD: usize = 150;
-/// What `client_conn` gives to one connection before the others have their turn.
+/// The requests that `client_conn` serves of one connection before the others have their turn.
 const SHARE_REQUESTS: usize = 8;
 
-/// A connection with so many requests on it, each of which is noted by its connection's name as it is
-/// answered. The client's end is to be kept.
+/// Opens a connection with so many requests on it. Each answer appends the connection's name to `seen`. The
+/// caller has to keep the client's end.
 fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>>) -> UnixStream {
     let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.set_nonblocking(true).expect("a socket");
@@ -48,7 +48,7 @@ fn pipelining_clients_get_their_share_of_an_iteration() {
         }
         let seen = seen.borrow();
         assert_eq!(seen.len(), 2 * AHEAD + 1, "each is answered: {seen}");
-        // A task that gives way may have a second share before the loop looks, since the bell may have
+        // A task that yields may have a second share before the loop polls its I/O, because the bell may have
         // been rung before.
         let most = 2 * SHARE_REQUESTS;
         let first = seen.find('o').expect("it was answered");
