@@ -1,4 +1,4 @@
-//! What an io thread reaches by messages: the scheduler, the bridge, the other io threads.
+//! What an io thread reaches by messages: the scheduler, the bridge, and the other io threads.
 
 pub(crate) mod scheduler;
 pub(crate) mod bridge;
@@ -22,7 +22,7 @@ use crate::runtime::due::Due;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The receiving ends.
+/// The receiving ends of an io thread's queues.
 pub(crate) struct Inbox {
     pub(crate) rings: IoInbox,
     pub(crate) shards: ShardInbox,
@@ -35,31 +35,31 @@ impl Inbox {
     }
 }
 
-/// The sending ends.
+/// The sending ends of the queues to others.
 #[derive(Clone)]
 pub(crate) struct Posts {
     pub(crate) scheduler: SchedulerSetup,
     pub(crate) bridge: BridgePost,
-    /// Of every io thread, this one's too.
+    /// One for each io thread, this one included.
     pub(crate) shards: Box<[ShardPost]>,
 }
 
-/// One io thread as those see it that serve requests: its ways to the others, over its tables.
+/// One io thread, as the code that serves requests sees it: its tables, and its links to other threads.
 pub(crate) struct Links {
     tables: Tables,
     pub(crate) scheduler: SchedulerHandle,
     /// Wakes the ticker for the inline scheduler's own deadlines.
     tick_alarm: Alarm,
     tick_planned: Cell<Due>,
-    /// A turn left work; the inbox comes back to it.
+    /// A turn of the inline scheduler left work, which the inbox continues.
     pub(crate) turn_left: Cell<bool>,
     pub(crate) bridge: BridgePost,
-    /// Answers that the bridge owes.
+    /// Questions to the bridge that wait for their answers.
     asked_of_bridge: PendingRequests<Reply>,
     shards: Box<[ShardLink]>,
-    /// Answers that other io threads owe.
+    /// Questions to other io threads that wait for their answers.
     pub(crate) asked_of_shards: PendingRequests<ShardAnswer>,
-    /// Wakes the ticker for what is owed to other io threads.
+    /// Wakes the ticker for notices that are owed to other io threads.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
 }
@@ -90,7 +90,7 @@ impl Links {
         })
     }
 
-    /// An io thread, as this one reaches it.
+    /// The link to an io thread.
     pub(crate) fn shard(&self, other: ShardId) -> &ShardLink {
         &self.shards[other.index()]
     }

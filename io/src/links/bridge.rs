@@ -1,4 +1,4 @@
-//! The bridge, as an io thread reaches it: its messages are taken, and it is asked for changes. It decides
+//! An io thread's link to the bridge: applies the bridge's messages, and asks it for changes. It decides
 //! nothing about functions and pods.
 
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::runtime::phase::ShutdownPhase;
 use crate::state::call_table::JobUpdate;
 use crate::state::functions::FunctionEntry;
 
-/// Messages in a row before the loop looks at I/O.
+/// Messages that are applied in a row before the loop polls its I/O.
 pub(crate) const BATCH_MAX: usize = 512;
 /// How long a request to the bridge may wait for its answer.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
@@ -42,8 +42,8 @@ impl Links {
     }
 }
 
-/// Takes the messages that are there; also from within a call whose grant names a pod that one of them
-/// introduces. Grants and questions stay in their rings, since nothing in a call waits for them here.
+/// Applies the messages that are there. A call does so, too, if its grant names a pod that one of them
+/// introduces. Grants and questions stay in their rings, because no call waits for them here.
 pub(crate) fn take_messages(thread: &Links) {
     let Some(inbox) = thread.inbox.get() else {
         return;
@@ -113,7 +113,7 @@ fn take(thread: &Links, message: Message) {
                 .job(call, attempt, JobUpdate::Ended { failure, oom });
         }
         Message::Reply { token, reply } => {
-            // A change that comes too late for its client was made all the same.
+            // A change whose answer comes too late for its client was made all the same.
             let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),
@@ -126,7 +126,8 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// The bridge has room for an answer to each of its messages: it waits for them before more.
+/// The ring has room for each acknowledgement, because the bridge waits for those of its messages before it
+/// sends more.
 fn acknowledge(thread: &Links, version: u64) {
     let sent = thread.bridge.send(BridgeMessage::Ack { version });
     assert!(

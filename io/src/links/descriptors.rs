@@ -1,18 +1,18 @@
-//! Where descriptors are short this thread makes room, or has the others make it. Which client goes is
-//! decided in `state::descriptors`.
+//! Frees a descriptor when they are short, on this thread, or by a request on another one. `state::descriptors`
+//! decides which client goes.
 
 use crate::links::Links;
 
 impl Links {
-    /// Frees a descriptor for a connection to a pod: an idle one goes, or an idle client, here or on another
-    /// thread.
+    /// Frees a descriptor for a connection to a pod: closes an idle connection to a pod, or an idle client,
+    /// here or on another thread.
     pub(crate) fn free_descriptor(&self) {
         if !self.pods.close_one() && !self.descriptors.make_room(self.now()) {
             self.want_descriptor();
         }
     }
 
-    /// Other threads may have something idle.
+    /// Asks the other threads to close something idle.
     pub(crate) fn want_descriptor(&self) {
         self.descriptors.want();
         for shard in &self.shards {
@@ -20,7 +20,7 @@ impl Links {
         }
     }
 
-    /// Does what another thread wanted, if one did.
+    /// Closes something idle, if another thread asked for that.
     pub(crate) fn grant_descriptor(&self) {
         if self.descriptors.take_wish() && !self.pods.close_one() {
             self.descriptors.make_room(self.now());

@@ -1,5 +1,5 @@
-//! Questions to other threads that wait for their answers. Bounded, and every wait has a deadline.
-//! `bridge` and `shards` (another io thread) ask; the inbox brings the answers.
+//! Questions to other threads that wait for their answers. Their number is bounded, and every wait has a
+//! deadline. `bridge` and `shards` ask; the inbox delivers the answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(crate) enum NoAnswer {
 }
 
 enum PendingState<T> {
-    /// The task that is woken, once it waits.
+    /// The waker of the task, once it waits.
     Open(Option<Waker>),
     Answered(T),
     /// The wait ended before the answer came.
@@ -30,8 +30,8 @@ enum PendingState<T> {
 
 /// The questions of a thread.
 pub(crate) struct PendingRequests<T> {
-    /// Each question is answered in the end, however late: it keeps its place until then, so that
-    /// there are never more answers on their way than places.
+    /// Each question is answered in the end, however late, and keeps its place until then. So there are never
+    /// more answers on their way than places.
     certain: bool,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, PendingState<T>>>,
@@ -68,12 +68,12 @@ impl<T> PendingRequests<T> {
         Some(token)
     }
 
-    /// The question was not sent.
+    /// Removes a question that was not sent.
     pub(crate) fn forget(&self, token: u64) {
         self.waiting.borrow_mut().remove(&token);
     }
 
-    /// The wait is over. One that has its answer has no place any more.
+    /// Ends a wait. A question that was answered has no place any more.
     fn leave(&self, token: u64) {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
@@ -84,7 +84,7 @@ impl<T> PendingRequests<T> {
         }
     }
 
-    /// The answer came. It is given back where its wait has ended.
+    /// Delivers an answer, or gives it back if its wait has ended.
     pub(crate) fn answer(&self, token: u64, reply: T) -> Result<(), T> {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
@@ -108,7 +108,7 @@ impl<T> PendingRequests<T> {
         alarms: &Rc<Alarms>,
         until: Uptime,
     ) -> Result<T, NoAnswer> {
-        /// However the wait ends, its place hears of it.
+        /// Calls `leave` however the wait ends, also if its task is dropped.
         struct Leave<'a, T>(&'a PendingRequests<T>, u64);
         impl<T> Drop for Leave<'_, T> {
             fn drop(&mut self) {

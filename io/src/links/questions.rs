@@ -1,24 +1,24 @@
-//! What io threads ask of one another: of an execution, which belongs to one of them. It answers nothing;
+//! Questions of io threads to one another about an execution, which belongs to one of them. It answers nothing;
 //! `api::executions` and `join` do.
 
 use nanofaas_core::memory::Loose;
 use nanofaas_core::time::Uptime;
 
-/// What is asked.
+/// A question about an execution.
 #[derive(Debug)]
 pub(crate) enum About {
     OfClient(ClientQuestion),
-    /// By a Job, which shows the token of its attempt.
+    /// From a Job, which sends the token of its attempt.
     OfJob {
         token: Box<[u8]>,
         question: JobQuestion,
     },
 }
 
-/// What a client asks.
+/// A question of a client.
 #[derive(Debug)]
 pub(crate) enum ClientQuestion {
-    /// The state; when terminal, or after so many milliseconds.
+    /// The state, when it is final, or after so many milliseconds.
     Status {
         wait_ms: u64,
     },
@@ -26,10 +26,10 @@ pub(crate) enum ClientQuestion {
     Cancel,
 }
 
-/// What a Job asks.
+/// A question of a Job, or its result.
 #[derive(Debug)]
 pub(crate) enum JobQuestion {
-    /// Its result; none where its body was over the limit.
+    /// The Job's result; none if its body was over the limit.
     Complete {
         content_type: Option<Box<[u8]>>,
         content_encoding: Option<Box<[u8]>>,
@@ -44,17 +44,17 @@ pub(crate) struct JoinWaiter {
     pub(crate) trace_id: Option<Box<[u8]>>,
     /// When the repeat needs an answer.
     pub(crate) deadline: Uptime,
-    /// When the repeat takes the state instead of the result, if its `Prefer: wait` says so.
+    /// Until when the repeat waits before it takes the state instead of the result, by its `Prefer: wait`.
     pub(crate) answer_by: Option<Uptime>,
-    /// The repeat is an `:enqueue`, or prefers to be: it wants the state at once.
+    /// The repeat is an `:enqueue`, or prefers to be one: it wants the state at once.
     pub(crate) enqueue: bool,
     pub(crate) arrived_at: Uptime,
 }
 
-/// Why a repeat of a call got no answer of it.
+/// Why a repeat got no answer from the call that it repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotJoined {
-    /// The execution is not kept any more, nor is its key.
+    /// The execution and its key are not stored any more.
     Gone,
     /// A queue inside the platform is full.
     Busy,

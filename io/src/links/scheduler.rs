@@ -18,11 +18,11 @@ use crate::runtime::due::Due;
 use crate::state::call_machine::CallMachine;
 use crate::state::call_table::Delivered;
 
-/// The scheduler on this very thread.
+/// The scheduler on this thread.
 pub(crate) struct InlineScheduler {
     scheduler: Scheduler,
     out: Outbox,
-    /// Orders that found the bridge's ring full; they go first, in order.
+    /// Orders that found the bridge's ring full. They are sent before newer ones.
     held_back: Vec<Order>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) enum SchedulerHandle {
     Pinned(PinnedPost),
 }
 
-/// Where the scheduler lives. It is made on the thread that it lives on.
+/// Where the scheduler runs. It is made on the thread on which it runs.
 #[derive(Clone)]
 pub enum SchedulerSetup {
     /// On the only io thread.
@@ -82,7 +82,7 @@ impl Links {
         }
     }
 
-    /// Tells the scheduler something: the end of an attempt, a retry, or what the bridge said.
+    /// Passes an event to the scheduler: the end of an attempt, a retry, or an event from the bridge.
     pub(crate) fn schedule(&self, event: Event, now: Uptime) {
         match &self.scheduler {
             SchedulerHandle::Inline(inline) => {
@@ -94,7 +94,7 @@ impl Links {
         }
     }
 
-    /// What is due by the clock, and work that an earlier turn left. Inline only.
+    /// Runs what is due by the clock, and what an earlier turn left. It does nothing for a pinned scheduler.
     pub(crate) fn tick(&self, now: Uptime) {
         if let SchedulerHandle::Inline(inline) = &self.scheduler {
             let inline = &mut *inline.borrow_mut();
@@ -103,12 +103,12 @@ impl Links {
         }
     }
 
-    /// One turn, and its outcome delivered: that wakes tasks and fills rings, but runs nothing, so the
-    /// scheduler stays borrowed. What a turn leaves comes back through the bell, so that the loop looks
-    /// at I/O in between.
+    /// Runs one turn and delivers its outcome. A delivery wakes tasks and fills rings but runs no task, so the
+    /// scheduler stays borrowed. What a turn leaves is continued by way of the bell, so that the loop polls its
+    /// I/O in between.
     fn turn(&self, inline: &mut InlineScheduler, now: Uptime) {
-        // Giving back the slots of calls that are gone may make more grants: a bounded number of
-        // times, since each has lost its call.
+        // A slot whose call is gone is given back, which may make another grant. The number of rounds is
+        // bounded, because each one uses up at least one such call.
         let mut turn = inline.scheduler.turn(now, &mut inline.out);
         while self.deliver_grants(inline) {
             turn = inline.scheduler.turn(now, &mut inline.out);
@@ -124,7 +124,7 @@ impl Links {
         }
     }
 
-    /// The ticker wakes for what the scheduler has to do by the clock, and for orders held back.
+    /// Wakes the ticker for what the scheduler has to do by the clock, and for orders that were held back.
     fn plan_tick(&self, inline: &InlineScheduler, now: Uptime) {
         let soon = (!inline.held_back.is_empty()).then_some(now + Nanos::from_ms(1));
         let next_at = inline.scheduler.next_due().into_iter().chain(soon).min();
@@ -136,7 +136,7 @@ impl Links {
         }
     }
 
-    /// Whether a grant found its call gone.
+    /// Delivers the grants; returns whether one found its call gone.
     fn deliver_grants(&self, inline: &mut InlineScheduler) -> bool {
         let mut unwanted = false;
         let mut grants = std::mem::take(&mut inline.out.grants);
@@ -150,7 +150,7 @@ impl Links {
             }
         }
         assert!(inline.out.grants.is_empty(), "only a turn makes grants");
-        // For its room.
+        // The empty vector is put back, so that its capacity is used again.
         inline.out.grants = grants;
         unwanted
     }
@@ -161,6 +161,7 @@ impl Links {
         }
         let held_back = std::mem::take(&mut inline.held_back);
         for order in held_back.into_iter().chain(inline.out.orders.drain(..)) {
+            // Once one order is held back all later ones are, so that orders arrive in their order.
             let behind = !inline.held_back.is_empty();
             if behind || self.bridge.send(BridgeMessage::Order(order)).is_err() {
                 inline.held_back.push(order);
@@ -168,7 +169,7 @@ impl Links {
         }
     }
 
-    /// What the scheduler tells every io thread.
+    /// Applies a notice, which the scheduler sends to every io thread.
     pub(crate) fn apply_notice(&self, notice: &Notice) {
         match notice {
             Notice::StartsFail { lane, why } => {
@@ -178,7 +179,7 @@ impl Links {
         }
     }
 
-    /// A grant from the pinned scheduler.
+    /// Delivers a grant of the pinned scheduler.
     pub(crate) fn take_grant(&self, grant: Grant) {
         if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
             self.schedule(Event::Done(CallMachine::give_back(&grant)), self.recent());

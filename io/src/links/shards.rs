@@ -1,9 +1,9 @@
 //! Messages between io threads: an execution or a key belongs to one of them, and the others ask it.
 //!
-//! - A question may be refused: a full inbox is a 503 to the client, who asks again.
-//! - An answer has a reserved place: a thread has at most `QUESTIONS_MAX` of them to come.
-//! - A notice is never lost, since nothing would say it again: one that finds a full inbox is owed to
-//!   it, and the ticker sends it once there is room.
+//! - A question may be refused: a full inbox is a 503 to the client, which may ask again.
+//! - An answer has a reserved place: a thread waits for at most `QUESTIONS_MAX` of them.
+//! - A notice is never lost, because nothing would repeat it. If the inbox is full, the notice is owed to it,
+//!   and the ticker sends it when there is room.
 //!
 //! It decides nothing about keys and executions; `idempotency` and `api::executions` do.
 
@@ -31,10 +31,10 @@ use crate::state::idempotency::{Asker, Claim};
 
 /// Longer than any long poll or deadline of a waiter.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
-/// What is owed to a full inbox is tried again after so long.
+/// The pause before notices that are owed to a full inbox are sent again.
 const OWED: Nanos = Nanos::from_ms(1);
 
-/// The way to one io thread, for another.
+/// The sending ends of the queues to one io thread.
 #[derive(Clone)]
 pub(crate) struct ShardPost {
     messages: Producer<ShardMessage>,
@@ -42,22 +42,22 @@ pub(crate) struct ShardPost {
     bell: Arc<Doorbell>,
 }
 
-/// An io thread's end.
+/// The receiving ends of an io thread.
 pub(crate) struct ShardInbox {
     pub(crate) messages: Consumer<ShardMessage>,
-    /// With the token of the question.
+    /// Each with the token of its question.
     pub(crate) answers: Consumer<(u64, ShardAnswer)>,
 }
 
 /// One io thread, as another one reaches it.
 pub(crate) struct ShardLink {
     post: ShardPost,
-    /// Notices that found its inbox full, the oldest first. Bounded by the keys that this thread holds
-    /// there, of which each makes two: while something is owed, no further key is claimed.
+    /// Notices that found its inbox full, the oldest first. Their number is bounded: each key that this thread
+    /// holds there makes two, and no further key is claimed while a notice is owed.
     owed: RefCell<VecDeque<ShardNotice>>,
 }
 
-/// What an io thread says to another.
+/// A message of an io thread to another one.
 pub(crate) enum ShardMessage {
     Ask {
         from: ShardId,
@@ -67,7 +67,7 @@ pub(crate) enum ShardMessage {
     Notice(ShardNotice),
 }
 
-/// What is asked of the owner.
+/// A question to the owner of an execution or a key.
 pub(crate) enum Question {
     Execution {
         id: ExecutionId,
@@ -92,21 +92,21 @@ pub(crate) enum ShardAnswer {
     Claim(Claim),
 }
 
-/// What the owner has to know.
+/// A notice to the owner of an execution or a key.
 pub(crate) enum ShardNotice {
     Key(KeyNotice),
-    /// The store's budget is passed, and this thread has the oldest finished execution.
+    /// The store's budget is exceeded, and this thread has the oldest finished execution.
     StoreFull,
 }
 
-/// What the owner of a key has to know.
+/// A notice to the owner of a key.
 pub(crate) enum KeyNotice {
     /// The execution that claimed the key was admitted.
     Admitted {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
     },
-    /// It gives the key up: it is gone, or never ran; or it was refused, for this reason.
+    /// The execution gives the key up, because it is gone or never ran; or it was refused, for this reason.
     Released {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
@@ -147,13 +147,13 @@ impl ShardLink {
         }
     }
 
-    /// Wakes the thread, which may be this one: then after the loop has looked at I/O.
+    /// Wakes the thread. If it is this one, it goes on after the loop has polled its I/O.
     pub(crate) fn ring(&self) {
         self.post.bell.ring();
     }
 
-    /// Asks it; false where its inbox is full. No question overtakes what is owed: a claim that came
-    /// before the release of its key would join an execution that is gone.
+    /// Sends a question; false if the inbox is full. No question overtakes an owed notice, because a claim that
+    /// came before the release of its key would join an execution that is gone.
     fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
         let question = Box::new(question);
         let ask = ShardMessage::Ask {
@@ -172,13 +172,13 @@ impl ShardLink {
         self.ring();
     }
 
-    /// Tells it, now or later; false where it is later.
+    /// Sends a notice, or owes it; false if it is owed.
     fn notify(&self, notice: ShardNotice) -> bool {
         self.owed.borrow_mut().push_back(notice);
         self.pay()
     }
 
-    /// Sends what is owed, as far as there is room; false where something is left.
+    /// Sends owed notices while there is room; false if some are left.
     fn pay(&self) -> bool {
         let mut owed = self.owed.borrow_mut();
         while let Some(notice) = owed.pop_front() {
@@ -211,7 +211,7 @@ async fn ask(
     answer.await.ok()
 }
 
-/// What the owner of an execution answers; none where its inbox is full.
+/// The answer of an execution's owner; none if its inbox is full.
 pub(crate) async fn ask_about(
     thread: &Rc<Links>,
     id: ExecutionId,
@@ -224,7 +224,7 @@ pub(crate) async fn ask_about(
     }
 }
 
-/// What the owner of an execution answers to a repeat of its call.
+/// The answer of an execution's owner to a repeat of its call.
 pub(crate) async fn join(
     thread: &Rc<Links>,
     id: ExecutionId,
@@ -242,8 +242,8 @@ fn until(thread: &Links) -> Uptime {
     thread.now() + ANSWER_WAIT_MAX
 }
 
-/// Claims a key for `id`, wherever the key belongs. Who is told to run says afterwards whether it
-/// was let in: `admit_key` or `refuse_key`.
+/// Claims a key for `id`, from the thread that owns the key. The caller of a claim that may run reports
+/// afterwards whether its call was admitted: `admit_key` or `refuse_key`.
 pub(crate) async fn claim(
     thread: &Rc<Links>,
     key: &IdempotencyKey,
@@ -281,7 +281,7 @@ pub(crate) async fn claim(
     }
 }
 
-/// The execution that was told to run was let in.
+/// Reports that the execution that claimed the key was admitted.
 pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
     let key = Box::new(key.clone());
     send_to_owner(
@@ -291,14 +291,14 @@ pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
     );
 }
 
-/// The execution that was told to run was refused: so are those who joined it.
+/// Reports that the execution that claimed the key was refused; the calls that wait for it are refused, too.
 pub(crate) fn refuse_key(thread: &Links, key: IdempotencyKey, id: ExecutionId, why: &HttpError) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
     send_to_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
-/// Gives a key up, wherever it belongs.
+/// Gives a key up, to the thread that owns it.
 pub(crate) fn release_key(thread: &Links, key: IdempotencyKey, id: ExecutionId) {
     let (key, refused) = (Box::new(key), None);
     let owner = owner_of(thread, &key);
@@ -328,9 +328,9 @@ fn notify(thread: &Links, owner: ShardId, notice: ShardNotice) {
     }
 }
 
-/// Sends what found full inboxes. The ticker calls it, which the alarm wakes.
+/// Sends the owed notices. The ticker calls it; `owed_alarm` wakes the ticker.
 pub(crate) fn pay(thread: &Links) {
-    // All of them: one that stays full holds up no other.
+    // Every thread is tried, so that one full inbox holds up no other.
     let mut paid = true;
     for shard in &thread.shards {
         let owes = !shard.owed.borrow().is_empty();
@@ -341,7 +341,7 @@ pub(crate) fn pay(thread: &Links) {
     }
 }
 
-/// Applies what the execution that claimed a key of this thread came to.
+/// Applies a notice about a key of this thread.
 pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
     match notice {
         KeyNotice::Admitted { key, id } => {
@@ -379,7 +379,8 @@ pub(crate) fn take_answer(thread: &Links, token: u64, answer: ShardAnswer) {
     if let Err(ShardAnswer::Claim(Claim::Run { key, id })) =
         thread.asked_of_shards.answer(token, answer)
     {
-        // The claimant's deadline passed first, and it was answered that the plane is busy.
+        // The deadline of the call that claimed the key passed first, and its client was told that the control
+        // plane is busy. So nothing will run under the key, and it is given up.
         refuse_key(thread, *key, id, &HttpError::Busy);
     }
 }

@@ -1,6 +1,6 @@
-//! The event loop of an io thread, and everything that it waits for: sockets, listeners, timers. On io_uring
-//! it is monoio's (`uring`), elsewhere a small one over epoll (`epoll`). Both keep the same promises, and what
-//! stands above sees neither. It knows nothing of HTTP or calls. Each io thread has one.
+//! The event loop of an io thread, and everything that it waits for: sockets, listeners, timers. On io_uring it
+//! is monoio's (`uring`), elsewhere a small one over epoll (`epoll`). Both keep the same promises, and the code
+//! above does not know which one it uses. It knows nothing of HTTP or calls. Each io thread has one.
 
 mod connect;
 mod epoll;
@@ -38,10 +38,10 @@ pub(crate) enum EventLoop {
 /// How io_uring is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingSetup {
-    /// Operations that can be handed over at once.
+    /// Operations that can be submitted at once.
     pub(crate) entries: u32,
-    /// The kernel completes operations when the loop asks for completions, not at each system call on the
-    /// way. A loop that spins never asks.
+    /// `DEFER_TASKRUN`: the kernel makes completions only when the loop waits for them, not in every system
+    /// call. A loop that spins never waits, so it must not have this.
     pub(crate) deferred: bool,
 }
 
@@ -75,8 +75,8 @@ impl EventLoop {
         }
     }
 
-    /// Goes on after the loop has looked at its sockets and other tasks had their turn. A task that wakes
-    /// itself instead would be the next to run on monoio, for ever.
+    /// Resumes the task after the loop has polled its sockets and the other tasks have run. A task must not
+    /// wake itself instead, because monoio would run it next, again and again.
     pub(crate) async fn yield_now(&self) {
         match self {
             Self::Uring(uring) => uring.yield_now().await,
@@ -84,7 +84,7 @@ impl EventLoop {
         }
     }
 
-    /// Whether everything that was posted is out.
+    /// Whether everything that was posted is sent.
     pub(crate) fn is_settled(&self) -> bool {
         match self {
             Self::Uring(uring) => uring.is_settled(),
@@ -93,7 +93,7 @@ impl EventLoop {
     }
 }
 
-/// Keeps a waker, which costs nothing where it is the one of before.
+/// Stores a waker, which costs nothing if the same one is there already.
 fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -101,5 +101,5 @@ fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// What a receive found: bytes, or the end. An end that is an error was no orderly one.
+/// The result of a receive: bytes, or no bytes at an orderly end. An error is any other end.
 type Received = Poll<io::Result<Vec<u8>>>;

@@ -1,4 +1,4 @@
-//! Messages between io threads that come late, come to a full inbox, or cross.
+//! Messages between io threads that come late, that find a full inbox, or that cross.
 
 use std::task::Poll;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::links::questions::ClientQuestion;
 use crate::shard::fleet::{Fleet, exchange, settle, status, with_fleet};
 
-/// Questions that no client asked, until there is room for no more.
+/// Fills an inbox with questions that no client asked.
 fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
     let id = fleet.threads[to].new_id();
     let asking = &fleet.threads[from];
@@ -41,8 +41,8 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
         let first = fleet.invoke(0, &key);
         settle().await;
         fleet.take(1);
-        // They ask while the first has the key and has not heard of it: from its own thread, from the
-        // key's, and from a third.
+        // They ask while the first call has the key and does not know it yet: on its own thread, on the key's
+        // thread, and on a third one.
         let waiters = [0, 1, 2].map(|index| fleet.invoke(index, &key));
         settle().await;
         fleet.take(1);
@@ -68,7 +68,7 @@ fn a_release_survives_a_full_inbox() {
         admit_key(&fleet.threads[0], &key, id);
         release_key(&fleet.threads[0], key.clone(), id);
         pay(&fleet.threads[0]);
-        // No claim overtakes them.
+        // No claim overtakes the notices.
         let late = fleet.invoke(0, &fleet.key_of(1));
         settle().await;
         assert_eq!(status(&late), "503");

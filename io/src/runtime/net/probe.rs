@@ -1,6 +1,6 @@
-//! Whether io_uring can be used: a loop is made that accepts, connects and echoes once, and is thrown away.
-//! A sandbox may allow the set-up of a ring and refuse to enter it, which monoio does not tell. It changes
-//! nothing; `start` asks it once a thread.
+//! Checks whether io_uring can be used: makes a loop that accepts, connects and echoes once, and throws it
+//! away. A sandbox may allow the set-up of a ring and refuse `io_uring_enter`, which monoio does not report. It
+//! changes nothing; each io thread calls it once for each rung that it tries (`start`).
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::{EventLoop, Listener, RingSetup, Socket, connect_tcp};
 use crate::runtime::buffers::{Buffers, SMALL};
 
-/// Nothing here takes as long on a machine that is busy.
+/// Longer than the probe takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WORD: &[u8] = b"echo";
 
@@ -33,9 +33,9 @@ pub(super) fn probe() -> io::Result<()> {
     outcome.replace(Ok(()))
 }
 
-/// Runs `work` on a loop that never sleeps: where the kernel refuses to be entered a loop that does would
-/// not wake up to say so. While a task waits to be run, monoio enters the kernel without waiting; so this
-/// task and another one wake each other.
+/// Runs `work` on a loop that never sleeps, because a loop that sleeps would not wake up if the kernel refuses
+/// `io_uring_enter`. While a task is ready, monoio enters the kernel without waiting; so this task and another
+/// one keep waking each other.
 #[expect(clippy::disallowed_methods, reason = "there is no clock yet")]
 async fn awake<T>(
     event_loop: &EventLoop,

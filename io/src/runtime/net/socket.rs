@@ -1,5 +1,6 @@
-//! A connection: what comes is polled, what goes out is posted. `client_conn` and `pod_conn` speak over one
-//! each; the bell is one more. Dropping it ends it, whatever is in flight: what was not sent is lost.
+//! A connection: incoming bytes are polled, outgoing bytes are posted. `client_conn` and `pod_conn` have one
+//! each, and the bell is one, too. Dropping a socket closes it, whatever is in flight; bytes that were not sent
+//! are lost.
 
 use std::cell::Cell;
 use std::io;
@@ -16,7 +17,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Over a descriptor that is connected.
+    /// Takes a descriptor that is connected.
     pub(crate) fn new(event_loop: &EventLoop, fd: impl Into<OwnedFd>) -> io::Result<Self> {
         Ok(match event_loop {
             EventLoop::Uring(uring) => Self::Uring(uring::Stream::new(uring, fd.into())?),
@@ -24,9 +25,9 @@ impl Socket {
         })
     }
 
-    /// What came, if anything did, in a buffer with room for at least `room` bytes; no bytes are the end.
-    /// Else the task is woken once something does. At most one receive is in flight: it keeps the room
-    /// that it was asked for first.
+    /// Returns what came, in a buffer with room for at least `room` bytes; no bytes are the end. If nothing
+    /// came, the task is woken when something does. At most one receive is in flight, and it keeps the `room`
+    /// with which it was made.
     pub(crate) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
         match self {
             Self::Uring(stream) => stream.poll_recv(room, cx),
@@ -34,18 +35,18 @@ impl Socket {
         }
     }
 
-    /// No task waits for it for now; what comes is found by `check_quiet`. On io_uring a receive is armed and lets
-    /// go of the task's waker, which would keep the task's memory; on epoll there is nothing to do, and the
-    /// task may be woken once in vain.
+    /// Ends a task's wait; from now on `check_quiet` finds what comes. On io_uring a receive is armed, and the
+    /// waker of the task is dropped, because it would keep the task's memory. On epoll there is nothing to do:
+    /// the task may be woken once in vain.
     pub(crate) fn rest(&self) {
         if let Self::Uring(stream) = self {
             stream.rest();
         }
     }
 
-    /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. Not
-    /// the same as a receive that is pending: one that was armed just now knows nothing. The socket rests
-    /// from then on: see `rest`.
+    /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. A
+    /// pending receive is not enough for that, because one that was armed just now has seen nothing. Afterwards
+    /// the socket rests: see `rest`.
     pub(crate) fn check_quiet(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.check_quiet(),
@@ -53,8 +54,8 @@ impl Socket {
         }
     }
 
-    /// Whether the peer has ended its direction, also where not all that it sent before was taken. It is known
-    /// as soon as the kernel knows, which on io_uring costs a system call, or two where bytes wait.
+    /// Whether the peer has ended its direction, also if bytes that it sent before were not received yet. It is
+    /// known as soon as the kernel knows it; on io_uring this costs a system call, or four if bytes wait.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_ended(),
@@ -62,9 +63,10 @@ impl Socket {
         }
     }
 
-    /// Sends all of `bytes`, after what was posted before, and never waits. True where they are out, or go
-    /// out with the other small messages of this iteration; else they go out as the peer takes them, and
-    /// `poll_sent` tells. Where a peer does not take a small message then, the task that receives is woken.
+    /// Sends all of `bytes`, after what was posted before, and never waits. True if they are sent, or will be
+    /// with the other small messages of this iteration. Else they are sent as the peer takes them, and
+    /// `poll_sent` reports the end. If the peer does not take a small message at the end of the iteration, the
+    /// task that receives is woken.
     pub(crate) fn post(&self, bytes: Vec<u8>) -> bool {
         match self {
             Self::Uring(stream) => stream.post(bytes),
@@ -80,7 +82,7 @@ impl Socket {
         }
     }
 
-    /// Counts the bytes that go out, from the first such question on.
+    /// The count of sent bytes, which is kept from the first such call on.
     pub(crate) fn moved(&self) -> Rc<Cell<u64>> {
         match self {
             Self::Uring(stream) => stream.moved(),
@@ -88,8 +90,8 @@ impl Socket {
         }
     }
 
-    /// Whether more has come than a small buffer has room for: a large one would be filled at once, and not
-    /// wait with nothing in it. It costs a system call.
+    /// Whether more has come than a small buffer has room for. Then a large buffer would be filled at once, and
+    /// not wait empty. It costs a system call.
     pub(crate) fn has_much(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_much(),
@@ -105,7 +107,7 @@ impl Socket {
         }
     }
 
-    /// Ready once all that was posted is out, or cannot be.
+    /// Ready once everything that was posted is sent, or cannot be.
     pub(crate) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
         match self {
             Self::Uring(stream) => stream.poll_sent(cx),
@@ -113,8 +115,8 @@ impl Socket {
         }
     }
 
-    /// Ends both directions now. What was posted and is not out is lost; `poll_freed` tells when its memory
-    /// is free.
+    /// Ends both directions now. Posted bytes that were not sent are lost; `poll_freed` reports when their
+    /// memory is free.
     pub(crate) fn abandon(&self) {
         match self {
             Self::Uring(stream) => stream.abandon(),
@@ -130,10 +132,11 @@ impl Socket {
         }
     }
 
-    /// Ends one direction, or both, after what was posted as far as the peer takes it. An error means
-    /// that the peer was faster.
+    /// Ends one direction, or both, after posted bytes as far as the peer takes them. An error means that the
+    /// peer has ended it first.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         match self {
+            // Held bytes go first: after the shutdown they could not be sent.
             Self::Uring(stream) => stream.release(),
             Self::Epoll(stream) => stream.release(),
         }
@@ -146,7 +149,7 @@ impl Socket {
         let _ = nix::sys::socket::shutdown(self.fd(), how);
     }
 
-    /// It is open as long as the socket is there.
+    /// The descriptor, which is open as long as the socket exists.
     fn fd(&self) -> std::os::fd::RawFd {
         match self {
             Self::Uring(stream) => stream.fd(),

@@ -39,12 +39,12 @@ fn both(test: impl Fn(Rc<EventLoop>)) {
         };
         let event_loop = EventLoop::uring(setup, buffers()).expect("a ring is to be had");
         test(event_loop.clone());
-        // Operations may be in flight, as they are when a process ends.
+        // Not dropped, because operations may be in flight, as they are when a process ends.
         std::mem::forget(event_loop);
     }
 }
 
-/// Runs `life` on the event_loop, and fails where it takes too long.
+/// Runs `life` on the event loop, and fails if it takes too long.
 fn run(event_loop: &Rc<EventLoop>, life: impl Future<Output = ()> + 'static) {
     let timer = Timer::new(event_loop).unwrap();
     timer.set(PATIENCE);
@@ -63,14 +63,14 @@ fn pair(event_loop: &Rc<EventLoop>) -> (Socket, UnixStream) {
     (Socket::new(event_loop, ours).unwrap(), theirs)
 }
 
-/// Bytes that tell where they stand.
+/// Bytes that depend on their position.
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length)
         .map(|at| ((at / 251 + at + seed) % 251) as u8)
         .collect()
 }
 
-/// Asks once.
+/// Polls for bytes once.
 async fn look_once(socket: &Socket) -> Received {
     poll_fn(|cx| Poll::Ready(socket.poll_recv(SMALL, cx))).await
 }
@@ -95,7 +95,8 @@ async fn receive_all(socket: &Socket) -> Vec<u8> {
 
 #[test]
 fn what_is_posted_arrives_whole_and_in_order() {
-    // Of all sizes, many of them while earlier ones have not gone out: more than the socket holds.
+    // Messages of all sizes, together more than the socket holds, so that many are posted while earlier ones
+    // are not sent yet.
     both(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         set_socket_send_buffer_size(&ours, 8 * 1024).unwrap();
@@ -134,7 +135,7 @@ fn posted_bytes_go_out_while_the_owner_waits() {
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 4 * 1024 * 1024];
             theirs.read_exact(&mut all).unwrap();
-            // Now, and not before, the owner goes on.
+            // Only now the owner goes on.
             bell.write_all(b"x").unwrap();
             all
         });
@@ -150,7 +151,7 @@ fn posted_bytes_go_out_while_the_owner_waits() {
 
 #[test]
 fn input_is_taken_whole_however_it_is_cut() {
-    // Small pieces, pieces that fill a buffer exactly, and so much that larger buffers are used.
+    // Small pieces, pieces that fill a buffer exactly, and pieces so long that larger buffers are used.
     for cut in [1, 100, SMALL - 1, SMALL, SMALL + 1, 30_000, 1_000_000] {
         both(|event_loop| {
             let (socket, mut theirs) = pair(&event_loop);
@@ -181,7 +182,7 @@ fn a_flood_on_an_unread_socket_is_throttled() {
         let total = taken.clone();
         let timer = Timer::new(&event_loop).unwrap();
         run(&event_loop, async move {
-            // Armed, and then never asked for again while the peer sends what it can.
+            // Armed, and not polled again while the peer sends what it can.
             let first = look_once(&socket).await;
             assert!(first.is_pending());
             for _ in 0..200 {

@@ -1,5 +1,6 @@
-//! Wakes a thread that sleeps, at a time: a descriptor like any other, so that the wait itself needs no
-//! time of its own, and one implementation serves both loops. The ticker has one.
+//! Wakes a sleeping thread at a time. It is a descriptor like any other, so the loop's wait needs no timeout,
+//! and one implementation serves both loops (monoio's own timers fire only when the thread parks). The ticker
+//! has one.
 
 use std::cell::Cell;
 use std::io;
@@ -26,7 +27,7 @@ const ZERO: Timespec = Timespec {
 };
 
 impl Timer {
-    /// One that is not set.
+    /// A timer that is not set.
     pub(crate) fn new(event_loop: &EventLoop) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -38,13 +39,13 @@ impl Timer {
         })
     }
 
-    /// Sets it, in place of any earlier setting.
+    /// Sets the timer, in place of any earlier setting.
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock that the descriptor counts by"
     )]
     pub(crate) fn set(&self, after: Duration) {
-        // Zero would switch it off.
+        // A zero would switch the timer off.
         let after = after.max(Duration::from_nanos(1));
         self.due.set(Instant::now().checked_add(after));
         self.settle(Timespec {
@@ -53,8 +54,8 @@ impl Timer {
         });
     }
 
-    /// It is not due any more. One that is over stays readable until then, so that a poll of it would be
-    /// ready for ever.
+    /// Switches the timer off. A descriptor whose time has come stays readable until it is set or unset, so
+    /// without this its polls would complete again and again.
     pub(crate) fn unset(&self) {
         self.due.set(None);
         self.settle(ZERO);
@@ -69,14 +70,15 @@ impl Timer {
             .expect("a timer takes any time");
     }
 
-    /// Ready once the time has come, once for each setting. It is set or unset before it is asked again.
+    /// Ready when the time has come, once for each setting. The caller sets or unsets the timer before it polls
+    /// again.
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock that the descriptor counts by"
     )]
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         while self.watch.poll_readable(cx).is_ready() {
-            // That may be of an earlier setting.
+            // The event may be that of an earlier setting.
             if self.due.get().is_some_and(|due| due <= Instant::now()) {
                 self.due.set(None);
                 return Poll::Ready(());

@@ -1,6 +1,6 @@
-//! The event loop on io_uring: monoio's runtime, executor and operations. Nothing above `net` sees a type
-//! of monoio. A task must yield through an operation (`yield_now`) and never wake itself: monoio would run
-//! it next, for ever, and look at no socket.
+//! The event loop on io_uring: monoio's runtime, executor and operations. Nothing above `net` sees a type of
+//! monoio. A task must yield through an operation (`yield_now`) and never wake itself, because monoio would run
+//! it next, again and again, and poll no socket.
 
 mod ends;
 mod stream;
@@ -26,24 +26,24 @@ pub(crate) use stream::Stream;
 pub(crate) use watch::Watch;
 
 pub(crate) struct Uring {
-    /// None while it runs.
+    /// None while the loop runs.
     runtime: RefCell<Option<Runtime<IoUringDriver>>>,
     buffers: Rc<Buffers>,
-    /// Always readable: a byte that is never taken.
+    /// A socket that is always readable, because its byte is never taken; `yield_now` polls it.
     ready: RefCell<Option<Rc<UnixStream>>>,
     _ready_writer: StdStream,
     entries: u32,
-    /// Completions are made when the loop asks for them, and not before.
+    /// `DEFER_TASKRUN` is on: completions are made only when the loop waits for them.
     is_deferred: bool,
-    /// How often the ring was handed over to the kernel.
+    /// How often the ring was submitted to the kernel.
     iteration: Cell<u64>,
-    /// Operations that were pushed to the ring since.
+    /// Operations that were pushed to the ring since then.
     pushed: Cell<u32>,
-    /// Monoio polls the future that it blocks on, if that was woken, after all tasks and before it hands the
-    /// ring over.
+    /// The waker of the future that monoio blocks on. monoio polls this future, if it was woken, after all
+    /// tasks and before it submits the ring.
     end_of_iteration: RefCell<Option<Waker>>,
     ends: Ends,
-    /// Sockets with something still to go out.
+    /// How many sockets have something still to go out.
     behind: Cell<usize>,
     /// Streams with a message that goes out at the end of the iteration.
     held: RefCell<Vec<Rc<stream::Shared>>>,
@@ -53,6 +53,7 @@ fn build(setup: RingSetup) -> io::Result<Runtime<IoUringDriver>> {
     let builder = RuntimeBuilder::<IoUringDriver>::new().with_entries(setup.entries);
     let mut options = IoUring::builder();
     if setup.deferred {
+        // The kernel takes `DEFER_TASKRUN` only with `SINGLE_ISSUER`.
         options.setup_single_issuer().setup_defer_taskrun();
     } else {
         options.setup_coop_taskrun();
@@ -81,7 +82,7 @@ impl Uring {
         }))
     }
 
-    // Its own is one more name that the handle would have.
+    // monoio spawns on the thread's current runtime; `self` is there because `Epoll::spawn` needs it.
     #[expect(clippy::unused_self)]
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         monoio::spawn(task);
@@ -91,17 +92,19 @@ impl Uring {
         let mut runtime = self.runtime.take().expect("a loop runs once at a time");
         let own = self.clone();
         runtime.block_on(async move {
-            // A task like others: the runtime's own waker does not tell threads apart.
+            // A task like others, because the waker of `block_on` does not tell threads apart, and a task's
+            // does.
             let mut life = monoio::spawn(life);
             poll_fn(|cx| {
                 keep(&mut own.end_of_iteration.borrow_mut(), cx);
+                // Held messages go out now, because monoio submits the ring next and may wait.
                 own.release();
                 own.iteration.set(own.iteration.get() + 1);
                 own.pushed.set(0);
                 Pin::new(&mut life).poll(cx)
             })
             .await;
-            // Closing is an operation, which needs the runtime.
+            // Dropped here, because the close is an operation, which needs the runtime.
             own.ready.take();
         });
         self.runtime.replace(Some(runtime));
@@ -111,7 +114,7 @@ impl Uring {
         let ready = self.ready.borrow().clone();
         if let Some(ready) = ready {
             self.push(1);
-            // The error of a loop that ends.
+            // It fails only when the loop ends.
             let _ = ready.readable(true).await;
         }
     }
@@ -120,14 +123,14 @@ impl Uring {
         self.behind.get() == 0 && self.held.borrow().is_empty()
     }
 
-    /// This stream holds a message until the end of the iteration.
+    /// Notes a stream that holds a message until the end of the iteration.
     fn hold(&self, stream: &Rc<stream::Shared>) {
         self.held.borrow_mut().push(stream.clone());
         self.wake_at_end();
     }
 
     fn release(&self) {
-        // The same buffer again and again.
+        // The empty vector is put back, so that its capacity is used again.
         let mut held = self.held.take();
         held.drain(..).for_each(|stream| stream.release());
         self.held.replace(held);
@@ -139,27 +142,29 @@ impl Uring {
         }
     }
 
-    /// Operations are pushed to the ring; says in which iteration.
+    /// Counts operations that are pushed to the ring; returns the iteration.
     fn push(&self, count: u32) -> u64 {
+        // The first operation of an iteration makes monoio poll the end of this iteration, where it is counted.
         if self.pushed.replace(self.pushed.get() + count) == 0 {
             self.wake_at_end();
         }
         self.iteration.get()
     }
 
-    /// Whether what was pushed in that iteration was handed over, and what it found at once looked at.
+    /// Whether the operations of that iteration were submitted, and the completions that they made at once were
+    /// processed.
     fn was_handed_over(&self, iteration: u64) -> bool {
         iteration < self.iteration.get()
     }
 
-    /// Whether the ring may have been handed over in the midst of this iteration, because it was full.
+    /// Whether the ring may have been submitted in the middle of this iteration, because it was full.
     fn may_have_been_full(&self) -> bool {
         self.pushed.get() >= self.entries
     }
 }
 
 pub(super) async fn connect_tcp(uring: &Rc<Uring>, address: SocketAddr) -> io::Result<Stream> {
-    // Its cancellation may be one, and so may the descriptor's end.
+    // At most three operations: the connect, its cancellation, and the close of the descriptor.
     uring.push(3);
     let stream = TcpStream::connect_addr(address).await?;
     stream.set_nodelay(true)?;

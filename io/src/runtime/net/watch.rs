@@ -1,4 +1,4 @@
-//! Tells when a descriptor can be read that is not received from: a listener, a timer. It reads nothing.
+//! Reports when a descriptor can be read that no stream receives from: a listener, a timer. It reads nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,8 +19,8 @@ impl Watch {
         })
     }
 
-    /// Ready where it can be read, once for each time that it became so. Read until nothing is left, or ask
-    /// again after something new was to come.
+    /// Ready once for each time that the descriptor becomes readable. The caller then reads until nothing is
+    /// left, or polls again for new arrivals only.
     pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
             Self::Uring(watch) => watch.poll_readable(cx),

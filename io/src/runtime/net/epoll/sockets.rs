@@ -1,5 +1,5 @@
-//! What the epoll loop knows of each descriptor: what came, and what has still to go out. It makes no
-//! system call but to look and to close.
+//! The state of each descriptor of the epoll loop: what came, and what is still to go out. It sends, peeks and
+//! closes; all other system calls are those of `epoll`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
@@ -14,10 +14,10 @@ pub(super) struct Entry {
     pub(super) fd: OwnedFd,
     /// There may be something to read.
     pub(super) readable: bool,
-    /// The peer sends nothing more.
+    /// The peer has ended its direction.
     pub(super) ended: bool,
     pub(super) writable: bool,
-    /// Whether room to send was asked for.
+    /// Whether the events of writability are on.
     pub(super) armed_out: bool,
     pub(super) reader: Option<Waker>,
     pub(super) connector: Option<Waker>,
@@ -30,10 +30,12 @@ impl Entry {
         outbox.post(bytes, buffers, |bytes: &[u8]| send_now(fd, bytes))
     }
 
-    /// Sends what was held, if anything is.
+    /// Sends the held message, if there is one.
     pub(super) fn release(&mut self, buffers: &Buffers) -> Posted {
         let Self { fd, outbox, .. } = self;
         let posted = outbox.release(buffers, |bytes: &[u8]| send_now(fd, bytes));
+        // The caller of `post` believes that the message is sent, so the task that receives is woken to notice
+        // that it is not.
         if posted != Posted::Out
             && let Some(waker) = &self.reader
         {
@@ -42,7 +44,7 @@ impl Entry {
         posted
     }
 
-    /// True where some is left.
+    /// Sends more of what is left; true if something is left still.
     pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
         let Self { fd, outbox, .. } = self;
         outbox.catch_up(buffers, |bytes: &[u8]| send_now(fd, bytes))
@@ -70,7 +72,8 @@ impl Entry {
     }
 }
 
-/// Without the C library, whose own is a point of cancellation and costs two locked instructions.
+/// By rustix, which makes the system call itself: `send` of the C library is a cancellation point, which costs
+/// two locked instructions.
 fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     send(fd, bytes, flags).map_err(|why| nix::errno::Errno::from_raw(why.raw_os_error()))
@@ -81,9 +84,9 @@ fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
 pub(super) struct Sockets {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    /// Those with something still to go out.
+    /// How many sockets have something still to go out.
     pub(super) behind: usize,
-    /// Those with a message that goes out at the end of the iteration.
+    /// The sockets with a message that goes out at the end of the iteration.
     pub(super) held: Vec<u32>,
 }
 
@@ -108,7 +111,7 @@ impl Sockets {
         u32::try_from(self.entries.len() - 1).expect("fewer sockets than 2^32")
     }
 
-    /// One that is known to be there.
+    /// The entry of a socket that is known to exist.
     pub(super) fn at(&mut self, index: u32) -> &mut Entry {
         self.find(index)
             .expect("an entry is there while its socket is")
@@ -118,7 +121,7 @@ impl Sockets {
         self.entries.get_mut(index as usize)?.as_mut()
     }
 
-    /// Closes it.
+    /// Closes the socket.
     pub(super) fn remove(&mut self, index: u32, buffers: &Buffers) {
         let Some(entry) = self.entries[index as usize].take() else {
             return;

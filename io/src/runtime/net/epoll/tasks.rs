@@ -1,6 +1,6 @@
-//! The executor of the epoll loop: its tasks, and which of them are to run. A waker names a task by its
-//! number. One that comes late wakes the task that has the number now, which looks and finds nothing. A
-//! waker never crosses threads: one that does stops the process.
+//! The executor of the epoll loop: its tasks, and which of them are to run. A waker names a task by its number.
+//! A late wake-up reaches the task that has the number now, which polls and finds nothing. A waker never
+//! crosses threads; if one does, it stops the process.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::task::{Context, Wake, Waker};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Tells the loops of a process apart, so that no task of another one is woken.
+/// Numbers the loops of a process, so that a waker cannot wake a task of another loop.
 static LOOPS: AtomicU32 = AtomicU32::new(1);
 
 thread_local! {
@@ -44,14 +44,14 @@ struct Slots {
 }
 
 struct Slot {
-    /// None while it runs, and where it has ended.
+    /// None while the task runs, and after it has ended.
     task: Option<Task>,
-    /// Made with the slot and used by each of its tasks; none while one runs.
+    /// Made with the slot and used by each of its tasks; none while a task runs.
     waker: Option<Waker>,
 }
 
 impl Tasks {
-    /// For this thread, which has one loop at a time.
+    /// The executor of this thread, which has one loop at a time.
     pub(super) fn new() -> Self {
         let of_loop = LOOPS.fetch_add(1, Ordering::Relaxed);
         READY.with_borrow_mut(|ready| {
@@ -86,7 +86,7 @@ impl Tasks {
         wake(self.of_loop, index);
     }
 
-    /// How many are to run.
+    /// How many tasks are to run.
     pub(super) fn ready(&self) -> usize {
         READY.with_borrow(|ready| ready.queue.len())
     }
@@ -97,7 +97,7 @@ impl Tasks {
         self.slots.borrow().slots.len()
     }
 
-    /// The next that is to run.
+    /// The next task that is to run.
     pub(super) fn next(&self) -> Option<u32> {
         READY.with_borrow_mut(|ready| {
             let index = ready.queue.pop_front()?;
@@ -108,14 +108,14 @@ impl Tasks {
 
     pub(super) fn run(&self, index: u32) {
         let at = index as usize;
-        // Out of its place meanwhile: it may start others.
+        // The task leaves its slot while it runs, because it may spawn others, which borrows the slots.
         let taken = {
             let slot = &mut self.slots.borrow_mut().slots[at];
             slot.task
                 .take()
                 .and_then(|task| Some((task, slot.waker.take()?)))
         };
-        // A late wake-up of a task that has ended finds none; one of a task that runs does not come.
+        // A late wake-up of a task that has ended finds no task. A task that runs cannot be run again.
         let Some((mut task, waker)) = taken else {
             return;
         };
@@ -123,7 +123,7 @@ impl Tasks {
             .as_mut()
             .poll(&mut Context::from_waker(&waker))
             .is_ready();
-        // What it held may wake others, or start them, so it is dropped while its place is not borrowed.
+        // The task is dropped before the slots are borrowed, because its drop may wake or spawn others.
         let task = if over {
             drop(task);
             None
@@ -139,8 +139,8 @@ impl Tasks {
     }
 }
 
-/// What a waker is: the number of a task. It is counted, since a waker without a count takes unsafe code;
-/// nothing is allocated for it but once for each slot.
+/// The content of a waker: the number of a task. It is in an `Arc`, because a waker without a reference count
+/// needs unsafe code. The only allocation is the one for each slot.
 struct Number {
     of_loop: u32,
     index: u32,
@@ -157,7 +157,7 @@ impl Wake for Number {
 }
 
 fn wake(of_loop: u32, index: u32) {
-    // A thread that ends runs no task any more.
+    // The access fails while the thread ends, and then no task runs any more.
     let _ending = READY.try_with(|ready| {
         let ready = &mut *ready.borrow_mut();
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Ends of connections, orderly and not, at every byte and together with the last ones: none is missed, and
-//! nothing is left behind.
+//! Ends of connections, orderly or by a reset, at every byte and together with the last bytes: none is missed,
+//! and nothing is left behind.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn resets_at_any_byte_leave_nothing_behind() {
             for sent in 0..60 {
                 let mut client = TcpStream::connect(address).unwrap();
                 client.write_all(&pattern(sent, 0)).unwrap();
-                // Bytes that were not read make the close a reset.
+                // A close with unread bytes is a reset; the read makes it an orderly end.
                 if sent % 2 == 0 {
                     let _ = client.read(&mut [0; 1]);
                 }
@@ -33,7 +33,7 @@ fn resets_at_any_byte_leave_nothing_behind() {
     });
 }
 
-/// A socket whose peer sends some bytes and ends at once, in a thread of its own, again and again.
+/// Many sockets, one after the other, whose peer sends some bytes and ends at once, in a thread of its own.
 fn ends_at_once<P: Send + 'static>(
     pair: impl Fn(&Rc<EventLoop>) -> (Socket, P) + Copy + 'static,
     end: impl Fn(P) + Copy + Send + 'static,

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use super::*;
 
-/// What a peer that does not wait finds.
+/// The bytes that a peer finds without waiting.
 fn arrived(peer: &mut UnixStream) -> Vec<u8> {
     peer.set_nonblocking(true).unwrap();
     let mut found = vec![0; 4096];
@@ -71,7 +71,7 @@ fn the_receiving_task_hears_of_a_failed_send() {
         run(&event_loop, async move {
             while full.write(&[7; 4096]).is_ok() {}
             assert!(socket.post(b"late".to_vec()));
-            // It hangs where the loop does not wake this task.
+            // The test hangs if the loop does not wake this task.
             poll_fn(|cx| {
                 assert!(socket.poll_recv(SMALL, cx).is_pending());
                 if socket.is_behind() {

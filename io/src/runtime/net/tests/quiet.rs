@@ -1,4 +1,5 @@
-//! Whether something has come on a socket that is not read: asked before a connection is used again.
+//! Whether bytes or an end have come on a socket that no task reads. This is checked before a connection is
+//! used again.
 
 use std::os::fd::OwnedFd;
 
@@ -30,7 +31,7 @@ async fn answered(socket: &Socket, size: usize) {
     }
 }
 
-/// One answer of `size` bytes is read, and then the peer does something, or nothing.
+/// Reads one answer of `size` bytes; then the peer does something, or nothing.
 async fn after_an_answer(
     event_loop: &Rc<EventLoop>,
     (ours, peer): (OwnedFd, OwnedFd),
@@ -43,7 +44,7 @@ async fn after_an_answer(
     let say = |bytes: &[u8], flags| assert_eq!(send(&peer, bytes, flags).unwrap(), bytes.len());
     let end = || rustix::net::shutdown(&peer, rustix::net::Shutdown::Write).unwrap();
     let none = SendFlags::empty();
-    // A receive is armed, as it is while a call waits, when the answer comes.
+    // A receive is armed when the answer comes, as it is while a call waits.
     assert!(look_once(&socket).await.is_pending());
     event_loop.yield_now().await;
     if then == Then::EndWithIt {
@@ -53,7 +54,7 @@ async fn after_an_answer(
         say(&pattern(size, 0), none);
     }
     answered(&socket, size).await;
-    // With it a receive is armed from now on, without it none is before the question.
+    // With `rests` a receive is armed from now on; without it none is armed before `check_quiet`.
     if rests {
         socket.rest();
     }
@@ -73,10 +74,10 @@ async fn after_an_answer(
             event_loop.yield_now().await;
             end();
         }
-        // In the iteration that brought the answer, and below in a later one.
+        // Here in the iteration that brought the answer, below in a later one.
         Then::EndWithIt => assert!(!socket.check_quiet(), "{size} bytes and the end"),
     }
-    // A receive that is armed may have taken the byte already.
+    // An armed receive may have taken the byte already.
     if !(rests && then == Then::Byte) {
         until_readable(&own);
     }
@@ -87,7 +88,8 @@ async fn after_an_answer(
     );
 }
 
-/// Runs the loop so often without letting it wait: a task that wakes itself is always ready.
+/// Runs the loop for so many iterations without letting it wait, because a task that wakes itself is always
+/// ready.
 async fn without_a_wait(iterations: usize) {
     let mut left = iterations;
     poll_fn(|cx| {
@@ -101,11 +103,11 @@ async fn without_a_wait(iterations: usize) {
     .await;
 }
 
-/// A call may begin in a loop that does not wait, so that nothing of what came is completed.
+/// A call may begin while the loop does not wait, so that nothing that came has completed.
 #[test]
 fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {
-        // The epoll loop looks whenever it comes around; it has nothing like this.
+        // The epoll loop polls in every iteration, so it has no such case.
         if matches!(*event_loop, EventLoop::Epoll(_)) {
             return;
         }

@@ -1,4 +1,4 @@
-//! Whose turn it is: tasks that yield, timers beside a flood, wakers.
+//! The order in which tasks run: tasks that yield, timers beside a flood, wakers.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn endless_yields_let_the_kernel_in() {
                     }
                 });
             }
-            // Sent once they run, so that it comes while they do.
+            // Sent once the tasks run, so that the byte comes while they do.
             own.yield_now().await;
             theirs.write_all(b"x").unwrap();
             assert_eq!(receive(&socket, SMALL).await, b"x");
@@ -46,7 +46,7 @@ fn a_yield_resumes_after_a_look_at_sockets() {
 
 #[test]
 fn a_timer_fires_while_clients_flood() {
-    // The flood lasts until the timer has gone off: where it cannot, the test fails of its patience.
+    // The flood lasts until the timer has fired. If the timer cannot fire, the test fails after `PATIENCE`.
     both(|event_loop| {
         let over = Arc::new(AtomicBool::new(false));
         let (peers, clients): (Vec<_>, Vec<_>) = (0..8)
@@ -97,7 +97,7 @@ fn a_timer_fires_while_clients_flood() {
     });
 }
 
-/// Sends back what comes, to its end, as a connection does whose client sends ahead.
+/// Sends back what comes, until the end, as a connection does whose client sends ahead.
 async fn echo(event_loop: &EventLoop, socket: &Socket) {
     loop {
         let bytes = receive(socket, 64 * 1024).await;
@@ -147,7 +147,7 @@ fn a_timer_wakes_at_its_latest_setting() {
             timer.set(Duration::from_millis(30));
             poll_fn(|cx| timer.poll(cx)).await;
             assert!(began.elapsed() >= Duration::from_millis(30));
-            // One that went off is not ready once it is set anew.
+            // A timer that has fired is not ready after it is set again.
             timer.set(Duration::from_millis(30));
             assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
             poll_fn(|cx| timer.poll(cx)).await;

@@ -1,18 +1,18 @@
-//! Whether a peer has ended its direction behind bytes that are not taken yet: a receive would have to take
-//! them first. An epoll instance is asked, with three system calls; `poll` would tell with one, but its safe
-//! forms want a borrowed descriptor, which monoio's streams do not give.
+//! Checks whether a peer has ended its direction behind bytes that were not received yet; a receive would have
+//! to take these bytes first. An epoll instance is asked, with three system calls. `poll` would take one, but
+//! its safe forms need a borrowed descriptor, which monoio's streams do not give.
 
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollOp, EpollTimeout};
 
-/// It is made when the first one asks.
+/// The epoll instance, made at the first check.
 #[derive(Default)]
 pub(super) struct Ends(std::cell::OnceCell<Option<Epoll>>);
 
 impl Ends {
-    /// False also where the system cannot tell.
+    /// False also if the system cannot tell.
     pub(super) fn has_come(&self, fd: RawFd) -> bool {
         let made = || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok();
         let Some(epoll) = self.0.get_or_init(made) else {
@@ -24,6 +24,7 @@ impl Ends {
         }
         let mut found = [EpollEvent::empty()];
         let count = epoll.wait(&mut found, EpollTimeout::ZERO);
+        // Removed at once, so that the next check gets no event of this socket.
         let removed = change(epoll, EpollOp::EpollCtlDel, fd, None);
         assert!(
             removed.is_ok(),

@@ -1,7 +1,7 @@
-//! A connection on io_uring. One receive is in flight at most, made by one future that lives as long as the
-//! socket: a receive that were dropped could have taken bytes already. Sends are system calls that do not
-//! wait, small ones at the end of the iteration; only what the peer did not take at once becomes an operation,
-//! in a task of its own.
+//! A connection on io_uring. At most one receive is in flight, made by one future that lives as long as the
+//! socket, because a receive that is dropped may have taken bytes already. Sends are system calls that do not
+//! wait, because an operation costs an entry, a completion and a wake-up; small ones are made at the end of the
+//! iteration. Only what the peer did not take at once becomes an operation, in a task of its own.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -27,7 +27,7 @@ type Reader = Pin<Box<dyn Future<Output = ()>>>;
 
 pub(crate) struct Stream {
     shared: Rc<Shared>,
-    /// Polled by the task that has the socket, so that what comes wakes that task alone.
+    /// Polled by the task that has the socket, so that received bytes wake only that task.
     reader: RefCell<Reader>,
 }
 
@@ -36,24 +36,24 @@ pub(super) struct Shared {
     uring: Rc<Uring>,
     fd: RawFd,
     came: RefCell<Came>,
-    /// What the next receive has room for.
+    /// The buffer size of the next receive.
     room: Cell<usize>,
-    /// The iteration in which the receive that is in flight was made.
+    /// The iteration in which the receive that is in flight was pushed.
     received_in: Cell<u64>,
     outbox: RefCell<Outbox>,
-    /// Of the task that waits for what comes: it hears where a held message did not go out.
+    /// The waker of the task that waits for bytes; it is also woken if a held message was not sent.
     reading: RefCell<Option<Waker>>,
     /// None while a task writes.
     writer: RefCell<Option<Writer>>,
-    /// Among the loop's sockets with something to go out.
+    /// Whether the socket is counted in the loop's `behind`.
     is_counted: Cell<bool>,
 }
 
-/// What a receive found and the task has not taken.
+/// The result of a receive that the task has not taken yet.
 enum Came {
     Nothing,
     Bytes(Vec<u8>),
-    /// An orderly one, or why not; it stays.
+    /// The end: none for an orderly one, else the error. It stays.
     End(Option<Errno>),
 }
 
@@ -63,7 +63,8 @@ enum Writer {
 }
 
 impl Stream {
-    /// Over a connected descriptor of any kind: monoio's Unix streams hold a descriptor and nothing else.
+    /// Takes a connected descriptor of any kind, because monoio's `UnixStream` holds a descriptor and nothing
+    /// else.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let fd = stream.as_raw_fd();
@@ -102,7 +103,7 @@ impl Stream {
         self.shared.fd
     }
 
-    /// Looks at the receive that is in flight, or makes one.
+    /// Polls the receive that is in flight, or makes one.
     fn look(&self, waker: &Waker) {
         let cx = &mut Context::from_waker(waker);
         let _goes_on = self.reader.borrow_mut().as_mut().poll(cx);
@@ -122,9 +123,9 @@ impl Stream {
     }
 
     pub(in crate::runtime::net) fn rest(&self) {
-        // A small one: there may be thousands that rest.
+        // A small buffer, because thousands of sockets may rest.
         self.shared.room.set(SMALL);
-        // In place of the task's own waker, which would keep the task's memory.
+        // The task's own waker would keep the task's memory, so one that does nothing takes its place.
         self.shared.reading.take();
         self.look(Waker::noop());
     }
@@ -136,21 +137,22 @@ impl Stream {
         }
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
-            // With DEFER_TASKRUN an end that has reached the socket makes no completion before the ring is
-            // handed over to wait, which a busy loop does not do for a while. The receive has taken nothing
-            // then, so the socket shows it. Without it each hand-over makes all completions.
+            // With `DEFER_TASKRUN`, an end that has reached the socket makes no completion before the loop
+            // waits, which a busy loop does not do for a while. The receive has taken nothing until then, so
+            // the socket still shows the end. Without it, each submission makes all completions.
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
-        // The receive is still in the ring, where it finds nothing, so the socket itself is asked. It cannot
-        // be where the kernel may have the receive already, and have filled it, unseen.
+        // The receive is not submitted yet, so it has taken nothing, and the socket itself is asked. If the
+        // ring was full, the kernel may have the receive already, and may have filled it without being seen.
         !uring.may_have_been_full() && is_empty(self.shared.fd)
     }
 
     pub(in crate::runtime::net) fn has_ended(&self) -> bool {
-        // Its end may have come with the last bytes, and the next receive is still in the ring.
+        // The socket is asked, because its end may have come with the last bytes, and the next receive is not
+        // submitted yet.
         match peek(self.shared.fd) {
             Ok(0) => true,
-            // Or behind bytes that are not taken yet, which is rare.
+            // The end may be behind bytes that were not received yet, which is rare.
             Ok(_) => self.shared.uring.ends.has_come(self.shared.fd),
             Err(why) => why != Errno::EAGAIN,
         }
@@ -170,7 +172,7 @@ impl Stream {
         matches!(posted, Posted::Out | Posted::Held)
     }
 
-    /// Sends what is held to the end of the iteration, if anything is.
+    /// Sends the held message, if there is one.
     pub(in crate::runtime::net) fn release(&self) {
         self.shared.release();
     }
@@ -180,7 +182,7 @@ impl Stream {
         outbox.is_behind() || outbox.has_failed()
     }
 
-    /// Shuts it down.
+    /// Ends both directions; what was not sent is lost.
     pub(in crate::runtime::net) fn abandon(&self) {
         let mut outbox = self.shared.outbox.borrow_mut();
         outbox.fail(false, Errno::ECANCELED);
@@ -215,9 +217,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // The receive is cancelled, and the descriptor closed, by an operation each.
+        // The receive is cancelled, and the descriptor is closed, by operations of their own.
         self.shared.uring.push(3);
-        // Neither a receive nor the writer's send waits for the peer any more.
+        // The shutdown ends a receive or a send that waits for the peer.
         self.abandon();
     }
 }
@@ -230,6 +232,8 @@ impl Shared {
             .borrow_mut()
             .release(buffers, |bytes: &[u8]| send_now(fd, bytes));
         if posted != Posted::Out
+            // The caller of `post` believes that the message is sent, so the task that receives is woken to
+            // notice that it is not.
             && let Some(waker) = &*self.reading.borrow()
         {
             waker.wake_by_ref();
@@ -237,7 +241,7 @@ impl Shared {
         self.follow(posted);
     }
 
-    /// Sees to the rest of what did not go out whole.
+    /// Starts the task that sends the rest, if a message was sent in part.
     fn follow(self: &Rc<Self>, posted: Posted) {
         if posted == Posted::Begun
             && let Some(writer) = self.writer.take()
@@ -256,7 +260,7 @@ impl Shared {
         self.outbox.borrow_mut().take()
     }
 
-    /// Nothing is to go out any more, or will.
+    /// Ends the count of this socket, because nothing is left to send, or nothing can be sent.
     fn settle(&self) {
         if self.is_counted.take() {
             self.uring.behind.set(self.uring.behind.get() - 1);
@@ -282,7 +286,7 @@ fn send_now(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
-/// What a receive would find, which takes nothing.
+/// How many bytes a receive would find, one at most. It takes none.
 fn peek(fd: RawFd) -> Result<usize, Errno> {
     peek_into(fd, &mut [0; 1])
 }
@@ -302,7 +306,7 @@ fn is_empty(fd: RawFd) -> bool {
     matches!(peek(fd), Err(Errno::EAGAIN))
 }
 
-/// Receives for ever, one buffer at a time: the next once the last was taken.
+/// Receives one buffer after the other; the next receive is made when the last buffer was taken.
 async fn receive(shared: Rc<Shared>, mut half: impl AsyncReadRent) {
     let uring = shared.uring.clone();
     loop {
@@ -335,7 +339,7 @@ async fn receive(shared: Rc<Shared>, mut half: impl AsyncReadRent) {
     }
 }
 
-/// Sends what waits, until nothing does.
+/// Sends the waiting bytes, until none are left.
 async fn write_rest(shared: Rc<Shared>, mut writer: Writer) {
     let uring = shared.uring.clone();
     while let Some((mut bytes, mut sent)) = shared.take_waiting() {

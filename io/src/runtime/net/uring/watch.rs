@@ -1,5 +1,5 @@
-//! Readiness on io_uring: one poll of the descriptor in flight, made by one future that lives as long as the
-//! watch.
+//! Readiness on io_uring: at most one poll of the descriptor is in flight, made by one future that lives as
+//! long as the watch.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Over any descriptor: monoio's Unix streams hold one and nothing else.
+    /// Takes any descriptor, because monoio's `UnixStream` holds a descriptor and nothing else.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let readable = Rc::new(Cell::new(false));
@@ -46,16 +46,16 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The poll is cancelled, and the descriptor closed, by an operation each.
+        // The poll is cancelled, and the descriptor is closed, by an operation each.
         self.uring.push(2);
     }
 }
 
-/// Polls for ever: anew once the last result was taken.
+/// Polls again and again; the next poll is made when the last result was taken.
 async fn watch(uring: Rc<Uring>, stream: UnixStream, readable: Rc<Cell<bool>>) {
     loop {
         uring.push(1);
-        // What cannot be polled is tried, and says why.
+        // After an error the descriptor counts as readable, so that the caller's own read reports it.
         let _ = stream.readable(true).await;
         readable.set(true);
         poll_fn(|_| {
