@@ -1,4 +1,4 @@
-//! What requests mean and how answers are written. It opens no socket and reads no clock.
+//! Interprets requests and writes answers. It opens no socket and reads no clock.
 
 pub mod json;
 pub(crate) mod route;

@@ -1,5 +1,5 @@
-//! What every part of an io thread is given and that knows none of them: its event loop, time, buffers.
-//! It imports nothing of `io` but what stands as low as itself.
+//! The base of an io thread, which every part of it is given: event loop, time, buffers. It imports nothing of
+//! `io` from outside its folder.
 
 pub(crate) mod net;
 pub(crate) mod config;
@@ -35,19 +35,19 @@ use self::spin::Spin;
 use self::timers::Alarms;
 use self::upkeep::Upkeep;
 
-/// What the io threads of a process have in common here.
+/// What all io threads of a process share in this layer.
 #[derive(Clone)]
 pub(crate) struct Common {
     pub(crate) config: IoConfig,
     pub(crate) threads: u16,
-    /// The process's clock counts from `origin`, which was `origin_wall`.
+    /// The process's clock counts from `origin`, the moment at which the wall clock read `origin_wall`.
     pub(crate) origin: Instant,
     pub(crate) origin_wall: SystemTime,
     /// One for each io thread.
     pub(crate) ledgers: Arc<[ThreadLedger]>,
 }
 
-/// What one io thread runs on. It belongs to this thread alone; nothing is locked.
+/// The base of one io thread. It belongs to this thread alone, so nothing is locked.
 pub(crate) struct Runtime {
     pub(crate) id: ShardId,
     pub(crate) threads: u16,
@@ -135,7 +135,7 @@ impl Runtime {
         Uptime::ZERO + Nanos::from_ms(epoch_ms).saturating_sub(self.origin_wall)
     }
 
-    /// Of every io thread.
+    /// The ledgers of all io threads.
     pub(crate) const fn ledgers(&self) -> &Arc<[ThreadLedger]> {
         &self.ledgers
     }
@@ -148,7 +148,7 @@ impl Runtime {
         self.random.borrow_mut().next()
     }
 
-    /// Something happened: the thread may spin for a while from now on.
+    /// Notes activity, after which the thread may spin for a while.
     pub(crate) fn active(&self, now: Uptime) {
         if let Some(spin_for) = self.config.spin_for {
             self.spin.prolong(now + spin_for);

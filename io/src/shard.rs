@@ -1,5 +1,5 @@
-//! One io thread put together: its parts, its start, and the tasks that it runs for ever. Nothing of `io`
-//! stands above it.
+//! A complete io thread: its parts, its start, and the tasks that it always runs. It is the highest layer of
+//! `io`.
 
 pub mod start;
 

@@ -1,4 +1,4 @@
-//! What one io thread remembers: tables without locks, which act for nothing by themselves.
+//! The memory of one io thread: tables without locks. They take no action by themselves.
 
 pub(crate) mod functions;
 pub(crate) mod call_table;
@@ -37,7 +37,7 @@ use self::token::Tokens;
 use crate::http::error::HttpError;
 use crate::runtime::Runtime;
 
-/// What the io threads of a process share here.
+/// What all io threads share in this layer.
 #[derive(Clone)]
 pub(crate) struct SharedTables {
     pub(crate) entries: Arc<Entries>,
@@ -48,7 +48,7 @@ pub(crate) struct SharedTables {
     pub(crate) tokens: Tokens,
 }
 
-/// The tables of one io thread, over what it runs on. They belong to this thread alone; nothing is locked.
+/// The tables of one io thread, over its `Runtime`. They belong to this thread alone, so nothing is locked.
 pub(crate) struct Tables {
     pub(crate) runtime: Rc<Runtime>,
     pub(crate) entries: Arc<Entries>,
@@ -56,7 +56,7 @@ pub(crate) struct Tables {
     /// The bytes of the process's budget that this thread holds for calls.
     pub(crate) account: Rc<ThreadAccount>,
     pub(crate) functions: RefCell<FunctionTable>,
-    /// Whether the functions of the start are all known.
+    /// Whether all functions that existed at the start are known.
     begun: Cell<bool>,
     pub(crate) calls: CallTable,
     pub(crate) executions: ExecutionTable,
@@ -64,13 +64,13 @@ pub(crate) struct Tables {
     pub(crate) pods: PodPool,
     pub(crate) tokens: Tokens,
     pub(crate) inputs: JobInputs,
-    /// Clients that have an answer to take.
+    /// Clients that have not taken all of their answer.
     pub(crate) readers: Readers,
-    /// Clients that may make room for others.
+    /// Clients whose connections may be closed to free descriptors.
     pub(crate) descriptors: Rc<Descriptors>,
 }
 
-/// Each layer has the one below in it, so code names the lowest that has what it needs.
+/// Each layer contains the one below, so code names the lowest layer that has what it needs.
 impl Deref for Tables {
     type Target = Runtime;
 
@@ -124,12 +124,12 @@ impl Tables {
             .unwrap_or_else(|| HttpError::NoSuchFunction(name.to_owned()))
     }
 
-    /// The id of a new execution of this thread that is kept.
+    /// The id of a new stored execution of this thread.
     pub(crate) fn new_id(&self) -> ExecutionId {
         ExecutionId::new(self.random(), self.id, 0)
     }
 
-    /// The id of a new execution of this thread that leaves only a small record.
+    /// The id of a new plain execution of this thread, which leaves only a small record.
     pub(crate) fn new_plain_id(&self) -> ExecutionId {
         ExecutionId::new(self.random(), self.id, self.executions.next_place())
     }

@@ -1,6 +1,6 @@
-//! Counts that gate: heap allocations of a warm call, in the whole process and so in the io thread.
-//! Real io threads with the scheduler inline, asked over sockets; the test is client, bridge and
-//! pod at once and allocates nothing itself while it counts. `./ci counts` runs it.
+//! Counts the heap allocations of a warm call, in the whole process and so in the io thread, and fails if there
+//! are any. Real io threads with the inline scheduler are called over sockets. The test is client, bridge and
+//! pod at once, and allocates nothing itself while it counts. `./ci counts` runs it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,16 +25,16 @@ use wire::Client;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// Allocations over all calls of a case: none for a call, and room for a few more buffers where
-/// messages overlapped as they never did before. What is allocated for each call is thousands.
+/// The most allocations of all calls of a case together: none for each call, and a few buffers, when more
+/// messages overlap than ever before. One allocation for each call would be thousands.
 const CEILING: u64 = 16;
 const CALLS: usize = 2000;
-/// So many that the watch of the io threads looks several times meanwhile.
+/// Enough calls for several checks of the watchdog.
 const LOCAL_CALLS: usize = 50_000;
 /// More than the records of plain calls (4096), so that their ring and its index are full.
 const FIRST_CALLS: usize = 10_000;
-/// For whatever a case needs once. Half of them meet at the pod, all at the same time, so that it has
-/// as many connections as it ever will, and as many buffers are in use.
+/// Calls before the count, for all that a case needs once. The requests of half of them meet at the pod, so
+/// that as many connections and buffers are in use as there ever will be.
 const WARM_UP_CALLS: usize = 1000;
 
 #[test]
@@ -76,7 +76,7 @@ fn count(case: &str, calls: usize, call: impl FnOnce()) {
     call();
     let blocks = dhat::HeapStats::get().total_blocks;
     println!("{case}: {blocks} allocations in {calls} calls");
-    // Unlike the standard one, it keeps what was counted for a look.
+    // Unlike the standard `assert_eq!`, this one keeps the counts in a file.
     dhat::assert_eq!(
         blocks.saturating_sub(CEILING),
         0,

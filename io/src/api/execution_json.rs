@@ -95,7 +95,7 @@ fn after_output(record: &ExecutionRecord, kept: bool) -> Vec<u8> {
     out
 }
 
-/// `[{"name","atMs"}]`, in milliseconds since the start was wanted.
+/// `[{"name","atMs"}]`, in milliseconds since the start was ordered.
 pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) {
     out.push(b'[');
     for (at, (name, after)) in phases.iter().enumerate() {
@@ -106,7 +106,7 @@ pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) 
     out.push(b']');
 }
 
-/// What stands before an output in a status; how it is written, and what closes it.
+/// Appends the part of a status before its output; returns how the output is rendered, and what closes it.
 fn begin_output(out: &mut Vec<u8>, output: &Output) -> (Rendering, &'static [u8]) {
     match output.form {
         Form::Json => (Rendering::AsIs, b""),

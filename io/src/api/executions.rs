@@ -1,5 +1,5 @@
-//! What clients and Jobs ask of an execution: its state, its output, its end, its input, its result.
-//! Answered on the thread that owns it; `serve` and `shards` bring the questions.
+//! Requests of clients and Jobs about an execution: its state, its output, its cancel, its input, its result.
+//! They are answered on the thread that owns the execution; `dispatch` and `shard::questions` pass them on.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -21,10 +21,10 @@ use crate::links::shards;
 use crate::state::call_table::{JobAnswer, JobUpdate};
 use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 
-/// What a stranger hears, whether there is such an execution or not.
+/// The answer to a wrong token, whether the execution exists or not.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
-/// Answers, wherever the execution belongs.
+/// Answers, on the thread that owns the execution.
 pub(crate) async fn answer_anywhere(thread: &Rc<Links>, id: ExecutionId, about: About) -> Response {
     if id.shard() == thread.id {
         return answer(thread, id, about).await;
@@ -63,7 +63,7 @@ pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) ->
 }
 
 fn answer_job(thread: &Links, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
-    // The token is checked first: a stranger learns nothing of what exists.
+    // The token is checked first, so that the answer to a wrong one does not reveal what exists.
     let Some(attempt) = thread.tokens.verify(id, token) else {
         return error_response(&HttpError::Forbidden(WRONG_TOKEN));
     };

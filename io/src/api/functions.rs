@@ -1,5 +1,5 @@
-//! Functions over HTTP: register, replace, list, show, remove, scale, cold starts. The bridge owns
-//! the registry; this asks it, and shows this thread's own table.
+//! Functions over HTTP: register, replace, list, show, remove, scale, cold starts. The bridge owns the
+//! registry; this module sends it requests, and shows this thread's own table.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::ShutdownPhase;
 
-/// Asks the bridge; a refusal becomes the error that it is.
+/// Asks the bridge; a refusal becomes the matching error.
 async fn ask(thread: &Links, name: &str, request: Request) -> Result<Reply, HttpError> {
     match thread.ask(request).await {
         Ok(Reply::Refused(refused)) => Err(match refused {
@@ -160,7 +160,7 @@ pub(crate) fn list(thread: &Links) -> Response {
             body.push(b',');
         }
         body.extend_from_slice(&shown(&entry.function));
-        // All together may take longer than the watchdog waits.
+        // A beat for each function, because a long list may take longer than the watchdog waits.
         thread.ledger().beat.beat(thread.now());
     }
     body.push(b']');
@@ -223,7 +223,7 @@ pub(crate) async fn pod_ready(
     let Ok(token) = std::str::from_utf8(token) else {
         return error_response(&HttpError::Forbidden("the token is not that of this pod"));
     };
-    // A list would do for the library.
+    // The JSON library would also accept an array.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let reported: Result<RuntimeStamps, _> = simd_json::from_slice(&mut body);
     let Some(reported) = reported.ok().filter(|_| is_object) else {
@@ -240,7 +240,7 @@ pub(crate) async fn pod_ready(
     let reply = ask(thread, pod, request)
         .await
         .map_err(|error| match error {
-            // A stranger learns nothing of which pods there are.
+            // The answer is that to a wrong token, so that it does not reveal which pods exist.
             HttpError::NoSuchFunction(_) => {
                 HttpError::Forbidden("the token is not that of this pod")
             }

@@ -1,14 +1,14 @@
-//! What a registration's answer warns of: fields that no function has, each in a `Warning` header (299, as
-//! RFC 7234 has it and the API servers of Kubernetes use it). `functions` sends them.
+//! The warnings in the answer to a registration: each unknown field is named in a `Warning` header (299, as in
+//! RFC 7234, and as the API servers of Kubernetes use it). `functions` sends them.
 
 use nanofaas_core::spec::FunctionDraft;
 
-/// Headers of one answer: some HTTP clients take no more than a hundred.
+/// The most such headers of an answer, because some HTTP clients take only a hundred headers.
 const WARNINGS_MAX: usize = 16;
-/// A field's path is cut here: its name may be as long as a body.
+/// A longer path of a field is cut, because a field's name may be as long as a body.
 const PATH_LEN_MAX: usize = 128;
 
-/// The values of the headers, one for each unknown field; where they are too many the last one counts the rest.
+/// The values of the headers, one for each unknown field; if there are too many, the last one counts the rest.
 pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     let paths = draft.unknown_paths();
     let named = if paths.len() > WARNINGS_MAX {
@@ -29,7 +29,7 @@ pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     texts.iter().map(|text| value(text)).collect()
 }
 
-/// A path in printable ASCII, the rest escaped as in a Rust text; cut where it is long.
+/// A path in printable ASCII, with the rest escaped as in a Rust string; cut if it is long.
 fn shown(path: &str) -> String {
     let mut shown = String::new();
     for c in path.chars() {

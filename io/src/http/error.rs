@@ -1,5 +1,5 @@
-//! What can be wrong with a request, apart from the outcome of a call. Each says what to do about
-//! it. It knows no status code; `response` does.
+//! The errors of requests, apart from the outcomes of calls. Each message says what to do. It knows no status
+//! code; `response` does.
 
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::spec::ExecutionMode;
@@ -8,13 +8,13 @@ use nanofaas_http1::error::ValueError;
 
 use crate::http::json::JsonError;
 
-/// Why a request is not answered as it wished.
+/// Why a request fails.
 #[derive(Clone, Debug)]
 pub(crate) enum HttpError {
     Http(ParseError),
-    /// A value, a body or a name that cannot be; the text says what it can be.
+    /// An invalid value, body or name; the text says what is valid.
     BadRequest(String),
-    /// `field: message`, each.
+    /// Each is `field: message`.
     Invalid(Vec<String>),
     UnsupportedMediaType,
     /// A JSON body with a `Content-Encoding`.
@@ -28,14 +28,14 @@ pub(crate) enum HttpError {
     Forbidden(&'static str),
     NoSuchPath,
     NoSuchFunction(String),
-    /// The same where it was to be removed.
+    /// There is no function of this name to remove.
     NothingToRemove(String),
     NoSuchExecution,
     MethodNotAllowed {
         allow: &'static str,
     },
     FunctionExists(String),
-    /// A function of another mode has no floor of pods.
+    /// A function that is not WARM has no floor of pods.
     NotWarm {
         name: String,
         mode: ExecutionMode,
@@ -49,7 +49,7 @@ pub(crate) enum HttpError {
     ShuttingDown,
     /// A queue inside the platform is full.
     Busy,
-    /// There is no room for what it needs, and it is not a call that could be refused.
+    /// There is no memory for the request, which is not a call, or for its answer.
     NoMemory,
     Refused(Refusal),
 }

@@ -1,14 +1,14 @@
-//! Checks JSON without building anything from it, and finds the pieces that a call needs.
+//! Checks JSON without building anything from it, and finds the parts that a call needs.
 //!
-//! Strict RFC 8259 and UTF-8, one pass, no recursion, no allocation: nesting is a bit each in one
-//! word. Lone surrogates (`\ud800`) are refused, since no text can hold them. `admit` checks request
-//! envelopes with it before they are queued, `output` what pods answer before it goes into an envelope.
+//! Strict RFC 8259 and UTF-8, in one pass, without recursion or allocation: each level of nesting is a bit of
+//! one word. Lone surrogates (`\ud800`) are refused, because no text can hold them. `admit` checks request
+//! envelopes with it before they are queued, `output` the answers of pods before they go into an envelope.
 
 use std::ops::Range;
 
 use nanofaas_http1::byte_scan;
 
-/// No document nests deeper: the word that holds the nesting has this many bits.
+/// The deepest nesting that is accepted: the word that holds the nesting has this many bits.
 pub const DEPTH_MAX: u32 = u128::BITS;
 
 /// What is wrong and at which byte, counted from 0.
@@ -52,11 +52,11 @@ pub enum JsonErrorKind {
     MetadataType,
 }
 
-/// Where the parts of a request's envelope stand in its bytes, without the space around them.
+/// The positions of an envelope's parts in its bytes, without the white space around them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeParts {
     pub input: Range<u32>,
-    /// None also where it is null.
+    /// None also if it is null.
     pub metadata: Option<Range<u32>>,
 }
 
@@ -68,8 +68,7 @@ pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonError> {
     cursor.end()
 }
 
-/// Checks a request's envelope as a whole and finds its `input` and `metadata`. Other keys are
-/// checked and passed over.
+/// Checks a request's whole envelope and finds its `input` and `metadata`. Other keys are checked and skipped.
 pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonError> {
     let mut cursor = Cursor::new(bytes)?;
     let (mut input, mut metadata) = (None, None);
@@ -128,7 +127,8 @@ pub(crate) fn escaped_len(bytes: &[u8]) -> usize {
     bytes.len() + bytes.iter().map(more).sum::<usize>()
 }
 
-/// Appends the inside of a JSON string. UTF-8 may be cut anywhere: a byte stands for itself or is escaped.
+/// Appends the inside of a JSON string. The bytes may be cut inside a character of UTF-8, because each byte is
+/// copied or escaped by itself.
 pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut at = 0;
@@ -153,7 +153,7 @@ pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Appends a `text/plain` body as a JSON string; what is not UTF-8 is a fault and appends nothing.
+/// Appends a `text/plain` body as a JSON string. If it is not UTF-8, this fails and appends nothing.
 pub fn write_text(out: &mut Vec<u8>, text: &[u8]) -> Result<(), JsonError> {
     write_string(out, utf8(text)?);
     Ok(())
@@ -177,7 +177,7 @@ enum EnvelopeKey {
     Other,
 }
 
-/// Reads on from `at`, over bytes that are known to be UTF-8.
+/// Reads from `at` on, over bytes that are known to be UTF-8.
 struct Cursor<'b> {
     bytes: &'b [u8],
     at: usize,
@@ -185,14 +185,14 @@ struct Cursor<'b> {
 
 impl<'b> Cursor<'b> {
     fn new(bytes: &'b [u8]) -> Result<Self, JsonError> {
-        // Most JSON is ASCII, which is told sooner.
+        // Most JSON is ASCII, for which the check is faster.
         if !bytes.is_ascii() {
             utf8(bytes)?;
         }
         Ok(Self { bytes, at: 0 })
     }
 
-    /// The next byte; 0 at the end, which is no part of any token either.
+    /// The next byte; 0 at the end, because no token contains a 0.
     #[inline(always)]
     fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
@@ -223,7 +223,7 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// After a member: whether a comma (and so another member) follows rather than `close`, which
+    /// Reads the end of a member: true if a comma follows, and so another member; false if `close` does, which
     /// is left in place.
     #[inline]
     fn comma_or(&mut self, close: u8) -> Result<bool, JsonError> {
@@ -239,8 +239,8 @@ impl<'b> Cursor<'b> {
         }
     }
 
-    /// One value, without the space around it. Bit 0 of `objects` tells what the innermost open
-    /// container is, bit 1 the one around it, and so on.
+    /// Reads one value, without the white space around it. Bit 0 of `objects` is set if the innermost open
+    /// container is an object, bit 1 if the one around it is, and so on.
     fn value(&mut self, depth_max: u32) -> Result<(), JsonError> {
         let depth_max = depth_max.min(DEPTH_MAX);
         let mut objects = 0u128;
@@ -290,7 +290,7 @@ impl<'b> Cursor<'b> {
         }
     }
 
-    /// A key, its colon, and the space after it. Whether the key has escapes.
+    /// Reads a key, its colon, and the white space after it; returns whether the key has escapes.
     #[inline]
     fn string_key(&mut self) -> Result<bool, JsonError> {
         if self.peek() != b'"' {
@@ -306,7 +306,7 @@ impl<'b> Cursor<'b> {
         Ok(escaped)
     }
 
-    /// A key of the envelope, however it is spelled.
+    /// Reads a key of the envelope, with or without escapes.
     fn key(&mut self) -> Result<EnvelopeKey, JsonError> {
         let start = self.at + 1;
         let escaped = self.string_key()?;
@@ -323,7 +323,7 @@ impl<'b> Cursor<'b> {
         })
     }
 
-    /// The value of `metadata`: an object of strings, or null.
+    /// Reads the value of `metadata`: an object of strings, or null.
     fn metadata(&mut self) -> Result<(), JsonError> {
         if self.peek() == b'n' {
             return self.literal(b"null");
@@ -346,7 +346,7 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// A string, from quote to quote. Whether it has escapes.
+    /// Reads a string, from quote to quote; returns whether it has escapes.
     #[inline]
     fn string(&mut self) -> Result<bool, JsonError> {
         let mut escaped = false;
@@ -422,7 +422,7 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// At least one digit.
+    /// Reads at least one digit.
     #[inline(always)]
     fn digits(&mut self) -> Result<(), JsonError> {
         if !self.peek().is_ascii_digit() {
@@ -458,8 +458,8 @@ fn unit(digits: &[u8]) -> Option<u32> {
         })
 }
 
-/// Which key the text before the closing quote spells, with escapes in it that are known to be
-/// sound. Both names are ASCII, so a byte of anything else settles it.
+/// The key that the text before the closing quote spells, with escapes that are known to be valid. Both names
+/// are ASCII, so any other byte decides.
 #[cold]
 fn escaped_key(text: &[u8]) -> EnvelopeKey {
     let mut name = [0u8; 8];
@@ -472,7 +472,7 @@ fn escaped_key(text: &[u8]) -> EnvelopeKey {
                 6,
             ),
             (b'\\', b'/' | b'"' | b'\\') => (Some(text[at + 1]), 2),
-            // The others are control characters, in no name.
+            // The other escapes are control characters, which are in no name.
             (b'\\', _) => (None, 2),
             (byte, _) => (Some(byte), 1),
         };

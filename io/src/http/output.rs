@@ -1,5 +1,5 @@
-//! What a function gave back: its bytes, checked, and the form in which they are shown.
-//! It never re-encodes a byte of JSON. `to_pod` and `to_job` make outputs, `response` shows them.
+//! The output of a function: its bytes, checked, and the form in which they are shown. It never re-encodes a
+//! byte of JSON. `to_pod` and `to_job` make outputs, `response` shows them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) enum Form {
     Raw,
 }
 
-/// What an answer's head says of its body: where that stands.
+/// The positions of an answer's content type and encoding in its head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Labels {
     pub(crate) content_type: Option<Span>,
@@ -35,7 +35,7 @@ impl Labels {
         content_encoding: None,
     };
 
-    /// Appends both to a buffer that is empty, and says where they stand.
+    /// Appends both to an empty buffer, and returns their positions.
     fn write(
         content_type: Option<&[u8]>,
         content_encoding: Option<&[u8]>,
@@ -61,13 +61,12 @@ pub(crate) struct Output {
     buffer: Vec<u8>,
     body: Range<usize>,
     labels: Labels,
-    /// Where body and labels came in different buffers.
+    /// The buffer of the labels, if it is not that of the body.
     head: Option<Vec<u8>>,
 }
 
 impl Output {
-    /// Checks `body` of `buffer` by its labels, which stand in `head`, or in `buffer` where there is no
-    /// head of its own.
+    /// Checks `body` of `buffer` by its labels, which are in `head`, or in `buffer` if there is no `head`.
     pub(crate) fn check(
         buffer: Vec<u8>,
         body: Range<usize>,
@@ -97,7 +96,8 @@ impl Output {
                     if let Some(fault) = fault {
                         return Err(bad(&format!("the output is not JSON: {fault}")));
                     }
-                    // A line break at its end would split an answer that is read line by line.
+                    // Trimmed, because a line break at the end would split an answer for a client that reads
+                    // line by line.
                     output.body = trimmed(&output.buffer, output.body.clone());
                 }
                 Form::Json
@@ -124,7 +124,7 @@ impl Output {
         }
     }
 
-    /// Checks a body whose labels stand elsewhere; `buffer` is empty, and holds all of them after.
+    /// Checks a body whose labels are elsewhere. `buffer` is empty, and gets the labels and the body.
     pub(crate) fn labelled(
         mut buffer: Vec<u8>,
         content_type: Option<&[u8]>,
@@ -141,7 +141,7 @@ impl Output {
         Self::check(buffer, body, labels, None)
     }
 
-    /// The bytes; JSON without any is `null`.
+    /// The bytes; empty JSON is `null`.
     pub(crate) fn bytes(&self) -> &[u8] {
         let bytes = &self.buffer[self.body.clone()];
         if bytes.is_empty() && self.form == Form::Json {
@@ -161,7 +161,7 @@ impl Output {
         self.label(self.labels.content_type)
     }
 
-    /// How the bytes are encoded, where they are.
+    /// The encoding of the bytes, if they are encoded.
     pub(crate) fn content_encoding(&self) -> Option<&[u8]> {
         self.label(self.labels.content_encoding)
     }
@@ -175,12 +175,12 @@ impl Output {
         })
     }
 
-    /// Bytes that it holds in memory.
+    /// Bytes that the output holds in memory.
     pub(crate) fn held_bytes(&self) -> u64 {
         (self.buffer.capacity() + self.head.as_ref().map_or(0, Vec::capacity)) as u64
     }
 
-    /// In a buffer that is no larger than it has to be: for one that is kept.
+    /// Moves an output that is to be stored to a smaller buffer, if that saves more than half.
     pub(crate) fn fitted(mut self) -> Self {
         let (content_type, content_encoding) = (self.content_type(), self.content_encoding());
         let labels = [content_type, content_encoding].into_iter().flatten();
@@ -198,8 +198,8 @@ impl Output {
         self
     }
 
-    /// What stands before it, itself, and what stands after it, in its own buffer: nothing is copied to
-    /// another one where that has room, as `pod_answer` sees to.
+    /// Returns `before`, the output and `after` in the output's own buffer. `pod_answer` has made room for all
+    /// three, so the output is copied to no other buffer.
     pub(crate) fn between(self, before: &[u8], after: &[u8]) -> Vec<u8> {
         let (mut buffer, body) = (self.buffer, self.body);
         let (from, split) = (body.start, before.len());
@@ -216,7 +216,7 @@ impl Output {
         buffer
     }
 
-    /// Gives its buffers up for reuse.
+    /// Gives the buffers up for reuse.
     pub(crate) fn into_buffers(self) -> (Vec<u8>, Option<Vec<u8>>) {
         (self.buffer, self.head)
     }

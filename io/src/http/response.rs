@@ -1,5 +1,5 @@
-//! Bytes out: the only file that writes status codes. It maps errors and outcomes to the wire and
-//! reads nothing. `serve` sends what it writes.
+//! Writes answers; this is the only file with status codes. It maps errors and outcomes to bytes, and reads
+//! nothing. `serve` sends the bytes.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -21,12 +21,12 @@ use crate::runtime::date::DateLine;
 /// The header that names an execution.
 pub(crate) const EXECUTION_ID: &str = "X-Execution-Id";
 
-/// A whole answer to a request that is not on the warm path.
+/// A complete answer to a request that is not on the warm path.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     status: u16,
     content_type: Cow<'static, [u8]>,
-    /// Whole header lines, each with its CRLF.
+    /// Complete header lines, each with its CRLF.
     headers: Vec<u8>,
     body: AnswerBody,
     close: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Response {
 #[derive(Clone, Debug)]
 pub(crate) enum AnswerBody {
     Bytes(Vec<u8>),
-    /// With the output of an execution that is kept.
+    /// With the output of a stored execution.
     Shown(Box<Shown>),
 }
 
@@ -60,7 +60,7 @@ impl From<Shown> for AnswerBody {
     }
 }
 
-/// What stands around an output in its answer, but for a client's long trace id.
+/// Room for what an answer has around an output, except for a client's long trace id.
 pub(crate) const HEAD_ROOM: usize = 640;
 
 const JSON: Cow<'static, [u8]> = Cow::Borrowed(b"application/json");
@@ -95,7 +95,7 @@ const fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Bytes that invite the rest of a request.
+/// The bytes that invite the body of a request.
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Response {
@@ -135,7 +135,7 @@ impl Response {
         response.encoded(output.content_encoding())
     }
 
-    /// The same with a body that is encoded so.
+    /// Adds the encoding of the body, if it has one.
     pub(crate) fn encoded(self, content_encoding: Option<&[u8]>) -> Self {
         match content_encoding {
             Some(content_encoding) => self.with("Content-Encoding", content_encoding),
@@ -178,7 +178,7 @@ impl Response {
         self
     }
 
-    /// The execution that it is of.
+    /// The id of the execution that the answer belongs to.
     pub(crate) fn execution_id(&self) -> Option<Vec<u8>> {
         let mut lines = self.headers.split(|byte| *byte == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(EXECUTION_ID.as_bytes()));
@@ -186,12 +186,12 @@ impl Response {
         Some(value.trim_ascii().to_vec())
     }
 
-    /// Its header lines, to add more.
+    /// The header lines, to add more.
     pub(crate) const fn headers(&mut self) -> &mut Vec<u8> {
         &mut self.headers
     }
 
-    /// The connection ends with this answer.
+    /// Ends the connection after this answer.
     pub(crate) const fn closing(mut self) -> Self {
         self.close = true;
         self
@@ -201,7 +201,7 @@ impl Response {
         self.close
     }
 
-    /// What it holds while it goes out, beyond a small buffer.
+    /// Bytes that the answer holds while it is sent; 0 if a small buffer is enough.
     pub(crate) fn held_bytes(&self) -> usize {
         let body = match &self.body {
             AnswerBody::Bytes(bytes) => bytes.len(),
@@ -215,8 +215,8 @@ impl Response {
         }
     }
 
-    /// Appends the answer, without its body for HEAD. Of a large output only what stands before it; the rest
-    /// is given back.
+    /// Appends the answer, without its body for HEAD. Of a large output it appends only the part before it, and
+    /// returns the rest.
     pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<RestOfOutput> {
         let (body_len, wire) = (self.body.len(), heading.wire);
         start(out, self.status, heading);
@@ -248,7 +248,7 @@ impl Response {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wire {
     pub(crate) keep_alive: bool,
-    /// HTTP/1.0 has to be told that the connection stays.
+    /// A client of HTTP/1.0 needs a header to know that the connection stays.
     pub(crate) old: bool,
     pub(crate) head_only: bool,
 }
@@ -261,7 +261,7 @@ pub(crate) struct Heading {
 }
 
 impl Heading {
-    /// Of an answer that is written now.
+    /// The heading of an answer that is written now.
     #[inline]
     pub(crate) fn of(thread: &Runtime, wire: Wire) -> Self {
         let date = thread.date_line();
@@ -284,7 +284,7 @@ pub(crate) fn length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a number; the formatting machinery takes several times as long.
+/// Appends a number. `write!` would take several times as long.
 pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
@@ -348,7 +348,7 @@ fn refusal(refusal: Refusal) -> Response {
         .with("X-Queue-Reject-Reason", refusal.reason.as_str().as_bytes())
 }
 
-/// The answer to a request that is not answered as it wished.
+/// The answer to a request that fails.
 pub(crate) fn error_response(error: &HttpError) -> Response {
     let response = match error {
         HttpError::Http(error) => parse_error(*error),

@@ -1,4 +1,4 @@
-//! From a path and a method to what is meant. It looks nothing up and decides nothing else.
+//! Maps a method and a path to a route of the API. It looks nothing up and decides nothing else.
 
 use nanofaas_core::id::ExecutionId;
 use nanofaas_http1::header_value::percent_decode;
@@ -6,7 +6,7 @@ use nanofaas_http1::request::Method;
 
 use crate::http::error::HttpError;
 
-/// What a request is about. Names are as the path spells them, decoded.
+/// A route of the API. Names are those of the path, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ApiRoute<'a> {
     Invoke(Name<'a>),
@@ -23,7 +23,7 @@ pub(crate) enum ApiRoute<'a> {
     OpenApi,
 }
 
-/// Methods, as far as one path takes several.
+/// The methods, for paths that take several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Get,
@@ -32,7 +32,7 @@ pub(crate) enum Verb {
     Delete,
 }
 
-/// A name out of a path.
+/// A name in a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Name<'a> {
     Plain(&'a str),
@@ -67,7 +67,7 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
         Method::Delete => ("DELETE", Verb::Delete),
         Method::Options | Method::Patch | Method::Other(_) => ("", Verb::Get),
     };
-    // Where a path takes one method, as a call's does, there is no list to search.
+    // Compared first: a path that takes one method, like that of a call, has no list to search.
     let allowed = word == allow || !word.is_empty() && allow.split(", ").any(|one| one == word);
     if allowed {
         Ok(verb)
@@ -76,7 +76,7 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
     }
 }
 
-/// What `method` on `path` means.
+/// The route of `method` on `path`.
 pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     let Some(rest) = path.strip_prefix(b"/v1/") else {
         if path == b"/openapi.yaml" {
@@ -109,7 +109,7 @@ fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
             _ => Err(HttpError::NoSuchPath),
         };
     }
-    // The action stands after the last colon, so that a name may not hide one.
+    // The action is after the last colon, so that a name cannot hide one.
     if let Some(at) = rest.iter().rposition(|byte| *byte == b':') {
         let function = name(&rest[..at])?;
         return match &rest[at + 1..] {
@@ -129,7 +129,7 @@ fn execution(text: &[u8]) -> Result<ExecutionId, HttpError> {
     ExecutionId::parse(text).ok_or(HttpError::NoSuchExecution)
 }
 
-/// No token is good for what is no id: a stranger learns nothing of what exists.
+/// An invalid id gets the answer to a wrong token, so that it does not reveal what exists.
 fn owned(text: &[u8]) -> Result<ExecutionId, HttpError> {
     let why = "the token is not that of this execution";
     ExecutionId::parse(text).ok_or(HttpError::Forbidden(why))

@@ -1,5 +1,6 @@
-//! An output as it is shown, written a piece at a time: so one that is kept is shared by all who ask for it,
-//! and a large text takes no second buffer. It decides no form; `response` and `execution_json` do, and `serve` sends.
+//! Writes an output piece by piece, so that a stored output is shared by all answers that contain it, and a
+//! large text needs no second buffer. It chooses no form; `response` and `execution_json` do, and `serve`
+//! sends.
 
 use std::sync::{Arc, Weak};
 
@@ -9,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use crate::http::json;
 use crate::http::output::Output;
 
-/// What is written at once of an output that is larger.
+/// A larger output is written in pieces of this size at most.
 pub(crate) const PIECE: usize = 64 * 1024;
 
-/// How its bytes are written.
+/// How the bytes of an output are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rendering {
     AsIs,
@@ -31,7 +32,7 @@ impl Rendering {
         }
     }
 
-    /// So many bytes become a piece at most, in each rendering by themselves.
+    /// How many bytes make one piece at most. The bytes of each piece are rendered by themselves.
     const fn step(self) -> usize {
         match self {
             Self::AsIs => PIECE,
@@ -55,7 +56,7 @@ impl Rendering {
     }
 }
 
-/// A body with an output in it, which is not copied.
+/// A body that contains an output without a copy of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
     pub(crate) before: Vec<u8>,
@@ -69,7 +70,7 @@ impl Shown {
         self.before.len() + self.rendering.len(self.output.bytes()) + self.after.len()
     }
 
-    /// Writes all of it, where that is little; else its beginning, and what follows.
+    /// Writes the whole body if it is small; else writes what is before the output, and returns the rest.
     pub(crate) fn write(self, len: usize, out: &mut Vec<u8>) -> Option<RestOfOutput> {
         out.extend_from_slice(&self.before);
         if len <= PIECE {
@@ -86,7 +87,7 @@ impl Shown {
     }
 }
 
-/// What is still to be written.
+/// The rest of a body that is being written.
 pub(crate) struct RestOfOutput {
     source: OutputSource,
     rendering: Rendering,
@@ -96,11 +97,11 @@ pub(crate) struct RestOfOutput {
 
 enum OutputSource {
     Own(Output),
-    /// It may be dropped from the store meanwhile, which makes room at once.
+    /// The store may drop it meanwhile, which frees its memory at once.
     Kept(Weak<Output>),
 }
 
-/// What became of the next piece.
+/// The result of writing a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     More,
@@ -160,7 +161,7 @@ mod tests {
         }
     }
 
-    /// All of it, and its largest piece.
+    /// The whole body, and its largest piece.
     fn whole(shown: &Shown) -> (Vec<u8>, usize) {
         let mut out = Vec::new();
         let (mut largest, len) = (0, shown.len());

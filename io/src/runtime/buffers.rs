@@ -1,12 +1,12 @@
-//! Buffers that requests and answers come in, used again so that a warm call allocates none. They come in a
-//! few sizes, so that what a buffer holds is known before it is taken. A bounded number is kept, and none
-//! once the thread rests.
+//! Reusable buffers for requests and answers, so that a warm call allocates none. They have a few sizes, so
+//! that a buffer can be charged before it is taken. A bounded number of free ones is kept, and none once the
+//! thread rests.
 
 use std::cell::RefCell;
 
-/// The first buffer of an idle connection: small, since there may be ten thousand of them.
+/// The first buffer of an idle connection. It is small, because there may be ten thousand such connections.
 pub(crate) const SMALL: usize = 1024;
-/// Room for one read of much.
+/// The buffer of a large receive.
 pub(crate) const LARGE: usize = 80 * 1024;
 
 /// The sizes, and how many of each are kept.
@@ -26,20 +26,20 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// What a buffer with room for `bytes` holds.
+    /// The capacity of a buffer with room for `bytes`.
     pub(crate) fn size_for(bytes: usize) -> usize {
         let fitting = CLASSES.iter().find(|(size, _)| bytes <= *size);
         fitting.map_or(bytes, |(size, _)| *size)
     }
 
-    /// An empty buffer with room for `room` bytes, as large as `size_for` says.
+    /// An empty buffer with room for `room` bytes, of the capacity that `size_for` gives.
     pub(crate) fn take(&self, room: usize) -> Vec<u8> {
         let class = CLASSES.iter().position(|(size, _)| room <= *size);
         let kept = class.and_then(|class| self.spare[class].borrow_mut().pop());
         kept.unwrap_or_else(|| Vec::with_capacity(Self::size_for(room)))
     }
 
-    /// Takes a buffer back.
+    /// Takes a buffer back, and keeps it if it has one of the sizes.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let room = buffer.capacity();
         let Some(class) = CLASSES.iter().position(|(size, _)| room == *size) else {
@@ -52,7 +52,7 @@ impl Buffers {
         }
     }
 
-    /// Puts what a buffer holds into one that is no larger than it has to be, where that saves much.
+    /// Moves the content of a buffer into the smallest fitting one, if that saves more than half.
     pub(crate) fn fitted(&self, buffer: Vec<u8>) -> Vec<u8> {
         let size = Self::size_for(buffer.len());
         if buffer.capacity() <= 2 * size {
@@ -64,7 +64,7 @@ impl Buffers {
         smaller
     }
 
-    /// Keeps no buffer any more.
+    /// Frees all spare buffers.
     pub(crate) fn clear(&self) {
         for spare in &self.spare {
             spare.take();

@@ -1,6 +1,6 @@
-//! The `Date` of answers (RFC 9110 §5.6.7). A thread rewrites it from the wall clock at most once a
-//! second. So it follows a wall clock that was set within a second, and the other answers of that
-//! second neither format a time nor read the wall clock.
+//! The `Date` of answers (RFC 9110 §5.6.7). A thread rewrites it from the wall clock at most once a second. So
+//! a change of the wall clock shows within a second, and the other answers of that second neither format a time
+//! nor read the wall clock.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -10,13 +10,13 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 const EXAMPLE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
-/// A whole header line, as long as any.
+/// A complete header line; every date has the same length.
 pub(crate) type DateLine = [u8; EXAMPLE.len()];
 
 /// The line of one thread.
 pub(crate) struct Dates {
     line: Cell<DateLine>,
-    /// Until when the line is right, by the process's clock, which is never set.
+    /// Until when the line is valid, by the process's clock, which is never set back.
     until: Cell<Uptime>,
 }
 
@@ -102,11 +102,11 @@ mod tests {
         assert_eq!(dates.line.get(), line_of(9));
         assert_eq!(dates.until.get(), at_ms(5_750));
         assert_eq!(dates.line(at_ms(5_750) - Nanos::from_ns(1)), line_of(9));
-        // The clock was set back meanwhile: the next look follows it.
+        // The clock was set back meanwhile: the next renewal shows it.
         dates.renew(at_ms(6_000), at(3_000));
         assert_eq!(dates.line.get(), line_of(3));
         assert_eq!(dates.until.get(), at_ms(7_000));
-        // Before 1970 nothing is said of it but that.
+        // A wall clock before 1970 shows the beginning of 1970.
         dates.renew(at_ms(7_000), UNIX_EPOCH - Duration::from_secs(1));
         assert_eq!(dates.line.get(), line_of(0));
     }

@@ -1,5 +1,5 @@
-//! When something is due: a time, or never. A timer compares it on the path of every call, so it takes one
-//! word; who wants the time in it has to say what happens where there is none.
+//! When something is due: a time, or never. It takes one word, because a timer compares it on the path of every
+//! call. Code that needs the time has to handle `never`.
 
 use nanofaas_core::time::Uptime;
 

@@ -1,4 +1,4 @@
-//! How far an io thread is on its way from its start to its end. It ends nothing by itself.
+//! The phase of the process's shutdown, as an io thread knows it. It ends nothing by itself.
 
 /// How far the shutdown of the process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! Until when a thread spins, for `--io-spin-us`. It looks at nothing; the task of `shard` that spins does.
+//! Until when a thread spins, for `--io-spin-us`. It polls nothing; the spinning task of `shard` does.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -10,7 +10,7 @@ use nanofaas_core::time::Uptime;
 pub(crate) struct Spin {
     pub(crate) until: Cell<Uptime>,
     pub(crate) spinning: Cell<bool>,
-    /// Of the task that spins, while it does not.
+    /// The waker of the spinning task, for the time in which it does not spin.
     pub(crate) waker: RefCell<Option<Waker>>,
 }
 

@@ -1,6 +1,6 @@
-//! Deadlines of one io thread: an alarm for each task that has one, over a single timer wheel.
-//! It never makes a system call; the thread's ticker sleeps for it, and every busy pass looks in.
-//! Connections, calls and long polls hold one each.
+//! Deadlines of one io thread: an alarm for each task that has one, over a single timer wheel. It never makes a
+//! system call; the ticker sleeps until the next alarm, and every busy iteration calls `advance`. Each
+//! connection, call and long poll has an alarm.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,14 +13,14 @@ use crate::runtime::due::Due;
 
 struct AlarmSlot {
     due: Due,
-    /// When its timer fires, which may be sooner.
+    /// When the alarm's timer fires, which may be earlier than `due`.
     armed: Due,
     timer: Option<TimerRef>,
     waker: Option<Waker>,
 }
 
 impl AlarmSlot {
-    /// Sets a timer for when the alarm is due, if it ever is.
+    /// Sets a timer for the time at which the alarm is due, if it is set.
     fn arm(&mut self, wheel: &mut Wheel, index: u32) {
         if let Some(due) = self.due.time() {
             self.armed = self.due;
@@ -34,7 +34,7 @@ struct AlarmSlots {
     slots: Vec<AlarmSlot>,
     free: Vec<u32>,
     now: Uptime,
-    /// When the ticker will look next; an earlier alarm has to wake it.
+    /// When the ticker wakes next; an earlier alarm has to wake it.
     ticks: Due,
     ticker: Option<Waker>,
 }
@@ -42,7 +42,7 @@ struct AlarmSlots {
 /// All alarms of a thread.
 pub(crate) struct Alarms(RefCell<AlarmSlots>);
 
-/// One task's alarm. Set it again to move it; dropping it forgets it.
+/// One task's alarm. Setting it again moves it; dropping it removes it.
 pub(crate) struct Alarm {
     alarms: Rc<Alarms>,
     index: u32,
@@ -106,14 +106,14 @@ impl Alarms {
                     late += 1;
                 }
             });
-            // The wheel is borrowed while it fires, so alarms that were moved are set after.
+            // The wheel is borrowed while it fires, so alarms that were moved get their timers afterwards.
             for index in &rearm[..late] {
                 slots[*index as usize].arm(wheel, *index);
             }
             if late < rearm.len() {
                 return;
             }
-            // More were moved than fit: find them by their missing timers.
+            // More alarms were moved than fit into `rearm`; the others are found by their missing timers.
             for (index, slot) in (0..).zip(slots.iter_mut()) {
                 if !slot.due.has_come(now) && slot.timer.is_none() {
                     slot.arm(wheel, index);
@@ -122,7 +122,7 @@ impl Alarms {
         }
     }
 
-    /// When the ticker has to look next, if ever; it is woken where an earlier alarm is set.
+    /// When the ticker has to wake next, if ever; it is also woken when an earlier alarm is set.
     pub(crate) fn plan(&self, ticker: &Waker) -> Option<Uptime> {
         let mut inner = self.0.borrow_mut();
         let next = inner.wheel.next_at();
@@ -151,7 +151,8 @@ impl Alarm {
         let slot = &mut slots[self.index as usize];
         let due = Due::at(at);
         slot.due = due;
-        // A timer that fires too early finds the later time and is set again.
+        // A timer that fires too early finds the later time and is set again, so moving a deadline back costs
+        // nothing in the wheel.
         if due < slot.armed {
             if let Some(timer) = slot.timer.take() {
                 wheel.cancel(timer);
@@ -167,7 +168,7 @@ impl Alarm {
         }
     }
 
-    /// It is not due before it is set again.
+    /// Unsets the alarm until it is set again.
     pub(crate) fn unset(&self) {
         let mut inner = self.alarms.0.borrow_mut();
         inner.slots[self.index as usize].due = Due::NEVER;

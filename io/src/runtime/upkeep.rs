@@ -1,4 +1,4 @@
-//! When an io thread tidies: a while after its last work. It tidies nothing; the upkeep of `shard` does.
+//! When an io thread cleans up: a while after its last work. It cleans up nothing itself; `shard::upkeep` does.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,9 +8,10 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::runtime::due::Due;
 use crate::runtime::timers::{Alarm, Alarms};
 
-/// How soon what was used is checked.
+/// The pause between two checks for something to clean up.
 pub(crate) const POLL_EVERY: Nanos = Nanos::from_s(1);
-/// Memory is given back when the thread has been without work for so long.
+/// A thread without work for this long gives its free memory back. Its allocator does not, because an idle
+/// thread does not use it.
 const REST: Nanos = Nanos::from_s(2);
 
 pub(crate) struct Upkeep {
@@ -37,14 +38,14 @@ impl Upkeep {
         }
     }
 
-    /// Something was used just now that is to be tidied later.
+    /// Notes work after which something is to be cleaned up.
     #[inline]
     pub(crate) fn worked(&self, now: Uptime) {
         self.worked_at.set(Some(now));
         self.plan(now + POLL_EVERY);
     }
 
-    /// Whether it is due, which it is not again before it is planned again.
+    /// Whether the upkeep is due. It is then not due again before it is planned again.
     pub(crate) fn take_due(&self, now: Uptime) -> bool {
         let is_due = self.due.get().has_come(now);
         if is_due {
@@ -53,7 +54,7 @@ impl Upkeep {
         is_due
     }
 
-    /// Whether the thread rests for so long that its memory is to be given back, once.
+    /// Whether the thread has been without work for `REST`; true once after each work.
     pub(crate) fn take_rest(&self, now: Uptime) -> bool {
         let Some(worked_at) = self.worked_at.get() else {
             return false;

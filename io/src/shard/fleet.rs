@@ -1,5 +1,5 @@
-//! Several io threads on the one thread of a test, which hands each message over itself: so a message
-//! can be late, or find a full inbox, exactly where a test wants it. No client and no pod is there.
+//! Several io threads on the one thread of a test. The test delivers each message itself, so a message is late,
+//! or finds a full inbox, exactly where the test needs that. There is no client and no pod.
 
 use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
@@ -42,16 +42,16 @@ use crate::state::executions::IdempotencyKey;
 use crate::state::store::Store;
 use crate::state::token::Tokens;
 
-/// The io threads of a test, and the ends of what they speak to.
+/// The io threads of a test, and the other ends of their links.
 pub(crate) struct Fleet {
     pub(crate) event_loop: Rc<EventLoop>,
     pub(crate) threads: Vec<Rc<Links>>,
     pub(crate) inboxes: Vec<Rc<RefCell<Inbox>>>,
     posts: Vec<IoPost>,
-    /// Those that no thread listens to yet.
+    /// The bells that no thread reads yet.
     bells: RefCell<Vec<UnixStream>>,
     stats: Arc<QueueStats>,
-    /// Kept, so that what is sent there is not lost at once.
+    /// Kept, so that a message to it does not fail.
     _scheduler: PinnedInbox,
     _bridge: BridgeInbox,
 }
@@ -80,7 +80,7 @@ fn config() -> IoConfig {
     }
 }
 
-/// For a thread that is not there.
+/// The bell of a thread that does not exist.
 fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(std::task::Waker::noop().clone()))
 }
@@ -178,7 +178,7 @@ impl Fleet {
         fleet
     }
 
-    /// From now on the only thread takes what it is told by itself.
+    /// From now on the only thread takes its messages by itself.
     pub(crate) fn attend(&self) {
         assert_eq!(self.threads.len(), 1);
         let bell = self.bells.borrow_mut().pop().expect("it is not attended");
@@ -187,7 +187,7 @@ impl Fleet {
         self.event_loop.spawn(inbox::run(thread, inbox, bell));
     }
 
-    /// The thread takes what the others told it.
+    /// Makes the thread take its messages.
     pub(crate) fn take(&self, index: usize) {
         inbox::pump(&self.threads[index], &self.inboxes[index]);
     }
@@ -261,7 +261,7 @@ impl Client for StayingClient {
     }
 }
 
-/// Lets every task run that has something to do.
+/// Runs every task that is ready.
 pub(crate) async fn settle() {
     for _ in 0..16 {
         let mut waited = false;
@@ -292,7 +292,7 @@ pub(crate) fn status(answer: &RefCell<String>) -> String {
     status
 }
 
-/// Every thread takes what there is for it, and every task runs, until nothing is left to do.
+/// Makes every thread take its messages, and runs every task, until nothing is left to do.
 pub(crate) async fn exchange(fleet: &Fleet) {
     for _ in 0..8 {
         settle().await;

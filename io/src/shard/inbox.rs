@@ -1,6 +1,6 @@
-//! What other threads say to this one: messages of the bridge, grants of a pinned scheduler,
-//! questions of other io threads. It empties the rings and sleeps by the doorbell's protocol; it never
-//! waits for anything else.
+//! Messages of other threads to this one: messages of the bridge, grants of a pinned scheduler, questions of
+//! other io threads. It empties the rings and sleeps by the doorbell's protocol; it never waits for anything
+//! else.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,7 +12,7 @@ use crate::runtime::buffers::SMALL;
 use crate::runtime::net::Socket;
 use crate::shard::questions;
 
-/// Serves the inbox for ever.
+/// Serves the inbox as long as the thread lives.
 pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Socket) {
     let doorbell = inbox.borrow().rings.bell.clone();
     loop {
@@ -44,7 +44,8 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Sock
     }
 }
 
-/// Tells those who waited for memory, and does what this thread can for those who still do.
+/// Wakes tasks that waited for memory and can have it, and frees what this thread can for those that still
+/// wait.
 fn make_room(thread: &Links) {
     thread.account.wake();
     thread.grant_descriptor();
@@ -54,7 +55,8 @@ fn make_room(thread: &Links) {
     }
 }
 
-/// Takes what is there, messages before grants: a grant may name a pod that a message introduces.
+/// Takes what is in the rings, messages before grants, because a grant may name a pod that a message
+/// introduces.
 pub(crate) fn pump(thread: &Rc<Links>, inbox: &RefCell<Inbox>) {
     take_messages(thread);
     for _ in 0..BATCH_MAX {

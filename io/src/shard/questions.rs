@@ -1,5 +1,5 @@
-//! Answers what other io threads ask, of executions and keys that belong to this one. It decides nothing about
-//! them; `idempotency`, `api::executions` and `join` do.
+//! Answers questions of other io threads about executions and keys that belong to this one. It decides nothing
+//! about them; `idempotency`, `api::executions` and `join` do.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use crate::links::Links;
 use crate::links::shards::{self, Question, ShardAnswer, ShardMessage, ShardNotice};
 use crate::state::idempotency::Asker;
 
-/// Takes what another io thread says.
+/// Handles a message of another io thread.
 pub(crate) fn take(thread: &Rc<Links>, message: ShardMessage) {
     match message {
         ShardMessage::Ask {

@@ -1,6 +1,6 @@
-//! Spinning after recent activity, for `--io-spin-us`: the thread looks at its I/O and its rings
-//! again and again before it parks. Off unless asked for. A task that yields again and again does it; the
-//! loop looks at its I/O between two of its turns.
+//! Spinning after recent activity, for `--io-spin-us`: the thread keeps polling its I/O and its rings before it
+//! parks. It is off by default. A task that yields again and again does it, because the loop polls its I/O
+//! between two polls of this task.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,7 +12,7 @@ use nanofaas_core::time::Uptime;
 use crate::links::{Inbox, Links};
 use crate::shard::inbox::pump;
 
-/// Runs for ever.
+/// Runs as long as the thread lives.
 pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
     let spin = &thread.spin;
     loop {
@@ -25,7 +25,7 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
         })
         .await;
         spin.spinning.set(true);
-        // Others that publish now need not ring: this thread looks.
+        // Other threads need not ring when they publish, because this thread polls its rings.
         inbox.borrow().rings.bell.awake();
         loop {
             let now = thread.now();
@@ -37,6 +37,7 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
         }
         spin.spinning.set(false);
         let bell = inbox.borrow().rings.bell.clone();
+        // A message that came before the sleep was announced has rung no bell, so the thread rings its own.
         if !bell.sleep(|| inbox.borrow().has_mail()) {
             let _announced = bell.sleep(|| false);
             bell.ring();

@@ -1,5 +1,5 @@
-//! Starting the io threads: what they are given, and the set-up ladder of the I/O driver.
-//! It never serves a call; the threads that it starts do. The process calls it once.
+//! Starts the io threads: their parts, and the ladder of I/O drivers that they try. It never serves a call; the
+//! threads that it starts do. The process calls it once.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -54,7 +54,7 @@ pub struct Plumbing {
     pub bridge: BridgePost,
     pub ledgers: Arc<[ThreadLedger]>,
     pub rate: Arc<RateBucket>,
-    /// Is woken when an io thread has ended.
+    /// Woken when an io thread has ended.
     pub on_end: Waker,
 }
 
@@ -86,7 +86,7 @@ pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
     ))
 }
 
-/// Why the io threads could not be started; each says what to do about it.
+/// Why the io threads could not be started, with advice.
 #[derive(Debug, thiserror::Error)]
 pub enum IoStartError {
     #[error(transparent)]
@@ -113,7 +113,8 @@ impl Rung {
                 EventLoop::probe_uring()?;
                 let build =
                     |deferred| EventLoop::uring(RingSetup { entries, deferred }, buffers.clone());
-                // From Linux 6.1 on.
+                // `DEFER_TASKRUN` needs Linux 6.1. A loop that spins never waits for completions, so it must
+                // not have it.
                 if spins {
                     build(false)
                 } else {
@@ -147,7 +148,7 @@ impl DriverChoice {
     }
 }
 
-/// What a thread gets from its starter.
+/// The parts of an io thread.
 pub(crate) struct ShardParts {
     pub(crate) id: ShardId,
     pub(crate) common: Common,
@@ -156,7 +157,7 @@ pub(crate) struct ShardParts {
 }
 
 impl ShardParts {
-    /// On the thread that it is: from the lowest layer up.
+    /// Builds the layers of the io thread, on that thread, the lowest first.
     pub(crate) fn put_together(self, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Links> {
         let runtime = Runtime::new(self.id, self.common, event_loop, buffers);
         Links::new(Tables::new(runtime, self.shared), self.posts)
@@ -167,7 +168,7 @@ impl ShardParts {
 struct Starting {
     rungs: SyncSender<Option<Rung>>,
     built: Receiver<std::io::Result<Pid>>,
-    /// Gone with the thread.
+    /// Can be upgraded as long as the thread lives.
     alive: Weak<()>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -177,12 +178,12 @@ struct ThreadEnds {
     inbox: Inbox,
     bell: UnixStream,
     listeners: Vec<(TcpListener, ListenerPort)>,
-    /// By io thread: it was told to stop, and owes nothing any more.
+    /// For each io thread: whether it was told to stop, and has nothing left to answer.
     settled: Arc<[AtomicBool]>,
 }
 
 fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Result<Starting> {
-    // A rung is answered before the next one is sent.
+    // A rung is answered before the next one is sent, so one place is enough.
     let (rungs, wanted) = sync_channel::<Option<Rung>>(1);
     let (report, built) = sync_channel(1);
     let name = parts.id.to_string();
@@ -209,7 +210,7 @@ fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Res
         if let Some(event_loop) = event_loop {
             let thread = parts.put_together(event_loop.clone(), buffers);
             event_loop.run(live(thread, ends));
-            // Operations may be in flight: the end of the process takes them along.
+            // Not dropped, because operations may be in flight; they end with the process.
             std::mem::forget(event_loop);
         }
     })?;
@@ -235,7 +236,7 @@ fn pin_to(parts: &ShardParts) {
     }
 }
 
-/// A thread's life.
+/// The life of an io thread.
 async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     let event_loop = &thread.event_loop;
     let inbox = Rc::new(RefCell::new(ends.inbox));
@@ -251,8 +252,8 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     for (listener, port) in ends.listeners {
         event_loop.spawn(accept::run(thread.clone(), listener, port));
     }
-    // Until it is told to stop, and what all threads owe was answered: until then another one's client
-    // may ask for what belongs to this one.
+    // The thread lives until it is told to stop and all threads have answered everything. Until then a client
+    // of another thread may ask for an execution of this one.
     poll_fn(|cx| {
         if thread.phase.get() == ShutdownPhase::Stopping {
             return Poll::Ready(());
@@ -276,7 +277,7 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     }
 }
 
-/// After the order to stop, the last answers have so long to be written.
+/// The most time for the last answers after the order to stop.
 const LAST_ANSWERS: Nanos = Nanos::from_s(3);
 const STOP_POLL: Nanos = Nanos::from_ms(2);
 
@@ -372,7 +373,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStart
     })
 }
 
-/// Down the ladder until all threads stand on one rung: which one, and the threads' numbers.
+/// Tries one rung after the other until all threads can have it; returns the rung, and the threads' ids.
 fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), IoStartError> {
     let mut last = None;
     for rung in choice.ladder() {

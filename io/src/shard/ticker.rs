@@ -1,5 +1,5 @@
-//! What keeps an io thread's deadlines when nothing else happens: it sleeps until the next one, for ever
-//! where there is none.
+//! Keeps an io thread's deadlines when nothing else happens: it sleeps until the next one, or without limit if
+//! there is none.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use crate::links::{Links, shards};
 use crate::runtime::net::Timer;
 use crate::shard::upkeep;
 
-/// Runs for ever.
+/// Runs as long as the thread lives.
 pub(crate) async fn run(thread: Rc<Links>) {
     let timer = Timer::new(&thread.event_loop).expect("the system has timers");
     loop {
@@ -28,6 +28,7 @@ pub(crate) async fn run(thread: Rc<Links>) {
             None => timer.unset(),
         }
         poll_fn(|cx| {
+            // An alarm that was set after the plan may be earlier.
             if thread.alarms.is_late(until) {
                 return Poll::Ready(());
             }

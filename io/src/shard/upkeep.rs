@@ -1,6 +1,6 @@
-//! What an io thread tidies once it has worked: connections to pods that rest for too long, executions past
-//! their time, memory that is free. `ticker` calls it when it is due. Where nothing is left to tidy, nothing
-//! is due, and the thread sleeps until something comes.
+//! Cleans up after an io thread's work: idle connections to pods, executions that are past their time, free
+//! memory. `ticker` calls it in every round. If nothing is left to clean up, no upkeep is planned, and the
+//! thread sleeps until something comes.
 
 use nanofaas_core::time::Uptime;
 
@@ -8,7 +8,7 @@ use crate::invoke::stored;
 use crate::links::Links;
 use crate::runtime::upkeep::POLL_EVERY;
 
-/// Tidies, if that is due.
+/// Cleans up, if that is due.
 pub(crate) fn run(thread: &Links, now: Uptime) {
     let upkeep = &thread.upkeep;
     if !upkeep.take_due(now) {

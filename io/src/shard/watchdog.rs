@@ -1,7 +1,7 @@
-//! Stops the process where an io thread runs and gets nowhere. monoio does not tell that the kernel refuses
-//! to be entered: such a thread goes round at full speed, and runs no task that could notice. This thread
-//! looks whenever one of them has computed for a quarter of a second, and never at a call. `start` starts it where io
-//! threads are on io_uring.
+//! Stops the process if an io thread computes and makes no progress. monoio does not report that the kernel
+//! refuses `io_uring_enter`: such a thread loops at full speed, and runs no task that could notice. The
+//! watchdog checks an io thread each time the thread has computed for a quarter of a second; a call costs
+//! nothing for it. `start` starts it if the io threads use io_uring.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,18 +16,18 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
 
-/// How much a thread computes until it is looked at.
+/// How much a thread computes between two checks.
 const POLL_EVERY: Duration = Duration::from_millis(250);
-/// To the watch alone; no other thread knows of it.
+/// The signal of the timers, which only the watchdog's thread gets.
 const SIGNAL: Signal = Signal::SIGVTALRM;
-/// What an io thread may compute without a beat, for which it is rung at each poll.
+/// What an io thread may compute without a beat. Each check rings its bell, which makes it beat.
 const FUTILE: Nanos = Nanos::from_s(1);
 
 /// An io thread, as the watchdog sees it.
 pub(crate) struct Watched {
     pub(crate) id: ShardId,
     pub(crate) tid: Pid,
-    /// Gone with the thread: its number may be another's then.
+    /// Can be upgraded as long as the thread lives; afterwards its id may be another thread's.
     pub(crate) alive: Weak<()>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) seen: LastSeen,
@@ -47,14 +47,14 @@ impl LastSeen {
         }
     }
 
-    /// Whether so much was computed since the last beat that none will come.
+    /// Whether the thread has computed so much since its last beat that none will come.
     fn is_futile(&self, cpu_time: Nanos) -> bool {
-        // Before the first beat the thread starts, which costs little.
+        // Before the first beat the thread starts, which takes little processor time.
         cpu_time.saturating_sub(self.cpu_time) > FUTILE
     }
 }
 
-/// Watches for as long as the process lives.
+/// Watches as long as the process lives.
 pub(crate) fn start(
     mut threads: Vec<Watched>,
     ledgers: Arc<[ThreadLedger]>,
@@ -78,7 +78,7 @@ pub(crate) fn start(
                      use --io-driver epoll",
                     one.id
                 );
-                // It beats when it is rung for, if it gets anywhere.
+                // A thread that makes progress answers the bell with a beat.
                 one.bell.ring();
                 true
             });
@@ -90,8 +90,8 @@ pub(crate) fn start(
         .map(drop)
 }
 
-/// What wakes the watch: a timer on the processor time of each thread, so that nothing does while they
-/// sleep. Where the system has no such timers it looks by the clock.
+/// Wakes the watchdog: a timer on the processor time of each thread, so that nothing wakes it while they sleep.
+/// If the system has no such timers, the watchdog checks by the clock.
 struct CpuAlarms {
     signals: SigSet,
     timers: Option<Vec<Timer>>,
@@ -137,8 +137,8 @@ fn clock_of(tid: Pid) -> ClockId {
     ClockId::from_raw((!tid.as_raw() << 3) | 6)
 }
 
-/// What the thread has computed so far. It allocates nothing, because what allocates beside warm calls
-/// is counted as theirs.
+/// The processor time that the thread has used. It allocates nothing, because allocations of other threads
+/// during warm calls are counted as theirs.
 fn cpu_time(tid: Pid) -> Option<Nanos> {
     let time = clock_gettime(clock_of(tid)).ok()?;
     let ns = u64::try_from(time.num_nanoseconds()).ok()?;
@@ -158,7 +158,7 @@ mod tests {
         };
         let ns = Nanos::from_ns;
         assert!(!is_futile(1, ns(10)));
-        // It sleeps, however long.
+        // It sleeps, however long it does.
         assert!(!is_futile(1, ns(20)));
         // It works, and beats.
         assert!(!is_futile(2, FUTILE + ns(11)));

@@ -1,5 +1,5 @@
-//! The machine of a call (`core/call.rs`), as it is driven on an io thread: where it finds functions, random
-//! bits and the table of entries. It drives nothing; `invoke` does.
+//! The environment of the machine of a call (`core/call.rs`) on an io thread: functions, random bits and the
+//! table of entries. It drives nothing; `invoke` does.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;

@@ -87,7 +87,7 @@ struct CallSlot {
     waker: Option<Waker>,
 }
 
-/// What was heard of the Job that serves an attempt.
+/// What is known of the Job that serves an attempt.
 struct ExpectedJob {
     attempt: u32,
     /// When the Job began to run.
@@ -110,8 +110,8 @@ impl ExpectedJob {
         }
     }
 
-    /// Takes an update of the Job of `attempt`. False where the update is for another attempt, or comes
-    /// after the Job's answer.
+    /// Applies an update of the Job of `attempt`. False if the update is for another attempt, or comes after
+    /// the Job's answer.
     fn apply(&mut self, attempt: u32, update: JobUpdate) -> bool {
         if self.attempt != attempt || matches!(self.end, Some(JobUpdate::Answered(_))) {
             return false;
@@ -276,8 +276,8 @@ impl CallTable {
         }
     }
 
-    /// Delivers an update of the Job of `attempt`. False where the call does not exist or is not in that
-    /// attempt; the update is dropped then.
+    /// Delivers an update of the Job of `attempt`. False if the call does not exist or is not in that attempt;
+    /// then the update is dropped.
     pub(crate) fn job(&self, call: CallId, attempt: u32, update: JobUpdate) -> bool {
         self.with(call, |slot| {
             let job = slot.job.as_mut();
@@ -290,13 +290,13 @@ impl CallTable {
         .unwrap_or(false)
     }
 
-    /// The call begins an attempt that a Job serves.
+    /// Begins an attempt that a Job serves; from now on the Job's updates are taken.
     pub(crate) fn expect_job(&self, call: CallId, attempt: u32) {
         let job = Box::new(ExpectedJob::new(attempt));
         self.with(call, |slot| slot.job = Some(job));
     }
 
-    /// That attempt is over.
+    /// Ends the attempt that a Job serves.
     pub(crate) fn forget_job(&self, call: CallId) {
         self.with(call, |slot| slot.job = None);
     }

@@ -1,7 +1,8 @@
-//! Descriptors, of which the process has a bounded number: some are kept back for pods, the bridge and
-//! health, and past them the clients that are idle for the longest make room for new ones. Connections to pods
-//! make room for one another. It closes none with a call or a head on its way. `accept` asks before it takes
-//! more, `to_pod` when it finds none.
+//! Descriptors, of which the process has a limited number. Some are kept back for pods, the bridge and health
+//! checks. When all others are taken, the clients that have been idle for the longest are closed to make room
+//! for new ones. An idle connection to a pod is closed to make room for another one. No connection with a call
+//! or a head on its way is closed. `accept` asks before it accepts more clients, `to_pod` when it finds no
+//! descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,36 +13,37 @@ use std::sync::{Arc, OnceLock};
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// Kept back: so many, or one in so many where that is more. Never more than half of what is left once the
-/// process has started.
+/// How many descriptors are kept back: this number, or one in `KEPT_BACK_PART` if that is more, but never more
+/// than half of those that the start of the process has left.
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
-/// Who never sent anything is left alone for so long.
+/// A client that has never sent anything is not closed before it has been idle for this long.
 const SILENT: Nanos = Nanos::SECOND;
-/// Between two searches of all connections.
+/// The pause between two searches of all connections.
 const SEARCH_PAUSE: Nanos = Nanos::from_ms(10);
-/// How often the log says that it goes on.
+/// The pause between two log lines about one state.
 const SAID: Nanos = Nanos::from_s(60);
-/// Found by one search of all connections, for so many that need room.
+/// The most idle clients that one search returns.
 const FOUND_MAX: usize = 64;
 
-/// What io threads share of it: one needs a descriptor, and had no idle client of its own.
+/// What io threads share about descriptors.
 #[derive(Default)]
 pub(crate) struct Scarcity {
+    /// A thread needs a descriptor, and had no idle client of its own.
     is_wanted: AtomicBool,
-    /// Numbers from this one on are kept back: the system gives the lowest that is free. Known once the first
-    /// client is there.
+    /// Descriptor numbers from this one on are kept back; the system always gives the lowest free number. It is
+    /// known once the first client is there.
     most: OnceLock<u64>,
 }
 
-/// Something that may go on for long, which the log says once a minute.
+/// Limits the log lines about a state that may last to one a minute.
 #[derive(Default)]
 pub(crate) struct LogLimit {
     next_at: Cell<Uptime>,
 }
 
 impl LogLimit {
-    /// Whether it is to be said now, which the caller does.
+    /// Whether the caller is to log the state now.
     pub(crate) fn take_turn(&self, now: Uptime) -> bool {
         let is_due = now >= self.next_at.get();
         if is_due {
@@ -51,8 +53,8 @@ impl LogLimit {
     }
 }
 
-/// A client's connection, as far as it may make room. A trait, because connections stand in a layer above
-/// this one; it is called only where descriptors are short, so that the indirect call costs no request.
+/// A client's connection, which may be closed to make room. It is a trait, because connections are in a layer
+/// above this one. It is called only when descriptors are short, so the indirect call costs no request.
 pub(crate) trait IdleClient {
     /// Since when the client is idle, if its connection may be closed. A client that has never sent
     /// a request must have been idle for `silent_for`.
@@ -63,26 +65,26 @@ pub(crate) trait IdleClient {
     fn leave(&self);
 }
 
-/// A connection that may make room.
+/// A connection that may be closed to make room.
 struct IdleEntry {
     conn: Weak<dyn IdleClient>,
     since: Uptime,
 }
 
-/// The clients of a thread, by what they hold.
+/// The clients of a thread, which hold descriptors.
 pub(crate) struct Descriptors {
     scarcity: Arc<Scarcity>,
     conns: RefCell<Vec<Weak<dyn IdleClient>>>,
     free: RefCell<Vec<usize>>,
-    /// Idle for the longest first, as one search found them.
+    /// The idle clients that the last search found, the longest idle first.
     found: RefCell<VecDeque<IdleEntry>>,
     /// When all connections were searched last.
     searched_at: Cell<Option<Uptime>>,
-    /// That idle clients are closed.
+    /// Limits the warnings that idle clients are closed.
     warnings: LogLimit,
 }
 
-/// A connection's place, given back with it.
+/// A connection's place. Dropping it frees the place.
 pub(crate) struct DescriptorPlace {
     descriptors: Rc<Descriptors>,
     index: usize,
@@ -106,7 +108,7 @@ impl Descriptors {
         })
     }
 
-    /// From now on the connection may make room.
+    /// Registers a connection that may be closed to make room.
     pub(crate) fn place(self: &Rc<Self>, client: Weak<dyn IdleClient>) -> DescriptorPlace {
         let (mut conns, free) = (self.conns.borrow_mut(), &self.free);
         let index = match free.borrow_mut().pop() {
@@ -125,8 +127,8 @@ impl Descriptors {
         }
     }
 
-    /// Whether the number of a client's descriptor is one of those that are kept back. The first number that
-    /// is asked for decides how many are.
+    /// Whether the number of a client's descriptor is one of those that are kept back. The first number decides
+    /// how many are, because it shows how many the start has taken.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
@@ -136,13 +138,15 @@ impl Descriptors {
         number >= *most
     }
 
-    /// Other threads are to make room.
+    /// Asks other threads to make room.
     pub(crate) fn want(&self) {
         self.scarcity.is_wanted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this thread is to make room for another one, which it is told once.
+    /// Whether this thread is to make room for another one. Each request is taken once.
     pub(crate) fn take_wish(&self) -> bool {
+        // Loaded first, because this runs in every round of the inbox and a swap would take the cache line from
+        // the other threads.
         self.scarcity.is_wanted.load(Ordering::Relaxed)
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }
@@ -184,7 +188,7 @@ impl Descriptors {
                     return true;
                 }
             }
-            // A search costs as much as there are clients, so it is not made for each that comes.
+            // A search costs as much as there are clients, so not every new client causes one.
             let searched_at = self.searched_at.get();
             let is_new = searched_at.is_none_or(|searched_at| now >= searched_at + SEARCH_PAUSE);
             if may_search && is_new {

@@ -50,7 +50,7 @@ impl Status {
         !matches!(self, Self::Queued | Self::Running)
     }
 
-    /// The state that a failure ends in.
+    /// The final state of a call with this failure.
     pub(crate) const fn of(failure: &Failure) -> Self {
         match failure {
             Failure::Timeout { .. } | Failure::StartTimeout(_) => Self::Timeout,
@@ -83,7 +83,7 @@ pub(crate) struct ExecutionRecord {
 /// is replayed.
 pub(crate) type IdempotencyKey = (LaneId, Box<[u8]>);
 
-/// An execution that is kept, so that clients can read its output or wait for its end.
+/// A stored execution, so that clients can read its output or wait for its end.
 pub(crate) struct StoredExecution {
     pub(crate) record: RefCell<ExecutionRecord>,
     /// Shared by all answers that contain it, on any io thread.
@@ -163,7 +163,7 @@ impl StoredExecution {
     }
 }
 
-/// A wait for a kept execution's end, which may be given up.
+/// A wait for a stored execution's end. Dropping it gives the wait up.
 pub(crate) struct UntilOver<'a> {
     stored: &'a StoredExecution,
     waiter: Waiter<'a, ()>,
@@ -183,9 +183,9 @@ impl UntilOver<'_> {
 /// The two counts of an `Rc` or `Arc`.
 const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 
-/// Bytes of a kept execution, without its record's heap data: the value itself, its entry in the
-/// table (twice, because the table may be half empty), its entry in the list of finished
-/// executions, and the `Output`.
+/// Bytes of a stored execution, without its record's heap data: the value itself, its entry in the table
+/// (twice, because the table may be half empty), its entry in the list of finished executions, and the
+/// `Output`.
 const STORED_BYTES: usize = size_of::<StoredExecution>()
     + COUNTS_BYTES
     + 2 * size_of::<(u128, Rc<StoredExecution>)>()
@@ -268,14 +268,14 @@ impl ExecutionTable {
         }
     }
 
-    /// Keeps an execution until some time after its end.
+    /// Stores an execution, until some time after its end.
     pub(crate) fn put(&self, stored: &Rc<StoredExecution>) {
         let id = stored.record.borrow().id.random();
         self.inner.borrow_mut().stored.insert(id, stored.clone());
         self.weigh(stored);
     }
 
-    /// Brings the store's account up to date with what an execution weighs.
+    /// Updates the store's account to the bytes that an execution takes.
     fn weigh(&self, stored: &StoredExecution) {
         let is = stored.weight();
         self.budget.change(stored.weighed.replace(is), is);
@@ -292,8 +292,8 @@ impl ExecutionTable {
         (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
     }
 
-    /// Records the end of a kept execution: from now on its output counts against the budget, and
-    /// its time to live runs.
+    /// Records the end of a stored execution: from now on its output counts against the budget, and its time to
+    /// live runs.
     pub(crate) fn finished(
         &self,
         stored: &Rc<StoredExecution>,
@@ -310,10 +310,9 @@ impl ExecutionTable {
         self.weigh(stored);
     }
 
-    /// Drops executions that are past their time to live, and, while the byte budget is exceeded,
-    /// those that finished first. Calls `gone` for each, with true where the budget was the reason.
-    /// Where another thread has the execution that finished first, it may return that thread: the
-    /// caller then has to tell it.
+    /// Drops executions that are past their time to live, and, while the byte budget is exceeded, those that
+    /// finished first. Calls `gone` for each, with true if the budget was the reason. If another thread has the
+    /// execution that finished first, this may return that thread, which the caller then has to notify.
     pub(crate) fn expire(
         &self,
         now: Uptime,
@@ -352,7 +351,7 @@ impl ExecutionTable {
         self.budget.passed().is_some()
     }
 
-    /// Another thread asked this one to drop what it finished first.
+    /// Acknowledges that another thread asked this one to drop its oldest finished execution.
     pub(crate) fn acknowledge_budget(&self) {
         self.budget.acknowledge();
     }

@@ -1,5 +1,5 @@
 //! The functions that an io thread knows: its copy of the registry, which the bridge's messages keep up to
-//! date. It asks for none.
+//! date. It requests none.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use nanofaas_core::ticket::LaneId;
 
 use crate::runtime::Runtime;
 
-/// The port of a URL that names none.
+/// The port of a URL without a port.
 const HTTP_PORT: u16 = 80;
 /// A registered function, as this thread knows it.
 pub(crate) struct FunctionEntry {
@@ -27,7 +27,8 @@ pub(crate) struct FunctionEntry {
 }
 
 impl FunctionEntry {
-    /// As it is told to this thread, which may know an earlier registration of it.
+    /// Makes the entry of a registration. `old` is the entry of an earlier one, whose resolved endpoint is kept
+    /// if the URL is the same.
     pub(crate) fn new(function: Arc<Function>, old: Option<&Self>) -> Self {
         let endpoint = match old {
             Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
@@ -88,8 +89,8 @@ impl FunctionTable {
     }
 }
 
-/// Where a POOL function's endpoint is, if its URL names an address: then there is nothing to
-/// resolve, and the first call need not wait for the bridge.
+/// The address of a POOL function's endpoint, if its URL contains one: then nothing has to be resolved, and the
+/// first call need not wait for the bridge.
 fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
     match &function.spec.endpoint_url {
         Some(Endpoint::Unix { socket, .. }) => Ok(Rc::new(PodAddress::Unix(socket.into()))),
@@ -101,8 +102,8 @@ fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
     }
 }
 
-/// What a function's pods are asked by: the host that its endpoint names, without a port that goes without
-/// saying; else there is none, and the function's name tells calls apart.
+/// The `Host` of requests to a function's pods: the host of its endpoint's URL, without the default port; if it
+/// has no endpoint, the function's name.
 fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
     let host = match &spec.endpoint_url {
         Some(Endpoint::Http { host, port, .. }) if spec.execution_mode == ExecutionMode::Pool => {

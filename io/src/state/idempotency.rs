@@ -1,6 +1,6 @@
-//! Idempotency keys: which execution holds which key. A key belongs to the thread that
-//! hash(registration, key) names; one question there answers run, join or mismatch. It keeps no
-//! output; a key goes when its execution goes. `shards` brings the claims, and answers those that wait.
+//! Idempotency keys: which execution holds which key. A key belongs to the io thread that hash(registration,
+//! key) selects; this thread answers a claim with run, join or mismatch. It stores no output; a key goes with
+//! its execution. `shards` passes claims on, and answers those that wait.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,27 +14,27 @@ use sha2::{Digest, Sha256};
 use crate::http::error::HttpError;
 use crate::state::executions::IdempotencyKey;
 
-/// What a claim of a key led to.
+/// The result of a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
-    /// The key was free: it is the claimant's now, who says next whether its call was admitted.
+    /// The key was free and is now the claimant's, which reports next whether its call was admitted.
     Run {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
     },
-    /// The execution that has it, which was admitted.
+    /// This execution has the key, and was admitted.
     Join(ExecutionId),
-    /// It is held with another body.
+    /// The key is held for another body.
     Mismatch,
-    /// The claimant who had it was refused, for this reason.
+    /// The call that had claimed the key was refused, for this reason.
     Refused(Box<HttpError>),
 }
 
-/// A claim that waits until the first claimant was admitted or refused.
+/// A claim that waits until the first claimant is admitted or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asker {
     pub(crate) thread: ShardId,
-    /// Of the question, on that thread.
+    /// The token of the question on that thread.
     pub(crate) token: u64,
 }
 
@@ -45,8 +45,8 @@ struct HeldKey {
 }
 
 enum KeyState {
-    /// The claimant was told to run, and has not said yet whether it does. To join it now could mean
-    /// to join a call that is refused, of which nothing is kept: so later claims wait here.
+    /// The claimant may run, and has not reported yet whether its call was admitted. Later claims wait here,
+    /// because a call that is refused leaves no execution to join.
     Claimed(Vec<Asker>),
     Admitted,
 }
@@ -62,7 +62,8 @@ pub(crate) fn owner(key: &IdempotencyKey, threads: u16) -> ShardId {
     ShardId::new((hasher.finish() % u64::from(threads)) as u16)
 }
 
-/// What a repeat has to have in common with the first: content type, however it is spelt, encoding, and body.
+/// What a repeat must have in common with the first request: content type in its normal form, encoding, and
+/// body.
 pub(crate) fn fingerprint(
     content_type: Option<&[u8]>,
     content_encoding: Option<&[u8]>,
@@ -70,7 +71,7 @@ pub(crate) fn fingerprint(
 ) -> [u8; 32] {
     let mut content_type = normal_form(content_type.unwrap_or_default());
     if let Some(content_encoding) = content_encoding {
-        // No header has a LF, so it cannot be taken for a part of the type.
+        // No header contains a LF, so the encoding cannot be taken for a part of the type.
         content_type.push(b'\n');
         content_type.extend(content_encoding.to_ascii_lowercase());
     }
@@ -82,7 +83,7 @@ pub(crate) fn fingerprint(
 }
 
 impl Keys {
-    /// Takes the key for `id`, or says who has it; none while that is not certain.
+    /// Takes the key for `id`, or returns who has it; none if that is not decided yet.
     pub(crate) fn claim(
         &self,
         key: &IdempotencyKey,
@@ -103,7 +104,7 @@ impl Keys {
         }
     }
 
-    /// Has a claim wait that got no answer.
+    /// Makes a claim wait that got no answer.
     pub(crate) fn wait(&self, key: &IdempotencyKey, asker: Asker) {
         match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
             Some(KeyState::Claimed(waiting)) => waiting.push(asker),
@@ -111,7 +112,7 @@ impl Keys {
         }
     }
 
-    /// The claimant was admitted: the claims that waited for it may join it.
+    /// Marks the claimant as admitted; returns the claims that waited for it and may join it.
     pub(crate) fn admit(&self, key: &IdempotencyKey, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         let Some(held) = keys.get_mut(key).filter(|held| held.id == id) else {
@@ -123,7 +124,7 @@ impl Keys {
         }
     }
 
-    /// Gives the key up, if `id` holds it, and names the claims that waited for it to be decided.
+    /// Gives the key up, if `id` holds it; returns the claims that waited for the decision.
     pub(crate) fn release(&self, key: &IdempotencyKey, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         if keys.get(key).is_none_or(|held| held.id != id) {
@@ -135,6 +136,6 @@ impl Keys {
         }
     }
 
-    /// What one key takes here, besides its own bytes.
+    /// Bytes that one key takes here, besides its own text; twice, because the table may be half empty.
     pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(IdempotencyKey, HeldKey)>();
 }

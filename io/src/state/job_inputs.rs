@@ -10,11 +10,11 @@ use foldhash::HashMap;
 pub(crate) struct JobInput {
     pub(crate) content_type: Box<[u8]>,
     pub(crate) content_encoding: Option<Box<[u8]>>,
-    /// Shared with the bridge, which hands it to the Job where it is small.
+    /// Shared with the bridge, which hands it to the Job if it is small.
     pub(crate) body: Arc<[u8]>,
     /// The attempt that may fetch it.
     pub(crate) attempt: u32,
 }
 
-/// By the random bits of the execution's id.
+/// The inputs, by the random bits of their executions' ids.
 pub(crate) type JobInputs = RefCell<HashMap<u128, Rc<JobInput>>>;

@@ -1,30 +1,31 @@
 //! How long a client may take nothing of its answer while others wait for memory. It looks at no client;
 //! `readers` does.
 //!
-//! A client that reads may be held up for a while, on a busy machine for longer than its network is: it has a
-//! second. But of 300 clients that read nothing, each after the other, the last would be found after half a
-//! minute. So once several in a row have taken nothing for a whole second the next ones have less, until one
-//! takes something after all.
+//! A client that reads may pause, on a busy machine for longer than its network takes, so it has a second. But
+//! 300 clients that read nothing, ended one after the other, would hold memory for half a minute. So after
+//! several clients in a row that took nothing for a whole second, the next ones have less time, until a late
+//! client takes something.
 
 use std::cell::Cell;
 
 use nanofaas_core::time::Nanos;
 
+/// Measured with 150 ms for all clients: some that did read were ended, on a machine under ten times its load.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
-/// Or so many round trips of the client's network, where that is more.
+/// The round trips that a client has in any case, if they take longer.
 const ROUND_TRIPS: u64 = 4;
-/// So many in a row make the next ones' time short.
+/// The time is short after so many ended clients in a row.
 const SILENT_MAX: u32 = 3;
 
 #[derive(Default)]
 pub(crate) struct Patience {
-    /// How many clients in a row were ended, since one was late and took something.
+    /// How many clients were ended in a row, since a late one last took something.
     silent: Cell<u32>,
 }
 
 impl Patience {
-    /// For a client that is so far away, where that is known.
+    /// The time for a client with this round trip, if it is known.
     pub(crate) fn span(&self, round_trip: Option<Nanos>) -> Nanos {
         let usual = if self.silent.get() < SILENT_MAX {
             LONG
@@ -34,14 +35,14 @@ impl Patience {
         usual.max(ROUND_TRIPS * round_trip.unwrap_or_default())
     }
 
-    /// A client took something that it had not for so long.
+    /// Notes that a client took something after it had taken nothing for so long.
     pub(crate) fn took_after(&self, silent_for: Nanos) {
         if silent_for >= SHORT {
             self.silent.set(0);
         }
     }
 
-    /// A client was ended.
+    /// Notes that a client was ended.
     pub(crate) fn ended(&self) {
         self.silent.set(self.silent.get().saturating_add(1));
     }
@@ -61,7 +62,7 @@ mod tests {
         }
         assert_eq!(patience.span(None), SHORT);
         assert_eq!(patience.span(Some(ms(100))), ms(400));
-        // In time, which says nothing of those that are late.
+        // This client was not late, so it does not count.
         patience.took_after(SHORT - Nanos::from_ns(1));
         assert_eq!(patience.span(None), SHORT);
     }

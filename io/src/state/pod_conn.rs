@@ -1,6 +1,6 @@
-//! A kept-alive connection of this io thread to a pod. A read stays armed on it: a pod that dies is
-//! noticed at once by the call in it, and by the next one before anything is sent. The call itself
-//! polls it, so an answer wakes one task. `pod_pool` keeps idle ones; `to_pod` speaks over them.
+//! A kept-alive connection of this io thread to a pod. A receive stays armed on it: if the pod dies, the call
+//! on it notices at once, and the next call notices before it sends anything. The call itself polls the
+//! receive, so an answer wakes one task. `pod_pool` keeps idle connections; `to_pod` uses them.
 
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -13,16 +13,16 @@ use crate::runtime::Runtime;
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 
-/// A pod on a Unix socket has more connections to accept than its queue holds: so long until another try.
+/// The pause before the next try, if the queue of a pod's Unix socket is full.
 const QUEUE_FULL: Nanos = Nanos::from_ms(1);
 
 /// A connection to a pod. Dropping it closes it, whatever is in flight.
 pub(crate) struct PodConn {
     socket: Socket,
     runtime: Rc<Runtime>,
-    /// What came and was not taken.
+    /// Received bytes that were not taken yet.
     pub(crate) received: Vec<u8>,
-    /// What a read has room for.
+    /// The buffer size of the next receive.
     room: usize,
     end: ConnEnd,
     /// How much of the last request's body was posted.
@@ -36,23 +36,24 @@ pub(crate) struct PodConn {
 enum ConnEnd {
     NotYet,
     InOrder,
-    /// By a reset, or whatever else is no end of an answer.
+    /// By a reset, or by another error.
     Broken,
 }
 
 impl PodConn {
-    /// Whether it can carry a call: open, and with nothing unread. It rests from then on.
+    /// Whether the connection can carry a call: it is open, and nothing is unread. Afterwards its socket rests.
     pub(crate) fn check_fresh(&self) -> bool {
         self.end == ConnEnd::NotYet && self.received.is_empty() && self.socket.check_quiet()
     }
 
-    /// A call ended on it, and none has begun: what comes now spoils it.
+    /// Ends a call's use of the connection. Bytes that come before the next call make it unusable.
     pub(crate) fn rest(&mut self) {
         self.room = SMALL;
         self.socket.rest();
     }
 
-    /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
+    /// Whether the connection can carry another call, as far as is known: it is open, and the request of this
+    /// call was sent completely.
     pub(crate) fn is_sound(&self) -> bool {
         self.end == ConnEnd::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
     }
@@ -61,8 +62,8 @@ impl PodConn {
         self.end != ConnEnd::NotYet
     }
 
-    /// Whether the pod has ended its side as it does after a whole answer. A send that failed has ended both
-    /// sides, which then looks the same.
+    /// Whether the pod has ended its side as it does after a complete answer. A failed send has ended both
+    /// sides, which looks the same to the receive, so it is excluded.
     pub(crate) fn has_ended_in_order(&self) -> bool {
         self.end == ConnEnd::InOrder && self.socket.unsent().is_none()
     }
@@ -76,16 +77,16 @@ impl PodConn {
         self.post_piece(head, piece, body);
     }
 
-    /// `bytes` end with the next `piece` bytes of the body.
+    /// Sends `bytes`, which end with the next `piece` bytes of the body.
     fn post_piece(&mut self, bytes: Vec<u8>, piece: usize, body: &[u8]) {
         self.posted += piece;
-        // Read before the send: on one core the pod may have run, and answered, when that returns.
+        // Read before the send: on one core the pod may run, and answer, before the send returns.
         let now = self.runtime.now();
         self.sent_at = (self.posted == body.len()).then_some(now);
         self.socket.post(bytes);
     }
 
-    /// Room for so many more bytes of an answer.
+    /// Makes room for so many more bytes of an answer.
     pub(crate) fn reserve(&mut self, more: usize) {
         let whole = self.received.len() + more;
         if whole > self.received.capacity() {
@@ -101,7 +102,7 @@ impl PodConn {
         self.sent_at
     }
 
-    /// Why what was sent did not go out after all.
+    /// Why posted bytes could not be sent, if they could not.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         self.socket.unsent()
     }
@@ -117,7 +118,7 @@ impl PodConn {
         }
     }
 
-    /// Takes in what came, a buffer of it: who wants more looks at it first, and asks again.
+    /// Receives one buffer. A caller that needs more checks `received` first, and polls again.
     pub(crate) fn poll_read(&mut self, cx: &Context<'_>) {
         if self.is_closed() {
             return;
@@ -132,6 +133,7 @@ impl PodConn {
         if buffer.is_empty() {
             self.end = ConnEnd::InOrder;
         }
+        // A full buffer means that more is there, so the next receive is a large one.
         if buffer.len() == buffer.capacity() {
             self.room = LARGE;
         }

@@ -1,5 +1,5 @@
-//! Where pods are and the kept-alive connections that this thread has to each. It never connects
-//! by itself; `to_pod` does. Written by the inbox (addresses, ends) and by `to_pod` (connections).
+//! The addresses of pods, and the kept-alive connections of this thread to each of them. It never connects by
+//! itself; `to_pod` does. The inbox writes addresses and ends, `to_pod` connections.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,22 +13,22 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::runtime::waiters::{Waiter, Waiters};
 use crate::state::pod_conn::PodConn;
 
-/// Connections that wait for a call, for one pod.
+/// The most idle connections that are kept to one pod.
 const IDLE_PER_POD: usize = 1024;
-/// The platform keeps idle ones for 30 s at most; pods keep them for 60 s at least.
+/// Idle connections are kept for 30 s at most, because pods keep them for 60 s at least.
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(30);
-/// Ends that are remembered for who asks how a pod ended.
+/// The most ends of pods that are remembered, for calls that wait for one.
 const ENDS_KEPT: usize = 1024;
 
 struct IdleConn {
     connection: PodConn,
     since: Uptime,
-    /// It is not used from then on.
+    /// The connection is not used from this time on.
     until: Uptime,
 }
 
-/// How long a connection may be idle whose pod says that it keeps it for `keep_alive_s`. It is given up a second
-/// before: a call that is on its way when the pod closes is lost.
+/// How long a connection may be idle if its pod keeps it for `keep_alive_s`. It is given up a second earlier,
+/// because a call that is on its way when the pod closes is lost.
 fn patience(keep_alive_s: Option<u32>) -> Nanos {
     keep_alive_s.map_or(IDLE_TIME_MAX, |seconds| {
         let kept_for = Nanos::from_s(seconds.saturating_sub(1).into());
@@ -41,7 +41,7 @@ struct PodPlace {
     generation: u32,
     address: Option<Rc<PodAddress>>,
     idle: Vec<IdleConn>,
-    /// Until a call takes it: how the pod's start went.
+    /// The phases of the pod's start, until a call takes them.
     start: Option<Phases>,
 }
 
@@ -49,7 +49,7 @@ struct PodPlace {
 struct PodPoolInner {
     places: Vec<PodPlace>,
     ends: HashMap<PodId, PodEnd>,
-    /// Connections to endpoints of POOL functions, of which many may share one.
+    /// Connections to endpoints of POOL functions; several functions may share an endpoint.
     endpoints: HashMap<Rc<PodAddress>, Vec<IdleConn>>,
 }
 
@@ -57,17 +57,17 @@ struct PodPoolInner {
 #[derive(Default)]
 pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodId>);
 
-/// Whose connection it is.
+/// What a connection leads to.
 #[derive(Clone, Debug)]
 pub(crate) enum Owner {
     Pod(PodId),
-    /// A POOL function's endpoint, by its address: a function that goes elsewhere takes no
-    /// connection of before.
+    /// A POOL function's endpoint, by its address. So a function whose endpoint changes takes no connection to
+    /// the old one.
     Endpoint(Rc<PodAddress>),
 }
 
 impl PodPool {
-    /// A pod that is about to be used.
+    /// Adds a pod, before it is used.
     pub(crate) fn put(&self, pod: PodId, address: PodAddress, start: Phases) {
         let mut inner = self.0.borrow_mut();
         let at = pod.index.get();
@@ -84,14 +84,14 @@ impl PodPool {
         };
     }
 
-    /// How the pod's start went, for the first call in it.
+    /// Takes the phases of the pod's start, for the first call in it.
     pub(crate) fn take_start(&self, pod: PodId) -> Option<Phases> {
         let mut inner = self.0.borrow_mut();
         let place = inner.places.get_mut(pod.index.get())?;
         place.start.take_if(|_| place.generation == pod.generation)
     }
 
-    /// A pod is gone: its idle connections are closed, and who asked how it ended is told.
+    /// Removes a pod: closes its idle connections, and wakes the calls that wait for its end.
     pub(crate) fn gone(&self, pod: PodId, end: PodEnd) {
         let mut inner = self.0.borrow_mut();
         if let Some(place) = inner.places.get_mut(pod.index.get())
@@ -109,7 +109,7 @@ impl PodPool {
         self.1.wake(pod);
     }
 
-    /// A wait to hear how a pod ended.
+    /// A wait for a pod's end.
     pub(crate) const fn until_ended(&self, pod: PodId) -> UntilEnded<'_> {
         UntilEnded {
             pods: self,
@@ -118,7 +118,7 @@ impl PodPool {
         }
     }
 
-    /// Where the pod listens.
+    /// The address of the pod.
     pub(crate) fn address(&self, pod: PodId) -> Option<Rc<PodAddress>> {
         let inner = self.0.borrow();
         let place = inner.places.get(pod.index.get())?;
@@ -127,7 +127,7 @@ impl PodPool {
             .flatten()
     }
 
-    /// An idle connection that is still good, the latest first.
+    /// Takes an idle connection that is still usable, the last used one first.
     pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<PodConn> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
@@ -172,19 +172,20 @@ impl PodPool {
         }
     }
 
-    /// Closes the connection that is idle for the longest, for its descriptor; false where there is none.
+    /// Closes the connection that has been idle for the longest, to free its descriptor; false if there is
+    /// none.
     pub(crate) fn close_one(&self) -> bool {
         let inner = &mut *self.0.borrow_mut();
         let all = inner.places.iter_mut().map(|place| &mut place.idle);
         let all = all.chain(inner.endpoints.values_mut());
-        // Of each pod the first one has waited for the longest.
+        // The first connection of each pod has been idle for the longest, because `take` takes the last one.
         let longest = all
             .filter(|idle| !idle.is_empty())
             .min_by_key(|idle| idle[0].since);
         longest.map(|idle| idle.remove(0)).is_some()
     }
 
-    /// Closes what is idle for too long; whether any is left.
+    /// Closes connections that were idle for too long or cannot be used; returns whether any are left.
     pub(crate) fn sweep(&self, now: Uptime) -> bool {
         let mut inner = self.0.borrow_mut();
         let mut keep = |idle: &mut IdleConn| now < idle.until && idle.connection.check_fresh();
@@ -200,7 +201,7 @@ impl PodPool {
     }
 }
 
-/// A wait to hear how a pod ended, which may be given up.
+/// A wait for a pod's end. Dropping it gives the wait up.
 pub(crate) struct UntilEnded<'a> {
     pods: &'a PodPool,
     pod: PodId,
@@ -208,7 +209,7 @@ pub(crate) struct UntilEnded<'a> {
 }
 
 impl UntilEnded<'_> {
-    /// How it ended, once that is known; else the task is woken when it is.
+    /// The pod's end, if it is known; if not, the task is woken when it is.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<PodEnd> {
         let end = self.pods.0.borrow().ends.get(&self.pod).cloned();
         if end.is_none() {

@@ -1,10 +1,10 @@
-//! Clients that have an answer to read and have not taken all of it. Where tasks wait for memory those
-//! that take nothing are ended, the ones longest without progress first; `client_conn` registers them, and ends
-//! itself when it is told. It never ends one that goes on.
+//! Clients that have not taken all of their answer. While tasks wait for memory, clients that take nothing are
+//! ended, those without progress for the longest first. `sending` registers clients, and cuts the answer of one
+//! that is ended. A client that makes progress is never ended.
 //!
-//! A client that takes nothing is one that did nothing for a second, its request counted, and took nothing
-//! of its answer for as long as `patience` says. While those that wait get on by themselves none is ended: a
-//! hundred clients that share a processor take turns.
+//! A client takes nothing if it made no progress for a second, counted from its request, and took nothing of
+//! its answer for as long as `patience` allows. No client is ended while the waiting tasks get memory without
+//! that, because a hundred clients that share a processor take turns.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,31 +16,31 @@ use crate::runtime::timers::{Alarm, Alarms};
 use crate::state::Tables;
 use crate::state::patience::Patience;
 
-/// Without progress for so long, the time of its call counted.
+/// A client may be ended after this long without progress; the time of its call counts.
 const IDLE: Nanos = Nanos::from_s(1);
-/// How often they are polled while memory is short.
+/// How often clients are polled while memory is short.
 const POLL_EVERY: Nanos = Nanos::from_ms(50);
-/// No task that waits got on for so long.
+/// Clients are ended only after no waiting task has got memory for this long.
 const STILL: Nanos = Nanos::from_ms(150);
 
 /// One client, for as long as its answer waits to be taken.
 pub(crate) struct SlowReader {
-    /// Bytes of the answer that went out, as the socket counts them.
+    /// Bytes of the answer that were sent, as the socket counts them.
     moved: Rc<Cell<u64>>,
-    /// What a poll found, and when that was.
+    /// The count at the last poll, and when a poll last found it changed.
     seen: Cell<u64>,
     seen_at: Cell<Uptime>,
-    /// When the client did something last.
+    /// When the client last made progress.
     active_at: Cell<Uptime>,
     round_trip: Option<Nanos>,
-    /// What it holds.
+    /// Bytes that its answer holds.
     bytes: u64,
     is_ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl SlowReader {
-    /// Whether it was ended; else the task is woken when it is.
+    /// Whether the client was ended; if not, the task is woken when it is.
     pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
         if !self.is_ended.get() {
             self.waker.replace(Some(cx.waker().clone()));
@@ -57,7 +57,7 @@ impl SlowReader {
         }
     }
 
-    /// Since when it takes nothing, if that is long enough.
+    /// Since when the client makes no progress, if that is long enough to end it.
     fn idle_since(&self, now: Uptime, patience: &Patience) -> Option<Uptime> {
         let is_idle = now >= self.active_at.get() + IDLE
             && now >= self.seen_at.get() + patience.span(self.round_trip)
@@ -73,14 +73,14 @@ impl SlowReader {
     }
 }
 
-/// Those of a thread.
+/// The slow readers of a thread.
 pub(crate) struct Readers {
-    /// When they are polled.
+    /// When the clients are polled next.
     alarm: Alarm,
     all: RefCell<Vec<Rc<SlowReader>>>,
     patience: Patience,
     is_polled: Cell<bool>,
-    /// How far the line of those that wait had moved by itself at a poll, and since when it stands still.
+    /// How far the line of waiting tasks had moved by itself at the last poll, and since when it has not moved.
     moved: Cell<u64>,
     still_since: Cell<Uptime>,
 }
@@ -110,7 +110,7 @@ impl Readers {
         }
     }
 
-    /// A client whose answer, of `bytes`, did not go out at once. Its request came at `arrived_at`.
+    /// Registers a client whose answer, of `bytes`, was not sent at once. Its request came at `arrived_at`.
     pub(crate) fn register(
         &self,
         thread: &Tables,
@@ -137,12 +137,12 @@ impl Readers {
         }
     }
 
-    /// Whether a task waits for memory that clients of this thread hold, and they are not polled.
+    /// Whether a task waits for memory that clients of this thread hold, and no poll is planned.
     pub(crate) fn is_wanted(&self, thread: &Tables) -> bool {
         !self.is_polled.get() && thread.account.is_short() && !self.all.borrow().is_empty()
     }
 
-    /// Has them polled while memory is short.
+    /// Plans a poll, if memory is short.
     pub(crate) fn plan(&self, thread: &Tables) {
         if self.is_wanted(thread) {
             self.is_polled.set(true);
@@ -152,7 +152,7 @@ impl Readers {
     }
 
     fn note_moved(&self, thread: &Tables, now: Uptime) {
-        // It goes back where clients were ended and their bytes are not yet with those that wait.
+        // The count goes back when clients were ended and the waiting tasks do not have their bytes yet.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
             self.moved.set(moved);
@@ -160,7 +160,7 @@ impl Readers {
         }
     }
 
-    /// Polls all, and ends as many as hold what is waited for.
+    /// Polls all clients, and ends as many as hold the missing bytes.
     fn poll(&self, thread: &Tables, now: Uptime) {
         let all = self.all.borrow();
         all.iter()
@@ -186,7 +186,7 @@ impl Readers {
         }
     }
 
-    /// Polls them whenever memory is short, for ever.
+    /// Polls the clients whenever memory is short, as long as the thread lives.
     pub(crate) async fn watch(&self, thread: &Tables) {
         loop {
             std::future::poll_fn(|cx| self.alarm.poll(cx)).await;
@@ -195,7 +195,7 @@ impl Readers {
             self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
-                // What was taken for tasks that went away is not made good.
+                // Bytes that were reclaimed for tasks that have gone lowered the count, which starts anew.
                 self.moved.set(thread.account.moved());
             }
         }

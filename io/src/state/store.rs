@@ -1,7 +1,7 @@
-//! The byte budget of kept executions. It is the process's: each io thread writes what its own weigh,
-//! and the sum is what counts. Past it the oldest finished execution of the process goes, which only
-//! its own thread can drop; a thread that finds the budget passed learns here which one that is.
-//! It drops nothing; `executions` does.
+//! The byte budget of stored executions. It is the budget of the process: each io thread writes the bytes of
+//! its own executions, and the sum counts. If the budget is exceeded, the oldest finished execution of the
+//! process is dropped, which only its own thread can do; a thread that finds the budget exceeded learns here
+//! which thread that is. It drops nothing; `executions` does.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ use nanofaas_core::time::Uptime;
 pub(crate) struct Store {
     bytes_max: u64,
     ledgers: Arc<[ThreadLedger]>,
-    /// By io thread: it was asked to drop its oldest, and has not looked yet.
+    /// For each io thread: whether it was asked to drop its oldest execution and has not begun to.
     asked: Box<[AtomicBool]>,
 }
 
@@ -38,11 +38,11 @@ pub(crate) struct Budget {
     thread: ShardId,
 }
 
-/// Who is to drop an execution.
+/// Which thread has the execution to drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Oldest {
     Own,
-    /// That of this thread.
+    /// Another thread.
     Of(ShardId),
 }
 
@@ -55,7 +55,7 @@ impl Budget {
         &self.store.ledgers[self.thread.index()]
     }
 
-    /// An execution of this thread weighs something else now.
+    /// Changes the bytes of an execution of this thread.
     pub(crate) fn change(&self, was: u64, is: u64) {
         let held = &self.own().store_bytes;
         let now = held.load(Ordering::Relaxed) - was + is;
@@ -67,10 +67,10 @@ impl Budget {
         self.own().oldest_kept.set(finished_at);
     }
 
-    /// Which execution has to go, if the budget is passed and one is over.
+    /// Which execution has to be dropped, if the budget is exceeded and an execution has finished.
     pub(crate) fn passed(&self) -> Option<Oldest> {
-        // Between this thread's writes and its reads: of two threads that pass the budget together, the
-        // one whose fence comes second sees what both hold and what both could drop.
+        // The fence is between this thread's writes and its reads. Of two threads that exceed the budget
+        // together, the one whose fence comes second sees the bytes and the oldest executions of both.
         fence(Ordering::SeqCst);
         let ledgers = self.store.ledgers.iter();
         let held: u64 = ledgers
@@ -84,7 +84,7 @@ impl Budget {
             .map(ShardId::new)
             .zip(ledgers)
             .filter_map(|(thread, ledger)| Some((ledger.oldest_kept.get()?, thread)));
-        // Of two that are as old the first thread's.
+        // Of two executions of the same age, that of the first thread.
         let (_, thread) = finished.min_by_key(|(ended_at, _)| *ended_at)?;
         Some(if thread == self.thread {
             Oldest::Own
@@ -93,12 +93,13 @@ impl Budget {
         })
     }
 
-    /// Whether the thread has to be asked to drop its oldest: not where it was and has not looked yet.
+    /// Whether the thread has to be asked to drop its oldest execution; false if it was asked and has not begun
+    /// to.
     pub(crate) fn ask(&self, thread: ShardId) -> bool {
         !self.store.asked[thread.index()].swap(true, Ordering::Relaxed)
     }
 
-    /// This thread was asked to drop its oldest; what passes the budget from now on asks anew.
+    /// This thread begins to drop its oldest execution; a thread that exceeds the budget later asks again.
     pub(crate) fn acknowledge(&self) {
         self.store.asked[self.thread.index()].store(false, Ordering::Relaxed);
     }

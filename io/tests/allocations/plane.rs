@@ -1,6 +1,6 @@
-//! One io thread with the scheduler inline, and the bridge that the test plays for it: functions
-//! are registered at a real desk, pods are started by naming a thread of the test.
-//! When `start` returns everything is warm enough to be called, and the desk is not attended again.
+//! One io thread with the inline scheduler, and the bridge, which is the test: functions are registered at a
+//! real desk, and a thread of the test is named for each pod that is ordered. When `start` returns, everything
+//! can be called, and the desk is not pumped again.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -66,11 +66,11 @@ fn config(driver: DriverChoice) -> IoConfig {
 }
 
 impl Plane {
-    /// None where the machine has no such driver.
+    /// None if the machine has no such driver.
     pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
         let (io_bell, waking) = bell().expect("a pair of sockets");
         let (post, inbox) = IoPost::pair(io_bell, false);
-        // The desk is attended in a loop that never sleeps.
+        // No bell is needed, because the desk is pumped in a loop that never sleeps.
         let nobody = Arc::new(Doorbell::new(Waker::noop().clone()));
         let (bridge, bridge_inbox) = BridgePost::pair(nobody);
         let origin_wall = SystemTime::now();
@@ -122,7 +122,7 @@ impl Plane {
     }
 }
 
-/// Registers the functions, and starts what pods they want.
+/// Registers the functions, and starts the pods that are ordered for them.
 fn open(desk: &mut Desk, addresses: &[(&str, PodAddress)]) {
     for json in FUNCTIONS {
         let draft = serde_json::from_str(json).expect("a draft");

@@ -1,6 +1,5 @@
-//! The pods: threads that answer every request of a connection with the same bytes.
-//! They never allocate for a request. The bridge of the test says where they listen, and the test
-//! how many requests have to be in their hands before any is answered.
+//! The pods: threads that answer every request of a connection with the same bytes. They never allocate for a
+//! request. The test sets how many requests have to be at the pods before any is answered.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -23,15 +22,15 @@ pub(crate) static MEETING: Meeting = Meeting {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Meeting {
-    /// Requests that have to be there.
+    /// How many requests have to be there.
     size: Mutex<usize>,
-    /// Requests that wait, and meetings that were.
+    /// How many requests wait, and how many meetings there were.
     there: Mutex<(usize, usize)>,
     met: Condvar,
 }
 
 impl Meeting {
-    /// From now on no request is answered before `size` are there. None may be there now.
+    /// From now on no request is answered before `size` are there. None may wait when this is called.
     pub(crate) fn of(&self, size: usize) {
         *self.size.lock().expect("nothing panics with it") = size;
     }
@@ -67,7 +66,7 @@ pub(crate) fn tcp() -> PodAddress {
     PodAddress::Tcp(address)
 }
 
-/// A pod behind a socket in the file system, whose file is the caller's.
+/// A pod behind a socket in the file system. The caller removes the socket's file.
 pub(crate) fn unix(path: &Path) -> PodAddress {
     let listener = UnixListener::bind(path).expect("a socket");
     spawn(move || {

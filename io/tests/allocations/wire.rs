@@ -1,11 +1,11 @@
-//! The client's end: so much of HTTP that whole messages are found, in buffers made beforehand.
-//! It never allocates after `Client::new`. The pod finds its requests with it, too.
+//! The client's end: enough of HTTP to find complete messages, in buffers that are made beforehand. It never
+//! allocates after `Client::new`. The pods find requests with it, too.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// More than any message here.
+/// Larger than any message here.
 pub(crate) const ROOM: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,7 @@ impl<S: Read> Messages<S> {
         }
     }
 
-    /// The next message; none where the connection ends.
+    /// The next message; none if the connection ends.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let mut filled = 0;
         while !is_whole(&self.bytes[..filled]) {
@@ -41,7 +41,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     windows.position(|window| window.eq_ignore_ascii_case(what))
 }
 
-/// Whether a head and a body of its length are there, and nothing else.
+/// Whether a head and a body of its length are there, and no other byte.
 fn is_whole(bytes: &[u8]) -> bool {
     const LENGTH: &[u8] = b"\r\nContent-Length: ";
     let Some(head) = find(bytes, b"\r\n\r\n") else {
@@ -82,7 +82,7 @@ impl Client {
         }
     }
 
-    /// At least `calls` calls, one at a time on each connection.
+    /// Makes at least `calls` calls, one at a time on each connection.
     pub(crate) fn call(&mut self, calls: usize) {
         for _ in 0..calls.div_ceil(self.connections.len()) {
             for connection in &mut self.connections {
