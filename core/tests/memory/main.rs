@@ -32,7 +32,7 @@ fn bells(count: usize) -> impl Iterator<Item = Arc<Doorbell>> {
 
 /// What one io thread does with the account.
 #[derive(Clone, Debug)]
-enum Act {
+enum AccountAct {
     /// A request arrives, and is charged or refused.
     Request(u64),
     /// An answer waits for room.
@@ -51,20 +51,20 @@ enum Act {
     Idle,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn act() -> impl Strategy<Value = AccountAct> {
     let bytes = prop_oneof![0..4096_u64, 0..(1_u64 << 20), 0..ANSWER_MAX];
     prop_oneof![
-        4 => bytes.clone().prop_map(Act::Request),
-        4 => bytes.clone().prop_map(Act::Answer),
-        2 => (any::<usize>(), bytes.clone()).prop_map(|(at, bytes)| Act::Grow(at, bytes)),
-        2 => (any::<usize>(), bytes).prop_map(|(at, bytes)| Act::Cut(at, bytes)),
-        5 => any::<usize>().prop_map(Act::Drop),
-        2 => (any::<usize>(), 0..THREADS).prop_map(|(at, to)| Act::Send(at, to)),
-        1 => any::<usize>().prop_map(Act::LoseMessage),
-        2 => any::<usize>().prop_map(Act::Take),
-        4 => Just(Act::Poll),
-        2 => any::<usize>().prop_map(Act::GiveUp),
-        1 => Just(Act::Idle),
+        4 => bytes.clone().prop_map(AccountAct::Request),
+        4 => bytes.clone().prop_map(AccountAct::Answer),
+        2 => (any::<usize>(), bytes.clone()).prop_map(|(at, bytes)| AccountAct::Grow(at, bytes)),
+        2 => (any::<usize>(), bytes).prop_map(|(at, bytes)| AccountAct::Cut(at, bytes)),
+        5 => any::<usize>().prop_map(AccountAct::Drop),
+        2 => (any::<usize>(), 0..THREADS).prop_map(|(at, to)| AccountAct::Send(at, to)),
+        1 => any::<usize>().prop_map(AccountAct::LoseMessage),
+        2 => any::<usize>().prop_map(AccountAct::Take),
+        4 => Just(AccountAct::Poll),
+        2 => any::<usize>().prop_map(AccountAct::GiveUp),
+        1 => Just(AccountAct::Idle),
     ]
 }
 
@@ -94,14 +94,14 @@ impl Thread {
         });
     }
 
-    fn act(&mut self, act: &Act) -> Option<(usize, Loose)> {
+    fn act(&mut self, act: &AccountAct) -> Option<(usize, Loose)> {
         match *act {
-            Act::Request(bytes) => self.held.extend(self.account.charge(bytes)),
-            Act::Answer(bytes) => {
+            AccountAct::Request(bytes) => self.held.extend(self.account.charge(bytes)),
+            AccountAct::Answer(bytes) => {
                 self.waits.push((bytes, self.account.wait(bytes)));
                 self.poll();
             }
-            Act::Grow(at, bytes) => {
+            AccountAct::Grow(at, bytes) => {
                 if let Some(mut charge) = pick(&mut self.held, at) {
                     let before = charge.bytes();
                     let grew = charge.grow(bytes);
@@ -109,25 +109,25 @@ impl Thread {
                     self.held.push(charge);
                 }
             }
-            Act::Cut(at, bytes) => {
+            AccountAct::Cut(at, bytes) => {
                 if let Some(mut charge) = pick(&mut self.held, at) {
                     charge.cut_to(bytes);
                     self.held.push(charge);
                 }
             }
-            Act::Drop(at) => drop(pick(&mut self.held, at)),
-            Act::Send(at, to) => {
+            AccountAct::Drop(at) => drop(pick(&mut self.held, at)),
+            AccountAct::Send(at, to) => {
                 return pick(&mut self.held, at).map(|charge| (to, charge.into_loose()));
             }
-            Act::LoseMessage(at) => drop(pick(&mut self.messages, at)),
-            Act::Take(at) => {
+            AccountAct::LoseMessage(at) => drop(pick(&mut self.messages, at)),
+            AccountAct::Take(at) => {
                 let came = pick(&mut self.messages, at);
                 self.held
                     .extend(came.map(|loose| self.account.adopt(loose)));
             }
-            Act::Poll => self.poll(),
-            Act::GiveUp(at) => drop(pick(&mut self.waits, at)),
-            Act::Idle => self.account.give_back_spare(),
+            AccountAct::Poll => self.poll(),
+            AccountAct::GiveUp(at) => drop(pick(&mut self.waits, at)),
+            AccountAct::Idle => self.account.give_back_spare(),
         }
         None
     }
@@ -281,8 +281,8 @@ fn calls_that_hold_everything_get_on() {
 /// Real threads and real bells: after a lost wake-up a thread would sleep for ever.
 #[test]
 fn threads_that_give_back_wake_those_that_wait() {
-    struct Unpark(std::thread::Thread, AtomicBool);
-    impl std::task::Wake for Unpark {
+    struct FlagUnpark(std::thread::Thread, AtomicBool);
+    impl std::task::Wake for FlagUnpark {
         fn wake(self: Arc<Self>) {
             self.1.store(true, Ordering::SeqCst);
             self.0.unpark();
@@ -299,7 +299,7 @@ fn threads_that_give_back_wake_those_that_wait() {
         for (at, send_bell) in send_bells.into_iter().enumerate() {
             let (account, ledgers) = (take_account.remove(0), ledgers.clone());
             scope.spawn(move || {
-                let rung = Arc::new(Unpark(std::thread::current(), AtomicBool::new(false)));
+                let rung = Arc::new(FlagUnpark(std::thread::current(), AtomicBool::new(false)));
                 let bell = Arc::new(Doorbell::new(rung.clone().into()));
                 send_bell.send(bell.clone()).unwrap();
                 let account: Arc<Account> = account.recv().unwrap();

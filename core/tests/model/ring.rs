@@ -133,9 +133,9 @@ fn a_push_into_a_reserved_place_never_fails() {
 }
 
 /// Counts its drops.
-struct Counted(Arc<AtomicUsize>);
+struct CountedDrop(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for CountedDrop {
     fn drop(&mut self) {
         self.0.fetch_add(1, Relaxed);
     }
@@ -151,7 +151,7 @@ fn every_item_is_dropped_once_wherever_it_ends() {
             thread::spawn(move || {
                 // The third item is refused and dropped here, unless the pop below came first.
                 (0..3)
-                    .filter(|_| producer.push(Counted(drops.clone())).is_ok())
+                    .filter(|_| producer.push(CountedDrop(drops.clone())).is_ok())
                     .count()
             })
         };

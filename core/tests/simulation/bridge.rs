@@ -13,11 +13,11 @@ use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
 
 use crate::environment::{SharedEnvironment, ToBridge, ToIo};
-use crate::scenario::{MS, Nature, SECOND, Starts, draft};
+use crate::scenario::{MS, Nature, SECOND, StartBehaviour, draft};
 
 /// What happens later by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
+enum BridgeAct {
     Ready(PodId),
     StartFails(PodId, bool),
     IsHeldUp(PodId),
@@ -31,17 +31,17 @@ enum Act {
     Drained(PodId),
 }
 
-struct Pod {
+struct SimulatedPod {
     /// Whether `PodUp` or `StartFailed` was sent.
     answered: bool,
     nature: Nature,
 }
 
-pub(crate) struct Bridge {
+pub(crate) struct SimulatedBridge {
     pub(crate) registry: Registry,
-    pods: BTreeMap<PodId, Pod>,
+    pods: BTreeMap<PodId, SimulatedPod>,
     acts: BinaryHeap<Reverse<(Uptime, u64)>>,
-    what: BTreeMap<u64, Act>,
+    what: BTreeMap<u64, BridgeAct>,
     sequence: u64,
     lane_names: BTreeMap<LaneId, Arc<str>>,
     gone: BTreeSet<LaneId>,
@@ -54,7 +54,7 @@ pub(crate) struct Bridge {
     pub(crate) calm: bool,
 }
 
-impl Bridge {
+impl SimulatedBridge {
     pub(crate) fn new(io_threads: usize) -> Self {
         Self {
             registry: Registry::new(io_threads, Defaults::DEFAULT, Platform::Local),
@@ -80,7 +80,7 @@ impl Bridge {
         self.acts.peek().map(|Reverse((at, _))| *at)
     }
 
-    fn later(&mut self, at: Uptime, act: Act) {
+    fn later(&mut self, at: Uptime, act: BridgeAct) {
         self.sequence += 1;
         self.acts.push(Reverse((at, self.sequence)));
         self.what.insert(self.sequence, act);
@@ -164,20 +164,20 @@ impl Bridge {
                 ..
             } => {
                 let nature = self.nature(lane, shared);
-                let new = Pod {
+                let new = SimulatedPod {
                     answered: false,
                     nature,
                 };
                 self.pods.insert(pod, new);
                 let at = shared.now + shared.rng.span(SECOND);
-                self.later(at, Act::Ready(pod));
+                self.later(at, BridgeAct::Ready(pod));
             }
             Order::Adopted { pod: None, .. } => {}
             Order::Stop { pod } => {
                 let running = shared.running_in.get(&pod).copied().unwrap_or(0);
                 assert_eq!(running, 0, "a pod is stopped with calls in it");
                 let at = shared.now + shared.rng.span(SECOND);
-                self.later(at, Act::Stopped(pod));
+                self.later(at, BridgeAct::Stopped(pod));
             }
             Order::Probe { pod } => {
                 if !self.pods.contains_key(&pod) {
@@ -186,9 +186,9 @@ impl Bridge {
                 let deaf = !self.calm && shared.rng.chance(150);
                 if shared.is_alive(pod) && !deaf {
                     let at = shared.now + shared.rng.span(SECOND);
-                    self.later(at, Act::Answers(pod));
+                    self.later(at, BridgeAct::Answers(pod));
                 } else {
-                    self.later(shared.now + 5 * SECOND, Act::NeverAnswered(pod));
+                    self.later(shared.now + 5 * SECOND, BridgeAct::NeverAnswered(pod));
                 }
             }
             Order::LaneGone { lane } => {
@@ -204,26 +204,26 @@ impl Bridge {
         let rng = &mut shared.rng;
         let at = shared.now + rng.span(nature.start_max);
         let fails = match nature.starts {
-            Starts::Good | Starts::CrashLoop => None,
-            Starts::Flaky => rng.chance(500).then(|| rng.chance(100)),
-            Starts::Broken { permanent } => Some(permanent),
+            StartBehaviour::Good | StartBehaviour::CrashLoop => None,
+            StartBehaviour::Flaky => rng.chance(500).then(|| rng.chance(100)),
+            StartBehaviour::Broken { permanent } => Some(permanent),
         };
         if self.started.is_multiple_of(8) {
-            self.later(shared.now + nature.start_max / 2, Act::IsHeldUp(pod));
+            self.later(shared.now + nature.start_max / 2, BridgeAct::IsHeldUp(pod));
         }
         let answered = false;
-        let new = Pod { answered, nature };
+        let new = SimulatedPod { answered, nature };
         assert!(self.pods.insert(pod, new).is_none());
         match fails {
-            Some(permanent) => self.later(at, Act::StartFails(pod, permanent)),
-            None => self.later(at, Act::Ready(pod)),
+            Some(permanent) => self.later(at, BridgeAct::StartFails(pod, permanent)),
+            None => self.later(at, BridgeAct::Ready(pod)),
         }
     }
 
-    fn act(&mut self, act: Act, shared: &mut SharedEnvironment) {
+    fn act(&mut self, act: BridgeAct, shared: &mut SharedEnvironment) {
         match act {
-            Act::Ready(pod) => self.ready(pod, shared),
-            Act::StartFails(pod, permanent) => {
+            BridgeAct::Ready(pod) => self.ready(pod, shared),
+            BridgeAct::StartFails(pod, permanent) => {
                 // If it was stopped before this, it only goes down.
                 if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
@@ -232,30 +232,30 @@ impl Bridge {
                 }
             }
             // Sent whatever happened to the pod before, because this report may be late.
-            Act::IsHeldUp(pod) => {
+            BridgeAct::IsHeldUp(pod) => {
                 let why = Some("it waits".into());
                 shared.send_event(Event::StartHeldUp { pod, why });
             }
-            Act::Dies(pod) => {
+            BridgeAct::Dies(pod) => {
                 if shared.alive.remove(&pod) {
                     self.deaths += 1;
                     self.dead.push(pod);
                     let seen = shared.now + shared.rng.span(SECOND);
-                    self.later(seen, Act::SeenDead(pod));
+                    self.later(seen, BridgeAct::SeenDead(pod));
                 }
             }
-            Act::SeenDead(pod) | Act::Stopped(pod) => self.down(pod, shared),
-            Act::Answers(pod) => {
+            BridgeAct::SeenDead(pod) | BridgeAct::Stopped(pod) => self.down(pod, shared),
+            BridgeAct::Answers(pod) => {
                 if self.pods.contains_key(&pod) {
                     if shared.is_alive(pod) {
                         shared.send_event(Event::PodUp(pod));
                     } else {
-                        self.later(shared.now + 4 * SECOND, Act::NeverAnswered(pod));
+                        self.later(shared.now + 4 * SECOND, BridgeAct::NeverAnswered(pod));
                     }
                 }
             }
-            Act::NeverAnswered(pod) => self.down(pod, shared),
-            Act::Drained(pod) => {
+            BridgeAct::NeverAnswered(pod) => self.down(pod, shared),
+            BridgeAct::Drained(pod) => {
                 if self.pods.contains_key(&pod) {
                     shared.send_event(Event::PodLeaving(pod));
                 }
@@ -272,18 +272,18 @@ impl Bridge {
         shared.alive.insert(pod);
         shared.send_event(Event::PodUp(pod));
         let rng = &mut shared.rng;
-        if nature.starts == Starts::CrashLoop {
+        if nature.starts == StartBehaviour::CrashLoop {
             let at = shared.now + rng.span(MS);
-            self.later(at, Act::Dies(pod));
+            self.later(at, BridgeAct::Dies(pod));
         } else if !self.calm && rng.chance(nature.mortality) {
             let at = shared.now + rng.span(5 * SECOND);
             let drained = rng.chance(300);
             self.later(
                 at,
                 if drained {
-                    Act::Drained(pod)
+                    BridgeAct::Drained(pod)
                 } else {
-                    Act::Dies(pod)
+                    BridgeAct::Dies(pod)
                 },
             );
         }

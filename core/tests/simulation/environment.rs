@@ -18,12 +18,12 @@ use nanofaas_core::ticket::{Done, Grant, PodId, Ticket};
 use nanofaas_core::time::Uptime;
 
 use crate::reference_model::ReferenceModel;
-use crate::rng::Rng;
+use crate::rng::SimulationRng;
 use crate::scenario::Nature;
 
 /// Where the scheduler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum SchedulerMode {
     Inline,
     Pinned,
 }
@@ -46,12 +46,12 @@ pub(crate) enum ToBridge {
 }
 
 /// Both ends of a ring in one place, because actors run one at a time.
-pub(crate) struct Ring<T: Send> {
+pub(crate) struct SimulatedRing<T: Send> {
     producer: Producer<T>,
     consumer: Consumer<T>,
 }
 
-impl<T: Send> Ring<T> {
+impl<T: Send> SimulatedRing<T> {
     fn new(places: usize) -> Self {
         let (producer, consumer) = channel(places);
         Self { producer, consumer }
@@ -73,8 +73,8 @@ impl<T: Send> Ring<T> {
 const LANES: usize = 64;
 
 pub(crate) struct SharedEnvironment {
-    pub(crate) mode: Mode,
-    pub(crate) rng: Rng,
+    pub(crate) mode: SchedulerMode,
+    pub(crate) rng: SimulationRng,
     pub(crate) now: Uptime,
     shown: bool,
     pub(crate) entries: Arc<Entries>,
@@ -84,11 +84,11 @@ pub(crate) struct SharedEnvironment {
     pub(crate) model: ReferenceModel,
     out: Outbox,
     busy: bool,
-    events: Ring<Event>,
+    events: SimulatedRing<Event>,
     bits: Bitmap,
-    pub(crate) grants: Vec<Ring<Grant>>,
-    pub(crate) to_io: Vec<Ring<ToIo>>,
-    pub(crate) to_bridge: Ring<ToBridge>,
+    pub(crate) grants: Vec<SimulatedRing<Grant>>,
+    pub(crate) to_io: Vec<SimulatedRing<ToIo>>,
+    pub(crate) to_bridge: SimulatedRing<ToBridge>,
     /// Pods whose process is alive, whether or not the other actors know it.
     pub(crate) alive: BTreeSet<PodId>,
     /// How many calls io threads run in each pod.
@@ -99,7 +99,12 @@ pub(crate) struct SharedEnvironment {
 }
 
 impl SharedEnvironment {
-    pub(crate) fn new(mode: Mode, mut rng: Rng, io_threads: usize, shown: bool) -> Self {
+    pub(crate) fn new(
+        mode: SchedulerMode,
+        mut rng: SimulationRng,
+        io_threads: usize,
+        shown: bool,
+    ) -> Self {
         let limit = match rng.below(4) {
             0 => RateLimit::PerSecond(500),
             1 => RateLimit::PerSecond(5000),
@@ -118,11 +123,11 @@ impl SharedEnvironment {
             model: ReferenceModel::default(),
             out: Outbox::with_room(),
             busy: false,
-            events: Ring::new(8192),
+            events: SimulatedRing::new(8192),
             bits: Bitmap::with_capacity(LANES),
-            grants: (0..io_threads).map(|_| Ring::new(2048)).collect(),
-            to_io: (0..io_threads).map(|_| Ring::new(2048)).collect(),
-            to_bridge: Ring::new(4096),
+            grants: (0..io_threads).map(|_| SimulatedRing::new(2048)).collect(),
+            to_io: (0..io_threads).map(|_| SimulatedRing::new(2048)).collect(),
+            to_bridge: SimulatedRing::new(4096),
             alive: BTreeSet::new(),
             running_in: BTreeMap::new(),
             grants_in_flight: 0,
@@ -220,7 +225,7 @@ impl SharedEnvironment {
 
     /// The scheduler's part of an io thread's pass, if it is inline.
     pub(crate) fn pass_inline(&mut self) {
-        if self.mode == Mode::Inline {
+        if self.mode == SchedulerMode::Inline {
             self.tick();
             self.turn();
         }
@@ -229,7 +234,8 @@ impl SharedEnvironment {
     /// Whether the scheduler has something to do now.
     pub(crate) fn scheduler_is_due(&self) -> bool {
         let due = self.scheduler.next_due();
-        let heard = self.mode == Mode::Pinned && (self.events.has_some() || self.bits.any());
+        let heard =
+            self.mode == SchedulerMode::Pinned && (self.events.has_some() || self.bits.any());
         heard || self.busy || due.is_some_and(|at| at <= self.now)
     }
 
@@ -264,19 +270,19 @@ impl SharedEnvironment {
     /// Sends an event of the bridge to the scheduler; inline through the inbox of io thread 0.
     pub(crate) fn send_event(&mut self, event: Event) {
         match self.mode {
-            Mode::Inline => self.to_io[0].push(ToIo::Event(event)),
-            Mode::Pinned => self.events.push(event),
+            SchedulerMode::Inline => self.to_io[0].push(ToIo::Event(event)),
+            SchedulerMode::Pinned => self.events.push(event),
         }
     }
 
     /// A new call waits. False if the lane's mailbox is full.
     pub(crate) fn post(&mut self, stats: &Arc<QueueStats>, ticket: Ticket) -> bool {
         match self.mode {
-            Mode::Inline => {
+            SchedulerMode::Inline => {
                 self.feed_inline(Event::Ticket(ticket));
                 true
             }
-            Mode::Pinned => {
+            SchedulerMode::Pinned => {
                 let posted = stats.post(ticket).is_ok();
                 if posted {
                     self.model.posted(stats, &ticket);
@@ -290,16 +296,16 @@ impl SharedEnvironment {
     /// A call waits again.
     pub(crate) fn post_again(&mut self, ticket: Ticket) {
         match self.mode {
-            Mode::Inline => self.feed_inline(Event::Ticket(ticket)),
-            Mode::Pinned => self.events.push(Event::Ticket(ticket)),
+            SchedulerMode::Inline => self.feed_inline(Event::Ticket(ticket)),
+            SchedulerMode::Pinned => self.events.push(Event::Ticket(ticket)),
         }
     }
 
     /// An attempt ended.
     pub(crate) fn done(&mut self, done: Done) {
         match self.mode {
-            Mode::Inline => self.feed_inline(Event::Done(done)),
-            Mode::Pinned => {
+            SchedulerMode::Inline => self.feed_inline(Event::Done(done)),
+            SchedulerMode::Pinned => {
                 self.dones_in_flight += 1;
                 self.events.push(Event::Done(done));
             }
@@ -324,8 +330,8 @@ impl SharedEnvironment {
     /// Whether no message is under way between actors.
     pub(crate) fn is_quiet(&self) -> bool {
         let rings = self.events.has_some() || self.bits.any() || self.to_bridge.has_some();
-        let inboxes =
-            self.grants.iter().any(Ring::has_some) || self.to_io.iter().any(Ring::has_some);
+        let inboxes = self.grants.iter().any(SimulatedRing::has_some)
+            || self.to_io.iter().any(SimulatedRing::has_some);
         !(rings || inboxes || self.busy)
     }
 }

@@ -21,8 +21,8 @@ use nanofaas_core::ticket::{CallId, Grant, LaneId, PodId};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
-use crate::environment::{Mode, SharedEnvironment, ToBridge, ToIo};
-use crate::judge::{Happening, Judge, Phase, phase};
+use crate::environment::{SchedulerMode, SharedEnvironment, ToBridge, ToIo};
+use crate::judge::{CallPhase, Happening, Judge, phase};
 use crate::scenario::MS;
 use environment::ThreadEnvironment;
 
@@ -30,7 +30,7 @@ const ASYNC_AGE_MAX: Nanos = Nanos::from_s(20);
 
 /// How a call can end, for the tally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Ended {
+pub(crate) enum CallEndKind {
     Ok,
     Failed,
     ColdStart,
@@ -40,7 +40,7 @@ pub(crate) enum Ended {
     Shutdown,
 }
 
-impl Ended {
+impl CallEndKind {
     const fn of(outcome: &Result<(), Failure>) -> Self {
         match outcome {
             Ok(()) => Self::Ok,
@@ -64,7 +64,7 @@ pub(crate) struct Served {
 }
 
 #[derive(Default)]
-struct Place {
+struct ServedSlot {
     generation: u32,
     call: Option<Served>,
     /// The call is over, but a grant is on its way. The place is free when that grant has arrived.
@@ -73,7 +73,7 @@ struct Place {
 
 /// What a pod, a client or the bridge does at a given time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Act {
+enum CallAct {
     Cancels,
     ClientLeaves,
     /// The time of `Prefer: wait` is over.
@@ -95,23 +95,23 @@ enum Act {
 }
 
 /// An act belongs to one attempt of one call; later attempts ignore it.
-type Due = (Uptime, u64, u32, u32, u32, Act);
+type DueAct = (Uptime, u64, u32, u32, u32, CallAct);
 
 pub(crate) struct IoThread {
     shard: ShardId,
-    places: Vec<Place>,
+    places: Vec<ServedSlot>,
     free: Vec<u32>,
     wheel: Wheel,
     env: ThreadEnvironment,
-    acts: BinaryHeap<Reverse<Due>>,
+    acts: BinaryHeap<Reverse<DueAct>>,
     sequence: u64,
     pub(crate) next_arrival: Uptime,
     pub(crate) arrivals_left: u32,
     pub(crate) refused: u64,
     pub(crate) retries: u64,
-    pub(crate) ends: BTreeMap<Ended, u64>,
+    pub(crate) ends: BTreeMap<CallEndKind, u64>,
     /// How often each event happened to calls, by the phase in which they were.
-    pub(crate) happened: BTreeMap<(Phase, Happening), u64>,
+    pub(crate) happened: BTreeMap<(CallPhase, Happening), u64>,
 }
 
 impl IoThread {
@@ -176,7 +176,7 @@ impl IoThread {
         shared.grants[number].has_some()
             || shared.to_io[number].has_some()
             || self.next_at().is_some_and(|at| at <= shared.now)
-            || (shared.mode == Mode::Inline && shared.scheduler_is_due())
+            || (shared.mode == SchedulerMode::Inline && shared.scheduler_is_due())
     }
 
     /// One pass over everything that is due.
@@ -190,12 +190,12 @@ impl IoThread {
                 3 => self.acts(shared),
                 _ => self.arrivals(shared),
             }
-            if shared.mode == Mode::Inline {
+            if shared.mode == SchedulerMode::Inline {
                 self.grants(shared);
             }
         }
         shared.pass_inline();
-        if shared.mode == Mode::Inline {
+        if shared.mode == SchedulerMode::Inline {
             self.grants(shared);
         }
         // What became due during the pass waits for the next pass. What was due at its start is done.
@@ -306,7 +306,7 @@ impl IoThread {
                 ToIo::Event(event) => shared.feed_inline(event),
                 ToIo::Notice(Notice::StartsFail { lane, why }) => {
                     let end = End::StartsFail(why);
-                    self.end_all(lane, &end, Act::HearsStartsFail, shared);
+                    self.end_all(lane, &end, CallAct::HearsStartsFail, shared);
                 }
                 ToIo::Told(Told::Function(function)) => self.registered(function, shared),
                 ToIo::Told(Told::Removed {
@@ -315,7 +315,7 @@ impl IoThread {
                     version,
                 }) => {
                     self.env.remove(&name);
-                    self.end_all(lane, &End::Removed, Act::HearsRemoved, shared);
+                    self.end_all(lane, &End::Removed, CallAct::HearsRemoved, shared);
                     shared.to_bridge.push(ToBridge::Ack(version));
                 }
                 ToIo::Stop => {
@@ -350,7 +350,7 @@ impl IoThread {
     }
 
     /// Ends all calls of a lane, some of them a little later, as their own tasks receive it later.
-    fn end_all(&mut self, lane: LaneId, end: &End, later: Act, shared: &mut SharedEnvironment) {
+    fn end_all(&mut self, lane: LaneId, end: &End, later: CallAct, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()
             .filter(|(_, served)| served.life.function().lane == lane);
@@ -368,8 +368,8 @@ impl IoThread {
 
     fn grants(&mut self, shared: &mut SharedEnvironment) {
         let most = match shared.mode {
-            Mode::Inline => usize::MAX,
-            Mode::Pinned => shared.rng.pick(&[1, 4, usize::MAX]),
+            SchedulerMode::Inline => usize::MAX,
+            SchedulerMode::Pinned => shared.rng.pick(&[1, 4, usize::MAX]),
         };
         for _ in 0..most {
             let Some(grant) = shared.grants[self.shard.index()].pop() else {
@@ -420,7 +420,7 @@ impl IoThread {
         served.judge.over(&served.life, is_current, shared.now);
         let outcome = served.life.outcome().expect("it is over");
         shared.show(|| format!("io ends {reference:?} {outcome:?}"));
-        *self.ends.entry(Ended::of(outcome)).or_default() += 1;
+        *self.ends.entry(CallEndKind::of(outcome)).or_default() += 1;
         self.env.ledger.finished.add();
         if served.life.is_owed_a_grant() {
             self.places[index as usize].is_owed_a_grant = true;
@@ -429,7 +429,7 @@ impl IoThread {
         }
     }
 
-    fn later(&mut self, index: u32, at: Uptime, act: Act) {
+    fn later(&mut self, index: u32, at: Uptime, act: CallAct) {
         self.sequence += 1;
         let generation = self.places[index as usize].generation;
         let attempt = self.served(index).life.attempt();
@@ -457,15 +457,15 @@ impl IoThread {
         }
     }
 
-    fn act(&mut self, index: u32, attempt: u32, act: &Act, shared: &mut SharedEnvironment) {
+    fn act(&mut self, index: u32, attempt: u32, act: &CallAct, shared: &mut SharedEnvironment) {
         match act {
-            Act::Cancels => self.end(index, &End::Cancelled, shared),
-            Act::ClientLeaves => self.end(index, &End::ClientLeft, shared),
-            Act::HearsRemoved => self.end(index, &End::Removed, shared),
-            Act::HearsStartsFail => {
+            CallAct::Cancels => self.end(index, &End::Cancelled, shared),
+            CallAct::ClientLeaves => self.end(index, &End::ClientLeft, shared),
+            CallAct::HearsRemoved => self.end(index, &End::Removed, shared),
+            CallAct::HearsStartsFail => {
                 self.end(index, &End::StartsFail("heard late".into()), shared);
             }
-            Act::Detaches => {
+            CallAct::Detaches => {
                 self.happens(index, Happening::Detached, shared.now);
                 let limit = TimeLimit::Async(ASYNC_AGE_MAX.as_ms());
                 let deadline = Deadline::after(shared.now, limit);
@@ -489,7 +489,7 @@ impl IoThread {
         let running: Vec<_> = running.map(|(call, _)| call.index).collect();
         for index in running {
             let at = shared.now + shared.rng.span(Nanos::from_ns(100_000));
-            self.later(index, at, Act::Lost { oom: None });
+            self.later(index, at, CallAct::Lost { oom: None });
         }
     }
 }

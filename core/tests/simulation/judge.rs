@@ -16,22 +16,22 @@ const SLACK: Nanos = Nanos::from_ms(8);
 
 /// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub(crate) enum CallPhase {
     Queued,
     Running,
     AwaitingPodEnd,
     BackingOff,
 }
 
-pub(crate) fn phase<E: Environment>(life: &Call<E>) -> Phase {
+pub(crate) fn phase<E: Environment>(life: &Call<E>) -> CallPhase {
     if life.is_queued() {
-        Phase::Queued
+        CallPhase::Queued
     } else if life.is_running() {
-        Phase::Running
+        CallPhase::Running
     } else if life.awaited_pod().is_some() {
-        Phase::AwaitingPodEnd
+        CallPhase::AwaitingPodEnd
     } else {
-        Phase::BackingOff
+        CallPhase::BackingOff
     }
 }
 
@@ -152,14 +152,14 @@ impl Judge {
             self.is_ended
         );
         let phase = phase(life);
-        if phase == Phase::AwaitingPodEnd {
+        if phase == CallPhase::AwaitingPodEnd {
             self.waits_from = now;
         }
         match happening {
             Happening::Cancelled | Happening::ClientLeft | Happening::Shutdown => {
                 self.is_ended = Some(happening);
             }
-            Happening::Removed if phase != Phase::Running && phase != Phase::Queued => {
+            Happening::Removed if phase != CallPhase::Running && phase != CallPhase::Queued => {
                 self.is_ended = Some(happening);
             }
             Happening::StartsFail => self.starts_failed = true,
@@ -225,7 +225,7 @@ impl Judge {
     }
 
     pub(crate) fn stopped(&mut self, was_sent: bool, now: Uptime) {
-        let is_due = self.latest(Phase::Running) <= now + SLACK;
+        let is_due = self.latest(CallPhase::Running) <= now + SLACK;
         assert!(
             self.is_ended.is_some() || is_due,
             "an attempt was stopped for nothing"
@@ -288,19 +288,19 @@ impl Judge {
     }
 
     /// By when the call has to leave the phase.
-    fn latest(&self, phase: Phase) -> Uptime {
+    fn latest(&self, phase: CallPhase) -> Uptime {
         let own = match phase {
-            Phase::Queued => self.deadline,
-            Phase::Running if !self.is_async => self.deadline,
-            Phase::Running => self
+            CallPhase::Queued => self.deadline,
+            CallPhase::Running if !self.is_async => self.deadline,
+            CallPhase::Running => self
                 .attempt_from
                 .map_or(self.deadline, |from| from + self.rules.timeout),
-            Phase::AwaitingPodEnd => {
+            CallPhase::AwaitingPodEnd => {
                 // If the pod's end is known, the call has nothing to wait for.
                 let is_unknown = self.last == Last::Failed(AttemptFailure::Lost { oom: None });
                 self.last_end + u64::from(is_unknown) * 2 * SECOND
             }
-            Phase::BackingOff => {
+            CallPhase::BackingOff => {
                 let (first, most) = if self.last == Last::Failed(AttemptFailure::NotBegun) {
                     (10 * MS, SECOND)
                 } else {

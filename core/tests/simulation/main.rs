@@ -25,8 +25,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use environment::Mode;
-use simulator::{PlaneSimulator, Tally};
+use environment::SchedulerMode;
+use simulator::{PlaneSimulator, SimulationTally};
 
 const SEEDS: u64 = 400;
 
@@ -38,9 +38,9 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn run(seed: u64, shown: bool) -> Tally {
-    let mut tally = Tally::default();
-    for mode in [Mode::Inline, Mode::Pinned] {
+fn run(seed: u64, shown: bool) -> SimulationTally {
+    let mut tally = SimulationTally::default();
+    for mode in [SchedulerMode::Inline, SchedulerMode::Pinned] {
         match catch_unwind(AssertUnwindSafe(|| {
             PlaneSimulator::new(seed, mode, shown).run()
         })) {
@@ -69,7 +69,7 @@ fn every_seed_holds() {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let total = thread::scope(|scope| {
         let work = || {
-            let mut tally = Tally::default();
+            let mut tally = SimulationTally::default();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= seeds || failed.load(Ordering::Relaxed) {
@@ -85,7 +85,7 @@ fn every_seed_holds() {
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut total = Tally::default();
+        let mut total = SimulationTally::default();
         for worker in workers {
             match worker.join() {
                 Ok(one) => total.add(&one),

@@ -14,7 +14,7 @@ use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::ticket::{CallId, Class, Done, Grant, LaneId, PodId, PodVerdict, Ticket};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ModelPodState {
     Starting,
     Usable,
     Quarantined,
@@ -25,16 +25,16 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Pod {
+struct ModelPod {
     lane: LaneId,
-    state: State,
+    state: ModelPodState,
     in_flight: u32,
     stale: bool,
     /// Whether a probe was ordered since the pod was quarantined.
     probed: bool,
 }
 
-struct Lane {
+struct ModelLane {
     stats: Arc<QueueStats>,
     plan: LanePlan,
     fifos: [VecDeque<CallId>; 2],
@@ -53,16 +53,16 @@ struct Lane {
     adopted: bool,
 }
 
-type Mailbox = (Arc<QueueStats>, VecDeque<Ticket>);
+type ModelMailbox = (Arc<QueueStats>, VecDeque<Ticket>);
 
 /// What the scheduler has to do.
 #[derive(Default)]
 pub(crate) struct ReferenceModel {
-    lanes: BTreeMap<u32, Lane>,
-    pods: BTreeMap<PodId, Pod>,
+    lanes: BTreeMap<u32, ModelLane>,
+    pods: BTreeMap<PodId, ModelPod>,
     /// The tickets in each lane's mailbox, by the address of its stats. The stats are kept, too, so that no
     /// other stats can get the same address.
-    mailboxes: BTreeMap<usize, Mailbox>,
+    mailboxes: BTreeMap<usize, ModelMailbox>,
     gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
     pub(crate) replacements: u64,
@@ -125,9 +125,12 @@ impl ReferenceModel {
             }
             Event::PodUp(pod) => {
                 if let Some(pod) = self.pods.get_mut(pod)
-                    && matches!(pod.state, State::Starting | State::Quarantined)
+                    && matches!(
+                        pod.state,
+                        ModelPodState::Starting | ModelPodState::Quarantined
+                    )
                 {
-                    pod.state = State::Usable;
+                    pod.state = ModelPodState::Usable;
                 }
             }
             Event::PodDown(pod) | Event::StartFailed { pod, .. } => self.down(*pod),
@@ -158,7 +161,7 @@ impl ReferenceModel {
             let of_lane = pods.filter(|pod| pod.lane.index == id.index);
             of_lane.for_each(|pod| pod.lane = id);
         } else {
-            let lane = Lane {
+            let lane = ModelLane {
                 stats: stats.clone(),
                 plan,
                 fifos: Default::default(),
@@ -195,7 +198,7 @@ impl ReferenceModel {
 
     fn drain(&mut self, lane: LaneId) {
         let of_lane = self.pods.values_mut().filter(|pod| pod.lane == lane);
-        of_lane.for_each(Pod::drain);
+        of_lane.for_each(ModelPod::drain);
     }
 
     fn done(&mut self, done: &Done) {
@@ -209,11 +212,11 @@ impl ReferenceModel {
         };
         let pod = self.pods.get_mut(&pod_ref).expect("a pod of a call");
         pod.in_flight -= 1;
-        if pod.state == State::Usable && done.verdict != PodVerdict::Healthy {
-            pod.state = State::Quarantined;
+        if pod.state == ModelPodState::Usable && done.verdict != PodVerdict::Healthy {
+            pod.state = ModelPodState::Quarantined;
             pod.probed = false;
         }
-        if pod.state == State::Down && pod.in_flight == 0 {
+        if pod.state == ModelPodState::Down && pod.in_flight == 0 {
             self.pods.remove(&pod_ref);
         }
     }
@@ -225,7 +228,7 @@ impl ReferenceModel {
         if let Some(lane) = self.lanes.get_mut(&found.lane.index) {
             lane.failed = true;
         }
-        found.state = State::Down;
+        found.state = ModelPodState::Down;
         if found.in_flight == 0 {
             self.pods.remove(&pod);
         }
@@ -245,13 +248,17 @@ impl ReferenceModel {
                 Order::Stop { pod } => {
                     let pod = self.pods.get_mut(&pod).expect("a pod to stop");
                     assert_eq!(pod.in_flight, 0, "a pod is stopped with calls in it");
-                    assert_ne!(pod.state, State::Stopped, "a pod is stopped twice");
+                    assert_ne!(pod.state, ModelPodState::Stopped, "a pod is stopped twice");
                     self.replacements += u64::from(pod.stale);
-                    pod.state = State::Stopped;
+                    pod.state = ModelPodState::Stopped;
                 }
                 Order::Probe { pod } => {
                     let pod = self.pods.get_mut(&pod).expect("a pod to probe");
-                    assert_eq!(pod.state, State::Quarantined, "a probe of a good pod");
+                    assert_eq!(
+                        pod.state,
+                        ModelPodState::Quarantined,
+                        "a probe of a good pod"
+                    );
                     pod.probed = true;
                 }
                 Order::LaneGone { lane } => {
@@ -281,8 +288,8 @@ impl ReferenceModel {
             adopted || (!found.is_removed && found.id == lane),
             "a pod for a removed function"
         );
-        let state = State::Starting;
-        let new = Pod {
+        let state = ModelPodState::Starting;
+        let new = ModelPod {
             lane,
             state,
             in_flight: 0,
@@ -298,30 +305,29 @@ impl ReferenceModel {
         self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
 
-    fn counts(&self, lane: LaneId, state: State) -> u32 {
+    fn counts(&self, lane: LaneId, state: ModelPodState) -> u32 {
         let of_lane = self.pods.values().filter(|pod| pod.lane == lane);
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
 
     /// Usable and starting pods according to the gauges, which count every drain, plus quarantined pods.
-    fn serving(&self, id: LaneId, lane: &Lane) -> u32 {
+    fn serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
-        gauge(0) + gauge(1) + self.counts(id, State::Quarantined)
+        gauge(0) + gauge(1) + self.counts(id, ModelPodState::Quarantined)
     }
 
     /// The same without quarantined pods that may be draining, because the scheduler does not report drains.
     /// Only a pod with a call in flight may be draining; a pod without one is stopped at once.
-    fn surely_serving(&self, id: LaneId, lane: &Lane) -> u32 {
-        let doubtful = self
-            .pods
-            .values()
-            .filter(|pod| pod.lane == id && pod.state == State::Quarantined && pod.in_flight > 0);
+    fn surely_serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
+        let doubtful = self.pods.values().filter(|pod| {
+            pod.lane == id && pod.state == ModelPodState::Quarantined && pod.in_flight > 0
+        });
         self.serving(id, lane) - doubtful.count() as u32
     }
 
     fn has_stale(&self, id: LaneId) -> bool {
         let of_lane = self.pods.values().filter(|pod| pod.lane == id);
-        let mut kept = of_lane.filter(|pod| pod.state != State::Stopped);
+        let mut kept = of_lane.filter(|pod| pod.state != ModelPodState::Stopped);
         kept.any(|pod| pod.stale)
     }
 
@@ -380,7 +386,7 @@ impl ReferenceModel {
         assert_eq!(plan.is_some(), grant.pod.is_some(), "a pod where none is");
         if let (Some(plan), Some(pod)) = (plan, grant.pod) {
             let pod = self.pods.get_mut(&pod).expect("a known pod");
-            assert_eq!(pod.state, State::Usable, "a grant for a bad pod");
+            assert_eq!(pod.state, ModelPodState::Usable, "a grant for a bad pod");
             assert_eq!(pod.lane, grant.lane, "a grant for another function's pod");
             assert!(pod.in_flight < plan.cap, "a pod over its cap");
             pod.in_flight += 1;
@@ -405,18 +411,20 @@ impl ReferenceModel {
         }
     }
 
-    fn check_lane(&self, lane: &Lane, live: u32, timer: bool) {
+    fn check_lane(&self, lane: &ModelLane, live: u32, timer: bool) {
         let id = lane.id;
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         let of_lane = || self.pods.values().filter(|pod| pod.lane == id);
-        let usable = || of_lane().filter(|pod| pod.state == State::Usable);
-        let starting = self.counts(id, State::Starting);
+        let usable = || of_lane().filter(|pod| pod.state == ModelPodState::Usable);
+        let starting = self.counts(id, ModelPodState::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
         // Pods that were drained for a newer one look usable to this model.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");
-        let asked = |pod: &Pod| pod.state != State::Quarantined || pod.in_flight > 0 || pod.probed;
+        let asked = |pod: &ModelPod| {
+            pod.state != ModelPodState::Quarantined || pod.in_flight > 0 || pod.probed
+        };
         assert!(of_lane().all(asked), "a quarantined pod nobody asks");
         let slot_free = lane.held < lane.plan.concurrency;
         let Some(plan) = lane.plan.pods else {
@@ -445,15 +453,18 @@ impl ReferenceModel {
     }
 }
 
-impl Pod {
+impl ModelPod {
     const fn drain(&mut self) {
-        if matches!(self.state, State::Usable | State::Quarantined) {
-            self.state = State::Draining;
+        if matches!(
+            self.state,
+            ModelPodState::Usable | ModelPodState::Quarantined
+        ) {
+            self.state = ModelPodState::Draining;
         }
     }
 }
 
-impl Lane {
+impl ModelLane {
     fn push(&mut self, ticket: &Ticket) {
         let call = ticket.call();
         match ticket.lane.epoch.cmp(&self.id.epoch) {

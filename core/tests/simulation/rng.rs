@@ -4,9 +4,9 @@ use nanofaas_core::time::Nanos;
 
 /// A stream of numbers, which depends only on the seed.
 #[derive(Clone)]
-pub(crate) struct Rng(u64);
+pub(crate) struct SimulationRng(u64);
 
-impl Rng {
+impl SimulationRng {
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
     }

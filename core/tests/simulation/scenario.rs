@@ -5,14 +5,14 @@ use nanofaas_core::spec::FunctionDraft;
 use nanofaas_core::time::Nanos;
 use serde_json::{Value, json};
 
-use crate::rng::Rng;
+use crate::rng::SimulationRng;
 
 pub(crate) const MS: Nanos = Nanos::from_ms(1);
 pub(crate) const SECOND: Nanos = Nanos::SECOND;
 
 /// How a function's pods start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Starts {
+pub(crate) enum StartBehaviour {
     Good,
     /// About every other start fails.
     Flaky,
@@ -27,7 +27,7 @@ pub(crate) enum Starts {
 /// How a function behaves, independent of its spec.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nature {
-    pub(crate) starts: Starts,
+    pub(crate) starts: StartBehaviour,
     pub(crate) start_max: Nanos,
     pub(crate) service_max: Nanos,
     /// Faults of attempts, per mille: handler errors, lost, refused, not started, never answered.
@@ -41,13 +41,13 @@ pub(crate) struct Nature {
 }
 
 impl Nature {
-    pub(crate) fn random(rng: &mut Rng) -> Self {
+    pub(crate) fn random(rng: &mut SimulationRng) -> Self {
         let starts = match rng.below(20) {
-            0..10 => Starts::Good,
-            10..14 => Starts::Flaky,
-            14 => Starts::Broken { permanent: true },
-            15 => Starts::Broken { permanent: false },
-            _ => Starts::CrashLoop,
+            0..10 => StartBehaviour::Good,
+            10..14 => StartBehaviour::Flaky,
+            14 => StartBehaviour::Broken { permanent: true },
+            15 => StartBehaviour::Broken { permanent: false },
+            _ => StartBehaviour::CrashLoop,
         };
         let calm = rng.chance(300);
         let mut fault = |most| if calm { 0 } else { rng.within(0, most) };
@@ -66,7 +66,7 @@ impl Nature {
 }
 
 /// A random spec for `name`, as a client would write it.
-pub(crate) fn draft(rng: &mut Rng, name: &str) -> Box<FunctionDraft> {
+pub(crate) fn draft(rng: &mut SimulationRng, name: &str) -> Box<FunctionDraft> {
     let mode = rng.pick(&["WARM", "WARM", "WARM", "LOCAL", "POOL", "JOB"]);
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 8, 40]);
     let max = rng.within(1, 6);

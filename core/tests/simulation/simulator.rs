@@ -8,11 +8,11 @@ use nanofaas_core::registry::Change;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 
-use crate::bridge::Bridge;
-use crate::environment::{Mode, SharedEnvironment, ToBridge, ToIo};
-use crate::io::{Ended, IoThread};
-use crate::judge::{Happening, Phase, phase};
-use crate::rng::Rng;
+use crate::bridge::SimulatedBridge;
+use crate::environment::{SchedulerMode, SharedEnvironment, ToBridge, ToIo};
+use crate::io::{CallEndKind, IoThread};
+use crate::judge::{CallPhase, Happening, phase};
+use crate::rng::SimulationRng;
 use crate::scenario::{MS, Nature, SECOND, draft};
 
 /// A run that has not ended after this many steps is a livelock.
@@ -20,13 +20,13 @@ const STEPS_MAX: u64 = 200_000;
 
 /// What happened in all runs.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct SimulationTally {
     steps: u64,
     accepted: u64,
     refused: u64,
     retries: u64,
-    ends: BTreeMap<Ended, u64>,
-    happened: BTreeMap<(Phase, Happening), u64>,
+    ends: BTreeMap<CallEndKind, u64>,
+    happened: BTreeMap<(CallPhase, Happening), u64>,
     pods_started: u64,
     pods_died: u64,
     changes: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Tally {
     replacements: u64,
 }
 
-impl Tally {
+impl SimulationTally {
     pub(crate) fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.accepted += other.accepted;
@@ -56,13 +56,13 @@ impl Tally {
     /// Fails unless everything that can happen has happened, and often enough.
     pub(crate) fn assert_rich(&self) {
         let ends = [
-            Ended::Ok,
-            Ended::Failed,
-            Ended::ColdStart,
-            Ended::Timeout,
-            Ended::Cancelled,
-            Ended::Removed,
-            Ended::Shutdown,
+            CallEndKind::Ok,
+            CallEndKind::Failed,
+            CallEndKind::ColdStart,
+            CallEndKind::Timeout,
+            CallEndKind::Cancelled,
+            CallEndKind::Removed,
+            CallEndKind::Shutdown,
         ];
         for end in ends {
             let count = self.ends.get(&end).copied().unwrap_or(0);
@@ -86,7 +86,7 @@ impl Tally {
 }
 
 /// What can happen to a call in each phase.
-fn everything_that_happens() -> impl Iterator<Item = (Phase, Happening)> {
+fn everything_that_happens() -> impl Iterator<Item = (CallPhase, Happening)> {
     let everywhere = [
         Happening::Time,
         Happening::Cancelled,
@@ -98,28 +98,31 @@ fn everything_that_happens() -> impl Iterator<Item = (Phase, Happening)> {
         Happening::Replaced,
     ];
     let phases = [
-        Phase::Queued,
-        Phase::Running,
-        Phase::AwaitingPodEnd,
-        Phase::BackingOff,
+        CallPhase::Queued,
+        CallPhase::Running,
+        CallPhase::AwaitingPodEnd,
+        CallPhase::BackingOff,
     ];
     let all = phases.into_iter().flat_map(move |phase| {
         let of_phase = everywhere.into_iter();
         of_phase.map(move |happening| (phase, happening))
     });
     all.chain([
-        (Phase::Queued, Happening::Granted),
-        (Phase::Running, Happening::Attempted),
-        (Phase::Running, Happening::RegisteredAnew),
-        (Phase::AwaitingPodEnd, Happening::PodEnded { oom: true }),
-        (Phase::AwaitingPodEnd, Happening::PodEnded { oom: false }),
+        (CallPhase::Queued, Happening::Granted),
+        (CallPhase::Running, Happening::Attempted),
+        (CallPhase::Running, Happening::RegisteredAnew),
+        (CallPhase::AwaitingPodEnd, Happening::PodEnded { oom: true }),
+        (
+            CallPhase::AwaitingPodEnd,
+            Happening::PodEnded { oom: false },
+        ),
     ])
 }
 
 pub(crate) struct PlaneSimulator {
     shared: SharedEnvironment,
     io: Vec<IoThread>,
-    bridge: Bridge,
+    bridge: SimulatedBridge,
     names: Vec<Arc<str>>,
     changes_left: u32,
     next_change: Uptime,
@@ -128,11 +131,11 @@ pub(crate) struct PlaneSimulator {
 }
 
 impl PlaneSimulator {
-    pub(crate) fn new(seed: u64, mode: Mode, shown: bool) -> Self {
-        let mut rng = Rng::new(seed);
+    pub(crate) fn new(seed: u64, mode: SchedulerMode, shown: bool) -> Self {
+        let mut rng = SimulationRng::new(seed);
         let io_threads = match mode {
-            Mode::Inline => 1,
-            Mode::Pinned => rng.within(1, 3) as usize,
+            SchedulerMode::Inline => 1,
+            SchedulerMode::Pinned => rng.within(1, 3) as usize,
         };
         let functions = rng.within(1, 5);
         let names: Vec<Arc<str>> = (0..functions).map(|n| format!("f{n}").into()).collect();
@@ -159,7 +162,7 @@ impl PlaneSimulator {
             next_change: shared.now + shared.rng.span(100 * MS),
             shared,
             io,
-            bridge: Bridge::new(io_threads),
+            bridge: SimulatedBridge::new(io_threads),
             names,
             changes_left,
             clock_steps,
@@ -168,7 +171,7 @@ impl PlaneSimulator {
     }
 
     /// Runs until all calls have arrived and none is left, then removes every function.
-    pub(crate) fn run(mut self) -> Tally {
+    pub(crate) fn run(mut self) -> SimulationTally {
         self.until("all calls ended", |simulator| {
             let arrived = simulator.io.iter().all(|io| io.arrivals_left == 0);
             arrived && simulator.changes_left == 0 && simulator.is_at_rest()
@@ -214,7 +217,7 @@ impl PlaneSimulator {
             .collect();
         let (bridge, scheduler) = (self.io.len(), self.io.len() + 1);
         due.extend(self.bridge.is_due(shared).then_some(bridge));
-        let pinned = shared.mode == Mode::Pinned;
+        let pinned = shared.mode == SchedulerMode::Pinned;
         due.extend((pinned && shared.scheduler_is_due()).then_some(scheduler));
         if due.is_empty() {
             return self.wait();
@@ -303,13 +306,13 @@ impl PlaneSimulator {
             for (reference, call) in io.calls() {
                 live += 1;
                 match phase(&call.life) {
-                    Phase::Queued if shared.entries.is_queued(reference) => {
+                    CallPhase::Queued if shared.entries.is_queued(reference) => {
                         let stats = Arc::as_ptr(&call.life.function().stats) as usize;
                         *depths.entry(stats).or_default() += 1;
                     }
-                    Phase::Queued => granted += 1,
-                    Phase::Running => running += 1,
-                    Phase::AwaitingPodEnd | Phase::BackingOff => backing_off += 1,
+                    CallPhase::Queued => granted += 1,
+                    CallPhase::Running => running += 1,
+                    CallPhase::AwaitingPodEnd | CallPhase::BackingOff => backing_off += 1,
                 }
             }
         }
@@ -351,15 +354,15 @@ impl PlaneSimulator {
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");
     }
 
-    fn tally(&self) -> Tally {
-        let mut tally = Tally {
+    fn tally(&self) -> SimulationTally {
+        let mut tally = SimulationTally {
             steps: self.steps,
             pods_started: self.bridge.started,
             pods_died: self.bridge.deaths,
             changes: self.bridge.changes,
             async_jumps: self.shared.model.async_jumps,
             replacements: self.shared.model.replacements,
-            ..Tally::default()
+            ..SimulationTally::default()
         };
         for io in &self.io {
             tally.accepted += io.ledger().accepted.get();

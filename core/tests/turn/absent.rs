@@ -4,11 +4,11 @@
 use nanofaas_core::event::{Event, LanePlan, Order, StartFailure};
 use nanofaas_core::ticket::LaneId;
 
-use crate::plane::{LANE, Plane, warm};
+use crate::plane::{LANE, SteppedScheduler, warm};
 
 #[test]
 fn late_events_of_a_gone_pod_change_nothing() {
-    let mut plane = Plane::with(warm(1, 1));
+    let mut plane = SteppedScheduler::with(warm(1, 1));
     let pod = plane.started()[0];
     plane.hear(Event::LaneRemoved { lane: LANE });
     plane.down(&[pod]);
@@ -45,7 +45,7 @@ fn changed(lane: LaneId, plan: LanePlan) -> Event {
 #[test]
 #[should_panic(expected = "a lane is changed while it is open")]
 fn a_lane_that_is_gone_is_not_changed() {
-    let mut plane = Plane::with(warm(1, 0));
+    let mut plane = SteppedScheduler::with(warm(1, 0));
     plane.hear(Event::LaneRemoved { lane: LANE });
     assert_eq!(plane.orders(), [Order::LaneGone { lane: LANE }]);
     plane.hear(changed(LANE, warm(2, 0)));
@@ -54,7 +54,7 @@ fn a_lane_that_is_gone_is_not_changed() {
 #[test]
 #[should_panic(expected = "a lane is changed while it is open")]
 fn an_earlier_registration_changes_no_namesake() {
-    let mut plane = Plane::with(warm(1, 0));
+    let mut plane = SteppedScheduler::with(warm(1, 0));
     plane.hear(Event::LaneRemoved { lane: LANE });
     plane.open(0, warm(1, 0));
     plane.hear(changed(LANE, warm(2, 0)));

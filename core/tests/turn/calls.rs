@@ -4,11 +4,11 @@ use nanofaas_core::limits::{ASYNC_SHARE, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use nanofaas_core::scheduler::Turn;
 use nanofaas_core::ticket::{Class, PodVerdict};
 
-use crate::plane::{LANE, Plane, podless};
+use crate::plane::{LANE, SteppedScheduler, podless};
 
 #[test]
 fn a_class_is_fifo_and_skips_leavers() {
-    let mut plane = Plane::with(podless(8));
+    let mut plane = SteppedScheduler::with(podless(8));
     let calls = plane.calls(0, Class::Sync, 6);
     plane.leave(0, calls[0]);
     plane.leave(0, calls[3]);
@@ -20,7 +20,7 @@ fn a_class_is_fifo_and_skips_leavers() {
 
 #[test]
 fn sync_goes_first_but_one_in_eight() {
-    let mut plane = Plane::with(podless(100));
+    let mut plane = SteppedScheduler::with(podless(100));
     let later = plane.calls(0, Class::Async, 4);
     let first = plane.calls(0, Class::Sync, 30);
     let share = ASYNC_SHARE as usize;
@@ -36,7 +36,7 @@ fn sync_goes_first_but_one_in_eight() {
 
 #[test]
 fn a_short_sync_queue_does_not_starve_async() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     // Two clients call in a loop: one call runs, the other one waits.
     plane.call(0, Class::Sync);
     let mut running = plane.grants();
@@ -60,11 +60,11 @@ fn a_short_sync_queue_does_not_starve_async() {
 
 #[test]
 fn concurrency_holds_before_and_after_an_edit() {
-    let mut plane = Plane::with(podless(3));
+    let mut plane = SteppedScheduler::with(podless(3));
     plane.calls(0, Class::Sync, 10);
     let running = plane.grants();
     assert_eq!(running.len(), 3);
-    let change = |plane: &mut Plane, concurrency| {
+    let change = |plane: &mut SteppedScheduler, concurrency| {
         plane.hear(nanofaas_core::event::Event::LaneChanged {
             lane: LANE,
             plan: podless(concurrency),
@@ -84,7 +84,7 @@ fn concurrency_holds_before_and_after_an_edit() {
 
 #[test]
 fn a_saturated_lane_delays_others_by_its_share() {
-    let mut plane = Plane::new();
+    let mut plane = SteppedScheduler::new();
     for lane in 0..3 {
         plane.open(lane, podless(1024));
     }
@@ -113,7 +113,7 @@ fn a_saturated_lane_delays_others_by_its_share() {
 
 #[test]
 fn a_bounded_turn_reports_work_left() {
-    let mut plane = Plane::new();
+    let mut plane = SteppedScheduler::new();
     let lanes = 2000;
     for lane in 0..lanes {
         plane.open(lane, podless(4));
@@ -134,7 +134,7 @@ fn a_bounded_turn_reports_work_left() {
 
 #[test]
 fn tickets_of_calls_that_left_count() {
-    let mut plane = Plane::with(podless(8));
+    let mut plane = SteppedScheduler::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 4 * GRANTS_PER_TURN);
     for call in gone {
         plane.leave(0, call);
@@ -147,7 +147,7 @@ fn tickets_of_calls_that_left_count() {
 
 #[test]
 fn dead_tickets_take_no_room_from_live_ones() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
     // One slot is held all the time. Calls arrive and give up, far more than the queue has places.

@@ -7,18 +7,18 @@ use nanofaas_core::event::{Event, Order};
 use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::ticket::{Class, PodVerdict, Ticket};
 
-use crate::plane::{LANE, Plane, SECOND, pod_of, podless, warm};
+use crate::plane::{LANE, SECOND, SteppedScheduler, pod_of, podless, warm};
 
 const GONE: Order = Order::LaneGone { lane: LANE };
 
-fn remove(plane: &mut Plane) {
+fn remove(plane: &mut SteppedScheduler) {
     let lane = plane.id(0);
     plane.hear(Event::LaneRemoved { lane });
 }
 
 #[test]
 fn a_lane_goes_after_its_last_call() {
-    let mut plane = Plane::with(warm(2, 2));
+    let mut plane = SteppedScheduler::with(warm(2, 2));
     let pods = plane.started();
     plane.call(0, Class::Sync);
     let running = plane.grants();
@@ -41,7 +41,7 @@ fn a_lane_goes_after_its_last_call() {
 
 #[test]
 fn a_lane_waits_for_leaving_calls() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     let calls = plane.calls(0, Class::Sync, 2);
     let running = plane.grants();
     remove(&mut plane);
@@ -58,7 +58,7 @@ fn a_lane_waits_for_leaving_calls() {
 
 #[test]
 fn a_remade_function_takes_over_the_lanes_counts() {
-    let mut plane = Plane::with(podless(2));
+    let mut plane = SteppedScheduler::with(podless(2));
     plane.calls(0, Class::Sync, 2);
     let running = plane.grants();
     remove(&mut plane);
@@ -76,9 +76,9 @@ fn a_remade_function_takes_over_the_lanes_counts() {
 /// registry has kept the old stats.
 #[test]
 fn a_mailbox_outlives_a_lane_without_a_successor() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     let stats = plane.stats(0);
-    let post = |plane: &mut Plane, stats: &Arc<QueueStats>| {
+    let post = |plane: &mut SteppedScheduler, stats: &Arc<QueueStats>| {
         let ticket = plane.ticket(0, Class::Sync);
         assert!(stats.post(ticket).is_ok());
         ticket.call()
@@ -97,7 +97,7 @@ fn a_mailbox_outlives_a_lane_without_a_successor() {
 }
 
 /// The ticket of a call that was admitted under the lane's next registration.
-fn successors_ticket(plane: &mut Plane) -> Ticket {
+fn successors_ticket(plane: &mut SteppedScheduler) -> Ticket {
     let mut ticket = plane.ticket(0, Class::Sync);
     ticket.lane.epoch += 1;
     ticket
@@ -106,7 +106,7 @@ fn successors_ticket(plane: &mut Plane) -> Ticket {
 /// The bit of a ticket can be taken before the event that opens its lane.
 #[test]
 fn a_ticket_before_its_lane_is_found() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     let stats = plane.stats(0);
     remove(&mut plane);
     assert_eq!(plane.orders(), [GONE]);
@@ -120,7 +120,7 @@ fn a_ticket_before_its_lane_is_found() {
 /// The ticket can also arrive before the event that removes the old function.
 #[test]
 fn a_ticket_before_the_removal_is_kept() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     let stats = plane.stats(0);
     let ticket = successors_ticket(&mut plane);
     assert!(stats.post(ticket).is_ok());
@@ -134,7 +134,7 @@ fn a_ticket_before_the_removal_is_kept() {
 
 #[test]
 fn a_reused_lane_is_queued_once() {
-    let mut plane = Plane::with(podless(8));
+    let mut plane = SteppedScheduler::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 1);
     plane.leave(0, gone[0]);
     // The lane is in the list of ready lanes, but is gone before the next turn.

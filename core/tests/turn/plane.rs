@@ -19,7 +19,7 @@ const QUEUE_SIZE: u32 = 10_000;
 /// The first registration of lane 0.
 pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
-pub(crate) struct Plane {
+pub(crate) struct SteppedScheduler {
     pub(crate) entries: Arc<Entries>,
     pub(crate) scheduler: Scheduler,
     pub(crate) now: Uptime,
@@ -59,7 +59,7 @@ pub(crate) fn pod_of(grant: &Grant) -> PodId {
     grant.pod.expect("a warm call runs in a pod")
 }
 
-impl Plane {
+impl SteppedScheduler {
     pub(crate) fn new() -> Self {
         let entries = Arc::new(Entries::new(1));
         Self {

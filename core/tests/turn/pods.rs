@@ -9,7 +9,7 @@ use nanofaas_core::outcome::StartTrouble;
 use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict};
 use nanofaas_core::time::Nanos;
 
-use crate::plane::{LANE, MS, Plane, SECOND, pod_of, warm};
+use crate::plane::{LANE, MS, SECOND, SteppedScheduler, pod_of, warm};
 
 #[test]
 fn a_cold_burst_starts_exactly_what_it_needs() {
@@ -19,7 +19,7 @@ fn a_cold_burst_starts_exactly_what_it_needs() {
         cap: 2,
         idle_timeout: SECOND,
     };
-    let mut plane = Plane::with(LanePlan {
+    let mut plane = SteppedScheduler::with(LanePlan {
         pods: Some(pods),
         ..warm(6, 0)
     });
@@ -45,10 +45,10 @@ fn a_cold_burst_starts_exactly_what_it_needs() {
 
 #[test]
 fn the_floor_needs_no_call_and_follows_edits() {
-    let mut plane = Plane::with(warm(5, 2));
+    let mut plane = SteppedScheduler::with(warm(5, 2));
     let first = plane.started();
     assert_eq!(first.len(), 2);
-    let change = |plane: &mut Plane, min| {
+    let change = |plane: &mut SteppedScheduler, min| {
         plane.hear(Event::LaneChanged {
             lane: LANE,
             plan: warm(5, min),
@@ -66,7 +66,7 @@ fn the_floor_needs_no_call_and_follows_edits() {
 
 #[test]
 fn idle_pods_go_latest_first_to_the_floor() {
-    let mut plane = Plane::with(warm(3, 1));
+    let mut plane = SteppedScheduler::with(warm(3, 1));
     let mut pods = plane.started();
     plane.calls(0, Class::Sync, 3);
     pods.extend(plane.started());
@@ -88,7 +88,7 @@ fn idle_pods_go_latest_first_to_the_floor() {
 
 #[test]
 fn a_function_scales_to_zero_and_back() {
-    let mut plane = Plane::with(warm(2, 0));
+    let mut plane = SteppedScheduler::with(warm(2, 0));
     plane.call(0, Class::Sync);
     let pods = plane.started();
     let grants = plane.grants();
@@ -109,7 +109,7 @@ fn a_function_scales_to_zero_and_back() {
 
 #[test]
 fn a_pod_that_no_call_needs_goes_again() {
-    let mut plane = Plane::with(warm(2, 0));
+    let mut plane = SteppedScheduler::with(warm(2, 0));
     let call = plane.call(0, Class::Sync);
     let pods = plane.starts();
     plane.leave(0, call);
@@ -120,7 +120,7 @@ fn a_pod_that_no_call_needs_goes_again() {
 
 #[test]
 fn a_crash_loop_backs_off_and_ends_waits() {
-    let mut plane = Plane::with(warm(3, 0));
+    let mut plane = SteppedScheduler::with(warm(3, 0));
     plane.call(0, Class::Sync);
     let mut backoff = START_BACKOFF;
     for failed in 1..=CRASH_LOOP_STARTS {
@@ -159,7 +159,7 @@ fn a_crash_loop_backs_off_and_ends_waits() {
 
 #[test]
 fn starts_failing_together_count_as_one_failure() {
-    let mut plane = Plane::with(warm(8, 0));
+    let mut plane = SteppedScheduler::with(warm(8, 0));
     plane.calls(0, Class::Sync, 8);
     let pods = plane.starts();
     assert_eq!(pods.len(), 8);
@@ -180,7 +180,7 @@ fn starts_failing_together_count_as_one_failure() {
 
 #[test]
 fn start_back_off_ends_at_a_minute() {
-    let mut plane = Plane::with(warm(1, 1));
+    let mut plane = SteppedScheduler::with(warm(1, 1));
     for _ in 0..40 {
         let pods = plane.starts();
         assert_eq!(pods.len(), 1);
@@ -191,7 +191,7 @@ fn start_back_off_ends_at_a_minute() {
 
 #[test]
 fn a_permanent_failure_ends_the_wait_at_once() {
-    let mut plane = Plane::with(warm(3, 0));
+    let mut plane = SteppedScheduler::with(warm(3, 0));
     plane.call(0, Class::Sync);
     let pods = plane.starts();
     plane.start_fails(pods[0], true);
@@ -207,7 +207,7 @@ fn a_permanent_failure_ends_the_wait_at_once() {
 
 #[test]
 fn pods_dying_young_are_a_crash_loop_too() {
-    let mut plane = Plane::with(warm(1, 0));
+    let mut plane = SteppedScheduler::with(warm(1, 0));
     plane.call(0, Class::Sync);
     for died in 1..=CRASH_LOOP_STARTS {
         let pods = plane.started();
@@ -230,7 +230,7 @@ fn pods_dying_young_are_a_crash_loop_too() {
 
 #[test]
 fn a_lost_pod_is_probed_then_replaced() {
-    let mut plane = Plane::with(warm(2, 1));
+    let mut plane = SteppedScheduler::with(warm(2, 1));
     let pods = plane.started();
     plane.call(0, Class::Sync);
     let grants = plane.grants();
@@ -258,7 +258,7 @@ fn a_lost_pod_is_probed_then_replaced() {
 
 #[test]
 fn a_retry_avoids_the_pod_that_failed() {
-    let mut plane = Plane::with(warm(2, 2));
+    let mut plane = SteppedScheduler::with(warm(2, 2));
     let pods = plane.started();
     let mut again = plane.ticket(0, Class::Sync);
     again.avoid = Some(pods[0].index);
@@ -276,7 +276,7 @@ fn a_retry_avoids_the_pod_that_failed() {
 
 #[test]
 fn an_adopted_pod_serves_a_foreign_one_not() {
-    let mut plane = Plane::with(warm(2, 0));
+    let mut plane = SteppedScheduler::with(warm(2, 0));
     let adopt = |lane| Event::Adopt {
         lane,
         token: 7,
@@ -329,7 +329,7 @@ fn an_adopted_pod_serves_a_foreign_one_not() {
 
 #[test]
 fn an_adopted_pod_replaces_an_ordered_one() {
-    let mut plane = Plane::with(warm(2, 2));
+    let mut plane = SteppedScheduler::with(warm(2, 2));
     let ordered = plane.starts();
     assert_eq!(ordered.len(), 2);
     let mut adopted = Vec::new();
@@ -366,7 +366,7 @@ fn an_adopted_pod_replaces_an_ordered_one() {
 
 #[test]
 fn gauges_follow_the_pods() {
-    let mut plane = Plane::with(warm(3, 3));
+    let mut plane = SteppedScheduler::with(warm(3, 3));
     let stats = plane.stats(0);
     let gauges = || {
         stats
@@ -386,12 +386,12 @@ fn gauges_follow_the_pods() {
 
 #[test]
 fn a_hold_up_is_known_until_start_ends() {
-    let mut plane = Plane::with(warm(2, 0));
+    let mut plane = SteppedScheduler::with(warm(2, 0));
     let _call = plane.call(0, Class::Sync);
     let pods = plane.starts();
-    let trouble = |plane: &mut Plane| plane.stats(0).capacity.trouble();
+    let trouble = |plane: &mut SteppedScheduler| plane.stats(0).capacity.trouble();
     assert_eq!(trouble(&mut plane), None);
-    let hold_up = |plane: &mut Plane, pod: PodId, why: &str| {
+    let hold_up = |plane: &mut SteppedScheduler, pod: PodId, why: &str| {
         let why = (!why.is_empty()).then(|| why.into());
         plane.hear(Event::StartHeldUp { pod, why });
     };

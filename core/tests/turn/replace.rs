@@ -3,9 +3,9 @@
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict, Ticket};
 
-use crate::plane::{LANE, Plane, SECOND, pod_of, podless, warm};
+use crate::plane::{LANE, SECOND, SteppedScheduler, pod_of, podless, warm};
 
-fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
+fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
     plane.hear(Event::LaneChanged {
         lane: LANE,
         plan,
@@ -15,7 +15,7 @@ fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
 
 /// Obeys every order until there are no more; returns the pods that serve in the end. Calls `look` with their
 /// number after each order.
-fn obey(plane: &mut Plane, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec<PodId> {
+fn obey(plane: &mut SteppedScheduler, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec<PodId> {
     loop {
         let orders = plane.orders();
         if orders.is_empty() {
@@ -44,7 +44,7 @@ fn obey(plane: &mut Plane, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec
 
 #[test]
 fn new_pods_replace_old_ones_one_by_one() {
-    let mut plane = Plane::with(warm(3, 3));
+    let mut plane = SteppedScheduler::with(warm(3, 3));
     let old = plane.started();
     change(&mut plane, warm(3, 3), true);
     let fresh = obey(&mut plane, old.clone(), |serving| {
@@ -58,7 +58,7 @@ fn new_pods_replace_old_ones_one_by_one() {
 
 #[test]
 fn an_edit_of_numbers_touches_no_pod() {
-    let mut plane = Plane::with(warm(3, 3));
+    let mut plane = SteppedScheduler::with(warm(3, 3));
     plane.started();
     let plan = LanePlan {
         queue_size: 7,
@@ -71,7 +71,7 @@ fn an_edit_of_numbers_touches_no_pod() {
 
 #[test]
 fn an_old_pod_only_ends_its_calls() {
-    let mut plane = Plane::with(warm(1, 1));
+    let mut plane = SteppedScheduler::with(warm(1, 1));
     let old = plane.started();
     plane.call(0, Class::Sync);
     let running = plane.grants();
@@ -92,7 +92,7 @@ fn an_old_pod_only_ends_its_calls() {
 
 #[test]
 fn old_pods_serve_while_no_new_one_starts() {
-    let mut plane = Plane::with(warm(2, 2));
+    let mut plane = SteppedScheduler::with(warm(2, 2));
     let old = plane.started();
     change(&mut plane, warm(2, 2), true);
     for _ in 0..5 {
@@ -110,7 +110,7 @@ fn old_pods_serve_while_no_new_one_starts() {
 
 #[test]
 fn surplus_old_pods_await_the_first_new_one() {
-    let mut plane = Plane::with(warm(3, 1));
+    let mut plane = SteppedScheduler::with(warm(3, 1));
     plane.started();
     plane.calls(0, Class::Sync, 3);
     plane.started();
@@ -128,7 +128,7 @@ fn surplus_old_pods_await_the_first_new_one() {
 
 #[test]
 fn old_pods_that_nobody_needs_go_at_once() {
-    let mut plane = Plane::with(warm(2, 0));
+    let mut plane = SteppedScheduler::with(warm(2, 0));
     plane.calls(0, Class::Sync, 2);
     let mut old = plane.started();
     for grant in plane.grants() {
@@ -143,7 +143,7 @@ fn old_pods_that_nobody_needs_go_at_once() {
 
 #[test]
 fn an_adopted_old_pod_waits_for_its_successor() {
-    let mut plane = Plane::with(warm(3, 0));
+    let mut plane = SteppedScheduler::with(warm(3, 0));
     let adopted: Vec<_> = (0..3)
         .map(|token| {
             plane.hear(Event::Adopt {
@@ -173,7 +173,7 @@ fn an_adopted_old_pod_waits_for_its_successor() {
 
 #[test]
 fn a_lowered_ceiling_drains_surplus_pods() {
-    let mut plane = Plane::with(warm(4, 4));
+    let mut plane = SteppedScheduler::with(warm(4, 4));
     plane.started();
     plane.call(0, Class::Sync);
     let busy = plane.grants();
@@ -210,7 +210,7 @@ fn a_lowered_ceiling_drains_surplus_pods() {
 
 #[test]
 fn another_mode_drains_every_pod_and_needs_none() {
-    let mut plane = Plane::with(warm(2, 2));
+    let mut plane = SteppedScheduler::with(warm(2, 2));
     let pods = plane.started();
     plane.call(0, Class::Sync);
     let running = plane.grants();
@@ -228,7 +228,7 @@ fn another_mode_drains_every_pod_and_needs_none() {
 /// Io threads receive a registration before the scheduler does, even two in a row.
 #[test]
 fn a_call_two_registrations_ahead_waits() {
-    let mut plane = Plane::with(podless(1));
+    let mut plane = SteppedScheduler::with(podless(1));
     let stats = plane.stats(0);
     plane.call(0, Class::Sync);
     let running = plane.grants();

@@ -5,11 +5,11 @@ use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
 use nanofaas_core::time::Nanos;
 
-use crate::plane::{MS, Plane, SECOND, warm};
+use crate::plane::{MS, SECOND, SteppedScheduler, warm};
 
 /// A function with measured times of a call and of a start, and one pod of one call that is up.
-fn measured(service: Nanos, start: Nanos) -> Plane {
-    let mut plane = Plane::with(warm(10, 1));
+fn measured(service: Nanos, start: Nanos) -> SteppedScheduler {
+    let mut plane = SteppedScheduler::with(warm(10, 1));
     plane.started();
     let stats = plane.stats(0);
     stats.service_time.set(Some(service));
@@ -58,7 +58,7 @@ fn a_wait_as_long_as_a_start_orders() {
 
 #[test]
 fn without_pod_or_measure_each_call_orders_one() {
-    let mut plane = Plane::with(warm(10, 0));
+    let mut plane = SteppedScheduler::with(warm(10, 0));
     plane.stats(0).service_time.set(Some(MS));
     plane.stats(0).start_time.set(Some(SECOND));
     plane.calls(0, Class::Sync, 4);
@@ -117,7 +117,7 @@ fn steady_callers_get_the_pods_they_need() {
 
 #[test]
 fn the_first_pod_starts_though_callers_left() {
-    let mut plane = Plane::with(warm(10, 0));
+    let mut plane = SteppedScheduler::with(warm(10, 0));
     let calls = plane.calls(0, Class::Sync, 3);
     assert_eq!(plane.starts().len(), 3);
     calls.into_iter().for_each(|call| plane.leave(0, call));
@@ -135,7 +135,7 @@ fn calls_fill_the_fewest_pods_and_a_spare() {
         cap: 8,
         idle_timeout: SECOND,
     };
-    let mut plane = Plane::with(LanePlan {
+    let mut plane = SteppedScheduler::with(LanePlan {
         pods: Some(pods),
         ..warm(32, 0)
     });

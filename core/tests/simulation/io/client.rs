@@ -5,7 +5,7 @@ use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
 use nanofaas_core::time::Nanos;
 
-use super::{ASYNC_AGE_MAX, Act, IoThread, Place, Served};
+use super::{ASYNC_AGE_MAX, CallAct, IoThread, Served, ServedSlot};
 use crate::environment::SharedEnvironment;
 use crate::judge::Judge;
 use crate::scenario::{MS, SECOND};
@@ -49,7 +49,7 @@ impl IoThread {
             return;
         }
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place::default());
+            self.places.push(ServedSlot::default());
             self.places.len() as u32 - 1
         });
         let place = self.reference(index);
@@ -94,9 +94,9 @@ impl IoThread {
         let name = self.served(index).life.function().name().clone();
         let fickle = shared.natures[&name].fickle;
         let acts = [
-            (Act::Cancels, fickle / 2),
-            (Act::ClientLeaves, fickle / 2),
-            (Act::Detaches, 100),
+            (CallAct::Cancels, fickle / 2),
+            (CallAct::ClientLeaves, fickle / 2),
+            (CallAct::Detaches, 100),
         ];
         for (act, share) in acts {
             if shared.rng.chance(share) {

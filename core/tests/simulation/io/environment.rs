@@ -12,7 +12,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::ticket::LaneId;
 
-use crate::rng::Rng;
+use crate::rng::SimulationRng;
 
 pub(crate) struct ThreadEnvironment {
     entries: Arc<Entries>,
@@ -31,7 +31,7 @@ impl ThreadEnvironment {
         }
     }
 
-    pub(super) fn roll(&self, rng: &mut Rng) {
+    pub(super) fn roll(&self, rng: &mut SimulationRng) {
         self.dice.set(rng.next());
     }
 
@@ -43,7 +43,7 @@ impl ThreadEnvironment {
         self.functions.remove(name).expect("it was told of");
     }
 
-    pub(super) fn any(&self, rng: &mut Rng) -> Option<Arc<Function>> {
+    pub(super) fn any(&self, rng: &mut SimulationRng) -> Option<Arc<Function>> {
         let count = self.functions.len() as u64;
         let at = (count > 0).then(|| rng.below(count) as usize)?;
         self.functions.values().nth(at).cloned()

@@ -11,7 +11,7 @@ use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
 
-use super::{Act, IoThread};
+use super::{CallAct, IoThread};
 use crate::environment::SharedEnvironment;
 use crate::judge::Happening;
 use crate::scenario::SECOND;
@@ -29,16 +29,16 @@ impl IoThread {
         let function = served.life.entry().clone();
         let mode = function.spec.execution_mode;
         if mode == ExecutionMode::Local {
-            return self.later(index, now, Act::Answers);
+            return self.later(index, now, CallAct::Answers);
         }
         if grant.pod.is_some_and(|pod| !shared.is_alive(pod)) {
-            return self.later(index, now, Act::NotBegun);
+            return self.later(index, now, CallAct::NotBegun);
         }
         let nature = shared.natures[function.name()];
         let mut service = shared.rng.span(nature.service_max);
         if mode == ExecutionMode::Job && shared.rng.chance(900) {
             let start = shared.rng.span(nature.start_max);
-            self.later(index, now + start, Act::JobRuns);
+            self.later(index, now + start, CallAct::JobRuns);
             service += start;
         }
         let oom = shared.rng.chance(200);
@@ -46,12 +46,12 @@ impl IoThread {
         // worker.
         let is_told = mode == ExecutionMode::Job || service.as_ns().is_multiple_of(4);
         let faults = [
-            Act::Fails,
-            Act::Lost {
+            CallAct::Fails,
+            CallAct::Lost {
                 oom: is_told.then_some(oom),
             },
-            Act::NotBegun,
-            Act::NotBegun,
+            CallAct::NotBegun,
+            CallAct::NotBegun,
         ];
         let mut dice = shared.rng.below(1000);
         for (at, share) in nature.faults.into_iter().enumerate() {
@@ -69,12 +69,12 @@ impl IoThread {
             }
             dice -= share;
         }
-        self.later(index, now + service, Act::Answers);
+        self.later(index, now + service, CallAct::Answers);
     }
 
     /// What a pod does, or what the bridge reports about it.
-    pub(super) fn act_of_pod(&mut self, index: u32, act: &Act, shared: &mut SharedEnvironment) {
-        if let Act::PodEnds { oom } = *act {
+    pub(super) fn act_of_pod(&mut self, index: u32, act: &CallAct, shared: &mut SharedEnvironment) {
+        if let CallAct::PodEnds { oom } = *act {
             if self.served(index).life.awaited_pod().is_none() {
                 return;
             }
@@ -87,7 +87,7 @@ impl IoThread {
         let Some(grant) = self.served(index).running else {
             return;
         };
-        if *act == Act::JobRuns {
+        if *act == CallAct::JobRuns {
             let served = self.served(index);
             served.judge.job_runs(shared.now);
             served.life.job_runs(shared.now);
@@ -112,10 +112,10 @@ impl IoThread {
         if is_awaited && shared.rng.chance(900) {
             let at = shared.now + shared.rng.span(4 * SECOND);
             let oom = shared.rng.chance(300);
-            self.later(index, at, Act::PodEnds { oom });
+            self.later(index, at, CallAct::PodEnds { oom });
         }
         // Few calls are in this phase, so their clients act more often than others.
-        for act in [Act::Cancels, Act::ClientLeaves, Act::Detaches] {
+        for act in [CallAct::Cancels, CallAct::ClientLeaves, CallAct::Detaches] {
             if is_awaited && shared.rng.chance(80) {
                 let at = shared.now + shared.rng.span(2 * SECOND);
                 self.later(index, at, act);
@@ -124,12 +124,12 @@ impl IoThread {
     }
 }
 
-fn report(act: &Act, grant: &Grant, now: Uptime) -> Report {
+fn report(act: &CallAct, grant: &Grant, now: Uptime) -> Report {
     let sent_at = Some(grant.granted_at.min(now));
     let lost = |oom| AttemptFailure::Lost { oom };
     let (verdict, failure) = match act {
-        Act::Answers => (PodVerdict::Healthy, None),
-        Act::Fails => {
+        CallAct::Answers => (PodVerdict::Healthy, None),
+        CallAct::Fails => {
             let (code, message) = ("HANDLER_ERROR".into(), "it says no".into());
             let said = HandlerFailure {
                 code,
@@ -142,11 +142,11 @@ fn report(act: &Act, grant: &Grant, now: Uptime) -> Report {
                 Some((failure, AttemptFailure::Handler)),
             )
         }
-        Act::NotBegun => {
+        CallAct::NotBegun => {
             let failure = Failure::PodUnreachable("refused".into());
             (PodVerdict::Lost, Some((failure, AttemptFailure::NotBegun)))
         }
-        Act::Lost { oom } => {
+        CallAct::Lost { oom } => {
             let failure = Failure::PodLost("gone".into());
             // A pod whose runtime reports the loss of a worker keeps serving.
             let verdict = oom.map_or(PodVerdict::Lost, |_| PodVerdict::Healthy);
@@ -163,10 +163,13 @@ fn report(act: &Act, grant: &Grant, now: Uptime) -> Report {
             )),
         ),
     };
-    let is_answered = matches!(act, Act::Answers | Act::Fails | Act::Lost { oom: Some(_) });
+    let is_answered = matches!(
+        act,
+        CallAct::Answers | CallAct::Fails | CallAct::Lost { oom: Some(_) }
+    );
     Report {
         answered_at: is_answered.then_some(now),
-        sent_at: sent_at.filter(|_| !matches!(act, Act::NotBegun)),
+        sent_at: sent_at.filter(|_| !matches!(act, CallAct::NotBegun)),
         failure,
         verdict,
         start: Nanos::ZERO,
