@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use nanofaas_testkit::wait::lock;
 
-use crate::plan::{Endpoint, FUNCTIONS, Mode, Spec};
+use crate::plan::{FUNCTIONS, FunctionMode, PoolEndpoint, Spec};
 
 /// A time, in nanoseconds since the run began; times of all threads are comparable.
 pub(crate) type At = u64;
 
 /// A state of a function, after one change.
 #[derive(Clone, Debug)]
-struct State {
+struct FunctionState {
     sent: At,
     /// `At::MAX` until the change is answered.
     answered: At,
@@ -53,14 +53,14 @@ impl Possible {
 
 pub(crate) struct Book {
     begun: Instant,
-    functions: [Mutex<Vec<State>>; FUNCTIONS],
+    functions: [Mutex<Vec<FunctionState>>; FUNCTIONS],
     /// The largest `concurrency` of each life.
     widest: Mutex<HashMap<(usize, u64), u64>>,
 }
 
 impl Book {
     pub(crate) fn new() -> Self {
-        let absent = State {
+        let absent = FunctionState {
             sent: 0,
             answered: 0,
             spec: None,
@@ -92,7 +92,7 @@ impl Book {
             let most = widest.entry((function, version.life)).or_default();
             *most = spec.concurrency.max(*most);
         }
-        states.push(State {
+        states.push(FunctionState {
             sent: self.now(),
             answered: At::MAX,
             spec,
@@ -115,7 +115,7 @@ impl Book {
     pub(crate) fn is_warm(&self, function: usize) -> bool {
         let states = lock(&self.functions[function]);
         let spec = states.last().and_then(|state| state.spec.as_ref());
-        spec.is_some_and(|spec| spec.mode == Mode::Warm)
+        spec.is_some_and(|spec| spec.mode == FunctionMode::Warm)
     }
 
     /// The earliest version under which a call that is sent now may run.
@@ -174,13 +174,16 @@ impl Possible {
             return;
         };
         match spec.mode {
-            Mode::Warm => self.warm = true,
-            Mode::Job => self.job = true,
-            Mode::Local => self.local = true,
-            Mode::Pool => {
+            FunctionMode::Warm => self.warm = true,
+            FunctionMode::Job => self.job = true,
+            FunctionMode::Local => self.local = true,
+            FunctionMode::Pool => {
                 self.pool = true;
-                self.closed |= spec.endpoint == Endpoint::Closed;
-                self.rude |= matches!(spec.endpoint, Endpoint::RudeTcp | Endpoint::RudeUnix);
+                self.closed |= spec.endpoint == PoolEndpoint::Closed;
+                self.rude |= matches!(
+                    spec.endpoint,
+                    PoolEndpoint::RudeTcp | PoolEndpoint::RudeUnix
+                );
             }
         }
     }

@@ -13,15 +13,15 @@ use serde_json::Value;
 
 use crate::book::{At, Book, Version};
 use crate::canary::Canary;
-use crate::judge::{self, Outcome};
+use crate::judge::{self, ReportedOutcome};
 use crate::ledger::{Ledger, Sent};
-use crate::plan::{Act, Call, Kind, Leave, Step, Steps, name};
+use crate::plan::{Act, ClientLeave, ClientStep, Kind, PlannedCall, Steps, name};
 use crate::tally::Tally;
 
 /// A client uses the same set of idempotency keys for this many calls.
 const KEY_AGE: u64 = 150;
 
-pub(crate) struct Client<'a> {
+pub(crate) struct ChaosClient<'a> {
     pub(crate) number: usize,
     pub(crate) listen: SocketAddr,
     pub(crate) book: &'a Arc<Book>,
@@ -36,7 +36,7 @@ fn connect(listen: SocketAddr) -> io::Result<RawClient> {
     TcpStream::connect(listen).map(RawClient::over)
 }
 
-impl<'a> Client<'a> {
+impl<'a> ChaosClient<'a> {
     pub(crate) fn new(
         number: usize,
         listen: SocketAddr,
@@ -63,13 +63,13 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn step(&mut self, step: &Step) -> io::Result<()> {
+    fn step(&mut self, step: &ClientStep) -> io::Result<()> {
         match step {
-            Step::Call(call) => self.call(call),
-            Step::Cancel { back } => self.cancel(*back),
-            Step::Status { back, wait_ms } => self.status(*back, *wait_ms),
-            Step::Output { back } => self.output(*back),
-            Step::Show { function } => self.show(*function),
+            ClientStep::Call(call) => self.call(call),
+            ClientStep::Cancel { back } => self.cancel(*back),
+            ClientStep::Status { back, wait_ms } => self.status(*back, *wait_ms),
+            ClientStep::Output { back } => self.output(*back),
+            ClientStep::Show { function } => self.show(*function),
         }
     }
 
@@ -88,7 +88,7 @@ impl<'a> Client<'a> {
     }
 
     /// The call's canary, and its idempotency key.
-    fn canary(&self, call: &Call) -> (Canary, Option<String>) {
+    fn canary(&self, call: &PlannedCall) -> (Canary, Option<String>) {
         let number = self.calls;
         let mut canary = Canary {
             function: call.function,
@@ -114,7 +114,7 @@ impl<'a> Client<'a> {
         (canary, Some(key))
     }
 
-    fn call(&mut self, call: &Call) -> io::Result<()> {
+    fn call(&mut self, call: &PlannedCall) -> io::Result<()> {
         self.calls += 1;
         let (canary, key) = self.canary(call);
         let raw = call.raw && key.is_none();
@@ -241,7 +241,7 @@ impl<'a> Client<'a> {
         // A call that joined another call's execution may time out at its own deadline, while the
         // execution continues.
         let gave_up = sent.key.is_some() && code == "TIMEOUT";
-        let outcome = Outcome {
+        let outcome = ReportedOutcome {
             state: if gave_up { "timeout" } else { &state },
             code: &code,
             message: &message,
@@ -255,20 +255,20 @@ impl<'a> Client<'a> {
     }
 
     /// Sends the planned part of a request, and closes.
-    fn leave(&self, leave: Leave, sent: &Sent, request: &Request) -> io::Result<()> {
+    fn leave(&self, leave: ClientLeave, sent: &Sent, request: &Request) -> io::Result<()> {
         let mut wire = connect(self.listen)?;
         let bytes = request.bytes();
         match leave {
-            Leave::InRequest(percent) => {
+            ClientLeave::InRequest(percent) => {
                 self.tally.count("leave in-request");
                 wire.send(&bytes[..bytes.len() * percent as usize / 100]);
             }
-            Leave::Waiting(ms) => {
+            ClientLeave::Waiting(ms) => {
                 self.tally.count("leave waiting");
                 wire.send(&bytes);
                 std::thread::sleep(Duration::from_millis(ms));
             }
-            Leave::HalfClosed => {
+            ClientLeave::HalfClosed => {
                 self.tally.count("leave half-closed");
                 wire.send(&bytes);
                 wire.finish();
@@ -443,7 +443,7 @@ pub(crate) fn status(
         text(&status["error"]["message"]),
     );
     let possible = book.possible(sent.canary.function, sent.from, book.now());
-    let outcome = Outcome {
+    let outcome = ReportedOutcome {
         state: &state,
         code: &code,
         message: &message,
@@ -461,7 +461,7 @@ fn attempts(status: &Value) -> u32 {
     attempts.expect("a status has a number of attempts")
 }
 
-fn request(call: &Call, canary: &Canary, key: Option<&str>, raw: bool) -> Request {
+fn request(call: &PlannedCall, canary: &Canary, key: Option<&str>, raw: bool) -> Request {
     let enqueue = matches!(call.kind, Kind::Enqueue | Kind::Keyed { enqueue: true, .. });
     let verb = if enqueue { "enqueue" } else { "invoke" };
     let path = format!("/v1/functions/{}:{verb}", name(call.function));

@@ -11,7 +11,7 @@ use crate::plan::Act;
 
 /// The end of an execution, from its answer or its status.
 #[derive(Debug)]
-pub(crate) struct Outcome<'a> {
+pub(crate) struct ReportedOutcome<'a> {
     pub(crate) state: &'a str,
     pub(crate) code: &'a str,
     pub(crate) message: &'a str,
@@ -35,7 +35,7 @@ pub(crate) fn failure(
     sent: &Sent,
     possible: &Possible,
     cancelled: bool,
-    outcome: &Outcome<'_>,
+    outcome: &ReportedOutcome<'_>,
 ) -> Result<(), String> {
     let canary = &sent.canary;
     let timed_out = outcome.state == "timeout";

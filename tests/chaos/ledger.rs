@@ -35,7 +35,7 @@ pub(crate) struct Sent {
 }
 
 /// An attempt in a scripted pod, from the end of the request to just before the answer.
-struct Span {
+struct AttemptSpan {
     attempt: u32,
     from: At,
     to: At,
@@ -49,7 +49,7 @@ struct Execution {
     cancelled: bool,
     /// The function and the life in which pods received it.
     seen: Option<(usize, u64)>,
-    spans: Vec<Span>,
+    spans: Vec<AttemptSpan>,
     /// The attempt that gave the execution its result.
     succeeded: Option<u32>,
     /// Attempts in which a pod closed the connection instead of answering.
@@ -162,7 +162,7 @@ impl Ledger {
         let floor = book.floor(receipt.identity.function).revision;
         let mut executions = lock(&self.executions);
         let known = executions.entry(receipt.execution.clone()).or_default();
-        known.spans.push(Span { attempt, from, to });
+        known.spans.push(AttemptSpan { attempt, from, to });
         known.losses += u32::from(closes);
         known.next_floor = known.next_floor.max(floor);
     }

@@ -18,14 +18,14 @@ pub(crate) fn name(function: usize) -> String {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Mode {
+pub(crate) enum FunctionMode {
     Warm,
     Job,
     Pool,
     Local,
 }
 
-impl Mode {
+impl FunctionMode {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Warm => "WARM",
@@ -38,7 +38,7 @@ impl Mode {
 
 /// The endpoint of a POOL function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
+pub(crate) enum PoolEndpoint {
     Tcp,
     Unix,
     /// Sends answers without a request: only these two endpoints obey `Act::Unasked`.
@@ -51,8 +51,8 @@ pub(crate) enum Endpoint {
 /// A function as it is registered.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    pub(crate) mode: Mode,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) mode: FunctionMode,
+    pub(crate) endpoint: PoolEndpoint,
     /// WARM and JOB: the program does not start.
     pub(crate) broken: bool,
     pub(crate) concurrency: u64,
@@ -67,7 +67,7 @@ pub(crate) struct Spec {
 
 /// A change to a function.
 #[derive(Clone, Debug)]
-pub(crate) enum Change {
+pub(crate) enum PlannedChange {
     Register(Spec),
     Replace(Spec),
     Remove,
@@ -135,7 +135,7 @@ impl Act {
 
 /// The point in its exchange at which a client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leave {
+pub(crate) enum ClientLeave {
     /// After this percentage of the request's bytes.
     InRequest(u64),
     /// This many milliseconds after the request.
@@ -157,12 +157,12 @@ pub(crate) enum Kind {
     },
     PreferAsync,
     PreferWait,
-    Leave(Leave),
+    Leave(ClientLeave),
 }
 
 /// A call.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct PlannedCall {
     pub(crate) function: usize,
     pub(crate) kind: Kind,
     /// The action of each attempt; the last action also applies to all further attempts.
@@ -175,8 +175,8 @@ pub(crate) struct Call {
 
 /// An operation of a client. `back` counts from the latest known execution.
 #[derive(Clone, Debug)]
-pub(crate) enum Step {
-    Call(Call),
+pub(crate) enum ClientStep {
+    Call(PlannedCall),
     Cancel { back: u64 },
     Status { back: u64, wait_ms: u64 },
     Output { back: u64 },
@@ -195,14 +195,14 @@ impl Changes {
     }
 
     /// The next change, its function, and the pause after it in milliseconds.
-    pub(crate) fn next(&mut self) -> (usize, Change, u64) {
+    pub(crate) fn next(&mut self) -> (usize, PlannedChange, u64) {
         let rng = &mut self.rng;
         let function = self.functions[rng.below(self.functions.len() as u64) as usize];
         let change = match rng.weighted(&[(30, 0), (35, 1), (22, 2), (13, 3)]) {
-            0 => Change::Register(spec(rng)),
-            1 => Change::Replace(spec(rng)),
-            2 => Change::Remove,
-            _ => Change::Scale(rng.below(4)),
+            0 => PlannedChange::Register(spec(rng)),
+            1 => PlannedChange::Replace(spec(rng)),
+            2 => PlannedChange::Remove,
+            _ => PlannedChange::Scale(rng.below(4)),
         };
         // Without a pause, a removal and the next change follow each other at once; with a pause,
         // calls progress.
@@ -213,17 +213,17 @@ impl Changes {
 
 fn spec(rng: &mut SeededRng) -> Spec {
     let mode = rng.weighted(&[
-        (50, Mode::Pool),
-        (25, Mode::Warm),
-        (12, Mode::Job),
-        (13, Mode::Local),
+        (50, FunctionMode::Pool),
+        (25, FunctionMode::Warm),
+        (12, FunctionMode::Job),
+        (13, FunctionMode::Local),
     ]);
     let endpoint = rng.weighted(&[
-        (35, Endpoint::Tcp),
-        (25, Endpoint::Unix),
-        (15, Endpoint::RudeTcp),
-        (10, Endpoint::RudeUnix),
-        (15, Endpoint::Closed),
+        (35, PoolEndpoint::Tcp),
+        (25, PoolEndpoint::Unix),
+        (15, PoolEndpoint::RudeTcp),
+        (10, PoolEndpoint::RudeUnix),
+        (15, PoolEndpoint::Closed),
     ]);
     let all = ["POD", "TIMEOUT", "ERROR"];
     let retry_on = all.into_iter().filter(|_| rng.chance(60)).collect();
@@ -251,37 +251,37 @@ impl Steps {
         Self { rng }
     }
 
-    pub(crate) fn next(&mut self) -> Step {
+    pub(crate) fn next(&mut self) -> ClientStep {
         let rng = &mut self.rng;
         match rng.weighted(&[(84, 0), (5, 1), (6, 2), (2, 3), (3, 4)]) {
-            0 => Step::Call(call(rng)),
-            1 => Step::Cancel {
+            0 => ClientStep::Call(call(rng)),
+            1 => ClientStep::Cancel {
                 back: rng.below(20),
             },
-            2 => Step::Status {
+            2 => ClientStep::Status {
                 back: rng.below(200),
                 wait_ms: rng.weighted(&[(50, 0), (50, 50)]),
             },
-            3 => Step::Output {
+            3 => ClientStep::Output {
                 back: rng.below(200),
             },
-            _ => Step::Show {
+            _ => ClientStep::Show {
                 function: rng.below(FUNCTIONS as u64) as usize,
             },
         }
     }
 }
 
-fn call(rng: &mut SeededRng) -> Call {
+fn call(rng: &mut SeededRng) -> PlannedCall {
     let keyed = Kind::Keyed {
         key: rng.below(KEYS),
         enqueue: rng.chance(40),
         other: rng.chance(10),
     };
     let leave = match rng.below(3) {
-        0 => Leave::InRequest(rng.below(100)),
-        1 => Leave::Waiting(rng.weighted(&[(50, 0), (30, 3), (20, 40)])),
-        _ => Leave::HalfClosed,
+        0 => ClientLeave::InRequest(rng.below(100)),
+        1 => ClientLeave::Waiting(rng.weighted(&[(50, 0), (30, 3), (20, 40)])),
+        _ => ClientLeave::HalfClosed,
     };
     let kind = rng.weighted(&[
         (45, Kind::Invoke),
@@ -292,7 +292,7 @@ fn call(rng: &mut SeededRng) -> Call {
         (12, Kind::Leave(leave)),
     ]);
     let count = rng.between(1, 4);
-    Call {
+    PlannedCall {
         function: rng.below(FUNCTIONS as u64) as usize,
         kind,
         acts: (0..count).map(|_| rng.weighted(ACTS)).collect(),

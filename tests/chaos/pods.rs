@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::book::Book;
 use crate::canary::{Canary, Identity, echo};
 use crate::ledger::{Ledger, Receipt};
-use crate::plan::{Act, Endpoint, TIMEOUT_MS_MAX};
+use crate::plan::{Act, PoolEndpoint, TIMEOUT_MS_MAX};
 use crate::tally::Tally;
 
 /// Longer than any deadline of a call.
@@ -54,14 +54,14 @@ impl Peers {
     }
 
     /// The `endpointUrl` of a function.
-    pub(crate) fn url(&self, endpoint: Endpoint, identity: &Identity) -> String {
+    pub(crate) fn url(&self, endpoint: PoolEndpoint, identity: &Identity) -> String {
         let url = match endpoint {
-            Endpoint::Tcp => &self.tcp.url,
-            Endpoint::Unix => &self.unix.url,
-            Endpoint::RudeTcp => &self.rude_tcp.url,
-            Endpoint::RudeUnix => &self.rude_unix.url,
+            PoolEndpoint::Tcp => &self.tcp.url,
+            PoolEndpoint::Unix => &self.unix.url,
+            PoolEndpoint::RudeTcp => &self.rude_tcp.url,
+            PoolEndpoint::RudeUnix => &self.rude_unix.url,
             // No process listens on port 1.
-            Endpoint::Closed => "http://127.0.0.1:1/invoke",
+            PoolEndpoint::Closed => "http://127.0.0.1:1/invoke",
         };
         url.replace("/invoke", &format!("/{}", identity.path()))
     }
@@ -274,9 +274,9 @@ fn report(file: &Path, line: &Value) {
 
 /// A process that a plane started for a function.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Started(pub(crate) i32);
+pub(crate) struct FunctionProcess(pub(crate) i32);
 
-impl Started {
+impl FunctionProcess {
     /// Whether the process runs, and its PID does not belong to a later process.
     pub(crate) fn is_alive(self) -> bool {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
@@ -295,7 +295,7 @@ pub(crate) struct Reports {
     file: Option<File>,
     unread: Vec<u8>,
     /// All processes that ever started.
-    pub(crate) started: Vec<Started>,
+    pub(crate) started: Vec<FunctionProcess>,
 }
 
 impl Reports {
@@ -327,7 +327,8 @@ impl Reports {
             let line: Value = serde_json::from_slice(line).expect("a report is JSON");
             let Some(receipt) = receipt(&line) else {
                 let pid = line["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
-                self.started.push(Started(pid.expect("a report has a pid")));
+                self.started
+                    .push(FunctionProcess(pid.expect("a report has a pid")));
                 continue;
             };
             ledger.receive(&receipt, book, tally);

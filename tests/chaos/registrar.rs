@@ -14,7 +14,7 @@ use crate::book::{Book, Version};
 use crate::canary::Identity;
 use crate::clients::status as status_of;
 use crate::ledger::Ledger;
-use crate::plan::{Change, Changes, FUNCTIONS, Mode, Spec, name};
+use crate::plan::{Changes, FUNCTIONS, FunctionMode, PlannedChange, Spec, name};
 use crate::pods::{IDENTITY, Peers, RECEIPTS};
 use crate::tally::Tally;
 
@@ -40,19 +40,19 @@ impl Registrar<'_> {
         }
     }
 
-    fn change(&self, function: usize, change: &Change) {
+    fn change(&self, function: usize, change: &PlannedChange) {
         let present = self.book.is_present(function);
         let path = format!("/v1/functions/{}", name(function));
         match (change, present) {
-            (Change::Register(spec), false) => {
+            (PlannedChange::Register(spec), false) => {
                 self.put("POST", "/v1/functions", function, spec, 201)
             }
-            (Change::Register(spec), true) => {
+            (PlannedChange::Register(spec), true) => {
                 let other = self.json(function, spec, Version::default());
                 let request = Request::new("POST", "/v1/functions").json(&other);
                 self.expect(&request, &[409], "refused");
             }
-            (Change::Replace(spec), present) => {
+            (PlannedChange::Replace(spec), present) => {
                 self.put(
                     "PUT",
                     &path,
@@ -61,9 +61,11 @@ impl Registrar<'_> {
                     if present { 200 } else { 201 },
                 );
             }
-            (Change::Remove, true) => self.remove(function),
-            (Change::Remove, false) => self.expect(&Request::delete(&path), &[404], "refused"),
-            (Change::Scale(replicas), present) => {
+            (PlannedChange::Remove, true) => self.remove(function),
+            (PlannedChange::Remove, false) => {
+                self.expect(&Request::delete(&path), &[404], "refused")
+            }
+            (PlannedChange::Scale(replicas), present) => {
                 let body = json!({"replicas": replicas});
                 let request = Request::new("PUT", &format!("{path}/replicas")).json(&body);
                 match (present, self.book.is_warm(function)) {
@@ -140,9 +142,11 @@ impl Registrar<'_> {
         });
         let mut identity = Identity { function, version };
         match spec.mode {
-            Mode::Local => {}
-            Mode::Pool => body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity)),
-            Mode::Warm | Mode::Job => {
+            FunctionMode::Local => {}
+            FunctionMode::Pool => {
+                body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity))
+            }
+            FunctionMode::Warm | FunctionMode::Job => {
                 // The revision is 0, because a pod survives replacements that do not change its
                 // shape.
                 identity.version.revision = 0;
@@ -159,7 +163,7 @@ impl Registrar<'_> {
                 });
             }
         }
-        if spec.mode == Mode::Warm {
+        if spec.mode == FunctionMode::Warm {
             body["scalingConfig"] = json!({
                 "minReplicas": spec.min_replicas, "maxReplicas": 3, "idleTimeoutMs": 1000,
                 "targetInFlightPerPod": spec.concurrency.min(4),

@@ -13,12 +13,12 @@ use nanofaas_testkit::rng::SeededRng;
 use nanofaas_testkit::wait::PATIENCE;
 
 use crate::book::Book;
-use crate::clients::{self, Client};
+use crate::clients::{self, ChaosClient};
 use crate::ledger::Ledger;
 use crate::plan::{Changes, FUNCTIONS, Steps};
 use crate::pods::{Peers, Reports};
 use crate::registrar::Registrar;
-use crate::subject::{Form, Subject};
+use crate::subject::{ControlPlaneForm, Subject};
 use crate::tally::Tally;
 
 const CLIENTS: usize = 10;
@@ -38,7 +38,7 @@ struct Run {
 }
 
 /// Runs the plan of a seed in one form for `length`; returns false if anything was wrong.
-pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> bool {
+pub(crate) fn run(form: ControlPlaneForm, seed: u64, length: Duration, total: &Tally) -> bool {
     println!("-- {}", form.name);
     let (book, ledger) = (Arc::new(Book::new()), Arc::default());
     let tally = Arc::default();
@@ -99,7 +99,7 @@ impl Run {
                 let listen = self.subject.plane.listen;
                 let (book, ledger, tally) = (&self.book, &self.ledger, &self.tally);
                 clients.push(scope.spawn(move || {
-                    Client::new(number, listen, book, ledger, tally).work(steps, &self.over)
+                    ChaosClient::new(number, listen, book, ledger, tally).work(steps, &self.over)
                 }));
             }
             let end = Instant::now() + length;

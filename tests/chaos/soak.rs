@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use nanofaas_testkit::folder::ScratchFolder;
 
-use crate::subject::{FORMS, Form, Subject};
+use crate::subject::{ControlPlaneForm, FORMS, Subject};
 use crate::tally::Tally;
-use crowd::{Crowd, Pods};
+use crowd::{Crowd, SoakPods};
 
 pub(crate) use crowd::program;
 
@@ -73,7 +73,7 @@ pub(crate) fn run(length: Duration, seed: u64, into: &Path) -> bool {
 }
 
 fn one(
-    form: Form,
+    form: ControlPlaneForm,
     length: Duration,
     seed: u64,
     begun: Instant,
@@ -83,7 +83,7 @@ fn one(
     let folder = ScratchFolder::create();
     let more = ["--backend", "local", "--rate-max-per-second", "off"];
     let subject = Subject::start(form, &more, &tally);
-    let pods = Pods::start();
+    let pods = SoakPods::start();
     let crowd = Crowd {
         plane: &subject.plane,
         pods: &pods,

@@ -17,7 +17,7 @@ use nanofaas_testkit::rng::SeededRng;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::{Value, json};
 
-use crate::subject::{FORMS, Form, Subject};
+use crate::subject::{ControlPlaneForm, FORMS, Subject};
 use crate::tally::Tally;
 
 const CLIENTS: u64 = 12;
@@ -55,7 +55,7 @@ pub(crate) fn run(connections: u64) -> bool {
     sound
 }
 
-fn one(form: Form, connections: u64, total: &Tally) -> bool {
+fn one(form: ControlPlaneForm, connections: u64, total: &Tally) -> bool {
     let begun = Instant::now();
     let tally = Arc::new(Tally::default());
     let more = ["--backend", "none", "--rate-max-per-second", "off"];

@@ -12,14 +12,14 @@ use crate::tally::Tally;
 
 /// Scheduler, io threads and driver of a plane.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Form {
+pub(crate) struct ControlPlaneForm {
     pub(crate) name: &'static str,
     pub(crate) flags: &'static [&'static str],
 }
 
 macro_rules! form {
     ($threads:literal, $scheduler:literal, $driver:literal) => {
-        Form {
+        ControlPlaneForm {
             name: concat!($threads, "-", $scheduler, "-", $driver),
             flags: &[
                 "--io-threads",
@@ -33,7 +33,7 @@ macro_rules! form {
     };
 }
 
-pub(crate) const FORMS: [Form; 4] = [
+pub(crate) const FORMS: [ControlPlaneForm; 4] = [
     form!("1", "inline", "uring"),
     form!("4", "pinned", "epoll"),
     form!("1", "inline", "epoll"),
@@ -48,7 +48,7 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    pub(crate) fn start(form: Form, more: &[&str], tally: &Arc<Tally>) -> Self {
+    pub(crate) fn start(form: ControlPlaneForm, more: &[&str], tally: &Arc<Tally>) -> Self {
         let mut subject = Self {
             plane: ControlPlane::start_in(form.flags, more),
             tally: tally.clone(),

@@ -24,7 +24,7 @@ const MIB: u64 = 1024 * KIB;
 const LARGE: u64 = 4 * MIB;
 
 /// The pods of POOL functions.
-pub(super) struct Pods {
+pub(super) struct SoakPods {
     tcp: ScriptedPod,
     unix: ScriptedPod,
     /// Answers with as many bytes as the input asks for.
@@ -32,7 +32,7 @@ pub(super) struct Pods {
     broken: ScriptedPod,
 }
 
-impl Pods {
+impl SoakPods {
     pub(super) fn start() -> Self {
         let echo =
             |got: &ReceivedCall, line: &mut ScriptedConn| line.json(&got.input().to_string());
@@ -92,16 +92,16 @@ pub(crate) fn program() -> std::process::ExitCode {
 #[derive(Clone, Copy)]
 pub(super) struct Crowd<'a> {
     pub(super) plane: &'a ControlPlane,
-    pub(super) pods: &'a Pods,
+    pub(super) pods: &'a SoakPods,
     pub(super) tally: &'a Tally,
     pub(super) folder: &'a Path,
     pub(super) over: &'a AtomicBool,
 }
 
-type Work = fn(Crowd<'_>, &mut SeededRng);
+type CrowdWork = fn(Crowd<'_>, &mut SeededRng);
 
 /// The workers: the pause after each step in milliseconds, and the number of threads.
-const CROWD: [(Work, u64, u64); 10] = [
+const CROWD: [(CrowdWork, u64, u64); 10] = [
     (small, 30, 2),
     (sized, 150, 2),
     (slow_reader, 200, 2),
