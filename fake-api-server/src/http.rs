@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::script::Asked;
 
 /// A request to the API server.
-pub(crate) struct Request {
+pub(crate) struct ServedRequest {
     pub(crate) verb: &'static str,
     pub(crate) group: String,
     pub(crate) resource: String,
@@ -21,7 +21,7 @@ pub(crate) struct Request {
 }
 
 /// The next request; none if the client has closed the connection.
-pub(crate) async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+pub(crate) async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<ServedRequest> {
     let mut first = String::new();
     stream.read_line(&mut first).await.ok()?;
     let mut length = 0;
@@ -45,10 +45,10 @@ pub(crate) async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Re
     stream.read_exact(&mut body).await.ok()?;
     let mut words = first.split_ascii_whitespace();
     let (method, target) = (words.next()?, words.next()?);
-    Some(Request::of(method, target, &body))
+    Some(ServedRequest::of(method, target, &body))
 }
 
-impl Request {
+impl ServedRequest {
     fn of(method: &str, target: &str, body: &[u8]) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut parts = path.split('/').filter(|part| !part.is_empty());

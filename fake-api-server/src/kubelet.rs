@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
 use crate::server::FakeApiServer;
-use crate::store::{Refusal, name_of};
+use crate::store::{ApiRefusal, name_of};
 
 /// The time between two steps of a pod.
 const STEP: Duration = Duration::from_millis(2);
@@ -48,7 +48,7 @@ pub struct Kubelet {
     pub health_path: RefCell<String>,
     next: RefCell<VecDeque<Fate>>,
     otherwise: RefCell<Fate>,
-    running: RefCell<HashMap<String, Running>>,
+    running: RefCell<HashMap<String, RunningPod>>,
     /// How long a deleted pod still exists.
     pub lingering: Cell<Duration>,
     jobs: Cell<u32>,
@@ -68,12 +68,12 @@ impl Default for Kubelet {
     }
 }
 
-struct Running {
+struct RunningPod {
     health: Rc<Cell<u16>>,
     listening: JoinHandle<()>,
 }
 
-impl Drop for Running {
+impl Drop for RunningPod {
     fn drop(&mut self) {
         self.listening.abort();
     }
@@ -160,7 +160,7 @@ impl Kubelet {
         server: &FakeApiServer,
         name: &str,
         grace_s: u64,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, ApiRefusal> {
         let pod = server.0.store.borrow_mut().condemn("pods", name, grace_s)?;
         let lingering = self.lingering.get();
         let (server, name) = (server.clone(), name.to_owned());
@@ -248,7 +248,7 @@ impl FakeApiServer {
                 std::future::pending().await
             })
         };
-        let running = Running { health, listening };
+        let running = RunningPod { health, listening };
         let mut all = self.0.kubelet.running.borrow_mut();
         all.insert(pod.to_owned(), running);
         let state = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});

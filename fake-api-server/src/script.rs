@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::store::{Refusal, refusal};
+use crate::store::{ApiRefusal, refusal};
 
 /// Selects requests; a field that is none matches all requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +41,7 @@ pub const fn of(verb: &'static str, resource: &'static str) -> Which {
 pub enum Fault {
     /// The request is not carried out, and gets this answer.
     Answer {
-        refusal: Refusal,
+        refusal: ApiRefusal,
         retry_after_s: Option<u32>,
     },
     /// The request is carried out, but the answer is this error status.
@@ -103,11 +103,11 @@ pub const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2"
 
 /// The faults that a test asked for.
 #[derive(Default)]
-pub(crate) struct Script {
+pub(crate) struct FaultScript {
     faults: Vec<(Which, usize, Fault)>,
 }
 
-impl Script {
+impl FaultScript {
     pub(crate) fn add(&mut self, which: Which, times: usize, fault: Fault) {
         self.faults.push((which, times, fault));
     }

@@ -14,19 +14,19 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::http::{Request, cut_answer, read_request, write_answer};
+use crate::http::{ServedRequest, cut_answer, read_request, write_answer};
 use crate::kubelet::Kubelet;
-use crate::script::{Asked, Fault, Script, Which, any};
-use crate::store::{Refusal, Store, has_fields, kind_of, name_of, refusal, selects};
+use crate::script::{Asked, Fault, FaultScript, Which, any};
+use crate::store::{ApiRefusal, ObjectStore, has_fields, kind_of, name_of, refusal, selects};
 use crate::watch;
 
 /// The server; each task and each test has a clone of this handle.
 #[derive(Clone)]
-pub struct FakeApiServer(pub(crate) Rc<State>);
+pub struct FakeApiServer(pub(crate) Rc<ServerState>);
 
 /// The state that the server's tasks share.
-pub(crate) struct State {
-    pub(crate) store: RefCell<Store>,
+pub(crate) struct ServerState {
+    pub(crate) store: RefCell<ObjectStore>,
     pub(crate) asked: RefCell<Vec<Asked>>,
     /// Requests that hung until the client closed the connection, and when it did.
     given_up: RefCell<Vec<(&'static str, String, Instant)>>,
@@ -37,7 +37,7 @@ pub(crate) struct State {
     /// The largest number of objects in one page of a list.
     pub(crate) page: Cell<usize>,
     pub(crate) watches: RefCell<Vec<String>>,
-    script: RefCell<Script>,
+    script: RefCell<FaultScript>,
     address: Cell<SocketAddr>,
     accepted: Cell<usize>,
     is_slamming: Cell<bool>,
@@ -46,7 +46,7 @@ pub(crate) struct State {
 
 impl FakeApiServer {
     pub async fn start() -> Self {
-        let server = Self(Rc::new(State {
+        let server = Self(Rc::new(ServerState {
             store: RefCell::default(),
             asked: RefCell::default(),
             given_up: RefCell::default(),
@@ -242,7 +242,7 @@ impl FakeApiServer {
     }
 
     /// Answers a request; returns whether the connection stays open.
-    async fn answer(&self, request: Request, stream: &mut BufReader<TcpStream>) -> bool {
+    async fn answer(&self, request: ServedRequest, stream: &mut BufReader<TcpStream>) -> bool {
         let asked = request.asked(Instant::now());
         let (verb, resource) = (asked.verb, asked.resource.clone());
         self.0.asked.borrow_mut().push(asked);
@@ -295,7 +295,7 @@ impl FakeApiServer {
         write_answer(stream, code, &body, None).await
     }
 
-    fn act(&self, request: &Request) -> Result<(u16, Value), Refusal> {
+    fn act(&self, request: &ServedRequest) -> Result<(u16, Value), ApiRefusal> {
         let (resource, name) = (&*request.resource, &*request.name);
         let body = &request.body;
         let done = match request.verb {
@@ -327,7 +327,7 @@ impl FakeApiServer {
         done
     }
 
-    fn list(&self, request: &Request) -> Value {
+    fn list(&self, request: &ServedRequest) -> Value {
         let store = self.0.store.borrow();
         let labels = request.parameter("labelSelector").unwrap_or_default();
         let fields = request.parameter("fieldSelector").unwrap_or_default();
@@ -353,7 +353,7 @@ impl FakeApiServer {
             "items": page})
     }
 
-    fn delete(&self, request: &Request) -> Result<Value, Refusal> {
+    fn delete(&self, request: &ServedRequest) -> Result<Value, ApiRefusal> {
         let (resource, name) = (&*request.resource, &*request.name);
         if resource == "pods" {
             let grace_s = request.body["gracePeriodSeconds"].as_u64();

@@ -17,9 +17,9 @@ pub(crate) struct Happened {
 }
 
 /// The code and the body of a refusal, in the form of the API.
-pub(crate) type Refusal = (u16, Value);
+pub(crate) type ApiRefusal = (u16, Value);
 
-pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> Refusal {
+pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> ApiRefusal {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code});
     (code, status)
@@ -27,7 +27,7 @@ pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> Refusal {
 
 /// The objects by resource and name.
 #[derive(Default)]
-pub(crate) struct Store {
+pub(crate) struct ObjectStore {
     objects: BTreeMap<(String, String), Value>,
     version: u64,
     uids: HashMap<String, u32>,
@@ -60,7 +60,7 @@ pub fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-impl Store {
+impl ObjectStore {
     pub(crate) const fn version(&self) -> u64 {
         self.version
     }
@@ -94,7 +94,11 @@ impl Store {
         object
     }
 
-    pub(crate) fn create(&mut self, resource: &str, mut object: Value) -> Result<Value, Refusal> {
+    pub(crate) fn create(
+        &mut self,
+        resource: &str,
+        mut object: Value,
+    ) -> Result<Value, ApiRefusal> {
         let name = name_of(&object).to_owned();
         if self.get(resource, &name).is_some() {
             let why = format!("{resource} \"{name}\" already exists");
@@ -119,7 +123,7 @@ impl Store {
         resource: &str,
         name: &str,
         new: &Value,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, ApiRefusal> {
         let there = self.existing(resource, name)?.clone();
         let versions = [new, &there].map(|one| one["metadata"]["resourceVersion"].as_str());
         if versions[0].is_some() && versions[0] != versions[1] {
@@ -142,7 +146,7 @@ impl Store {
         name: &str,
         subresource: Option<&str>,
         patch: &Value,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, ApiRefusal> {
         let there = self.existing(resource, name)?.clone();
         let mut object = there.clone();
         // A patch of the object changes only its spec, and a patch of the status only the status. An
@@ -167,7 +171,7 @@ impl Store {
         self.happened(resource, "MODIFIED", object)
     }
 
-    fn existing(&self, resource: &str, name: &str) -> Result<&Value, Refusal> {
+    fn existing(&self, resource: &str, name: &str) -> Result<&Value, ApiRefusal> {
         let why = || {
             let why = format!("{resource} \"{name}\" not found");
             refusal(404, "NotFound", &why)
@@ -191,7 +195,7 @@ impl Store {
         resource: &str,
         name: &str,
         grace_s: u64,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, ApiRefusal> {
         self.existing(resource, name)?;
         self.edit(resource, name, |object| {
             let metadata = &mut object["metadata"];
@@ -203,7 +207,7 @@ impl Store {
         self.existing(resource, name).cloned()
     }
 
-    pub(crate) fn remove(&mut self, resource: &str, name: &str) -> Result<Value, Refusal> {
+    pub(crate) fn remove(&mut self, resource: &str, name: &str) -> Result<Value, ApiRefusal> {
         let object = self.existing(resource, name)?.clone();
         Ok(self.happened(resource, "DELETED", object))
     }

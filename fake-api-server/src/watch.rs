@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use crate::http::{Request, write_answer};
+use crate::http::{ServedRequest, write_answer};
 use crate::script::Fault;
 use crate::server::FakeApiServer;
 use crate::store::{kind_of, refusal, selects};
@@ -52,7 +52,7 @@ pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> 
 /// Sends the changes until the watch's time is over or the client is gone.
 pub(crate) async fn watch(
     server: &FakeApiServer,
-    request: &Request,
+    request: &ServedRequest,
     stream: &mut BufReader<TcpStream>,
 ) -> bool {
     let from = request.parameter("resourceVersion");
@@ -97,7 +97,7 @@ pub(crate) async fn watch(
             // The client sends nothing more, so this ends when it closes the connection.
             let _ = stream.fill_buf().await;
         });
-        if wait.await == Which::Second {
+        if wait.await == FirstDone::Second {
             return false;
         }
     }
@@ -106,7 +106,7 @@ pub(crate) async fn watch(
 /// The events that may be sent by now, and when the next one may be sent.
 fn due(
     server: &FakeApiServer,
-    request: &Request,
+    request: &ServedRequest,
     selector: &str,
     reached: &mut u64,
 ) -> (Vec<Value>, Option<Instant>) {
@@ -147,18 +147,18 @@ impl Drop for Open<'_> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Which {
+enum FirstDone {
     First,
     Second,
 }
 
-async fn first_of(one: impl Future, other: impl Future) -> Which {
+async fn first_of(one: impl Future, other: impl Future) -> FirstDone {
     let (mut one, mut other) = (pin!(one), pin!(other));
     poll_fn(|context| {
         if one.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Which::First);
+            return Poll::Ready(FirstDone::First);
         }
-        other.as_mut().poll(context).map(|_| Which::Second)
+        other.as_mut().poll(context).map(|_| FirstDone::Second)
     })
     .await
 }
