@@ -30,14 +30,14 @@ const FLAGS: [&str; 9] = [
 const FUNCTION: &str = r#"{"name":"local","executionMode":"LOCAL"}"#;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Plane {
+struct HopFixture {
     process: Child,
     connection: TcpStream,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
 
-impl Plane {
+impl HopFixture {
     fn start(seat: &[&str]) -> Self {
         let mut process = Command::new(program())
             .env_clear()
@@ -83,7 +83,7 @@ impl Plane {
     }
 }
 
-impl Drop for Plane {
+impl Drop for HopFixture {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -123,7 +123,7 @@ fn listen(log: &mut impl BufRead) -> SocketAddr {
 pub(crate) fn local(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hop, a warm LOCAL call");
     for (name, seat) in SEATS {
-        let mut plane = Plane::start(seat);
+        let mut plane = HopFixture::start(seat);
         group.bench_function(name, |bencher| {
             bencher.iter(|| plane.exchange(b"HTTP/1.1 200"));
         });

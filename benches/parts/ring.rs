@@ -19,12 +19,12 @@ const LOOKS: u32 = 100;
 type Item = [u64; 4];
 
 /// The two ends of a ring of any kind: one puts an item in, one takes an item out.
-type Ends = (
+type RingEnds = (
     Box<dyn FnMut(Item) -> bool + Send>,
     Box<dyn FnMut() -> Option<Item> + Send>,
 );
 
-fn ends(name: &str) -> Ends {
+fn ends(name: &str) -> RingEnds {
     match name {
         "nanofaas" => {
             let (producer, mut consumer) = channel(CAPACITY);

@@ -20,7 +20,7 @@ const fn id(index: u32) -> LaneId {
     LaneId { index, epoch: 1 }
 }
 
-struct Plane {
+struct TurnFixture {
     entries: Arc<Entries>,
     scheduler: Scheduler,
     stats: Vec<Arc<QueueStats>>,
@@ -29,7 +29,7 @@ struct Plane {
     now: Uptime,
 }
 
-impl Plane {
+impl TurnFixture {
     /// Functions without pods; each runs one call at a time.
     fn new(functions: u32) -> Self {
         let entries = Arc::new(Entries::new(1));
@@ -100,7 +100,7 @@ impl Plane {
 pub(crate) fn functions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("turn by functions");
     for functions in [1, 10_000] {
-        let mut plane = Plane::new(functions);
+        let mut plane = TurnFixture::new(functions);
         let mut lane = 0;
         group.bench_function(BenchmarkId::from_parameter(functions), |bencher| {
             bencher.iter(|| {
@@ -119,7 +119,7 @@ pub(crate) fn functions(criterion: &mut Criterion) {
 pub(crate) fn waiting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("turn by waiting calls");
     for waiting in [1, 1000] {
-        let mut plane = Plane::new(1);
+        let mut plane = TurnFixture::new(1);
         for _ in 0..waiting {
             plane.call(0);
         }

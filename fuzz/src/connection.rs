@@ -20,28 +20,28 @@ const EVERY_CUT_ONE_IN: u64 = 128;
 
 /// One result of reading a connection. They are collected in order.
 #[derive(Debug, PartialEq)]
-enum Event<H> {
+enum ReadEvent<H> {
     Head(H),
     Body(usize),
     Refused(ParseError),
 }
 
 /// One kind of message: how to parse its head, and which body follows.
-pub(crate) trait Message: Copy + PartialEq + Debug {
+pub(crate) trait MessageHead: Copy + PartialEq + Debug {
     fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError>;
     fn head_len(self) -> usize;
-    fn body(self) -> Body;
+    fn body(self) -> BodyForm;
 }
 
 #[derive(Clone, Copy)]
-pub(crate) enum Body {
+pub(crate) enum BodyForm {
     None,
     Length(u64),
     Chunked,
     Rest,
 }
 
-impl Message for RequestHead {
+impl MessageHead for RequestHead {
     fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError> {
         parse_request(bytes, scan)
     }
@@ -50,16 +50,16 @@ impl Message for RequestHead {
         self.len
     }
 
-    fn body(self) -> Body {
+    fn body(self) -> BodyForm {
         match self.framing {
-            Framing::None => Body::None,
-            Framing::Length(length) => Body::Length(length),
-            Framing::Chunked => Body::Chunked,
+            Framing::None => BodyForm::None,
+            Framing::Length(length) => BodyForm::Length(length),
+            Framing::Chunked => BodyForm::Chunked,
         }
     }
 }
 
-impl Message for ResponseHead {
+impl MessageHead for ResponseHead {
     fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError> {
         parse_response(bytes, scan)
     }
@@ -68,28 +68,28 @@ impl Message for ResponseHead {
         self.len
     }
 
-    fn body(self) -> Body {
+    fn body(self) -> BodyForm {
         match self.body {
-            ResponseBody::None => Body::None,
-            ResponseBody::Length(length) => Body::Length(length),
-            ResponseBody::Chunked => Body::Chunked,
-            ResponseBody::UntilClose => Body::Rest,
+            ResponseBody::None => BodyForm::None,
+            ResponseBody::Length(length) => BodyForm::Length(length),
+            ResponseBody::Chunked => BodyForm::Chunked,
+            ResponseBody::UntilClose => BodyForm::Rest,
         }
     }
 }
 
 /// Reads messages as a connection does: whenever bytes arrive, as many messages as are complete.
-struct Connection<M> {
+struct ConnectionReader<M> {
     /// Where the current message began, or where the unread rest of its body begins.
     at: usize,
     scan: HeadScan,
-    body: Option<Body>,
+    body: Option<BodyForm>,
     chunked: ChunkedDecoder,
     out: Vec<u8>,
-    events: Vec<Event<M>>,
+    events: Vec<ReadEvent<M>>,
 }
 
-impl<M: Message> Connection<M> {
+impl<M: MessageHead> ConnectionReader<M> {
     fn new() -> Self {
         Self {
             at: 0,
@@ -110,11 +110,11 @@ impl<M: Message> Connection<M> {
 
     /// Continues with `bytes`, which holds everything that has come so far.
     fn read(&mut self, bytes: &[u8]) {
-        while !matches!(self.events.last(), Some(Event::Refused(_))) {
+        while !matches!(self.events.last(), Some(ReadEvent::Refused(_))) {
             match self.step(bytes) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => self.events.push(Event::Refused(error)),
+                Err(error) => self.events.push(ReadEvent::Refused(error)),
             }
         }
     }
@@ -132,18 +132,18 @@ impl<M: Message> Connection<M> {
                     "the head ends where bytes are"
                 );
                 self.at += head.head_len();
-                self.events.push(Event::Head(head));
+                self.events.push(ReadEvent::Head(head));
                 self.body = Some(head.body());
                 self.scan = HeadScan::default();
                 return Ok(true);
             }
-            Some(Body::None) => 0,
-            Some(Body::Rest) => return Ok(false),
-            Some(Body::Length(length)) => match usize::try_from(length) {
+            Some(BodyForm::None) => 0,
+            Some(BodyForm::Rest) => return Ok(false),
+            Some(BodyForm::Length(length)) => match usize::try_from(length) {
                 Ok(length) if length <= BODY_MAX => length,
                 _ => return Err(ParseError::BodyTooLarge),
             },
-            Some(Body::Chunked) => {
+            Some(BodyForm::Chunked) => {
                 let progress = self.chunked.decode(rest, &mut self.out, BODY_MAX)?;
                 assert!(self.out.len() <= BODY_MAX);
                 assert!(
@@ -163,15 +163,15 @@ impl<M: Message> Connection<M> {
         }
         self.at += length;
         self.body = None;
-        self.events.push(Event::Body(self.out.len()));
+        self.events.push(ReadEvent::Body(self.out.len()));
         Ok(true)
     }
 }
 
 /// Reads the same bytes at once, byte by byte, cut at random places and, for some inputs, cut at
 /// each single place, and compares the outcomes. Returns whether the bytes begin with a valid head.
-pub(crate) fn reads_the_same_however_split<M: Message>(rng: &mut Rng, bytes: &[u8]) -> bool {
-    let (mut whole, mut split) = (Connection::<M>::new(), Connection::new());
+pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes: &[u8]) -> bool {
+    let (mut whole, mut split) = (ConnectionReader::<M>::new(), ConnectionReader::new());
     whole.read(bytes);
     let mut compare = |cuts: &mut dyn Iterator<Item = usize>| {
         split.restart();
@@ -194,5 +194,5 @@ pub(crate) fn reads_the_same_however_split<M: Message>(rng: &mut Rng, bytes: &[u
             compare(&mut std::iter::once(cut));
         }
     }
-    matches!(whole.events.as_slice(), [Event::Head(_), ..])
+    matches!(whole.events.as_slice(), [ReadEvent::Head(_), ..])
 }

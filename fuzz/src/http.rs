@@ -10,7 +10,7 @@ use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 use nanofaas_http1::{header_value, media_type};
 
 use crate::connection::{BODY_MAX, reads_the_same_however_split};
-use crate::naive::{self, Meaning, Refusal};
+use crate::naive::{self, Meaning, NaiveRefusal};
 use crate::naive_response::{self, ResponseMeaning};
 use crate::rng::Rng;
 
@@ -32,7 +32,7 @@ pub(crate) fn request(rng: &mut Rng, bytes: &[u8]) -> bool {
             }
         }
         // An incomplete head may already be refused.
-        (Ok(None), Err(Refusal::Incomplete)) | (Err(_), Err(_)) => {}
+        (Ok(None), Err(NaiveRefusal::Incomplete)) | (Err(_), Err(_)) => {}
         _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     }
     assert_eq!(taken, theirs.is_ok());
@@ -81,7 +81,7 @@ pub(crate) fn response(rng: &mut Rng, bytes: &[u8]) -> bool {
             head
         }
         // An incomplete head may already be refused.
-        (Ok(None), Err(Refusal::Incomplete)) | (Err(_), Err(_)) => {
+        (Ok(None), Err(NaiveRefusal::Incomplete)) | (Err(_), Err(_)) => {
             assert!(!taken);
             return false;
         }
@@ -190,7 +190,7 @@ pub(crate) fn chunked(rng: &mut Rng, bytes: &[u8]) -> bool {
             let written = write_chunked(rng, data);
             assert_eq!(decoded_in_pieces(rng, &written), out);
         }
-        (Ok(progress), Err(Refusal::Incomplete)) => assert!(!progress.done),
+        (Ok(progress), Err(NaiveRefusal::Incomplete)) => assert!(!progress.done),
         (Err(_), Err(_)) => {}
         _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     }

@@ -6,7 +6,7 @@ use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::{Method, RequestHead};
 
 #[derive(Debug, PartialEq)]
-pub(crate) enum Refusal {
+pub(crate) enum NaiveRefusal {
     Incomplete,
     Refused(&'static str),
 }
@@ -117,11 +117,11 @@ const VALUES: [&str; 9] = [
     "content-encoding",
 ];
 
-pub(crate) fn require(holds: bool, rule: &'static str) -> Result<(), Refusal> {
+pub(crate) fn require(holds: bool, rule: &'static str) -> Result<(), NaiveRefusal> {
     if holds {
         Ok(())
     } else {
-        Err(Refusal::Refused(rule))
+        Err(NaiveRefusal::Refused(rule))
     }
 }
 
@@ -167,7 +167,7 @@ impl Headers {
         !says("close") && (minor == 1 || says("keep-alive"))
     }
 
-    pub(crate) fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
+    pub(crate) fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, NaiveRefusal> {
         self.at_most_once_of(name, |_| true)
     }
 
@@ -176,7 +176,7 @@ impl Headers {
         &self,
         name: &'static str,
         counts: impl Fn(&[u8]) -> bool,
-    ) -> Result<Option<Vec<u8>>, Refusal> {
+    ) -> Result<Option<Vec<u8>>, NaiveRefusal> {
         let mut values = self.all(name);
         values.retain(|value| counts(value));
         require(values.len() < 2, name)?;
@@ -198,11 +198,11 @@ pub(crate) struct CutHead<'b> {
 
 impl<'b> CutHead<'b> {
     /// Splits the head. It begins after `blank` bytes, which count as a part of it.
-    pub(crate) fn of(bytes: &'b [u8], blank: usize) -> Result<Self, Refusal> {
+    pub(crate) fn of(bytes: &'b [u8], blank: usize) -> Result<Self, NaiveRefusal> {
         let end = bytes[blank..]
             .windows(4)
             .position(|four| four == b"\r\n\r\n");
-        let end = end.ok_or(Refusal::Incomplete)? + blank;
+        let end = end.ok_or(NaiveRefusal::Incomplete)? + blank;
         let len = end + 4;
         require(len <= 16 * 1024, "head size")?;
         let head = &bytes[blank..end];
@@ -229,7 +229,7 @@ impl<'b> CutHead<'b> {
 }
 
 /// The meaning of the head at the start of `bytes`.
-pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
+pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, NaiveRefusal> {
     let blank = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let head = CutHead::of(bytes, blank)?;
     let words: Vec<&[u8]> = head.first.split(|&byte| byte == b' ').collect();
@@ -238,7 +238,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
     let minor = match words[2] {
         b"HTTP/1.0" => 0,
         b"HTTP/1.1" => 1,
-        _ => return Err(Refusal::Refused("version")),
+        _ => return Err(NaiveRefusal::Refused("version")),
     };
     let headers = head.headers;
     let (authority, path, query) = target(words[1], &method)?;
@@ -282,10 +282,10 @@ fn split_lines(mut head: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Authority, path and query.
-type Target = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
+type NaiveTarget = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
 
-fn target(target: &[u8], method: &str) -> Result<Target, Refusal> {
-    let text = str::from_utf8(target).map_err(|_| Refusal::Refused("target"))?;
+fn target(target: &[u8], method: &str) -> Result<NaiveTarget, NaiveRefusal> {
+    let text = str::from_utf8(target).map_err(|_| NaiveRefusal::Refused("target"))?;
     let graphic = text
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'#');
@@ -295,7 +295,9 @@ fn target(target: &[u8], method: &str) -> Result<Target, Refusal> {
     }
     let (mut authority, mut rest) = (None, text);
     if !text.starts_with('/') {
-        let (scheme, after) = text.split_once("://").ok_or(Refusal::Refused("target"))?;
+        let (scheme, after) = text
+            .split_once("://")
+            .ok_or(NaiveRefusal::Refused("target"))?;
         let scheme = scheme.to_ascii_lowercase();
         require(scheme == "http" || scheme == "https", "scheme")?;
         let end = after.find(['/', '?']).unwrap_or(after.len());
@@ -309,7 +311,7 @@ fn target(target: &[u8], method: &str) -> Result<Target, Refusal> {
     })
 }
 
-pub(crate) fn framing(headers: &Headers, minor: u8) -> Result<Framing, Refusal> {
+pub(crate) fn framing(headers: &Headers, minor: u8) -> Result<Framing, NaiveRefusal> {
     let lengths = headers.all("content-length");
     let codings = headers.tokens("transfer-encoding");
     require(lengths.len() < 2, "two lengths")?;
@@ -334,7 +336,7 @@ pub(crate) fn framing(headers: &Headers, minor: u8) -> Result<Framing, Refusal> 
     let number = str::from_utf8(length)
         .unwrap()
         .parse()
-        .map_err(|_| Refusal::Refused("length"))?;
+        .map_err(|_| NaiveRefusal::Refused("length"))?;
     Ok(Framing::Length(number))
 }
 
@@ -342,7 +344,7 @@ fn host(
     headers: &Headers,
     minor: u8,
     authority: Option<Vec<u8>>,
-) -> Result<Option<Vec<u8>>, Refusal> {
+) -> Result<Option<Vec<u8>>, NaiveRefusal> {
     let host = headers.at_most_once("host")?;
     require(host.is_some() || minor == 0, "no host")?;
     if let (Some(host), Some(authority)) = (&host, &authority) {
@@ -382,7 +384,7 @@ fn is_host(host: &[u8]) -> bool {
 
 /// The data of a complete chunked body, and its length as sent. The limits of lines and trailers
 /// are not checked, because no input here comes near them; the tests of `chunked` check them.
-pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), Refusal> {
+pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), NaiveRefusal> {
     let (mut data, mut at) = (Vec::new(), 0);
     loop {
         let line = line(bytes, &mut at)?;
@@ -401,7 +403,9 @@ pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), Refu
             break;
         }
         require(size <= max - data.len(), "too large")?;
-        let chunk = bytes.get(at..at + size + 2).ok_or(Refusal::Incomplete)?;
+        let chunk = bytes
+            .get(at..at + size + 2)
+            .ok_or(NaiveRefusal::Incomplete)?;
         require(chunk.ends_with(b"\r\n"), "after the data")?;
         data.extend_from_slice(&chunk[..size]);
         at += size + 2;
@@ -417,12 +421,12 @@ pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), Refu
 }
 
 /// The next line, without its CRLF.
-fn line<'b>(bytes: &'b [u8], at: &mut usize) -> Result<&'b [u8], Refusal> {
+fn line<'b>(bytes: &'b [u8], at: &mut usize) -> Result<&'b [u8], NaiveRefusal> {
     let rest = &bytes[*at..];
     let end = rest
         .windows(2)
         .position(|two| two == b"\r\n")
-        .ok_or(Refusal::Incomplete)?;
+        .ok_or(NaiveRefusal::Incomplete)?;
     let is_text = |&byte: &u8| byte == b'\t' || byte >= 0x20 && byte != 0x7f;
     require(rest[..end].iter().all(is_text), "bytes of a line")?;
     *at += end + 2;

@@ -3,7 +3,7 @@
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::response_head::{ResponseBody, ResponseHead};
 
-use crate::naive::{CutHead, Refusal, framing, is_encoding, lower, require};
+use crate::naive::{CutHead, NaiveRefusal, framing, is_encoding, lower, require};
 
 /// The meaning of an answer's head: everything that a decision depends on.
 #[derive(Debug, PartialEq)]
@@ -47,13 +47,13 @@ impl ResponseMeaning {
 }
 
 /// The meaning of the head at the start of `bytes`.
-pub(crate) fn response(bytes: &[u8]) -> Result<ResponseMeaning, Refusal> {
+pub(crate) fn response(bytes: &[u8]) -> Result<ResponseMeaning, NaiveRefusal> {
     let head = CutHead::of(bytes, 0)?;
     let mut words = head.first.splitn(3, |&byte| byte == b' ');
     let minor = match words.next() {
         Some(b"HTTP/1.0") => 0,
         Some(b"HTTP/1.1") => 1,
-        _ => return Err(Refusal::Refused("version")),
+        _ => return Err(NaiveRefusal::Refused("version")),
     };
     let digits = words.next().unwrap_or_default();
     let is_number = digits.len() == 3 && digits.iter().all(u8::is_ascii_digit);

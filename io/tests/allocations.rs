@@ -19,8 +19,8 @@ mod wire;
 
 use nanofaas_io::start::DriverChoice;
 
-use plane::Plane;
-use wire::Client;
+use plane::ControlPlaneThreads;
+use wire::WireClient;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -41,14 +41,14 @@ const WARM_UP_CALLS: usize = 1000;
 fn a_warm_call_allocates_nothing() {
     // One test: there is one counter in the process.
     for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
-        let Some(plane) = Plane::start(driver) else {
+        let Some(plane) = ControlPlaneThreads::start(driver) else {
             eprintln!("no {driver:?} on this machine: not counted");
             continue;
         };
-        Client::new(plane.listen, "local", 16).call(FIRST_CALLS);
+        WireClient::new(plane.listen, "local", 16).call(FIRST_CALLS);
         for function in ["local", "tcp", "unix"] {
             for connections in [1, 16] {
-                let mut client = Client::new(plane.listen, function, connections);
+                let mut client = WireClient::new(plane.listen, function, connections);
                 if function != "local" {
                     pod::MEETING.of(connections);
                     client.call(WARM_UP_CALLS / 2);

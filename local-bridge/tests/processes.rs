@@ -24,13 +24,13 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-type Test = (&'static str, fn());
+type ProcessTest = (&'static str, fn());
 
 const AT_ONCE: usize = 4;
 /// The limit of one test, far above its usual time: a test that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
-fn tests() -> Vec<Test> {
+fn tests() -> Vec<ProcessTest> {
     [
         pod::TESTS,
         port::TESTS,

@@ -184,7 +184,7 @@ pub enum After {
 type Script = Arc<dyn Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync>;
 
 #[derive(Default)]
-struct Seen {
+struct SeenCalls {
     calls: Mutex<Vec<ReceivedCall>>,
     more: Condvar,
     connections: AtomicUsize,
@@ -197,13 +197,13 @@ struct Seen {
 pub struct ScriptedPod {
     /// The `endpointUrl` of a function that uses this pod.
     pub url: String,
-    seen: Arc<Seen>,
+    seen: Arc<SeenCalls>,
     cuts: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
-    address: Address,
+    address: ListenAddress,
 }
 
-enum Address {
+enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
@@ -225,7 +225,7 @@ impl ScriptedPod {
         let accept = move || EitherSocket::from(listener.accept().expect("a connection").0);
         Self::serve(
             format!("http://{address}/invoke"),
-            Address::Tcp(address),
+            ListenAddress::Tcp(address),
             accept,
             script,
         )
@@ -243,17 +243,20 @@ impl ScriptedPod {
         let listener = UnixListener::bind(&path).expect("a socket");
         let url = format!("http+unix://{}:/invoke", path.display());
         let accept = move || EitherSocket::from(listener.accept().expect("a connection").0);
-        Self::serve(url, Address::Unix(path), accept, script)
+        Self::serve(url, ListenAddress::Unix(path), accept, script)
     }
 
     fn serve(
         url: String,
-        address: Address,
+        address: ListenAddress,
         accept: impl Fn() -> EitherSocket + Send + 'static,
         script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {
         let script: Script = Arc::new(script);
-        let (seen, cuts) = (Arc::new(Seen::default()), Arc::new(AtomicUsize::new(0)));
+        let (seen, cuts) = (
+            Arc::new(SeenCalls::default()),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let stopped = Arc::new(AtomicBool::new(false));
         let pod = Self {
             url,
@@ -310,8 +313,8 @@ impl ScriptedPod {
     /// The pod's address, if it listens on TCP.
     pub fn port(&self) -> Option<u16> {
         match &self.address {
-            Address::Tcp(address) => Some(address.port()),
-            Address::Unix(_) => None,
+            ListenAddress::Tcp(address) => Some(address.port()),
+            ListenAddress::Unix(_) => None,
         }
     }
 
@@ -362,7 +365,7 @@ impl ScriptedPod {
     }
 }
 
-fn talk(stream: EitherSocket, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
+fn talk(stream: EitherSocket, seen: &SeenCalls, script: &Script, cuts: Arc<AtomicUsize>) {
     let connection = seen.connections.fetch_add(1, Ordering::SeqCst);
     lock(&seen.open).insert(connection, stream.handle());
     let mut line = ScriptedConn {
@@ -396,8 +399,8 @@ impl Drop for ScriptedPod {
         self.stopped.store(true, Ordering::SeqCst);
         // The accepting thread reads `stopped` only after `accept` returns, so connect once.
         match &self.address {
-            Address::Tcp(address) => drop(TcpStream::connect(address)),
-            Address::Unix(path) => {
+            ListenAddress::Tcp(address) => drop(TcpStream::connect(address)),
+            ListenAddress::Unix(path) => {
                 drop(UnixStream::connect(path));
                 let _ = std::fs::remove_file(path);
             }

@@ -8,7 +8,7 @@ use nanofaas_testkit::folder::ScratchFolder;
 use nanofaas_testkit::functions::with;
 use serde_json::{Value, json};
 
-use crate::Seen;
+use crate::CallerResult;
 use crate::program;
 
 pub(crate) struct Column {
@@ -49,9 +49,9 @@ const WITH_START_MS: &str = "5000";
 
 impl Column {
     /// Registers a function, lets it fail once, and removes it.
-    pub(crate) fn call(&self, plane: &ControlPlane, key: &str) -> Seen {
+    pub(crate) fn call(&self, plane: &ControlPlane, key: &str) -> CallerResult {
         let folder = ScratchFolder::create();
-        let endpoint = program::Endpoint::start();
+        let endpoint = program::FaultyEndpoint::start();
         let name = format!("{}-{key}", self.name).replace([' ', '.'], "-");
         let mut function = with(
             self.function(&folder, &endpoint, &name),
@@ -86,7 +86,7 @@ impl Column {
         let took_ms = begun.elapsed().as_millis() as u64;
         let error = &answer.json()["error"];
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        let seen = Seen {
+        let seen = CallerResult {
             status: answer.status,
             code: text(&error["code"]),
             message: text(&error["message"]).unwrap_or_default(),
@@ -97,7 +97,12 @@ impl Column {
         seen
     }
 
-    fn function(&self, folder: &ScratchFolder, endpoint: &program::Endpoint, name: &str) -> Value {
+    fn function(
+        &self,
+        folder: &ScratchFolder,
+        endpoint: &program::FaultyEndpoint,
+        name: &str,
+    ) -> Value {
         let python = |source: &str| folder.python(name, self.mode, source);
         let program = |command: Value, mode: &str| {
             json!({

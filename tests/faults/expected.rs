@@ -11,7 +11,7 @@ pub(crate) struct Row {
     pub(crate) fault: String,
     /// The word that makes the function's program fail in this way.
     pub(crate) key: String,
-    usual: Expected,
+    usual: ExpectedResult,
     #[serde(default)]
     pub(crate) except: BTreeMap<String, Exception>,
     /// By column: why this fault cannot happen there.
@@ -21,7 +21,7 @@ pub(crate) struct Row {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedResult {
     pub(crate) status: u16,
     pub(crate) code: Option<String>,
     /// A part of the message.
@@ -42,7 +42,7 @@ pub(crate) struct Exception {
 
 impl Row {
     /// The expected result in a column, or why the fault cannot happen there.
-    pub(crate) fn expects(&self, column: &str) -> Result<Expected, &str> {
+    pub(crate) fn expects(&self, column: &str) -> Result<ExpectedResult, &str> {
         if let Some(why) = self.cannot.get(column) {
             return Err(why);
         }

@@ -26,11 +26,11 @@ use std::process::ExitCode;
 use nanofaas_testkit::control_plane::ControlPlane;
 
 use column::{COLUMNS, Column};
-use expected::{Expected, Row};
+use expected::{ExpectedResult, Row};
 
 /// The result that a caller got.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct CallerResult {
     status: u16,
     code: Option<String>,
     message: String,
@@ -78,7 +78,11 @@ fn main() -> ExitCode {
 }
 
 /// The results in all rows of one column, and the number of wrong ones.
-fn one_column(plane: &ControlPlane, column: &Column, rows: &[Row]) -> (Vec<Option<Seen>>, usize) {
+fn one_column(
+    plane: &ControlPlane,
+    column: &Column,
+    rows: &[Row],
+) -> (Vec<Option<CallerResult>>, usize) {
     let mut wrong = 0;
     let seen = rows
         .iter()
@@ -95,7 +99,7 @@ fn one_column(plane: &ControlPlane, column: &Column, rows: &[Row]) -> (Vec<Optio
     (seen, wrong)
 }
 
-fn judge(expected: &Expected, seen: &Seen) -> Result<(), String> {
+fn judge(expected: &ExpectedResult, seen: &CallerResult) -> Result<(), String> {
     if seen.status != expected.status {
         return Err(format!("the status is not {}", expected.status));
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::Seen;
+use crate::CallerResult;
 use crate::column::COLUMNS;
 use crate::expected::Row;
 
@@ -20,7 +20,7 @@ writes this page.
 
 /// With `NANOFAAS_FAULTS=write`, writes the page. Otherwise returns whether the page is up to date,
 /// apart from times.
-pub(crate) fn settle(rows: &[Row], seen: &[Vec<Option<Seen>>]) -> bool {
+pub(crate) fn settle(rows: &[Row], seen: &[Vec<Option<CallerResult>>]) -> bool {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md");
     let page = write(rows, seen);
     if std::env::var("NANOFAAS_FAULTS").is_ok_and(|word| word == "write") {
@@ -35,7 +35,7 @@ pub(crate) fn settle(rows: &[Row], seen: &[Vec<Option<Seen>>]) -> bool {
     is_current
 }
 
-fn write(rows: &[Row], seen: &[Vec<Option<Seen>>]) -> String {
+fn write(rows: &[Row], seen: &[Vec<Option<CallerResult>>]) -> String {
     let mut page = HEAD.to_owned();
     for (number, row) in rows.iter().enumerate() {
         let _ = write!(page, "\n## {}\n\n", row.fault);

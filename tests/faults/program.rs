@@ -160,9 +160,9 @@ pub(crate) fn serve() -> ExitCode {
 }
 
 /// A server that the platform did not start, for POOL functions.
-pub(crate) struct Endpoint(ScriptedPod);
+pub(crate) struct FaultyEndpoint(ScriptedPod);
 
-impl Endpoint {
+impl FaultyEndpoint {
     pub(crate) fn start() -> Self {
         Self(ScriptedPod::tcp(|got, line| {
             let input = got.input();

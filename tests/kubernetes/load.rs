@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The results of a load's calls.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub(crate) struct LoadReport {
     pub(crate) good: u64,
     /// Unsuccessful answers by status and code, with the last message.
     pub(crate) bad: BTreeMap<String, (u64, String)>,
@@ -31,7 +31,7 @@ pub(crate) struct Report {
     pub(crate) longest: Duration,
 }
 
-impl Report {
+impl LoadReport {
     pub(crate) fn failures(&self) -> u64 {
         self.bad.values().map(|(count, _)| count).sum()
     }
@@ -58,7 +58,7 @@ impl Report {
 pub(crate) struct Load {
     is_over: Arc<AtomicBool>,
     good: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<Report>>,
+    clients: Vec<JoinHandle<LoadReport>>,
 }
 
 impl Load {
@@ -93,9 +93,9 @@ impl Load {
     }
 
     /// Ends the load after the running calls are answered.
-    pub(crate) fn end(mut self) -> Report {
+    pub(crate) fn end(mut self) -> LoadReport {
         self.is_over.store(true, Ordering::Relaxed);
-        let mut report = Report::default();
+        let mut report = LoadReport::default();
         for client in self.clients.drain(..) {
             report.add(client.join().expect("a client"));
         }
@@ -116,8 +116,8 @@ impl Drop for Load {
     }
 }
 
-fn call(to: SocketAddr, request: &[u8], is_over: &AtomicBool, good: &AtomicU64) -> Report {
-    let mut report = Report::default();
+fn call(to: SocketAddr, request: &[u8], is_over: &AtomicBool, good: &AtomicU64) -> LoadReport {
+    let mut report = LoadReport::default();
     let mut connection = None;
     let until = Instant::now() + LONGEST;
     while !is_over.load(Ordering::Relaxed) && Instant::now() < until {

@@ -33,7 +33,7 @@ mod overhead;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use tally::{Tally, Test, Verdict};
+use tally::{Test, TestTally, Verdict};
 
 /// `module::name` for each name.
 macro_rules! tests {
@@ -146,7 +146,7 @@ fn main() -> ExitCode {
         if std::env::var_os(needed).is_none() {
             let why = format!("{needed} is not set");
             println!("the tests on a cluster do not run: {why}");
-            let mut tally = Tally::default();
+            let mut tally = TestTally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
             // No failure, because Cargo also runs this test without a cluster, together with all
             // other tests.
@@ -159,7 +159,7 @@ fn main() -> ExitCode {
     }
     println!("\nrunning {} tests", chosen.len());
     let begun = Instant::now();
-    let mut tally = Tally::default();
+    let mut tally = TestTally::default();
     let install: Test = ("install", plane::install);
     if tally.run(install) == Verdict::Failed {
         println!("the platform cannot be installed, so nothing is tested");

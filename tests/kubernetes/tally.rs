@@ -23,7 +23,7 @@ pub(crate) fn not_run(why: &str) -> ! {
 struct NotRun(String);
 
 #[derive(Default)]
-pub(crate) struct Tally {
+pub(crate) struct TestTally {
     passed: usize,
     failed: Vec<&'static str>,
     /// Names with reasons.
@@ -33,7 +33,7 @@ pub(crate) struct Tally {
 /// Steps that are not tests: they count only if they fail.
 const AROUND: [&str; 2] = ["install", "uninstall"];
 
-impl Tally {
+impl TestTally {
     /// Runs a test and prints its result.
     pub(crate) fn run(&mut self, (name, test): Test) -> Verdict {
         let begun = Instant::now();

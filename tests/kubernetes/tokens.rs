@@ -14,13 +14,13 @@ use crate::plane::{RunningPlane, plane, spec};
 const START: Duration = Duration::from_secs(60);
 
 /// A running attempt, and the callback address that its pod was given.
-struct Attempt {
+struct RunningAttempt {
     pod: ListedPod,
     id: String,
     token: String,
 }
 
-impl Attempt {
+impl RunningAttempt {
     /// Waits until the pod of an execution's attempt runs.
     fn of(id: &str, number: &str) -> Self {
         let pod = wait("the attempt's pod runs", START, || {
@@ -55,7 +55,10 @@ pub(crate) fn its_own_token_completes_an_attempt_once() {
     let plane = plane();
     plane.register(&spec("sleeper", "JOB", json!({"timeoutMs": 60000})));
     let (one, other) = (sleeper(&plane), sleeper(&plane));
-    let (one, other) = (Attempt::of(&one, "1"), Attempt::of(&other, "1"));
+    let (one, other) = (
+        RunningAttempt::of(&one, "1"),
+        RunningAttempt::of(&other, "1"),
+    );
     let port: SocketAddr = {
         let url = one.pod.env("CALLBACK_URL").expect("an address");
         let rest = url.strip_prefix("http://").expect("http");
@@ -100,10 +103,10 @@ pub(crate) fn an_older_attempt_cannot_complete() {
         json!({"timeoutMs": 60000, "retryOn": ["POD"]}),
     ));
     let id = sleeper(&plane);
-    let first = Attempt::of(&id, "1");
+    let first = RunningAttempt::of(&id, "1");
     let killed = node::kill_all(&node::processes("EXECUTION_ID", &id));
     assert!(killed > 0, "the attempt has no process on this machine");
-    let second = Attempt::of(&id, "2");
+    let second = RunningAttempt::of(&id, "2");
     assert_ne!(first.pod.name, second.pod.name);
     complete(plane.internal, &first.token, &id, &json!("late")).expect(409);
     let status = plane.status(&id);

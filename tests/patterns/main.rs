@@ -49,7 +49,7 @@ def handle(seconds):
 
 /// The results of the measured calls.
 #[derive(Debug, Default)]
-struct Seen {
+struct MeasuredCalls {
     made_it: usize,
     failed: usize,
     refused: usize,
@@ -59,14 +59,14 @@ struct Seen {
     longer: Duration,
 }
 
-impl Seen {
+impl MeasuredCalls {
     fn mean_longer(&self) -> Duration {
         self.longer / u32::try_from(self.made_it.max(1)).expect("a thousand")
     }
 }
 
 /// The answer to a caller.
-struct Answered {
+struct MeasuredAnswer {
     status: u16,
     late: Duration,
     /// How long the call held its slot, by its `Server-Timing`.
@@ -74,13 +74,13 @@ struct Answered {
 }
 
 /// The function of a pattern on this machine. The pod of a POOL function lives as long as this.
-struct Subject {
+struct PatternFunction {
     function: Value,
     _pod: Option<ScriptedPod>,
     _folder: ScratchFolder,
 }
 
-impl Subject {
+impl PatternFunction {
     fn new(pattern: &Pattern) -> Self {
         let folder = ScratchFolder::create();
         let source = match pattern.name {
@@ -118,7 +118,7 @@ fn request(name: &str, call: &TraceCall) -> Request {
 }
 
 /// One caller: connects, waits until the call is due, sends it.
-fn call(listen: SocketAddr, request: &Request, due: Instant) -> Answered {
+fn call(listen: SocketAddr, request: &Request, due: Instant) -> MeasuredAnswer {
     std::thread::sleep(due.saturating_duration_since(Instant::now() + AHEAD));
     let mut wire = RawClient::connect(listen);
     let bytes = request.bytes();
@@ -127,7 +127,7 @@ fn call(listen: SocketAddr, request: &Request, due: Instant) -> Answered {
     wire.send(&bytes);
     let answer = wire.answer();
     let timing = answer.header("server-timing").unwrap_or_default();
-    Answered {
+    MeasuredAnswer {
         status: answer.status,
         late,
         held: part(timing, "dispatch") + part(timing, "function"),
@@ -142,12 +142,12 @@ fn part(timing: &str, name: &str) -> Duration {
 }
 
 /// Sends all calls of a pattern, each when it is due.
-fn play(plane: &ControlPlane, pattern: &Pattern) -> Seen {
+fn play(plane: &ControlPlane, pattern: &Pattern) -> MeasuredCalls {
     let (calls, before) = (&pattern.setup.calls, pattern.setup.before);
     plane.send(&request(pattern.name, &calls[0])).expect(200);
     let begun = Instant::now() + Duration::from_secs(1);
     let first = calls[1].at;
-    let mut seen = Seen::default();
+    let mut seen = MeasuredCalls::default();
     std::thread::scope(|scope| {
         let callers: Vec<_> = calls[1..]
             .iter()
@@ -192,7 +192,7 @@ fn measure(name: &str) {
     let pattern = patterns().into_iter().find(|one| one.name == name);
     let mut pattern = pattern.expect("a pattern of that name");
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
-    let subject = Subject::new(&pattern);
+    let subject = PatternFunction::new(&pattern);
     plane.register(&subject.function);
     let seen = play(&plane, &pattern);
     plane.remove(name);

@@ -36,7 +36,7 @@ const FUNCTIONS: [&str; 3] = [
 const PODS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) struct Plane {
+pub(crate) struct ControlPlaneThreads {
     io: IoThreads,
     post: IoPost,
     socket: PathBuf,
@@ -65,7 +65,7 @@ fn config(driver: DriverChoice) -> IoConfig {
     }
 }
 
-impl Plane {
+impl ControlPlaneThreads {
     /// None if the machine has no such driver.
     pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
         let (io_bell, waking) = bell().expect("a pair of sockets");

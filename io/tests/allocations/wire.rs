@@ -1,5 +1,5 @@
 //! The client's end: enough of HTTP to find complete messages, in buffers that are made beforehand. It never
-//! allocates after `Client::new`. The pods find requests with it, too.
+//! allocates after `WireClient::new`. The pods find requests with it, too.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -57,12 +57,12 @@ fn is_whole(bytes: &[u8]) -> bool {
 }
 
 /// Some connections that call one function.
-pub(crate) struct Client {
+pub(crate) struct WireClient {
     connections: Vec<Messages<TcpStream>>,
     request: Vec<u8>,
 }
 
-impl Client {
+impl WireClient {
     pub(crate) fn new(plane: SocketAddr, function: &str, connections: usize) -> Self {
         let body = format!(r#"{{"input":"{}"}}"#, "x".repeat(256));
         let connect = |_| {

@@ -12,10 +12,10 @@ use nanofaas_testkit::wait::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Test;
+use crate::ProcessTest;
 use crate::fixture::{FOR_EVER, HEALTHY, WITH_ORPHAN, until, with};
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[ProcessTest] = &[
     ("nothing_outlives_a_killed_plane", plane_killed),
     ("a_killed_guard_is_replaced", guard_killed),
     ("a_stopped_bridge_leaves_nothing", stopped),

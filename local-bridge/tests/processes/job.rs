@@ -11,10 +11,10 @@ use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::Uptime;
 use nanofaas_testkit::process::is_alive;
 
-use crate::Test;
+use crate::ProcessTest;
 use crate::fixture::{LocalFixture, until, with};
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[ProcessTest] = &[
     ("a_job_gets_its_call_in_the_environment", environment),
     ("a_job_that_fails_says_its_last_words", failures),
     ("a_job_that_is_over_is_ended", stops),

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::Test;
+use crate::ProcessTest;
 use crate::fixture::{until, with};
 
-pub(crate) const TESTS: &[Test] = &[("output_reaches_the_log_within_limits", logged)];
+pub(crate) const TESTS: &[ProcessTest] = &[("output_reaches_the_log_within_limits", logged)];
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -9,10 +9,10 @@ use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Test;
+use crate::ProcessTest;
 use crate::fixture::{FOR_EVER, HEALTHY, LocalFixture, WITH_ORPHAN, until, with, with_config};
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[ProcessTest] = &[
     ("a_pod_is_up_when_it_answers_health", up_by_health),
     ("a_pod_is_up_when_it_says_so", up_by_its_word),
     ("a_start_that_exits_says_its_last_words", exits_before_ready),

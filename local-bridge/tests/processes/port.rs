@@ -9,10 +9,10 @@ use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Test;
+use crate::ProcessTest;
 use crate::fixture::{LocalFixture, until, with, with_config};
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[ProcessTest] = &[
     ("a_server_on_its_port_is_a_pod", serves),
     ("a_server_on_another_loopback_is_a_pod", serves_v6),
     ("an_orphaned_server_belongs_to_its_pod", orphan),
