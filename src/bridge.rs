@@ -1,6 +1,6 @@
 //! The bridge thread. Its tokio runtime runs the backend, which manages pods, and the management
 //! port. The thread never touches a call. A panic on it may come from a dependency, so it does not
-//! end the process: the bridge is rebuilt, with backoff, and keeps its desk. `serve` starts it.
+//! end the process: the bridge is rebuilt, with backoff, and keeps its work queue. `serve` starts it.
 
 mod endpoint;
 mod podless;
@@ -19,13 +19,13 @@ use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use nanofaas_core::cold_start::{ColdStarts, WallClock};
-use nanofaas_core::desk::{Desk, Home, Rest, Work, attend};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::message::Refused;
 use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::FunctionDraft;
+use nanofaas_core::work_queue::{BridgeCommand, Home, Rest, WorkQueue, controller_loop};
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory};
 use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use tokio::sync::{Notify, mpsc, watch};
@@ -137,7 +137,7 @@ pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
 /// The state that outlives a rebuild of the bridge.
 struct Bridge {
     backend: Backend,
-    desk: Rc<RefCell<Desk>>,
+    work_queue: Rc<RefCell<WorkQueue>>,
     wake: Arc<Notify>,
     listener: TcpListener,
     management: Arc<Management>,
@@ -155,8 +155,9 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
     };
     let registry = (config.registry, home);
     let starts = ColdStarts::new(config.clock);
-    let mut desk = Desk::new(config.inbox, config.io, config.scheduler, registry, starts);
-    if let Err(error) = register(&mut desk, config.functions) {
+    let mut work_queue =
+        WorkQueue::new(config.inbox, config.io, config.scheduler, registry, starts);
+    if let Err(error) = register(&mut work_queue, config.functions) {
         // A closed channel is no error, because the main thread may have stopped waiting for the
         // start.
         let _ = config.settled.send(Err(error));
@@ -164,7 +165,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
     }
     let bridge = Bridge {
         backend: config.backend,
-        desk: Rc::new(RefCell::new(desk)),
+        work_queue: Rc::new(RefCell::new(work_queue)),
         wake: config.wake,
         listener: config.listener,
         management: config.management,
@@ -202,10 +203,10 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
     }
 }
 
-fn register(desk: &mut Desk, functions: Vec<FunctionDraft>) -> Result<(), StartError> {
+fn register(work_queue: &mut WorkQueue, functions: Vec<FunctionDraft>) -> Result<(), StartError> {
     for draft in functions {
         let name = draft.name().unwrap_or_default().to_owned();
-        if let Err(refused) = desk.register(Box::new(draft), false) {
+        if let Err(refused) = work_queue.register(Box::new(draft), false) {
             let why = match refused {
                 Refused::Exists => "there is one of that name already".to_owned(),
                 Refused::TooMany => "there are too many functions".to_owned(),
@@ -235,12 +236,12 @@ impl Bridge {
     }
 
     async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<Ended, StartError> {
-        let desk = self.desk.clone();
+        let work_queue = self.work_queue.clone();
         let backend = Rc::new(match &self.backend {
-            Backend::Local(config) => Running::Local(LocalBridge::open(config(), desk)?),
+            Backend::Local(config) => Running::Local(LocalBridge::open(config(), work_queue)?),
             Backend::Kubernetes(config) => {
                 let memory = self.memory.clone();
-                let bridge = KubernetesBridge::open(config(), memory, desk).await?;
+                let bridge = KubernetesBridge::open(config(), memory, work_queue).await?;
                 Running::Kubernetes(bridge)
             }
             Backend::None => Running::None,
@@ -258,33 +259,39 @@ impl Bridge {
             backend.deposed().await;
             Ended::Deposed
         };
-        let attending = async {
-            self.attend(&backend).await;
+        let controller = async {
+            self.run_controller_loop(&backend).await;
             Ended::Panicked
         };
-        let ended = first_of(first_of(stop, panicked), first_of(deposed, attending)).await;
+        let ended = first_of(first_of(stop, panicked), first_of(deposed, controller)).await;
         if ended == Ended::Asked {
             backend.stop().await;
         }
         Ok(ended)
     }
 
-    /// Passes the desk's work to `endpoints` and to the backend, for ever.
-    async fn attend(&self, backend: &Running) {
-        let endpoints = Endpoints::new(self.desk.clone());
+    /// Passes the work queue's commands to `endpoints` and to the backend, for ever.
+    async fn run_controller_loop(&self, backend: &Running) {
+        let endpoints = Endpoints::new(self.work_queue.clone());
         // After a rebuild, the new `endpoints` do not know the registered functions yet.
-        let functions: Vec<_> = self.desk.borrow().functions().values().cloned().collect();
+        let functions: Vec<_> = self
+            .work_queue
+            .borrow()
+            .functions()
+            .values()
+            .cloned()
+            .collect();
         functions.iter().for_each(|one| endpoints.follow(one));
-        let take = |work: Work| {
-            match &work {
-                Work::Function(function) => endpoints.follow(function),
-                Work::Removed { lane, .. } => endpoints.forget(*lane),
+        let take = |command: BridgeCommand| {
+            match &command {
+                BridgeCommand::Function(function) => endpoints.follow(function),
+                BridgeCommand::Removed { lane, .. } => endpoints.forget(*lane),
                 _ => {}
             }
             match backend {
-                Running::Local(bridge) => bridge.take(work),
-                Running::Kubernetes(bridge) => bridge.take(work),
-                Running::None => podless::take(&self.desk, work),
+                Running::Local(bridge) => bridge.take(command),
+                Running::Kubernetes(bridge) => bridge.take(command),
+                Running::None => podless::take(&self.work_queue, command),
             }
         };
         let pause = async |rest| match rest {
@@ -294,7 +301,7 @@ impl Bridge {
             }
             Rest::UntilBell => self.wake.notified().await,
         };
-        attend(&self.desk, take, pause).await;
+        controller_loop(&self.work_queue, take, pause).await;
     }
 
     /// Spawns the tasks that run beside the backend: the management port, the answers to scrapes,
@@ -307,19 +314,19 @@ impl Bridge {
                 tracing::error!(%error, "the management port cannot be served");
             }
         });
-        let (asked, desk) = (self.asked.clone(), self.desk.clone());
+        let (asked, work_queue) = (self.asked.clone(), self.work_queue.clone());
         spawn_local(async move {
             loop {
                 let next = poll_fn(|context| asked.borrow_mut().poll_recv(context)).await;
                 let Some(answer) = next else { return };
                 // A closed channel is no error, because the scrape may have timed out.
-                let _ = answer.send(functions(&desk.borrow()));
+                let _ = answer.send(functions(&work_queue.borrow()));
             }
         });
-        let (settled, desk) = (self.settled.clone(), self.desk.clone());
+        let (settled, work_queue) = (self.settled.clone(), self.work_queue.clone());
         if settled.borrow().is_some() {
             spawn_local(async move {
-                while !(backend.is_ready() && desk.borrow().is_settled()) {
+                while !(backend.is_ready() && work_queue.borrow().is_settled()) {
                     tokio::time::sleep(LOOK).await;
                 }
                 let first = settled.borrow_mut().take();
@@ -377,14 +384,14 @@ impl Running {
 }
 
 /// The data that the metrics page needs about the functions.
-fn functions(desk: &Desk) -> ScrapedFunctions {
-    let registered = desk.functions().iter();
+fn functions(work_queue: &WorkQueue) -> ScrapedFunctions {
+    let registered = work_queue.functions().iter();
     ScrapedFunctions {
         registered: registered
             .map(|(name, function)| (name.clone(), function.stats.clone()))
             .collect(),
-        leaving: desk.leaving_stats().cloned().collect(),
-        cold_starts: desk.starts.times(),
+        leaving: work_queue.leaving_stats().cloned().collect(),
+        cold_starts: work_queue.starts.times(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sends what happens to pods and Jobs through the desk: to the scheduler, to the io threads and to
+//! Sends what happens to pods and Jobs through the work queue: to the scheduler, to the io threads and to
 //! the records of cold starts. It fixes the order of messages that depend on each other, and keeps
 //! no state but the clock.
 
@@ -8,23 +8,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nanofaas_core::cold_start::Phase;
-use nanofaas_core::desk::Desk;
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{JobStart, Message, PodAddress, PodEnd};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::WorkQueue;
 
-/// The desk, and the process's clock.
+/// The work queue, and the process's clock.
 pub struct Announcer {
-    desk: Rc<RefCell<Desk>>,
+    work_queue: Rc<RefCell<WorkQueue>>,
     origin: Instant,
 }
 
 impl Announcer {
-    pub const fn new(desk: Rc<RefCell<Desk>>, origin: Instant) -> Self {
-        Self { desk, origin }
+    pub const fn new(work_queue: Rc<RefCell<WorkQueue>>, origin: Instant) -> Self {
+        Self { work_queue, origin }
     }
 
     /// Reads the process's clock.
@@ -32,40 +32,40 @@ impl Announcer {
         Uptime::ZERO + self.origin.elapsed().into()
     }
 
-    /// Runs `act` with the desk borrowed.
-    pub fn with_desk<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
-        act(&mut self.desk.borrow_mut())
+    /// Runs `act` with the work queue borrowed.
+    pub fn with_work_queue<T>(&self, act: impl FnOnce(&mut WorkQueue) -> T) -> T {
+        act(&mut self.work_queue.borrow_mut())
     }
 
     /// Records that a start begins.
     pub fn begin(&self, function: &Arc<str>, pod: &str, wanted_at: Uptime) {
-        self.with_desk(|desk| desk.starts.begin(function, pod, wanted_at));
+        self.with_work_queue(|queue| queue.starts.begin(function, pod, wanted_at));
     }
 
     /// Records that a start reached a phase.
     pub fn reached(&self, function: &Function, pod: &str, phase: Phase) {
         let at = self.now();
-        self.with_desk(|desk| desk.starts.reached(function.name(), pod, phase, at));
+        self.with_work_queue(|queue| queue.starts.reached(function.name(), pod, phase, at));
     }
 
     /// A pod takes calls. The io threads get its address before the scheduler gets `PodUp`, because the
     /// scheduler may then send calls to the pod at once.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
-        self.with_desk(|desk| {
-            let start = desk.starts.phases(function.name(), name);
-            desk.broadcast(|| Message::PodAddress {
+        self.with_work_queue(|queue| {
+            let start = queue.starts.phases(function.name(), name);
+            queue.broadcast(|| Message::PodAddress {
                 pod,
                 address: address.clone(),
                 start: start.clone(),
             });
-            desk.event(Event::PodUp(pod));
+            queue.event(Event::PodUp(pod));
         });
     }
 
     /// A pod could not start.
     pub fn start_failed(&self, pod: PodId, failure: StartFailure) {
-        self.with_desk(|desk| desk.event(Event::StartFailed { pod, failure }));
+        self.with_work_queue(|queue| queue.event(Event::StartFailed { pod, failure }));
     }
 
     /// A pod could not start, but a later try may work.
@@ -79,7 +79,7 @@ impl Announcer {
 
     /// A pod has ended.
     pub fn gone(&self, pod: PodId, end: &PodEnd) {
-        self.with_desk(|desk| desk.gone(pod, end));
+        self.with_work_queue(|queue| queue.gone(pod, end));
     }
 
     /// This backend has no task for the pod. Its end may have been reported before, or it belonged to an
@@ -96,24 +96,24 @@ impl Announcer {
         running_since: Option<Uptime>,
         held_up: Option<Arc<str>>,
     ) {
-        self.with_desk(|desk| {
+        self.with_work_queue(|queue| {
             let starting = Message::JobStarting {
                 call: start.call,
                 attempt: start.attempt,
                 running_since,
-                start: desk.starts.phases(start.function.name(), name),
+                start: queue.starts.phases(start.function.name(), name),
                 held_up,
             };
-            desk.tell(start.call.shard, starting);
+            queue.tell(start.call.shard, starting);
         });
     }
 
     /// A Job ended before the io thread reported the end of its attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: Failure, oom: bool) {
-        self.with_desk(|desk| {
+        self.with_work_queue(|queue| {
             if let Failure::ColdStart(why) = &failure {
                 let function = start.function.name();
-                desk.starts.failed(function, name, why.clone());
+                queue.starts.failed(function, name, why.clone());
             }
             let ended = Message::JobEnded {
                 call: start.call,
@@ -121,7 +121,7 @@ impl Announcer {
                 failure,
                 oom,
             };
-            desk.tell(start.call.shard, ended);
+            queue.tell(start.call.shard, ended);
         });
     }
 }

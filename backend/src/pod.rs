@@ -118,7 +118,7 @@ impl WarmPod {
             | PodFate::Unanswered(PodStartError { failure, .. }) => {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod, "the pod did not start: {why}");
-                announcer.with_desk(|desk| desk.starts.failed(function, pod, why));
+                announcer.with_work_queue(|queue| queue.starts.failed(function, pod, why));
                 announcer.start_failed(self.place(), failure);
             }
             PodFate::Ended(end) => {

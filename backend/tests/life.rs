@@ -13,7 +13,6 @@ use nanofaas_backend::announcer::{Announcer, ended};
 use nanofaas_backend::pod::life::{Begin, PROBE, PodRunner, live};
 use nanofaas_backend::pod::{PodFate, PodStartError, WarmPod};
 use nanofaas_core::cold_start::{ColdStarts, WallClock};
-use nanofaas_core::desk::{Desk, Home};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
@@ -24,6 +23,7 @@ use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
 use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::{Home, WorkQueue};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
@@ -164,11 +164,11 @@ fn fixture() -> (NotingRunner, Inboxes) {
     let registry = Registry::new(1, Defaults::DEFAULT, Platform::Local);
     let starts = ColdStarts::new(WallClock(SystemTime::UNIX_EPOCH));
     let post = SchedulerPost::Pinned(post);
-    let desk = Desk::new(inbox, vec![io_post], post, (registry, Home::Memory), starts);
+    let work_queue = WorkQueue::new(inbox, vec![io_post], post, (registry, Home::Memory), starts);
     let pod = WarmPod::new(Some(POD), "fn-f-00000".to_owned(), function(), Uptime::ZERO);
     let runner = NotingRunner {
         pod: Rc::new(pod),
-        announcer: Announcer::new(Rc::new(RefCell::new(desk)), ProcessStart::now()),
+        announcer: Announcer::new(Rc::new(RefCell::new(work_queue)), ProcessStart::now()),
         notes: Rc::default(),
         is_leaving: false,
     };

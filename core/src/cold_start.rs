@@ -1,5 +1,5 @@
 //! The last cold starts of each function, by phase, and how long each phase took over all functions. It
-//! measures nothing itself: a backend reports when each phase was reached. The desk owns one. Clients'
+//! measures nothing itself: a backend reports when each phase was reached. The work queue owns one. Clients'
 //! requests and the metrics page read it.
 
 use std::collections::{HashMap, VecDeque};

@@ -55,5 +55,5 @@ pub mod histogram;
 pub mod message;
 pub mod cold_start;
 pub mod health;
-pub mod desk;
+pub mod work_queue;
 pub mod sync;

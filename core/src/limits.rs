@@ -49,7 +49,7 @@ pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
 /// Messages that the bridge keeps for full rings before it accepts no more requests. Its reports about pods
 /// come on top; they are bounded by `PODS_MAX`.
-pub const DESK_BACKLOG: usize = 8192;
+pub const WORK_QUEUE_BACKLOG: usize = 8192;
 
 /// Grants of one turn. The remaining tickets are granted after the loop has handled I/O.
 pub const GRANTS_PER_TURN: usize = 256;

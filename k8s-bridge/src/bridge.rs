@@ -1,6 +1,6 @@
 //! The backend of a cluster: it begins (Lease, lists, adoption), and then each pod and each Job has
 //! its own task. It never waits for a pod or a Job, and touches no call's bytes.
-//! The process's bridge passes the desk's work to it, on the bridge's thread.
+//! The process's bridge passes the work queue's commands to it, on the bridge's thread.
 
 mod begin;
 
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
-use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::{BridgeCommand, WorkQueue};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -45,11 +45,11 @@ struct ClusterDispatcher {
 
 impl KubernetesBridge {
     /// Finds the API server and begins. Call `open` and `take` within a `LocalSet`; between the calls
-    /// other code on the same thread may use the desk.
+    /// other code on the same thread may use the work queue.
     pub async fn open(
         config: KubernetesConfig,
         memory: Rc<Memory>,
-        desk: Rc<RefCell<Desk>>,
+        work_queue: Rc<RefCell<WorkQueue>>,
     ) -> Result<Self, KubernetesOpenError> {
         let found = client::config(config.kubeconfig.as_deref()).await?;
         let namespace = config.namespace.clone();
@@ -64,7 +64,8 @@ impl KubernetesBridge {
         )]
         let (reports, to_apply) = mpsc::unbounded_channel();
         let cluster = Cluster::new(client, server, namespace);
-        let context = ClusterContext::new(config, cluster, memory.process.clone(), desk, reports);
+        let context =
+            ClusterContext::new(config, cluster, memory.process.clone(), work_queue, reports);
         context.read_first_template()?;
         let context = Rc::new(context);
         let reconciler = Rc::new(Reconciler::new(context.clone(), memory));
@@ -80,9 +81,9 @@ impl KubernetesBridge {
         Ok(Self(plane))
     }
 
-    /// Does one piece of the desk's work, or starts a task for it.
-    pub fn take(&self, work: Work) {
-        self.0.take(work);
+    /// Executes a command of the work queue, or starts a task for it.
+    pub fn take(&self, command: BridgeCommand) {
+        self.0.take(command);
     }
 
     /// Whether the functions and pods of the cluster are known and each adopted pod was probed.
@@ -103,22 +104,22 @@ impl KubernetesBridge {
 }
 
 impl ClusterDispatcher {
-    fn take(self: &Rc<Self>, work: Work) {
-        match work {
-            // The desk has already made these changes in its table of functions.
-            Work::Function(_) | Work::Removed { .. } => {}
-            Work::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
-                self.reconciler.memory.held.borrow_mut().push(work);
+    fn take(self: &Rc<Self>, command: BridgeCommand) {
+        match command {
+            // The work queue has already made these changes in its table of functions.
+            BridgeCommand::Function(_) | BridgeCommand::Removed { .. } => {}
+            BridgeCommand::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
+                self.reconciler.memory.held.borrow_mut().push(command);
             }
-            Work::Start {
+            BridgeCommand::Start {
                 function,
                 pod,
                 wanted_at,
             } => self.start_pod(function, pod, wanted_at),
-            Work::Stop { pod } if self.reconciler.memory.drop_held(pod) => {
+            BridgeCommand::Stop { pod } if self.reconciler.memory.drop_held(pod) => {
                 self.context.announcer.unknown(pod);
             }
-            Work::Stop { pod } => match self.pod(pod) {
+            BridgeCommand::Stop { pod } => match self.pod(pod) {
                 Some(pod) => {
                     pod.stop();
                     self.reconciler
@@ -128,16 +129,18 @@ impl ClusterDispatcher {
                 }
                 None => self.context.announcer.unknown(pod),
             },
-            Work::Probe { pod } => match self.pod(pod) {
+            BridgeCommand::Probe { pod } => match self.pod(pod) {
                 Some(pod) => pod.probe(),
                 None => self.context.announcer.unknown(pod),
             },
-            Work::Adopted { token, pod, .. } => adoption::adopted(&self.reconciler, token, pod),
-            Work::Job(start) => {
+            BridgeCommand::Adopted { token, pod, .. } => {
+                adoption::adopted(&self.reconciler, token, pod)
+            }
+            BridgeCommand::Job(start) => {
                 let job = ClusterJob::new(start, self.context.announcer.now());
                 self.reconciler.run_job(Rc::new(job));
             }
-            Work::JobStop {
+            BridgeCommand::JobStop {
                 call,
                 attempt,
                 stamps,
@@ -147,18 +150,18 @@ impl ClusterDispatcher {
                 .jobs
                 .borrow()
                 .stop((call, attempt), stamps),
-            Work::PodReady(ready) => {
+            BridgeCommand::PodReady(ready) => {
                 let pods = self.pods().borrow();
                 pods.report_ready(&self.context.announcer, &ready);
             }
-            Work::Change { change, reply } if self.is_ready.get() => {
+            BridgeCommand::Change { change, reply } if self.is_ready.get() => {
                 functions::change(&self.reconciler.registry, change, reply);
             }
-            Work::Change { reply, .. } => {
+            BridgeCommand::Change { reply, .. } => {
                 let why = "this control plane has not begun to act yet; try again";
                 let refused = Refused::Unavailable(why.to_owned());
                 self.context
-                    .with_desk(|desk| desk.reply(reply, Reply::Refused(refused)));
+                    .with_work_queue(|queue| queue.reply(reply, Reply::Refused(refused)));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What every task of the bridge gets: the settings, the API server, the desk, the clock, the default
+//! What every task of the bridge gets: the settings, the API server, the work queue, the clock, the default
 //! template of pods, and the identity of this control plane. A task sends reports; it knows neither
 //! the bridge nor other tasks.
 
@@ -13,10 +13,10 @@ use std::rc::Rc;
 
 use nanofaas_backend::announcer::Announcer;
 use nanofaas_backend::random::random;
-use nanofaas_core::desk::Desk;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::pod_token;
 use nanofaas_core::spec::{Json, check_account};
+use nanofaas_core::work_queue::WorkQueue;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -63,11 +63,11 @@ impl ClusterContext {
         config: KubernetesConfig,
         cluster: Cluster,
         process: Rc<ProcessState>,
-        desk: Rc<RefCell<Desk>>,
+        work_queue: Rc<RefCell<WorkQueue>>,
         reports: UnboundedSender<TaskReport>,
     ) -> Self {
         Self {
-            announcer: Announcer::new(desk, config.origin),
+            announcer: Announcer::new(work_queue, config.origin),
             config,
             cluster,
             process,
@@ -76,9 +76,9 @@ impl ClusterContext {
         }
     }
 
-    /// Runs `act` with the desk borrowed.
-    pub(crate) fn with_desk<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
-        self.announcer.with_desk(act)
+    /// Runs `act` with the work queue borrowed.
+    pub(crate) fn with_work_queue<T>(&self, act: impl FnOnce(&mut WorkQueue) -> T) -> T {
+        self.announcer.with_work_queue(act)
     }
 
     pub(crate) fn report(&self, report: TaskReport) {

@@ -146,7 +146,7 @@ impl ClusterJob {
         }
         if let Some(stamps) = self.stamps() {
             context.report(TaskReport::StartWorked(self.start.function.clone()));
-            context.with_desk(|desk| desk.starts.stamped(function, &self.name, stamps));
+            context.with_work_queue(|queue| queue.starts.stamped(function, &self.name, stamps));
             self.wait_for_exit().await;
         }
         context.cluster.delete::<JobObject>(&self.name, None).await;
@@ -380,7 +380,7 @@ impl ClusterJob {
             });
         }
         let announcer = &context.announcer;
-        let phases = announcer.with_desk(|desk| desk.starts.phases(function, &self.name));
+        let phases = announcer.with_work_queue(|queue| queue.starts.phases(function, &self.name));
         // The records keep only a few starts of each function, so this start's phases may be gone.
         let reached = phases
             .len()

@@ -10,8 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use nanofaas_backend::pod::PodFate;
-use nanofaas_core::desk::Work;
 use nanofaas_core::ticket::PodId;
+use nanofaas_core::work_queue::BridgeCommand;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
@@ -31,7 +31,7 @@ pub struct Memory {
     pub(crate) pods: Rc<RefCell<ClusterPods>>,
     pub(crate) jobs: RefCell<ClusterJobs>,
     /// Orders to start a pod that came before the control plane acts.
-    pub(crate) held: RefCell<Vec<Work>>,
+    pub(crate) held: RefCell<Vec<BridgeCommand>>,
 }
 
 impl Memory {
@@ -39,7 +39,9 @@ impl Memory {
     pub(crate) fn drop_held(&self, place: PodId) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
-        held.retain(|work| !matches!(work, Work::Start { pod, .. } if *pod == place));
+        held.retain(
+            |command| !matches!(command, BridgeCommand::Start { pod, .. } if *pod == place),
+        );
         held.len() < before
     }
 }

@@ -1,6 +1,6 @@
 //! The backend of one machine: each pod and each Job has its own task. It never waits for a pod or a
 //! Job, and touches no call's bytes.
-//! The process's bridge passes the desk's work to it, on the bridge's thread.
+//! The process's bridge passes the work queue's commands to it, on the bridge's thread.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use nanofaas_backend::job::JobAttempt;
 use nanofaas_backend::pod::WarmPod;
-use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::JobStart;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::{BridgeCommand, WorkQueue};
 use nix::sys::prctl;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -42,8 +42,11 @@ struct LocalDispatcher {
 
 impl LocalBridge {
     /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`;
-    /// between the calls other code on the same thread may use the desk.
-    pub fn open(config: LocalConfig, desk: Rc<RefCell<Desk>>) -> Result<Self, LocalOpenError> {
+    /// between the calls other code on the same thread may use the work queue.
+    pub fn open(
+        config: LocalConfig,
+        work_queue: Rc<RefCell<WorkQueue>>,
+    ) -> Result<Self, LocalOpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| LocalOpenError::RunDir { base, why })?;
         // If the guard is killed, its children become children of this process, which then ends them.
@@ -53,7 +56,7 @@ impl LocalBridge {
             let program = program.to_string_lossy().into_owned();
             LocalOpenError::Guard { program, why }
         })?;
-        let context = Rc::new(LocalContext::new(config, run_dir, desk));
+        let context = Rc::new(LocalContext::new(config, run_dir, work_queue));
         spawn_local(context.link.clone().keep(guard));
         spawn_local(watch_memory(context.clone()));
         Ok(Self(Rc::new(LocalDispatcher {
@@ -63,9 +66,9 @@ impl LocalBridge {
         })))
     }
 
-    /// Does one piece of the desk's work, or starts a task for it.
-    pub fn take(&self, work: Work) {
-        self.0.take(work);
+    /// Executes a command of the work queue, or starts a task for it.
+    pub fn take(&self, command: BridgeCommand) {
+        self.0.take(command);
     }
 
     /// Ends every process, the guard too.
@@ -75,35 +78,37 @@ impl LocalBridge {
 }
 
 impl LocalDispatcher {
-    fn take(self: &Rc<Self>, work: Work) {
-        match work {
-            // A function needs no process before its first pod, and the desk has already changed its
+    fn take(self: &Rc<Self>, command: BridgeCommand) {
+        match command {
+            // A function needs no process before its first pod, and the work queue has already changed its
             // table of functions.
-            Work::Function(_) | Work::Removed { .. } | Work::Change { .. } => {}
-            Work::Start {
+            BridgeCommand::Function(_)
+            | BridgeCommand::Removed { .. }
+            | BridgeCommand::Change { .. } => {}
+            BridgeCommand::Start {
                 function,
                 pod,
                 wanted_at,
             } => self.start_pod(function, pod, wanted_at),
-            Work::Stop { pod } => match self.pod(pod) {
+            BridgeCommand::Stop { pod } => match self.pod(pod) {
                 Some(pod) => pod.stop(),
                 None => self.context.announcer.unknown(pod),
             },
-            Work::Probe { pod } => match self.pod(pod) {
+            BridgeCommand::Probe { pod } => match self.pod(pod) {
                 Some(pod) => pod.probe(),
                 None => self.context.announcer.unknown(pod),
             },
             // Processes do not outlive their control plane, so there is nothing to adopt.
-            Work::Adopted { pod, .. } => pod
+            BridgeCommand::Adopted { pod, .. } => pod
                 .into_iter()
                 .for_each(|pod| self.context.announcer.unknown(pod)),
-            Work::Job(start) => self.start_job(start),
-            Work::JobStop {
+            BridgeCommand::Job(start) => self.start_job(start),
+            BridgeCommand::JobStop {
                 call,
                 attempt,
                 stamps,
             } => self.jobs.borrow().stop((call, attempt), stamps),
-            Work::PodReady(ready) => {
+            BridgeCommand::PodReady(ready) => {
                 let pods = self.pods.borrow();
                 pods.report_ready(&self.context.announcer, &ready);
             }

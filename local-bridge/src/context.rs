@@ -1,4 +1,4 @@
-//! What every task of the bridge gets: the settings, the guard, the desk, the clock, and the state
+//! What every task of the bridge gets: the settings, the guard, the work queue, the clock, and the state
 //! that all processes share. A task knows neither the bridge nor other tasks.
 
 pub(crate) mod config;
@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use nanofaas_backend::announcer::Announcer;
-use nanofaas_core::desk::Desk;
+use nanofaas_core::work_queue::WorkQueue;
 
 use crate::context::config::LocalConfig;
 use crate::guard::link::Link;
@@ -27,10 +27,14 @@ pub(crate) struct LocalContext {
 }
 
 impl LocalContext {
-    pub(crate) fn new(config: LocalConfig, run_dir: RunDir, desk: Rc<RefCell<Desk>>) -> Self {
+    pub(crate) fn new(
+        config: LocalConfig,
+        run_dir: RunDir,
+        work_queue: Rc<RefCell<WorkQueue>>,
+    ) -> Self {
         Self {
             link: Rc::new(Link::new(config.guard.clone())),
-            announcer: Announcer::new(desk, config.origin),
+            announcer: Announcer::new(work_queue, config.origin),
             config,
             oom: OomWatch::new(),
             run_dir,

@@ -37,7 +37,7 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
 pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     if let Some(stamps) = job.stamps() {
-        announcer.with_desk(|desk| desk.starts.stamped(function, &job.name, stamps));
+        announcer.with_work_queue(|queue| queue.starts.stamped(function, &job.name, stamps));
     }
     let Some((failure, oom)) = ended else { return };
     let (id, attempt) = (&job.start.execution_id, job.start.attempt);

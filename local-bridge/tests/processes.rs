@@ -1,4 +1,4 @@
-//! The bridge against real processes, driven through a real desk and real rings, as the control plane drives it.
+//! The bridge against real processes, driven through a real work queue and real rings, as the control plane drives it.
 //! Each test is a process of its own, because a bridge makes its process a reaper.
 //! The same program also runs as the guard (`guard`) and as a control plane to be killed (`plane`).
 

@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nanofaas_core::desk::Desk;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{Message, PodAddress};
 use nanofaas_core::spec::{Endpoint, ExecutionMode};
 use nanofaas_core::ticket::LaneId;
+use nanofaas_core::work_queue::WorkQueue;
 use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -40,16 +40,16 @@ struct Host {
 
 /// The endpoints of all POOL functions.
 pub(super) struct Endpoints {
-    desk: Rc<RefCell<Desk>>,
+    work_queue: Rc<RefCell<WorkQueue>>,
     hosts: RefCell<HashMap<HostKey, Rc<Host>>>,
     lanes: RefCell<HashMap<LaneId, HostKey>>,
     lookups: Semaphore,
 }
 
 impl Endpoints {
-    pub(super) fn new(desk: Rc<RefCell<Desk>>) -> Rc<Self> {
+    pub(super) fn new(work_queue: Rc<RefCell<WorkQueue>>) -> Rc<Self> {
         Rc::new(Self {
-            desk,
+            work_queue,
             hosts: RefCell::new(HashMap::new()),
             lanes: RefCell::new(HashMap::new()),
             lookups: Semaphore::new(LOOKUPS_AT_ONCE),
@@ -88,10 +88,12 @@ impl Endpoints {
     }
 
     fn tell(&self, lane: LaneId, address: &Result<PodAddress, Arc<str>>) {
-        self.desk.borrow_mut().broadcast(|| Message::Endpoint {
-            lane,
-            address: address.clone(),
-        });
+        self.work_queue
+            .borrow_mut()
+            .broadcast(|| Message::Endpoint {
+                lane,
+                address: address.clone(),
+            });
     }
 
     fn join(self: &Rc<Self>, lane: LaneId, key: HostKey) {

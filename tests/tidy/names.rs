@@ -11,7 +11,7 @@ const SEVERAL: &str = "
     Counted Counter Due End Ended Endpoint Ends Event Expected Fate Fault Form Host Init Lane Leave
     Listener Mailbox Message Mode Outbox Outcome Output Phase Place Plane Pod Pods Program Reader
     Refusal Report Request Ring Rng Running Script Seen Shared Slot Slots Span Started Starts State
-    Step Store Stream Subject Tally Target Test Timer Turn Unpark Wait Watch Which Work
+    Step Store Stream Subject Tally Target Test Timer Turn Unpark Wait Watch Which
 ";
 
 /// The rest of a line after its visibility, `pub` or `pub(crate)` for example.

@@ -160,7 +160,9 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
         let place = runner.pod().place();
         if runner.is_leaving() && !std::mem::replace(&mut was_leaving, true) {
             let leaving = Event::PodLeaving(place);
-            runner.announcer().with_desk(|desk| desk.event(leaving));
+            runner
+                .announcer()
+                .with_work_queue(|queue| queue.event(leaving));
         }
         if asking.is_none() && runner.pod().probe.get() {
             // The ready report of the pod's start is no answer to this probe.
@@ -172,7 +174,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
             runner.pod().probe.set(false);
             runner
                 .announcer()
-                .with_desk(|desk| desk.event(Event::PodUp(place)));
+                .with_work_queue(|queue| queue.event(Event::PodUp(place)));
         }
         let Some((_, deadline)) = &asking else {
             runner.pod().bell.notified().await;

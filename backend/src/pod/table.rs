@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nanofaas_core::desk::PodReady;
 use nanofaas_core::id::{is_same_token, pod_name};
 use nanofaas_core::message::{Refused, Reply};
 use nanofaas_core::ticket::PodId;
+use nanofaas_core::work_queue::PodReady;
 
 use super::WarmPod;
 use crate::announcer::Announcer;
@@ -94,11 +94,13 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
             }
             Some(pod) => {
                 let function = pod.function.name();
-                announcer.with_desk(|desk| desk.starts.stamped(function, &ready.pod, ready.stamps));
+                announcer.with_work_queue(|queue| {
+                    queue.starts.stamped(function, &ready.pod, ready.stamps)
+                });
                 pod.report_ready(ready.address);
                 Reply::Ready
             }
         };
-        announcer.with_desk(|desk| desk.reply(ready.reply, reply));
+        announcer.with_work_queue(|queue| queue.reply(ready.reply, reply));
     }
 }

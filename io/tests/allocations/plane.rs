@@ -1,6 +1,6 @@
 //! One io thread with the inline scheduler, and the bridge, which is the test: functions are registered at a
-//! real desk, and a thread of the test is named for each pod that is ordered. When `start` returns, everything
-//! can be called, and the desk is not pumped again.
+//! real work queue, and a thread of the test is named for each pod that is ordered. When `start` returns, everything
+//! can be called, and the work queue is not pumped again.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +9,6 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use nanofaas_core::cold_start::{ColdStarts, WallClock};
-use nanofaas_core::desk::{Desk, Home, Work};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::Event;
@@ -19,6 +18,7 @@ use nanofaas_core::post::{BridgePost, IoPost, SchedulerPost};
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, Platform};
+use nanofaas_core::work_queue::{BridgeCommand, Home, WorkQueue};
 use nanofaas_io::start::{
     DriverChoice, IoConfig, IoStartError, IoThreads, Plumbing, SchedulerSetup,
 };
@@ -70,7 +70,7 @@ impl ControlPlaneThreads {
     pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
         let (io_bell, waking) = bell().expect("a pair of sockets");
         let (post, inbox) = IoPost::pair(io_bell, false);
-        // No bell is needed, because the desk is pumped in a loop that never sleeps.
+        // No bell is needed, because the work queue is pumped in a loop that never sleeps.
         let nobody = Arc::new(Doorbell::new(Waker::noop().clone()));
         let (bridge, bridge_inbox) = BridgePost::pair(nobody);
         let origin_wall = SystemTime::now();
@@ -91,7 +91,7 @@ impl ControlPlaneThreads {
             Err(error) => panic!("{error}"),
         };
         let registry = Registry::new(1, Defaults::DEFAULT, Platform::Local);
-        let mut desk = Desk::new(
+        let mut work_queue = WorkQueue::new(
             bridge_inbox,
             vec![post.clone()],
             SchedulerPost::Inline(post.clone()),
@@ -102,7 +102,7 @@ impl ControlPlaneThreads {
         let socket = std::env::temp_dir().join(format!("nanofaas-allocations-{process}.sock"));
         let _ = std::fs::remove_file(&socket);
         open(
-            &mut desk,
+            &mut work_queue,
             &[("tcp", pod::tcp()), ("unix", pod::unix(&socket))],
         );
         Some(Self {
@@ -123,17 +123,17 @@ impl ControlPlaneThreads {
 }
 
 /// Registers the functions, and starts the pods that are ordered for them.
-fn open(desk: &mut Desk, addresses: &[(&str, PodAddress)]) {
+fn open(work_queue: &mut WorkQueue, addresses: &[(&str, PodAddress)]) {
     for json in FUNCTIONS {
         let draft = serde_json::from_str(json).expect("a draft");
-        desk.register(draft, false).expect("a function");
+        work_queue.register(draft, false).expect("a function");
     }
     let begun = Instant::now();
     let mut up = 0;
-    while up < PODS || !desk.is_settled() {
+    while up < PODS || !work_queue.is_settled() {
         assert!(begun.elapsed() < PATIENCE, "pods are not wanted");
-        for work in desk.pump() {
-            let Work::Start { function, pod, .. } = work else {
+        for command in work_queue.pump() {
+            let BridgeCommand::Start { function, pod, .. } = command else {
                 continue;
             };
             let name = &**function.name();
@@ -141,12 +141,12 @@ fn open(desk: &mut Desk, addresses: &[(&str, PodAddress)]) {
                 .iter()
                 .find(|(of, _)| *of == name)
                 .expect("a pod of a function");
-            desk.broadcast(|| Message::PodAddress {
+            work_queue.broadcast(|| Message::PodAddress {
                 pod,
                 address: address.clone(),
                 start: Arc::default(),
             });
-            desk.event(Event::PodUp(pod));
+            work_queue.event(Event::PodUp(pod));
             up += 1;
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -50,14 +50,14 @@ impl ClusterDispatcher {
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
         // Wait until the scheduler has got every function, because it gets the offers of their pods next.
-        self.until(|| context.with_desk(|desk| desk.is_settled()))
+        self.until(|| context.with_work_queue(|queue| queue.is_settled()))
             .await;
         adoption::begin(reconciler);
         self.until(|| reconciler.adoption.borrow().is_over()).await;
         reconciler.stage.set(BridgeStage::Acting);
         adoption::end(reconciler);
         let held = reconciler.memory.held.take();
-        held.into_iter().for_each(|work| self.take(work));
+        held.into_iter().for_each(|command| self.take(command));
         let to_write = registry.clone();
         spawn_local(async move { status::keep(&to_write).await });
         let to_follow = reconciler.clone();

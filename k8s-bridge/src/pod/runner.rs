@@ -110,7 +110,7 @@ impl ClusterRunner {
         }
         let (pod, why) = (pod.place(), why.map(Into::into));
         let held_up = Event::StartHeldUp { pod, why };
-        self.context.with_desk(|desk| desk.event(held_up));
+        self.context.with_work_queue(|queue| queue.event(held_up));
     }
 }
 

@@ -96,7 +96,7 @@ fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
     let function = function.and_then(|name| {
         reconciler
             .context
-            .with_desk(|desk| desk.functions().get(name.as_str()).cloned())
+            .with_work_queue(|queue| queue.functions().get(name.as_str()).cloned())
     });
     let wanted = |function: &Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
     let has_ended = ObservedPod::of(&object).ended.is_some();
@@ -120,7 +120,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
     };
     reconciler
         .context
-        .with_desk(|desk| desk.event(Event::Adopt { lane, token, stale }));
+        .with_work_queue(|queue| queue.event(Event::Adopt { lane, token, stale }));
 }
 
 /// Whether a pod was made from a spec that differs from the function's present one.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::desk::Desk;
+use nanofaas_core::work_queue::WorkQueue;
 use tokio::time::sleep;
 
 use crate::reconcile::Reconciler;
@@ -22,7 +22,7 @@ pub(crate) fn look(reconciler: &Reconciler) {
         Ok(true) => {
             tracing::info!(%file, "another default podTemplate holds: pods are replaced");
             reconciler.registry.functions.starts_may_work();
-            context.with_desk(Desk::reshape_pods);
+            context.with_work_queue(WorkQueue::reshape_pods);
         }
         Err(why) => {
             tracing::error!(%file, "the default podTemplate stays as it was; the file {why}");

@@ -1,6 +1,6 @@
 //! The functions that are stored in the cluster. A client's change is written to the cluster first and then
-//! made in the desk's table of functions; changes by other clients of the API server are applied to the table,
-//! too. It also keeps the state of each object, for `status`. The desk's registry decides whether a function is
+//! made in the work queue's table of functions; changes by other clients of the API server are applied to the table,
+//! too. It also keeps the state of each object, for `status`. The work queue's registry decides whether a function is
 //! valid.
 
 mod write;
@@ -136,9 +136,9 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
                 last < listing && !names.contains(name)
             };
             // Include functions that only the table has: an earlier bridge of this process added them.
-            let in_table: Vec<String> = registry
-                .context
-                .with_desk(|desk| desk.functions().keys().map(ToString::to_string).collect());
+            let in_table: Vec<String> = registry.context.with_work_queue(|queue| {
+                queue.functions().keys().map(ToString::to_string).collect()
+            });
             let all: HashSet<String> = known.keys().cloned().chain(in_table).collect();
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
@@ -208,7 +208,9 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
                     draft: Box::new(draft),
                     replace: true,
                 };
-                registry.context.with_desk(|desk| desk.apply(change, None));
+                registry
+                    .context
+                    .with_work_queue(|queue| queue.apply(change, None));
             }
             SpecVerdict::Accepted
         }
@@ -231,7 +233,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let Some(kept) = kept.filter(|_| {
         !registry
             .context
-            .with_desk(|desk| desk.functions().contains_key(name))
+            .with_work_queue(|queue| queue.functions().contains_key(name))
     }) else {
         return;
     };
@@ -249,7 +251,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
             let (draft, replace) = (Box::new(draft), true);
             registry
                 .context
-                .with_desk(|desk| desk.apply(Change::Register { draft, replace }, None));
+                .with_work_queue(|queue| queue.apply(Change::Register { draft, replace }, None));
         }
         Ok(None) => {}
         Err(why) => tracing::warn!(function = name, "nor is its last accepted spec: {why}"),
@@ -303,7 +305,9 @@ fn judge(
         .draft()
         .map_err(|fault| Refused::Invalid(vec![fault]))?;
     check_template(&object.spec)?;
-    let differs = registry.context.with_desk(|desk| desk.differs(&draft))?;
+    let differs = registry
+        .context
+        .with_work_queue(|queue| queue.differs(&draft))?;
     Ok(differs.then_some(draft))
 }
 
@@ -319,9 +323,9 @@ fn forget(registry: &ClusterRegistry, name: &str) {
     registry.functions.known.borrow_mut().remove(name);
     registry.functions.changed.borrow_mut().remove(name);
     let name: Arc<str> = name.into();
-    registry.context.with_desk(|desk| {
-        if desk.functions().contains_key(&name) {
-            desk.apply(Change::Remove { name }, None);
+    registry.context.with_work_queue(|queue| {
+        if queue.functions().contains_key(&name) {
+            queue.apply(Change::Remove { name }, None);
         }
     });
 }
@@ -377,7 +381,7 @@ async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Chang
                 Ok(uid) => removed(registry, &name, uid, reply),
                 Err(refused) => registry
                     .context
-                    .with_desk(|desk| desk.reply(reply, Reply::Refused(refused))),
+                    .with_work_queue(|queue| queue.reply(reply, Reply::Refused(refused))),
             },
         }
         let mut writing = registry.functions.writing.borrow_mut();
@@ -419,12 +423,12 @@ fn made(
         Ok(object) => {
             registry
                 .context
-                .with_desk(|desk| desk.apply(change, Some(reply)));
+                .with_work_queue(|queue| queue.apply(change, Some(reply)));
             note(registry, &object, SpecVerdict::Accepted);
         }
         Err(refused) => registry
             .context
-            .with_desk(|desk| desk.reply(reply, Reply::Refused(refused))),
+            .with_work_queue(|queue| queue.reply(reply, Reply::Refused(refused))),
     }
 }
 
@@ -447,9 +451,9 @@ fn scaled(
         }
     });
     let name = name.clone();
-    registry.context.with_desk(|desk| match judged {
-        Ok(()) => desk.apply(Change::Scale { name, replicas }, Some(reply)),
-        Err(refused) => desk.reply(reply, Reply::Refused(refused)),
+    registry.context.with_work_queue(|queue| match judged {
+        Ok(()) => queue.apply(Change::Scale { name, replicas }, Some(reply)),
+        Err(refused) => queue.reply(reply, Reply::Refused(refused)),
     });
 }
 
@@ -464,12 +468,12 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
         .borrow_mut()
         .extend(uid.map(|uid| (uid, listing)));
     let name = name.clone();
-    registry.context.with_desk(|desk| {
-        if desk.functions().contains_key(&name) {
-            desk.apply(Change::Remove { name }, Some(reply));
+    registry.context.with_work_queue(|queue| {
+        if queue.functions().contains_key(&name) {
+            queue.apply(Change::Remove { name }, Some(reply));
         } else {
             // The function was never accepted, so the table does not have it.
-            desk.reply(reply, Reply::Removed);
+            queue.reply(reply, Reply::Removed);
         }
     });
 }

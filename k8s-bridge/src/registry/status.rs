@@ -107,7 +107,7 @@ async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, WritePa
 fn new_status(registry: &ClusterRegistry, name: &str) -> Option<StatusChange> {
     let function = registry
         .context
-        .with_desk(|desk| desk.functions().get(name).cloned());
+        .with_work_queue(|queue| queue.functions().get(name).cloned());
     let pods = ReplicaCounts::of(registry.pods.borrow().of(name), function.as_deref());
     let change = registry.functions.with(name, |known| {
         let readiness = Readiness::of(known, function.as_deref(), &pods);

@@ -1,4 +1,4 @@
-//! A bridge that is rebuilt around the same desk and memory, as after a panic: pods keep their
+//! A bridge that is rebuilt around the same work queue and memory, as after a panic: pods keep their
 //! ids, Jobs go on, no pod or Job is created twice, and every client gets an answer.
 
 use std::time::Duration;

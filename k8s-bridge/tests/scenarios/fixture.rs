@@ -1,4 +1,4 @@
-//! A control plane under a test's control: a bridge to the fake API server, with a real desk. Time is
+//! A control plane under a test's control: a bridge to the fake API server, with a real work queue. Time is
 //! paused: it advances when no task can run, so that a wait costs next to nothing.
 
 use std::cell::{Cell, RefCell};
@@ -10,13 +10,13 @@ use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
 use nanofaas_core::cold_start::WallClock;
-use nanofaas_core::desk::{Desk, attend};
 use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::{WorkQueue, controller_loop};
 use nanofaas_fake_api_server::script::of;
 use nanofaas_fake_api_server::server::FakeApiServer;
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory, OwnPod};
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::rings::{LOOK, OWN_ACCOUNT, Rings, desk_and_rings};
+use crate::rings::{LOOK, OWN_ACCOUNT, Rings, work_queue_and_rings};
 
 /// The longest wait for a condition, in the test's time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -74,7 +74,7 @@ pub(crate) async fn pass(seconds: f64) {
 /// The parts of a control plane that a test holds.
 pub(crate) struct ClusterFixture {
     pub(crate) server: FakeApiServer,
-    pub(crate) desk: Rc<RefCell<Desk>>,
+    pub(crate) work_queue: Rc<RefCell<WorkQueue>>,
     pub(crate) rings: Rc<Rings>,
     memory: Rc<Memory>,
     bridge: Rc<RefCell<Option<Rc<KubernetesBridge>>>>,
@@ -126,11 +126,11 @@ impl ClusterFixture {
     }
 
     fn with(server: &FakeApiServer, is_real: bool) -> Self {
-        let (desk, rings) = desk_and_rings(is_real);
+        let (work_queue, rings) = work_queue_and_rings(is_real);
         let kubeconfig = write_kubeconfig(&server.url());
         Self {
             server: server.clone(),
-            desk: Rc::new(RefCell::new(desk)),
+            work_queue: Rc::new(RefCell::new(work_queue)),
             turning: spawn_local(rings.clone().turn()),
             rings,
             memory: Rc::default(),
@@ -189,13 +189,14 @@ impl ClusterFixture {
         }
     }
 
-    /// Builds a bridge, each time around the same desk and memory.
+    /// Builds a bridge, each time around the same work queue and memory.
     pub(crate) fn begin(&mut self) {
         assert!(self.running.is_none(), "it runs");
-        let (config, memory, desk) = (self.config(), self.memory.clone(), self.desk.clone());
+        let (config, memory, work_queue) =
+            (self.config(), self.memory.clone(), self.work_queue.clone());
         let (slot, is_deposed) = (self.bridge.clone(), self.is_deposed.clone());
         let living = async move {
-            let bridge = KubernetesBridge::open(config, memory, desk.clone()).await;
+            let bridge = KubernetesBridge::open(config, memory, work_queue.clone()).await;
             let bridge = Rc::new(bridge.expect("a bridge"));
             slot.replace(Some(bridge.clone()));
             let heard = bridge.clone();
@@ -205,7 +206,7 @@ impl ClusterFixture {
             });
             // The pause is short, so nothing has to wake the loop.
             let pause = async |_| sleep(LOOK).await;
-            attend(&desk, |work| bridge.take(work), pause).await;
+            controller_loop(&work_queue, |command| bridge.take(command), pause).await;
         };
         let tasks = LocalSet::new();
         self.running = Some(spawn_local(async move { tasks.run_until(living).await }));
@@ -213,8 +214,8 @@ impl ClusterFixture {
 
     /// Tries to build the bridge; returns why that fails.
     pub(crate) async fn refusal(&self) -> String {
-        let (memory, desk) = (self.memory.clone(), self.desk.clone());
-        let built = KubernetesBridge::open(self.config(), memory, desk).await;
+        let (memory, work_queue) = (self.memory.clone(), self.work_queue.clone());
+        let built = KubernetesBridge::open(self.config(), memory, work_queue).await;
         built.err().expect("it is not built").to_string()
     }
 
@@ -248,8 +249,8 @@ impl ClusterFixture {
 
     /// The names of the registered functions, with their images.
     pub(crate) fn table(&self) -> Vec<(String, String)> {
-        let desk = self.desk.borrow();
-        let all = desk.functions().iter();
+        let work_queue = self.work_queue.borrow();
+        let all = work_queue.functions().iter();
         let of = |function: &Function| function.spec.image.clone().map(|image| image.to_string());
         all.map(|(name, function)| (name.to_string(), of(function).unwrap_or_default()))
             .collect()
@@ -261,7 +262,7 @@ impl ClusterFixture {
     }
 
     pub(crate) fn function(&self, name: &str) -> Arc<Function> {
-        self.desk.borrow().functions()[name].clone()
+        self.work_queue.borrow().functions()[name].clone()
     }
 
     /// Sends a request; returns the token with which `reply` waits for the answer.

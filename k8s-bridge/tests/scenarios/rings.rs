@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use nanofaas_core::desk::{Desk, Home};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, Order, Outbox};
@@ -19,6 +18,7 @@ use nanofaas_core::scheduler::Scheduler;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::{Home, WorkQueue};
 use nanofaas_core::{cold_start::ColdStarts, cold_start::WallClock};
 use tokio::time::{Instant, sleep};
 
@@ -56,8 +56,8 @@ fn silent_bell() -> Arc<Doorbell> {
 /// The control plane's own service account.
 pub(crate) const OWN_ACCOUNT: &str = "plane-account";
 
-/// A desk for a cluster, and its rings.
-pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
+/// A work queue for a cluster, and its rings.
+pub(crate) fn work_queue_and_rings(is_real: bool) -> (WorkQueue, Rc<Rings>) {
     let (post, inbox) = BridgePost::pair(silent_bell());
     let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
     let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
@@ -67,7 +67,7 @@ pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
     let registry = (registry, Home::Cluster);
     let starts = ColdStarts::new(WallClock(std::time::SystemTime::now()));
     let pinned = SchedulerPost::Pinned(pinned);
-    let desk = Desk::new(inbox, posts, pinned, registry, starts);
+    let work_queue = WorkQueue::new(inbox, posts, pinned, registry, starts);
     let real = is_real.then(|| Scheduler::new(Arc::new(Entries::new(IO_THREADS))));
     let rings = Rings {
         post,
@@ -81,7 +81,7 @@ pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
         orders: RefCell::default(),
         places: Cell::new(0),
     };
-    (desk, Rc::new(rings))
+    (work_queue, Rc::new(rings))
 }
 
 impl Rings {

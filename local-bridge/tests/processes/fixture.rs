@@ -1,4 +1,4 @@
-//! A bridge with its desk and rings; the test stands for the rest of the control plane.
+//! A bridge with its work queue and rings; the test stands for the rest of the control plane.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +12,6 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use nanofaas_core::cold_start::{ColdStarts, WallClock};
-use nanofaas_core::desk::{Desk, Home, attend};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::event::{Event, Order};
 use nanofaas_core::function::Function;
@@ -23,6 +22,7 @@ use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_core::work_queue::{Home, WorkQueue, controller_loop};
 use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use nanofaas_testkit::folder::ScratchFolder;
 use nanofaas_testkit::wait::PATIENCE;
@@ -39,10 +39,10 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What a test holds: the desk, the other ends of the bridge's rings, and a scratch directory.
+/// What a test holds: the work queue, the other ends of the bridge's rings, and a scratch directory.
 pub(crate) struct LocalFixture {
     pub(crate) scratch: ScratchFolder,
-    pub(crate) desk: Rc<RefCell<Desk>>,
+    pub(crate) work_queue: Rc<RefCell<WorkQueue>>,
     pub(crate) post: BridgePost,
     pub(crate) io: Vec<IoInbox>,
     pub(crate) scheduler: PinnedInbox,
@@ -93,7 +93,7 @@ pub(crate) fn with_config<F>(
     let registry = Registry::new(IO_THREADS, Defaults::DEFAULT, Platform::Local);
     let registry = (registry, Home::Memory);
     let starts = ColdStarts::new(WallClock(SystemTime::now()));
-    let desk = Desk::new(
+    let work_queue = WorkQueue::new(
         inbox,
         posts,
         SchedulerPost::Pinned(pinned),
@@ -102,7 +102,7 @@ pub(crate) fn with_config<F>(
     );
     let fixture = LocalFixture {
         scratch,
-        desk: Rc::new(RefCell::new(desk)),
+        work_queue: Rc::new(RefCell::new(work_queue)),
         post,
         io,
         scheduler,
@@ -116,15 +116,16 @@ pub(crate) fn with_config<F>(
         .build();
     let runtime = runtime.expect("a runtime");
     let fixture = runtime.block_on(LocalSet::new().run_until(async move {
-        let bridge = Rc::new(LocalBridge::open(config, fixture.desk.clone()).expect("a bridge"));
-        let (attended, desk) = (bridge.clone(), fixture.desk.clone());
-        let attending = spawn_local(async move {
+        let bridge =
+            Rc::new(LocalBridge::open(config, fixture.work_queue.clone()).expect("a bridge"));
+        let (attended, work_queue) = (bridge.clone(), fixture.work_queue.clone());
+        let controller = spawn_local(async move {
             // A pause is 1 ms, so nothing has to wake the loop.
             let pause = async |_| tokio::time::sleep(Duration::from_millis(1)).await;
-            attend(&desk, |work| attended.take(work), pause).await;
+            controller_loop(&work_queue, |command| attended.take(command), pause).await;
         });
         let fixture = test(fixture).await;
-        attending.abort();
+        controller.abort();
         tokio::time::timeout(PATIENCE, bridge.stop())
             .await
             .expect("it stops");

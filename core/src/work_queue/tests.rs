@@ -1,4 +1,4 @@
-//! The desk, with the test in place of io threads, scheduler and backend.
+//! The work queue, with the test in place of io threads, scheduler and backend.
 
 use super::*;
 use crate::cold_start::WallClock;
@@ -12,7 +12,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 struct Bench {
-    desk: Desk,
+    work_queue: WorkQueue,
     bridge: BridgePost,
     io: Vec<IoInbox>,
     scheduler: Option<PinnedInbox>,
@@ -35,7 +35,7 @@ fn bench(io_threads: usize) -> Bench {
     let registry = Registry::new(io_threads, Defaults::DEFAULT, Platform::Local);
     let starts = ColdStarts::new(WallClock(SystemTime::UNIX_EPOCH));
     Bench {
-        desk: Desk::new(inbox, posts, post, (registry, Home::Memory), starts),
+        work_queue: WorkQueue::new(inbox, posts, post, (registry, Home::Memory), starts),
         bridge,
         io,
         scheduler,
@@ -78,7 +78,10 @@ const POD: PodId = PodId::new(3, 1);
 fn a_registration_is_answered_after_all_threads() {
     let mut bench = bench(2);
     register(&bench, "echo", to(1, 7));
-    assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
+    assert!(matches!(
+        &bench.work_queue.pump()[..],
+        [BridgeCommand::Function(_)]
+    ));
     let events = &mut bench.scheduler.as_mut().expect("pinned").events;
     assert!(matches!(
         events.pop(),
@@ -88,23 +91,23 @@ fn a_registration_is_answered_after_all_threads() {
         assert!(matches!(inbox.messages.pop(), Some(Message::Function(_))));
     }
     ack(&bench, 1);
-    bench.desk.pump();
+    bench.work_queue.pump();
     assert!(bench.io[1].messages.pop().is_none(), "one has not said so");
     ack(&bench, 1);
-    bench.desk.pump();
+    bench.work_queue.pump();
     let Some(Message::Reply { token: 7, reply }) = bench.io[1].messages.pop() else {
         panic!("no reply");
     };
     assert!(matches!(reply, Reply::Registered { created: true, .. }));
     assert!(bench.io[0].messages.pop().is_none());
-    assert!(bench.desk.is_settled());
+    assert!(bench.work_queue.is_settled());
 }
 
 #[test]
 fn an_inline_scheduler_hears_before_its_thread() {
     let mut bench = bench(1);
-    assert_eq!(bench.desk.register(draft("echo"), false), Ok(()));
-    let refused = bench.desk.register(draft("echo"), false);
+    assert_eq!(bench.work_queue.register(draft("echo"), false), Ok(()));
+    let refused = bench.work_queue.register(draft("echo"), false);
     assert_eq!(refused, Err(Refused::Exists));
     let messages = &mut bench.io[0].messages;
     assert!(matches!(
@@ -118,8 +121,11 @@ fn an_inline_scheduler_hears_before_its_thread() {
 #[test]
 fn a_lane_keeps_its_function_while_it_exists() {
     let mut bench = bench(1);
-    bench.desk.register(draft("echo"), false).expect("new");
-    bench.desk.pump();
+    bench
+        .work_queue
+        .register(draft("echo"), false)
+        .expect("new");
+    bench.work_queue.pump();
     let remove = Request::Remove {
         name: "echo".into(),
     };
@@ -134,22 +140,22 @@ fn a_lane_keeps_its_function_while_it_exists() {
         wanted_at: Uptime::ZERO,
     };
     order(&bench, start);
-    let work = bench.desk.pump();
+    let commands = bench.work_queue.pump();
     assert!(matches!(
-        &work[..],
+        &commands[..],
         [
-            Work::Removed { lane: LANE, .. },
-            Work::Start { pod: POD, wanted_at: Uptime::ZERO, function },
+            BridgeCommand::Removed { lane: LANE, .. },
+            BridgeCommand::Start { pod: POD, wanted_at: Uptime::ZERO, function },
         ] if &**function.name() == "echo"
     ));
     ack(&bench, 1);
     ack(&bench, 2);
-    bench.desk.pump();
-    assert_eq!(bench.desk.leaving_stats().count(), 1);
+    bench.work_queue.pump();
+    assert_eq!(bench.work_queue.leaving_stats().count(), 1);
     order(&bench, Order::LaneGone { lane: LANE });
     order(&bench, start);
-    assert!(bench.desk.pump().is_empty());
-    assert_eq!(bench.desk.leaving_stats().count(), 0);
+    assert!(bench.work_queue.pump().is_empty());
+    assert_eq!(bench.work_queue.leaving_stats().count(), 0);
     let mut last = None;
     while let Some(message) = bench.io[0].messages.pop() {
         last = Some(message);
@@ -160,7 +166,10 @@ fn a_lane_keeps_its_function_while_it_exists() {
 #[test]
 fn a_reused_lane_outlives_the_old_removal() {
     let mut bench = bench(1);
-    bench.desk.register(draft("echo"), false).expect("new");
+    bench
+        .work_queue
+        .register(draft("echo"), false)
+        .expect("new");
     let remove = Request::Remove {
         name: "echo".into(),
     };
@@ -171,14 +180,17 @@ fn a_reused_lane_outlives_the_old_removal() {
     assert!(bench.bridge.send(message).is_ok());
     ack(&bench, 1);
     ack(&bench, 2);
-    bench.desk.pump();
-    bench.desk.register(draft("echo"), false).expect("again");
+    bench.work_queue.pump();
+    bench
+        .work_queue
+        .register(draft("echo"), false)
+        .expect("again");
     order(&bench, Order::LaneGone { lane: LANE });
-    bench.desk.pump();
+    bench.work_queue.pump();
     let again = LaneId { epoch: 2, ..LANE };
-    assert!(bench.desk.function_at(LANE).is_none());
-    assert!(bench.desk.function_at(again).is_some());
-    assert!(bench.desk.functions().contains_key("echo"));
+    assert!(bench.work_queue.function_at(LANE).is_none());
+    assert!(bench.work_queue.function_at(again).is_some());
+    assert!(bench.work_queue.functions().contains_key("echo"));
 }
 
 #[test]
@@ -198,11 +210,11 @@ fn a_full_ring_delays_messages_in_order() {
             start: Arc::default(),
             held_up: None,
         };
-        bench.desk.tell(ShardId::new(1), message);
+        bench.work_queue.tell(ShardId::new(1), message);
     }
-    bench.desk.event(Event::PodUp(POD));
-    assert_eq!(bench.desk.waiting(), 11);
-    assert_eq!(bench.desk.rest(), Rest::Shortly);
+    bench.work_queue.event(Event::PodUp(POD));
+    assert_eq!(bench.work_queue.waiting(), 11);
+    assert_eq!(bench.work_queue.rest(), Rest::Shortly);
     let events = &mut bench.scheduler.as_mut().expect("pinned").events;
     assert!(events.pop().is_none(), "it waits behind the others");
     let mut seen = 0;
@@ -213,33 +225,46 @@ fn a_full_ring_delays_messages_in_order() {
             );
             seen += 1;
         }
-        bench.desk.pump();
+        bench.work_queue.pump();
     }
     assert!(matches!(events.pop(), Some(Event::PodUp(POD))));
-    assert_eq!(bench.desk.rest(), Rest::UntilBell);
+    assert_eq!(bench.work_queue.rest(), Rest::UntilBell);
 }
 
 #[test]
 fn nothing_is_taken_while_too_much_is_pending() {
     let mut bench = bench(1);
-    for _ in 0..MESSAGES_DEPTH + DESK_BACKLOG {
-        bench.desk.tell(ShardId::new(0), Message::Drain);
+    for _ in 0..MESSAGES_DEPTH + WORK_QUEUE_BACKLOG {
+        bench.work_queue.tell(ShardId::new(0), Message::Drain);
     }
     register(&bench, "echo", to(0, 1));
-    assert!(bench.desk.pump().is_empty());
+    assert!(bench.work_queue.pump().is_empty());
     assert!(bench.io[0].messages.pop().is_some());
-    assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
+    assert!(matches!(
+        &bench.work_queue.pump()[..],
+        [BridgeCommand::Function(_)]
+    ));
 }
 
 #[test]
 fn a_message_keeps_it_from_sleeping() {
     let mut bench = bench(1);
-    assert_eq!(bench.desk.rest(), Rest::UntilBell);
+    assert_eq!(bench.work_queue.rest(), Rest::UntilBell);
     order(&bench, Order::Stop { pod: POD });
-    assert_eq!(bench.desk.rest(), Rest::No);
-    assert!(matches!(&bench.desk.pump()[..], [Work::Stop { pod: POD }]));
-    bench.desk.register(draft("echo"), false).expect("new");
-    assert_eq!(bench.desk.rest(), Rest::No, "work waits for the backend");
+    assert_eq!(bench.work_queue.rest(), Rest::No);
+    assert!(matches!(
+        &bench.work_queue.pump()[..],
+        [BridgeCommand::Stop { pod: POD }]
+    ));
+    bench
+        .work_queue
+        .register(draft("echo"), false)
+        .expect("new");
+    assert_eq!(
+        bench.work_queue.rest(),
+        Rest::No,
+        "a command waits for the backend"
+    );
 }
 
 #[test]
@@ -275,10 +300,10 @@ fn pods_of_warm_functions_alone_are_reshaped() {
     for (name, mode) in [("w", "WARM"), ("j", "JOB")] {
         let json = format!(r#"{{"name":"{name}","executionMode":"{mode}","command":["x"]}}"#);
         let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
-        bench.desk.register(draft, false).expect("new");
+        bench.work_queue.register(draft, false).expect("new");
     }
     while bench.io[0].messages.pop().is_some() {}
-    bench.desk.reshape_pods();
+    bench.work_queue.reshape_pods();
     let messages = &mut bench.io[0].messages;
     let Some(Message::Event(Event::LaneChanged { lane, reshaped, .. })) = messages.pop() else {
         panic!("the scheduler is told nothing");

@@ -1,7 +1,7 @@
-//! The bridge's desk: it sorts the bridge's incoming messages, makes the registry's changes and sends them in
+//! The bridge's work queue: it sorts the bridge's incoming messages, makes the registry's changes and sends them in
 //! the right order, and keeps what does not fit into a full ring until there is room. It never waits, sleeps
-//! or starts anything: its `Work` names what a backend has to do. Each bridge owns one and runs `attend`; the
-//! management port reads the functions from it.
+//! or starts anything: a `BridgeCommand` names what a backend has to do. Each bridge owns one work queue and runs
+//! `controller_loop`; the management port reads the functions from the queue.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::cold_start::ColdStarts;
 use crate::event::{Event, Order};
 use crate::function::Function;
-use crate::limits::DESK_BACKLOG;
+use crate::limits::WORK_QUEUE_BACKLOG;
 use crate::message::Request;
 use crate::message::{
     BridgeMessage, JobStart, Message, PodEnd, ReadyStamps, Refused, Reply, ReplyTo,
@@ -28,7 +28,7 @@ use crate::time::Uptime;
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
-pub enum Work {
+pub enum BridgeCommand {
     /// A function is new or changed.
     Function(Arc<Function>),
     /// A function is no longer registered; its lane may still have calls and pods.
@@ -64,7 +64,7 @@ pub enum Work {
         stamps: Option<ReadyStamps>,
     },
     PodReady(Box<PodReady>),
-    /// The registry's home is the cluster: write the change there, then call `Desk::apply`, or refuse it.
+    /// The registry's home is the cluster: write the change there, then call `WorkQueue::apply`, or refuse it.
     Change {
         change: Change,
         reply: ReplyTo,
@@ -101,13 +101,17 @@ pub enum Rest {
     UntilBell,
 }
 
-/// The loop of the bridge that owns a desk; it never returns. `take` receives each work item, in
+/// The loop of the bridge that owns a work queue; it never returns. `take` receives each command, in
 /// order; `pause` waits as long as its `Rest` says, or until the bell rings.
-pub async fn attend(desk: &RefCell<Desk>, mut take: impl FnMut(Work), pause: impl AsyncFn(Rest)) {
+pub async fn controller_loop(
+    work_queue: &RefCell<WorkQueue>,
+    mut take: impl FnMut(BridgeCommand),
+    pause: impl AsyncFn(Rest),
+) {
     loop {
-        let work = desk.borrow_mut().pump();
-        work.into_iter().for_each(&mut take);
-        let rest = desk.borrow_mut().rest();
+        let commands = work_queue.borrow_mut().pump();
+        commands.into_iter().for_each(&mut take);
+        let rest = work_queue.borrow_mut().rest();
         pause(rest).await;
     }
 }
@@ -117,7 +121,7 @@ enum Delivery {
     Io { shard: ShardId, message: Message },
 }
 
-pub struct Desk {
+pub struct WorkQueue {
     inbox: BridgeInbox,
     io: Vec<IoPost>,
     scheduler: SchedulerPost,
@@ -129,10 +133,10 @@ pub struct Desk {
     backlog: VecDeque<Delivery>,
     /// The function of each lane. A removed function stays until its calls and pods are gone.
     lanes: Vec<Option<Arc<Function>>>,
-    work: Vec<Work>,
+    commands: Vec<BridgeCommand>,
 }
 
-impl Desk {
+impl WorkQueue {
     pub fn new(
         inbox: BridgeInbox,
         io: Vec<IoPost>,
@@ -149,18 +153,18 @@ impl Desk {
             starts,
             backlog: VecDeque::new(),
             lanes: Vec::new(),
-            work: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
-    /// Delivers the backlog, handles new messages, and returns the backend's work, in order.
-    pub fn pump(&mut self) -> Vec<Work> {
+    /// Delivers the backlog, handles new messages, and returns the backend's commands, in order.
+    pub fn pump(&mut self) -> Vec<BridgeCommand> {
         self.inbox.bell.awake();
         self.flush();
         for _ in 0..MESSAGES_PER_PUMP {
             // While the backlog is full nothing more is taken, acknowledgements included. The backlog drains
             // without them, because the other threads empty their rings.
-            if self.backlog.len() >= DESK_BACKLOG {
+            if self.backlog.len() >= WORK_QUEUE_BACKLOG {
                 break;
             }
             let Some(message) = self.inbox.messages.pop() else {
@@ -168,13 +172,13 @@ impl Desk {
             };
             self.take(message);
         }
-        std::mem::take(&mut self.work)
+        std::mem::take(&mut self.commands)
     }
 
     /// Announces sleep, and returns how long the sleep may last.
     #[must_use]
     pub fn rest(&mut self) -> Rest {
-        if !self.work.is_empty() {
+        if !self.commands.is_empty() {
             return Rest::No;
         }
         if !self.backlog.is_empty() {
@@ -197,13 +201,13 @@ impl Desk {
                 self.registry.acknowledge(version, &mut out);
                 self.deliver(out);
             }
-            BridgeMessage::Job(job) => self.work.push(Work::Job(job)),
+            BridgeMessage::Job(job) => self.commands.push(BridgeCommand::Job(job)),
             BridgeMessage::JobStop {
                 call,
                 attempt,
                 stamps,
             } => {
-                self.work.push(Work::JobStop {
+                self.commands.push(BridgeCommand::JobStop {
                     call,
                     attempt,
                     stamps,
@@ -219,7 +223,7 @@ impl Desk {
                 pod,
                 wanted_at,
             } => match self.function_at(lane) {
-                Some(function) => self.work.push(Work::Start {
+                Some(function) => self.commands.push(BridgeCommand::Start {
                     function: function.clone(),
                     pod,
                     wanted_at,
@@ -227,10 +231,11 @@ impl Desk {
                 // The lane no longer has such a function, so no pod starts: report the pod as down.
                 None => self.event(Event::PodDown(pod)),
             },
-            Order::Stop { pod } => self.work.push(Work::Stop { pod }),
-            Order::Probe { pod } => self.work.push(Work::Probe { pod }),
+            Order::Stop { pod } => self.commands.push(BridgeCommand::Stop { pod }),
+            Order::Probe { pod } => self.commands.push(BridgeCommand::Probe { pod }),
             Order::Adopted { lane, token, pod } => {
-                self.work.push(Work::Adopted { lane, token, pod });
+                self.commands
+                    .push(BridgeCommand::Adopted { lane, token, pod });
             }
             Order::LaneGone { lane } => self.lane_gone(lane),
         }
@@ -263,14 +268,14 @@ impl Desk {
                     stamps,
                     reply,
                 };
-                return self.work.push(Work::PodReady(Box::new(ready)));
+                return self.commands.push(BridgeCommand::PodReady(Box::new(ready)));
             }
         };
         if self.home == Home::Memory {
             return self.apply(change, Some(reply));
         }
         match self.registry.check(&change) {
-            Ok(()) => self.work.push(Work::Change { change, reply }),
+            Ok(()) => self.commands.push(BridgeCommand::Change { change, reply }),
             Err(refused) => self.reply(reply, Reply::Refused(refused)),
         }
     }
@@ -325,11 +330,11 @@ impl Desk {
             match told {
                 Told::Function(function) => {
                     self.keep(&function);
-                    self.work.push(Work::Function(function));
+                    self.commands.push(BridgeCommand::Function(function));
                 }
                 Told::Removed { lane, name, .. } => {
                     self.starts.forget(&name);
-                    self.work.push(Work::Removed { lane, name });
+                    self.commands.push(BridgeCommand::Removed { lane, name });
                 }
             }
         }
@@ -424,7 +429,7 @@ impl Desk {
         };
         if let Some(delivery) = undelivered {
             self.backlog.push_back(delivery);
-            // Rings, because the task in `attend` may sleep and has to deliver this later.
+            // Rings, because the task in `controller_loop` may sleep and has to deliver this later.
             self.inbox.bell.ring();
         }
     }
