@@ -1,6 +1,6 @@
-//! The io threads, which act for clients and pods: bytes, sockets, HTTP. Each decides what only it can
-//! (deadlines, records), and leaves slots to the scheduler. This crate knows no tokio and no Kubernetes. The
-//! process calls `start`.
+//! The io threads, which act for clients and pods: bytes, sockets, HTTP. An io thread decides only what no
+//! other thread can (deadlines, records), and leaves slots to the scheduler. This crate knows no tokio and no
+//! Kubernetes. The process calls `start`.
 //!
 //! Folders are layers, the highest first: a folder uses itself and those below it.
 

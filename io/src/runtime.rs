@@ -123,14 +123,13 @@ impl Runtime {
         self.dates.line(self.recent())
     }
 
-    /// A time of the process's clock as the time since the epoch. The offset is that of the wall
-    /// clock at the start, so that an execution never ends before it began when the wall clock
-    /// jumps.
+    /// Converts a time of the process's clock to the time since the epoch. It adds the wall clock's time at the
+    /// start of the process. So a jump of the wall clock cannot make an execution end before it began.
     pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
         self.origin_wall + at.since(Uptime::ZERO)
     }
 
-    /// A wall-clock time as one of the process's clock; zero for a time before its origin.
+    /// Converts a time of the wall clock to one of the process's clock; zero for a time before its origin.
     pub(crate) fn uptime_at(&self, epoch_ms: u64) -> Uptime {
         Uptime::ZERO + Nanos::from_ms(epoch_ms).saturating_sub(self.origin_wall)
     }

@@ -31,7 +31,7 @@ const CEILING: u64 = 16;
 const CALLS: usize = 2000;
 /// Enough calls for several checks of the watchdog.
 const LOCAL_CALLS: usize = 50_000;
-/// More than the records of plain calls (4096), so that their ring and its index are full.
+/// More than the records of plain calls (4096), so that their ring is full.
 const FIRST_CALLS: usize = 10_000;
 /// Calls before the count, for all that a case needs once. The requests of half of them meet at the pod, so
 /// that as many connections and buffers are in use as there ever will be.
@@ -39,7 +39,7 @@ const WARM_UP_CALLS: usize = 1000;
 
 #[test]
 fn a_warm_call_allocates_nothing() {
-    // One test: there is one counter in the process.
+    // One test for all cases, because the process has one counter.
     for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
         let Some(plane) = ControlPlaneThreads::start(driver) else {
             eprintln!("no {driver:?} on this machine: not counted");

@@ -19,7 +19,7 @@ pub struct JsonError {
     pub at: u32,
 }
 
-/// What is wrong; the byte's place completes the sentence.
+/// What is wrong. The position of the byte completes the sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     #[error("the text is not UTF-8")]
@@ -56,7 +56,7 @@ pub enum JsonErrorKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeParts {
     pub input: Range<u32>,
-    /// None also if it is null.
+    /// None if it is missing, or null.
     pub metadata: Option<Range<u32>>,
 }
 

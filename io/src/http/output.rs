@@ -14,9 +14,9 @@ use crate::http::json;
 /// How an output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// JSON that was checked: it stands in the envelope as it is.
+    /// Checked JSON: it is in the envelope as it is.
     Json,
-    /// UTF-8 that was checked: a JSON string.
+    /// Checked UTF-8: a JSON string in the envelope.
     Text,
     /// Anything else: raw, under its own content type.
     Raw,
@@ -113,7 +113,7 @@ impl Output {
         Ok(output)
     }
 
-    /// JSON that was checked before: the input of an echo.
+    /// JSON that was checked before: the input, for an echo.
     pub(crate) const fn json(buffer: Vec<u8>, body: Range<usize>) -> Self {
         Self {
             form: Form::Json,

@@ -253,7 +253,7 @@ pub(crate) struct Wire {
     pub(crate) head_only: bool,
 }
 
-/// What every answer has at its beginning and its end.
+/// The parts that every answer has at its beginning and its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heading {
     pub(crate) wire: Wire,

@@ -96,7 +96,7 @@ pub(crate) struct FinishedAttempt {
     pub(crate) answered_at: Option<Uptime>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
-    /// How long the attempt waited for its own pod, that of a Job, to start.
+    /// How long a JOB attempt waited for its pod to start; zero for other attempts.
     pub(crate) start: Nanos,
 }
 

@@ -34,11 +34,11 @@ pub(crate) struct ServedCall<'a> {
     pub(crate) stored: Option<Rc<StoredExecution>>,
     pub(crate) request: &'a Incoming,
     pub(crate) alarm: &'a Alarm,
-    /// The count of its large body among the waiting ones, until the call begins.
+    /// Counts the call's large body among the waiting bodies of its function, until the call begins.
     pub(crate) waiting: RefCell<Option<WaitingBody>>,
     /// When the running attempt sent its request.
     pub(crate) stamps: SentStamp,
-    /// An attempt waited for its pod to start, or was the first one in it.
+    /// An attempt waited for its pod to start, or was the pod's first one.
     pub(crate) is_cold: Cell<bool>,
 }
 

@@ -41,8 +41,8 @@ impl Drop for WaitingBody {
     }
 }
 
-/// Counts a body of so many bytes among the waiting ones of its function, unless they would hold more than half
-/// of the memory.
+/// Counts a body of so many bytes among the waiting bodies of its function, unless they would then hold more
+/// than half of the memory.
 pub(crate) fn wait(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,

@@ -1,5 +1,5 @@
-//! A call's request as it came in: the buffer that holds head and body, and where its parts are.
-//! It is moved, never copied, from the connection to the task that serves the call.
+//! A call's request as it came in: the buffer of its head and body, and the positions of its parts. It is
+//! moved, never copied, from the connection to the task that serves the call.
 
 use std::ops::Range;
 
@@ -9,19 +9,19 @@ use nanofaas_http1::request::RequestHead;
 /// A request with its body.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    /// Begins with the head.
+    /// The head and what followed it.
     buffer: Vec<u8>,
     pub(crate) head: RequestHead,
     body: CallBody,
-    /// Where `input` stands in the body, for JSON.
+    /// The position of `input` in a JSON body.
     input: Option<Range<usize>>,
 }
 
 #[derive(Debug)]
 enum CallBody {
-    /// Follows the head in the same buffer.
+    /// The body follows the head in the head's buffer.
     Here(Range<usize>),
-    /// Came in chunks, and is in a buffer of its own.
+    /// The body came in chunks, and is in a buffer of its own.
     Own(Vec<u8>),
 }
 

@@ -1,4 +1,4 @@
-//! Waiting for an execution that has a task of its own: the clients that repeat a keyed call wait here. A
+//! Lets a client wait for an execution that has a task of its own: a repeat of a keyed call waits here. A
 //! client that leaves ends only its own wait; `stored` decides whether the call ends.
 
 use std::rc::Rc;

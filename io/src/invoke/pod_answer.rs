@@ -31,7 +31,7 @@ pub(crate) enum Broken {
     Nonsense(ParseError),
 }
 
-/// Where an answer's body is.
+/// The position of an answer's body.
 pub(crate) struct AnswerBytes {
     /// The decoded body, if it came in chunks; else the body follows the head in the head's buffer.
     pub(crate) chunked: Option<Vec<u8>>,
@@ -42,7 +42,7 @@ pub(crate) struct AnswerBytes {
 
 /// What an answer has to match.
 pub(crate) struct Expected<'a> {
-    /// The id of the call; an answer may name one.
+    /// The call's id, which an answer may contain.
     pub(crate) execution_id: &'a [u8],
     /// The most bytes of the body.
     pub(crate) bytes_max: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Expected<'a> {
 
 /// A complete answer.
 pub(crate) struct Whole {
-    /// Begins with the head.
+    /// The head, and what followed it.
     pub(crate) buffer: Vec<u8>,
     pub(crate) head: ResponseHead,
     pub(crate) body: AnswerBytes,
@@ -143,6 +143,8 @@ async fn turn(connection: &mut PodConn, expected: &Expected<'_>, mut wait: Wait)
 async fn more(connection: &mut PodConn, expected: &Expected<'_>) -> Result<(), Broken> {
     let before = connection.received.len();
     poll_fn(|cx| {
+        // Both directions move in one poll, because a pod may send back what it reads: if nothing was read
+        // before all was sent, both sides would wait for each other.
         connection.poll_sent(expected.request, cx);
         connection.poll_read(cx);
         if connection.received.len() > before {
@@ -219,8 +221,8 @@ async fn chunks(
     loop {
         let max = expected.bytes_max;
         if body.len() > GROWN_MAX && body.capacity() < max {
-            // In one step, because a buffer that grows by doubling could hold more than the limit, which is
-            // what is charged.
+            // The buffer gets its full size in one step. If it grew by doubling, it could hold more than the
+            // limit, which is what is charged.
             body.reserve_exact(max - body.len());
         }
         let progress = {

@@ -19,7 +19,7 @@ use crate::state::functions::FunctionEntry;
 pub(crate) struct AdmittedRequest {
     pub(crate) entry: Rc<FunctionEntry>,
     pub(crate) charge: Charge,
-    /// The count of its large body among the waiting ones, until the call begins.
+    /// Counts the call's large body among the waiting bodies of its function, until the call begins.
     pub(crate) waiting: Option<WaitingBody>,
     pub(crate) arrived_at: Uptime,
     /// The deadline that a sync call has.

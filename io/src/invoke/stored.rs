@@ -64,7 +64,7 @@ pub(crate) async fn serve(
             return error_response(&refused);
         }
     };
-    // Before the key's owner lets others join the execution, because they have to find it.
+    // Stored before the key's owner lets other calls join the execution, because they have to find it.
     thread.executions.put(&stored);
     if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);
@@ -241,7 +241,7 @@ pub(crate) fn expire(thread: &Links, now: Uptime) {
 
 /// Drops the oldest finished execution, which is on this thread: another thread exceeded the byte budget.
 pub(crate) fn drop_oldest(thread: &Links) {
-    // First, so that a thread that exceeds the budget after `expire` asks again.
+    // Acknowledged first, so that a thread that exceeds the budget after `expire` asks again.
     thread.executions.acknowledge_budget();
     expire(thread, thread.now());
 }

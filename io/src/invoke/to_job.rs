@@ -78,7 +78,8 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
         .ok()
         .filter(|body| json && !body.contains('\0'))
         .map(Arc::<str>::from);
-    // Also if the Job gets the payload in its environment, because a Job may always ask for its input.
+    // The input is kept even if the Job gets the payload in its environment, because a Job may always ask for
+    // it.
     let content_type = request
         .content_type()
         .unwrap_or(b"application/octet-stream");
@@ -91,7 +92,7 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
         },
         attempt,
     });
-    // Before the bridge starts the Job, which may ask for its input at once.
+    // Inserted before the bridge starts the Job, because the Job may ask for its input at once.
     thread.inputs.borrow_mut().insert(call.id.random(), input);
     JobStart {
         call: grant.call,
@@ -115,7 +116,7 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
 pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let thread = call.thread;
     let attempt = call.attempt();
-    // Before the bridge gets the order, because updates are dropped for a Job that is not expected.
+    // Called before the bridge gets the order, because updates of a Job that is not expected are dropped.
     thread.calls.expect_job(call.place, attempt);
     let mut running = RunningJob {
         call,
@@ -171,7 +172,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     }
 }
 
-/// From the runtime's first instruction to a loaded handler.
+/// The time from the runtime's first instruction to a loaded handler, in milliseconds.
 fn init_ms(stamps: ReadyStamps) -> Option<u32> {
     let took_ms = stamps.ready_at_ms?.checked_sub(stamps.started_at_ms?)?;
     u32::try_from(took_ms).ok()

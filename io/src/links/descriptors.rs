@@ -1,5 +1,5 @@
-//! Frees a descriptor when they are short, on this thread, or by a request on another one. `state::descriptors`
-//! decides which client goes.
+//! Frees descriptors when they are short: on this thread, or by a request to the other threads.
+//! `state::descriptors` decides which client goes.
 
 use crate::links::Links;
 

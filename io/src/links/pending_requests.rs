@@ -43,7 +43,7 @@ impl<T> PendingRequests<T> {
         Self::new(false)
     }
 
-    /// For questions of which each is answered once.
+    /// For questions that are all answered, once each.
     pub(crate) fn certain() -> Self {
         Self::new(true)
     }

@@ -1,5 +1,5 @@
-//! How this thread reaches the scheduler: by calling it (inline), or through rings (pinned).
-//! It decides nothing; grants, orders and notices of a turn are delivered here.
+//! How this thread reaches the scheduler: by a function call (inline), or through rings (pinned). It decides
+//! nothing. It delivers the grants, orders and notices of a turn.
 
 use std::cell::RefCell;
 
@@ -62,7 +62,7 @@ impl SchedulerHandle {
 }
 
 impl Links {
-    /// Hands a call's ticket over; false where the lane's mailbox is full.
+    /// Hands a call's ticket over; false if the lane's mailbox is full.
     pub(crate) fn submit(&self, ticket: Ticket, stats: &QueueStats) -> bool {
         match &self.scheduler {
             SchedulerHandle::Inline(inline) => {

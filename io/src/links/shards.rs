@@ -49,7 +49,7 @@ pub(crate) struct ShardInbox {
     pub(crate) answers: Consumer<(u64, ShardAnswer)>,
 }
 
-/// One io thread, as another one reaches it.
+/// The link of one io thread to another.
 pub(crate) struct ShardLink {
     post: ShardPost,
     /// Notices that found its inbox full, the oldest first. Their number is bounded: each key that this thread
@@ -172,7 +172,7 @@ impl ShardLink {
         self.ring();
     }
 
-    /// Sends a notice, or owes it; false if it is owed.
+    /// Sends a notice at once, or later if the inbox is full; false if later.
     fn notify(&self, notice: ShardNotice) -> bool {
         self.owed.borrow_mut().push_back(notice);
         self.pay()
@@ -350,7 +350,7 @@ pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
             }
         }
         KeyNotice::Released { key, id, refused } => {
-            // Without a reason the claim was given up before it was decided.
+            // Without a reason, the key was given up before the claim was decided.
             let why = refused.unwrap_or_else(|| Box::new(HttpError::Busy));
             for asker in thread.keys.release(&key, id) {
                 decide(thread, asker, Claim::Refused(why.clone()));

@@ -15,11 +15,11 @@ const CLASSES: [(usize, usize); 5] = [
     (4 * 1024, 256),
     (16 * 1024, 64),
     (32 * 1024, 64),
-    // A body or a read of 64 KiB, with a head before it.
+    // A body or a receive of 64 KiB, with a head before it.
     (LARGE, 32),
 ];
 
-/// A thread's spare buffers, empty ones.
+/// The spare buffers of a thread, all of them empty.
 #[derive(Default)]
 pub(crate) struct Buffers {
     spare: [RefCell<Vec<Vec<u8>>>; CLASSES.len()],

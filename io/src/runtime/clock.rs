@@ -1,6 +1,6 @@
 //! The process's clock, as one io thread reads it. It never runs backwards. `now` reads the clock, for
-//! measurements. `recent` returns the last reading, for deadlines of seconds; the reading is as old as the
-//! thread's present step.
+//! measurements. `recent` returns the last reading, for deadlines of seconds; it is as old as the thread's
+//! current step.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -68,7 +68,7 @@ mod tests {
         let before = elapsed_ns(origin);
         let now = clock.now().as_ns();
         let after = elapsed_ns(origin);
-        // The machine may have been busy for long between two readings.
+        // The machine may have been busy for a long time between two readings.
         let apart = Duration::from_secs(1).as_nanos() as u64;
         assert!(
             now + apart >= before && now <= after + apart,

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ShutdownPhase {
     Serving,
-    /// No new calls.
+    /// No new calls are taken.
     Draining,
     /// The calls that are left end as `SHUTDOWN`.
     Stopping,

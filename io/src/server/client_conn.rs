@@ -1,6 +1,5 @@
-//! One client's connection, for the task that answers on it: the bytes that came and were not taken
-//! yet, the next head, its body, and whether the client is still there. It routes and answers
-//! nothing; `serve` does.
+//! One client's connection, for the task that answers on it: the received bytes that were not taken yet, the
+//! next head, its body, and whether the client is still there. It routes and answers nothing; `serve` does.
 
 mod body;
 
@@ -58,7 +57,7 @@ enum AwaitedBody {
     Chunks,
 }
 
-/// What the reading and the serving half share.
+/// The connection, shared by the half that reads and the half that serves.
 pub(crate) struct ClientConn {
     pub(crate) thread: Rc<Links>,
     pub(crate) port: ListenerPort,
@@ -199,7 +198,7 @@ impl ClientConn {
         }
     }
 
-    /// The client sends nothing more.
+    /// Notes that the client sends nothing more.
     fn end(&self) {
         self.eof.set(true);
         if let Some(place) = self.serving.get() {
@@ -207,9 +206,9 @@ impl ClientConn {
         }
     }
 
-    /// Whether more is read from the client now. Bytes beyond one small buffer that the client
-    /// sends ahead of an answer are charged; where there is no room for the charge they are not
-    /// read, and stay with the client.
+    /// Whether more is read from the client now. Bytes beyond one small buffer that the client sends ahead of
+    /// an answer are charged. Without memory for the charge they are not read, and stay in the kernel and with
+    /// the client.
     #[inline]
     fn take_room(&self) -> bool {
         let pending = self.pending.borrow();
@@ -305,8 +304,8 @@ impl ClientConn {
         self.alarm.poll(cx).map(|()| Err(Late::Alarm))
     }
 
-    /// Like `more`, between two requests. It fails while the last answer is not sent completely,
-    /// because no request may begin before.
+    /// Like `more`, between two requests. It fails if the last answer is not sent completely, because the next
+    /// request may not begin before that.
     async fn more_in_turn(&self, seen: usize) -> Result<(), Late> {
         std::future::poll_fn(|cx| {
             if self.socket.is_behind() {
@@ -340,7 +339,7 @@ impl ClientConn {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
         let idle = self.pending.borrow().is_empty();
-        // A request that was sent ahead begins once the last answer is out.
+        // A request that was sent ahead begins only when the last answer is sent.
         if !idle && !self.sent().await {
             return Err(StopReading::Quiet);
         }
@@ -434,7 +433,7 @@ impl ClientConn {
         taken
     }
 
-    /// Forgets the first bytes.
+    /// Drops the first `count` bytes.
     pub(crate) fn drop_bytes(&self, count: usize) {
         let mut pending = self.pending.borrow_mut();
         pending.skip(count, &self.thread.buffers);
@@ -445,6 +444,6 @@ impl ClientConn {
 pub(crate) enum Late {
     Eof,
     Alarm,
-    /// Not everything that was posted is sent.
+    /// Not everything that was posted is sent yet.
     Behind,
 }

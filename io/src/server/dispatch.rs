@@ -214,7 +214,7 @@ async fn complete(
         let value = |span: Option<Span>| span.map(|span| Box::from(span.of(&pending)));
         (value(head.content_type), value(head.content_encoding))
     };
-    // Before the body is read, so that a request with a wrong token takes no memory.
+    // Checked before the body is read, so that a request with a wrong token takes no memory.
     if thread.tokens.verify(id, token).is_none() {
         return Err(HttpError::Forbidden(WRONG_TOKEN).into());
     }

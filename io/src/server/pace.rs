@@ -35,7 +35,7 @@ impl TransferPace {
 mod tests {
     use super::*;
 
-    /// For how many seconds a client at this rate is waited for, up to ten minutes.
+    /// The seconds that a client at this rate gets, up to ten minutes.
     fn lasts_s(bytes_per_s: u64) -> u64 {
         let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         for second in 1..=600 {

@@ -31,8 +31,8 @@ impl PendingBytes {
             buffers.give(std::mem::replace(&mut self.buffer, came));
             return;
         }
-        // As many bytes were taken since the last move as are moved now, so each byte is moved a bounded number
-        // of times.
+        // At least as many bytes were taken since the last move as are moved now. So each byte is moved a
+        // bounded number of times.
         if self.from >= self.len() {
             self.compact();
         }

@@ -42,6 +42,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     answer: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> F,
 ) {
     let conn = Rc::new(conn);
+    // Reads the clock: the idle time of the new connection is counted from `recent`.
     let _began_at = conn.thread.now();
     let client = Rc::downgrade(&conn);
     let _place = conn.thread.descriptors.place(client);
@@ -70,7 +71,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
             if over {
                 break;
             }
-            // The client has more to do; the others have their turn first.
+            // The client has sent more, but the other connections have their turn first.
             event_loop.yield_now().await;
         }
     }
@@ -93,6 +94,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
             Err(StopReading::Quiet) => break None,
             Err(StopReading::Refused(error)) => break Some(error_response(&error)),
         };
+        // Counted until its answer is sent, because the end of the thread waits for it.
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
             pool.run(|| answer(conn.clone(), head, arrived_at)).await;
@@ -197,9 +199,10 @@ async fn answer_into(
                     outgoing,
                 };
                 match admit::begin(&admitted, &mut incoming) {
-                    // The client's FIN is here already, so the client has left and the call is not begun. A
-                    // request behind it is not answered either, because its answer would be taken for this
-                    // call's.
+                    // The client's FIN is here already, so the client has left and the call is not begun. This
+                    // is checked before admission, because the inline scheduler would grant the call before the
+                    // FIN is noticed. A request behind it is not answered either, because its answer would be
+                    // taken for this call's.
                     Ok(mode) if conn.has_left() && !mode.outlives_client(&incoming) => {
                         thread.buffers.give(incoming.into_buffer());
                         return AfterAnswer::No;
@@ -280,7 +283,7 @@ enum Admitted {
     Other,
 }
 
-/// What the head alone decides: path, method, cross-site rules, and a call's first admission.
+/// The checks that need only the head: path, method, cross-site rules, and a call's first admission.
 fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, HttpError> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;

@@ -210,7 +210,7 @@ impl Fleet {
         keys.find(belongs).expect("one in a few keys belongs to it")
     }
 
-    /// Sends a keyed `:invoke` to the thread; the answer is there later.
+    /// Sends a keyed `:invoke` to the thread; its answer is written later.
     pub(crate) fn invoke(&self, index: usize, key: &str) -> Rc<RefCell<String>> {
         let head = format!(
             "POST /v1/functions/f:invoke HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\n\

@@ -42,9 +42,9 @@ use crate::state::{SharedTables, Tables};
 
 pub use crate::invoke::charges::charge_for;
 
-/// What connects the io threads with the rest of the process.
+/// The connections of the io threads with the rest of the process.
 pub struct Plumbing {
-    /// The process's clock counts from `origin`, which was `origin_wall`.
+    /// The process's clock counts from `origin`, the moment at which the wall clock read `origin_wall`.
     pub origin: Instant,
     pub origin_wall: SystemTime,
     pub entries: Arc<Entries>,
@@ -58,7 +58,7 @@ pub struct Plumbing {
     pub on_end: Waker,
 }
 
-/// The io threads that run.
+/// The running io threads.
 pub struct IoThreads {
     pub threads: Vec<std::thread::JoinHandle<()>>,
     /// The driver that all of them took, for the log and the metric: `uring` or `epoll`.
@@ -99,7 +99,7 @@ pub enum IoStartError {
     Thread(#[from] std::io::Error),
 }
 
-/// A rung of the set-up ladder.
+/// A rung of the ladder of drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rung {
     Uring { entries: u32 },
@@ -164,7 +164,7 @@ impl ShardParts {
     }
 }
 
-/// An io thread that waits for its runtime to be chosen.
+/// An io thread that waits for the choice of its driver.
 struct Starting {
     rungs: SyncSender<Option<Rung>>,
     built: Receiver<std::io::Result<Pid>>,
@@ -178,7 +178,7 @@ struct ThreadEnds {
     inbox: Inbox,
     bell: UnixStream,
     listeners: Vec<(TcpListener, ListenerPort)>,
-    /// For each io thread: whether it was told to stop, and has nothing left to answer.
+    /// For each io thread: whether it was told to stop and has nothing left to answer.
     settled: Arc<[AtomicBool]>,
 }
 
@@ -281,7 +281,7 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
 const LAST_ANSWERS: Nanos = Nanos::from_s(3);
 const STOP_POLL: Nanos = Nanos::from_ms(2);
 
-/// Starts all io threads, with the best driver that all of them get.
+/// Starts all io threads, with the best driver that all of them can have.
 pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStartError> {
     let count = plumbing.inboxes.len();
     let mut public = accept::listeners(config.listen, count)?;

@@ -27,7 +27,7 @@ const FUTILE: Nanos = Nanos::from_s(1);
 pub(crate) struct Watched {
     pub(crate) id: ShardId,
     pub(crate) tid: Pid,
-    /// Can be upgraded as long as the thread lives; afterwards its id may be another thread's.
+    /// Can be upgraded as long as the thread lives. Afterwards `tid` may be the id of another thread.
     pub(crate) alive: Weak<()>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) seen: LastSeen,
@@ -131,8 +131,8 @@ impl CpuAlarms {
     }
 }
 
-/// The clock of a thread's processor time: CPUCLOCK_SCHED for one thread, as the kernel builds it from the
-/// thread's number.
+/// The clock of a thread's processor time: `CPUCLOCK_SCHED` of one thread, made of the thread's id as the
+/// kernel does it.
 fn clock_of(tid: Pid) -> ClockId {
     ClockId::from_raw((!tid.as_raw() << 3) | 6)
 }
@@ -160,7 +160,7 @@ mod tests {
         assert!(!is_futile(1, ns(10)));
         // It sleeps, however long it does.
         assert!(!is_futile(1, ns(20)));
-        // It works, and beats.
+        // It works, and it beats.
         assert!(!is_futile(2, FUTILE + ns(11)));
         assert!(!is_futile(2, 2 * FUTILE));
         assert!(is_futile(2, 2 * FUTILE + ns(12)));

@@ -32,14 +32,14 @@ pub(crate) enum JobUpdate {
     },
     /// The callback came.
     Answered(Box<JobAnswer>),
-    /// A callback came that cannot be read. The Job may post another one; if it does not, the call
-    /// fails with this failure.
+    /// A callback came that cannot be read. The Job may post another one; if it does not, the call ends with
+    /// this failure.
     Refused(Failure),
 }
 
 impl JobUpdate {
-    /// The update to keep when this comes after `earlier`: if the pod is lost after a callback that
-    /// could not be read, the failure is that of the callback.
+    /// The update to keep if this one comes after `earlier`. If the pod is lost after an unreadable callback,
+    /// the failure is that of the callback.
     fn after(self, earlier: Option<Self>) -> Self {
         match (self, earlier) {
             (
@@ -57,15 +57,14 @@ impl JobUpdate {
     }
 }
 
-/// What a Job's callback says.
+/// The content of a Job's callback.
 pub(crate) struct JobAnswer {
     pub(crate) result: Result<JobOutput, Failure>,
     /// The start times that the Job's runtime reported, if it did.
     pub(crate) stamps: Option<ReadyStamps>,
 }
 
-/// An output, and the charge for the body that it came in; another io thread may have received the
-/// body.
+/// An output, and the charge for the body that it came in. Another io thread may have received the body.
 pub(crate) struct JobOutput {
     pub(crate) output: Output,
     pub(crate) charge: Loose,
@@ -326,7 +325,7 @@ impl CallTable {
         start.unwrap_or_default()
     }
 
-    /// Takes the Job's end, if it has come. A callback that could not be read is no end.
+    /// Takes the Job's end, if it has come. An unreadable callback is no end.
     pub(crate) fn take_job(&self, call: CallId) -> Option<JobUpdate> {
         let is_end = |job: &mut JobUpdate| !matches!(job, JobUpdate::Refused(_));
         self.with_job(call, |job| job.end.take_if(is_end))

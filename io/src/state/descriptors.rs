@@ -31,8 +31,8 @@ const FOUND_MAX: usize = 64;
 pub(crate) struct Scarcity {
     /// A thread needs a descriptor, and had no idle client of its own.
     is_wanted: AtomicBool,
-    /// Descriptor numbers from this one on are kept back; the system always gives the lowest free number. It is
-    /// known once the first client is there.
+    /// Descriptor numbers from this one on are kept back, which works because the system always gives the
+    /// lowest free number. It is set when the first client comes.
     most: OnceLock<u64>,
 }
 
@@ -56,8 +56,8 @@ impl LogLimit {
 /// A client's connection, which may be closed to make room. It is a trait, because connections are in a layer
 /// above this one. It is called only when descriptors are short, so the indirect call costs no request.
 pub(crate) trait IdleClient {
-    /// Since when the client is idle, if its connection may be closed. A client that has never sent
-    /// a request must have been idle for `silent_for`.
+    /// Since when the client has been idle, if its connection may be closed. A client that has never sent a
+    /// request must have been idle for `silent_for`.
     fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime>;
 
     /// Closes the connection as if its idle time had passed. The connection's own task closes it,
@@ -143,7 +143,7 @@ impl Descriptors {
         self.scarcity.is_wanted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this thread is to make room for another one. Each request is taken once.
+    /// Whether this thread is to make room for another one. The first thread that asks takes the request.
     pub(crate) fn take_wish(&self) -> bool {
         // Loaded first, because this runs in every round of the inbox and a swap would take the cache line from
         // the other threads.
@@ -176,7 +176,7 @@ impl Descriptors {
         }
     }
 
-    /// Closes the client that is idle for the longest; false where none may be closed.
+    /// Closes the client that has been idle for the longest; false if no client may be closed.
     pub(crate) fn make_room(&self, now: Uptime) -> bool {
         for may_search in [true, false] {
             while let Some(idle) = self.found.borrow_mut().pop_front() {

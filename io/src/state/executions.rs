@@ -1,7 +1,6 @@
-//! The executions that this thread owns. Async, keyed and `Prefer` executions are kept with their
-//! output for a time and within the process's byte budget (`store`). A plain sync call leaves a
-//! small record in a ring.
-//! A terminal state never changes. It answers no request by itself; `api::executions` does.
+//! The executions that this thread owns. Async, keyed and `Prefer` executions are stored with their output, for
+//! a limited time and within the process's byte budget (`store`). A plain sync call leaves a small record in a
+//! ring. A terminal state never changes. It answers no request by itself; `api::executions` does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -71,10 +70,10 @@ pub(crate) struct ExecutionRecord {
     pub(crate) finished_at: Option<Uptime>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
-    /// The start phases of the pod that its attempt had to wait for.
+    /// The start phases of the pod for which an attempt had to wait.
     pub(crate) start: Option<Phases>,
     pub(crate) failure: Option<Failure>,
-    /// Its place among the running calls, for a cancel.
+    /// The running call, for a cancel.
     pub(crate) call: Option<CallId>,
 }
 
@@ -88,8 +87,7 @@ pub(crate) struct StoredExecution {
     pub(crate) record: RefCell<ExecutionRecord>,
     /// Shared by all answers that contain it, on any io thread.
     pub(crate) output: RefCell<Option<Arc<Output>>>,
-    /// When the call has to end. It becomes the async deadline once the first client no longer
-    /// waits.
+    /// When the call has to end. It becomes the async deadline when the first client stops waiting.
     pub(crate) deadline: Cell<Deadline>,
     /// The client that made the call is not waiting for it, so the async deadlines hold. Repeats of
     /// the call may still wait: see `joined`.
@@ -145,7 +143,7 @@ impl StoredExecution {
         self.waiters.wake(());
     }
 
-    /// Bytes that it takes, with everything that is kept for it.
+    /// The bytes of the execution, with everything that is stored for it.
     fn weight(&self) -> u64 {
         let record = self.record.borrow();
         let failure = record.failure.as_ref().map_or(0, Failure::text_bytes);
@@ -212,7 +210,7 @@ pub(crate) struct ExecutionTable {
 /// Where an execution was found.
 pub(crate) enum Found {
     Stored(Rc<StoredExecution>),
-    /// A plain sync call: its output went to its client and nowhere else.
+    /// A plain sync call, whose output went only to its client.
     Plain(Box<ExecutionRecord>),
 }
 

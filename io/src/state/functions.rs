@@ -1,5 +1,5 @@
 //! The functions that an io thread knows: its copy of the registry, which the bridge's messages keep up to
-//! date. It requests none.
+//! date. It sends no request to the bridge.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -60,7 +60,7 @@ impl FunctionTable {
         self.by_name.get(name)
     }
 
-    /// The function that has the lane, if the lane was not given to another function since.
+    /// The function that has the lane, unless the lane was given to another function since then.
     pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<FunctionEntry>> {
         let entry = self.by_lane.get(lane.index as usize)?.as_ref();
         entry.filter(|entry| entry.function.lane == lane)

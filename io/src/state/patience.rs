@@ -15,7 +15,7 @@ const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
 /// The round trips that a client has in any case, if they take longer.
 const ROUND_TRIPS: u64 = 4;
-/// The time is short after so many ended clients in a row.
+/// After so many ended clients in a row the time is short.
 const SILENT_MAX: u32 = 3;
 
 #[derive(Default)]

@@ -36,7 +36,7 @@ pub(crate) struct PodConn {
 enum ConnEnd {
     NotYet,
     InOrder,
-    /// By a reset, or by another error.
+    /// The end is a reset or another error.
     Broken,
 }
 

@@ -23,7 +23,7 @@ const POLL_EVERY: Nanos = Nanos::from_ms(50);
 /// Clients are ended only after no waiting task has got memory for this long.
 const STILL: Nanos = Nanos::from_ms(150);
 
-/// One client, for as long as its answer waits to be taken.
+/// A client, for as long as it has not taken all of its answer.
 pub(crate) struct SlowReader {
     /// Bytes of the answer that were sent, as the socket counts them.
     moved: Rc<Cell<u64>>,

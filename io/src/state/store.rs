@@ -13,7 +13,7 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::Uptime;
 
-/// What the io threads share.
+/// The part of the store that all io threads share.
 pub(crate) struct Store {
     bytes_max: u64,
     ledgers: Arc<[ThreadLedger]>,
@@ -84,7 +84,7 @@ impl Budget {
             .map(ShardId::new)
             .zip(ledgers)
             .filter_map(|(thread, ledger)| Some((ledger.oldest_kept.get()?, thread)));
-        // Of two executions of the same age, that of the first thread.
+        // If two executions have the same age, that of the first thread is taken.
         let (_, thread) = finished.min_by_key(|(ended_at, _)| *ended_at)?;
         Some(if thread == self.thread {
             Oldest::Own

@@ -13,7 +13,7 @@ use nanofaas_core::message::PodAddress;
 
 use crate::wire::Messages;
 
-/// Where requests wait for each other.
+/// The meeting at which requests wait for each other.
 pub(crate) static MEETING: Meeting = Meeting {
     size: Mutex::new(1),
     there: Mutex::new((0, 0)),

@@ -101,7 +101,7 @@ fn nesting_of_both_kinds_is_counted() {
     assert_eq!(kind_of(&nested(129)), Some((Depth, 128)));
     assert_eq!(kind_of(&nested(10_000)), Some((Depth, 128)));
     assert_eq!(kind_of(&"{\"a\":".repeat(10_000)), Some((Depth, 5 * 128)));
-    // Which container closes is remembered at every level.
+    // At every level it is known whether an object or an array closes.
     let mixed = |open: &str| format!("{}1{}", open.repeat(64), "]}".repeat(64));
     assert_eq!(kind_of(&mixed("{\"a\":[")), None);
     assert_eq!(
@@ -111,7 +111,7 @@ fn nesting_of_both_kinds_is_counted() {
     assert_eq!(check(b"[[]]", 1), Err(fault(Depth, 1)));
     assert_eq!(check(b"[]", 1), Ok(()));
     assert_eq!(check(b"[[]]", u32::MAX), Ok(()));
-    // Side by side is not deep.
+    // Containers side by side are not nested.
     assert_eq!(kind_of(&format!("[{}[]]", "[],".repeat(1000))), None);
 }
 
@@ -135,7 +135,7 @@ fn finds_input_and_metadata_among_other_keys() {
     );
     assert_eq!(pieces("{\"metadata\":null,\"input\":1}"), Ok(("1", None)));
     assert_eq!(pieces("{\"\\u0069np\\u0075t\":1}"), Ok(("1", None)));
-    // Only the top level counts, and only the whole name.
+    // Only a whole key of the top level counts.
     assert_eq!(
         pieces("{\"a\":{\"input\":1},\"input\":{\"input\":2}}"),
         Ok(("{\"input\":2}", None))

@@ -381,12 +381,14 @@ pub(super) async fn connect_tcp(epoll: &Rc<Epoll>, address: SocketAddr) -> io::R
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+    // Without this, a small message may wait for the acknowledgement of the one before (Nagle's algorithm).
     set_tcp_nodelay(&fd, true)?;
     match connect(&fd, &address) {
         Ok(()) => return Stream::new(epoll, fd),
         Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(why) => return Err(why.into()),
     }
+    // The end of the connect, also a failed one, is reported as writability.
     let stream = Stream::register(epoll, fd, true)?;
     poll_fn(|cx| {
         stream.0.with(|entry| {

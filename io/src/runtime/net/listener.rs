@@ -108,7 +108,7 @@ impl Listener {
         loop {
             match accept_with(&self.fd, flags) {
                 Ok(fd) => return Poll::Ready(self.accepted(fd)),
-                // The client has left again, or a signal came.
+                // The client has left again, or a signal has come.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => {
                     if self.watch.poll_readable(cx).is_pending() {

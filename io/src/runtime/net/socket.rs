@@ -74,7 +74,7 @@ impl Socket {
         }
     }
 
-    /// Whether something that was posted is still to go out, or never will.
+    /// Whether some posted bytes are not sent yet, or never will be.
     pub(crate) fn is_behind(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.is_behind(),
@@ -99,7 +99,7 @@ impl Socket {
         }
     }
 
-    /// Why something that was posted did not go out, where that is known.
+    /// Why posted bytes were not sent, if that is known.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         match self {
             Self::Uring(stream) => stream.unsent(),
@@ -124,7 +124,7 @@ impl Socket {
         }
     }
 
-    /// Ready once the kernel holds no buffer that was posted.
+    /// Ready once the kernel holds no posted buffer.
     pub(crate) fn poll_freed(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
             Self::Uring(stream) => stream.poll_freed(cx),

@@ -1,5 +1,5 @@
-//! Both event loops against scripted peers: the same promises, one suite. What is posted arrives whole and in
-//! order, what comes is taken whole, and nothing that a peer does keeps the loop from going on.
+//! Both event loops against scripted peers, with one suite for the promises of both. Posted bytes arrive
+//! completely and in order, incoming bytes are received completely, and no peer can keep the loop from running.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -23,7 +23,7 @@ mod held;
 mod quiet;
 mod turns;
 
-/// Longer than anything here takes; a loop that hangs fails instead.
+/// Longer than any test here takes, so that a loop that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn both(test: impl Fn(Rc<EventLoop>)) {
@@ -165,7 +165,7 @@ fn input_is_taken_whole_however_it_is_cut() {
             });
             run(&event_loop, async move {
                 assert_eq!(receive_all(&socket).await, expected);
-                // The end stays the end.
+                // The end is reported again.
                 assert!(receive(&socket, SMALL).await.is_empty());
             });
             writer.join().unwrap();
@@ -196,7 +196,7 @@ fn a_flood_on_an_unread_socket_is_throttled() {
             let all = receive_all(&socket).await;
             assert_eq!(all.len(), taken.get());
         });
-        // What the two sockets hold, and not much more.
+        // The two sockets hold this much, and hardly more was sent.
         assert!(total.get() < 2_000_000, "{} bytes were taken", total.get());
     });
 }

@@ -92,8 +92,8 @@ impl Uring {
         let mut runtime = self.runtime.take().expect("a loop runs once at a time");
         let own = self.clone();
         runtime.block_on(async move {
-            // A task like others, because the waker of `block_on` does not tell threads apart, and a task's
-            // does.
+            // Spawned as a task, because a task's waker stops the process if another thread uses it. The waker
+            // of `block_on` does not notice that.
             let mut life = monoio::spawn(life);
             poll_fn(|cx| {
                 keep(&mut own.end_of_iteration.borrow_mut(), cx);

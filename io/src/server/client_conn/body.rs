@@ -11,7 +11,7 @@ use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::SMALL;
 use crate::server::pace::TransferPace;
 
-/// A refused body up to this size is read and dropped, so that the connection lives on.
+/// A refused body up to this size is read and dropped, so that the connection can be used again.
 const SKIPPED_MAX: u64 = 256 * 1024;
 
 impl ClientConn {
@@ -118,7 +118,8 @@ impl ClientConn {
             Framing::Length(length) => length,
             Framing::Chunked => return false,
         };
-        // A client that was not invited may still send its body, or may not: the next bytes could be either.
+        // A client that was not invited may send its body or leave it out, so the next bytes may be a body or a
+        // request.
         if head.expect_continue || length > SKIPPED_MAX {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Several clients at once, by the order in which their requests are answered.
+//! Several clients at once: the tests check the order in which their requests are answered.
 
 use std::cell::RefCell;
 use std::io::Write;

@@ -18,7 +18,7 @@ enum Then {
     EndWithIt,
 }
 
-/// Waits until the kernel has something for the socket, by a descriptor of the test's own.
+/// Waits until the kernel has something for the socket. `own` is the test's duplicate of its descriptor.
 fn until_readable(own: &OwnedFd) {
     let mut asked = [PollFd::new(own, PollFlags::IN | PollFlags::RDHUP)];
     assert!(poll(&mut asked, Some(&PATIENCE.try_into().unwrap())).unwrap() > 0);
@@ -74,7 +74,7 @@ async fn after_an_answer(
             event_loop.yield_now().await;
             end();
         }
-        // Here in the iteration that brought the answer, below in a later one.
+        // This check is in the iteration that brought the answer, the one below in a later iteration.
         Then::EndWithIt => assert!(!socket.check_quiet(), "{size} bytes and the end"),
     }
     // An armed receive may have taken the byte already.

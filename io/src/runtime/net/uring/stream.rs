@@ -43,7 +43,7 @@ pub(super) struct Shared {
     outbox: RefCell<Outbox>,
     /// The waker of the task that waits for bytes; it is also woken if a held message was not sent.
     reading: RefCell<Option<Waker>>,
-    /// None while a task writes.
+    /// None while a task uses it to write.
     writer: RefCell<Option<Writer>>,
     /// Whether the socket is counted in the loop's `behind`.
     is_counted: Cell<bool>,
