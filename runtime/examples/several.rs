@@ -63,7 +63,7 @@ impl Drop for Epitaph {
 
 /// The files by which a test controls a slow handler.
 #[derive(Deserialize)]
-struct Wait {
+struct WaitInput {
     /// The handler creates it when it begins.
     began: PathBuf,
     /// The handler returns when this file exists.
@@ -72,7 +72,7 @@ struct Wait {
     ended: PathBuf,
 }
 
-async fn wait(input: Wait, _: Context) -> Result<&'static str, Error> {
+async fn wait(input: WaitInput, _: Context) -> Result<&'static str, Error> {
     let mut epitaph = Epitaph(input.ended, "dropped");
     std::fs::write(input.began, "")?;
     while !input.gate.exists() {
@@ -83,7 +83,7 @@ async fn wait(input: Wait, _: Context) -> Result<&'static str, Error> {
 }
 
 /// Checks every 5 ms whether its call is cancelled, as a blocking handler should.
-fn spin(input: Wait, context: &Context) -> Result<&'static str, Error> {
+fn spin(input: WaitInput, context: &Context) -> Result<&'static str, Error> {
     let mut epitaph = Epitaph(input.ended, "returned");
     std::fs::write(input.began, "")?;
     while !input.gate.exists() {
@@ -97,7 +97,7 @@ fn spin(input: Wait, context: &Context) -> Result<&'static str, Error> {
 }
 
 /// Never checks whether its call is cancelled.
-fn deaf(input: Wait, _: &Context) -> Result<&'static str, Error> {
+fn deaf(input: WaitInput, _: &Context) -> Result<&'static str, Error> {
     let _epitaph = Epitaph(input.ended, "returned");
     std::fs::write(input.began, "")?;
     while !input.gate.exists() {

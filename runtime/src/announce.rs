@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::client::{self, Request, Url};
+use crate::client::{self, ClientRequest, Url};
 use crate::log;
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ pub async fn announce(url: String, birth: Birth) {
     let sent = async {
         let url = Url::parse(&url)?;
         let headers = [("Content-Type", "application/json")];
-        client::request(&url, Request::post(&headers, body.as_bytes()), WAIT).await
+        client::request(&url, ClientRequest::post(&headers, body.as_bytes()), WAIT).await
     };
     let fault = match sent.await {
         Ok(answer) if answer.status < 300 => return,

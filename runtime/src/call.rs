@@ -20,7 +20,7 @@ const RUNNING: u8 = 0;
 const ENDED: u8 = 1;
 const CUT_OFF: u8 = 2;
 
-pub(crate) struct Call {
+pub(crate) struct HandlerCall {
     /// The request's head and, after it, the body. A chunked body is decoded.
     bytes: Vec<u8>,
     head: usize,
@@ -46,7 +46,7 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<&'de RawValue, 
     <&RawValue>::deserialize(value)
 }
 
-impl Call {
+impl HandlerCall {
     /// `bytes` begin with a head of `head` bytes. Fails if a JSON body is not an envelope.
     pub(crate) fn new(
         bytes: Vec<u8>,
@@ -126,11 +126,11 @@ fn within(whole: &[u8], part: &RawValue) -> Range<usize> {
 /// The caller's input: JSON, or bytes with another content type.
 #[derive(Clone)]
 pub struct Input {
-    call: Arc<Call>,
+    call: Arc<HandlerCall>,
 }
 
 impl Input {
-    pub(crate) fn new(call: Arc<Call>) -> Self {
+    pub(crate) fn new(call: Arc<HandlerCall>) -> Self {
         Self { call }
     }
 
@@ -196,11 +196,11 @@ impl<T: DeserializeOwned> FromInput for T {
 /// The data of a call besides its input.
 #[derive(Clone)]
 pub struct Context {
-    call: Arc<Call>,
+    call: Arc<HandlerCall>,
 }
 
 impl Context {
-    pub(crate) fn new(call: Arc<Call>) -> Self {
+    pub(crate) fn new(call: Arc<HandlerCall>) -> Self {
         Self { call }
     }
 

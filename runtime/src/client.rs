@@ -22,20 +22,20 @@ const WAITS_MS: [u64; 2] = [250, 1000];
 /// The address of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    place: Place,
+    place: UrlAddress,
     /// Path and query.
     target: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum UrlAddress {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
 }
 
 /// Why a request got no answer.
 #[derive(Debug)]
-pub enum Fault {
+pub enum ClientError {
     /// The URL cannot be used, so another attempt would fail too.
     Url(String),
     Io(io::Error),
@@ -47,7 +47,7 @@ pub enum Fault {
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct ClientAnswer {
     pub status: u16,
     pub content_type: Option<String>,
     pub content_encoding: Option<String>,
@@ -56,8 +56,8 @@ pub struct Answer {
 
 impl Url {
     /// Parses `http://host[:port][/path]`.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
-        let wrong = |why: &str| Fault::Url(format!("{text:?} {why}"));
+    pub fn parse(text: &str) -> Result<Self, ClientError> {
+        let wrong = |why: &str| ClientError::Url(format!("{text:?} {why}"));
         let Some(rest) = text.strip_prefix("http://") else {
             return Err(wrong("must begin with http://"));
         };
@@ -93,7 +93,7 @@ impl Url {
         };
         let host = host.to_owned();
         Ok(Self {
-            place: Place::Tcp { host, port },
+            place: UrlAddress::Tcp { host, port },
             target,
         })
     }
@@ -101,7 +101,7 @@ impl Url {
     /// The URL of a program that listens on a port of this machine.
     pub fn local(port: u16, target: &str) -> Self {
         Self {
-            place: Place::Tcp {
+            place: UrlAddress::Tcp {
                 host: "127.0.0.1".into(),
                 port,
             },
@@ -112,7 +112,7 @@ impl Url {
     /// The URL of a program that listens on a Unix socket.
     pub fn unix(path: &Path, target: &str) -> Self {
         Self {
-            place: Place::Unix(path.into()),
+            place: UrlAddress::Unix(path.into()),
             target: target.into(),
         }
     }
@@ -120,7 +120,7 @@ impl Url {
 
 /// One request, without its address.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct ClientRequest<'a> {
     pub method: &'a str,
     /// The headers besides `Host`, `Connection` and `Content-Length`.
     pub headers: &'a [(&'a str, &'a str)],
@@ -128,8 +128,8 @@ pub struct Request<'a> {
     pub body: Option<&'a [u8]>,
 }
 
-impl<'a> Request<'a> {
-    pub const GET: Request<'static> = Request {
+impl<'a> ClientRequest<'a> {
+    pub const GET: ClientRequest<'static> = ClientRequest {
         method: "GET",
         headers: &[],
         body: None,
@@ -145,36 +145,44 @@ impl<'a> Request<'a> {
 }
 
 /// Sends one request and reads its answer. `wait` limits the whole exchange.
-pub async fn request(url: &Url, request: Request<'_>, wait: Duration) -> Result<Answer, Fault> {
+pub async fn request(
+    url: &Url,
+    request: ClientRequest<'_>,
+    wait: Duration,
+) -> Result<ClientAnswer, ClientError> {
     let whole = async {
         match &url.place {
-            Place::Tcp { host, port } => {
+            UrlAddress::Tcp { host, port } => {
                 // `Host` needs the brackets of an IPv6 address; the resolver does not accept them.
                 let name = host.trim_start_matches('[').trim_end_matches(']');
-                let stream = TcpStream::connect((name, *port)).await.map_err(Fault::Io)?;
-                stream.set_nodelay(true).map_err(Fault::Io)?;
+                let stream = TcpStream::connect((name, *port))
+                    .await
+                    .map_err(ClientError::Io)?;
+                stream.set_nodelay(true).map_err(ClientError::Io)?;
                 exchange(stream, request, &url.target, &format!("{host}:{port}")).await
             }
-            Place::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(Fault::Io)?;
+            UrlAddress::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(ClientError::Io)?;
                 exchange(stream, request, &url.target, "localhost").await
             }
         }
     };
-    timeout(wait, whole).await.unwrap_or(Err(Fault::TimedOut))
+    timeout(wait, whole)
+        .await
+        .unwrap_or(Err(ClientError::TimedOut))
 }
 
 /// Like `request`, with three attempts in all if the network fails or the answer is 408, 429 or
 /// 5xx.
 pub async fn request_persistently(
     url: &Url,
-    what: Request<'_>,
+    what: ClientRequest<'_>,
     wait: Duration,
-) -> Result<Answer, Fault> {
+) -> Result<ClientAnswer, ClientError> {
     for wait_ms in WAITS_MS {
         match request(url, what, wait).await {
             Ok(answer) if !matches!(answer.status, 408 | 429 | 500..) => return Ok(answer),
-            Err(fault @ Fault::Url(_)) => return Err(fault),
+            Err(fault @ ClientError::Url(_)) => return Err(fault),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
         }
     }
@@ -183,10 +191,10 @@ pub async fn request_persistently(
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    request: Request<'_>,
+    request: ClientRequest<'_>,
     target: &str,
     host: &str,
-) -> Result<Answer, Fault> {
+) -> Result<ClientAnswer, ClientError> {
     let method = request.method;
     let mut out = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     for (name, value) in request.headers {
@@ -204,12 +212,12 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let answer = read_answer(&mut stream).await;
     match (written, answer) {
         (_, Ok(answer)) => Ok(answer),
-        (Err(error), Err(_)) => Err(Fault::Io(error)),
+        (Err(error), Err(_)) => Err(ClientError::Io(error)),
         (Ok(()), Err(fault)) => Err(fault),
     }
 }
 
-async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fault> {
+async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ClientAnswer, ClientError> {
     let mut buffer = Vec::with_capacity(4096);
     let mut scan = HeadScan::default();
     let head = loop {
@@ -221,7 +229,11 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
                 scan = HeadScan::default();
             }
             None if read_more(stream, &mut buffer).await? > 0 => {}
-            None => return Err(Fault::Closed("the connection closed before the answer")),
+            None => {
+                return Err(ClientError::Closed(
+                    "the connection closed before the answer",
+                ));
+            }
         }
     };
     let text = |value: &[u8]| String::from_utf8(value.to_vec()).ok();
@@ -237,7 +249,9 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
             let length = length as usize;
             while buffer.len() < length {
                 if read_more(stream, &mut buffer).await? == 0 {
-                    return Err(Fault::Closed("the connection closed within the answer"));
+                    return Err(ClientError::Closed(
+                        "the connection closed within the answer",
+                    ));
                 }
             }
             buffer.truncate(length);
@@ -249,7 +263,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
             buffer
         }
     };
-    Ok(Answer {
+    Ok(ClientAnswer {
         status: head.status,
         content_type,
         content_encoding,
@@ -260,7 +274,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
 async fn read_chunked<S: AsyncRead + Unpin>(
     stream: &mut S,
     mut buffer: Vec<u8>,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, ClientError> {
     let mut decoder = ChunkedDecoder::default();
     let mut body = Vec::new();
     loop {
@@ -270,31 +284,33 @@ async fn read_chunked<S: AsyncRead + Unpin>(
             return Ok(body);
         }
         if read_more(stream, &mut buffer).await? == 0 {
-            return Err(Fault::Closed("the connection closed within the answer"));
+            return Err(ClientError::Closed(
+                "the connection closed within the answer",
+            ));
         }
     }
 }
 
-const TOO_LARGE: Fault = Fault::Answer(ParseError::BodyTooLarge);
+const TOO_LARGE: ClientError = ClientError::Answer(ParseError::BodyTooLarge);
 
 async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
-) -> Result<usize, Fault> {
+) -> Result<usize, ClientError> {
     if buffer.len() > BODY_BYTES_MAX + HEAD_MAX {
         return Err(TOO_LARGE);
     }
     buffer.reserve(4096);
-    stream.read_buf(buffer).await.map_err(Fault::Io)
+    stream.read_buf(buffer).await.map_err(ClientError::Io)
 }
 
-impl From<ParseError> for Fault {
+impl From<ParseError> for ClientError {
     fn from(error: ParseError) -> Self {
         Self::Answer(error)
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ClientError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(why) => out.write_str(why),
@@ -307,7 +323,7 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ClientError {}
 
 #[cfg(test)]
 mod tests {
@@ -315,7 +331,7 @@ mod tests {
 
     fn tcp(host: &str, port: u16, target: &str) -> Url {
         Url {
-            place: Place::Tcp {
+            place: UrlAddress::Tcp {
                 host: host.into(),
                 port,
             },
@@ -334,7 +350,7 @@ mod tests {
     }
 
     /// What the client reads from a connection that sends `answer` and then ends.
-    fn read(answer: &str) -> Result<Answer, Fault> {
+    fn read(answer: &str) -> Result<ClientAnswer, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let mut stream = answer.as_bytes();
         runtime
@@ -392,7 +408,7 @@ mod tests {
         ] {
             let outcome = read(answer);
             assert!(
-                matches!(outcome, Err(Fault::Answer(_))),
+                matches!(outcome, Err(ClientError::Answer(_))),
                 "{answer:?}: {outcome:?}"
             );
         }
@@ -403,7 +419,7 @@ mod tests {
         let fault = read(&long).expect_err("too large").to_string();
         assert_eq!(fault, "the answer is over 8 MiB");
         let cut = read("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na");
-        assert!(matches!(cut, Err(Fault::Closed(_))), "{cut:?}");
+        assert!(matches!(cut, Err(ClientError::Closed(_))), "{cut:?}");
     }
 
     #[test]

@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::answer::Extra;
-use crate::call::{Call, Context};
+use crate::call::{Context, HandlerCall};
 use crate::error::Error;
 use crate::handler::Running;
 use crate::log;
 use crate::output::Output;
-use crate::pod::{Phase, Pod};
+use crate::pod::{PodPhase, RuntimePod};
 use crate::request::{BadRequest, PodRequest, Route};
 use crate::run;
 
@@ -44,9 +44,9 @@ const COPY_MAX: usize = 32 * 1024;
 const DEADLINE_MAX: Duration = Duration::from_secs(310);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-struct Connection<S> {
+struct ServedConnection<S> {
     stream: S,
-    pod: Arc<Pod>,
+    pod: Arc<RuntimePod>,
     /// Bytes that were read and are not used yet.
     buffer: Vec<u8>,
     out: Vec<u8>,
@@ -87,13 +87,13 @@ impl From<BadRequest> for Stop {
 }
 
 /// A request's head and its bytes: the head again, and the decoded body.
-struct Request {
+struct BufferedRequest {
     head: PodRequest,
     bytes: Vec<u8>,
 }
 
 /// How a call ended, as far as its connection is concerned.
-enum End {
+enum CallEnd {
     Answer(Result<Output, Error>),
     Deadline,
     Left,
@@ -101,8 +101,8 @@ enum End {
 
 /// Serves until the caller closes the connection, leaves it idle for too long, or sends bytes that
 /// cannot be read.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc<Pod>) {
-    let mut connection = Connection {
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc<RuntimePod>) {
+    let mut connection = ServedConnection {
         stream,
         pod,
         buffer: Vec::with_capacity(READ),
@@ -124,13 +124,13 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     /// Answers the request. True if the connection can serve another one.
-    async fn answer(&mut self, request: Request) -> Result<bool, Gone> {
+    async fn answer(&mut self, request: BufferedRequest) -> Result<bool, Gone> {
         let head = request.head;
         // While the pod stops, each answer closes its connection, so that the platform starts no
         // new call on it.
-        let close = !head.keep || self.pod.phase() == Phase::Stopping;
+        let close = !head.keep || self.pod.phase() == PodPhase::Stopping;
         let (status, body, allow) = match head.route {
             Route::Invoke => return self.invoke(head, request.bytes).await,
             Route::Health => {
@@ -161,29 +161,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(place) => place,
             Err(why) => return self.not_started(&head, why).await,
         };
-        let call = match Call::new(bytes, head.len, head.json, head.left) {
+        let call = match HandlerCall::new(bytes, head.len, head.json, head.left) {
             Ok(call) => Arc::new(call),
             Err(error) => return self.fail(&head, &error, place).await,
         };
         let end = match run::begin(&*self.pod.handler, &call) {
-            Running::Ended(result) => End::Answer(result),
+            Running::Ended(result) => CallEnd::Answer(result),
             running => self.attend(running, &call).await,
         };
         let kept = match end {
-            End::Answer(Ok(output)) => self.send_output(&head, output, &call, place).await?,
-            End::Answer(Err(error)) => {
+            CallEnd::Answer(Ok(output)) => self.send_output(&head, output, &call, place).await?,
+            CallEnd::Answer(Err(error)) => {
                 let context = Context::new(Arc::clone(&call));
                 // 500 is a fault of the function itself, other statuses are not.
                 let level = if error.status == 500 { "error" } else { "warn" };
                 log::line(level, &error.to_string(), Some(&context), &[]);
                 self.fail(&head, &error, place).await?
             }
-            End::Deadline => {
+            CallEnd::Deadline => {
                 let error = Error::timeout();
                 log::line("warn", error.message(), Some(&Context::new(call)), &[]);
                 return self.fail(&head, &error, place).await;
             }
-            End::Left => {
+            CallEnd::Left => {
                 let message = "the caller closed the connection: the call is cut off";
                 log::line("warn", message, Some(&Context::new(call)), &[]);
                 return Err(Gone);
@@ -195,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits until the call ends, its deadline passes or its caller leaves. The last two stop the
     /// call.
-    async fn attend(&mut self, running: Running, call: &Arc<Call>) -> End {
+    async fn attend(&mut self, running: Running, call: &Arc<HandlerCall>) -> CallEnd {
         let overrunning = Arc::clone(&self.pod.overrunning);
         let blocking = matches!(running, Running::Blocking(_));
         let deadline = call
@@ -210,19 +210,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     // In this order, because a result that is ready is sent even if the deadline
                     // passes in the same poll.
                     biased;
-                    result = &mut ended => break End::Answer(result),
-                    () = &mut deadline => break End::Deadline,
+                    result = &mut ended => break CallEnd::Answer(result),
+                    () = &mut deadline => break CallEnd::Deadline,
                     read = read_more(&mut self.stream, &mut self.buffer), if ahead => {
                         // Bytes are the next request; the end of the stream, or an error, means
                         // that the caller has left.
                         if !matches!(read, Ok(1..)) {
-                            break End::Left;
+                            break CallEnd::Left;
                         }
                     }
                 }
             }
         };
-        if blocking && !matches!(end, End::Answer(_)) {
+        if blocking && !matches!(end, CallEnd::Answer(_)) {
             // Counted before `cut_off` sets the mark, because the handler's thread decrements the
             // count as soon as it sees the mark.
             overrunning.fetch_add(1, Ordering::AcqRel);
@@ -234,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Keeps the request's buffer for the next request.
-    fn recycle(&mut self, call: Arc<Call>) {
+    fn recycle(&mut self, call: Arc<HandlerCall>) {
         // `buffer` already holds bytes of the next request, so it cannot be replaced.
         if !self.buffer.is_empty() {
             return;

@@ -31,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// What happens to the connections after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
+enum AfterExchange {
     NextRequest,
     End,
     /// The bytes that follow are passed on unread: they are another protocol, or perhaps not HTTP.
@@ -63,12 +63,12 @@ where
                 let platform = (&mut requests, &mut to_platform);
                 exchange(head, platform, (&mut answers, &mut to_program)).await?
             }
-            Err(NotHttp) => After::Raw,
+            Err(NotHttp) => AfterExchange::Raw,
         };
         match after {
-            After::NextRequest => {}
-            After::End => return linger(&mut requests, &mut to_platform).await,
-            After::Lost => {
+            AfterExchange::NextRequest => {}
+            AfterExchange::End => return linger(&mut requests, &mut to_platform).await,
+            AfterExchange::Lost => {
                 let id = head.ok().and_then(|head| head.id);
                 // The program still runs and only closed its connection. So the platform's
                 // connection closes too, as it would without this relay.
@@ -79,7 +79,7 @@ where
                 to_platform.write_all(&answer).await?;
                 return linger(&mut requests, &mut to_platform).await;
             }
-            After::Raw => {
+            AfterExchange::Raw => {
                 let up = requests.pass_all(&mut to_program);
                 let down = answers.pass_all(&mut to_platform);
                 return tokio::try_join!(up, down).map(|_| ());
@@ -159,7 +159,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     head: &ForwardedRequest,
     (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
     (answers, to_program): (&mut Source<B>, &mut WriteHalf<B>),
-) -> io::Result<After> {
+) -> io::Result<AfterExchange> {
     // An atomic and not a `Cell`, so that the future is `Send` and runs on any runtime.
     let sent = AtomicBool::new(false);
     let up = async {
@@ -201,7 +201,9 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
         }
     };
     match after {
-        After::NextRequest if !head.keep || !sent.load(Ordering::Relaxed) => Ok(After::End),
+        AfterExchange::NextRequest if !head.keep || !sent.load(Ordering::Relaxed) => {
+            Ok(AfterExchange::End)
+        }
         after => Ok(after),
     }
 }
@@ -211,7 +213,7 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
     request: &ForwardedRequest,
     answers: &mut Source<B>,
     to_platform: &mut WriteHalf<A>,
-) -> io::Result<After> {
+) -> io::Result<AfterExchange> {
     let mut out = Vec::new();
     loop {
         let head = match answer_head(&answers.buffer, request, &mut out) {
@@ -220,9 +222,9 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
                 Ok(1..) => continue,
                 // The kernel resets the connection of a killed program if the program left bytes
                 // unread.
-                Ok(0) | Err(_) => return Ok(After::Lost),
+                Ok(0) | Err(_) => return Ok(AfterExchange::Lost),
             },
-            Err(NotHttp) => return Ok(After::Raw),
+            Err(NotHttp) => return Ok(AfterExchange::Raw),
         };
         let mut rest = head.body;
         let mut used = head.len;
@@ -244,8 +246,8 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
             answers.pass_body(rest, to_platform).await?;
         }
         return Ok(match head.keep {
-            true => After::NextRequest,
-            false => After::End,
+            true => AfterExchange::NextRequest,
+            false => AfterExchange::End,
         });
     }
 }

@@ -122,7 +122,7 @@ where
     }
 }
 
-type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+pub(crate) type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
 /// The handlers of one program, by name.
 pub struct Handlers {

@@ -9,10 +9,10 @@ use nanofaas_http1::media_type::{MediaType, is_plain_json, media_type};
 use tokio::time::{Instant, sleep_until};
 
 use crate::announce::Birth;
-use crate::call::{Call, Context};
-use crate::client::{self, Fault, Request, Url};
+use crate::call::{Context, HandlerCall};
+use crate::client::{self, ClientError, ClientRequest, Url};
 use crate::error::Error;
-use crate::handler::Handler;
+use crate::handler::{Handler, Init};
 use crate::log;
 use crate::output::{JSON, Output};
 use crate::run;
@@ -23,8 +23,6 @@ const FETCH_WAIT: Duration = Duration::from_secs(30);
 const CALLBACK_WAIT: Duration = Duration::from_secs(30);
 /// Time limit of a Job for which no limit is set.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
-
-type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
 /// 0 if the platform received the result, also if the result is an error; 1 if it did not; 143 if
 /// SIGTERM came first. After SIGTERM no result is reported, so the platform may run the call again.
@@ -77,7 +75,7 @@ async fn outcome(
     let (bytes, head) = request_bytes(job, &input);
     let json = media_type(Some(input.content_type.as_bytes())) == MediaType::Json;
     let left = deadline.saturating_duration_since(Instant::now());
-    let call = Arc::new(Call::new(bytes, head, json, Some(left))?);
+    let call = Arc::new(HandlerCall::new(bytes, head, json, Some(left))?);
     let running = run::begin(&*handler, &call);
     let overrunning = Arc::default();
     let result = tokio::select! {
@@ -120,7 +118,7 @@ async fn fetch(payload: &Payload) -> Result<Fetched, Error> {
         )
     };
     let url = Url::parse(url).map_err(|fault| failed(&fault))?;
-    match client::request_persistently(&url, Request::GET, FETCH_WAIT).await {
+    match client::request_persistently(&url, ClientRequest::GET, FETCH_WAIT).await {
         Ok(answer) if answer.status == 200 => {
             let unnamed = || "application/octet-stream".to_owned();
             Ok(Fetched {
@@ -166,7 +164,7 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
     let sent = async {
         let url = Url::parse(&url)?;
         let headers = [("Content-Type", content_type.as_str())];
-        let result = Request::post(&headers, &body);
+        let result = ClientRequest::post(&headers, &body);
         client::request_persistently(&url, result, CALLBACK_WAIT).await
     };
     // The URL holds a token, so it is never logged.
@@ -180,7 +178,7 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
             let undone = matches!(answer.status, 408 | 429 | 500..);
             return ExitCode::from(u8::from(undone));
         }
-        Err(Fault::Url(_)) => "CALLBACK_URL must be an http:// URL".to_owned(),
+        Err(ClientError::Url(_)) => "CALLBACK_URL must be an http:// URL".to_owned(),
         Err(fault) => fault.to_string(),
     };
     let id = [("executionId", job.execution_id.as_str())];

@@ -14,13 +14,13 @@ const QUIET: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Phase {
+pub(crate) enum PodPhase {
     Starting,
     Ready,
     Stopping,
 }
 
-pub(crate) struct Pod {
+pub(crate) struct RuntimePod {
     pub(crate) handler: Arc<dyn Handler>,
     phase: AtomicU8,
     /// Calls whose answer is not sent yet.
@@ -35,13 +35,13 @@ pub(crate) struct Pod {
 }
 
 /// Counts one call in the pod until it is dropped.
-pub(crate) struct Place(Arc<Pod>);
+pub(crate) struct CallPermit(Arc<RuntimePod>);
 
-impl Pod {
+impl RuntimePod {
     pub(crate) fn new(handler: Arc<dyn Handler>) -> Self {
         Self {
             handler,
-            phase: AtomicU8::new(Phase::Starting as u8),
+            phase: AtomicU8::new(PodPhase::Starting as u8),
             calls: AtomicUsize::new(0),
             overrunning: Arc::default(),
             cold: AtomicBool::new(true),
@@ -51,42 +51,43 @@ impl Pod {
         }
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> PodPhase {
         match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            _ => Phase::Stopping,
+            0 => PodPhase::Starting,
+            1 => PodPhase::Ready,
+            _ => PodPhase::Stopping,
         }
     }
 
     pub(crate) fn ready(&self, init_ms: u64) {
         // Before the phase: its Release store makes `init_ms` visible to the first answer.
         self.init_ms.store(init_ms, Ordering::Relaxed);
-        self.phase.store(Phase::Ready as u8, Ordering::Release);
+        self.phase.store(PodPhase::Ready as u8, Ordering::Release);
     }
 
     pub(crate) fn stop(&self) {
         // Before the phase, so that `quiet` measures from the stop if no call follows.
         self.last_call_ms.store(self.now_ms(), Ordering::Relaxed);
-        self.phase.store(Phase::Stopping as u8, Ordering::Release);
+        self.phase
+            .store(PodPhase::Stopping as u8, Ordering::Release);
     }
 
     /// The answer to `GET /health`: 200 or 503, and the reason.
     pub(crate) fn health(&self) -> (u16, &'static str) {
         match self.phase() {
-            Phase::Starting => (503, r#"{"status":"STARTING"}"#),
-            Phase::Stopping => (503, r#"{"status":"STOPPING"}"#),
+            PodPhase::Starting => (503, r#"{"status":"STARTING"}"#),
+            PodPhase::Stopping => (503, r#"{"status":"STOPPING"}"#),
             // After the platform cut off a call, it probes the pod before it sends the next call.
-            Phase::Ready if self.overrunning.load(Ordering::Acquire) > 0 => {
+            PodPhase::Ready if self.overrunning.load(Ordering::Acquire) > 0 => {
                 (503, r#"{"status":"OVERRUNNING"}"#)
             }
-            Phase::Ready => (200, r#"{"status":"UP"}"#),
+            PodPhase::Ready => (200, r#"{"status":"UP"}"#),
         }
     }
 
     /// Counts one call, or returns why the pod does not accept it.
-    pub(crate) fn admit(self: &Arc<Self>) -> Result<Place, &'static str> {
-        if self.phase() == Phase::Starting {
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<CallPermit, &'static str> {
+        if self.phase() == PodPhase::Starting {
             return Err("the function is not initialised yet");
         }
         // A stopping pod still accepts calls, because the platform may have sent them before it
@@ -95,7 +96,7 @@ impl Pod {
             self.calls.fetch_sub(1, Ordering::AcqRel);
             return Err("1024 calls run in this pod already");
         }
-        Ok(Place(Arc::clone(self)))
+        Ok(CallPermit(Arc::clone(self)))
     }
 
     /// Milliseconds of the initialisation, for the first answer only.
@@ -118,10 +119,10 @@ impl Pod {
     }
 }
 
-impl Drop for Place {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         // Only a stopping pod needs the time, so other calls do not read the clock.
-        if self.0.phase() == Phase::Stopping {
+        if self.0.phase() == PodPhase::Stopping {
             let now = self.0.now_ms();
             self.0.last_call_ms.fetch_max(now, Ordering::Relaxed);
         }

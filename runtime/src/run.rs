@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::call::{Call, Context, Input};
+use crate::call::{Context, HandlerCall, Input};
 use crate::error::Error;
 use crate::handler::{Handler, HandlerFuture, Running};
 use crate::log;
@@ -57,7 +57,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
 }
 
 /// Begins the call. A panic of the handler ends the call with an error.
-pub(crate) fn begin(handler: &dyn Handler, call: &Arc<Call>) -> Running {
+pub(crate) fn begin(handler: &dyn Handler, call: &Arc<HandlerCall>) -> Running {
     let input = Input::new(Arc::clone(call));
     let context = Context::new(Arc::clone(call));
     caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
@@ -68,7 +68,7 @@ pub(crate) fn begin(handler: &dyn Handler, call: &Arc<Call>) -> Running {
 /// the handler ends.
 pub(crate) async fn finish(
     running: Running,
-    call: &Arc<Call>,
+    call: &Arc<HandlerCall>,
     overrunning: &Arc<AtomicUsize>,
 ) -> Result<Output, Error> {
     match running {

@@ -20,9 +20,9 @@ use tokio::time::{sleep, timeout};
 use crate::announce::{self, Birth};
 use crate::connection;
 use crate::error::Error;
-use crate::handler::Handler;
+use crate::handler::{Handler, Init};
 use crate::log;
-use crate::pod::{CALLS_MAX, Pod};
+use crate::pod::{CALLS_MAX, RuntimePod};
 use crate::run::caught;
 use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
@@ -35,9 +35,7 @@ const BACKLOG: u32 = 1024;
 /// Pause between two checks whether the pod may exit.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
-type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
-
-enum Listener {
+enum ServerListener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -82,7 +80,7 @@ pub(crate) async fn listen(
         }
     };
     let address = listener.address();
-    let pod = Arc::new(Pod::new(handler));
+    let pod = Arc::new(RuntimePod::new(handler));
     // Before the initialisation, so that `/health` can answer 503 while it runs.
     tokio::spawn(accept(listener, Arc::clone(&pod)));
     let code = tokio::select! {
@@ -125,7 +123,7 @@ pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
 }
 
 /// Serves until no call runs and none has come for a while. A second signal ends the drain at once.
-async fn drain(pod: &Pod, signals: &mut StopSignals) -> ExitCode {
+async fn drain(pod: &RuntimePod, signals: &mut StopSignals) -> ExitCode {
     pod.stop();
     let quiet = async {
         while !pod.quiet() {
@@ -143,16 +141,16 @@ async fn drain(pod: &Pod, signals: &mut StopSignals) -> ExitCode {
     }
 }
 
-async fn bind(listen: &Listen) -> Result<Listener, String> {
+async fn bind(listen: &Listen) -> Result<ServerListener, String> {
     match listen {
         Listen::Tcp(port) => match bind_all(*port) {
-            Ok(listener) => Ok(Listener::Tcp(listener)),
+            Ok(listener) => Ok(ServerListener::Tcp(listener)),
             Err(error) => Err(format!("cannot listen on PORT {port}: {error}")),
         },
         Listen::Unix(path) => {
             remove_stale(path);
             match UnixListener::bind(path) {
-                Ok(listener) => Ok(Listener::Unix(listener)),
+                Ok(listener) => Ok(ServerListener::Unix(listener)),
                 Err(error) => {
                     let path = path.display();
                     Err(format!("cannot listen on NANOFAAS_SOCKET {path}: {error}"))
@@ -191,7 +189,7 @@ fn remove_stale(path: &Path) {
     }
 }
 
-impl Listener {
+impl ServerListener {
     fn address(&self) -> String {
         match self {
             Self::Tcp(listener) => listener
@@ -206,7 +204,7 @@ impl Listener {
     }
 
     /// Accepts one connection, and serves it in a task of its own.
-    async fn take(&self, pod: &Arc<Pod>, room: &Arc<Semaphore>) -> io::Result<()> {
+    async fn take(&self, pod: &Arc<RuntimePod>, room: &Arc<Semaphore>) -> io::Result<()> {
         // The permit comes before the accept, so that further connections wait in the kernel's
         // backlog.
         let Ok(held) = Arc::clone(room).acquire_owned().await else {
@@ -235,7 +233,7 @@ impl Listener {
     }
 }
 
-async fn accept(listener: Listener, pod: Arc<Pod>) {
+async fn accept(listener: ServerListener, pod: Arc<RuntimePod>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         if let Err(error) = listener.take(&pod, &room).await {

@@ -14,12 +14,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 
 use super::{
-    BODY_WAIT, CONTINUE, Connection, Gone, HEAD_WAIT, IDLE, READ, Request, Stop, WRITE_WAIT,
+    BODY_WAIT, BufferedRequest, CONTINUE, Gone, HEAD_WAIT, IDLE, READ, ServedConnection, Stop,
+    WRITE_WAIT,
 };
 use crate::request::{self, BODY_BYTES_MAX, BadRequest, PodRequest};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(super) async fn request(&mut self) -> Result<Request, Stop> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
+    pub(super) async fn request(&mut self) -> Result<BufferedRequest, Stop> {
         let head = self.head().await?;
         let bytes = match head.framing {
             Framing::None => self.take(head.len),
@@ -37,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 body.await.map_err(|_| Gone)??
             }
         };
-        Ok(Request { head, bytes })
+        Ok(BufferedRequest { head, bytes })
     }
 
     async fn head(&mut self) -> Result<PodRequest, Stop> {

@@ -12,24 +12,24 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::reading::read_more;
-use super::{COPY_MAX, Connection, Gone, WRITE_WAIT, failure};
+use super::{COPY_MAX, Gone, ServedConnection, WRITE_WAIT, failure};
 use crate::answer::{Extra, put_head};
-use crate::call::{Call, Context};
+use crate::call::{Context, HandlerCall};
 use crate::error::Error;
 use crate::log;
 use crate::output::Output;
-use crate::pod::{Phase, Place};
+use crate::pod::{CallPermit, PodPhase};
 use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     /// Sends the output of a handler. `place` is held until the answer is sent, because a draining
     /// pod may exit as soon as it counts no call.
     pub(super) async fn send_output(
         &mut self,
         head: &PodRequest,
         output: Output,
-        call: &Arc<Call>,
-        place: Place,
+        call: &Arc<HandlerCall>,
+        place: CallPermit,
     ) -> Result<bool, Gone> {
         let output = match output.check() {
             Ok(output) => output,
@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         let extra = Extra {
             content_type: output.content_type(),
-            close: !head.keep || self.pod.phase() == Phase::Stopping,
+            close: !head.keep || self.pod.phase() == PodPhase::Stopping,
             init_ms: self.pod.first_answer(),
             ..Extra::JSON
         };
@@ -55,10 +55,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &mut self,
         head: &PodRequest,
         error: &Error,
-        _place: Place,
+        _place: CallPermit,
     ) -> Result<bool, Gone> {
         let extra = Extra {
-            close: !head.keep || self.pod.phase() == Phase::Stopping,
+            close: !head.keep || self.pod.phase() == PodPhase::Stopping,
             init_ms: self.pod.first_answer(),
             ..Extra::JSON
         };

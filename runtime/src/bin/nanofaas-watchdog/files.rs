@@ -33,17 +33,17 @@ pub(crate) struct Files {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
     folder: Option<PathBuf>,
-    _turn: Option<Turn>,
+    _turn: Option<FileTurn>,
 }
 
 /// The lock on fixed paths, held by one call: against other calls of this watchdog by the mutex,
 /// and against other watchdogs on this machine by the file lock.
-struct Turn {
+struct FileTurn {
     _here: OwnedMutexGuard<()>,
     _anywhere: Flock<File>,
 }
 
-impl Turn {
+impl FileTurn {
     async fn wait(turn: &Arc<Mutex<()>>, output: &Path) -> Result<Self, Error> {
         // The mutex comes first, so that at most one thread of this process blocks in `flock`.
         let here = Arc::clone(turn).lock_owned().await;
@@ -93,7 +93,7 @@ impl Places {
                 input: input.clone(),
                 output: output.clone(),
                 folder: None,
-                _turn: Some(Turn::wait(turn, output).await?),
+                _turn: Some(FileTurn::wait(turn, output).await?),
             },
         };
         // Written on this thread: a call that is cut off cannot stop a write on another thread, and

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nanofaas_runtime::client::{self, Answer, Fault, Request};
+use nanofaas_runtime::client::{self, ClientAnswer, ClientError, ClientRequest};
 use nanofaas_runtime::{Context, Error, Handler, Input, Output, Running};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -75,7 +75,11 @@ async fn call(line: &CommandLine, input: &Input, context: &Context) -> Result<Ou
     }
 }
 
-async fn ask(address: &Address, input: &Input, context: &Context) -> Result<Answer, Fault> {
+async fn ask(
+    address: &Address,
+    input: &Input,
+    context: &Context,
+) -> Result<ClientAnswer, ClientError> {
     let attempt = context.attempt().to_string();
     let left = context.remaining_ms().unwrap_or(0).to_string();
     let mut headers = vec![
@@ -88,10 +92,10 @@ async fn ask(address: &Address, input: &Input, context: &Context) -> Result<Answ
     headers.extend(context.execution_id().map(|id| ("X-Execution-Id", id)));
     headers.extend(context.trace_id().map(|id| ("X-Trace-Id", id)));
     let url = address.url("/invoke");
-    client::request(&url, Request::post(&headers, input.body()), CALL_WAIT).await
+    client::request(&url, ClientRequest::post(&headers, input.body()), CALL_WAIT).await
 }
 
-fn output(answer: Answer) -> Result<Output, Error> {
+fn output(answer: ClientAnswer) -> Result<Output, Error> {
     match answer.content_type {
         Some(kind)
             if !kind
@@ -106,16 +110,16 @@ fn output(answer: Answer) -> Result<Output, Error> {
 }
 
 /// The error of a call when the program still runs but gave no usable answer.
-fn unanswered(fault: &Fault) -> Error {
+fn unanswered(fault: &ClientError) -> Error {
     match fault {
-        Fault::Answer(_) => Error::bad_output(format!("the program's answer: {fault}")),
+        ClientError::Answer(_) => Error::bad_output(format!("the program's answer: {fault}")),
         other => Error::pod_lost(format!("the program did not answer: {other}")),
     }
 }
 
 /// Reads `{"code","message"}`, `{"error":{"code","message"}}`, `{"error":"text"}` or
 /// `{"detail":"text"}`. Any other text becomes the message.
-fn failure(answer: &Answer) -> Error {
+fn failure(answer: &ClientAnswer) -> Error {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
     let inner = body.get("error").filter(|error| error.is_object());

@@ -20,7 +20,7 @@ const CONNECTIONS_MAX: usize = 1024;
 const FATE_WAIT: Duration = Duration::from_millis(250);
 
 /// The error that calls get when the program ends; None while it runs.
-pub(crate) type Fate = watch::Receiver<Option<Error>>;
+pub(crate) type ProgramFate = watch::Receiver<Option<Error>>;
 
 /// A socket whose connections are relayed to a port. Dropping it closes the socket.
 pub(crate) struct Relay {
@@ -28,7 +28,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn open(socket: &Path, port: u16, fate: Fate) -> std::io::Result<Self> {
+    pub(crate) fn open(socket: &Path, port: u16, fate: ProgramFate) -> std::io::Result<Self> {
         let listener = UnixListener::bind(socket)?;
         let task = tokio::spawn(accept(listener, port, fate));
         Ok(Self { task })
@@ -41,7 +41,7 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: UnixListener, port: u16, fate: Fate) {
+async fn accept(listener: UnixListener, port: u16, fate: ProgramFate) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(held) = Arc::clone(&room).acquire_owned().await {
         match listener.accept().await {
@@ -66,7 +66,7 @@ async fn accept(listener: UnixListener, port: u16, fate: Fate) {
 }
 
 /// Relays one connection. If one side closes or fails, the other side is closed too.
-async fn join(platform: UnixStream, port: u16, fate: Fate) {
+async fn join(platform: UnixStream, port: u16, fate: ProgramFate) {
     // Both addresses are tried, because some programs listen on one family only.
     let loopback: [SocketAddr; 2] = [
         (Ipv4Addr::LOCALHOST, port).into(),
@@ -82,7 +82,7 @@ async fn join(platform: UnixStream, port: u16, fate: Fate) {
     };
 }
 
-async fn told(mut fate: Fate) -> Option<Error> {
+async fn told(mut fate: ProgramFate) -> Option<Error> {
     let told = timeout(FATE_WAIT, fate.wait_for(Option::is_some)).await;
     told.ok()?.ok()?.clone()
 }

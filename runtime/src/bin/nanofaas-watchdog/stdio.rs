@@ -24,7 +24,7 @@ pub(crate) const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
 const PIPES_WAIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Stdio {
-    program: Arc<Program>,
+    program: Arc<StdioProgram>,
 }
 
 /// How the program gets the input and returns the output.
@@ -34,7 +34,7 @@ pub(crate) enum Passing {
     Files(Places),
 }
 
-struct Program {
+struct StdioProgram {
     line: CommandLine,
     passing: Passing,
     /// Made by the first call, because it must be made within the runtime.
@@ -44,7 +44,7 @@ struct Program {
 impl Stdio {
     pub(crate) fn new(line: CommandLine, passing: Passing) -> Self {
         Self {
-            program: Arc::new(Program {
+            program: Arc::new(StdioProgram {
                 line,
                 passing,
                 groups: OnceLock::new(),
@@ -61,7 +61,7 @@ impl Handler for Stdio {
     }
 }
 
-impl Program {
+impl StdioProgram {
     fn groups(&self) -> Result<&Groups, Error> {
         if let Some(groups) = self.groups.get() {
             return Ok(groups);

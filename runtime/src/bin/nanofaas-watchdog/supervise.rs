@@ -8,7 +8,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use nanofaas_runtime::announce::{Birth, announce};
-use nanofaas_runtime::client::{self, Request, Url};
+use nanofaas_runtime::client::{self, ClientRequest, Url};
 use nanofaas_runtime::{Error, log};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::command::CommandLine;
 use crate::ending::Ending;
 use crate::group::{Groups, Leader, Strays};
-use crate::relay::{Fate, Relay};
+use crate::relay::{ProgramFate, Relay};
 use crate::tail::Tail;
 
 /// This many ends in a row are a crash loop.
@@ -154,7 +154,7 @@ async fn live(
     leader: &mut Leader,
     address: &Address,
     ready_url: &mut Option<String>,
-    (relay, fate): (&mut Option<Relay>, &Fate),
+    (relay, fate): (&mut Option<Relay>, &ProgramFate),
     started: SystemTime,
     has_served: &mut bool,
 ) -> Life {
@@ -258,7 +258,7 @@ impl Address {
         }
     }
 
-    fn open_relay(&self, fate: &Fate) -> Option<Relay> {
+    fn open_relay(&self, fate: &ProgramFate) -> Option<Relay> {
         let socket: &Path = self.socket.as_deref()?;
         match Relay::open(socket, self.port, fate.clone()) {
             Ok(relay) => Some(relay),
@@ -280,7 +280,7 @@ fn health_path() -> String {
 /// Whether the program answers. A program that does not know the path is ready when it speaks HTTP
 /// at all; the platform has the same rule.
 async fn answers(url: &Url) -> bool {
-    let answer = client::request(url, Request::GET, PROBE_WAIT).await;
+    let answer = client::request(url, ClientRequest::GET, PROBE_WAIT).await;
     answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404 | 405))
 }
 
