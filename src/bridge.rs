@@ -180,6 +180,8 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
             Ok(Ok(Ended::Asked | Ended::Deposed)) => return,
             Ok(Ok(Ended::Panicked)) | Err(_) => "it panicked".to_owned(),
             Ok(Err(error)) => {
+                // While the main thread still waits for the start, a failure ends the start. Later
+                // the bridge is rebuilt instead.
                 let first = bridge.settled.borrow_mut().take();
                 if let Some(first) = first {
                     let _ = first.send(Err(error));
@@ -196,6 +198,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
             "the bridge is built anew, calls go on: {why}"
         );
         let until = Instant::now() + backoff;
+        // Sleeps in short steps, so that a stop need not wait for the whole backoff.
         while Instant::now() < until && !*stopped.borrow() {
             sleep(FIRST_BACKOFF.min(until.saturating_duration_since(Instant::now())));
         }

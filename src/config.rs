@@ -16,7 +16,7 @@ use nanofaas_io::start::DriverChoice;
 pub(crate) use unknown::unknown_variables;
 pub(crate) use value::name_the_variable;
 
-/// What runs the functions' pods.
+/// The system that runs the functions' pods
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendArg {
     /// kubernetes inside a cluster, else local
@@ -51,7 +51,7 @@ impl BackendKind {
 /// The system interface that the io threads use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IoDriverArg {
-    /// io_uring where all io threads get it, else epoll
+    /// io_uring if all io threads can use it, else epoll
     Auto,
     Uring,
     Epoll,
@@ -95,12 +95,12 @@ impl SchedulerDriver {
     }
 }
 
-/// How log lines look.
+/// The form of log lines
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogForm {
     /// One JSON object a line
     Json,
-    /// For people
+    /// Readable text
     Text,
 }
 
@@ -128,17 +128,17 @@ pub(crate) struct ServeArgs {
         value_name = "IP:PORT", value_parser = value::address)]
     management: SocketAddr,
 
-    /// Address of /v1/internal, where function pods call back; without it, that is on --listen
+    /// Address of /v1/internal, where function pods call back [default: a part of --listen]
     #[arg(long, env = "NANOFAAS_INTERNAL_LISTEN", value_name = "IP:PORT",
         value_parser = value::address)]
     internal_listen: Option<SocketAddr>,
 
-    /// Address under which function pods reach /v1/internal [default: where that listens]
+    /// Address under which function pods reach /v1/internal [default: its listen address]
     #[arg(long, env = "NANOFAAS_CALLBACK_URL", value_name = "URL",
         value_parser = value::base_url)]
     callback_url: Option<String>,
 
-    /// What runs the functions' pods
+    /// The system that runs the functions' pods
     #[arg(long, env = "NANOFAAS_BACKEND", value_enum, default_value_t = BackendArg::Auto)]
     backend: BackendArg,
 
@@ -151,13 +151,15 @@ pub(crate) struct ServeArgs {
     )]
     functions: Vec<PathBuf>,
 
-    /// Namespace of the functions' pods, for the kubernetes backend [default: the plane's own]
+    /// Namespace of the functions' pods, for the kubernetes backend [default: the control plane's
+    /// own]
     #[arg(long, env = "NANOFAAS_NAMESPACE", value_name = "NAME",
         value_parser = value::dns_label)]
     namespace: Option<String>,
 
-    /// File with a podTemplate that goes below each function's own, for the kubernetes backend;
-    /// followed while it changes, and none where the file is not there
+    /// File with a default podTemplate, over which each function's own is merged, for the
+    /// kubernetes backend; changes of the file are applied, and without the file there is no
+    /// default
     #[arg(long, env = "NANOFAAS_POD_TEMPLATE", value_name = "FILE")]
     pod_template: Option<PathBuf>,
 
@@ -175,11 +177,11 @@ pub(crate) struct ServeArgs {
         value_parser = value::spin_us)]
     io_spin_us: u32,
 
-    /// Where the scheduler lives
+    /// The thread on which the scheduler runs
     #[arg(long, env = "NANOFAAS_SCHEDULER", value_enum, default_value_t = SchedulerArg::Auto)]
     scheduler: SchedulerArg,
 
-    /// Calls that may begin a second, over all functions; off lifts the limit, 0 refuses all
+    /// Calls that may begin a second, over all functions; off removes the limit, 0 refuses all
     #[arg(long, env = "NANOFAAS_RATE_MAX_PER_SECOND", default_value = "1000",
         value_name = "N|off", value_parser = value::rate)]
     rate_max_per_second: RateLimit,
@@ -204,12 +206,12 @@ pub(crate) struct ServeArgs {
         value_parser = value::long_ms)]
     execution_ttl_ms: u64,
 
-    /// Memory for those outputs; past it the oldest go first
+    /// Memory for these outputs; above it the oldest are removed first
     #[arg(long, env = "NANOFAAS_EXECUTION_STORE_BYTES", default_value = "64MiB",
         value_name = "SIZE", value_parser = value::size)]
     execution_store_bytes: u64,
 
-    /// Deadline of an async call over queue, starts, backoff and runs, in milliseconds
+    /// Deadline of an async call, including queue, starts, backoff and runs, in milliseconds
     #[arg(long, env = "NANOFAAS_ASYNC_MAX_AGE_MS", default_value = "3600000", value_name = "MS",
         value_parser = value::long_ms)]
     async_max_age_ms: u64,
@@ -229,36 +231,36 @@ pub(crate) struct ServeArgs {
         value_parser = value::drain_ms)]
     drain_ms: u64,
 
-    /// timeoutMs of functions that name none
+    /// timeoutMs of functions that do not set it
     #[arg(long, env = "NANOFAAS_DEFAULT_TIMEOUT_MS", default_value = "30000", value_name = "MS",
         value_parser = value::timeout_ms)]
     default_timeout_ms: u32,
 
-    /// concurrency of functions that name none
+    /// concurrency of functions that do not set it
     #[arg(long, env = "NANOFAAS_DEFAULT_CONCURRENCY", default_value = "4", value_name = "N",
         value_parser = value::concurrency)]
     default_concurrency: u32,
 
-    /// queueSize of functions that name none
+    /// queueSize of functions that do not set it
     #[arg(long, env = "NANOFAAS_DEFAULT_QUEUE_SIZE", default_value = "100", value_name = "N",
         value_parser = value::queue_size)]
     default_queue_size: u32,
 
-    /// maxRetries of functions that name none
+    /// maxRetries of functions that do not set it
     #[arg(long, env = "NANOFAAS_DEFAULT_MAX_RETRIES", default_value = "3", value_name = "N",
         value_parser = value::max_retries)]
     default_max_retries: u32,
 
-    /// Functions that have metrics of their own; the rest is summed under _other
+    /// Functions that have their own metrics; the others are summed under _other
     #[arg(long, env = "NANOFAAS_METRICS_FUNCTIONS_MAX", default_value = "1000", value_name = "N",
         value_parser = value::functions)]
     metrics_functions_max: u32,
 
-    /// How log lines look
+    /// The form of log lines
     #[arg(long, env = "NANOFAAS_LOG", value_enum, default_value_t = LogForm::Json)]
     log: LogForm,
 
-    /// From which level on there is a log line
+    /// The lowest level that is logged
     #[arg(long, env = "NANOFAAS_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
     log_level: LogLevel,
 }

@@ -60,6 +60,8 @@ pub(crate) fn listen(
         why,
     };
     for _ in 0..TRIES {
+        // This bind, without SO_REUSEPORT, fails if any process listens there, also another
+        // program.
         let listener = listener(wanted).map_err(|error| taken(why(wanted, &error)))?;
         let address = listener
             .local_addr()

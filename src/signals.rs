@@ -51,6 +51,8 @@ pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
+    // The handlers are installed before this function returns, so that no later signal has its
+    // default effect.
     let inside = runtime.enter();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

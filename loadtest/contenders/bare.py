@@ -1,5 +1,5 @@
-"""The least that a Python function's first answer takes: an interpreter that imports what the
-runtime's worker and the function import, listens, and answers one call after another."""
+"""The least time for the first answer of a Python function: an interpreter that makes the imports of
+the runtime's worker and of the function, listens, and answers one call after another."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ def serve(path, handle):
 
 
 def answer(connection, handle):
-    """One request; its body comes with its head, as the load tool sends it."""
+    """Answers one request, whose body comes in the same read as its head: the load tool sends it so."""
     _, _, body = connection.recv(65536).partition(b"\r\n\r\n")
     output = json.dumps(handle(json.loads(body)["input"])).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

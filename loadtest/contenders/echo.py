@@ -1,4 +1,4 @@
-"""Gives back what it gets, from Python."""
+"""Returns its input, from Python."""
 
 
 def handle(input):

@@ -14,12 +14,12 @@ use crate::scenario::Scenario;
 use crate::trace::TraceShape;
 use crate::{comparison_view, cores, footprint};
 
-/// Load over HTTP/1.1, measured from the time at which each request was meant to go out
+/// Load over HTTP/1.1, measured from the intended send time of each request
 ///
-/// The client is one thread. On a 2-core EPYC virtual machine a request of 256 bytes costs it
-/// 7.6 µs over TCP and 3.5 µs over a Unix socket at 64 connections: one core of it saturates at about
-/// 130,000 and 280,000 requests a second. A run in which it used over 90 % of a core says so. Only
-/// this machine is called unless --allow-remote is given.
+/// The client is one thread. On a 2-core EPYC virtual machine, at 64 connections, it needs 7.6 µs
+/// for a request of 256 bytes over TCP, and 3.5 µs over a Unix socket: it saturates one core at
+/// about 130,000 and 280,000 requests a second. A run warns if the client used over 90 % of a core.
+/// Only this machine is called unless --allow-remote is given.
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas-loadtest", version, max_term_width = 100)]
 pub(crate) struct ToolArgs {
@@ -35,7 +35,7 @@ enum ToolCommand {
     Compare(CompareArgs),
     /// Starts a contender several times: time to ready, idle memory, memory of idle connections
     Footprint(FootprintArgs),
-    /// Writes a made-up trace: heavy-tailed popularity, bursts, log-normal durations
+    /// Writes a generated trace: heavy-tailed popularity, bursts, log-normal durations
     Trace(TraceArgs),
 }
 
@@ -53,12 +53,14 @@ struct CompareArgs {
     /// Seconds of warm-up of each run, instead of those in the file
     #[arg(long, value_name = "S")]
     warm_up: Option<f64>,
-    /// Counts only rounds in which two cores pass a word to and fro within this many nanoseconds
+    /// Counts only rounds in which a round trip between two cores takes at most this many
+    /// nanoseconds
     #[arg(long, value_name = "NS")]
     way_ns: Option<f64>,
     #[command(flatten)]
     programs: Programs,
-    /// Also counts rounds in which the machine was disturbed: for trying a scenario out, not for figures
+    /// Also counts rounds in which the machine was disturbed: to try a scenario out, not for
+    /// published figures
     #[arg(long)]
     keep_disturbed: bool,
     #[command(flatten)]
@@ -118,7 +120,7 @@ impl Programs {
 
 #[derive(Debug, Args)]
 struct TraceArgs {
-    /// Where to write it
+    /// The file for the trace
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -202,10 +204,10 @@ impl TraceArgs {
 /// The destinations of a result.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// Writes the result there as JSON; - is the standard output, without the tables
+    /// Writes the result to this file as JSON; - is the standard output, without the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes a page with plots there
+    /// Writes a page with plots to this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }

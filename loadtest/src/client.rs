@@ -268,6 +268,7 @@ impl LoadClient {
     }
 
     fn answered(&mut self, index: usize, status: u16, closes: bool) {
+        // Read first, so that the work below does not count as latency.
         let now_ns = self.now_ns();
         if let Some(flight) = self.land(index) {
             self.tally

@@ -14,8 +14,9 @@ use crate::{cores, run_view};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// http://127.0.0.1:8080/path or http+unix:///run/a.sock:/path, with =WEIGHT behind a blank
-    /// for several, like 'http://127.0.0.1:8080/a 3'. {function} stands for a drawn name
+    /// http://127.0.0.1:8080/path or http+unix:///run/a.sock:/path; a blank and a number after it
+    /// are its weight among several URLs, like 'http://127.0.0.1:8080/a 3'. {function} is replaced
+    /// by a drawn name
     #[arg(required = true, value_name = "URL [WEIGHT]")]
     urls: Vec<String>,
     /// Connections to each address; without a rate, each is a client of a closed loop
@@ -27,7 +28,7 @@ pub(crate) struct RunArgs {
     /// Open loop: requests a second on average, at random times
     #[arg(long, value_name = "PER_S", conflicts_with = "rate")]
     poisson: Option<f64>,
-    /// Open loop: requests as the rows of this file say (function,start_ms,duration_ms)
+    /// Open loop: requests at the times in this file (function,start_ms,duration_ms)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "poisson", "functions_zipf"])]
     trace: Option<PathBuf>,
     /// Replays the trace this many times faster
@@ -39,7 +40,7 @@ pub(crate) struct RunArgs {
     /// Seconds that are measured; with the warm-up at most 3600
     #[arg(short, long, value_name = "S", default_value_t = 10.0)]
     duration: f64,
-    /// Seconds that answers are waited for after the end
+    /// Seconds for which answers are waited for after the end
     #[arg(long, default_value_t = 2.0, value_name = "S")]
     drain: f64,
     /// Seconds after which a request without an answer is an error
@@ -51,19 +52,19 @@ pub(crate) struct RunArgs {
     /// A header, like 'content-type: text/plain'; repeatable
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// The body; {duration_ms} in it stands for the duration of a trace's row
+    /// The body; {duration_ms} in it is replaced by the duration of a trace's row
     #[arg(short = 'b', long, conflicts_with_all = ["body_file", "body_bytes"])]
     body: Option<String>,
     /// A file that holds the body
     #[arg(long, value_name = "FILE", conflicts_with = "body_bytes")]
     body_file: Option<PathBuf>,
-    /// A body of this size: {"input":"xx…"} under JSON, which is the default, else this many letters
+    /// A body of this size: {"input":"xx…"} for JSON, which is the default, else this many letters
     #[arg(long, value_name = "N")]
     body_bytes: Option<usize>,
     /// Draws {function} among this many names by Zipf
     #[arg(long, value_name = "N")]
     functions_zipf: Option<u32>,
-    /// The exponent: 0 draws all names alike
+    /// The exponent: with 0 all names are equally likely
     #[arg(
         long,
         default_value_t = 1.1,
@@ -71,7 +72,7 @@ pub(crate) struct RunArgs {
         requires = "functions_zipf"
     )]
     zipf_s: f64,
-    /// The names; {} stands for the number, from 0
+    /// The names; {} is replaced by the number, from 0
     #[arg(
         long,
         default_value = "f{}",
@@ -79,7 +80,7 @@ pub(crate) struct RunArgs {
         requires = "functions_zipf"
     )]
     name_template: String,
-    /// Statuses that are no error [default: 200 to 299]; repeatable
+    /// Statuses that are expected [default: 200 to 299]; repeatable
     #[arg(long, value_name = "STATUS")]
     expect: Vec<u16>,
     /// Statuses by which the server refuses load: neither answers nor errors; repeatable
@@ -88,7 +89,7 @@ pub(crate) struct RunArgs {
     /// Another seed draws other names, targets and times
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Never sleeps: exact send times, for a whole core
+    /// Never sleeps: send times are exact, and the client uses a whole core
     #[arg(long)]
     spin: bool,
     /// Runs on these cores only, like 0 or 2-3

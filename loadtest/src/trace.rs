@@ -97,13 +97,14 @@ pub(crate) struct TraceShape {
     /// How unequal the functions are: the n-th is called in proportion to n^-S
     #[arg(long, default_value_t = 1.5)]
     pub(crate) popularity: f64,
-    /// The share of functions that are called in bursts; the rest is called by timers or evenly
+    /// The share of functions that are called in bursts; half of the others have timers, half are
+    /// called at random times
     #[arg(long, default_value_t = 0.4)]
     pub(crate) bursty: f64,
     /// The median duration of all functions' medians, in milliseconds
     #[arg(long, default_value_t = 100.0)]
     pub(crate) duration_ms: f64,
-    /// Another seed is another trace; the same seed is the same one
+    /// Another seed gives another trace; the same seed gives the same trace
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 }

@@ -91,7 +91,7 @@ impl ResponseReader {
         Ok(None)
     }
 
-    /// Handles the end of the connection, which completes an answer without another end.
+    /// Handles the end of the connection. If an answer has no length, this is its end.
     pub(crate) fn close(&self) -> Option<ResponseEnd> {
         matches!(self.await_, Await::Close).then_some(ResponseEnd {
             closes: true,

@@ -21,10 +21,10 @@ use crate::files::{self, BuildProgress, FunctionFile};
     nanofaas apply -f functions/\n  \
     sed s/v1/v2/ function.yaml | nanofaas apply -f -")]
 pub(crate) struct ApplyArgs {
-    /// A file, a folder that is looked through, or - for stdin (repeatable)
+    /// A file, a folder whose function files are read, or - for stdin (repeatable)
     #[arg(short, long = "file", value_name = "PATH", required = true)]
     file: Vec<PathBuf>,
-    /// Do not run the functions' build lines, which is done where the server is on this machine
+    /// Do not run the functions' build lines (they run only if the server is on this machine)
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]

@@ -22,7 +22,7 @@ const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// Call a function and wait for its result
 ///
-/// The output goes to stdout as it is; outcome, timing and execution id go to stderr.
+/// The output goes to stdout unchanged; outcome, timing and execution id go to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nanofaas invoke word-stats '{\"text\": \"a b a\", \"topN\": 1}'\n  \
@@ -32,7 +32,7 @@ const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
 pub(crate) struct InvokeArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// The call's deadline in milliseconds, over all of it [default: the function's]
+    /// The deadline of the whole call in milliseconds [default: the function's]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(timeout_range()))]
     timeout_ms: Option<u32>,
     #[command(flatten)]
@@ -59,7 +59,7 @@ struct RequestArgs {
     /// The input: a JSON text, @FILE, or - for stdin [default: null]
     #[arg(allow_hyphen_values = true)]
     body: Option<String>,
-    /// What the body is; anything but JSON reaches the function as it is
+    /// The type of the body; a body that is not JSON reaches the function unchanged
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     content_type: String,
     /// The body is the whole request ({"input": …, "metadata": …}), not the input alone
@@ -68,10 +68,10 @@ struct RequestArgs {
     /// A header to send (repeatable)
     #[arg(long, value_name = "NAME:VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
-    /// Sent as X-Trace-Id, and given back
+    /// Sent as X-Trace-Id, and returned with the answer
     #[arg(long, value_name = "ID")]
     trace_id: Option<String>,
-    /// A repeat with the same key and body gets the first call's result
+    /// A repeated call with the same key and body gets the first call's result
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }

@@ -30,20 +30,20 @@ const FIELDS: [&str; 10] = [
     "error",
 ];
 
-/// Show how an execution stands
+/// Show the state of an execution
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The execution's id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
-    /// Wait for its end; the exit code is then 0 for success
+    /// Wait for its end; then the exit code is 0 only after success
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
-/// Cancel an execution: queued it never runs, running it is cut off
+/// Cancel an execution: a queued call never runs, a running call is interrupted
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
     /// The execution's id

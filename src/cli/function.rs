@@ -16,7 +16,7 @@ pub(crate) struct ListArgs {
     connect: ConnectArgs,
 }
 
-/// Show a function with all that it resolved to
+/// Show a function with all defaults filled in
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// The function
@@ -26,7 +26,7 @@ pub(crate) struct GetArgs {
     connect: ConnectArgs,
 }
 
-/// Delete functions; their queued calls end, running ones finish
+/// Delete functions; their queued calls end, running calls finish
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// The functions
@@ -42,13 +42,13 @@ pub(crate) struct ScaleArgs {
     /// The function
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// The new minReplicas; 0 lets all pods go when idle
+    /// The new minReplicas; with 0 all pods stop when the function is idle
     replicas: u32,
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
-/// Show a function's last cold starts, each taken apart by phase
+/// Show a function's last cold starts, with the time of each phase
 #[derive(Debug, Args)]
 pub(crate) struct ColdStartsArgs {
     /// The function

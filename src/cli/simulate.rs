@@ -20,12 +20,12 @@ use crate::files::{self, FunctionFile};
 /// Longest start and longest call that the arguments accept: a day.
 const MS_MAX: u64 = 86_400_000;
 
-/// Show what a function would do with a trace of calls, without a server
+/// Show how a function would handle a trace of calls, without a server
 ///
-/// The trace is CSV with a header line. Columns: at_ms (when the call comes, in milliseconds since the
-/// trace began, or a time like 2026-01-31T12:00:00.250Z), service_ms (how long it runs), timeout_ms (its
-/// deadline, else the function's timeoutMs), class (sync or async, else sync). Only at_ms is needed. At
-/// most 1,000,000 calls in 31 days.
+/// The trace is CSV with a header line. Columns: at_ms (when the call arrives, in milliseconds
+/// since the trace began, or a time like 2026-01-31T12:00:00.250Z), service_ms (how long it runs),
+/// timeout_ms (its deadline; default: the function's timeoutMs), class (sync or async; default:
+/// sync). Only at_ms is required. At most 1,000,000 calls in 31 days.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nanofaas simulate --function docs/simulate/function.yaml --trace docs/simulate/calls.csv \
@@ -33,24 +33,24 @@ const MS_MAX: u64 = 86_400_000;
     nanofaas simulate -f function.yaml -t calls.csv --service-ms 80 --plot simulation.svg\n\n\
     docs/simulate.md says what the figures mean.")]
 pub(crate) struct SimulateArgs {
-    /// A function file, as `apply` takes it, with one function
+    /// A function file with one function, in the form that `apply` reads
     #[arg(short, long, value_name = "FILE")]
     function: PathBuf,
     /// The calls
     #[arg(short, long, value_name = "FILE")]
     trace: PathBuf,
-    /// How long a call runs whose line has no service_ms, in milliseconds
+    /// How long a call runs if its line has no service_ms, in milliseconds
     #[arg(long = "service-ms", value_name = "MS", value_parser = milliseconds)]
     service: Option<Nanos>,
-    /// How long a pod, or a Job, takes to start, in milliseconds; `never`: only the pods of minReplicas are
-    /// there
+    /// How long the start of a pod, or of a Job, takes, in milliseconds; `never`: only the pods of
+    /// minReplicas exist
     #[arg(long = "start-ms", value_name = "MS", default_value = "1000", value_parser = start)]
     start: PodStart,
-    /// By how much starts, and times from --service-ms, are shorter or longer, in percent
+    /// By how much starts, and times from --service-ms, may be shorter or longer, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     spread: u8,
-    /// Also draw it: an SVG file
+    /// Also draw a plot into this SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// How to show the result: for people, or as JSON

@@ -1,5 +1,5 @@
-"""A server that takes as many milliseconds as its first argument says, on the port of the second.
-A third argument is a file for its process id and that of a child."""
+"""A server that answers after the milliseconds in its first argument, on the port in its second.
+It writes its own pid and that of a child into the file that the third argument names, if any."""
 
 import subprocess
 import sys
