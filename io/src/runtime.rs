@@ -1,5 +1,5 @@
-//! The base of an io thread, which every part of it is given: event loop, time, buffers. It imports nothing of
-//! `io` from outside its folder.
+//! The base of an io thread, passed to all of its parts: event loop, time, buffers. It imports nothing of `io`
+//! from outside its folder.
 
 pub(crate) mod net;
 pub(crate) mod config;

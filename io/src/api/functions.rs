@@ -240,7 +240,7 @@ pub(crate) async fn pod_ready(
     let reply = ask(thread, pod, request)
         .await
         .map_err(|error| match error {
-            // The answer is that to a wrong token, so that it does not reveal which pods exist.
+            // The client gets the answer to a wrong token, so that the answer does not reveal which pods exist.
             HttpError::NoSuchFunction(_) => {
                 HttpError::Forbidden("the token is not that of this pod")
             }

@@ -3,7 +3,7 @@
 
 use nanofaas_core::spec::FunctionDraft;
 
-/// The most such headers of an answer, because some HTTP clients take only a hundred headers.
+/// The most `Warning` headers in one answer, because some HTTP clients take only a hundred headers.
 const WARNINGS_MAX: usize = 16;
 /// A longer path of a field is cut, because a field's name may be as long as a body.
 const PATH_LEN_MAX: usize = 128;

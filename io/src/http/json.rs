@@ -459,7 +459,7 @@ fn unit(digits: &[u8]) -> Option<u32> {
 }
 
 /// The key that the text before the closing quote spells, with escapes that are known to be valid. Both names
-/// are ASCII, so any other byte decides.
+/// are ASCII, so any other byte means another key.
 #[cold]
 fn escaped_key(text: &[u8]) -> EnvelopeKey {
     let mut name = [0u8; 8];

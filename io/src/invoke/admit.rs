@@ -58,7 +58,7 @@ pub(crate) fn admit_head(
         }
         HttpError::Refused(Refusal::new(reason, wait))
     };
-    // The rate comes before the look at the function, so that requests for unknown functions count, too.
+    // The rate limit is checked before the function, so that requests for unknown functions count, too.
     thread
         .rate
         .take(arrived_at)

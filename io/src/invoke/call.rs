@@ -74,8 +74,8 @@ impl ServedCall<'_> {
         {
             life.detach(stored.deadline.get());
         }
-        // A call that was ended in the same moment in which it was granted must not reach the pod:
-        // `take_grant_to_run` then returns nothing, and `poll_end` the end.
+        // A call may be granted and ended at the same moment, and then must not reach the pod:
+        // `take_grant_to_run` returns nothing for it, and `poll_end` returns the end.
         if life.is_queued()
             && let Some(grant) = thread.calls.take_grant_to_run(self.place)
         {

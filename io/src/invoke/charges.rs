@@ -61,7 +61,7 @@ pub(crate) struct NoRoom;
 
 /// The charge of a request with a body of so many bytes. A large body has a second buffer beside it, for the
 /// piece that is being received or sent to a pod. The piece is charged from the beginning, because a call that
-/// holds memory may wait for no memory but that of its answer.
+/// holds memory may wait only for the memory of its answer.
 pub fn charge_for(body: u64) -> u64 {
     let overhead = CALL_OVERHEAD_BYTES as u64;
     if body <= SMALL as u64 {

@@ -18,7 +18,8 @@ use crate::state::pod_conn::PodConn;
 /// The most `1xx` answers before the real one.
 const INTERIM_MAX: u32 = 8;
 
-/// Up to this size a body without a length grows; beyond it, its buffer gets all that the body may have.
+/// A body without a length grows up to this size. Beyond it, its buffer gets the size of the largest body that
+/// is allowed.
 const GROWN_MAX: usize = 1024 * 1024;
 
 /// Why there is no answer.
@@ -94,7 +95,8 @@ pub(crate) async fn read_answer(
         let why = "X-Execution-Id is there twice: send it once";
         return Err(Broken::Nonsense(ParseError::Malformed(why)));
     }
-    // The connection is out of step if the answer names another call, whose client alone may see it.
+    // An answer that names another call shows that the connection is out of step. Only the client of that call
+    // may see it.
     if let Some(named) = head.execution_id
         && named.of(&connection.received) != expected.execution_id
     {
@@ -287,7 +289,7 @@ async fn until_close(
             return Ok((body, charge));
         }
         room_for_any(connection, expected, &mut charge).await;
-        // An orderly end is how such a body ends.
+        // A body without a length ends with an orderly end of the connection.
         if let Err(broken) = more(connection, expected).await
             && !connection.has_ended_in_order()
         {

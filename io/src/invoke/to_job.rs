@@ -28,8 +28,8 @@ use crate::state::job_inputs::JobInput;
 /// variable (`MAX_ARG_STRLEN`), with its name and its end.
 const INLINE_MAX: usize = 120 * 1024;
 
-/// How much earlier than ours a Job's clock may reach the deadline: its clock begins with its container, and
-/// the bridge sees the container's start later.
+/// A Job's clock may reach the deadline this much before ours. It begins with the container, whose start the
+/// bridge sees later.
 const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
@@ -247,7 +247,7 @@ struct JobResult<'a> {
     output: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    // Not one flattened field, because serde would copy the other members to find these.
+    // These three fields are not one flattened field, because serde would copy the other members to fill it.
     #[serde(default)]
     started_at: Option<f64>,
     #[serde(default)]

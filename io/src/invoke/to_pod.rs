@@ -27,8 +27,8 @@ use crate::runtime::net::Unsent;
 use crate::state::pod_conn::PodConn;
 use crate::state::pod_pool::Owner;
 
-/// A pod's code TIMEOUT counts as our deadline if at most this is left. The pod counts whole milliseconds from
-/// the request's arrival, by its own clock.
+/// A pod's code TIMEOUT counts as our deadline if at most this time is left. The pod counts whole milliseconds
+/// from the request's arrival, by its own clock.
 const EARLY: Nanos = Nanos::from_ms(50);
 
 /// The pause before a connection is tried again, if no descriptor was free for it.

@@ -161,7 +161,8 @@ impl Links {
         }
         let held_back = std::mem::take(&mut inline.held_back);
         for order in held_back.into_iter().chain(inline.out.orders.drain(..)) {
-            // Once one order is held back all later ones are, so that orders arrive in their order.
+            // Once one order is held back, all later orders are held back, too, so that they arrive in their
+            // order.
             let behind = !inline.held_back.is_empty();
             if behind || self.bridge.send(BridgeMessage::Order(order)).is_err() {
                 inline.held_back.push(order);

@@ -63,8 +63,8 @@ async fn read_body(
     }
 }
 
-/// Answers everything but calls. The answer to a change is charged before the change, into `outgoing`, because
-/// an answer without memory would say that nothing was done.
+/// Answers everything but calls. The answer to a change is charged before the change, into `outgoing`. If
+/// memory for it were missing only afterwards, the answer would have to say that nothing was done.
 pub(crate) async fn other(
     conn: &ClientConn,
     head: &RequestHead,

@@ -127,7 +127,7 @@ enum AfterAnswer {
     No,
 }
 
-/// Sends what is still to go out, and before its end the answer to bytes that are no request.
+/// Sends the answer to bytes that are no request, if there is one, and then waits until all bytes are sent.
 async fn last_words(conn: &ClientConn, response: Option<Response>) {
     if let Some(response) = response {
         let mut out = conn.thread.buffers.take(SMALL);

@@ -137,8 +137,8 @@ fn clock_of(tid: Pid) -> ClockId {
     ClockId::from_raw((!tid.as_raw() << 3) | 6)
 }
 
-/// The processor time that the thread has used. It allocates nothing, because allocations of other threads
-/// during warm calls are counted as theirs.
+/// The processor time that the thread has used. This allocates nothing, because the allocation test counts the
+/// allocations of all threads as those of warm calls.
 fn cpu_time(tid: Pid) -> Option<Nanos> {
     let time = clock_gettime(clock_of(tid)).ok()?;
     let ns = u64::try_from(time.num_nanoseconds()).ok()?;
@@ -158,9 +158,9 @@ mod tests {
         };
         let ns = Nanos::from_ns;
         assert!(!is_futile(1, ns(10)));
-        // It sleeps, however long it does.
+        // A thread that sleeps is not futile, however long it sleeps.
         assert!(!is_futile(1, ns(20)));
-        // It works, and it beats.
+        // A thread that works and beats is not futile.
         assert!(!is_futile(2, FUTILE + ns(11)));
         assert!(!is_futile(2, 2 * FUTILE));
         assert!(is_futile(2, 2 * FUTILE + ns(12)));

@@ -14,7 +14,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// How many descriptors are kept back: this number, or one in `KEPT_BACK_PART` if that is more, but never more
-/// than half of those that the start of the process has left.
+/// than half of those that are left after the start of the process.
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
 /// A client that has never sent anything is not closed before it has been idle for this long.
@@ -36,7 +36,7 @@ pub(crate) struct Scarcity {
     most: OnceLock<u64>,
 }
 
-/// Limits the log lines about a state that may last to one a minute.
+/// Lets one line a minute into the log about a state that may go on for long.
 #[derive(Default)]
 pub(crate) struct LogLimit {
     next_at: Cell<Uptime>,

@@ -17,7 +17,7 @@ use crate::state::executions::IdempotencyKey;
 /// The result of a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
-    /// The key was free and is now the claimant's, which reports next whether its call was admitted.
+    /// The key was free and now belongs to the claimant, which reports next whether its call was admitted.
     Run {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
@@ -104,7 +104,7 @@ impl Keys {
         }
     }
 
-    /// Makes a claim wait that got no answer.
+    /// Adds a claim that got no answer to those that wait for the key.
     pub(crate) fn wait(&self, key: &IdempotencyKey, asker: Asker) {
         match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
             Some(KeyState::Claimed(waiting)) => waiting.push(asker),

@@ -13,7 +13,7 @@ use nanofaas_core::time::Nanos;
 /// Measured with 150 ms for all clients: some that did read were ended, on a machine under ten times its load.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
-/// The round trips that a client has in any case, if they take longer.
+/// A client has at least the time of so many round trips.
 const ROUND_TRIPS: u64 = 4;
 /// After so many ended clients in a row the time is short.
 const SILENT_MAX: u32 = 3;

@@ -195,7 +195,8 @@ impl Readers {
             self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
-                // Bytes that were reclaimed for tasks that have gone lowered the count, which starts anew.
+                // The count is lower by the bytes that were reclaimed for tasks that have gone, so it starts
+                // anew.
                 self.moved.set(thread.account.moved());
             }
         }

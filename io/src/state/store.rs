@@ -17,7 +17,7 @@ use nanofaas_core::time::Uptime;
 pub(crate) struct Store {
     bytes_max: u64,
     ledgers: Arc<[ThreadLedger]>,
-    /// For each io thread: whether it was asked to drop its oldest execution and has not begun to.
+    /// For each io thread: whether it was asked to drop its oldest execution and has not begun to do so.
     asked: Box<[AtomicBool]>,
 }
 
@@ -94,7 +94,7 @@ impl Budget {
     }
 
     /// Whether the thread has to be asked to drop its oldest execution; false if it was asked and has not begun
-    /// to.
+    /// to do so.
     pub(crate) fn ask(&self, thread: ShardId) -> bool {
         !self.store.asked[thread.index()].swap(true, Ordering::Relaxed)
     }

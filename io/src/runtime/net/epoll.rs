@@ -153,8 +153,8 @@ impl Epoll {
     }
 
     fn event(&self, sockets: &mut Sockets, index: u32, flags: epoll::EventFlags) {
-        // The socket may be closed already: a forked process keeps its descriptor open, and so in epoll, until
-        // it executes another program.
+        // The socket may be closed already. A forked process keeps the descriptor open until it executes
+        // another program, and until then epoll reports events for it.
         let Some(entry) = sockets.find(index) else {
             return;
         };

@@ -20,7 +20,7 @@ use super::{EventLoop, Socket, Watch};
 
 /// Bytes of an answer that the kernel takes beyond those that are on their way to the client
 /// (`TCP_NOTSENT_LOWAT`). So the bytes taken show how fast the client reads, and a client that reads nothing
-/// holds no more. Connections inherit it from their listener.
+/// holds at most this much in the kernel. Connections inherit the limit from their listener.
 const UNSENT_MAX: usize = 16 * 1024;
 
 #[derive(Clone, Copy)]

@@ -132,8 +132,8 @@ impl Socket {
         }
     }
 
-    /// Ends one direction, or both, after posted bytes as far as the peer takes them. An error means that the
-    /// peer has ended it first.
+    /// Sends the held message as far as the peer takes it, and then ends one direction, or both. An error means
+    /// that the peer has ended it first.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         match self {
             // Held bytes go first: after the shutdown they could not be sent.

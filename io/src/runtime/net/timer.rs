@@ -1,6 +1,6 @@
-//! Wakes a sleeping thread at a time. It is a descriptor like any other, so the loop's wait needs no timeout,
-//! and one implementation serves both loops (monoio's own timers fire only when the thread parks). The ticker
-//! has one.
+//! Wakes a sleeping thread at a given time. It is a descriptor like any other, so the loop's wait needs no
+//! timeout, and one implementation serves both loops (monoio's own timers fire only when the thread parks). The
+//! ticker has one.
 
 use std::cell::Cell;
 use std::io;

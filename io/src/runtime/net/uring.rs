@@ -37,7 +37,7 @@ pub(crate) struct Uring {
     is_deferred: bool,
     /// How often the ring was submitted to the kernel.
     iteration: Cell<u64>,
-    /// Operations that were pushed to the ring since then.
+    /// Operations that were pushed to the ring since its last submission.
     pushed: Cell<u32>,
     /// The waker of the future that monoio blocks on. monoio polls this future, if it was woken, after all
     /// tasks and before it submits the ring.
@@ -144,7 +144,7 @@ impl Uring {
 
     /// Counts operations that are pushed to the ring; returns the iteration.
     fn push(&self, count: u32) -> u64 {
-        // The first operation of an iteration makes monoio poll the end of this iteration, where it is counted.
+        // The first operation of an iteration wakes the future that counts the iteration at its end.
         if self.pushed.replace(self.pushed.get() + count) == 0 {
             self.wake_at_end();
         }
