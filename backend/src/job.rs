@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nanofaas_core::message::{JobStart, ReadyStamps};
+use nanofaas_core::message::{JobStart, ReadyTimestamps};
 use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -26,7 +26,7 @@ pub struct JobAttempt {
     /// Notified when something changes that the Job's task has to know.
     pub bell: Rc<Notify>,
     stop: Cell<bool>,
-    stamps: Cell<Option<ReadyStamps>>,
+    timestamps: Cell<Option<ReadyTimestamps>>,
 }
 
 impl JobAttempt {
@@ -36,7 +36,7 @@ impl JobAttempt {
             start,
             bell: Rc::new(Notify::new()),
             stop: Cell::new(false),
-            stamps: Cell::new(None),
+            timestamps: Cell::new(None),
         }
     }
 
@@ -44,10 +44,10 @@ impl JobAttempt {
         (self.start.call, self.start.attempt)
     }
 
-    /// Called when the attempt is over. `stamps` are the start times that its runtime reported, if
+    /// Called when the attempt is over. `timestamps` are the start times that its runtime reported, if
     /// any.
-    pub fn stop(&self, stamps: Option<ReadyStamps>) {
-        self.stamps.set(stamps);
+    pub fn stop(&self, timestamps: Option<ReadyTimestamps>) {
+        self.timestamps.set(timestamps);
         self.stop.set(true);
         self.bell.notify_one();
     }
@@ -56,8 +56,8 @@ impl JobAttempt {
         self.stop.get()
     }
 
-    pub fn stamps(&self) -> Option<ReadyStamps> {
-        self.stamps.get()
+    pub fn timestamps(&self) -> Option<ReadyTimestamps> {
+        self.timestamps.get()
     }
 
     /// Waits for the bell; false if the deadline comes first.
@@ -131,10 +131,10 @@ impl<J: Borrow<JobAttempt>> JobTable<J> {
     }
 
     /// Called when the attempt is over.
-    pub fn stop(&self, key: AttemptKey, stamps: Option<ReadyStamps>) {
+    pub fn stop(&self, key: AttemptKey, timestamps: Option<ReadyTimestamps>) {
         if let Some(job) = self.by_key.get(&key) {
             let job: &JobAttempt = (**job).borrow();
-            job.stop(stamps);
+            job.stop(timestamps);
         }
     }
 

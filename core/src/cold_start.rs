@@ -8,10 +8,10 @@ use std::time::SystemTime;
 
 use crate::histogram::Histograms;
 use crate::limits::COLD_STARTS_KEPT;
-use crate::message::{ColdStart, Phases, ReadyStamps};
+use crate::message::{ColdStart, Phases, ReadyTimestamps};
 use crate::time::{Nanos, Uptime};
 
-/// The phases of a start. The backend sees the phases of the cluster; the runtime timestamps its own. So a
+/// The phases of a start. The backend sees the phases of the cluster; the runtime reports its own. So a
 /// later phase from one source may be seen before an earlier phase from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -50,14 +50,14 @@ impl Phase {
     ];
 
     /// The phases with a runtime's timestamp, each in milliseconds since the epoch.
-    pub fn stamped(stamps: ReadyStamps) -> impl Iterator<Item = (Self, u64)> {
+    pub fn reported(timestamps: ReadyTimestamps) -> impl Iterator<Item = (Self, u64)> {
         let all = [
-            (Self::Started, stamps.started_at_ms),
-            (Self::Loaded, stamps.loaded_at_ms),
-            (Self::Ready, stamps.ready_at_ms),
+            (Self::Started, timestamps.started_at_ms),
+            (Self::Loaded, timestamps.loaded_at_ms),
+            (Self::Ready, timestamps.ready_at_ms),
         ];
-        let stamped = |(phase, epoch_ms): (Self, Option<u64>)| Some((phase, epoch_ms?));
-        all.into_iter().filter_map(stamped)
+        let known = |(phase, epoch_ms): (Self, Option<u64>)| Some((phase, epoch_ms?));
+        all.into_iter().filter_map(known)
     }
 
     /// The name in the API.
@@ -110,7 +110,7 @@ impl Record {
     /// The phases in order of time. A runtime's timestamps are whole milliseconds of another clock, so none
     /// of them is shown before the one that it follows.
     fn phases(&self) -> Phases {
-        let mut stamped = Nanos::ZERO;
+        let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();
         for phase in Phase::ALL {
             let Some(at) = self.reached_at[phase as usize] else {
@@ -118,8 +118,8 @@ impl Record {
             };
             let mut after = at.since(self.wanted_at);
             if matches!(phase, Phase::Started | Phase::Loaded | Phase::Ready) {
-                stamped = after.max(stamped);
-                after = stamped;
+                latest = after.max(latest);
+                after = latest;
             }
             phases.push((phase.as_str(), after));
         }
@@ -185,8 +185,8 @@ impl ColdStarts {
     }
 
     /// The runtime reported its timestamps. This may come after the pod is in use.
-    pub fn stamped(&mut self, function: &str, pod: &str, stamps: ReadyStamps) {
-        for (phase, epoch_ms) in Phase::stamped(stamps) {
+    pub fn apply_timestamps(&mut self, function: &str, pod: &str, timestamps: ReadyTimestamps) {
+        for (phase, epoch_ms) in Phase::reported(timestamps) {
             let at = self.clock.uptime_at(epoch_ms);
             self.reached(function, pod, phase, at);
         }
@@ -246,12 +246,12 @@ mod tests {
         starts.begin(&function, "p", at_ms(500));
         starts.reached("f", "p", Phase::Spawned, at_ms(503));
         starts.reached("f", "p", Phase::Usable, at_ms(540));
-        let stamps = ReadyStamps {
+        let timestamps = ReadyTimestamps {
             started_at_ms: Some(1_000_504),
             loaded_at_ms: Some(1_000_503),
             ready_at_ms: None,
         };
-        starts.stamped("f", "p", stamps);
+        starts.apply_timestamps("f", "p", timestamps);
         let shown = &starts.of("f")[0];
         assert_eq!(shown.wanted_at_ms, 1_000_500);
         let expected = [
@@ -270,12 +270,12 @@ mod tests {
         let mut starts = starts();
         starts.begin(&"f".into(), "p", Uptime::ZERO);
         starts.reached("f", "p", Phase::Created, at_ms(10));
-        let stamps = ReadyStamps {
+        let timestamps = ReadyTimestamps {
             started_at_ms: Some(1_000_400),
             loaded_at_ms: Some(1_000_450),
             ready_at_ms: Some(1_000_460),
         };
-        starts.stamped("f", "p", stamps);
+        starts.apply_timestamps("f", "p", timestamps);
         starts.reached("f", "p", Phase::Usable, at_ms(470));
         starts.reached("f", "p", Phase::Running, at_ms(1500));
         let phases = starts.phases("f", "p");

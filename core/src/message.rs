@@ -117,7 +117,7 @@ pub enum BridgeMessage {
     JobStop {
         call: CallId,
         attempt: u32,
-        stamps: Option<ReadyStamps>,
+        timestamps: Option<ReadyTimestamps>,
     },
 }
 
@@ -150,13 +150,13 @@ pub enum Request {
         pod: Box<str>,
         /// Where it listens, if it reports that.
         address: Option<IpAddr>,
-        stamps: ReadyStamps,
+        timestamps: ReadyTimestamps,
     },
 }
 
 /// A runtime's timestamps of its own start, in milliseconds since the epoch; none for a phase without one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadyStamps {
+pub struct ReadyTimestamps {
     pub started_at_ms: Option<u64>,
     pub loaded_at_ms: Option<u64>,
     pub ready_at_ms: Option<u64>,

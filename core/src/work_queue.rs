@@ -14,7 +14,7 @@ use crate::function::Function;
 use crate::limits::WORK_QUEUE_BACKLOG;
 use crate::message::Request;
 use crate::message::{
-    BridgeMessage, JobStart, Message, PodEnd, ReadyStamps, Refused, Reply, ReplyTo,
+    BridgeMessage, JobStart, Message, PodEnd, ReadyTimestamps, Refused, Reply, ReplyTo,
 };
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::queue_stats::QueueStats;
@@ -61,7 +61,7 @@ pub enum BridgeCommand {
     JobStop {
         call: CallId,
         attempt: u32,
-        stamps: Option<ReadyStamps>,
+        timestamps: Option<ReadyTimestamps>,
     },
     PodReady(Box<PodReady>),
     /// The registry's home is the cluster: write the change there, then call `WorkQueue::apply`, or refuse it.
@@ -77,7 +77,7 @@ pub struct PodReady {
     pub pod: Box<str>,
     /// Where it listens, as it reports.
     pub address: Option<IpAddr>,
-    pub stamps: ReadyStamps,
+    pub timestamps: ReadyTimestamps,
     pub reply: ReplyTo,
 }
 
@@ -205,12 +205,12 @@ impl WorkQueue {
             BridgeMessage::JobStop {
                 call,
                 attempt,
-                stamps,
+                timestamps,
             } => {
                 self.commands.push(BridgeCommand::JobStop {
                     call,
                     attempt,
-                    stamps,
+                    timestamps,
                 });
             }
         }
@@ -259,13 +259,13 @@ impl WorkQueue {
                 token,
                 pod,
                 address,
-                stamps,
+                timestamps,
             } => {
                 let ready = PodReady {
                     token,
                     pod,
                     address,
-                    stamps,
+                    timestamps,
                     reply,
                 };
                 return self.commands.push(BridgeCommand::PodReady(Box::new(ready)));

@@ -143,13 +143,13 @@ impl ClusterDispatcher {
             BridgeCommand::JobStop {
                 call,
                 attempt,
-                stamps,
+                timestamps,
             } => self
                 .reconciler
                 .memory
                 .jobs
                 .borrow()
-                .stop((call, attempt), stamps),
+                .stop((call, attempt), timestamps),
             BridgeCommand::PodReady(ready) => {
                 let pods = self.pods().borrow();
                 pods.report_ready(&self.context.announcer, &ready);

@@ -144,9 +144,13 @@ impl ClusterJob {
                 self.report_end(context, failure, oom);
             }
         }
-        if let Some(stamps) = self.stamps() {
+        if let Some(timestamps) = self.timestamps() {
             context.report(TaskReport::StartWorked(self.start.function.clone()));
-            context.with_work_queue(|queue| queue.starts.stamped(function, &self.name, stamps));
+            context.with_work_queue(|queue| {
+                queue
+                    .starts
+                    .apply_timestamps(function, &self.name, timestamps)
+            });
             self.wait_for_exit().await;
         }
         context.cluster.delete::<JobObject>(&self.name, None).await;
@@ -357,7 +361,7 @@ impl ClusterJob {
     }
 
     /// Reports to the call's io thread which phase the start has reached and what delays it, if either
-    /// changed. The kubelet's time stamp has whole seconds and comes from another clock, so one
+    /// changed. The kubelet's timestamp has whole seconds and comes from another clock, so one
     /// second is added, which favours the call.
     fn report_start(
         &self,
@@ -367,8 +371,8 @@ impl ClusterJob {
     ) {
         let function = self.start.function.name();
         let running_since = seen.running_since_ms.map(|since_ms| {
-            let stamped_at = context.config.clock.uptime_at(since_ms + 1000);
-            stamped_at.max(self.wanted_at).min(context.announcer.now())
+            let reported_at = context.config.clock.uptime_at(since_ms + 1000);
+            reported_at.max(self.wanted_at).min(context.announcer.now())
         });
         if let Some(why) = seen.held_up.as_deref()
             && seen.held_up != reported.1

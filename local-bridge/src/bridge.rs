@@ -106,8 +106,8 @@ impl LocalDispatcher {
             BridgeCommand::JobStop {
                 call,
                 attempt,
-                stamps,
-            } => self.jobs.borrow().stop((call, attempt), stamps),
+                timestamps,
+            } => self.jobs.borrow().stop((call, attempt), timestamps),
             BridgeCommand::PodReady(ready) => {
                 let pods = self.pods.borrow();
                 pods.report_ready(&self.context.announcer, &ready);

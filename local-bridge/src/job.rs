@@ -36,8 +36,12 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
 /// Announces how the Job ended. Call it when the Job is in no table any more.
 pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
-    if let Some(stamps) = job.stamps() {
-        announcer.with_work_queue(|queue| queue.starts.stamped(function, &job.name, stamps));
+    if let Some(timestamps) = job.timestamps() {
+        announcer.with_work_queue(|queue| {
+            queue
+                .starts
+                .apply_timestamps(function, &job.name, timestamps)
+        });
     }
     let Some((failure, oom)) = ended else { return };
     let (id, attempt) = (&job.start.execution_id, job.start.attempt);

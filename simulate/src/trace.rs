@@ -283,20 +283,22 @@ impl Rows {
     }
 
     fn at(&mut self, text: &str) -> Result<Nanos, String> {
-        let stamp = text.parse::<Timestamp>().ok();
-        let is_stamp = stamp.is_some();
-        let clock = if is_stamp {
+        let timestamp = text.parse::<Timestamp>().ok();
+        let is_timestamp = timestamp.is_some();
+        let clock = if is_timestamp {
             TraceClock::Timestamps
         } else {
             TraceClock::Milliseconds
         };
-        if *self.clock.get_or_insert(clock) != clock && (is_stamp || text.parse::<f64>().is_ok()) {
+        if *self.clock.get_or_insert(clock) != clock
+            && (is_timestamp || text.parse::<f64>().is_ok())
+        {
             let text = quoted(text);
             let message = "at_ms is a number in one line and a time in another, here";
             return Err(format!("{message} {text}"));
         }
-        match stamp {
-            Some(stamp) => u64::try_from(stamp.as_nanosecond())
+        match timestamp {
+            Some(timestamp) => u64::try_from(timestamp.as_nanosecond())
                 .map(Nanos::from_ns)
                 .map_err(|_| format!("at_ms must be after 1970, is {}", quoted(text))),
             None => Ok(span(number("at_ms", text, AT_MS_MAX).map_err(|fault| {

@@ -96,8 +96,8 @@ fn only_the_pod_can_report_itself_ready() {
     let path = &url[url.find("/v1/internal/").expect("an internal path")..];
     let post =
         |path: &str, body: &Value| plane().send(&Request::new("POST", path).json(body)).status;
-    let stamps = json!({"startedAt": 1, "loadedAt": 2, "readyAt": 3});
-    assert_eq!(post(path, &stamps), 204);
+    let timestamps = json!({"startedAt": 1, "loadedAt": 2, "readyAt": 3});
+    assert_eq!(post(path, &timestamps), 204);
     assert_eq!(post(path, &json!({})), 204);
     let nulls = json!({"startedAt": null, "loadedAt": null, "readyAt": null});
     assert_eq!(post(path, &nulls), 204);
@@ -109,7 +109,7 @@ fn only_the_pod_can_report_itself_ready() {
         path.replace("fn-ready-", "fn-steady-"),
         path.replace(":ready", "0:ready"),
     ] {
-        assert_eq!(post(&foreign, &stamps), 403, "{foreign}");
+        assert_eq!(post(&foreign, &timestamps), 403, "{foreign}");
     }
     let again = plane().invoke("ready", &json!(1)).expect(200).json();
     assert_eq!(again["output"], answer["output"], "the pod serves on");

@@ -52,7 +52,7 @@ fn each_call_is_a_process_of_its_own() {
 }
 
 #[test]
-fn a_stamp_that_is_null_is_not_known() {
+fn a_timestamp_that_is_null_is_not_known() {
     let folder = ScratchFolder::create();
     let function = folder.shell("job-null", "JOB", IDLES);
     plane().register(&function);

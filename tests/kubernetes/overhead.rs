@@ -210,20 +210,20 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
         let begun_ms = epoch_ms();
         let begun = Instant::now();
         create(&pods, &object);
-        let (at, stamps) = sink.next();
-        let stamp = stamps["readyAt"].as_f64().expect("a time");
+        let (at, timestamps) = sink.next();
+        let timestamp = timestamps["readyAt"].as_f64().expect("a time");
         if pair > 0 {
             answered.push(our);
             ready.push(our_ready);
-            bare.push(stamp - begun_ms);
+            bare.push(timestamp - begun_ms);
             bare_heard.push(ms(at - begun));
         }
         delete(&format!("{pods}/bare"));
         bare_pods_are_gone();
     }
     table("WARM, from no pod");
-    line("call, to its pod's ready stamp", &ready);
-    line("bare pod, to its ready stamp", &bare);
+    line("call, to its pod's ready timestamp", &ready);
+    line("bare pod, to its ready timestamp", &bare);
     line("difference of each pair", &differences(&ready, &bare));
     line("call, to the client's answer", &answered);
     line("bare pod, to the arrival of its post", &bare_heard);

@@ -95,7 +95,9 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
             Some(pod) => {
                 let function = pod.function.name();
                 announcer.with_work_queue(|queue| {
-                    queue.starts.stamped(function, &ready.pod, ready.stamps)
+                    queue
+                        .starts
+                        .apply_timestamps(function, &ready.pod, ready.timestamps)
                 });
                 pod.report_ready(ready.address);
                 Reply::Ready

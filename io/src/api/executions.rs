@@ -193,7 +193,7 @@ fn complete(
     let answer = match read {
         None => JobAnswer {
             result: Err(Failure::output_too_large(bytes_max)),
-            stamps: None,
+            timestamps: None,
         },
         Some(Ok(answer)) => answer,
         Some(Err(why)) => {

@@ -14,7 +14,7 @@ use crate::api::warnings;
 use crate::http::error::HttpError;
 use crate::http::json::write_string;
 use crate::http::response::{Response, error_response};
-use crate::invoke::to_job::RuntimeStamps;
+use crate::invoke::to_job::RuntimeTimestamps;
 use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::ShutdownPhase;
@@ -225,17 +225,17 @@ pub(crate) async fn pod_ready(
     };
     // The JSON library would also accept an array.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    let reported: Result<RuntimeStamps, _> = simd_json::from_slice(&mut body);
+    let reported: Result<RuntimeTimestamps, _> = simd_json::from_slice(&mut body);
     let Some(reported) = reported.ok().filter(|_| is_object) else {
         let why = "the body must be {startedAt, loadedAt, readyAt}, in milliseconds since 1970";
         return error_response(&HttpError::BadRequest(why.to_owned()));
     };
-    let stamps = reported.into();
+    let timestamps = reported.into();
     let request = Request::PodReady {
         token: token.into(),
         pod: pod.into(),
         address,
-        stamps,
+        timestamps,
     };
     let reply = ask(thread, pod, request)
         .await

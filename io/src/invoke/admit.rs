@@ -20,7 +20,7 @@ use nanofaas_http1::request::RequestHead;
 use crate::http::error::HttpError;
 use crate::http::json;
 use crate::http::response::{Heading, error_response};
-use crate::invoke::call::{SentStamp, ServedCall};
+use crate::invoke::call::{SentTimestamp, ServedCall};
 use crate::invoke::charges::{self, charge_for};
 use crate::invoke::drive::{self, Finished};
 use crate::invoke::incoming::Incoming;
@@ -254,7 +254,7 @@ pub(crate) async fn plain_call(
         stored: None,
         request: incoming,
         alarm: answering.alarm,
-        stamps: SentStamp::default(),
+        timestamps: SentTimestamp::default(),
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;

@@ -20,7 +20,7 @@ use crate::state::functions::FunctionEntry;
 
 /// When an attempt's request was sent.
 #[derive(Default)]
-pub(crate) struct SentStamp {
+pub(crate) struct SentTimestamp {
     pub(crate) sent_at: Cell<Option<Uptime>>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct ServedCall<'a> {
     /// Counts the call's large body among the waiting bodies of its function, until the call begins.
     pub(crate) waiting: RefCell<Option<WaitingBody>>,
     /// When the running attempt sent its request.
-    pub(crate) stamps: SentStamp,
+    pub(crate) timestamps: SentTimestamp,
     /// An attempt waited for its pod to start, or was the pod's first one.
     pub(crate) is_cold: Cell<bool>,
 }

@@ -112,7 +112,7 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
         }
     };
     let Some(attempt) = done else {
-        let (sent_at, now) = (call.stamps.sent_at.get(), thread.now());
+        let (sent_at, now) = (call.timestamps.sent_at.get(), thread.now());
         let mut life = call.life.borrow_mut();
         life.stopped(sent_at, now, thread);
         return None;
@@ -157,7 +157,7 @@ fn begin(call: &ServedCall<'_>, grant: &Grant) {
     let is_job = entry.function.spec.execution_mode == ExecutionMode::Job;
     let is_cold = call.is_cold.get() || is_job || !grant.start.is_zero();
     call.is_cold.set(is_cold);
-    call.stamps.sent_at.set(None);
+    call.timestamps.sent_at.set(None);
     call.note(|record| {
         record.status = Status::Running;
         record.attempt = attempt;

@@ -17,7 +17,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::http::error::HttpError;
 use crate::http::response::{Response, error_response};
 use crate::invoke::admit::{end_record, enter, finish, record};
-use crate::invoke::call::{SentStamp, ServedCall};
+use crate::invoke::call::{SentTimestamp, ServedCall};
 use crate::invoke::charges::WaitingBody;
 use crate::invoke::drive;
 use crate::invoke::incoming::Incoming;
@@ -196,7 +196,7 @@ async fn run_stored(
         request: &incoming,
         alarm: &alarm,
         waiting: RefCell::new(waiting),
-        stamps: SentStamp::default(),
+        timestamps: SentTimestamp::default(),
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::memory::Loose;
-use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
+use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyTimestamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::Nanos;
@@ -40,7 +40,7 @@ struct RunningJob<'a> {
     grant: &'a Grant,
     attempt: u32,
     /// The timestamps of the runtime's start, for the bridge.
-    stamps: Option<ReadyStamps>,
+    timestamps: Option<ReadyTimestamps>,
 }
 
 impl Drop for RunningJob<'_> {
@@ -48,14 +48,14 @@ impl Drop for RunningJob<'_> {
         let thread = self.call.thread;
         // The record shows how far the start came, also for an attempt that was stopped.
         let seen = thread.calls.take_job_start(self.call.place);
-        let phases = phases(thread, self.grant, &seen, self.stamps);
+        let phases = phases(thread, self.grant, &seen, self.timestamps);
         self.call.note(|record| record.start = Some(phases));
         thread.calls.forget_job(self.call.place);
         thread.inputs.borrow_mut().remove(&self.call.id.random());
         let stop = BridgeMessage::JobStop {
             call: self.call.place,
             attempt: self.attempt,
-            stamps: self.stamps,
+            timestamps: self.timestamps,
         };
         if thread.bridge.send(stop).is_err() {
             // The Job ends by its own deadline, which it was given at its start.
@@ -122,7 +122,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         call,
         grant,
         attempt,
-        stamps: None,
+        timestamps: None,
     };
     let start = Box::new(order(call, grant, attempt));
     if thread.bridge.send(BridgeMessage::Job(start)).is_err() {
@@ -148,14 +148,14 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     let now = thread.now();
     let seen_at = thread.calls.job_running_since(call.place);
     let left = call.life.borrow().running_until().since(now);
-    let Outcome { result, stamps } = outcome(update, left);
-    running.stamps = stamps;
+    let Outcome { result, timestamps } = outcome(update, left);
+    running.timestamps = timestamps;
     drop(running);
     // The runtime's timestamp is exact; what the bridge saw may be a second late.
-    let stamped_at = stamps
-        .and_then(|stamps| stamps.started_at_ms)
+    let reported_at = timestamps
+        .and_then(|timestamps| timestamps.started_at_ms)
         .map(|epoch_ms| thread.uptime_at(epoch_ms));
-    let sent_at = stamped_at.or(seen_at).unwrap_or(now);
+    let sent_at = reported_at.or(seen_at).unwrap_or(now);
     // The runtime's clock may be another machine's, so the time is kept within the attempt.
     let sent_at = sent_at.clamp(grant.granted_at, now);
     FinishedAttempt {
@@ -167,21 +167,28 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         verdict: PodVerdict::Healthy,
         sent_at: Some(sent_at),
         cold_start: false,
-        init_ms: stamps.and_then(init_ms),
+        init_ms: timestamps.and_then(init_ms),
         start: sent_at.since(grant.granted_at),
     }
 }
 
 /// The time from the runtime's first instruction to a loaded handler, in milliseconds.
-fn init_ms(stamps: ReadyStamps) -> Option<u32> {
-    let took_ms = stamps.ready_at_ms?.checked_sub(stamps.started_at_ms?)?;
+fn init_ms(timestamps: ReadyTimestamps) -> Option<u32> {
+    let took_ms = timestamps
+        .ready_at_ms?
+        .checked_sub(timestamps.started_at_ms?)?;
     u32::try_from(took_ms).ok()
 }
 
 /// The phases of the Job's start: those that the bridge saw, and those of the runtime's timestamps.
-fn phases(thread: &Runtime, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
+fn phases(
+    thread: &Runtime,
+    grant: &Grant,
+    seen: &Phases,
+    timestamps: Option<ReadyTimestamps>,
+) -> Phases {
     let mut phases = seen.to_vec();
-    for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
+    for (phase, epoch_ms) in Phase::reported(timestamps.unwrap_or_default()) {
         let at = thread.uptime_at(epoch_ms);
         phases.push((phase.as_str(), at.since(grant.granted_at)));
     }
@@ -193,24 +200,24 @@ fn phases(thread: &Runtime, grant: &Grant, seen: &Phases, stamps: Option<ReadySt
 struct Outcome {
     result: Result<JobOutput, AttemptError>,
     /// The timestamps of its runtime's start, if it sent them.
-    stamps: Option<ReadyStamps>,
+    timestamps: Option<ReadyTimestamps>,
 }
 
 /// The outcome of an attempt that had `left` until its deadline.
 fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
     match update {
         JobUpdate::Answered(answer) => {
-            let JobAnswer { result, stamps } = *answer;
+            let JobAnswer { result, timestamps } = *answer;
             let reported =
                 |failure| AttemptError::reported(pod_error::at_deadline(failure, left, EARLY));
             Outcome {
                 result: result.map_err(reported),
-                stamps,
+                timestamps,
             }
         }
         JobUpdate::Ended { failure, oom } => Outcome {
             result: Err(AttemptError::ended(failure, oom)),
-            stamps: None,
+            timestamps: None,
         },
         JobUpdate::Starting { .. } | JobUpdate::Refused(_) => {
             unreachable!("it is noted, not handed out")
@@ -221,20 +228,20 @@ fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
 /// A runtime's timestamps; one that is left out, or null, is not known.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct RuntimeStamps {
+pub(crate) struct RuntimeTimestamps {
     started_at: Option<f64>,
     loaded_at: Option<f64>,
     ready_at: Option<f64>,
 }
 
-impl From<RuntimeStamps> for ReadyStamps {
-    fn from(stamps: RuntimeStamps) -> Self {
+impl From<RuntimeTimestamps> for ReadyTimestamps {
+    fn from(timestamps: RuntimeTimestamps) -> Self {
         // No runtime started in 1970: a 0 stands for a time that is not known.
-        let ms = |stamp: Option<f64>| stamp.map(|ms| ms as u64).filter(|ms| *ms > 0);
+        let ms = |timestamp: Option<f64>| timestamp.map(|ms| ms as u64).filter(|ms| *ms > 0);
         Self {
-            started_at_ms: ms(stamps.started_at),
-            loaded_at_ms: ms(stamps.loaded_at),
-            ready_at_ms: ms(stamps.ready_at),
+            started_at_ms: ms(timestamps.started_at),
+            loaded_at_ms: ms(timestamps.loaded_at),
+            ready_at_ms: ms(timestamps.ready_at),
         }
     }
 }
@@ -282,7 +289,7 @@ pub(crate) fn read_result(
         let output = Output::labelled(Vec::new(), content_type, content_encoding, &body);
         return Ok(JobAnswer {
             result: output.map(|output| JobOutput { output, charge }),
-            stamps: None,
+            timestamps: None,
         });
     }
     if content_encoding.is_some() {
@@ -292,7 +299,7 @@ pub(crate) fn read_result(
         let why = format!("the body must be {{success, output, error}}: {error}");
         HttpError::BadRequest(why)
     })?;
-    let stamps = Some(ReadyStamps::from(RuntimeStamps {
+    let timestamps = Some(ReadyTimestamps::from(RuntimeTimestamps {
         started_at: result.started_at,
         loaded_at: result.loaded_at,
         ready_at: result.ready_at,
@@ -307,14 +314,14 @@ pub(crate) fn read_result(
         let output = Output::check(output, 0..end, Labels::default(), None);
         return Ok(JobAnswer {
             result: output.map(|output| JobOutput { output, charge }),
-            stamps,
+            timestamps,
         });
     }
     let error = result.error.map_or("null", RawValue::get);
     let unsaid = || "the Job failed and did not say why".to_owned();
     Ok(JobAnswer {
         result: Err(pod_error::read(error.as_bytes(), unsaid)),
-        stamps,
+        timestamps,
     })
 }
 
@@ -374,10 +381,10 @@ mod tests {
 
     #[test]
     fn a_result_without_timestamps_has_no_start() {
-        let init = |stamps: &str| {
-            let body = format!("{{\"success\":true{stamps}}}");
+        let init = |timestamps: &str| {
+            let body = format!("{{\"success\":true{timestamps}}}");
             let answer = read("application/json", None, &body).expect("a result");
-            answer.stamps.and_then(init_ms)
+            answer.timestamps.and_then(init_ms)
         };
         assert_eq!(init(""), None);
         assert_eq!(init(r#","startedAt":0,"readyAt":0"#), None);

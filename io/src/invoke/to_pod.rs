@@ -18,7 +18,7 @@ use nanofaas_http1::response_head::ResponseHead;
 use crate::http::output::{Labels, Output};
 use crate::http::response::number;
 use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
-use crate::invoke::call::{SentStamp, ServedCall};
+use crate::invoke::call::{SentTimestamp, ServedCall};
 use crate::invoke::pod_answer::{Broken, Expected, Whole, read_answer};
 use crate::invoke::pod_error;
 use crate::links::{Links, bridge};
@@ -47,7 +47,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         },
     };
     let until = call.life.borrow().running_until();
-    exchange(call, &owner, until, &call.stamps).await
+    exchange(call, &owner, until, &call.timestamps).await
 }
 
 /// The address that the owner's connections go to.
@@ -111,7 +111,7 @@ async fn exchange(
     call: &ServedCall<'_>,
     owner: &Owner,
     deadline: Uptime,
-    stamps: &SentStamp,
+    timestamps: &SentTimestamp,
 ) -> FinishedAttempt {
     let thread = call.thread;
     let unreachable =
@@ -143,7 +143,8 @@ async fn exchange(
             }
         }
     };
-    let failed = |error, verdict| FinishedAttempt::unanswered(error, verdict, stamps.sent_at.get());
+    let failed =
+        |error, verdict| FinishedAttempt::unanswered(error, verdict, timestamps.sent_at.get());
     let lost = |why: Arc<str>| {
         let error = AttemptError::pod_lost(Failure::PodLost(why));
         failed(error, PodVerdict::Lost)
@@ -161,7 +162,7 @@ async fn exchange(
     connection.post(write_request(call, &execution_id, deadline), request);
     // The pod may begin from now on: it may even answer before it has taken all of a large request.
     let begun_at = connection.sent_at().unwrap_or_else(|| thread.recent());
-    stamps.sent_at.set(Some(begun_at));
+    timestamps.sent_at.set(Some(begun_at));
     let expected = Expected {
         execution_id: &execution_id,
         bytes_max: thread.config.response_bytes_max as usize,
@@ -169,7 +170,7 @@ async fn exchange(
         thread,
     };
     let answer = read_answer(&mut connection, &expected).await;
-    stamps
+    timestamps
         .sent_at
         .update(|sent_at| connection.sent_at().or(sent_at));
     let answered_at = thread.now();
@@ -189,7 +190,7 @@ async fn exchange(
             FinishedAttempt {
                 result,
                 verdict,
-                sent_at: stamps.sent_at.get(),
+                sent_at: timestamps.sent_at.get(),
                 answered_at: Some(answered_at),
                 cold_start,
                 init_ms,

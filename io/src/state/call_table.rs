@@ -11,7 +11,7 @@ use nanofaas_core::call::End;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::memory::Loose;
-use nanofaas_core::message::{Phases, ReadyStamps};
+use nanofaas_core::message::{Phases, ReadyTimestamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallId, Grant, LaneId};
@@ -61,7 +61,7 @@ impl JobUpdate {
 pub(crate) struct JobAnswer {
     pub(crate) result: Result<JobOutput, Failure>,
     /// The start times that the Job's runtime reported, if it did.
-    pub(crate) stamps: Option<ReadyStamps>,
+    pub(crate) timestamps: Option<ReadyTimestamps>,
 }
 
 /// An output, and the charge for the body that it came in. Another io thread may have received the body.

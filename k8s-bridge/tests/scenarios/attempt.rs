@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use nanofaas_core::function::Function;
-use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyStamps, Reply};
+use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyTimestamps, Reply};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallId;
@@ -55,11 +55,11 @@ pub(crate) fn start_with(
     })));
 }
 
-pub(crate) fn stop(fixture: &ClusterFixture, call: CallId, stamps: Option<ReadyStamps>) {
+pub(crate) fn stop(fixture: &ClusterFixture, call: CallId, timestamps: Option<ReadyTimestamps>) {
     fixture.rings.send(BridgeMessage::JobStop {
         call,
         attempt: 1,
-        stamps,
+        timestamps,
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::message::{Message, ReadyStamps};
+use nanofaas_core::message::{Message, ReadyTimestamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse};
@@ -215,7 +215,7 @@ fn a_late_callback_after_the_exit_counts() {
         let pod = only_pod(&server).await;
         server.end(&pod, 0, "Completed", "");
         pass(0.3).await;
-        stop(&fixture, call(1), Some(ReadyStamps::default()));
+        stop(&fixture, call(1), Some(ReadyTimestamps::default()));
         nothing_left(&server).await;
         assert!(is_quiet(&fixture));
     });
@@ -228,7 +228,7 @@ fn an_answered_job_may_exit_before_deletion() {
         start(&fixture, &function, call(1));
         started(&fixture, call(1)).await;
         let pod = only_pod(&server).await;
-        stop(&fixture, call(1), Some(ReadyStamps::default()));
+        stop(&fixture, call(1), Some(ReadyTimestamps::default()));
         pass(2.0).await;
         assert_eq!(server.count(of("delete", "jobs")), 0);
         server.end(&pod, 0, "Completed", "");
@@ -237,7 +237,7 @@ fn an_answered_job_may_exit_before_deletion() {
         // The bridge does not wait long for a container that does not exit.
         start(&fixture, &function, call(2));
         started(&fixture, call(2)).await;
-        stop(&fixture, call(2), Some(ReadyStamps::default()));
+        stop(&fixture, call(2), Some(ReadyTimestamps::default()));
         pass(8.0).await;
         nothing_left(&server).await;
         assert!(is_quiet(&fixture));

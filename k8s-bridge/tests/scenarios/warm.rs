@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::message::{ReadyStamps, Refused, Reply, Request};
+use nanofaas_core::message::{ReadyTimestamps, Refused, Reply, Request};
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse, too_many};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -32,7 +32,7 @@ fn word(token: &str, pod: &str, address: Option<&str>) -> Request {
         token: token.into(),
         pod: pod.into(),
         address: address.map(|text| text.parse().expect("an address")),
-        stamps: ReadyStamps::default(),
+        timestamps: ReadyTimestamps::default(),
     }
 }
 

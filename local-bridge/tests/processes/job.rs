@@ -54,7 +54,7 @@ fn stop() -> BridgeMessage {
     BridgeMessage::JobStop {
         call: CALL,
         attempt: 3,
-        stamps: None,
+        timestamps: None,
     }
 }
 

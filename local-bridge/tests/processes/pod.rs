@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 
 use nanofaas_core::event::{Event, Order, StartFailure};
-use nanofaas_core::message::{Message, ReadyStamps, Refused, Reply, Request};
+use nanofaas_core::message::{Message, ReadyTimestamps, Refused, Reply, Request};
 use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -75,7 +75,7 @@ fn up_by_its_word() {
             .expect("our base");
         let (token, rest) = path.split_once("/pods/").expect("a pod");
         let name = rest.strip_suffix(":ready").expect("the word");
-        let stamps = ReadyStamps {
+        let timestamps = ReadyTimestamps {
             started_at_ms: Some(1),
             loaded_at_ms: Some(2),
             ready_at_ms: Some(3),
@@ -84,7 +84,7 @@ fn up_by_its_word() {
             token: token.into(),
             pod: pod.into(),
             address: None,
-            stamps,
+            timestamps,
         };
         for (token, name, refused) in [
             ("0123", name, Refused::Forbidden),
@@ -107,7 +107,7 @@ fn up_by_its_word() {
         };
         assert_eq!(starts[0].pod, name);
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
-        // The pod's own time stamps are from 1970, so they sort before the phases that the control plane saw.
+        // The pod's own timestamps are from 1970, so they sort before the phases that the control plane saw.
         assert_eq!(phases, ["started", "loaded", "ready", "spawned", "usable"]);
         let unknown = Request::ColdStarts {
             name: "nobody".into(),
