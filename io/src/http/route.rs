@@ -67,7 +67,7 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
         Method::Delete => ("DELETE", Verb::Delete),
         Method::Options | Method::Patch | Method::Other(_) => ("", Verb::Get),
     };
-    // Compared first: a path that takes one method, like that of a call, has no list to search.
+    // The whole list is compared first, because most paths, like that of a call, take one method.
     let allowed = word == allow || !word.is_empty() && allow.split(", ").any(|one| one == word);
     if allowed {
         Ok(verb)

@@ -113,7 +113,7 @@ fn take(thread: &Links, message: Message) {
                 .job(call, attempt, JobUpdate::Ended { failure, oom });
         }
         Message::Reply { token, reply } => {
-            // A change whose answer comes too late for its client was made all the same.
+            // The answer may come too late for the client, but the change was made.
             let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),

@@ -97,7 +97,7 @@ impl PodConn {
         }
     }
 
-    /// When the last piece of the last request was posted, once it was.
+    /// When the last piece of the last request was posted; none if it was not posted yet.
     pub(crate) const fn sent_at(&self) -> Option<Uptime> {
         self.sent_at
     }
