@@ -26,7 +26,7 @@ pub struct Decoded {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     #[default]
     Size,
     /// White space after the size. Only an extension may follow it (RFC 9112 §7.1.1).
@@ -47,7 +47,7 @@ enum State {
 /// The decoder of one body. Use `default()` for the next body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkedDecoder {
-    state: State,
+    state: ChunkState,
     /// The chunk's size while its line is read; after that, the bytes of the chunk that are still
     /// missing.
     left: u64,
@@ -86,38 +86,40 @@ impl ChunkedDecoder {
         mut take: impl FnMut(&[u8]),
     ) -> Result<Decoded, ParseError> {
         let mut at = 0;
-        while at < input.len() && self.state != State::Done {
-            if self.state == State::Data {
+        while at < input.len() && self.state != ChunkState::Done {
+            if self.state == ChunkState::Data {
                 let count = self.left.min((input.len() - at) as u64) as usize;
                 take(&input[at..at + count]);
                 at += count;
                 self.left -= count as u64;
                 room = room.map(|room| room.saturating_sub(count as u64));
                 if self.left == 0 {
-                    self.state = State::DataCr;
+                    self.state = ChunkState::DataCr;
                 }
                 continue;
             }
             let byte = input[at];
             self.state = match self.state {
-                State::Size | State::SizeSpace | State::Extension => self.size_line(byte)?,
-                State::SizeLf => {
+                ChunkState::Size | ChunkState::SizeSpace | ChunkState::Extension => {
+                    self.size_line(byte)?
+                }
+                ChunkState::SizeLf => {
                     expect_lf(byte)?;
                     self.begin_data(room)?
                 }
-                State::DataCr if byte == b'\r' => State::DataLf,
-                State::DataCr => {
+                ChunkState::DataCr if byte == b'\r' => ChunkState::DataLf,
+                ChunkState::DataCr => {
                     return Err(ParseError::Malformed(
                         "a chunk is longer than its size says",
                     ));
                 }
-                State::DataLf => {
+                ChunkState::DataLf => {
                     expect_lf(byte)?;
-                    State::Size
+                    ChunkState::Size
                 }
-                State::LastLf => {
+                ChunkState::LastLf => {
                     expect_lf(byte)?;
-                    State::Done
+                    ChunkState::Done
                 }
                 state => self.trailer(state, byte)?,
             };
@@ -125,18 +127,18 @@ impl ChunkedDecoder {
         }
         Ok(Decoded {
             consumed: at,
-            done: self.state == State::Done,
+            done: self.state == ChunkState::Done,
         })
     }
 
-    fn size_line(&mut self, byte: u8) -> Result<State, ParseError> {
+    fn size_line(&mut self, byte: u8) -> Result<ChunkState, ParseError> {
         self.line += 1;
         if self.line > CHUNK_LINE_MAX {
             return Err(ParseError::Malformed(
                 "a chunk-size line is over 1 KiB: send no extensions",
             ));
         }
-        if self.state == State::Size {
+        if self.state == ChunkState::Size {
             if let Some(digit) = char::from(byte).to_digit(16) {
                 // The limit counts leading zeros too, so the shift below cannot overflow.
                 self.digits += 1;
@@ -144,7 +146,7 @@ impl ChunkedDecoder {
                     return Err(ParseError::Malformed("a chunk size has over 16 digits"));
                 }
                 self.left = self.left << 4 | u64::from(digit);
-                return Ok(State::Size);
+                return Ok(ChunkState::Size);
             }
             if self.digits == 0 {
                 return Err(ParseError::Malformed(
@@ -153,9 +155,9 @@ impl ChunkedDecoder {
             }
         }
         match (self.state, byte) {
-            (State::Size | State::Extension, b'\r') => return Ok(State::SizeLf),
-            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => {}
-            (State::Size | State::SizeSpace, b' ' | b'\t' | b';') => {}
+            (ChunkState::Size | ChunkState::Extension, b'\r') => return Ok(ChunkState::SizeLf),
+            (ChunkState::Extension, b'\t' | b' '..=b'~' | 0x80..) => {}
+            (ChunkState::Size | ChunkState::SizeSpace, b' ' | b'\t' | b';') => {}
             _ => {
                 return Err(ParseError::Malformed(
                     "a chunk-size line holds a byte it must not",
@@ -168,39 +170,41 @@ impl ChunkedDecoder {
                 "over 16 KiB of chunk extensions: send none",
             ));
         }
-        if self.state == State::Extension || byte == b';' {
-            Ok(State::Extension)
+        if self.state == ChunkState::Extension || byte == b';' {
+            Ok(ChunkState::Extension)
         } else {
-            Ok(State::SizeSpace)
+            Ok(ChunkState::SizeSpace)
         }
     }
 
-    fn begin_data(&mut self, room: Option<u64>) -> Result<State, ParseError> {
+    fn begin_data(&mut self, room: Option<u64>) -> Result<ChunkState, ParseError> {
         (self.digits, self.line) = (0, 0);
         // A chunk of size 0 is the last one (RFC 9112 §7.1). Its line leads to the trailers.
         if self.left == 0 {
-            return Ok(State::TrailerStart);
+            return Ok(ChunkState::TrailerStart);
         }
         if room.is_some_and(|room| self.left > room) {
             return Err(ParseError::BodyTooLarge);
         }
-        Ok(State::Data)
+        Ok(ChunkState::Data)
     }
 
-    fn trailer(&mut self, state: State, byte: u8) -> Result<State, ParseError> {
+    fn trailer(&mut self, state: ChunkState, byte: u8) -> Result<ChunkState, ParseError> {
         self.trailers += 1;
         if self.trailers > TRAILERS_MAX {
             return Err(ParseError::Malformed("over 16 KiB of trailers: send fewer"));
         }
         match (state, byte) {
-            (State::TrailerStart, b'\r') => Ok(State::LastLf),
-            (State::TrailerName, b':') => Ok(State::TrailerValue),
-            (State::TrailerStart | State::TrailerName, byte) if is_token(byte) => {
-                Ok(State::TrailerName)
+            (ChunkState::TrailerStart, b'\r') => Ok(ChunkState::LastLf),
+            (ChunkState::TrailerName, b':') => Ok(ChunkState::TrailerValue),
+            (ChunkState::TrailerStart | ChunkState::TrailerName, byte) if is_token(byte) => {
+                Ok(ChunkState::TrailerName)
             }
-            (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
-            (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => Ok(State::TrailerValue),
-            (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
+            (ChunkState::TrailerValue, b'\r') => Ok(ChunkState::TrailerLf),
+            (ChunkState::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => {
+                Ok(ChunkState::TrailerValue)
+            }
+            (ChunkState::TrailerLf, b'\n') => Ok(ChunkState::TrailerStart),
             _ => Err(ParseError::Malformed(
                 "a trailer must be `name: value` and end in CRLF",
             )),
