@@ -104,7 +104,7 @@ pub enum Message {
 pub enum BridgeMessage {
     Order(Order),
     Request {
-        request: Request,
+        request: BridgeRequest,
         reply: ReplyTo,
     },
     /// An io thread has taken over a version of a function.
@@ -129,7 +129,7 @@ pub struct ReplyTo {
 }
 
 /// What a client asks for.
-pub enum Request {
+pub enum BridgeRequest {
     Register {
         draft: Box<FunctionDraft>,
         replace: bool,

@@ -12,7 +12,7 @@ use crate::cold_start::ColdStarts;
 use crate::event::{Event, Order};
 use crate::function::Function;
 use crate::limits::WORK_QUEUE_BACKLOG;
-use crate::message::Request;
+use crate::message::BridgeRequest;
 use crate::message::{
     BridgeMessage, JobStart, Message, PodEnd, ReadyTimestamps, Refused, Reply, ReplyTo,
 };
@@ -249,13 +249,13 @@ impl WorkQueue {
         }
     }
 
-    fn request(&mut self, request: Request, reply: ReplyTo) {
+    fn request(&mut self, request: BridgeRequest, reply: ReplyTo) {
         let change = match request {
-            Request::Register { draft, replace } => Change::Register { draft, replace },
-            Request::Remove { name } => Change::Remove { name },
-            Request::Scale { name, replicas } => Change::Scale { name, replicas },
-            Request::ColdStarts { name } => return self.tell_cold_starts(&name, reply),
-            Request::PodReady {
+            BridgeRequest::Register { draft, replace } => Change::Register { draft, replace },
+            BridgeRequest::Remove { name } => Change::Remove { name },
+            BridgeRequest::Scale { name, replicas } => Change::Scale { name, replicas },
+            BridgeRequest::ColdStarts { name } => return self.tell_cold_starts(&name, reply),
+            BridgeRequest::PodReady {
                 token,
                 pod,
                 address,

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::SystemTime;
 
 use nanofaas_core::event::{Event, Order};
-use nanofaas_core::message::{BridgeMessage, Message, PodAddress, Reply, ReplyTo, Request};
+use nanofaas_core::message::{BridgeMessage, BridgeRequest, Message, PodAddress, Reply, ReplyTo};
 use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
@@ -183,7 +183,7 @@ fn without_pods_a_failed_start_names_the_remedy() {
         _ => None,
     });
     assert!(failure.permanent && failure.message.contains("--backend"));
-    let request = Request::ColdStarts {
+    let request = BridgeRequest::ColdStarts {
         name: "warm".into(),
     };
     let reply = ReplyTo {

@@ -53,7 +53,7 @@ fn to(number: u16, token: u64) -> ReplyTo {
 }
 
 fn register(bench: &Bench, name: &str, reply: ReplyTo) {
-    let request = Request::Register {
+    let request = BridgeRequest::Register {
         draft: draft(name),
         replace: false,
     };
@@ -126,7 +126,7 @@ fn a_lane_keeps_its_function_while_it_exists() {
         .register(draft("echo"), false)
         .expect("new");
     bench.work_queue.pump();
-    let remove = Request::Remove {
+    let remove = BridgeRequest::Remove {
         name: "echo".into(),
     };
     let message = BridgeMessage::Request {
@@ -170,7 +170,7 @@ fn a_reused_lane_outlives_the_old_removal() {
         .work_queue
         .register(draft("echo"), false)
         .expect("new");
-    let remove = Request::Remove {
+    let remove = BridgeRequest::Remove {
         name: "echo".into(),
     };
     let message = BridgeMessage::Request {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nanofaas_core::message::{ColdStart, Refused, Reply, Request};
+use nanofaas_core::message::{BridgeRequest, ColdStart, Refused, Reply};
 use nanofaas_core::spec::{FunctionDraft, Json};
 
 use crate::api::execution_json::write_phases;
@@ -20,7 +20,7 @@ use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::ShutdownPhase;
 
 /// Asks the bridge; a refusal becomes the matching error.
-async fn ask(thread: &Links, name: &str, request: Request) -> Result<Reply, HttpError> {
+async fn ask(thread: &Links, name: &str, request: BridgeRequest) -> Result<Reply, HttpError> {
     match thread.ask(request).await {
         Ok(Reply::Refused(refused)) => Err(match refused {
             Refused::NotFound => HttpError::NoSuchFunction(name.to_owned()),
@@ -75,7 +75,7 @@ pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u
         let named = draft.name().unwrap_or_default().to_owned();
         let warnings = warnings::of(&draft);
         let replace = name.is_some();
-        let request = Request::Register {
+        let request = BridgeRequest::Register {
             draft: Box::new(draft),
             replace,
         };
@@ -101,7 +101,7 @@ pub(crate) async fn remove(thread: &Rc<Links>, name: &str) -> Response {
     if thread.phase.get() != ShutdownPhase::Serving {
         return error_response(&HttpError::ShuttingDown);
     }
-    let reply = ask(thread, name, Request::Remove { name: name.into() }).await;
+    let reply = ask(thread, name, BridgeRequest::Remove { name: name.into() }).await;
     let reply = reply.map_err(|error| match error {
         HttpError::NoSuchFunction(name) => HttpError::NothingToRemove(name),
         other => other,
@@ -131,7 +131,7 @@ pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> 
         let reply = ask(
             thread,
             &name,
-            Request::Scale {
+            BridgeRequest::Scale {
                 name: name.clone(),
                 replicas,
             },
@@ -177,7 +177,12 @@ pub(crate) fn show(thread: &Links, name: &str) -> Response {
 
 /// `GET /v1/functions/{name}/cold-starts`.
 pub(crate) async fn cold_starts(thread: &Rc<Links>, name: &str) -> Response {
-    let reply = ask(thread, name, Request::ColdStarts { name: name.into() }).await;
+    let reply = ask(
+        thread,
+        name,
+        BridgeRequest::ColdStarts { name: name.into() },
+    )
+    .await;
     finish(reply.and_then(|reply| {
         let Reply::ColdStarts(starts) = reply else {
             return Err(HttpError::Busy);
@@ -231,7 +236,7 @@ pub(crate) async fn pod_ready(
         return error_response(&HttpError::BadRequest(why.to_owned()));
     };
     let timestamps = reported.into();
-    let request = Request::PodReady {
+    let request = BridgeRequest::PodReady {
         token: token.into(),
         pod: pod.into(),
         address,

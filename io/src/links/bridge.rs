@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use nanofaas_core::call::End;
-use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
+use nanofaas_core::message::{BridgeMessage, BridgeRequest, Message, Reply, ReplyTo};
 
 use nanofaas_core::time::Nanos;
 
@@ -22,7 +22,7 @@ const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 impl Links {
     /// Asks the bridge and waits for its answer.
-    pub(crate) async fn ask(&self, request: Request) -> Result<Reply, NoAnswer> {
+    pub(crate) async fn ask(&self, request: BridgeRequest) -> Result<Reply, NoAnswer> {
         let token = self.asked_of_bridge.expect().ok_or(NoAnswer::Full)?;
         let reply = ReplyTo {
             shard: self.id,

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use nanofaas_core::cold_start::WallClock;
 use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
-use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
+use nanofaas_core::message::{BridgeMessage, BridgeRequest, Message, Reply, ReplyTo};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
@@ -266,7 +266,7 @@ impl ClusterFixture {
     }
 
     /// Sends a request; returns the token with which `reply` waits for the answer.
-    pub(crate) fn request(&mut self, request: Request) -> u64 {
+    pub(crate) fn request(&mut self, request: BridgeRequest) -> u64 {
         self.token += 1;
         let reply = ReplyTo {
             shard: ShardId::new(0),
@@ -298,7 +298,7 @@ impl ClusterFixture {
         found.expect("there")
     }
 
-    pub(crate) async fn ask(&mut self, request: Request) -> Reply {
+    pub(crate) async fn ask(&mut self, request: BridgeRequest) -> Reply {
         let token = self.request(request);
         self.reply(token).await
     }
@@ -347,9 +347,9 @@ impl ClusterFixture {
     }
 }
 
-pub(crate) fn registration(spec: Value, replace: bool) -> Request {
+pub(crate) fn registration(spec: Value, replace: bool) -> BridgeRequest {
     let draft = Box::new(serde_json::from_value(spec).expect("a draft"));
-    Request::Register { draft, replace }
+    BridgeRequest::Register { draft, replace }
 }
 
 /// A WARM function with `minReplicas` 0.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::message::{Refused, Reply, Request};
+use nanofaas_core::message::{BridgeRequest, Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_fake_api_server::script::{Fault, answer, any, of, refuse, too_many};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -23,12 +23,12 @@ pub(crate) fn image_there(server: &FakeApiServer, name: &str) -> Option<Value> {
         .map(|there| there["spec"]["image"].clone())
 }
 
-pub(crate) fn remove(name: &str) -> Request {
-    Request::Remove { name: name.into() }
+pub(crate) fn remove(name: &str) -> BridgeRequest {
+    BridgeRequest::Remove { name: name.into() }
 }
 
-pub(crate) fn scale(name: &str, replicas: u32) -> Request {
-    Request::Scale {
+pub(crate) fn scale(name: &str, replicas: u32) -> BridgeRequest {
+    BridgeRequest::Scale {
         name: name.into(),
         replicas,
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nanofaas_core::event::Order;
-use nanofaas_core::message::{Reply, Request};
+use nanofaas_core::message::{BridgeRequest, Reply};
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{QUOTA, any, of};
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ fn the_role_allows_exactly_what_is_asked() {
             fixture.register(spec, true).await,
             Reply::Registered { .. }
         ));
-        let scale = Request::Scale {
+        let scale = BridgeRequest::Scale {
             name: "w".into(),
             replicas: 1,
         };
@@ -87,7 +87,7 @@ fn the_role_allows_exactly_what_is_asked() {
         pass(1.0).await;
         attempt::stop(&fixture, attempt::call(2), None);
         until("it is gone", || server.names("jobs").is_empty()).await;
-        let remove = Request::Remove { name: "w".into() };
+        let remove = BridgeRequest::Remove { name: "w".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
         // Watches end and expire; the Lease is renewed and released.
         pass(15.0).await;

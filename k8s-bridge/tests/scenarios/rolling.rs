@@ -1,7 +1,7 @@
 //! Changes of functions while their pods run, with a real scheduler: new specs, other modes,
 //! deletions, and functions that are created again.
 
-use nanofaas_core::message::{Reply, Request};
+use nanofaas_core::message::{BridgeRequest, Reply};
 use nanofaas_fake_api_server::script::of;
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ fn a_deleted_functions_pods_go_before_its_namesake() {
     scenario(|server| async move {
         let mut fixture = with_pods(&server, 2).await;
         let before = server.names("pods");
-        let remove = Request::Remove { name: "f".into() };
+        let remove = BridgeRequest::Remove { name: "f".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
         until("they are gone", || server.names("pods").is_empty()).await;
         let mut spec = warm("f");
@@ -118,7 +118,7 @@ fn the_floor_decides_how_many_pods() {
     scenario(|server| async move {
         let mut fixture = with_pods(&server, 1).await;
         for (replicas, count) in [(4, 4), (2, 4)] {
-            let scale = Request::Scale {
+            let scale = BridgeRequest::Scale {
                 name: "f".into(),
                 replicas,
             };

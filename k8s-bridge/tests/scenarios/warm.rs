@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::message::{ReadyTimestamps, Refused, Reply, Request};
+use nanofaas_core::message::{BridgeRequest, ReadyTimestamps, Refused, Reply};
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse, too_many};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -27,8 +27,8 @@ fn token(server: &FakeApiServer, pod: &str) -> String {
     rest.split('/').next().expect("a token").to_owned()
 }
 
-fn word(token: &str, pod: &str, address: Option<&str>) -> Request {
-    Request::PodReady {
+fn word(token: &str, pod: &str, address: Option<&str>) -> BridgeRequest {
+    BridgeRequest::PodReady {
         token: token.into(),
         pod: pod.into(),
         address: address.map(|text| text.parse().expect("an address")),
@@ -75,7 +75,9 @@ fn a_pod_follows_the_contract_until_it_answers() {
         let url = env(&pod, "NANOFAAS_READY_URL");
         let end = format!("/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
         assert!(url.starts_with("http://127.0.0.1:1/v1/internal/") && url.ends_with(&end));
-        let reply = fixture.ask(Request::ColdStarts { name: "f".into() }).await;
+        let reply = fixture
+            .ask(BridgeRequest::ColdStarts { name: "f".into() })
+            .await;
         let Reply::ColdStarts(starts) = reply else {
             panic!("no cold starts");
         };

@@ -15,7 +15,9 @@ use nanofaas_core::cold_start::{ColdStarts, WallClock};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::event::{Event, Order};
 use nanofaas_core::function::Function;
-use nanofaas_core::message::{BridgeMessage, Message, PodAddress, PodEnd, Reply, ReplyTo, Request};
+use nanofaas_core::message::{
+    BridgeMessage, BridgeRequest, Message, PodAddress, PodEnd, Reply, ReplyTo,
+};
 use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::shard::ShardId;
@@ -160,7 +162,7 @@ impl LocalFixture {
             shard: ShardId::new(0),
             token: 1,
         };
-        let request = Request::Register {
+        let request = BridgeRequest::Register {
             draft,
             replace: false,
         };
@@ -285,7 +287,7 @@ impl LocalFixture {
         }
     }
 
-    pub(crate) async fn ask(&mut self, request: Request) -> Reply {
+    pub(crate) async fn ask(&mut self, request: BridgeRequest) -> Reply {
         let reply = ReplyTo {
             shard: ShardId::new(0),
             token: 1,

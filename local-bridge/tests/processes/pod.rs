@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 
 use nanofaas_core::event::{Event, Order, StartFailure};
-use nanofaas_core::message::{Message, ReadyTimestamps, Refused, Reply, Request};
+use nanofaas_core::message::{BridgeRequest, Message, ReadyTimestamps, Refused, Reply};
 use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,7 +42,8 @@ fn up_by_health() {
         let (function, pod, socket) = fixture.running("pod.py").await;
         assert!(UnixStream::connect(&socket).is_ok());
         let name = function.name().clone();
-        let Reply::ColdStarts(starts) = fixture.ask(Request::ColdStarts { name }).await else {
+        let Reply::ColdStarts(starts) = fixture.ask(BridgeRequest::ColdStarts { name }).await
+        else {
             panic!("no cold starts");
         };
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
@@ -80,7 +81,7 @@ fn up_by_its_word() {
             loaded_at_ms: Some(2),
             ready_at_ms: Some(3),
         };
-        let ready = |token: &str, pod: &str| Request::PodReady {
+        let ready = |token: &str, pod: &str| BridgeRequest::PodReady {
             token: token.into(),
             pod: pod.into(),
             address: None,
@@ -102,14 +103,15 @@ fn up_by_its_word() {
         fixture.up(pod).await;
         fixture.address(pod);
         let of = function.name().clone();
-        let Reply::ColdStarts(starts) = fixture.ask(Request::ColdStarts { name: of }).await else {
+        let Reply::ColdStarts(starts) = fixture.ask(BridgeRequest::ColdStarts { name: of }).await
+        else {
             panic!("no cold starts");
         };
         assert_eq!(starts[0].pod, name);
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
         // The pod's own timestamps are from 1970, so they sort before the phases that the control plane saw.
         assert_eq!(phases, ["started", "loaded", "ready", "spawned", "usable"]);
-        let unknown = Request::ColdStarts {
+        let unknown = BridgeRequest::ColdStarts {
             name: "nobody".into(),
         };
         let reply = fixture.ask(unknown).await;
@@ -129,7 +131,8 @@ fn exits_before_ready() {
         assert!(message.contains("status 3"), "{message}");
         assert!(message.ends_with("stderr:\nfirst\nbroken"), "{message}");
         let name = function.name().clone();
-        let Reply::ColdStarts(starts) = fixture.ask(Request::ColdStarts { name }).await else {
+        let Reply::ColdStarts(starts) = fixture.ask(BridgeRequest::ColdStarts { name }).await
+        else {
             panic!("no cold starts");
         };
         assert_eq!(starts[0].failure.as_deref(), Some(message));
