@@ -19,7 +19,7 @@ pub struct TimerRef {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Timer {
+struct TimerEntry {
     tick: u64,
     key: u64,
     generation: u32,
@@ -31,7 +31,7 @@ struct Timer {
 
 #[derive(Debug)]
 pub struct Wheel {
-    timers: Vec<Timer>,
+    timers: Vec<TimerEntry>,
     free: Option<Index>,
     heads: [Option<Index>; LEVELS * SLOTS],
     occupied: [u64; LEVELS],
@@ -70,7 +70,7 @@ impl Wheel {
             index
         } else {
             let place = u32::try_from(self.timers.len()).expect("fewer than 2^32 timers");
-            self.timers.push(Timer {
+            self.timers.push(TimerEntry {
                 tick,
                 key,
                 generation: 0,
@@ -221,7 +221,7 @@ impl Wheel {
     fn fire(&mut self, due: &mut impl FnMut(u64)) {
         let mut at = self.take_list(self.tick as usize & (SLOTS - 1));
         while let Some(index) = at {
-            let Timer {
+            let TimerEntry {
                 next, tick, key, ..
             } = self.timers[index.get()];
             debug_assert_eq!(

@@ -11,7 +11,7 @@ use crate::time::Uptime;
 use std::task::Waker;
 use std::time::SystemTime;
 
-struct Bench {
+struct WorkQueueFixture {
     work_queue: WorkQueue,
     bridge: BridgePost,
     io: Vec<IoInbox>,
@@ -22,7 +22,7 @@ fn bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(Waker::noop().clone()))
 }
 
-fn bench(io_threads: usize) -> Bench {
+fn fixture(io_threads: usize) -> WorkQueueFixture {
     let pairs = (0..io_threads).map(|_| IoPost::pair(bell(), io_threads > 1));
     let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
     let (bridge, inbox) = BridgePost::pair(bell());
@@ -34,7 +34,7 @@ fn bench(io_threads: usize) -> Bench {
     };
     let registry = Registry::new(io_threads, Defaults::DEFAULT, Platform::Local);
     let starts = ColdStarts::new(WallClock(SystemTime::UNIX_EPOCH));
-    Bench {
+    WorkQueueFixture {
         work_queue: WorkQueue::new(inbox, posts, post, (registry, Home::Memory), starts),
         bridge,
         io,
@@ -52,21 +52,21 @@ fn to(number: u16, token: u64) -> ReplyTo {
     ReplyTo { shard, token }
 }
 
-fn register(bench: &Bench, name: &str, reply: ReplyTo) {
+fn register(fixture: &WorkQueueFixture, name: &str, reply: ReplyTo) {
     let request = BridgeRequest::Register {
         draft: draft(name),
         replace: false,
     };
     let message = BridgeMessage::Request { request, reply };
-    assert!(bench.bridge.send(message).is_ok());
+    assert!(fixture.bridge.send(message).is_ok());
 }
 
-fn ack(bench: &Bench, version: u64) {
-    assert!(bench.bridge.send(BridgeMessage::Ack { version }).is_ok());
+fn ack(fixture: &WorkQueueFixture, version: u64) {
+    assert!(fixture.bridge.send(BridgeMessage::Ack { version }).is_ok());
 }
 
-fn order(bench: &Bench, order: Order) {
-    assert!(bench.bridge.send(BridgeMessage::Order(order)).is_ok());
+fn order(fixture: &WorkQueueFixture, order: Order) {
+    assert!(fixture.bridge.send(BridgeMessage::Order(order)).is_ok());
 }
 
 /// The lane of the first function.
@@ -76,40 +76,43 @@ const POD: PodId = PodId::new(3, 1);
 
 #[test]
 fn a_registration_is_answered_after_all_threads() {
-    let mut bench = bench(2);
-    register(&bench, "echo", to(1, 7));
+    let mut fixture = fixture(2);
+    register(&fixture, "echo", to(1, 7));
     assert!(matches!(
-        &bench.work_queue.pump()[..],
+        &fixture.work_queue.pump()[..],
         [BridgeCommand::Function(_)]
     ));
-    let events = &mut bench.scheduler.as_mut().expect("pinned").events;
+    let events = &mut fixture.scheduler.as_mut().expect("pinned").events;
     assert!(matches!(
         events.pop(),
         Some(Event::LaneOpened { lane: LANE, .. })
     ));
-    for inbox in &mut bench.io {
+    for inbox in &mut fixture.io {
         assert!(matches!(inbox.messages.pop(), Some(Message::Function(_))));
     }
-    ack(&bench, 1);
-    bench.work_queue.pump();
-    assert!(bench.io[1].messages.pop().is_none(), "one has not said so");
-    ack(&bench, 1);
-    bench.work_queue.pump();
-    let Some(Message::Reply { token: 7, reply }) = bench.io[1].messages.pop() else {
+    ack(&fixture, 1);
+    fixture.work_queue.pump();
+    assert!(
+        fixture.io[1].messages.pop().is_none(),
+        "one has not said so"
+    );
+    ack(&fixture, 1);
+    fixture.work_queue.pump();
+    let Some(Message::Reply { token: 7, reply }) = fixture.io[1].messages.pop() else {
         panic!("no reply");
     };
     assert!(matches!(reply, Reply::Registered { created: true, .. }));
-    assert!(bench.io[0].messages.pop().is_none());
-    assert!(bench.work_queue.is_settled());
+    assert!(fixture.io[0].messages.pop().is_none());
+    assert!(fixture.work_queue.is_settled());
 }
 
 #[test]
 fn an_inline_scheduler_hears_before_its_thread() {
-    let mut bench = bench(1);
-    assert_eq!(bench.work_queue.register(draft("echo"), false), Ok(()));
-    let refused = bench.work_queue.register(draft("echo"), false);
+    let mut fixture = fixture(1);
+    assert_eq!(fixture.work_queue.register(draft("echo"), false), Ok(()));
+    let refused = fixture.work_queue.register(draft("echo"), false);
     assert_eq!(refused, Err(Refused::Exists));
-    let messages = &mut bench.io[0].messages;
+    let messages = &mut fixture.io[0].messages;
     assert!(matches!(
         messages.pop(),
         Some(Message::Event(Event::LaneOpened { .. }))
@@ -120,12 +123,12 @@ fn an_inline_scheduler_hears_before_its_thread() {
 
 #[test]
 fn a_lane_keeps_its_function_while_it_exists() {
-    let mut bench = bench(1);
-    bench
+    let mut fixture = fixture(1);
+    fixture
         .work_queue
         .register(draft("echo"), false)
         .expect("new");
-    bench.work_queue.pump();
+    fixture.work_queue.pump();
     let remove = BridgeRequest::Remove {
         name: "echo".into(),
     };
@@ -133,14 +136,14 @@ fn a_lane_keeps_its_function_while_it_exists() {
         request: remove,
         reply: to(0, 1),
     };
-    assert!(bench.bridge.send(message).is_ok());
+    assert!(fixture.bridge.send(message).is_ok());
     let start = Order::Start {
         lane: LANE,
         pod: POD,
         wanted_at: Uptime::ZERO,
     };
-    order(&bench, start);
-    let commands = bench.work_queue.pump();
+    order(&fixture, start);
+    let commands = fixture.work_queue.pump();
     assert!(matches!(
         &commands[..],
         [
@@ -148,16 +151,16 @@ fn a_lane_keeps_its_function_while_it_exists() {
             BridgeCommand::Start { pod: POD, wanted_at: Uptime::ZERO, function },
         ] if &**function.name() == "echo"
     ));
-    ack(&bench, 1);
-    ack(&bench, 2);
-    bench.work_queue.pump();
-    assert_eq!(bench.work_queue.leaving_stats().count(), 1);
-    order(&bench, Order::LaneGone { lane: LANE });
-    order(&bench, start);
-    assert!(bench.work_queue.pump().is_empty());
-    assert_eq!(bench.work_queue.leaving_stats().count(), 0);
+    ack(&fixture, 1);
+    ack(&fixture, 2);
+    fixture.work_queue.pump();
+    assert_eq!(fixture.work_queue.leaving_stats().count(), 1);
+    order(&fixture, Order::LaneGone { lane: LANE });
+    order(&fixture, start);
+    assert!(fixture.work_queue.pump().is_empty());
+    assert_eq!(fixture.work_queue.leaving_stats().count(), 0);
     let mut last = None;
-    while let Some(message) = bench.io[0].messages.pop() {
+    while let Some(message) = fixture.io[0].messages.pop() {
         last = Some(message);
     }
     assert!(matches!(last, Some(Message::Event(Event::PodDown(POD)))));
@@ -165,8 +168,8 @@ fn a_lane_keeps_its_function_while_it_exists() {
 
 #[test]
 fn a_reused_lane_outlives_the_old_removal() {
-    let mut bench = bench(1);
-    bench
+    let mut fixture = fixture(1);
+    fixture
         .work_queue
         .register(draft("echo"), false)
         .expect("new");
@@ -177,25 +180,25 @@ fn a_reused_lane_outlives_the_old_removal() {
         request: remove,
         reply: to(0, 1),
     };
-    assert!(bench.bridge.send(message).is_ok());
-    ack(&bench, 1);
-    ack(&bench, 2);
-    bench.work_queue.pump();
-    bench
+    assert!(fixture.bridge.send(message).is_ok());
+    ack(&fixture, 1);
+    ack(&fixture, 2);
+    fixture.work_queue.pump();
+    fixture
         .work_queue
         .register(draft("echo"), false)
         .expect("again");
-    order(&bench, Order::LaneGone { lane: LANE });
-    bench.work_queue.pump();
+    order(&fixture, Order::LaneGone { lane: LANE });
+    fixture.work_queue.pump();
     let again = LaneId { epoch: 2, ..LANE };
-    assert!(bench.work_queue.function_at(LANE).is_none());
-    assert!(bench.work_queue.function_at(again).is_some());
-    assert!(bench.work_queue.functions().contains_key("echo"));
+    assert!(fixture.work_queue.function_at(LANE).is_none());
+    assert!(fixture.work_queue.function_at(again).is_some());
+    assert!(fixture.work_queue.functions().contains_key("echo"));
 }
 
 #[test]
 fn a_full_ring_delays_messages_in_order() {
-    let mut bench = bench(2);
+    let mut fixture = fixture(2);
     let stop = MESSAGES_DEPTH as u64 + 10;
     for at in 0..stop {
         let call = CallId {
@@ -210,58 +213,58 @@ fn a_full_ring_delays_messages_in_order() {
             start: Arc::default(),
             held_up: None,
         };
-        bench.work_queue.tell(ShardId::new(1), message);
+        fixture.work_queue.tell(ShardId::new(1), message);
     }
-    bench.work_queue.event(Event::PodUp(POD));
-    assert_eq!(bench.work_queue.waiting(), 11);
-    assert_eq!(bench.work_queue.rest(), Rest::Shortly);
-    let events = &mut bench.scheduler.as_mut().expect("pinned").events;
+    fixture.work_queue.event(Event::PodUp(POD));
+    assert_eq!(fixture.work_queue.waiting(), 11);
+    assert_eq!(fixture.work_queue.rest(), Rest::Shortly);
+    let events = &mut fixture.scheduler.as_mut().expect("pinned").events;
     assert!(events.pop().is_none(), "it waits behind the others");
     let mut seen = 0;
     while seen < stop {
-        while let Some(message) = bench.io[1].messages.pop() {
+        while let Some(message) = fixture.io[1].messages.pop() {
             assert!(
                 matches!(message, Message::JobStarting { running_since, .. } if running_since == Some(Uptime::from_ns(seen)))
             );
             seen += 1;
         }
-        bench.work_queue.pump();
+        fixture.work_queue.pump();
     }
     assert!(matches!(events.pop(), Some(Event::PodUp(POD))));
-    assert_eq!(bench.work_queue.rest(), Rest::UntilBell);
+    assert_eq!(fixture.work_queue.rest(), Rest::UntilBell);
 }
 
 #[test]
 fn nothing_is_taken_while_too_much_is_pending() {
-    let mut bench = bench(1);
+    let mut fixture = fixture(1);
     for _ in 0..MESSAGES_DEPTH + WORK_QUEUE_BACKLOG {
-        bench.work_queue.tell(ShardId::new(0), Message::Drain);
+        fixture.work_queue.tell(ShardId::new(0), Message::Drain);
     }
-    register(&bench, "echo", to(0, 1));
-    assert!(bench.work_queue.pump().is_empty());
-    assert!(bench.io[0].messages.pop().is_some());
+    register(&fixture, "echo", to(0, 1));
+    assert!(fixture.work_queue.pump().is_empty());
+    assert!(fixture.io[0].messages.pop().is_some());
     assert!(matches!(
-        &bench.work_queue.pump()[..],
+        &fixture.work_queue.pump()[..],
         [BridgeCommand::Function(_)]
     ));
 }
 
 #[test]
 fn a_message_keeps_it_from_sleeping() {
-    let mut bench = bench(1);
-    assert_eq!(bench.work_queue.rest(), Rest::UntilBell);
-    order(&bench, Order::Stop { pod: POD });
-    assert_eq!(bench.work_queue.rest(), Rest::No);
+    let mut fixture = fixture(1);
+    assert_eq!(fixture.work_queue.rest(), Rest::UntilBell);
+    order(&fixture, Order::Stop { pod: POD });
+    assert_eq!(fixture.work_queue.rest(), Rest::No);
     assert!(matches!(
-        &bench.work_queue.pump()[..],
+        &fixture.work_queue.pump()[..],
         [BridgeCommand::Stop { pod: POD }]
     ));
-    bench
+    fixture
         .work_queue
         .register(draft("echo"), false)
         .expect("new");
     assert_eq!(
-        bench.work_queue.rest(),
+        fixture.work_queue.rest(),
         Rest::No,
         "a command waits for the backend"
     );
@@ -296,15 +299,15 @@ fn a_function_with_the_planes_account_is_refused() {
 
 #[test]
 fn pods_of_warm_functions_alone_are_reshaped() {
-    let mut bench = bench(1);
+    let mut fixture = fixture(1);
     for (name, mode) in [("w", "WARM"), ("j", "JOB")] {
         let json = format!(r#"{{"name":"{name}","executionMode":"{mode}","command":["x"]}}"#);
         let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
-        bench.work_queue.register(draft, false).expect("new");
+        fixture.work_queue.register(draft, false).expect("new");
     }
-    while bench.io[0].messages.pop().is_some() {}
-    bench.work_queue.reshape_pods();
-    let messages = &mut bench.io[0].messages;
+    while fixture.io[0].messages.pop().is_some() {}
+    fixture.work_queue.reshape_pods();
+    let messages = &mut fixture.io[0].messages;
     let Some(Message::Event(Event::LaneChanged { lane, reshaped, .. })) = messages.pop() else {
         panic!("the scheduler is told nothing");
     };
