@@ -241,13 +241,15 @@ impl Bridge {
     async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<Ended, StartError> {
         let work_queue = self.work_queue.clone();
         let backend = Rc::new(match &self.backend {
-            Backend::Local(config) => Running::Local(LocalBridge::open(config(), work_queue)?),
+            Backend::Local(config) => {
+                RunningBackend::Local(LocalBridge::open(config(), work_queue)?)
+            }
             Backend::Kubernetes(config) => {
                 let memory = self.memory.clone();
                 let bridge = KubernetesBridge::open(config(), memory, work_queue).await?;
-                Running::Kubernetes(bridge)
+                RunningBackend::Kubernetes(bridge)
             }
-            Backend::None => Running::None,
+            Backend::None => RunningBackend::None,
         });
         self.spawn_around(backend.clone())?;
         let stop = async {
@@ -274,7 +276,7 @@ impl Bridge {
     }
 
     /// Passes the work queue's commands to `endpoints` and to the backend, for ever.
-    async fn run_controller_loop(&self, backend: &Running) {
+    async fn run_controller_loop(&self, backend: &RunningBackend) {
         let endpoints = Endpoints::new(self.work_queue.clone());
         // After a rebuild, the new `endpoints` do not know the registered functions yet.
         let functions: Vec<_> = self
@@ -292,9 +294,9 @@ impl Bridge {
                 _ => {}
             }
             match backend {
-                Running::Local(bridge) => bridge.take(command),
-                Running::Kubernetes(bridge) => bridge.take(command),
-                Running::None => podless::take(&self.work_queue, command),
+                RunningBackend::Local(bridge) => bridge.take(command),
+                RunningBackend::Kubernetes(bridge) => bridge.take(command),
+                RunningBackend::None => podless::take(&self.work_queue, command),
             }
         };
         let pause = async |rest| match rest {
@@ -309,7 +311,7 @@ impl Bridge {
 
     /// Spawns the tasks that run beside the backend: the management port, the answers to scrapes,
     /// and the report that the start has succeeded.
-    fn spawn_around(&self, backend: Rc<Running>) -> io::Result<()> {
+    fn spawn_around(&self, backend: Rc<RunningBackend>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let management = self.management.clone();
         spawn_local(async move {
@@ -354,13 +356,13 @@ enum Ended {
 }
 
 /// The backend of one run of the bridge.
-enum Running {
+enum RunningBackend {
     Local(LocalBridge),
     Kubernetes(KubernetesBridge),
     None,
 }
 
-impl Running {
+impl RunningBackend {
     /// Whether it has adopted the existing pods of the cluster. The other backends adopt nothing.
     fn is_ready(&self) -> bool {
         match self {

@@ -31,7 +31,7 @@ const LOOKUPS_AT_ONCE: usize = 8;
 
 type HostKey = (String, u16);
 
-struct Host {
+struct EndpointHost {
     lanes: RefCell<BTreeSet<LaneId>>,
     /// The address, or the error, that the io threads received last.
     told: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
@@ -41,7 +41,7 @@ struct Host {
 /// The endpoints of all POOL functions.
 pub(super) struct Endpoints {
     work_queue: Rc<RefCell<WorkQueue>>,
-    hosts: RefCell<HashMap<HostKey, Rc<Host>>>,
+    hosts: RefCell<HashMap<HostKey, Rc<EndpointHost>>>,
     lanes: RefCell<HashMap<LaneId, HostKey>>,
     lookups: Semaphore,
 }
@@ -106,7 +106,7 @@ impl Endpoints {
             }
             return;
         }
-        let host = Rc::new(Host {
+        let host = Rc::new(EndpointHost {
             lanes: RefCell::new(BTreeSet::from([lane])),
             told: RefCell::new(None),
             is_failing: Cell::new(false),
@@ -117,7 +117,7 @@ impl Endpoints {
     }
 
     /// Looks a name up periodically until no function needs it.
-    async fn resolve(&self, key: &HostKey, host: &Host) {
+    async fn resolve(&self, key: &HostKey, host: &EndpointHost) {
         loop {
             let found = self.look_up(key).await;
             if host.lanes.borrow().is_empty() {
@@ -139,7 +139,7 @@ impl Endpoints {
         }
     }
 
-    fn take(&self, key: &HostKey, host: &Host, found: Result<Vec<SocketAddr>, Arc<str>>) {
+    fn take(&self, key: &HostKey, host: &EndpointHost, found: Result<Vec<SocketAddr>, Arc<str>>) {
         let was = host.told.borrow().clone();
         let now = choose(was.as_ref(), found);
         if let Err(why) = &now {

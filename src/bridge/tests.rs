@@ -26,7 +26,7 @@ const fn id(index: u32) -> LaneId {
 
 const LONGEST: Duration = Duration::from_secs(60);
 
-struct Bench {
+struct BridgeFixture {
     thread: BridgeThread,
     post: BridgePost,
     io: IoInbox,
@@ -50,7 +50,7 @@ fn health() -> Arc<HealthState> {
 }
 
 /// A bridge with these functions, one io thread and an inline scheduler.
-fn bench(backend: Backend, functions: &[&str]) -> Bench {
+fn fixture(backend: Backend, functions: &[&str]) -> BridgeFixture {
     let (io_bell, _waking) = bell();
     let (io_post, io) = IoPost::pair(io_bell, false);
     let (bell, wake) = bell();
@@ -74,7 +74,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
         management: Arc::new(management),
         asked,
     };
-    Bench {
+    BridgeFixture {
         thread: start(config, OnEnd(std::task::Waker::noop().clone())).expect("a thread"),
         post,
         io,
@@ -83,7 +83,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
     }
 }
 
-impl Bench {
+impl BridgeFixture {
     /// The next message to the io thread for which `find` returns a value. Acknowledges the
     /// function messages before it.
     fn next<T>(&mut self, mut find: impl FnMut(&Message) -> Option<T>) -> T {
@@ -145,38 +145,38 @@ const POOL: &str = r#"{"name":"far","executionMode":"POOL","endpointUrl":"http:/
 
 #[test]
 fn it_is_settled_when_io_threads_know_all() {
-    let mut bench = bench(Backend::None, &[LOCAL, WARM]);
-    bench.function("near");
-    assert!(bench.settled.try_recv().is_err(), "one is not known yet");
-    bench.function("warm");
-    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    let mut fixture = fixture(Backend::None, &[LOCAL, WARM]);
+    fixture.function("near");
+    assert!(fixture.settled.try_recv().is_err(), "one is not known yet");
+    fixture.function("warm");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
     assert!(settled.is_ok());
-    let page = bench.get("/metrics");
+    let page = fixture.get("/metrics");
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
-    bench.end();
+    fixture.end();
 }
 
 #[test]
 fn an_unregistrable_function_stops_the_start() {
-    let bench = bench(Backend::None, &[LOCAL, LOCAL]);
-    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    let fixture = fixture(Backend::None, &[LOCAL, LOCAL]);
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
     let said = settled.expect_err("one too many").to_string();
     assert!(said.contains("near") && said.contains("already"), "{said}");
-    bench.end();
+    fixture.end();
 }
 
 #[test]
 fn without_pods_a_failed_start_names_the_remedy() {
-    let mut bench = bench(Backend::None, &[WARM]);
+    let mut fixture = fixture(Backend::None, &[WARM]);
     let pod = PodId::new(0, 1);
-    bench.function("warm");
+    fixture.function("warm");
     let start = Order::Start {
         lane: id(0),
         pod,
         wanted_at: Uptime::ZERO,
     };
-    assert!(bench.post.send(BridgeMessage::Order(start)).is_ok());
-    let failure = bench.next(|message| match message {
+    assert!(fixture.post.send(BridgeMessage::Order(start)).is_ok());
+    let failure = fixture.next(|message| match message {
         Message::Event(Event::StartFailed { pod: at, failure }) if *at == pod => {
             Some(failure.clone())
         }
@@ -191,12 +191,12 @@ fn without_pods_a_failed_start_names_the_remedy() {
         token: 5,
     };
     assert!(
-        bench
+        fixture
             .post
             .send(BridgeMessage::Request { request, reply })
             .is_ok()
     );
-    let starts = bench.next(|message| match message {
+    let starts = fixture.next(|message| match message {
         Message::Reply {
             token: 5,
             reply: Reply::ColdStarts(starts),
@@ -204,7 +204,7 @@ fn without_pods_a_failed_start_names_the_remedy() {
         _ => None,
     });
     assert_eq!(starts, 0);
-    bench.end();
+    fixture.end();
 }
 
 #[test]
@@ -219,19 +219,19 @@ fn an_endpoints_address_is_reported_once_known() {
         ),
     ] {
         let pool = format!(r#"{{"name":"p","executionMode":"POOL","endpointUrl":"{url}"}}"#);
-        let mut bench = bench(Backend::None, &[&pool]);
-        assert_eq!(bench.endpoint(id(0)), Ok(expected));
-        bench.end();
+        let mut fixture = fixture(Backend::None, &[&pool]);
+        assert_eq!(fixture.endpoint(id(0)), Ok(expected));
+        fixture.end();
     }
     let second = POOL.replace("far", "farther");
-    let mut bench = bench(Backend::None, &[POOL, &second]);
-    let Ok(PodAddress::Tcp(address)) = bench.endpoint(id(0)) else {
+    let mut fixture = fixture(Backend::None, &[POOL, &second]);
+    let Ok(PodAddress::Tcp(address)) = fixture.endpoint(id(0)) else {
         panic!("no address");
     };
     assert!(address.ip().is_loopback() && address.port() == 9);
     // One look-up serves both functions.
-    assert_eq!(bench.endpoint(id(1)), Ok(PodAddress::Tcp(address)));
-    bench.end();
+    assert_eq!(fixture.endpoint(id(1)), Ok(PodAddress::Tcp(address)));
+    fixture.end();
 }
 
 #[test]
@@ -240,14 +240,17 @@ fn ten_thousand_functions_are_known_before_settling() {
     let functions = (0..COUNT).map(|number| LOCAL.replace("near", &format!("near-{number}")));
     let functions: Vec<String> = functions.collect();
     let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
-    let mut bench = bench(Backend::None, &functions);
+    let mut fixture = fixture(Backend::None, &functions);
     for function in &functions {
-        assert!(bench.settled.try_recv().is_err(), "{function} is not known");
-        bench.next(|message| matches!(message, Message::Function(_)).then_some(()));
+        assert!(
+            fixture.settled.try_recv().is_err(),
+            "{function} is not known"
+        );
+        fixture.next(|message| matches!(message, Message::Function(_)).then_some(()));
     }
-    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
     assert!(settled.is_ok());
-    bench.end();
+    fixture.end();
 }
 
 #[test]
@@ -268,12 +271,12 @@ fn a_panic_rebuilds_the_bridge_around_its_desk() {
             origin: Instant::now(),
         }
     };
-    let mut bench = bench(Backend::Local(Box::new(config)), &[LOCAL]);
-    bench.function("near");
-    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    let mut fixture = fixture(Backend::Local(Box::new(config)), &[LOCAL]);
+    fixture.function("near");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
     assert!(settled.is_ok());
     assert_eq!(BUILT.load(Relaxed), 3);
-    let page = bench.get("/readyz");
+    let page = fixture.get("/readyz");
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
-    bench.end();
+    fixture.end();
 }
