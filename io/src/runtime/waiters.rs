@@ -93,9 +93,9 @@ mod tests {
     use std::task::Wake;
 
     #[derive(Default)]
-    struct Counter(AtomicUsize);
+    struct WakeCounter(AtomicUsize);
 
-    impl Wake for Counter {
+    impl Wake for WakeCounter {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_place_goes_with_its_wait() {
-        let (waiters, counter) = (Waiters::default(), Arc::new(Counter::default()));
+        let (waiters, counter) = (Waiters::default(), Arc::new(WakeCounter::default()));
         let waker = Waker::from(counter.clone());
         let cx = Context::from_waker(&waker);
         let mut first = waiters.wait(1);

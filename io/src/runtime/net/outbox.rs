@@ -39,7 +39,7 @@ pub(super) trait SendNow: Fn(&[u8]) -> Result<usize, Errno> {}
 impl<F: Fn(&[u8]) -> Result<usize, Errno>> SendNow for F {}
 
 /// The outgoing bytes of one socket.
-pub(super) struct Outbox {
+pub(super) struct SocketOutbox {
     fd: RawFd,
     /// At most one small message, which was not tried yet.
     held: Vec<u8>,
@@ -66,7 +66,7 @@ pub(super) enum Posted {
     Behind,
 }
 
-impl Outbox {
+impl SocketOutbox {
     pub(super) const fn new(fd: RawFd) -> Self {
         Self {
             fd,

@@ -46,7 +46,7 @@ pub(crate) struct Uring {
     /// How many sockets have something still to go out.
     behind: Cell<usize>,
     /// Streams with a message that goes out at the end of the iteration.
-    held: RefCell<Vec<Rc<stream::Shared>>>,
+    held: RefCell<Vec<Rc<stream::StreamShared>>>,
 }
 
 fn build(setup: RingSetup) -> io::Result<Runtime<IoUringDriver>> {
@@ -124,7 +124,7 @@ impl Uring {
     }
 
     /// Notes a stream that holds a message until the end of the iteration.
-    fn hold(&self, stream: &Rc<stream::Shared>) {
+    fn hold(&self, stream: &Rc<stream::StreamShared>) {
         self.held.borrow_mut().push(stream.clone());
         self.wake_at_end();
     }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::runtime::buffers::{Buffers, SMALL};
-use crate::runtime::net::outbox::{Outbox, Posted};
+use crate::runtime::net::outbox::{Posted, SocketOutbox};
 
 pub(super) struct Entry {
     pub(super) fd: OwnedFd,
@@ -21,7 +21,7 @@ pub(super) struct Entry {
     pub(super) armed_out: bool,
     pub(super) reader: Option<Waker>,
     pub(super) connector: Option<Waker>,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: SocketOutbox,
 }
 
 impl Entry {
@@ -92,7 +92,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) fn put(&mut self, fd: OwnedFd) -> u32 {
-        let outbox = Outbox::new(fd.as_raw_fd());
+        let outbox = SocketOutbox::new(fd.as_raw_fd());
         let entry = Some(Entry {
             fd,
             readable: false,

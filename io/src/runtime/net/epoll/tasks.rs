@@ -34,16 +34,16 @@ struct Ready {
 /// All tasks of a loop.
 pub(super) struct Tasks {
     of_loop: u32,
-    slots: RefCell<Slots>,
+    slots: RefCell<TaskSlots>,
 }
 
 #[derive(Default)]
-struct Slots {
-    slots: Vec<Slot>,
+struct TaskSlots {
+    slots: Vec<TaskSlot>,
     free: Vec<u32>,
 }
 
-struct Slot {
+struct TaskSlot {
     /// None while the task runs, and after it has ended.
     task: Option<Task>,
     /// Made with the slot and used by each of its tasks; none while a task runs.
@@ -69,14 +69,14 @@ impl Tasks {
 
     pub(super) fn spawn(&self, task: Task) {
         let index = {
-            let Slots { slots, free } = &mut *self.slots.borrow_mut();
+            let TaskSlots { slots, free } = &mut *self.slots.borrow_mut();
             if let Some(index) = free.pop() {
                 slots[index as usize].task = Some(task);
                 index
             } else {
                 let index = u32::try_from(slots.len()).expect("fewer tasks than 2^32");
                 let of_loop = self.of_loop;
-                slots.push(Slot {
+                slots.push(TaskSlot {
                     task: Some(task),
                     waker: Some(Arc::new(Number { of_loop, index }).into()),
                 });
@@ -130,7 +130,7 @@ impl Tasks {
         } else {
             Some(task)
         };
-        let Slots { slots, free } = &mut *self.slots.borrow_mut();
+        let TaskSlots { slots, free } = &mut *self.slots.borrow_mut();
         slots[at].task = task;
         slots[at].waker = Some(waker);
         if over {

@@ -20,19 +20,19 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::Uring;
 use crate::runtime::buffers::SMALL;
-use crate::runtime::net::outbox::{Outbox, Posted};
+use crate::runtime::net::outbox::{Posted, SocketOutbox};
 use crate::runtime::net::{Received, Unsent, keep};
 
-type Reader = Pin<Box<dyn Future<Output = ()>>>;
+type ReceiveTask = Pin<Box<dyn Future<Output = ()>>>;
 
 pub(crate) struct Stream {
-    shared: Rc<Shared>,
+    shared: Rc<StreamShared>,
     /// Polled by the task that has the socket, so that received bytes wake only that task.
-    reader: RefCell<Reader>,
+    reader: RefCell<ReceiveTask>,
 }
 
 /// What the socket, its reader and its writer share.
-pub(super) struct Shared {
+pub(super) struct StreamShared {
     uring: Rc<Uring>,
     fd: RawFd,
     came: RefCell<Came>,
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     room: Cell<usize>,
     /// The iteration in which the receive that is in flight was pushed.
     received_in: Cell<u64>,
-    outbox: RefCell<Outbox>,
+    outbox: RefCell<SocketOutbox>,
     /// The waker of the task that waits for bytes; it is also woken if a held message was not sent.
     reading: RefCell<Option<Waker>>,
     /// None while a task uses it to write.
@@ -84,18 +84,18 @@ impl Stream {
         read: impl AsyncReadRent + 'static,
         writer: Writer,
     ) -> Self {
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(StreamShared {
             uring: uring.clone(),
             fd,
             came: RefCell::new(Came::Nothing),
             room: Cell::new(SMALL),
             received_in: Cell::new(0),
-            outbox: RefCell::new(Outbox::new(fd)),
+            outbox: RefCell::new(SocketOutbox::new(fd)),
             reading: RefCell::new(None),
             writer: RefCell::new(Some(writer)),
             is_counted: Cell::new(false),
         });
-        let reader = RefCell::new(Box::pin(receive(shared.clone(), read)) as Reader);
+        let reader = RefCell::new(Box::pin(receive(shared.clone(), read)) as ReceiveTask);
         Self { shared, reader }
     }
 
@@ -224,7 +224,7 @@ impl Drop for Stream {
     }
 }
 
-impl Shared {
+impl StreamShared {
     pub(super) fn release(self: &Rc<Self>) {
         let (fd, buffers) = (self.fd, &self.uring.buffers);
         let posted = self
@@ -307,7 +307,7 @@ fn is_empty(fd: RawFd) -> bool {
 }
 
 /// Receives one buffer after the other; the next receive is made when the last buffer was taken.
-async fn receive(shared: Rc<Shared>, mut half: impl AsyncReadRent) {
+async fn receive(shared: Rc<StreamShared>, mut half: impl AsyncReadRent) {
     let uring = shared.uring.clone();
     loop {
         let buffer = uring.buffers.take(shared.room.get());
@@ -340,7 +340,7 @@ async fn receive(shared: Rc<Shared>, mut half: impl AsyncReadRent) {
 }
 
 /// Sends the waiting bytes, until none are left.
-async fn write_rest(shared: Rc<Shared>, mut writer: Writer) {
+async fn write_rest(shared: Rc<StreamShared>, mut writer: Writer) {
     let uring = shared.uring.clone();
     while let Some((mut bytes, mut sent)) = shared.take_waiting() {
         while sent < bytes.len() {
