@@ -80,14 +80,14 @@ impl HealthCheck {
     /// `is_own` says whether the server at an address is the pod's own.
     pub fn begin(
         self: &Rc<Self>,
-        places: Vec<PodAddress>,
+        addresses: Vec<PodAddress>,
         is_own: impl Fn(SocketAddr) -> bool + 'static,
     ) -> AbortOnDrop<()> {
         let check = self.clone();
         self.answered.replace(None);
         AbortOnDrop(spawn_local(async move {
-            let place = check.until_well(&places, is_own).await;
-            check.answered.replace(Some(place));
+            let address = check.until_well(&addresses, is_own).await;
+            check.answered.replace(Some(address));
             check.bell.notify_one();
         }))
     }
@@ -116,18 +116,18 @@ impl HealthCheck {
 
     async fn until_well(
         &self,
-        places: &[PodAddress],
+        addresses: &[PodAddress],
         is_own: impl Fn(SocketAddr) -> bool,
     ) -> PodAddress {
         let mut pause = FIRST_PAUSE;
         loop {
-            for place in places {
-                let answer = timeout(ANSWER, self.ask(place, &is_own)).await;
+            for address in addresses {
+                let answer = timeout(ANSWER, self.ask(address, &is_own)).await;
                 if !self.was_asked.replace(true) {
                     self.bell.notify_one();
                 }
                 match answer {
-                    Ok(Ok(true)) => return place.clone(),
+                    Ok(Ok(true)) => return address.clone(),
                     Ok(Err(error)) if descriptors::are_missing(&error) => {
                         self.not_asked.set(true);
                     }
@@ -142,17 +142,17 @@ impl HealthCheck {
     /// Probes one address; returns whether the pod answered well.
     async fn ask(
         &self,
-        place: &PodAddress,
+        address: &PodAddress,
         is_own: impl Fn(SocketAddr) -> bool,
     ) -> io::Result<bool> {
-        let answer = match place {
+        let answer = match address {
             PodAddress::Unix(path) => self.exchange(UnixStream::connect(path).await?).await?,
             PodAddress::Tcp(address) => self.exchange(TcpStream::connect(address).await?).await?,
         };
         let unwell = match status(&answer) {
             None => Unwell::NoHttp,
             Some(status) if !self.health.is_well(status) => Unwell::Status(status),
-            Some(status) => match place {
+            Some(status) => match address {
                 // Checked only after a good status, because this check costs more than the request.
                 PodAddress::Tcp(at) if !is_own(*at) => Unwell::Stranger(*at),
                 _ => {

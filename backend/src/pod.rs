@@ -25,7 +25,7 @@ use crate::random::random;
 /// A pod as seen by all tasks but its own.
 pub struct WarmPod {
     /// The scheduler's id of the pod. None for a pod that lost its id and is only probed.
-    place: Option<PodId>,
+    id: Option<PodId>,
     pub name: String,
     /// A caller that knows this token may report the pod as ready.
     pub token: String,
@@ -42,7 +42,7 @@ pub struct WarmPod {
 
 impl WarmPod {
     pub fn new(
-        place: Option<PodId>,
+        id: Option<PodId>,
         name: String,
         function: Arc<Function>,
         wanted_at: Uptime,
@@ -50,7 +50,7 @@ impl WarmPod {
         let bell = Rc::new(Notify::new());
         let path = &function.spec.health_path;
         Self {
-            place,
+            id,
             name,
             token: pod_token(u128::from_ne_bytes(random())),
             health: Rc::new(HealthCheck::new(path, function.name(), bell.clone())),
@@ -65,8 +65,8 @@ impl WarmPod {
     }
 
     /// The scheduler's id of the pod.
-    pub fn place(&self) -> PodId {
-        self.place.expect("a pod that runs has a place")
+    pub fn id(&self) -> PodId {
+        self.id.expect("a pod that runs has an id")
     }
 
     /// Ends the pod. No call runs in it, or the calls that run have the grace period to finish.
@@ -119,13 +119,13 @@ impl WarmPod {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod, "the pod did not start: {why}");
                 announcer.with_work_queue(|queue| queue.starts.failed(function, pod, why));
-                announcer.start_failed(self.place(), failure);
+                announcer.start_failed(self.id(), failure);
             }
             PodFate::Ended(end) => {
                 if !is_expected {
                     tracing::warn!(%function, pod, "the pod is gone: {}", end.message);
                 }
-                announcer.gone(self.place(), &end);
+                announcer.gone(self.id(), &end);
             }
         }
     }

@@ -66,7 +66,7 @@ impl PodRunner for NotingRunner {
         None
     }
 
-    fn places(&self) -> Vec<PodAddress> {
+    fn addresses(&self) -> Vec<PodAddress> {
         vec![PodAddress::Unix("/nowhere".into())]
     }
 

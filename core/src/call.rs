@@ -94,7 +94,7 @@ enum State {
 
 /// One call.
 pub struct Call<E: Environment> {
-    place: CallId,
+    call_id: CallId,
     class: Class,
     /// The version of the function at the start of the last attempt, or when the call was queued last.
     entry: E::Entry,
@@ -126,7 +126,7 @@ impl<E: Environment> Call<E> {
     pub fn admit(
         env: &E,
         entry: E::Entry,
-        place: CallId,
+        call_id: CallId,
         class: Class,
         now: Uptime,
         deadline: Deadline,
@@ -140,7 +140,7 @@ impl<E: Environment> Call<E> {
         admission::admit(&function.stats, queue_size, class, now, deadline.at)
             .map_err(NotAdmitted::Refused)?;
         let call = Self {
-            place,
+            call_id,
             class,
             entry,
             state: State::Queued,
@@ -157,7 +157,7 @@ impl<E: Environment> Call<E> {
             job_held_up: None,
             times: Times::default(),
         };
-        env.entries().queue(place);
+        env.entries().queue(call_id);
         // The ticket comes last: `admit` counted the call as waiting and its entry says queued, before the
         // scheduler can grant it.
         let ticket = call.ticket(now);
@@ -167,18 +167,21 @@ impl<E: Environment> Call<E> {
     /// The lane's mailbox had no room for the first ticket, so the call was never accepted.
     pub fn turned_away(self, env: &E) {
         // The ticket reached no other thread, so there can be no grant.
-        assert!(env.entries().leave(self.place), "a call left a queue twice");
+        assert!(
+            env.entries().leave(self.call_id),
+            "a call left a queue twice"
+        );
         self.function().stats.leave(self.class);
     }
 
     fn ticket(&self, queued_at: Uptime) -> Ticket {
         Ticket {
             queued_at,
-            index: self.place.index,
-            generation: self.place.generation,
+            index: self.call_id.index,
+            generation: self.call_id.generation,
             lane: self.function().lane,
             avoid: self.avoid,
-            shard: self.place.shard,
+            shard: self.call_id.shard,
             class: self.class,
         }
     }
@@ -345,7 +348,7 @@ impl<E: Environment> Call<E> {
 
     /// Takes the call out of the queue. False if a grant came first; the grant is then on its way.
     fn leave_queue(&self, env: &E) -> bool {
-        let has_left = env.entries().leave(self.place);
+        let has_left = env.entries().leave(self.call_id);
         if has_left && !planted("call_stays_in_depth") {
             self.function().stats.leave(self.class);
         }
@@ -393,7 +396,7 @@ impl<E: Environment> Call<E> {
         // The ticket comes last: the call is counted as waiting and its entry says queued, before the
         // scheduler can grant it.
         self.function().stats.reenter(self.class);
-        env.entries().queue(self.place);
+        env.entries().queue(self.call_id);
         self.ticket = Some(self.ticket(now));
     }
 
@@ -434,8 +437,8 @@ impl<E: Environment> Call<E> {
         &self.entry
     }
 
-    pub const fn place(&self) -> CallId {
-        self.place
+    pub const fn call_id(&self) -> CallId {
+        self.call_id
     }
 
     /// The number of the current attempt; 0 before the first.

@@ -170,17 +170,17 @@ impl ClusterDispatcher {
         &self.reconciler.memory.pods
     }
 
-    fn pod(&self, place: PodId) -> Option<Rc<ClusterPod>> {
-        self.pods().borrow().at(place)
+    fn pod(&self, id: PodId) -> Option<Rc<ClusterPod>> {
+        self.pods().borrow().at(id)
     }
 
-    fn start_pod(&self, function: Arc<Function>, place: PodId, wanted_at: Uptime) {
+    fn start_pod(&self, function: Arc<Function>, id: PodId, wanted_at: Uptime) {
         if function.spec.execution_mode != ExecutionMode::Warm {
             let why = "the function has no pods any more";
-            return self.context.announcer.cannot_start(place, why);
+            return self.context.announcer.cannot_start(id, why);
         }
         let name = self.pods().borrow().new_name(function.name());
-        let pod = Rc::new(ClusterPod::new(Some(place), name, function, wanted_at));
+        let pod = Rc::new(ClusterPod::new(Some(id), name, function, wanted_at));
         self.reconciler.run_pod(pod, Origin::New);
     }
 

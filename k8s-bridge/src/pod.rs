@@ -75,14 +75,14 @@ impl Borrow<WarmPod> for ClusterPod {
 
 impl ClusterPod {
     pub(crate) fn new(
-        place: Option<PodId>,
+        id: Option<PodId>,
         name: String,
         function: Arc<Function>,
         wanted_at: Uptime,
     ) -> Self {
         Self {
             shape: function.spec.shape_hash(Platform::Kubernetes),
-            warm: WarmPod::new(place, name, function, wanted_at),
+            warm: WarmPod::new(id, name, function, wanted_at),
             is_stale: Cell::new(false),
             since_listing: Cell::new(u64::MAX),
             is_up: Cell::new(false),
@@ -92,7 +92,7 @@ impl ClusterPod {
     }
 
     /// A copy of the pod without an id in the scheduler; it keeps the state that the cluster showed.
-    pub(crate) fn without_place(&self) -> Self {
+    pub(crate) fn without_id(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
         let pod = Self::new(None, name, function, self.wanted_at);
         pod.seen.replace(self.seen.borrow().clone());

@@ -36,12 +36,10 @@ pub struct Memory {
 
 impl Memory {
     /// Removes a held order to start that is no longer wanted; false if there was none.
-    pub(crate) fn drop_held(&self, place: PodId) -> bool {
+    pub(crate) fn drop_held(&self, id: PodId) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
-        held.retain(
-            |command| !matches!(command, BridgeCommand::Start { pod, .. } if *pod == place),
-        );
+        held.retain(|command| !matches!(command, BridgeCommand::Start { pod, .. } if *pod == id));
         held.len() < before
     }
 }

@@ -115,11 +115,11 @@ impl LocalDispatcher {
         }
     }
 
-    fn pod(&self, place: PodId) -> Option<Rc<WarmPod>> {
-        self.pods.borrow().at(place)
+    fn pod(&self, id: PodId) -> Option<Rc<WarmPod>> {
+        self.pods.borrow().at(id)
     }
 
-    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodId, wanted_at: Uptime) {
+    fn start_pod(self: &Rc<Self>, function: Arc<Function>, id: PodId, wanted_at: Uptime) {
         let cannot = if self.context.is_stopping.get() {
             Some("the control plane is stopping")
         } else if function.spec.execution_mode != ExecutionMode::Warm {
@@ -128,10 +128,10 @@ impl LocalDispatcher {
             None
         };
         if let Some(why) = cannot {
-            return self.context.announcer.cannot_start(place, why);
+            return self.context.announcer.cannot_start(id, why);
         }
         let name = self.pods.borrow().new_name(function.name());
-        let pod = Rc::new(WarmPod::new(Some(place), name, function, wanted_at));
+        let pod = Rc::new(WarmPod::new(Some(id), name, function, wanted_at));
         self.pods.borrow_mut().add(&pod);
         let plane = self.clone();
         spawn_local(async move {

@@ -34,7 +34,7 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
         pod: pod.clone(),
         id,
         socket: context.run_dir.at(&format!("{id}.sock")),
-        places: Vec::new(),
+        addresses: Vec::new(),
         created: None,
     };
     let limit = context.config.start_timeout;
@@ -44,7 +44,7 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
 }
 
 /// All addresses at which a pod may listen.
-fn places(socket: &Path, port: u16) -> Vec<PodAddress> {
+fn addresses(socket: &Path, port: u16) -> Vec<PodAddress> {
     let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
     // A server that listens at `localhost` uses the IPv4 address or the IPv6 address.
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
@@ -65,7 +65,7 @@ struct ProcessRunner {
     id: u64,
     socket: PathBuf,
     /// The addresses to probe.
-    places: Vec<PodAddress>,
+    addresses: Vec<PodAddress>,
     /// None before the process is started.
     created: Option<Created>,
 }
@@ -125,7 +125,7 @@ impl PodRunner for ProcessRunner {
         let why = |error| format!("no port for it: {error}");
         let port = self.context.ports.take();
         let port = port.map_err(|error| PodStartError::new((), false, why(error)))?;
-        self.places = places(&self.socket, port.number);
+        self.addresses = addresses(&self.socket, port.number);
         let (link, run_dir) = (&self.context.link, &self.context.run_dir);
         let (function, bell) = (self.pod.function.name(), self.pod.bell.clone());
         let program = self.program(port.number);
@@ -156,8 +156,8 @@ impl PodRunner for ProcessRunner {
         Some(PodStartError::new((), permanent, message))
     }
 
-    fn places(&self) -> Vec<PodAddress> {
-        self.places.clone()
+    fn addresses(&self) -> Vec<PodAddress> {
+        self.addresses.clone()
     }
 
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static {
@@ -198,7 +198,7 @@ impl PodRunner for ProcessRunner {
     }
 
     fn on_up(&mut self, address: &PodAddress) {
-        self.places = vec![address.clone()];
+        self.addresses = vec![address.clone()];
         forget_pipes(&self.context.run_dir, self.id);
     }
 
@@ -223,7 +223,7 @@ impl PodRunner for ProcessRunner {
 
     async fn end_unwell(&mut self, why: String) -> PodEnd {
         let (function, pod) = (self.pod.function.name(), &self.pod.name);
-        tracing::warn!(%function, pod, address = %self.places[0], "the pod is ended: {why}");
+        tracing::warn!(%function, pod, address = %self.addresses[0], "the pod is ended: {why}");
         self.process().kill().await;
         self.how_it_ended()
     }

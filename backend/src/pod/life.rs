@@ -34,7 +34,7 @@ pub trait PodRunner {
     /// Why it can no longer become ready; none while it can.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
     /// The addresses to probe; empty while none is known.
-    fn places(&self) -> Vec<PodAddress>;
+    fn addresses(&self) -> Vec<PodAddress>;
     /// Says whether the server at an address is the pod's own.
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
     /// The address at which it takes calls, once it is ready.
@@ -89,7 +89,7 @@ pub async fn live<R: PodRunner>(
             StartResult::Ready(address) => {
                 let pod = runner.pod();
                 let announcer = runner.announcer();
-                announcer.up(pod.place(), &pod.function, &pod.name, &address);
+                announcer.up(pod.id(), &pod.function, &pod.name, &address);
                 runner.on_up(&address);
             }
             StartResult::Late if begin == Begin::Adopt => {
@@ -157,9 +157,9 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
             drop(asking);
             return runner.stop().await;
         }
-        let place = runner.pod().place();
+        let id = runner.pod().id();
         if runner.is_leaving() && !std::mem::replace(&mut was_leaving, true) {
-            let leaving = Event::PodLeaving(place);
+            let leaving = Event::PodLeaving(id);
             runner
                 .announcer()
                 .with_work_queue(|queue| queue.event(leaving));
@@ -174,7 +174,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
             runner.pod().probe.set(false);
             runner
                 .announcer()
-                .with_work_queue(|queue| queue.event(Event::PodUp(place)));
+                .with_work_queue(|queue| queue.event(Event::PodUp(id)));
         }
         let Some((_, deadline)) = &asking else {
             runner.pod().bell.notified().await;
@@ -200,7 +200,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
 
 /// Begins to probe the pod, if an address of it is known.
 fn ask<R: PodRunner>(runner: &R) -> Option<AbortOnDrop<()>> {
-    let places = runner.places();
-    let is_known = !places.is_empty();
-    is_known.then(|| runner.pod().health.begin(places, runner.owner()))
+    let addresses = runner.addresses();
+    let is_known = !addresses.is_empty();
+    is_known.then(|| runner.pod().health.begin(addresses, runner.owner()))
 }

@@ -1,4 +1,4 @@
-//! The warm pods that have a task, by id (`place`), by name and by function. It starts and ends none.
+//! The warm pods that have a task, by id, by name and by function. It starts and ends none.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use crate::random::random;
 
 /// The pods of a backend. `P` may hold more about a pod than a `WarmPod` does.
 pub struct PodTable<P> {
-    by_place: HashMap<PodId, Rc<P>>,
+    by_id: HashMap<PodId, Rc<P>>,
     by_name: HashMap<String, Rc<P>>,
     by_function: HashMap<Arc<str>, Vec<Rc<P>>>,
 }
@@ -24,7 +24,7 @@ pub struct PodTable<P> {
 impl<P> Default for PodTable<P> {
     fn default() -> Self {
         Self {
-            by_place: HashMap::new(),
+            by_id: HashMap::new(),
             by_name: HashMap::new(),
             by_function: HashMap::new(),
         }
@@ -34,7 +34,7 @@ impl<P> Default for PodTable<P> {
 impl<P: Borrow<WarmPod>> PodTable<P> {
     pub fn add(&mut self, pod: &Rc<P>) {
         let core: &WarmPod = (**pod).borrow();
-        self.by_place.insert(core.place(), pod.clone());
+        self.by_id.insert(core.id(), pod.clone());
         self.by_name.insert(core.name.clone(), pod.clone());
         let of_function = self.by_function.entry(core.function.name().clone());
         of_function.or_default().push(pod.clone());
@@ -42,7 +42,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
 
     pub fn remove(&mut self, pod: &P) {
         let pod: &WarmPod = pod.borrow();
-        self.by_place.remove(&pod.place());
+        self.by_id.remove(&pod.id());
         self.by_name.remove(&pod.name);
         let function = pod.function.name();
         if let Some(pods) = self.by_function.get_mut(function) {
@@ -56,8 +56,8 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         }
     }
 
-    pub fn at(&self, place: PodId) -> Option<Rc<P>> {
-        self.by_place.get(&place).cloned()
+    pub fn at(&self, id: PodId) -> Option<Rc<P>> {
+        self.by_id.get(&id).cloned()
     }
 
     pub fn named(&self, name: &str) -> Option<Rc<P>> {
@@ -65,7 +65,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
     }
 
     pub fn all(&self) -> Vec<Rc<P>> {
-        self.by_place.values().cloned().collect()
+        self.by_id.values().cloned().collect()
     }
 
     /// The pods of a function.

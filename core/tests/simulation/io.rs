@@ -257,7 +257,7 @@ impl IoThread {
         loop {
             let served = self.served(index);
             let step = served.life.step();
-            shared.show(|| format!("io {} {step:?}", served.life.place().index));
+            shared.show(|| format!("io {} {step:?}", served.life.call_id().index));
             match step {
                 Step::Wait => break,
                 Step::Run(grant) => self.run(index, grant, shared),

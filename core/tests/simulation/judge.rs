@@ -320,7 +320,7 @@ impl Judge {
         assert!(
             latest + SLACK >= now,
             "{:?} stays {phase:?} for too long",
-            life.place()
+            life.call_id()
         );
     }
 

@@ -148,18 +148,18 @@ pub(crate) fn enter(
     begin: impl FnOnce(CallId),
 ) -> Result<CallMachine, HttpError> {
     let function = &entry.function;
-    let Some(place) = thread.calls.open(function.lane) else {
+    let Some(call_id) = thread.calls.open(function.lane) else {
         return Err(refuse(
             thread,
             entry,
             Refusal::new(RejectReason::Memory, Nanos::ZERO),
         ));
     };
-    let admitted = CallMachine::admit(thread, entry.clone(), place, class, now, deadline);
+    let admitted = CallMachine::admit(thread, entry.clone(), call_id, class, now, deadline);
     let (life, ticket) = match admitted {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
-            thread.calls.close(place, &thread.entries);
+            thread.calls.close(call_id, &thread.entries);
             return Err(match not_admitted {
                 NotAdmitted::Refused(refusal) => refuse(thread, entry, refusal),
                 NotAdmitted::FunctionRemoved => {
@@ -168,10 +168,10 @@ pub(crate) fn enter(
             });
         }
     };
-    begin(place);
+    begin(call_id);
     if !thread.submit(ticket, &function.stats) {
         life.turned_away(thread);
-        thread.calls.close(place, &thread.entries);
+        thread.calls.close(call_id, &thread.entries);
         let wait = admission::predicted_wait(&function.stats, class, now);
         return Err(refuse(
             thread,
@@ -221,10 +221,10 @@ pub(crate) async fn plain_call(
     let queued_at = thread.recent();
     // The record has to be there before the call can begin: with the inline scheduler, `enter` may grant it at
     // once.
-    let begin = |place| {
+    let begin = |call_id| {
         thread
             .executions
-            .put_plain(record(entry, id, queued_at, Some(place)))
+            .put_plain(record(entry, id, queued_at, Some(call_id)))
     };
     let entered = enter(
         thread,
@@ -242,13 +242,13 @@ pub(crate) async fn plain_call(
             return outgoing.put(thread, error_response(&refused), wire);
         }
     };
-    let place = life.place();
-    answering.client.serving(Some(place));
+    let call_id = life.call_id();
+    answering.client.serving(Some(call_id));
     let call = ServedCall {
         waiting: RefCell::new(waiting),
         thread,
         life: life.into(),
-        place,
+        call_id,
         id,
         arrived_at: admitted.arrived_at,
         stored: None,
@@ -348,7 +348,7 @@ pub(crate) fn finish(call: &ServedCall<'_>, finished: &Finished, now: Uptime) ->
     }
     metrics.record(CallTime::E2e, now.since(call.arrived_at));
     thread.ledger().finished.add();
-    thread.calls.close(call.place, &thread.entries);
+    thread.calls.close(call.call_id, &thread.entries);
     status
 }
 

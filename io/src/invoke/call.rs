@@ -28,7 +28,7 @@ pub(crate) struct SentTimestamp {
 pub(crate) struct ServedCall<'a> {
     pub(crate) thread: &'a Rc<Links>,
     pub(crate) life: RefCell<CallMachine>,
-    pub(crate) place: CallId,
+    pub(crate) call_id: CallId,
     pub(crate) id: ExecutionId,
     pub(crate) arrived_at: Uptime,
     pub(crate) stored: Option<Rc<StoredExecution>>,
@@ -77,12 +77,12 @@ impl ServedCall<'_> {
         // A call may be granted and ended at the same moment, and then must not reach the pod:
         // `take_grant_to_run` returns nothing for it, and `poll_end` returns the end.
         if life.is_queued()
-            && let Some(grant) = thread.calls.take_grant_to_run(self.place)
+            && let Some(grant) = thread.calls.take_grant_to_run(self.call_id)
         {
             life.granted(grant, thread.recent(), thread);
             return Poll::Ready(());
         }
-        if let Poll::Ready(end) = thread.calls.poll_end(self.place, cx) {
+        if let Poll::Ready(end) = thread.calls.poll_end(self.call_id, cx) {
             life.end(&end, thread.recent(), thread);
             return Poll::Ready(());
         }

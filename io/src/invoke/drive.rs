@@ -91,11 +91,11 @@ fn release(call: &ServedCall<'_>, done: Done) {
 /// come yet, when it comes.
 fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
-    match thread.calls.take_grant(call.place) {
+    match thread.calls.take_grant(call.call_id) {
         Some(grant) => {
             thread.schedule(Event::Done(CallMachine::give_back(&grant)), thread.recent())
         }
-        None => thread.calls.orphan(call.place),
+        None => thread.calls.orphan(call.call_id),
     }
 }
 

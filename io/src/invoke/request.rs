@@ -31,7 +31,7 @@ pub(crate) struct AdmittedRequest {
 /// What a call needs of its client's connection.
 pub(crate) trait Client {
     /// Sets the call that ends if the client leaves; none if no call does.
-    fn serving(&self, place: Option<CallId>);
+    fn serving(&self, call_id: Option<CallId>);
     /// Whether the client has left.
     fn is_gone(&self) -> bool;
 }

@@ -54,7 +54,7 @@ pub(crate) async fn serve(
     let record = record(&admitted.entry, id, now, None);
     let stored = StoredExecution::new(record, deadline, key, detached);
     let class = if detached { Class::Async } else { Class::Sync };
-    let begin = |place| stored.record.borrow_mut().call = Some(place);
+    let begin = |call_id| stored.record.borrow_mut().call = Some(call_id);
     let life = match enter(thread, &admitted.entry, class, now, deadline, begin) {
         Ok(life) => life,
         Err(refused) => {
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     expire(thread, now);
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
     let arrived_at = admitted.arrived_at;
-    let place = life.place();
+    let call_id = life.call_id();
     // Made before the call's task runs, so that the client reads `queued`, however fast the call is granted.
     let queued = join::accepted(&stored, trace_id.as_deref());
     let waiting = admitted.waiting.take();
@@ -97,7 +97,7 @@ pub(crate) async fn serve(
     stored.deadline.set(async_deadline);
     let goes_on = goes_on_without_client(stored.key.borrow().is_some(), stored.joined.get());
     if answering.client.is_gone() && !goes_on {
-        thread.calls.end(place, End::ClientLeft);
+        thread.calls.end(call_id, End::ClientLeft);
     }
     join::accepted(&stored, trace_id.as_deref())
 }
@@ -188,7 +188,7 @@ async fn run_stored(
     let id = stored.record.borrow().id;
     let call = ServedCall {
         thread: &thread,
-        place: life.place(),
+        call_id: life.call_id(),
         life: life.into(),
         id,
         arrived_at,

@@ -47,13 +47,13 @@ impl Drop for RunningJob<'_> {
     fn drop(&mut self) {
         let thread = self.call.thread;
         // The record shows how far the start came, also for an attempt that was stopped.
-        let seen = thread.calls.take_job_start(self.call.place);
+        let seen = thread.calls.take_job_start(self.call.call_id);
         let phases = phases(thread, self.grant, &seen, self.timestamps);
         self.call.note(|record| record.start = Some(phases));
-        thread.calls.forget_job(self.call.place);
+        thread.calls.forget_job(self.call.call_id);
         thread.inputs.borrow_mut().remove(&self.call.id.random());
         let stop = BridgeMessage::JobStop {
-            call: self.call.place,
+            call: self.call.call_id,
             attempt: self.attempt,
             timestamps: self.timestamps,
         };
@@ -117,7 +117,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     let thread = call.thread;
     let attempt = call.attempt();
     // Called before the bridge gets the order, because updates of a Job that is not expected are dropped.
-    thread.calls.expect_job(call.place, attempt);
+    thread.calls.expect_job(call.call_id, attempt);
     let mut running = RunningJob {
         call,
         grant,
@@ -133,20 +133,20 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         );
     }
     let update = std::future::poll_fn(|_| {
-        if let Some(since) = thread.calls.job_running_since(call.place) {
+        if let Some(since) = thread.calls.job_running_since(call.call_id) {
             call.life.borrow_mut().job_runs(since);
         }
-        let held_up = thread.calls.job_held_up(call.place);
+        let held_up = thread.calls.job_held_up(call.call_id);
         call.life.borrow_mut().job_is_held_up(held_up);
         // `poll_events` has registered this task's waker, which every update of the Job wakes.
         thread
             .calls
-            .take_job(call.place)
+            .take_job(call.call_id)
             .map_or(Poll::Pending, Poll::Ready)
     })
     .await;
     let now = thread.now();
-    let seen_at = thread.calls.job_running_since(call.place);
+    let seen_at = thread.calls.job_running_since(call.call_id);
     let left = call.life.borrow().running_until().since(now);
     let Outcome { result, timestamps } = outcome(update, left);
     running.timestamps = timestamps;

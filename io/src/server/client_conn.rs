@@ -94,12 +94,12 @@ pub(crate) struct ClientConn {
 }
 
 impl Client for ClientConn {
-    fn serving(&self, place: Option<CallId>) {
-        self.serving.set(place);
-        if let Some(place) = place
+    fn serving(&self, call_id: Option<CallId>) {
+        self.serving.set(call_id);
+        if let Some(call_id) = call_id
             && self.eof.get()
         {
-            self.thread.calls.end(place, End::ClientLeft);
+            self.thread.calls.end(call_id, End::ClientLeft);
         }
     }
 
@@ -201,8 +201,8 @@ impl ClientConn {
     /// Notes that the client sends nothing more.
     fn end(&self) {
         self.eof.set(true);
-        if let Some(place) = self.serving.get() {
-            self.thread.calls.end(place, End::ClientLeft);
+        if let Some(call_id) = self.serving.get() {
+            self.thread.calls.end(call_id, End::ClientLeft);
         }
     }
 

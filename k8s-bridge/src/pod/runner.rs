@@ -108,7 +108,7 @@ impl ClusterRunner {
                 why: why.to_owned(),
             });
         }
-        let (pod, why) = (pod.place(), why.map(Into::into));
+        let (pod, why) = (pod.id(), why.map(Into::into));
         let held_up = Event::StartHeldUp { pod, why };
         self.context.with_work_queue(|queue| queue.event(held_up));
     }
@@ -170,7 +170,7 @@ impl PodRunner for ClusterRunner {
         is_deleted.then(|| PodStartError::new(StartFault::Deleted, false, why))
     }
 
-    fn places(&self) -> Vec<PodAddress> {
+    fn addresses(&self) -> Vec<PodAddress> {
         self.pod.address().into_iter().collect()
     }
 

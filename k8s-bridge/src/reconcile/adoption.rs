@@ -145,22 +145,22 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// The scheduler answered an offer. `place` is the pod's id, none if the function was removed in between.
-pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<PodId>) {
+/// The scheduler answered an offer. `id` is the pod's id, none if the function was removed in between.
+pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
         // An earlier bridge of this process made the offer, and this bridge made another offer for the pod.
-        return place
+        return id
             .into_iter()
-            .for_each(|place| reconciler.context.announcer.unknown(place));
+            .for_each(|id| reconciler.context.announcer.unknown(id));
     };
     let object = reconciler.adoption.borrow_mut().found.remove(&name);
-    let Some(place) = place else {
+    let Some(id) = id else {
         return delete_orphan(reconciler, name);
     };
     let Some(object) = object else {
-        return reconciler.context.announcer.unknown(place);
+        return reconciler.context.announcer.unknown(id);
     };
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = ObservedPod::of(&object);
@@ -174,7 +174,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
             .insert(name.clone());
     }
     let pod = Rc::new(ClusterPod::new(
-        Some(place),
+        Some(id),
         name,
         function,
         reconciler.context.announcer.now(),
@@ -189,7 +189,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
 /// Called for an adopted pod that did not answer in time. The pod stays for as long as a call may
 /// still run in it, and is offered to the scheduler again if it answers.
 pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
-    let busy = Rc::new(pod.without_place());
+    let busy = Rc::new(pod.without_id());
     let known = busy.clone();
     reconciler
         .adoption

@@ -29,9 +29,9 @@ pub(crate) fn apply_update(reconciler: &Rc<Reconciler>, update: WatchUpdate<PodO
         WatchUpdate::Gone(object) => gone(reconciler, &object),
         WatchUpdate::Listed(names) => {
             let listing = reconciler.context.process.listing.get();
-            let with_place = reconciler.memory.pods.borrow().all();
+            let with_id = reconciler.memory.pods.borrow().all();
             let busy = reconciler.adoption.borrow().all_busy();
-            for pod in with_place.into_iter().chain(busy) {
+            for pod in with_id.into_iter().chain(busy) {
                 // A pod that was created after the listing began may be missing from it.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {
                     pod.mark_gone();

@@ -39,10 +39,10 @@ fn ready_pods(server: &FakeApiServer, name: &str) -> u64 {
 
 fn adopted(fixture: &ClusterFixture) -> usize {
     let orders = fixture.rings.orders.borrow();
-    let places = orders
+    let adopted = orders
         .iter()
         .filter(|order| matches!(order, Order::Adopted { pod, .. } if pod.is_some()));
-    places.count()
+    adopted.count()
 }
 
 #[test]
@@ -201,9 +201,9 @@ fn a_busy_pod_is_left_alone_and_returns() {
         .await;
         pass(4.0).await;
         assert_eq!(server.count(of("delete", "pods")), 0, "it may run a call");
-        let places = adopted(&fixture);
+        let count = adopted(&fixture);
         server.set_busy(&pods[0], false);
-        until("it is adopted again", || adopted(&fixture) == places + 1).await;
+        until("it is adopted again", || adopted(&fixture) == count + 1).await;
         until("both are ready", || ready_pods(&server, "f") == 2).await;
         assert_eq!(server.count(of("delete", "pods")), 0);
     });
@@ -284,7 +284,7 @@ fn an_unschedulable_old_pod_delays_no_start() {
 }
 
 #[test]
-fn an_adopted_pod_keeps_its_place() {
+fn an_adopted_pod_keeps_its_id() {
     scenario(|server| async move {
         let name = pods_of_before(&server, "f", 1).await.remove(0);
         let fixture = ClusterFixture::acting(&server).await;

@@ -12,7 +12,7 @@ use crate::attempt;
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 #[test]
-fn running_pods_keep_their_places_untouched() {
+fn running_pods_keep_their_ids_untouched() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -43,14 +43,14 @@ fn a_starting_pod_comes_up_once() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.kubelet().next(Fate::Nothing);
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         until("it is created", || server.names("pods").len() == 1).await;
         pass(1.0).await;
         fixture.end();
         let name = server.names("pods").remove(0);
         server.runs(&name, true).await;
         fixture.ready().await;
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
         pass(10.0).await;
         assert!(fixture.is_quiet() && server.names("pods") == [name]);
     });
@@ -63,11 +63,11 @@ fn a_pod_in_creation_is_created_once() {
         let function = fixture.warm("f").await;
         let late = Fault::DoneLate(Duration::from_secs(2));
         server.script(of("create", "pods"), 1, late);
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         until("it is asked for", || fixture.created("pods") == 1).await;
         fixture.end();
         fixture.ready().await;
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
         pass(10.0).await;
         assert_eq!(server.names("pods").len(), 1);
         assert!(fixture.is_quiet());
@@ -141,11 +141,11 @@ fn a_postponed_start_is_not_forgotten() {
             server.count(of("list", "functions")) > before
         })
         .await;
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         pass(1.0).await;
         fixture.end();
         fixture.ready().await;
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
     });
 }
 
@@ -263,20 +263,20 @@ fn a_probe_begins_again() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         server.set_well(&name, false);
-        fixture.rings.order(Order::Probe { pod: place });
+        fixture.rings.order(Order::Probe { pod: pod_id });
         pass(1.0).await;
         fixture.end();
         server.set_well(&name, true);
         fixture.ready().await;
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
         server.set_well(&name, false);
-        fixture.rings.order(Order::Probe { pod: place });
+        fixture.rings.order(Order::Probe { pod: pod_id });
         pass(1.0).await;
         fixture.end();
         fixture.ready().await;
-        fixture.down(place).await;
+        fixture.down(pod_id).await;
     });
 }
 
@@ -287,8 +287,8 @@ fn deletions_that_were_on_their_way_are_made() {
         attempt::start(&fixture, &function, attempt::call(1));
         attempt::started(&fixture, attempt::call(1)).await;
         let warm_function = fixture.warm("w").await;
-        let place = fixture.start(&warm_function);
-        fixture.up(place).await;
+        let pod_id = fixture.start(&warm_function);
+        fixture.up(pod_id).await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "manifest unknown"));
@@ -296,7 +296,7 @@ fn deletions_that_were_on_their_way_are_made() {
         server.script(of("delete", "pods"), usize::MAX, Fault::Hang);
         server.script(of("delete", "jobs"), usize::MAX, Fault::Hang);
         fixture.failure(failing).await;
-        fixture.rings.order(Order::Stop { pod: place });
+        fixture.rings.order(Order::Stop { pod: pod_id });
         attempt::stop(&fixture, attempt::call(1), None);
         pass(2.0).await;
         fixture.end();

@@ -19,14 +19,14 @@ fn a_deleted_pod_gets_no_call_and_goes() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         server.kubelet().lingering.set(Duration::from_secs(5));
         server.delete_pod(&name);
-        fixture.leaving(place).await;
+        fixture.leaving(pod_id).await;
         pass(3.0).await;
         assert!(fixture.is_quiet(), "calls may still run in it");
-        fixture.down(place).await;
-        assert!(!fixture.gone(place).await.oom);
+        fixture.down(pod_id).await;
+        assert!(!fixture.gone(pod_id).await.oom);
     });
 }
 
@@ -35,23 +35,23 @@ fn a_stopped_pod_is_down_once_deleted() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         let (_, other) = fixture.running(&function).await;
         server.kubelet().lingering.set(Duration::from_secs(3));
-        fixture.rings.order(Order::Stop { pod: place });
+        fixture.rings.order(Order::Stop { pod: pod_id });
         pass(2.0).await;
         assert!(fixture.is_quiet());
-        fixture.down(place).await;
-        fixture.gone(place).await;
+        fixture.down(pod_id).await;
+        fixture.gone(pod_id).await;
         let deleted = server.asked(of("delete", "pods"));
         assert_eq!(deleted.len(), 1);
         assert_eq!(deleted[0].name, name);
         assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
         assert_eq!(server.names("pods"), [other]);
         // An order for a pod that is gone is answered with the pod's end.
-        for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
+        for order in [Order::Stop { pod: pod_id }, Order::Probe { pod: pod_id }] {
             fixture.rings.order(order);
-            fixture.down(place).await;
+            fixture.down(pod_id).await;
         }
     });
 }
@@ -62,10 +62,10 @@ fn a_pod_may_be_stopped_during_creation() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::Late(Duration::from_secs(3)));
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         pass(1.0).await;
-        fixture.rings.order(Order::Stop { pod: place });
-        fixture.down(place).await;
+        fixture.rings.order(Order::Stop { pod: pod_id });
+        fixture.down(pod_id).await;
         pass(10.0).await;
         no_pod(&server).await;
         assert!(fixture.is_quiet());
@@ -77,24 +77,24 @@ fn ends_reach_io_threads_first_with_cluster_words() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         server.end(&name, 137, "OOMKilled", "");
-        fixture.down(place).await;
-        assert!(fixture.gone(place).await.oom);
-        let (place, name) = fixture.running(&function).await;
+        fixture.down(pod_id).await;
+        assert!(fixture.gone(pod_id).await.oom);
+        let (pod_id, name) = fixture.running(&function).await;
         server.end(&name, 1, "Error", "last words");
-        fixture.down(place).await;
-        let end = fixture.gone(place).await;
+        fixture.down(pod_id).await;
+        let end = fixture.gone(pod_id).await;
         assert!(!end.oom && end.message.contains("last words"), "{end:?}");
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         server.evict(&name);
-        fixture.down(place).await;
-        let end = fixture.gone(place).await;
+        fixture.down(pod_id).await;
+        let end = fixture.gone(pod_id).await;
         assert!(end.message.contains("Evicted"), "{end:?}");
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         server.remove("pods", &name);
-        fixture.down(place).await;
-        fixture.gone(place).await;
+        fixture.down(pod_id).await;
+        fixture.gone(pod_id).await;
         no_pod(&server).await;
     });
 }
@@ -128,23 +128,23 @@ fn a_well_pod_returns_a_sick_one_goes() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, name) = fixture.running(&function).await;
+        let (pod_id, name) = fixture.running(&function).await;
         for _ in 0..3 {
-            fixture.rings.order(Order::Probe { pod: place });
-            fixture.up(place).await;
+            fixture.rings.order(Order::Probe { pod: pod_id });
+            fixture.up(pod_id).await;
         }
         server.set_well(&name, false);
-        fixture.rings.order(Order::Probe { pod: place });
+        fixture.rings.order(Order::Probe { pod: pod_id });
         pass(3.0).await;
         assert!(fixture.is_quiet(), "it has 5 s");
         server.set_well(&name, true);
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
         server.set_well(&name, false);
         let began = tokio::time::Instant::now();
-        fixture.rings.order(Order::Probe { pod: place });
-        fixture.down(place).await;
+        fixture.rings.order(Order::Probe { pod: pod_id });
+        fixture.down(pod_id).await;
         assert!(began.elapsed() >= Duration::from_secs(5));
-        fixture.gone(place).await;
+        fixture.gone(pod_id).await;
         no_pod(&server).await;
     });
 }
@@ -154,13 +154,13 @@ fn a_pod_is_stopped_once_the_server_returns() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, _) = fixture.running(&function).await;
+        let (pod_id, _) = fixture.running(&function).await;
         server.leave();
-        fixture.rings.order(Order::Stop { pod: place });
+        fixture.rings.order(Order::Stop { pod: pod_id });
         pass(20.0).await;
         assert!(fixture.is_quiet());
         server.come_back().await;
-        fixture.down(place).await;
+        fixture.down(pod_id).await;
         no_pod(&server).await;
     });
 }
@@ -170,12 +170,12 @@ fn a_pod_that_stays_is_dropped_after_grace() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let (place, _) = fixture.running(&function).await;
+        let (pod_id, _) = fixture.running(&function).await;
         // The pod does not end in time, for instance because its node is lost.
         server.kubelet().lingering.set(Duration::from_secs(150));
         let began = tokio::time::Instant::now();
-        fixture.rings.order(Order::Stop { pod: place });
-        fixture.down(place).await;
+        fixture.rings.order(Order::Stop { pod: pod_id });
+        fixture.down(pod_id).await;
         let took = began.elapsed();
         assert!(
             took > Duration::from_secs(11) && took < Duration::from_secs(60),

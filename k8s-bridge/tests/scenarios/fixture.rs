@@ -320,7 +320,7 @@ impl ClusterFixture {
 
     /// Orders the start of a pod.
     pub(crate) fn start(&self, function: &Function) -> PodId {
-        let pod = self.rings.place();
+        let pod = self.rings.new_pod_id();
         let lane = function.lane;
         self.rings.order(Order::Start {
             lane,

@@ -21,9 +21,9 @@ fn a_pod_is_asked_at_its_functions_path() {
             .kubelet()
             .health_path
             .replace("/up?deep=1".to_owned());
-        let (place, _) = fixture.running(&function).await;
-        fixture.rings.order(Order::Probe { pod: place });
-        fixture.up(place).await;
+        let (pod_id, _) = fixture.running(&function).await;
+        fixture.rings.order(Order::Probe { pod: pod_id });
+        fixture.up(pod_id).await;
         let kept = server.get("functions", "f").expect("an object");
         assert_eq!(kept["spec"]["healthPath"], "/up?deep=1");
     });
@@ -36,16 +36,16 @@ fn a_404_is_ready_without_a_health_path() {
         for status in [404, 405] {
             server.kubelet().health.set(status);
             let function = fixture.warm(&format!("f{status}")).await;
-            let (place, name) = fixture.running(&function).await;
-            fixture.rings.order(Order::Probe { pod: place });
-            fixture.up(place).await;
+            let (pod_id, name) = fixture.running(&function).await;
+            fixture.rings.order(Order::Probe { pod: pod_id });
+            fixture.up(pod_id).await;
             server.set_health(&name, 204);
-            fixture.rings.order(Order::Probe { pod: place });
-            fixture.up(place).await;
+            fixture.rings.order(Order::Probe { pod: pod_id });
+            fixture.up(pod_id).await;
             server.set_health(&name, status);
-            fixture.rings.order(Order::Probe { pod: place });
-            fixture.down(place).await;
-            fixture.gone(place).await;
+            fixture.rings.order(Order::Probe { pod: pod_id });
+            fixture.down(pod_id).await;
+            fixture.gone(pod_id).await;
         }
     });
 }
@@ -56,8 +56,8 @@ fn other_statuses_are_named_when_the_start_fails() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.kubelet().health.set(503);
-        let place = fixture.start(&function);
-        let failure = fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        let failure = fixture.failure(pod_id).await;
         let message = &*failure.message;
         assert!(
             !failure.permanent && message.contains("its last answer was 503"),

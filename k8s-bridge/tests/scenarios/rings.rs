@@ -46,7 +46,7 @@ pub(crate) struct Rings {
     pub(crate) adopted: RefCell<Vec<Adopted>>,
     /// The orders of a real scheduler.
     pub(crate) orders: RefCell<Vec<Order>>,
-    places: Cell<u32>,
+    pods: Cell<u32>,
 }
 
 fn silent_bell() -> Arc<Doorbell> {
@@ -79,7 +79,7 @@ pub(crate) fn work_queue_and_rings(is_real: bool) -> (WorkQueue, Rc<Rings>) {
         messages: RefCell::new((0..IO_THREADS).map(|_| VecDeque::new()).collect()),
         adopted: RefCell::default(),
         orders: RefCell::default(),
-        places: Cell::new(0),
+        pods: Cell::new(0),
     };
     (work_queue, Rc::new(rings))
 }
@@ -105,9 +105,9 @@ impl Rings {
     }
 
     /// A new id for a pod.
-    pub(crate) fn place(&self) -> PodId {
-        self.places.set(self.places.get() + 1);
-        PodId::new(self.places.get(), 7)
+    pub(crate) fn new_pod_id(&self) -> PodId {
+        self.pods.set(self.pods.get() + 1);
+        PodId::new(self.pods.get(), 7)
     }
 
     /// Moves the io threads' messages to `messages`; acknowledges functions at once.
@@ -155,7 +155,7 @@ impl Rings {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}
             Event::LaneRemoved { lane } => self.order(Order::LaneGone { lane }),
             Event::Adopt { lane, token, stale } => {
-                let pod = self.place();
+                let pod = self.new_pod_id();
                 self.adopted.borrow_mut().push(Adopted { stale, pod });
                 let pod = Some(pod);
                 self.order(Order::Adopted { lane, token, pod });

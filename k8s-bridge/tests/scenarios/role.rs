@@ -69,11 +69,11 @@ fn the_role_allows_exactly_what_is_asked() {
         };
         assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
         // Requests of warm pods.
-        let (place, _) = fixture.running(&warm_function).await;
-        fixture.rings.order(Order::Probe { pod: place });
-        fixture.up(place).await;
-        fixture.rings.order(Order::Stop { pod: place });
-        fixture.down(place).await;
+        let (pod_id, _) = fixture.running(&warm_function).await;
+        fixture.rings.order(Order::Probe { pod: pod_id });
+        fixture.up(pod_id).await;
+        fixture.rings.order(Order::Stop { pod: pod_id });
+        fixture.down(pod_id).await;
         // Jobs: one whose pod is refused, one that is cancelled, and one with a result.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&fixture, &function, attempt::call(1));

@@ -50,11 +50,11 @@ fn a_pod_follows_the_contract_until_it_answers() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let place = fixture.start(&function);
-        fixture.up(place).await;
+        let pod_id = fixture.start(&function);
+        fixture.up(pod_id).await;
         let name = only_pod(&server).await;
         assert_eq!(
-            fixture.address(place).await,
+            fixture.address(pod_id).await,
             format!("{}:8080", server.address(&name))
         );
         assert!(
@@ -95,7 +95,7 @@ fn only_a_pod_reports_itself_ready() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         let name = only_pod(&server).await;
         pass(3.0).await;
         let token = token(&server, &name);
@@ -111,7 +111,7 @@ fn only_a_pod_reports_itself_ready() {
             fixture.ask(word(&token, &name, None)).await,
             Reply::Ready
         ));
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
     });
 }
 
@@ -122,13 +122,13 @@ fn a_pods_report_suffices_without_the_clusters() {
         let function = fixture.warm("f").await;
         server.delay_watches(Duration::from_secs(15));
         server.kubelet().next(Fate::RunsMute);
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         let name = only_pod(&server).await;
         let token = token(&server, &name);
         let said = fixture.ask(word(&token, &name, Some("127.9.9.9"))).await;
         assert!(matches!(said, Reply::Ready));
-        fixture.up(place).await;
-        assert_eq!(fixture.address(place).await, "127.9.9.9:8080");
+        fixture.up(pod_id).await;
+        assert_eq!(fixture.address(pod_id).await, "127.9.9.9:8080");
         pass(40.0).await;
         assert!(fixture.is_quiet() && server.names("pods") == [name]);
     });
@@ -142,8 +142,8 @@ fn an_unpullable_image_is_a_permanent_failure() {
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "manifest unknown"));
-        let place = fixture.start(&function);
-        let failure = fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        let failure = fixture.failure(pod_id).await;
         assert!(failure.permanent, "{failure:?}");
         assert_eq!(&*failure.message, "ErrImagePull: manifest unknown");
         no_pod(&server).await;
@@ -159,13 +159,13 @@ fn a_failed_container_creation_is_waited_for() {
         server
             .kubelet()
             .next(Fate::Waits("CreateContainerConfigError", late));
-        let place = fixture.start(&function);
-        let why = fixture.held_up(place).await;
+        let pod_id = fixture.start(&function);
+        let why = fixture.held_up(pod_id).await;
         assert_eq!(why, format!("CreateContainerConfigError: {late}"));
         pass(10.0).await;
         let pod = server.names("pods").remove(0);
         server.runs(&pod, true).await;
-        fixture.up(place).await;
+        fixture.up(pod_id).await;
     });
 }
 
@@ -179,8 +179,8 @@ fn a_quota_failure_keeps_its_words() {
             usize::MAX,
             refuse(403, "Forbidden", QUOTA),
         );
-        let place = fixture.start(&function);
-        let failure = fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        let failure = fixture.failure(pod_id).await;
         assert!(failure.message.contains(QUOTA), "{failure:?}");
         assert_eq!(fixture.created("pods"), 1);
     });
@@ -192,8 +192,8 @@ fn a_contended_quota_is_asked_again() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 2, answer(409));
-        let place = fixture.start(&function);
-        fixture.up(place).await;
+        let pod_id = fixture.start(&function);
+        fixture.up(pod_id).await;
         assert_eq!(fixture.created("pods"), 3);
     });
 }
@@ -207,10 +207,10 @@ fn an_unschedulable_pod_fails_with_the_reason() {
             .kubelet()
             .next(Fate::Unschedulable("0/1 nodes are available"));
         let began = tokio::time::Instant::now();
-        let place = fixture.start(&function);
-        let why = fixture.held_up(place).await;
+        let pod_id = fixture.start(&function);
+        let why = fixture.held_up(pod_id).await;
         assert_eq!(why, "Unschedulable: 0/1 nodes are available");
-        let failure = fixture.failure(place).await;
+        let failure = fixture.failure(pod_id).await;
         assert!(began.elapsed() >= fixture.start_timeout);
         assert!(!failure.permanent);
         assert!(
@@ -228,11 +228,11 @@ fn an_early_exit_reports_its_last_words() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         let name = only_pod(&server).await;
         pass(0.5).await;
         server.end(&name, 3, "Error", "Traceback\nboom");
-        let failure = fixture.failure(place).await;
+        let failure = fixture.failure(pod_id).await;
         assert!(!failure.permanent);
         assert!(failure.message.contains("status 3") && failure.message.ends_with("boom"));
         no_pod(&server).await;
@@ -245,11 +245,11 @@ fn a_pod_deleted_in_its_start_failed() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
-        let place = fixture.start(&function);
+        let pod_id = fixture.start(&function);
         let name = only_pod(&server).await;
         pass(0.5).await;
         server.delete_pod(&name);
-        assert!(!fixture.failure(place).await.permanent);
+        assert!(!fixture.failure(pod_id).await.permanent);
         no_pod(&server).await;
     });
 }
@@ -260,8 +260,8 @@ fn an_unanswered_creation_makes_one_pod() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::LoseAnswer);
-        let place = fixture.start(&function);
-        fixture.up(place).await;
+        let pod_id = fixture.start(&function);
+        fixture.up(pod_id).await;
         pass(5.0).await;
         assert_eq!(server.names("pods").len(), 1);
         assert_eq!(server.count(of("delete", "pods")), 0);
@@ -275,8 +275,8 @@ fn a_pod_created_unheard_is_deleted() {
         let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::LoseAnswer);
         server.script(of("create", "pods"), usize::MAX, Fault::Close);
-        let place = fixture.start(&function);
-        let failure = fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        let failure = fixture.failure(pod_id).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
         // The server carries the request out long after the control plane gave it up.
@@ -287,8 +287,8 @@ fn a_pod_created_unheard_is_deleted() {
             Fault::DoneLate(Duration::from_secs(40)),
         );
         server.script(of("create", "pods"), usize::MAX, answer(500));
-        let place = fixture.start(&function);
-        fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        fixture.failure(pod_id).await;
         until("it comes", || server.ever("pods") == 2).await;
         no_pod(&server).await;
         assert!(fixture.is_quiet());
@@ -301,15 +301,15 @@ fn retry_after_is_kept_and_errors_retried_bounded() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, too_many(2));
-        let place = fixture.start(&function);
-        fixture.up(place).await;
+        let pod_id = fixture.start(&function);
+        fixture.up(pod_id).await;
         let asked = server.asked(of("create", "pods"));
         assert_eq!(asked.len(), 2);
         assert!(asked[1].at - asked[0].at >= Duration::from_secs(2));
         server.forget_asked();
         server.script(of("create", "pods"), usize::MAX, answer(500));
-        let place = fixture.start(&function);
-        fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        fixture.failure(pod_id).await;
         let count = fixture.created("pods");
         assert!(count <= 20, "{count} tries in 20 s");
     });
@@ -324,8 +324,8 @@ fn a_template_without_a_pod_fails_permanently() {
         let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             return;
         };
-        let place = fixture.start(&function);
-        let failure = fixture.failure(place).await;
+        let pod_id = fixture.start(&function);
+        let failure = fixture.failure(pod_id).await;
         assert!(failure.permanent && failure.message.contains("podTemplate"));
         assert_eq!(fixture.created("pods"), 0);
     });
@@ -336,16 +336,16 @@ fn many_pods_at_once_are_all_up() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        let places: Vec<_> = (0..60).map(|_| fixture.start(&function)).collect();
+        let pod_ids: Vec<_> = (0..60).map(|_| fixture.start(&function)).collect();
         let mut up = Vec::new();
-        for _ in &places {
+        for _ in &pod_ids {
             match fixture.event().await {
                 nanofaas_core::event::Event::PodUp(pod) => up.push(pod.index),
                 _ => panic!("another event"),
             }
         }
         up.sort_unstable();
-        let wanted: Vec<_> = places.iter().map(|pod| pod.index).collect();
+        let wanted: Vec<_> = pod_ids.iter().map(|pod| pod.index).collect();
         assert_eq!(up, wanted);
         assert_eq!(fixture.created("pods"), 60);
     });

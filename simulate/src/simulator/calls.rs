@@ -78,13 +78,13 @@ impl Simulator<'_> {
 
     /// Handles the arrival of a call.
     pub(super) fn arrive(&mut self, number: usize) {
-        let Some(place) = self.open_place() else {
+        let Some(call_id) = self.open_place() else {
             return self.refuse(number, RejectReason::Memory);
         };
-        match self.admit(number, place) {
+        match self.admit(number, call_id) {
             Ok(life) => {
                 self.live += 1;
-                self.places[place.index as usize].call = Some(LiveCall {
+                self.places[call_id.index as usize].call = Some(LiveCall {
                     number,
                     life,
                     sent_at: None,
@@ -93,10 +93,10 @@ impl Simulator<'_> {
                     timer_at: None,
                     job: None,
                 });
-                self.drive(place.index);
+                self.drive(call_id.index);
             }
             Err(reason) => {
-                self.free.push(place.index);
+                self.free.push(call_id.index);
                 self.refuse(number, reason);
             }
         }
@@ -108,7 +108,7 @@ impl Simulator<'_> {
     fn admit(
         &mut self,
         number: usize,
-        place: CallId,
+        call_id: CallId,
     ) -> Result<Call<SimulatedThread>, RejectReason> {
         let call = self.setup.calls[number];
         let limit = match call.class {
@@ -127,7 +127,7 @@ impl Simulator<'_> {
             self.thread.function.stats.service_time.set(None);
         }
         let (thread, entry) = (&self.thread, self.thread.function.clone());
-        let admitted = Call::admit(thread, entry, place, call.class, self.now, deadline);
+        let admitted = Call::admit(thread, entry, call_id, call.class, self.now, deadline);
         self.thread.function.stats.service_time.set(service);
         match admitted {
             Ok((life, ticket)) => {
@@ -359,7 +359,7 @@ impl Simulator<'_> {
             Err(Failure::ColdStart(_)) => CallEnding::NoPod,
             Err(other) => unreachable!("no pod here fails so: {other:?}"),
         };
-        self.thread.entries.free(live.life.place());
+        self.thread.entries.free(live.life.call_id());
         place.generation += 1;
         self.free.push(index);
         self.live -= 1;

@@ -52,9 +52,9 @@ impl IoThread {
             self.places.push(ServedSlot::default());
             self.places.len() as u32 - 1
         });
-        let place = self.reference(index);
+        let call_id = self.reference(index);
         let (now, deadline) = (shared.now, Deadline::after(shared.now, limit));
-        let admitted = Call::admit(&self.env, function.clone(), place, class, now, deadline);
+        let admitted = Call::admit(&self.env, function.clone(), call_id, class, now, deadline);
         let (life, ticket) = match admitted {
             Ok(admitted) => admitted,
             Err(NotAdmitted::Refused(refusal)) => {
