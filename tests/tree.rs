@@ -1,6 +1,7 @@
 //! Which packages may depend on which others: the "never" column of ARCHITECTURE.md, checked by
 //! `cargo tree`.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 fn tree(package: &str) -> String {
@@ -31,94 +32,125 @@ fn has(tree: &str, package: &str) -> bool {
         .any(|line| line.split(' ').next() == Some(package))
 }
 
+/// The packages of this workspace in the tree, without `nanofaas-`.
+fn ours<'a>(tree: &'a str, package: &str) -> BTreeSet<&'a str> {
+    let names = tree.lines().filter_map(|line| line.split(' ').next());
+    let ours = names.filter_map(|name| name.strip_prefix("nanofaas-"));
+    ours.filter(|name| *name != package).collect()
+}
+
+/// What a package may depend on.
+struct Rule {
+    package: &'static str,
+    /// All packages of this workspace.
+    ours: &'static [&'static str],
+    /// Some packages of others, to see that the output is parsed well.
+    needs: &'static [&'static str],
+    never: &'static [&'static str],
+}
+
+const RULES: [Rule; 13] = [
+    Rule {
+        package: "core",
+        ours: &[],
+        needs: &["serde", "thiserror"],
+        never: &["tokio", "nix", "rustix", "monoio", "kube"],
+    },
+    Rule {
+        package: "http1",
+        ours: &[],
+        needs: &["httparse", "memchr"],
+        never: &["tokio", "nix", "rustix", "monoio", "serde"],
+    },
+    Rule {
+        package: "io",
+        ours: &["core", "http1"],
+        needs: &["monoio", "rustix"],
+        never: &["tokio", "kube", "axum"],
+    },
+    Rule {
+        package: "backend",
+        ours: &["core"],
+        needs: &["tokio"],
+        never: &["kube", "nix"],
+    },
+    Rule {
+        package: "local-bridge",
+        ours: &["backend", "core"],
+        needs: &["tokio"],
+        never: &["monoio", "kube", "axum"],
+    },
+    Rule {
+        package: "k8s-bridge",
+        ours: &["backend", "core"],
+        needs: &["tokio", "kube"],
+        never: &["monoio", "axum"],
+    },
+    Rule {
+        package: "runtime",
+        ours: &["http1"],
+        needs: &["tokio"],
+        never: &["monoio", "kube", "axum"],
+    },
+    // The simulator plays everything except the decisions, which core makes.
+    Rule {
+        package: "simulate",
+        ours: &["core", "plot"],
+        needs: &["csv"],
+        never: &["tokio", "nix", "rustix", "kube"],
+    },
+    Rule {
+        package: "plot",
+        ours: &[],
+        needs: &["nanofaas-plot"],
+        never: &["serde"],
+    },
+    // Without the product's crates, because the load test measures other platforms in the same way.
+    Rule {
+        package: "loadtest",
+        ours: &["plot"],
+        needs: &["hdrhistogram"],
+        never: &["tokio"],
+    },
+    Rule {
+        package: "fuzz",
+        ours: &["core", "http1", "io"],
+        needs: &["httparse"],
+        never: &["tokio", "kube"],
+    },
+    // Without the product's crates, because a test judges them with it.
+    Rule {
+        package: "testkit",
+        ours: &[],
+        needs: &["serde_json", "nix"],
+        never: &["tokio"],
+    },
+    // Without the product's crates, because the fake API server follows the documentation of
+    // Kubernetes and not our bridge.
+    Rule {
+        package: "fake-api-server",
+        ours: &[],
+        needs: &["serde_json", "tokio"],
+        never: &["kube", "k8s-openapi"],
+    },
+];
+
 #[test]
 fn each_package_knows_only_what_it_may() {
-    let rules: [(&str, &[&str], &[&str]); 12] = [
-        (
-            "nanofaas-core",
-            &["serde", "thiserror"],
-            &["tokio", "nix", "rustix", "monoio", "kube"],
-        ),
-        (
-            "nanofaas-http1",
-            &["httparse", "memchr"],
-            &["nanofaas-core", "tokio", "nix", "rustix", "monoio", "serde"],
-        ),
-        (
-            "nanofaas-io",
-            &["monoio", "rustix", "nanofaas-core", "nanofaas-http1"],
-            &["tokio", "kube", "axum"],
-        ),
-        (
-            "nanofaas-backend",
-            &["tokio", "nanofaas-core"],
-            &["nanofaas-io", "nanofaas-k8s-bridge", "kube", "nix"],
-        ),
-        (
-            "nanofaas-local-bridge",
-            &["tokio", "nanofaas-backend"],
-            &["nanofaas-io", "monoio", "kube", "axum"],
-        ),
-        (
-            "nanofaas-k8s-bridge",
-            &["tokio", "kube", "nanofaas-backend"],
-            &["nanofaas-io", "monoio", "nanofaas-local-bridge", "axum"],
-        ),
-        (
-            "nanofaas-runtime",
-            &["tokio", "nanofaas-http1"],
-            &["nanofaas-core", "nanofaas-io"],
-        ),
-        (
-            // The simulator plays everything except the decisions, which core makes.
-            "nanofaas-simulate",
-            &["csv", "nanofaas-core", "nanofaas-plot"],
-            &["nanofaas-io", "tokio", "nix", "rustix", "kube"],
-        ),
-        (
-            "nanofaas-plot",
-            &["nanofaas-plot"],
-            &["nanofaas-core", "serde"],
-        ),
-        (
-            // Without our crates, because the load test measures other platforms in the same way.
-            "nanofaas-loadtest",
-            &["hdrhistogram"],
-            &[
-                "nanofaas-core",
-                "nanofaas-io",
-                "nanofaas-runtime",
-                "nanofaas",
-                "tokio",
-            ],
-        ),
-        (
-            // Without our crates, because a test judges them with it.
-            "nanofaas-testkit",
-            &["serde_json", "nix"],
-            &["nanofaas-core", "nanofaas-io", "nanofaas-runtime", "tokio"],
-        ),
-        (
-            // Without our crates, because the fake API server follows the documentation of
-            // Kubernetes and not our bridge.
-            "nanofaas-fake-api-server",
-            &["serde_json", "tokio"],
-            &[
-                "nanofaas-core",
-                "nanofaas-k8s-bridge",
-                "kube",
-                "k8s-openapi",
-            ],
-        ),
-    ];
-    for (package, needs, never) in rules {
-        let tree = tree(package);
-        // If a dependency that must be there is missing, the output was parsed wrongly.
-        for one in needs {
+    for rule in &RULES {
+        let package = rule.package;
+        let tree = tree(&format!("nanofaas-{package}"));
+        for one in rule.needs {
             assert!(has(&tree, one), "{package} should know {one}:\n{tree}");
         }
-        for one in never {
+        for one in rule.never {
             assert!(!has(&tree, one), "{package} must not know {one}:\n{tree}");
         }
+        let allowed: BTreeSet<&str> = rule.ours.iter().copied().collect();
+        assert_eq!(
+            ours(&tree, package),
+            allowed,
+            "the packages of ours that {package} knows"
+        );
     }
 }
