@@ -1,4 +1,4 @@
-//! Serves one call, from its admission to the bytes of its answer. `core/call.rs` decides what happens in the
+//! Serves one call, from its admission to the bytes of its answer. `core/src/call.rs` decides what happens in the
 //! life of a call; this folder carries it out.
 
 pub(crate) mod admit;

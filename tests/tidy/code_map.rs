@@ -1,52 +1,121 @@
-//! ARCHITECTURE.md's code map names every module.
+//! `docs/code-map.md` lists every module with the first sentence of its header, so that the header is the
+//! only place that says what a module is. `NANOFAAS_WRITE_CODE_MAP=1` makes the test write the page.
 
-use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
-use crate::{files, quoted, read};
+use crate::{files, read, root};
 
-/// Folders of the crates whose modules the code map names.
-const MAPPED: [&str; 9] = [
-    "backend/src",
-    "core/src",
-    "http1/src",
-    "io/src",
-    "k8s-bridge/src",
-    "local-bridge/src",
-    "simulate/src",
-    "plot/src",
-    "src",
+const PAGE: &str = "docs/code-map.md";
+
+/// Folders of source code, in the order in which a call meets them.
+const FOLDERS: [(&str, &str); 16] = [
+    ("src", "rs"),
+    ("io/src", "rs"),
+    ("http1/src", "rs"),
+    ("core/src", "rs"),
+    ("backend/src", "rs"),
+    ("k8s-bridge/src", "rs"),
+    ("local-bridge/src", "rs"),
+    ("runtime/src", "rs"),
+    ("python-runtime/src", "py"),
+    ("simulate/src", "rs"),
+    ("plot/src", "rs"),
+    ("loadtest/src", "rs"),
+    ("testkit/src", "rs"),
+    ("fake-api-server/src", "rs"),
+    ("fuzz/src", "rs"),
+    ("tests", "rs"),
 ];
 
-#[test]
-fn the_code_map_names_every_module() {
-    let page = read("ARCHITECTURE.md");
-    let from = page.find("## Code map").expect("a section Code map");
-    let map = &page[from..];
-    let map = &map[..map.find("## Invariants").expect("it ends")];
-    let named: BTreeSet<&str> = quoted(map).collect();
-    let mut missing = Vec::new();
-    for folder in MAPPED {
-        for file in files(folder, "rs") {
-            let module = file
-                .strip_prefix(folder)
-                .expect("below it")
-                .with_extension("");
-            let module = module.to_string_lossy().into_owned();
-            let name = module.rsplit('/').next().unwrap_or_default();
-            let is_test = module.contains("tests");
-            // The map names a module by its whole path or by the end of it.
-            let ends = module.match_indices('/').map(|(at, _)| &module[at + 1..]);
-            let whole = file.with_extension("").to_string_lossy().into_owned();
-            let is_named = ends
-                .chain([&*module, &*whole])
-                .any(|end| named.contains(end));
-            if !is_test && !is_named && !matches!(name, "lib" | "main") {
-                missing.push(file);
+const HEAD: &str = "# Code map
+
+Every module, with the first sentence of its header. Folders are layers: [ARCHITECTURE.md](../ARCHITECTURE.md)
+says which runs on which thread and what it may not use. `NANOFAAS_WRITE_CODE_MAP=1 cargo test --test tidy` writes
+this page after a header changed.
+";
+
+/// The lines of a file's header, without the marks of a comment.
+fn header(file: &Path) -> String {
+    let text = read(file);
+    let lines: Vec<&str> = if file.extension().is_some_and(|end| end == "py") {
+        let Some(rest) = text.strip_prefix("\"\"\"") else {
+            return String::new();
+        };
+        let docstring = rest.split("\"\"\"").next().unwrap_or_default();
+        docstring
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .collect()
+    } else {
+        let header = text.lines().map_while(|line| line.strip_prefix("//!"));
+        header.take_while(|line| !line.is_empty()).collect()
+    };
+    let words: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+    words.join(" ")
+}
+
+/// Up to the first full stop that a space follows, or the colon before a list.
+fn first_sentence(header: &str) -> &str {
+    let end = header.find(". ").map_or(header.len(), |at| at + 1);
+    &header[..end]
+}
+
+/// Tests of one module, which stand beside it, are a part of it.
+fn is_own_test(file: &Path) -> bool {
+    let below_source = file.iter().any(|part| part == "src");
+    below_source
+        && file
+            .iter()
+            .any(|part| part == "tests" || part == "tests.rs")
+}
+
+fn page() -> (String, Vec<PathBuf>) {
+    let mut page = HEAD.to_owned();
+    let mut bare = Vec::new();
+    let mut section = PathBuf::new();
+    for (folder, extension) in FOLDERS {
+        let mut all = files(folder, extension);
+        all.sort_by(|a, b| (a.parent(), a).cmp(&(b.parent(), b)));
+        for file in all {
+            let name = file.file_name().unwrap_or_default();
+            if is_own_test(&file) || name == "__init__.py" {
+                continue;
             }
+            let header = header(&file);
+            if header.is_empty() {
+                bare.push(file);
+                continue;
+            }
+            let parent = file.parent().map(Path::to_owned).unwrap_or_default();
+            if parent != section {
+                let title = parent.display();
+                write!(page, "\n## {title}\n\n| module | what it is |\n|---|---|\n")
+                    .expect("memory");
+                section = parent;
+            }
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+            let (path, sentence) = (file.display(), first_sentence(&header).replace('|', "\\|"));
+            writeln!(page, "| [{stem}](../{path}) | {sentence} |").expect("memory");
         }
     }
+    (page, bare)
+}
+
+#[test]
+fn every_module_is_in_the_code_map() {
+    let (page, bare) = page();
     assert!(
-        missing.is_empty(),
-        "ARCHITECTURE.md does not map {missing:#?}"
+        bare.is_empty(),
+        "these files do not begin with what they are (`//!`, or a docstring): {bare:#?}"
+    );
+    if std::env::var_os("NANOFAAS_WRITE_CODE_MAP").is_some() {
+        std::fs::write(root().join(PAGE), page).expect("the page is written");
+        return;
+    }
+    let written = root().join(PAGE).exists().then(|| read(PAGE));
+    assert!(
+        written.unwrap_or_default() == page,
+        "{PAGE} is not what the headers say; NANOFAAS_WRITE_CODE_MAP=1 cargo test --test tidy writes it"
     );
 }

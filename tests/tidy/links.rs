@@ -9,14 +9,6 @@ fn is_path(word: &str) -> bool {
     word.contains('/') && word.bytes().all(plain) && !top.is_empty() && root().join(top).exists()
 }
 
-/// Whether a path exists in the repository, or in `src` of the crate that it begins with.
-fn exists(word: &str) -> bool {
-    let within = word
-        .split_once('/')
-        .map(|(top, rest)| format!("{top}/src/{rest}"));
-    root().join(word).exists() || within.is_some_and(|path| root().join(path).exists())
-}
-
 #[test]
 fn what_documents_name_is_there() {
     let mut missing = Vec::new();
@@ -24,8 +16,8 @@ fn what_documents_name_is_there() {
         let text = read(&page);
         let folder = root().join(&page);
         let folder = folder.parent().expect("a folder");
-        let is_missing =
-            |word: &&str| is_path(word) && !exists(word) && !folder.join(word).exists();
+        let exists = |word: &str| root().join(word).exists() || folder.join(word).exists();
+        let is_missing = |word: &&str| is_path(word) && !exists(word);
         for word in quoted(&text).filter(is_missing) {
             missing.push(format!("{}: `{word}`", page.display()));
         }

@@ -1,5 +1,5 @@
-//! Writes answers; this is the only file with status codes. It maps errors and outcomes to bytes, and reads
-//! nothing. `serve` sends the bytes.
+//! Writes answers: maps errors and outcomes to status codes and bytes, and reads nothing. The status of malformed
+//! HTTP is `http1`'s; the 200 of a successful call is in `invocation`. `serve` sends the bytes.
 
 use std::borrow::Cow;
 use std::io::Write;

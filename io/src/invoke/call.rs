@@ -1,4 +1,4 @@
-//! An admitted call, as all code that serves it sees it: its request, its machine (`core/call.rs`), and the
+//! An admitted call, as all code that serves it sees it: its request, its machine (`core/src/call.rs`), and the
 //! events that came for it. It runs nothing; `drive` does.
 
 use std::cell::{Cell, Ref, RefCell};

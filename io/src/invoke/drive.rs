@@ -1,4 +1,4 @@
-//! Drives one call: takes the steps that its machine (`core/call.rs`) returns, with real sockets, and reports
+//! Drives one call: takes the steps that its machine (`core/src/call.rs`) returns, with real sockets, and reports
 //! events to it. It decides neither whether a call is tried again nor how it ends, and it touches no client's
 //! socket. `admit` calls it in the client's task, `stored` in a task of the call's own.
 

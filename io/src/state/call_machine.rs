@@ -1,4 +1,4 @@
-//! The environment of the machine of a call (`core/call.rs`) on an io thread: functions, random bits and the
+//! The environment of the machine of a call (`core/src/call.rs`) on an io thread: functions, random bits and the
 //! table of entries. It drives nothing; `invoke` does.
 
 use std::rc::Rc;

@@ -1,5 +1,5 @@
 //! The calls, handled as an io thread does: each is a state machine of the product
-//! (`core/call.rs`), and this module performs its steps. The trace decides how long an attempt
+//! (`core/src/call.rs`), and this module performs its steps. The trace decides how long an attempt
 //! runs; the machine decides whether there is an attempt, and what follows.
 
 use nanofaas_core::call::{Call, Deadline, End, NotAdmitted, Report, Step};
