@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mean_moves_by_one_share_of_the_difference() {
+    fn a_mean_moves_a_share_of_the_difference() {
         let ns = |ns| Some(Nanos::from_ns(ns));
         assert_eq!(mean::<8>(None, Nanos::from_ns(800)), ns(800));
         assert_eq!(mean::<8>(ns(800), Nanos::from_ns(1600)), ns(900));
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_that_were_under_way_together_fail_as_one() {
+    fn starts_under_way_together_fail_as_one() {
         let mut starts = Starts::default();
         fail(&mut starts, 0, 10, true);
         fail(&mut starts, 9, 11, false);

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_cannot_be_is_told_and_ends_the_connection() {
+    fn a_forbidden_body_ends_the_connection() {
         for (status, lines) in [
             ("204 x", "Content-Length: 1\r\n"),
             ("204 x", "Transfer-Encoding: chunked\r\n"),
