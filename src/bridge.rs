@@ -43,7 +43,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// again.
 const SOUND: Duration = Duration::from_secs(60);
 /// Pause between two checks whether the io threads have applied all functions.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL: Duration = Duration::from_millis(1);
 /// Pause before a full ring is tried again.
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
@@ -332,7 +332,7 @@ impl Bridge {
         if settled.borrow().is_some() {
             spawn_local(async move {
                 while !(backend.is_ready() && work_queue.borrow().is_settled()) {
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(POLL).await;
                 }
                 let first = settled.borrow_mut().take();
                 if let Some(first) = first {

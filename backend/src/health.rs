@@ -34,11 +34,11 @@ pub struct HealthCheck {
     bell: Rc<Notify>,
     /// The address that answered well.
     answered: RefCell<Option<PodAddress>>,
-    was_asked: Cell<bool>,
+    was_probed: Cell<bool>,
     /// The last answer, if it was a bad one.
     last: RefCell<Option<Unwell>>,
     /// A probe failed because this process had no file descriptor left, which says nothing of the pod.
-    not_asked: Cell<bool>,
+    descriptor_shortage: Cell<bool>,
 }
 
 /// Why an answer does not make a pod ready.
@@ -70,9 +70,9 @@ impl HealthCheck {
             health: Health::default(),
             bell,
             answered: RefCell::default(),
-            was_asked: Cell::new(false),
+            was_probed: Cell::new(false),
             last: RefCell::default(),
-            not_asked: Cell::new(false),
+            descriptor_shortage: Cell::new(false),
         }
     }
 
@@ -98,8 +98,8 @@ impl HealthCheck {
     }
 
     /// Whether a probe has ended at least once, with any result.
-    pub fn was_asked(&self) -> bool {
-        self.was_asked.get()
+    pub fn was_probed(&self) -> bool {
+        self.was_probed.get()
     }
 
     /// The pod's last bad answer, worded to be appended to a message; empty if there is none.
@@ -110,8 +110,8 @@ impl HealthCheck {
     }
 
     /// Whether a probe failed for lack of a descriptor since this was last read.
-    pub fn take_not_asked(&self) -> bool {
-        self.not_asked.take()
+    pub fn take_descriptor_shortage(&self) -> bool {
+        self.descriptor_shortage.take()
     }
 
     async fn until_well(
@@ -123,13 +123,13 @@ impl HealthCheck {
         loop {
             for address in addresses {
                 let answer = timeout(ANSWER, self.ask(address, &is_own)).await;
-                if !self.was_asked.replace(true) {
+                if !self.was_probed.replace(true) {
                     self.bell.notify_one();
                 }
                 match answer {
                     Ok(Ok(true)) => return address.clone(),
                     Ok(Err(error)) if descriptors::are_missing(&error) => {
-                        self.not_asked.set(true);
+                        self.descriptor_shortage.set(true);
                     }
                     _ => {}
                 }

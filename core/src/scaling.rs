@@ -16,9 +16,9 @@ use crate::time::{Nanos, Uptime};
 const SHORT_LIFE: Nanos = Nanos::from_s(5);
 /// An ordered pod that no call needs for this long is stopped. The check has a timer with this period,
 /// because calls can leave the queue without an event.
-const LOOK_AGAIN: Nanos = Nanos::from_s(1);
+const POLL: Nanos = Nanos::from_s(1);
 /// The shortest time between two checks for idle pods, even if `idle_timeout` is shorter.
-const IDLE_LOOK_MIN: Nanos = Nanos::from_ms(1);
+const IDLE_POLL_MIN: Nanos = Nanos::from_ms(1);
 
 impl Shared {
     pub(crate) fn pod_up(
@@ -200,14 +200,14 @@ impl Shared {
             }
         }
         lane.count(&mut self.pods);
-        self.arm(lane, now + LOOK_AGAIN);
+        self.arm(lane, now + POLL);
     }
 
     /// Stops ordered pods that no call needs any more, the latest first, because the earliest will be up
     /// soonest. Sets a timer for the next check while pods are starting, or while calls wait that do not
     /// justify a start yet.
     fn take_back(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
-        let mut left = lane.pods_too_many(now, LOOK_AGAIN);
+        let mut left = lane.pods_too_many(now, POLL);
         if left > 0 {
             for index in lane.pods.clone().into_iter().rev() {
                 let pod = self.pods.at(index);
@@ -223,7 +223,7 @@ impl Shared {
             self.arm(lane, at);
         }
         if starting > 0 {
-            self.arm(lane, now + LOOK_AGAIN);
+            self.arm(lane, now + POLL);
         }
     }
 
@@ -337,7 +337,7 @@ impl Shared {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now);
         let mut usable = lane.counts.usable;
-        let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_LOOK_MIN));
+        let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_POLL_MIN));
         // The latest first, because `Lane::choose` prefers the earlier pods.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);

@@ -309,15 +309,15 @@ impl Scheduler {
             let lane = find(&mut self.lanes, id).expect("a listed lane is open");
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
-            let looked = shared.grant(lane, most, now, out);
+            let examined = shared.grant(lane, most, now, out);
             // A lane that used all its looks may have more to grant. Any other lane lacks tickets, slots or
             // pods, and the event that brings one of them lists the lane again.
-            lane.listed = looked == most && lane.waiting() > 0;
+            lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
             }
             // A lane without a grant counts as one look, so that many such lanes cannot lengthen the turn.
-            left -= looked.max(1);
+            left -= examined.max(1);
         }
         if shared.ready.is_empty() {
             Turn::Idle
@@ -450,22 +450,22 @@ impl Shared {
         }
     }
 
-    /// Grants up to `most` tickets of a lane; returns how many it looked at.
+    /// Grants up to `most` tickets of a lane; returns how many it examined.
     fn grant(&mut self, lane: &mut Lane, most: usize, now: Uptime, out: &mut Outbox) -> usize {
         // A call that waits in a removed lane belongs to the next registration, whose plan has not arrived
         // yet.
         if lane.is_removed {
             return 0;
         }
-        for looked in 0..most {
+        for examined in 0..most {
             if !lane.slots.has_free() || lane.waiting() == 0 {
-                return looked;
+                return examined;
             }
             let needs_pod = lane.plan.pods.is_some();
             // Before the pop, because a ticket that was popped has lost its place in the queue. Any pod with
             // room will do here. Which one the call gets depends on the ticket.
             if needs_pod && lane.choose(&mut self.pods, None).is_none() {
-                return looked;
+                return examined;
             }
             let ticket = lane.pop().expect("something waits");
             // The function was removed and registered again. The call's owner was informed, and ends the

@@ -47,7 +47,7 @@ const PODLESS: Duration = Duration::from_secs(1);
 /// A running pod counts as this many phases. It is more than there are, so that its first report is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long reading the Events of a Job without a pod may take.
-const LOOK: Duration = Duration::from_secs(5);
+const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
 
 /// All Jobs that run.
 pub(crate) type ClusterJobs = JobTable<ClusterJob>;
@@ -316,7 +316,7 @@ impl ClusterJob {
     ) -> JobOutcome {
         let mut reported = (0, None);
         let mut podless = PODLESS;
-        let mut look_at = Instant::now() + podless;
+        let mut poll_at = Instant::now() + podless;
         loop {
             let seen = self.seen.borrow().clone();
             self.report_start(context, &seen, &mut reported);
@@ -344,17 +344,19 @@ impl ClusterJob {
                 let why = format!("the pod did not run within {limit} ms: {why}");
                 return JobOutcome::NotStarted(seen.fault.unwrap_or(StartFault::NotReady), why);
             }
-            if now >= look_at && !self.has_pod() {
-                if let Some(why) = refusal_of(&context.cluster, &self.name, now + LOOK).await {
+            if now >= poll_at && !self.has_pod() {
+                if let Some(why) =
+                    refusal_of(&context.cluster, &self.name, now + EVENTS_READ_MAX).await
+                {
                     return JobOutcome::NotStarted(StartFault::of_refusal(&why), why);
                 }
                 podless *= 2;
-                look_at = Instant::now() + podless;
+                poll_at = Instant::now() + podless;
                 continue;
             }
             let mut next = if runs { until } else { until.min(start_by) };
             if !self.has_pod() {
-                next = next.min(look_at);
+                next = next.min(poll_at);
             }
             self.rung_before(next).await;
         }

@@ -171,7 +171,7 @@ impl ClusterPod {
         let mut runner = ClusterRunner::new(context.clone(), self.clone(), limit);
         let fate = life::live(&mut runner, begin, limit).await;
         self.is_up.set(false);
-        runner.report_asked();
+        runner.report_probed();
         context.report(TaskReport::Changed(self.function.name().clone()));
         fate
     }

@@ -82,8 +82,8 @@ impl Reconciler {
     /// Applies the reports of tasks, for ever.
     pub(crate) async fn apply_reports(&self, mut reports: UnboundedReceiver<TaskReport>) {
         while let Some(report) = reports.recv().await {
-            if let TaskReport::Asked(pod) = &report {
-                self.adoption.borrow_mut().was_asked(pod);
+            if let TaskReport::Probed(pod) = &report {
+                self.adoption.borrow_mut().mark_probed(pod);
                 self.progress.notify_one();
             }
             self.registry.apply(report);

@@ -190,16 +190,16 @@ fn the_manifest_is_what_the_types_generate() {
 
 #[test]
 fn the_schema_has_no_defaults() {
-    fn look(value: &Value, path: &str) {
+    fn visit(value: &Value, path: &str) {
         if let Value::Object(fields) = value {
             assert!(!fields.contains_key("default"), "{path} has a default");
             for (name, inner) in fields {
-                look(inner, &format!("{path}/{name}"));
+                visit(inner, &format!("{path}/{name}"));
             }
         }
     }
     let schema = schema();
-    look(&schema, "");
+    visit(&schema, "");
     assert_eq!(schema.get("required"), None);
     assert_eq!(schema["properties"]["timeoutMs"]["maximum"], 300_000);
     let modes = &schema["properties"]["executionMode"]["enum"];
@@ -212,7 +212,7 @@ fn the_schema_has_no_defaults() {
 
 #[test]
 fn every_field_says_what_it_is() {
-    fn look(schema: &Value, path: &str, missing: &mut Vec<String>) {
+    fn visit(schema: &Value, path: &str, missing: &mut Vec<String>) {
         let text = schema["description"].as_str().unwrap_or_default();
         // The items of a list need no description, because the list has one.
         if text.is_empty() && !path.ends_with("[]") {
@@ -220,16 +220,16 @@ fn every_field_says_what_it_is() {
         }
         assert!(!text.contains('\n'), "{path}: {text}");
         for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-            look(inner, &format!("{path}.{name}"), missing);
+            visit(inner, &format!("{path}.{name}"), missing);
         }
         if schema["items"].is_object() {
-            look(&schema["items"], &format!("{path}[]"), missing);
+            visit(&schema["items"], &format!("{path}[]"), missing);
         }
     }
     let crd = crd();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let mut missing = Vec::new();
-    look(schema, "fn", &mut missing);
+    visit(schema, "fn", &mut missing);
     assert!(missing.is_empty(), "without a description: {missing:?}");
     // The API server refuses a CRD if the paths of its scale subresource do not exist.
     let paths = crd["spec"]["versions"][0]["subresources"]["scale"].as_object();

@@ -28,7 +28,7 @@ use crate::process::run_dir::{self, RunDir};
 
 /// How often OOM kills that no pod or Job accounts for are discarded. The end of a killed process is
 /// reported sooner than this, so an older kill belongs to no pod or Job.
-const OOM_LOOK: Duration = Duration::from_secs(2);
+const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend.
 pub struct LocalBridge(Rc<LocalDispatcher>);
@@ -175,7 +175,7 @@ async fn watch_memory(context: Rc<LocalContext>) {
             // While no function process runs, no kill can belong to one.
             context.link.started.notified().await;
         } else {
-            sleep(OOM_LOOK).await;
+            sleep(OOM_POLL).await;
         }
         context.oom.refresh();
     }

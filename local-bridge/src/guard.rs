@@ -169,8 +169,8 @@ impl Guard {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let mut any = false;
         loop {
-            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let (pid, ending) = match waitid(Id::All, look) {
+            let options = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let (pid, ending) = match waitid(Id::All, options) {
                 Ok(WaitStatus::Exited(pid, status)) => (pid, ProcessEnding::Status(status)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => {
                     (pid, ProcessEnding::Signal(signal as i32))

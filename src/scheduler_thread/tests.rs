@@ -113,10 +113,10 @@ impl Drop for SchedulerFixture {
 }
 
 /// Polls until `look` returns a value; panics after a generous time limit.
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+fn until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = poll() {
             return found;
         }
         assert!(begun.elapsed() < LONGEST, "nothing came");

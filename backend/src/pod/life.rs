@@ -184,7 +184,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
             continue;
         }
         let pod = runner.pod();
-        if pod.health.take_not_asked() {
+        if pod.health.take_descriptor_shortage() {
             // This process lacks descriptors, which says nothing of the pod: probe again.
             let (function, pod) = (pod.function.name(), &pod.name);
             tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");

@@ -15,7 +15,11 @@ fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
 
 /// Obeys every order until there are no more; returns the pods that serve in the end. Calls `look` with their
 /// number after each order.
-fn obey(plane: &mut SteppedScheduler, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec<PodId> {
+fn obey(
+    plane: &mut SteppedScheduler,
+    mut serving: Vec<PodId>,
+    check: impl Fn(usize),
+) -> Vec<PodId> {
     loop {
         let orders = plane.orders();
         if orders.is_empty() {
@@ -37,7 +41,7 @@ fn obey(plane: &mut SteppedScheduler, mut serving: Vec<PodId>, look: impl Fn(usi
                 }
                 other => panic!("{other:?}"),
             }
-            look(serving.len());
+            check(serving.len());
         }
     }
 }

@@ -26,7 +26,7 @@ const TENURE: Duration = Duration::from_secs(10);
 /// The time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(4);
 /// The time between two reads of a Lease that another control plane holds.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
 /// How long one request may take. It is short, so that there is still time to renew after a request without an answer.
 const TRY: Duration = Duration::from_secs(3);
 /// The wait after the first failed renewal; it doubles with each further failure.
@@ -83,7 +83,7 @@ impl Tenure {
 
 /// Waits until `holder` has the Lease.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
-    let mut backoff = Backoff::new(LOOK, 4 * LOOK);
+    let mut backoff = Backoff::new(POLL, 4 * POLL);
     // The resource version of another control plane's Lease, and when this one first saw it.
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
@@ -100,7 +100,7 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
                 let why = format!("the control plane {other} holds it and renews it");
                 waiting.log(cluster, &why, "it is taken when that one ends");
                 backoff.reset();
-                LOOK
+                POLL
             }
             Err(denied) => {
                 let why = denied.message();

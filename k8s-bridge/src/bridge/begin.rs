@@ -37,7 +37,7 @@ impl ClusterDispatcher {
         lease::acquire(&context.cluster, &identity.holder).await;
         // Read the template again, because the wait for the Lease may have taken days and adoption
         // compares existing pods with the template.
-        template::look(reconciler);
+        template::poll(reconciler);
         let plane = self.clone();
         spawn_local(async move { plane.keep_lease().await });
         let plane = self.clone();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::api::cluster::{Cluster, ClusterError};
 
 /// How long the control plane tries to find its own objects before it begins without owners.
-const LOOK: Duration = Duration::from_secs(30);
+const SEARCH_MAX: Duration = Duration::from_secs(30);
 
 /// The Pod that this process runs in.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ async fn deployment_of(
     cluster: &Cluster,
     pod: &str,
 ) -> Result<Option<OwnerReference>, ClusterError> {
-    let until = Instant::now() + LOOK;
+    let until = Instant::now() + SEARCH_MAX;
     let pod = cluster.pod(pod, until).await?;
     let Some(set) = of_kind(pod.metadata.owner_references, "ReplicaSet") else {
         return Ok(None);

@@ -13,7 +13,7 @@ pub(crate) enum TaskReport {
     /// The status of the function with this name may have changed.
     Changed(Arc<str>),
     /// The health path of the pod with this name was probed for the first time, or the pod ended before that.
-    Asked(String),
+    Probed(String),
     /// A start failed. `pod` is the name of the pod, or of the Job of a call.
     StartFailed {
         function: Arc<Function>,

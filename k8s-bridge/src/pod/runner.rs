@@ -37,7 +37,7 @@ pub(super) struct ClusterRunner {
     limit: Duration,
     /// The last reported reason of a delay of the start.
     held_up: Option<String>,
-    has_reported_asked: bool,
+    has_reported_probed: bool,
 }
 
 impl ClusterRunner {
@@ -51,15 +51,15 @@ impl ClusterRunner {
             pod,
             limit,
             held_up: None,
-            has_reported_asked: false,
+            has_reported_probed: false,
         }
     }
 
     /// Reports, once, that the pod was probed for the first time, or that it will not be probed.
-    pub(super) fn report_asked(&mut self) {
-        if !std::mem::replace(&mut self.has_reported_asked, true) {
+    pub(super) fn report_probed(&mut self) {
+        if !std::mem::replace(&mut self.has_reported_probed, true) {
             self.context
-                .report(TaskReport::Asked(self.pod.name.clone()));
+                .report(TaskReport::Probed(self.pod.name.clone()));
         }
     }
 
@@ -145,8 +145,8 @@ impl PodRunner for ClusterRunner {
     }
 
     fn observe_start(&mut self) {
-        if self.pod.health.was_asked() {
-            self.report_asked();
+        if self.pod.health.was_probed() {
+            self.report_probed();
         }
         let seen = self.pod.seen.borrow().clone();
         if seen.stuck.is_none() && seen.held_up != self.held_up {

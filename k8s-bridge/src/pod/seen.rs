@@ -120,21 +120,21 @@ impl ObservedPod {
         };
         let address = status.pod_ip.as_deref().unwrap_or_default();
         seen.address = address.parse().ok();
-        seen.look_at_scheduling(pod);
+        seen.read_scheduling(pod);
         let all = status.container_statuses.iter().flatten();
         let ours = all.clone().find(|container| container.name == CONTAINER);
         if let Some(container) = ours {
-            seen.look_at(container);
+            seen.read_container(container);
         }
         // Until the function's container runs, a sidecar or an init container may delay the pod.
         if seen.running_since_ms.is_none() {
             let others = all.chain(status.init_container_statuses.iter().flatten());
             for container in others.filter(|container| container.name != CONTAINER) {
-                seen.look_at_other(container);
+                seen.read_other(container);
             }
         }
         if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
-            seen.look_at_end(pod);
+            seen.read_end(pod);
         }
         seen
     }
@@ -151,7 +151,7 @@ impl ObservedPod {
             .filter_map(|(phase, is_reached)| is_reached.then_some(phase))
     }
 
-    fn look_at_scheduling(&mut self, pod: &Pod) {
+    fn read_scheduling(&mut self, pod: &Pod) {
         let conditions = pod.status.iter().flat_map(|status| &status.conditions);
         let mut conditions = conditions.flatten();
         if let Some(condition) = conditions.find(|one| one.type_ == "PodScheduled") {
@@ -167,11 +167,11 @@ impl ObservedPod {
         }
     }
 
-    fn look_at(&mut self, container: &ContainerStatus) {
+    fn read_container(&mut self, container: &ContainerStatus) {
         let Some(state) = &container.state else {
             return;
         };
-        self.look_at_waiting(container, state);
+        self.read_waiting(container, state);
         let started = state.running.as_ref().map(|running| &running.started_at);
         let ended = state.terminated.as_ref();
         let started = started.or_else(|| ended.map(|ended| &ended.started_at));
@@ -183,13 +183,13 @@ impl ObservedPod {
         self.ended = ended.map(end_of);
     }
 
-    fn look_at_other(&mut self, container: &ContainerStatus) {
+    fn read_other(&mut self, container: &ContainerStatus) {
         if let Some(state) = &container.state {
-            self.look_at_waiting(container, state);
+            self.read_waiting(container, state);
         }
     }
 
-    fn look_at_waiting(&mut self, container: &ContainerStatus, state: &ContainerState) {
+    fn read_waiting(&mut self, container: &ContainerStatus, state: &ContainerState) {
         let Some(waiting) = &state.waiting else {
             return;
         };
@@ -214,7 +214,7 @@ impl ObservedPod {
 
     /// Reads the end of the whole pod. After an eviction or the loss of its node there may be no
     /// container's status.
-    fn look_at_end(&mut self, pod: &Pod) {
+    fn read_end(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
         let well = status.phase.as_deref() == Some("Succeeded");
         let reason = status.reason.as_deref();

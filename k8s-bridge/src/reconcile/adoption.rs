@@ -36,7 +36,7 @@ pub(crate) struct Adoption {
     /// Pods that were offered to the scheduler, by the token of the offer.
     offered: HashMap<u64, (String, Arc<Function>)>,
     /// The names of adopted pods that were not probed yet.
-    unasked: HashSet<String>,
+    unprobed: HashSet<String>,
     /// Pods that lost their ids because they did not answer; they may be busy with a call.
     busy: HashMap<String, Rc<ClusterPod>>,
     next: u64,
@@ -66,13 +66,13 @@ impl Adoption {
         self.offered.values().any(|(of, _)| of == name)
     }
 
-    pub(crate) fn was_asked(&mut self, name: &str) {
-        self.unasked.remove(name);
+    pub(crate) fn mark_probed(&mut self, name: &str) {
+        self.unprobed.remove(name);
     }
 
     /// Whether every pod that was found has its id and was probed.
     pub(crate) fn is_over(&self) -> bool {
-        self.has_begun && self.offered.is_empty() && self.unasked.is_empty()
+        self.has_begun && self.offered.is_empty() && self.unprobed.is_empty()
     }
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>
         reconciler
             .adoption
             .borrow_mut()
-            .unasked
+            .unprobed
             .insert(name.clone());
     }
     let pod = Rc::new(ClusterPod::new(

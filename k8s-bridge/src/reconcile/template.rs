@@ -11,7 +11,7 @@ use crate::reconcile::Reconciler;
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Reads the file again, and replaces pods if the template has changed.
-pub(crate) fn look(reconciler: &Reconciler) {
+pub(crate) fn poll(reconciler: &Reconciler) {
     let context = &reconciler.context;
     let Some(path) = &context.config.pod_template else {
         return;
@@ -30,10 +30,10 @@ pub(crate) fn look(reconciler: &Reconciler) {
     }
 }
 
-/// Calls `look` regularly, for ever.
+/// Calls `poll` regularly, for ever.
 pub(crate) async fn follow(reconciler: &Reconciler) {
     loop {
-        look(reconciler);
+        poll(reconciler);
         sleep(PAUSE).await;
     }
 }

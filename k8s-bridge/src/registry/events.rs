@@ -22,7 +22,7 @@ use crate::registry::starts::now;
 /// The shortest time between two writes of one Event.
 const BETWEEN: Duration = Duration::from_secs(10);
 /// The time between two rounds of writes.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(500);
 /// The largest number of Events written in one round: this limits them to 20 a second.
 const AT_ONCE: usize = 10;
 /// The largest number of Events that wait to be written.
@@ -148,7 +148,7 @@ impl Events {
 pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut written: HashMap<EventKey, Written> = HashMap::new();
     loop {
-        sleep(LOOK).await;
+        sleep(POLL).await;
         written.retain(|_, one| one.at.elapsed() < FORGOTTEN);
         for _ in 0..AT_ONCE {
             let Some(next) = registry.events.next(&written) else {

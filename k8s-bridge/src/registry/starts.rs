@@ -86,7 +86,7 @@ impl ClusterRegistry {
             TaskReport::StartWorked(function) => self.start_worked(&function),
             TaskReport::PodLost { function, pod, end } => self.pod_lost(&function, &pod, &end),
             // The adoption handles this report, not the registry.
-            TaskReport::Asked(_) => {}
+            TaskReport::Probed(_) => {}
         }
     }
 

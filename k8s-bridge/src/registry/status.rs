@@ -23,7 +23,7 @@ const BETWEEN: Duration = Duration::from_secs(10);
 /// The largest number of writes of one function in that time if a condition changes; `kubectl wait` waits for these.
 const URGENT_MAX: usize = 5;
 /// The time between two polls for changed functions.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(500);
 /// How long one write may take. If it fails, a later write sends the newest status.
 const WRITE: Duration = Duration::from_secs(10);
 
@@ -67,7 +67,7 @@ struct StatusChange {
 pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut paces: HashMap<String, WritePace> = HashMap::new();
     loop {
-        sleep(LOOK).await;
+        sleep(POLL).await;
         paces.retain(|_, pace| pace.keep_recent());
         let may_be = |name: &&String| paces.get(*name).is_none_or(|pace| pace.may_write(true));
         let mut names: Vec<String> = {
@@ -76,13 +76,17 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
         };
         names.sort_unstable();
         for name in names {
-            look_at(registry, &mut paces, name).await;
+            update_status(registry, &mut paces, name).await;
         }
     }
 }
 
 /// Writes one function's status if it changed and its pace allows the write.
-async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, WritePace>, name: String) {
+async fn update_status(
+    registry: &ClusterRegistry,
+    paces: &mut HashMap<String, WritePace>,
+    name: String,
+) {
     let change = new_status(registry, &name);
     let pace = paces.entry(name.clone()).or_default();
     if let Some(change) = &change

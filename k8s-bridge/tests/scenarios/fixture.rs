@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::rings::{LOOK, OWN_ACCOUNT, Rings, work_queue_and_rings};
+use crate::rings::{OWN_ACCOUNT, POLL, Rings, work_queue_and_rings};
 
 /// The longest wait for a condition, in the test's time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -62,7 +62,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
         assert!(since.elapsed() < PATIENCE, "it never was that {what}");
-        sleep(LOOK).await;
+        sleep(POLL).await;
     }
 }
 
@@ -205,7 +205,7 @@ impl ClusterFixture {
                 is_deposed.set(true);
             });
             // The pause is short, so nothing has to wake the loop.
-            let pause = async |_| sleep(LOOK).await;
+            let pause = async |_| sleep(POLL).await;
             controller_loop(&work_queue, |command| bridge.take(command), pause).await;
         };
         let tasks = LocalSet::new();

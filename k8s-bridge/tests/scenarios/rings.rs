@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) const IO_THREADS: usize = 2;
 /// The time between two polls of the rings.
-pub(crate) const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 /// An offer of a pod to the scheduler, and the id that the scheduler gave to the pod.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ impl Rings {
             self.take_events();
             // Bytes may be on their way through the kernel: let them arrive before the paused time advances.
             std::thread::yield_now();
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
     }
 

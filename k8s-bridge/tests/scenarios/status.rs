@@ -140,15 +140,15 @@ fn condition_changes_are_written_at_once_in_bounds() {
 
 #[test]
 fn the_crd_has_every_field_of_a_status() {
-    fn look(value: &Value, schema: &Value, path: &str) {
+    fn visit(value: &Value, schema: &Value, path: &str) {
         for (name, inner) in value.as_object().into_iter().flatten() {
             let known = &schema["properties"][name];
             // The API server drops fields that the schema does not have.
             assert!(known.is_object(), "{path}.{name} is not in the CRD");
-            look(inner, known, &format!("{path}.{name}"));
+            visit(inner, known, &format!("{path}.{name}"));
         }
         for inner in value.as_array().into_iter().flatten() {
-            look(inner, &schema["items"], path);
+            visit(inner, &schema["items"], path);
         }
     }
     scenario(|server| async move {
@@ -173,7 +173,7 @@ fn the_crd_has_every_field_of_a_status() {
         })
         .await;
         let written = status(&server, "f");
-        look(&written, status_schema, "status");
+        visit(&written, status_schema, "status");
         let fields = status_schema["properties"].as_object().expect("fields");
         for name in fields.keys() {
             assert!(!written[name].is_null(), "{name} is never written");
