@@ -8,7 +8,7 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Switches transparent huge pages off for this process, also where the system gives them unasked.
+/// Switches transparent huge pages off for this process, also if the system gives them by default.
 /// Child processes inherit the setting; the guard resets it for functions.
 pub(crate) fn refuse_huge_pages() {
     // A failure is ignored, because it costs only memory.

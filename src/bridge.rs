@@ -47,7 +47,7 @@ const POLL: Duration = Duration::from_millis(1);
 /// Pause before a full ring is tried again.
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
-/// What runs pods.
+/// The system that runs pods.
 pub(crate) enum Backend {
     /// The configuration is made anew each time the bridge is rebuilt.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
@@ -59,7 +59,7 @@ pub(crate) enum Backend {
 /// Sends the result of the start to the main thread, which waits for it.
 pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 
-/// What the thread is given.
+/// The arguments of the bridge thread.
 pub(crate) struct BridgeThreadConfig {
     pub(crate) backend: Backend,
     pub(crate) inbox: BridgeInbox,

@@ -52,7 +52,7 @@ fn usual_rounds() -> usize {
     5
 }
 
-/// What is measured of each contender in a round.
+/// The measurement of each contender in a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {

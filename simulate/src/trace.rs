@@ -47,7 +47,7 @@ pub struct TraceCall {
 pub struct TraceError {
     /// The line, counted from 1. `None` if the error is not about one line.
     pub line: Option<u64>,
-    /// What is wrong, and what is expected.
+    /// The fault, and the expected form.
     pub message: String,
 }
 

@@ -172,7 +172,7 @@ impl ScriptedConn {
     }
 }
 
-/// What the pod does with the connection after a call.
+/// The pod's action on the connection after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     Keep,

@@ -1,4 +1,4 @@
-//! The record of an execution: what it shows, how long it is kept, and that it never changes after
+//! The record of an execution: its fields, how long it is kept, and that it never changes after
 //! the end.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
-//! Jobs on this machine: one process for each call, what it knows of the call, and its end.
+//! Jobs on this machine: one process for each call, with the call's data in its environment, and its
+//! end.
 
 use std::time::Duration;
 

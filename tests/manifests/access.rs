@@ -1,4 +1,4 @@
-//! What the Role allows the plane: exactly the verbs that the plane uses.
+//! The Role allows the control plane exactly the verbs that it uses.
 
 use serde_json::json;
 
