@@ -111,7 +111,7 @@ def handle(input):
     return {'a': [1, float('nan')]}
 ";
 
-/// Returns what a Job knows about its call.
+/// Returns a Job's data about its call.
 pub(crate) const JOB: &str = "
 import os
 def handle(input, context):

@@ -304,8 +304,8 @@ impl<'a> ChaosClient<'a> {
         Ok(())
     }
 
-    /// Checks the answer to a request about an execution. An execution whose record must be kept
-    /// must be found.
+    /// Checks the answer to a request about an execution. A 404 is wrong
+    /// while the plane must keep the execution's record.
     fn expect(&self, id: &str, answer: &Answer, statuses: &[u16]) {
         let forgotten = answer.status == 404 && self.ledger.sent(id).is_none();
         if !forgotten && !statuses.contains(&answer.status) {

@@ -135,7 +135,7 @@ pub(crate) fn clean() {
     cluster::kubectl_with(&[&left[..], &now[..]].concat(), "");
 }
 
-/// The test image, whose function does what its input says; the tag is `1` or `2`.
+/// The test image, whose function performs the action in its input; the tag is `1` or `2`.
 pub(crate) fn image(tag: u32) -> String {
     format!("localhost/nanofaas-test:{tag}")
 }

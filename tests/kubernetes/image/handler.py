@@ -1,7 +1,7 @@
-"""Does what its input says: the function of the tests on a cluster.
+"""The function of the tests on a cluster: it performs the action that its input names.
 
 The actions are `{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size" | "who", ...}`.
-The runtime calls it once per call; it does only what the input asks for.
+The runtime calls it once per call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanofaas_runtime import Response
 
 
 def handle(input: Any, context: Any) -> Any:
-    """Does what `input` says and returns the answer, if it can."""
+    """Performs the action that `input` names; returns its answer unless the process ends."""
     if isinstance(input, bytes):
         return {"bytes": len(input)}
     act = {"sleep": _sleep, "fail": _fail, "crash": _crash, "eat": _eat, "png": _png,
