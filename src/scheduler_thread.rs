@@ -60,7 +60,7 @@ pub(crate) struct SchedulerThreadConfig {
     pub(crate) entries: Arc<Entries>,
     /// The origin of the process's clock.
     pub(crate) origin: Instant,
-    /// The CPU that the thread has to itself; without one it neither pins itself nor spins.
+    /// A CPU for this thread alone. With `None` the thread is not pinned and does not spin.
     pub(crate) cpu: Option<usize>,
 }
 
