@@ -128,9 +128,9 @@ impl Management {
     }
 
     async fn functions(&self) -> Option<ScrapedFunctions> {
-        let (answer, told) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         self.ask.try_send(answer).ok()?;
-        timeout(ASK_MAX, told).await.ok()?.ok()
+        timeout(ASK_MAX, answered).await.ok()?.ok()
     }
 
     /// Writes the metrics page. It is not called on the bridge's thread, because it takes long when

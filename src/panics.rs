@@ -27,18 +27,18 @@ pub(crate) fn install(form: LogForm) {
     set_hook(Box::new(move |panic| {
         let thread = current();
         let name = thread.name().unwrap_or("unnamed");
-        let words = words(name, panic);
+        let message = message(name, panic);
         if ends_the_process(name) {
             // The backtrace must be taken here, because the process aborts next.
             let trace = Backtrace::force_capture();
             log::at_once(
                 form,
                 "ERROR",
-                &format!("{words}; the process ends\n{trace}"),
+                &format!("{message}; the process ends\n{trace}"),
             );
             std::process::abort();
         }
-        log::at_once(form, "ERROR", &words);
+        log::at_once(form, "ERROR", &message);
         if name == BRIDGE {
             on_bridge().notify_one();
         }
@@ -49,7 +49,7 @@ fn ends_the_process(thread: &str) -> bool {
     thread == "scheduler" || thread == "io" || thread.starts_with("io-")
 }
 
-fn words(thread: &str, panic: &PanicHookInfo<'_>) -> String {
+fn message(thread: &str, panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map(ToString::to_string);
     let payload = panic.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);

@@ -140,12 +140,12 @@ mod tests {
     fn a_port_that_somebody_listens_on_names_him() {
         let other = TcpListener::bind(ANY).expect("a port");
         let address = other.local_addr().expect("an address");
-        let said = claim("--listen", address)
+        let message = claim("--listen", address)
             .expect_err("it is taken")
             .to_string();
         let pid = std::process::id().to_string();
-        for word in ["--listen", &address.to_string(), &pid] {
-            assert!(said.contains(word), "{word}: {said}");
+        for part in ["--listen", &address.to_string(), &pid] {
+            assert!(message.contains(part), "{part}: {message}");
         }
     }
 
@@ -153,8 +153,8 @@ mod tests {
     fn a_claimed_address_is_refused_before_anybody_listens() {
         let first = claim("--listen", ANY).expect("a free port");
         assert_ne!(first.address.port(), 0);
-        let said = claim("--management", first.address).expect_err("it is claimed");
-        assert!(said.to_string().contains("--management"), "{said}");
+        let message = claim("--management", first.address).expect_err("it is claimed");
+        assert!(message.to_string().contains("--management"), "{message}");
         let address = first.address;
         drop(first);
         assert_eq!(
@@ -174,11 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_machine_says_so() {
+    fn an_address_of_another_machine_is_named_so() {
         let foreign = "192.0.2.1:8080".parse().expect("an address");
-        let said = claim("--listen", foreign)
+        let message = claim("--listen", foreign)
             .expect_err("not ours")
             .to_string();
-        assert!(said.contains("no such address"), "{said}");
+        assert!(message.contains("no such address"), "{message}");
     }
 }

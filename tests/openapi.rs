@@ -253,8 +253,8 @@ fn a_functions_ranges_are_the_cores() {
 
 #[test]
 fn a_functions_words_are_the_cores() {
-    fn words<T>(words: &[(&'static str, T)]) -> BTreeSet<&'static str> {
-        words.iter().map(|(word, _)| *word).collect()
+    fn names<T>(all: &[(&'static str, T)]) -> BTreeSet<&'static str> {
+        all.iter().map(|(word, _)| *word).collect()
     }
     fn described(field: &Value) -> BTreeSet<&str> {
         let list = field["enum"].as_array().expect("a list");
@@ -264,15 +264,15 @@ fn a_functions_words_are_the_cores() {
     let spec = at(schema(&description, "FunctionSpec"), "/properties");
     assert_eq!(
         described(&spec["executionMode"]),
-        words(&ExecutionMode::WORDS)
+        names(&ExecutionMode::NAMES)
     );
     assert_eq!(
         described(&spec["imagePullPolicy"]),
-        words(&ImagePullPolicy::WORDS)
+        names(&ImagePullPolicy::NAMES)
     );
-    assert_eq!(described(&spec["podSecurity"]), words(&PodSecurity::WORDS));
-    assert_eq!(described(&spec["runtimeMode"]), words(&RuntimeMode::WORDS));
-    assert_eq!(described(&spec["retryOn"]["items"]), words(&RetryOn::WORDS));
+    assert_eq!(described(&spec["podSecurity"]), names(&PodSecurity::NAMES));
+    assert_eq!(described(&spec["runtimeMode"]), names(&RuntimeMode::NAMES));
+    assert_eq!(described(&spec["retryOn"]["items"]), names(&RetryOn::NAMES));
     let reserved = at(schema(&description, "Environment"), "/propertyNames/not");
     assert_eq!(described(reserved), BTreeSet::from(ENV_RESERVED));
     let object = at(schema(&description, "FunctionDraft"), "/oneOf/1/properties");

@@ -104,7 +104,7 @@ impl Announcer {
                 start: queue.starts.phases(start.function.name(), name),
                 held_up,
             };
-            queue.tell(start.call.shard, starting);
+            queue.send_to(start.call.shard, starting);
         });
     }
 
@@ -121,7 +121,7 @@ impl Announcer {
                 failure,
                 oom,
             };
-            queue.tell(start.call.shard, ended);
+            queue.send_to(start.call.shard, ended);
         });
     }
 }

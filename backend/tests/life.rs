@@ -189,7 +189,7 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn the_address_is_known_before_the_scheduler_hears() {
+fn addresses_are_known_before_pods_are_up() {
     run(async {
         let (mut runner, mut inboxes) = fixture();
         let (pod, notes) = (runner.pod.clone(), runner.notes.clone());

@@ -12,7 +12,7 @@ pub struct Beat {
     /// Writer: the thread.
     last_ns: AtomicU64,
     /// Writer: the health check. Relaxed, because the doorbell's fences order it.
-    asked_ns: AtomicU64,
+    requested_ns: AtomicU64,
 }
 
 impl Beat {
@@ -27,20 +27,20 @@ impl Beat {
 
     /// Whether the thread was asked and has not beaten since.
     pub fn is_owed(&self) -> bool {
-        self.asked() > self.last()
+        self.requested_at() > self.last()
     }
 
     /// Asks for a beat, unless an earlier question is open. Returns for how long that question has been open.
     pub fn ask(&self, now: Uptime) -> Nanos {
         if self.is_owed() {
-            return now.since(self.asked());
+            return now.since(self.requested_at());
         }
-        self.asked_ns.store(now.as_ns(), Relaxed);
+        self.requested_ns.store(now.as_ns(), Relaxed);
         Nanos::ZERO
     }
 
-    fn asked(&self) -> Uptime {
-        Uptime::from_ns(self.asked_ns.load(Relaxed))
+    fn requested_at(&self) -> Uptime {
+        Uptime::from_ns(self.requested_ns.load(Relaxed))
     }
 }
 

@@ -184,14 +184,14 @@ impl Lane {
     pub(crate) fn learn(&self, held: Held, held_for: Nanos) {
         let stats = &self.stats;
         let old = stats.service_time.get();
-        let says_nothing = match held {
+        let is_no_sample = match held {
             Held::Whole => false,
             // A call that was cut off would have taken longer. Its time is a sample only if it raises the
             // mean.
             Held::CutOff => old.is_some_and(|old| held_for < old),
             Held::Nothing => true,
         };
-        if says_nothing {
+        if is_no_sample {
             return;
         }
         stats.service_time.set(mean::<8>(old, held_for));

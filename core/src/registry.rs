@@ -33,7 +33,7 @@ pub enum Change {
 
 /// A change that every io thread has to receive.
 #[derive(Clone)]
-pub enum Told {
+pub enum FunctionUpdate {
     Function(Arc<Function>),
     Removed {
         lane: LaneId,
@@ -47,7 +47,7 @@ pub enum Told {
 #[derive(Default)]
 pub struct RegistryOut {
     pub scheduler: Vec<Event>,
-    pub io_threads: Vec<Told>,
+    pub io_threads: Vec<FunctionUpdate>,
     pub replies: Vec<(Option<ReplyTo>, Reply)>,
 }
 
@@ -225,7 +225,7 @@ impl Registry {
             }
             let reshaped = old.spec.shape_hash(self.platform) != spec.shape_hash(self.platform);
             let function = self.replace(&old.clone(), spec, reshaped, out);
-            self.tell(
+            self.send_to_io_threads(
                 function.clone(),
                 reply,
                 Waiting::Registered {
@@ -252,7 +252,7 @@ impl Registry {
         });
         self.functions
             .insert(function.name().clone(), function.clone());
-        self.tell(
+        self.send_to_io_threads(
             function.clone(),
             reply,
             Waiting::Registered {
@@ -323,7 +323,7 @@ impl Registry {
         .collect()
     }
 
-    fn tell(
+    fn send_to_io_threads(
         &mut self,
         function: Arc<Function>,
         reply: Option<ReplyTo>,
@@ -331,7 +331,7 @@ impl Registry {
         out: &mut RegistryOut,
     ) {
         let version = function.version;
-        out.io_threads.push(Told::Function(function));
+        out.io_threads.push(FunctionUpdate::Function(function));
         self.await_acks(version, reply, then);
     }
 
@@ -363,7 +363,7 @@ impl Registry {
         // `acknowledge` sends the removal to the scheduler: before all io threads have taken it over, one of
         // them may still admit a call for the lane.
         let version = self.version;
-        out.io_threads.push(Told::Removed {
+        out.io_threads.push(FunctionUpdate::Removed {
             lane,
             name: name.clone(),
             version,
@@ -386,7 +386,7 @@ impl Registry {
             function: function.name().clone(),
             replicas,
         };
-        self.tell(function, reply, then, out);
+        self.send_to_io_threads(function, reply, then, out);
         Ok(())
     }
 

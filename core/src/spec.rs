@@ -116,7 +116,7 @@ pub struct SpecFields {
     /// inside the control plane, for measurements.
     #[serde(rename = "executionMode")]
     pub given_mode: GivenMode,
-    /// What that word means.
+    /// What that name means.
     #[serde(rename = "effectiveExecutionMode")]
     pub execution_mode: ExecutionMode,
     /// Where the calls of a POOL function go, which needs one: `http://host:port/path` or
@@ -221,13 +221,13 @@ impl FunctionSpec {
             .number("concurrency", &CONCURRENCY)
             .unwrap_or(defaults.concurrency);
         let mode = read
-            .choice("executionMode", &GivenMode::WORDS)
+            .choice("executionMode", &GivenMode::NAMES)
             .unwrap_or_default();
         let fields = SpecFields {
             name: name.into(),
             image: read.checked("image", rule::check_image),
             image_pull_policy: read
-                .choice("imagePullPolicy", &ImagePullPolicy::WORDS)
+                .choice("imagePullPolicy", &ImagePullPolicy::NAMES)
                 .unwrap_or_default(),
             image_pull_secrets: read_secrets(&mut read),
             command: read_command(&mut read),
@@ -235,7 +235,7 @@ impl FunctionSpec {
             resources: read_resources(&mut read),
             pod_template: read.any_object("podTemplate").cloned(),
             pod_security: read
-                .choice("podSecurity", &PodSecurity::WORDS)
+                .choice("podSecurity", &PodSecurity::NAMES)
                 .unwrap_or_default(),
             given_mode: mode,
             execution_mode: mode.mode,
@@ -253,7 +253,7 @@ impl FunctionSpec {
             retry_on: read_retry_on(&mut read),
             scaling_config: ScalingConfig::read(&mut read, concurrency),
             runtime_mode: read
-                .choice("runtimeMode", &RuntimeMode::WORDS)
+                .choice("runtimeMode", &RuntimeMode::NAMES)
                 .unwrap_or_default(),
             runtime_command: read.text("runtimeCommand").map(str::to_owned),
             health_path: read
@@ -301,11 +301,11 @@ fn read_secrets(read: &mut Reader<'_>) -> Vec<String> {
 }
 
 fn read_command(read: &mut Reader<'_>) -> Vec<String> {
-    let words = read.texts("command").unwrap_or_default();
-    if words.first().is_some_and(|program| program.is_empty()) {
+    let arguments = read.texts("command").unwrap_or_default();
+    if arguments.first().is_some_and(|program| program.is_empty()) {
         read.fault("command[0]", "must name a program, is empty");
     }
-    words.into_iter().map(str::to_owned).collect()
+    arguments.into_iter().map(str::to_owned).collect()
 }
 
 fn read_env(read: &mut Reader<'_>) -> BTreeMap<String, String> {
@@ -327,15 +327,15 @@ fn read_resources(top: &mut Reader<'_>) -> Resources {
 }
 
 fn read_retry_on(read: &mut Reader<'_>) -> RetryOn {
-    let Some(words) = read.texts("retryOn") else {
+    let Some(names) = read.texts("retryOn") else {
         return RetryOn::default();
     };
     let mut set = RetryOn::NONE;
-    for (at, word) in words.into_iter().enumerate() {
-        match choose(word, &RetryOn::WORDS) {
+    for (at, name) in names.into_iter().enumerate() {
+        match choose(name, &RetryOn::NAMES) {
             Some(one) => set = set.with(one),
             None => {
-                let message = format!("must be {}, is {word:?}", one_of(&RetryOn::WORDS));
+                let message = format!("must be {}, is {name:?}", one_of(&RetryOn::NAMES));
                 read.fault(&format!("retryOn[{at}]"), message);
             }
         }

@@ -18,7 +18,7 @@ use crate::message::{
 };
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::queue_stats::QueueStats;
-use crate::registry::{Change, Registry, RegistryOut, Told};
+use crate::registry::{Change, FunctionUpdate, Registry, RegistryOut};
 use crate::shard::ShardId;
 use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
@@ -254,7 +254,7 @@ impl WorkQueue {
             BridgeRequest::Register { draft, replace } => Change::Register { draft, replace },
             BridgeRequest::Remove { name } => Change::Remove { name },
             BridgeRequest::Scale { name, replicas } => Change::Scale { name, replicas },
-            BridgeRequest::ColdStarts { name } => return self.tell_cold_starts(&name, reply),
+            BridgeRequest::ColdStarts { name } => return self.reply_cold_starts(&name, reply),
             BridgeRequest::PodReady {
                 token,
                 pod,
@@ -287,7 +287,7 @@ impl WorkQueue {
         self.deliver(out);
     }
 
-    fn tell_cold_starts(&mut self, name: &str, to: ReplyTo) {
+    fn reply_cold_starts(&mut self, name: &str, to: ReplyTo) {
         let reply = if self.functions().contains_key(name) {
             Reply::ColdStarts(self.starts.of(name))
         } else {
@@ -325,14 +325,14 @@ impl WorkQueue {
         for event in out.scheduler {
             self.event(event);
         }
-        for told in out.io_threads {
-            self.broadcast(|| message_of(&told));
-            match told {
-                Told::Function(function) => {
+        for update in out.io_threads {
+            self.broadcast(|| message_of(&update));
+            match update {
+                FunctionUpdate::Function(function) => {
                     self.keep(&function);
                     self.commands.push(BridgeCommand::Function(function));
                 }
-                Told::Removed { lane, name, .. } => {
+                FunctionUpdate::Removed { lane, name, .. } => {
                     self.starts.forget(&name);
                     self.commands.push(BridgeCommand::Removed { lane, name });
                 }
@@ -361,12 +361,12 @@ impl WorkQueue {
     /// Sends a message to every io thread.
     pub fn broadcast(&mut self, mut message: impl FnMut() -> Message) {
         for number in 0..u16::try_from(self.io.len()).expect("few io threads") {
-            self.tell(ShardId::new(number), message());
+            self.send_to(ShardId::new(number), message());
         }
     }
 
     /// Sends a message to one io thread.
-    pub fn tell(&mut self, shard: ShardId, message: Message) {
+    pub fn send_to(&mut self, shard: ShardId, message: Message) {
         self.send(Delivery::Io { shard, message });
     }
 
@@ -383,7 +383,7 @@ impl WorkQueue {
     /// Sends the answer to a request.
     pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
         let token = to.token;
-        self.tell(to.shard, Message::Reply { token, reply });
+        self.send_to(to.shard, Message::Reply { token, reply });
     }
 
     /// The registered functions by name.
@@ -447,10 +447,10 @@ impl WorkQueue {
     }
 }
 
-fn message_of(told: &Told) -> Message {
-    match told {
-        Told::Function(function) => Message::Function(function.clone()),
-        Told::Removed {
+fn message_of(update: &FunctionUpdate) -> Message {
+    match update {
+        FunctionUpdate::Function(function) => Message::Function(function.clone()),
+        FunctionUpdate::Removed {
             lane,
             name,
             version,

@@ -9,8 +9,8 @@
 
 #[path = "scenarios/fixture.rs"]
 mod fixture;
-#[path = "scenarios/heard.rs"]
-mod heard;
+#[path = "scenarios/bridge_messages.rs"]
+mod bridge_messages;
 #[path = "scenarios/rings.rs"]
 mod rings;
 

@@ -99,8 +99,8 @@ impl Guard {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            let [said, ended] = sources.map(|source| source.any().unwrap_or(true));
-            let gone = (said && !self.listen()?) || (ended && self.reap().is_err());
+            let [readable, ended] = sources.map(|source| source.any().unwrap_or(true));
+            let gone = (readable && !self.listen()?) || (ended && self.reap().is_err());
             if gone {
                 return Ok(());
             }

@@ -141,5 +141,5 @@ async fn why(context: &LocalContext, mut process: Process) -> (Failure, bool) {
     }
     let oom = process.fell_to_sigkill() && context.oom.is_guilty();
     let how = format!("the call's process gave no result: {}", process.how());
-    (Failure::PodLost(process.with_last_words(how).await), oom)
+    (Failure::PodLost(process.with_last_output(how).await), oom)
 }

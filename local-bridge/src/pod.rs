@@ -152,7 +152,7 @@ impl PodRunner for ProcessRunner {
             ProcessEnd::NotStarted { message, .. } => message,
             _ => format!("the pod was not ready yet when {}", process.how()),
         };
-        let message = process.with_last_words(how).await;
+        let message = process.with_last_output(how).await;
         Some(PodStartError::new((), permanent, message))
     }
 
@@ -190,7 +190,7 @@ impl PodRunner for ProcessRunner {
         // Kill it first: its last output is complete only after its end.
         let process = self.process();
         process.kill().await;
-        PodStartError::new((), false, process.with_last_words(how).await)
+        PodStartError::new((), false, process.with_last_output(how).await)
     }
 
     async fn abandon(&mut self) {

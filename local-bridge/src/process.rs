@@ -187,7 +187,7 @@ impl Process {
     }
 
     /// The message, followed by the last lines of the process's stderr.
-    pub(crate) async fn with_last_words(&mut self, message: String) -> Arc<str> {
+    pub(crate) async fn with_last_output(&mut self, message: String) -> Arc<str> {
         let deadline = Instant::now() + LAST_OUTPUT;
         for mut following in self.following.drain(..) {
             let _ = timeout_at(deadline, &mut following.0).await;

@@ -34,7 +34,7 @@ type HostKey = (String, u16);
 struct EndpointHost {
     lanes: RefCell<BTreeSet<LaneId>>,
     /// The address, or the error, that the io threads received last.
-    told: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
+    sent: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
     is_failing: Cell<bool>,
 }
 
@@ -67,12 +67,12 @@ impl Endpoints {
         match &function.spec.endpoint_url {
             None => {}
             Some(Endpoint::Unix { socket, .. }) => {
-                self.tell(lane, &Ok(PodAddress::Unix(PathBuf::from(socket))));
+                self.send_address(lane, &Ok(PodAddress::Unix(PathBuf::from(socket))));
             }
             Some(Endpoint::Http { host, port, .. }) => match host.parse::<IpAddr>() {
                 Ok(ip) => {
                     let address = SocketAddr::new(ip, *port);
-                    self.tell(lane, &Ok(PodAddress::Tcp(address)));
+                    self.send_address(lane, &Ok(PodAddress::Tcp(address)));
                 }
                 Err(_) => self.join(lane, (host.clone(), *port)),
             },
@@ -87,7 +87,7 @@ impl Endpoints {
         }
     }
 
-    fn tell(&self, lane: LaneId, address: &Result<PodAddress, Arc<str>>) {
+    fn send_address(&self, lane: LaneId, address: &Result<PodAddress, Arc<str>>) {
         self.work_queue
             .borrow_mut()
             .broadcast(|| Message::Endpoint {
@@ -101,14 +101,14 @@ impl Endpoints {
         let known = self.hosts.borrow().get(&key).cloned();
         if let Some(host) = known {
             host.lanes.borrow_mut().insert(lane);
-            if let Some(told) = &*host.told.borrow() {
-                self.tell(lane, &told.clone().map(PodAddress::Tcp));
+            if let Some(sent) = &*host.sent.borrow() {
+                self.send_address(lane, &sent.clone().map(PodAddress::Tcp));
             }
             return;
         }
         let host = Rc::new(EndpointHost {
             lanes: RefCell::new(BTreeSet::from([lane])),
-            told: RefCell::new(None),
+            sent: RefCell::new(None),
             is_failing: Cell::new(false),
         });
         self.hosts.borrow_mut().insert(key.clone(), host.clone());
@@ -125,7 +125,7 @@ impl Endpoints {
                 return;
             }
             self.take(key, host, found);
-            let is_known = matches!(&*host.told.borrow(), Some(Ok(_)));
+            let is_known = matches!(&*host.sent.borrow(), Some(Ok(_)));
             sleep(if is_known { AGAIN } else { AGAIN_UNKNOWN }).await;
         }
     }
@@ -140,7 +140,7 @@ impl Endpoints {
     }
 
     fn take(&self, key: &HostKey, host: &EndpointHost, found: Result<Vec<SocketAddr>, Arc<str>>) {
-        let was = host.told.borrow().clone();
+        let was = host.sent.borrow().clone();
         let now = choose(was.as_ref(), found);
         if let Err(why) = &now {
             // Logged once for each series of failures. The last good address stays in use.
@@ -157,9 +157,9 @@ impl Endpoints {
             return;
         }
         for lane in host.lanes.borrow().iter() {
-            self.tell(*lane, &now.clone().map(PodAddress::Tcp));
+            self.send_address(*lane, &now.clone().map(PodAddress::Tcp));
         }
-        *host.told.borrow_mut() = Some(now);
+        *host.sent.borrow_mut() = Some(now);
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn take(work_queue: &RefCell<WorkQueue>, command: BridgeCommand) {
                 failure: Failure::ColdStart(NO_PODS.into()),
                 oom: false,
             };
-            work_queue.tell(job.call.shard, message);
+            work_queue.send_to(job.call.shard, message);
         }
         BridgeCommand::PodReady(ready) => {
             work_queue.reply(ready.reply, Reply::Refused(Refused::NotFound))

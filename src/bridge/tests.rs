@@ -59,7 +59,7 @@ fn fixture(backend: Backend, functions: &[&str]) -> BridgeFixture {
     let address = listener.local_addr().expect("an address");
     let (ask, asked) = mpsc::channel(4);
     let management = Management::new(health(), ask, Box::new(|| info_of(Arc::new([]))), 10);
-    let (settled, told) = sync_channel(1);
+    let (settled, reports) = sync_channel(1);
     let config = BridgeThreadConfig {
         backend,
         inbox,
@@ -78,7 +78,7 @@ fn fixture(backend: Backend, functions: &[&str]) -> BridgeFixture {
         thread: start(config, OnEnd(std::task::Waker::noop().clone())).expect("a thread"),
         post,
         io,
-        settled: told,
+        settled: reports,
         management: address,
     }
 }
@@ -149,7 +149,7 @@ fn it_is_settled_when_io_threads_know_all() {
     fixture.function("near");
     assert!(fixture.settled.try_recv().is_err(), "one is not known yet");
     fixture.function("warm");
-    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a report");
     assert!(settled.is_ok());
     let page = fixture.get("/metrics");
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
@@ -159,9 +159,12 @@ fn it_is_settled_when_io_threads_know_all() {
 #[test]
 fn an_unregistrable_function_stops_the_start() {
     let fixture = fixture(Backend::None, &[LOCAL, LOCAL]);
-    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
-    let said = settled.expect_err("one too many").to_string();
-    assert!(said.contains("near") && said.contains("already"), "{said}");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a report");
+    let message = settled.expect_err("one too many").to_string();
+    assert!(
+        message.contains("near") && message.contains("already"),
+        "{message}"
+    );
     fixture.end();
 }
 
@@ -248,7 +251,7 @@ fn ten_thousand_functions_are_known_before_settling() {
         );
         fixture.next(|message| matches!(message, Message::Function(_)).then_some(()));
     }
-    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a report");
     assert!(settled.is_ok());
     fixture.end();
 }
@@ -273,7 +276,7 @@ fn a_panic_rebuilds_the_bridge_around_its_desk() {
     };
     let mut fixture = fixture(Backend::Local(Box::new(config)), &[LOCAL]);
     fixture.function("near");
-    let settled = fixture.settled.recv_timeout(LONGEST).expect("a word");
+    let settled = fixture.settled.recv_timeout(LONGEST).expect("a report");
     assert!(settled.is_ok());
     assert_eq!(BUILT.load(Relaxed), 3);
     let page = fixture.get("/readyz");

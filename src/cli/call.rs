@@ -144,15 +144,15 @@ fn check_json(input: &[u8], raw: bool) -> Result<(), CliError> {
 }
 
 /// Reads the body that the argument names: a JSON text, `@FILE`, or `-` for stdin.
-fn read_body(word: &str) -> Result<Vec<u8>, CliError> {
-    let (name, reader): (&str, Box<dyn Read>) = match word.strip_prefix('@') {
-        _ if word == "-" => ("stdin", Box::new(io::stdin())),
+fn read_body(argument: &str) -> Result<Vec<u8>, CliError> {
+    let (name, reader): (&str, Box<dyn Read>) = match argument.strip_prefix('@') {
+        _ if argument == "-" => ("stdin", Box::new(io::stdin())),
         Some(path) => {
             let file = File::open(path);
             let file = file.map_err(|error| CliError::Usage(format!("{path}: {error}")))?;
             (path, Box::new(file))
         }
-        None => return Ok(word.as_bytes().to_vec()),
+        None => return Ok(argument.as_bytes().to_vec()),
     };
     let mut body = Vec::new();
     let read = reader.take(BODY_LEN_MAX + 1).read_to_end(&mut body);

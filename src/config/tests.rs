@@ -12,22 +12,22 @@ struct ServeLine {
     serve: ServeArgs,
 }
 
-fn parse(words: &[&str]) -> Result<ServeArgs, clap::Error> {
-    let line = ServeLine::try_parse_from(std::iter::once(&"serve").chain(words));
+fn parse(arguments: &[&str]) -> Result<ServeArgs, clap::Error> {
+    let line = ServeLine::try_parse_from(std::iter::once(&"serve").chain(arguments));
     line.map(|line| line.serve)
 }
 
-fn resolve(words: &[&str], cores: usize) -> Result<Config, ConfigError> {
+fn resolve(arguments: &[&str], cores: usize) -> Result<Config, ConfigError> {
     let machine = MachineFacts {
         cores,
         in_cluster: false,
         pod_ip: None,
     };
-    parse(words).expect("sound flags").resolve(machine)
+    parse(arguments).expect("sound flags").resolve(machine)
 }
 
-fn config(words: &[&str]) -> Config {
-    resolve(words, 2).expect("flags that fit each other")
+fn config(arguments: &[&str]) -> Config {
+    resolve(arguments, 2).expect("flags that fit each other")
 }
 
 #[test]
@@ -56,8 +56,8 @@ fn the_defaults_are_the_documented_ones() {
 #[test]
 fn io_threads_and_scheduler_follow_the_cores() {
     use SchedulerDriver::{Inline, Pinned};
-    let decided = |words: &[&str], cores| {
-        let config = resolve(words, cores).expect("flags that fit each other");
+    let decided = |arguments: &[&str], cores| {
+        let config = resolve(arguments, cores).expect("flags that fit each other");
         (config.io_threads, config.scheduler)
     };
     assert_eq!(decided(&[], 1), (1, Inline));
@@ -104,10 +104,12 @@ fn a_pair_that_contradicts_itself_names_both() {
             ["--inflight-bytes", "--max-response"],
         ),
     ];
-    for (words, names) in contradictions {
-        let said = resolve(words, 8).expect_err("a contradiction").to_string();
+    for (arguments, names) in contradictions {
+        let message = resolve(arguments, 8)
+            .expect_err("a contradiction")
+            .to_string();
         for name in names {
-            assert!(said.contains(name), "{words:?}: {said}");
+            assert!(message.contains(name), "{arguments:?}: {message}");
         }
     }
     let zero = config(&["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"]);
@@ -162,9 +164,9 @@ fn a_bad_value_names_flag_and_choices() {
     ];
     for (flag, value, can_be) in bad {
         let error = parse(&[&format!("{flag}={value}")]).expect_err(flag);
-        let said = error.to_string();
-        assert!(said.contains(flag), "{flag}: {said}");
-        assert!(said.contains(can_be), "{flag} {value}: {said}");
+        let message = error.to_string();
+        assert!(message.contains(flag), "{flag}: {message}");
+        assert!(message.contains(can_be), "{flag} {value}: {message}");
         let kinds = [ErrorKind::ValueValidation, ErrorKind::InvalidValue];
         assert!(kinds.contains(&error.kind()), "{flag}: {:?}", error.kind());
     }
@@ -222,13 +224,13 @@ fn functions_may_be_repeated() {
 
 #[test]
 fn auto_is_kubernetes_only_inside_a_cluster() {
-    let backend = |words: &[&str], in_cluster| {
+    let backend = |arguments: &[&str], in_cluster| {
         let machine = MachineFacts {
             cores: 2,
             in_cluster,
             pod_ip: None,
         };
-        let config = parse(words).expect("sound flags").resolve(machine);
+        let config = parse(arguments).expect("sound flags").resolve(machine);
         config.expect("no contradiction").backend
     };
     assert_eq!(backend(&[], true), BackendKind::Kubernetes);
@@ -240,8 +242,8 @@ fn auto_is_kubernetes_only_inside_a_cluster() {
 #[test]
 fn pods_call_back_where_something_listens() {
     let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
-    let base = |words: &[&str], listen: &str, internal: Option<&str>| {
-        config(words).callback_base(address(listen), internal.map(address))
+    let base = |arguments: &[&str], listen: &str, internal: Option<&str>| {
+        config(arguments).callback_base(address(listen), internal.map(address))
     };
     assert_eq!(base(&[], "0.0.0.0:80", None), "http://127.0.0.1:80");
     assert_eq!(base(&[], "[::]:80", None), "http://[::1]:80");

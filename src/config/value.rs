@@ -156,7 +156,8 @@ pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     };
     let flag = arg.split_whitespace().next()?;
     let variable = variable_of(flag)?;
-    let typed = std::env::args().any(|word| word == flag || word.starts_with(&format!("{flag}=")));
+    let typed = std::env::args()
+        .any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")));
     let set = std::env::var(&variable).is_ok_and(|set| set == *value);
     (set && !typed).then_some(variable)
 }

@@ -1,5 +1,5 @@
-//! The settings that are one of a few words, as small `Copy` types, because calls read them. Each is written
-//! as its canonical word; only a mode is also shown as it was given.
+//! The settings that are one of a few names, as small `Copy` types, because calls read them. Each is written
+//! as its canonical name; only a mode is also shown as it was given.
 
 use std::fmt;
 
@@ -21,8 +21,8 @@ pub enum ExecutionMode {
 }
 
 impl ExecutionMode {
-    /// Every accepted word: first the canonical ones, then the aliases.
-    pub const WORDS: [(&'static str, Self); 6] = [
+    /// Every accepted name: first the canonical ones, then the aliases.
+    pub const NAMES: [(&'static str, Self); 6] = [
         ("JOB", Self::Job),
         ("WARM", Self::Warm),
         ("POOL", Self::Pool),
@@ -46,29 +46,29 @@ impl ExecutionMode {
     }
 }
 
-/// A mode with the word that was given for it, which may be an alias. A client reads back the word that it
+/// A mode with the name that was given for it, which may be an alias. A client reads back the name that it
 /// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GivenMode {
-    word: &'static str,
+    name: &'static str,
     pub mode: ExecutionMode,
 }
 
 impl GivenMode {
-    /// The same words as those of `ExecutionMode`.
-    pub const WORDS: [(&'static str, Self); ExecutionMode::WORDS.len()] = {
-        let mut words = [("", Self::new("JOB", ExecutionMode::Job)); ExecutionMode::WORDS.len()];
+    /// The same names as those of `ExecutionMode`.
+    pub const NAMES: [(&'static str, Self); ExecutionMode::NAMES.len()] = {
+        let mut names = [("", Self::new("JOB", ExecutionMode::Job)); ExecutionMode::NAMES.len()];
         let mut at = 0;
-        while at < words.len() {
-            let (word, mode) = ExecutionMode::WORDS[at];
-            words[at] = (word, Self::new(word, mode));
+        while at < names.len() {
+            let (name, mode) = ExecutionMode::NAMES[at];
+            names[at] = (name, Self::new(name, mode));
             at += 1;
         }
-        words
+        names
     };
 
-    const fn new(word: &'static str, mode: ExecutionMode) -> Self {
-        Self { word, mode }
+    const fn new(name: &'static str, mode: ExecutionMode) -> Self {
+        Self { name, mode }
     }
 }
 
@@ -81,7 +81,7 @@ impl Default for GivenMode {
 
 impl Serialize for GivenMode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word)
+        serializer.serialize_str(self.name)
     }
 }
 
@@ -103,7 +103,7 @@ pub enum RuntimeMode {
 }
 
 impl RuntimeMode {
-    pub const WORDS: [(&'static str, Self); 3] = [
+    pub const NAMES: [(&'static str, Self); 3] = [
         ("HTTP", Self::Http),
         ("STDIO", Self::Stdio),
         ("FILE", Self::File),
@@ -129,7 +129,7 @@ pub enum ImagePullPolicy {
 }
 
 impl ImagePullPolicy {
-    pub const WORDS: [(&'static str, Self); 3] = [
+    pub const NAMES: [(&'static str, Self); 3] = [
         ("IfNotPresent", Self::IfNotPresent),
         ("Always", Self::Always),
         ("Never", Self::Never),
@@ -149,7 +149,7 @@ pub enum PodSecurity {
 }
 
 impl PodSecurity {
-    pub const WORDS: [(&'static str, Self); 2] = [
+    pub const NAMES: [(&'static str, Self); 2] = [
         ("restricted", Self::Restricted),
         ("baseline", Self::Baseline),
     ];
@@ -175,7 +175,7 @@ impl RetryOn {
     /// The function raised an error, or answered with a status other than 2xx.
     pub const ERROR: Self = Self(4);
 
-    pub const WORDS: [(&'static str, Self); 3] = [
+    pub const NAMES: [(&'static str, Self); 3] = [
         ("POD", Self::POD),
         ("TIMEOUT", Self::TIMEOUT),
         ("ERROR", Self::ERROR),
@@ -200,8 +200,8 @@ impl Default for RetryOn {
 
 impl Serialize for RetryOn {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let words = Self::WORDS.iter().filter(|(_, one)| self.contains(*one));
-        serializer.collect_seq(words.map(|(word, _)| word))
+        let names = Self::NAMES.iter().filter(|(_, one)| self.contains(*one));
+        serializer.collect_seq(names.map(|(name, _)| name))
     }
 }
 

@@ -133,11 +133,11 @@ impl<'a> Reader<'a> {
             .ok()
     }
 
-    pub(super) fn choice<T: Copy>(&mut self, field: &str, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, field: &str, names: &[(&str, T)]) -> Option<T> {
         let given = self.raw(field)?;
-        let found = given.as_text().and_then(|text| choose(text, words));
+        let found = given.as_text().and_then(|text| choose(text, names));
         if found.is_none() {
-            self.wrong(field, &one_of(words), given);
+            self.wrong(field, &one_of(names), given);
         }
         found
     }
@@ -198,17 +198,17 @@ fn whole(value: f64) -> Option<u32> {
     fits.then_some(value as u32)
 }
 
-pub(super) fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
-    words
+pub(super) fn choose<T: Copy>(text: &str, names: &[(&str, T)]) -> Option<T> {
+    names
         .iter()
-        .find(|(word, _)| *word == text)
+        .find(|(name, _)| *name == text)
         .map(|(_, value)| *value)
 }
 
 /// `A, B or C`.
-pub(super) fn one_of<T>(words: &[(&str, T)]) -> String {
-    let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    match words.as_slice() {
+pub(super) fn one_of<T>(names: &[(&str, T)]) -> String {
+    let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    match names.as_slice() {
         [] => String::new(),
         [only] => (*only).to_owned(),
         [first @ .., last] => format!("{} or {last}", first.join(", ")),

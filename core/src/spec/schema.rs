@@ -117,9 +117,9 @@ impl JsonSchema for Quantity {
     }
 }
 
-fn one_of<T>(words: &[(&'static str, T)]) -> Schema {
-    let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    json_schema!({"type": "string", "enum": words})
+fn one_of<T>(names: &[(&'static str, T)]) -> Schema {
+    let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    json_schema!({"type": "string", "enum": names})
 }
 
 impl JsonSchema for RetryOn {
@@ -128,11 +128,11 @@ impl JsonSchema for RetryOn {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "array", "items": one_of(&Self::WORDS)})
+        json_schema!({"type": "array", "items": one_of(&Self::NAMES)})
     }
 }
 
-macro_rules! one_of_its_words {
+macro_rules! one_of_its_names {
     ($($choice:ident),*) => {$(
         impl JsonSchema for $choice {
             fn schema_name() -> Cow<'static, str> {
@@ -140,13 +140,13 @@ macro_rules! one_of_its_words {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                one_of(&Self::WORDS)
+                one_of(&Self::NAMES)
             }
         }
     )*};
 }
 
-one_of_its_words!(
+one_of_its_names!(
     ExecutionMode,
     GivenMode,
     ImagePullPolicy,

@@ -107,7 +107,7 @@ fn a_registration_is_answered_after_all_threads() {
 }
 
 #[test]
-fn an_inline_scheduler_hears_before_its_thread() {
+fn an_inline_scheduler_is_informed_before_its_thread() {
     let mut fixture = fixture(1);
     assert_eq!(fixture.work_queue.register(draft("echo"), false), Ok(()));
     let refused = fixture.work_queue.register(draft("echo"), false);
@@ -213,7 +213,7 @@ fn a_full_ring_delays_messages_in_order() {
             start: Arc::default(),
             held_up: None,
         };
-        fixture.work_queue.tell(ShardId::new(1), message);
+        fixture.work_queue.send_to(ShardId::new(1), message);
     }
     fixture.work_queue.event(Event::PodUp(POD));
     assert_eq!(fixture.work_queue.waiting(), 11);
@@ -238,7 +238,7 @@ fn a_full_ring_delays_messages_in_order() {
 fn nothing_is_taken_while_too_much_is_pending() {
     let mut fixture = fixture(1);
     for _ in 0..MESSAGES_DEPTH + WORK_QUEUE_BACKLOG {
-        fixture.work_queue.tell(ShardId::new(0), Message::Drain);
+        fixture.work_queue.send_to(ShardId::new(0), Message::Drain);
     }
     register(&fixture, "echo", to(0, 1));
     assert!(fixture.work_queue.pump().is_empty());
@@ -309,7 +309,7 @@ fn pods_of_warm_functions_alone_are_reshaped() {
     fixture.work_queue.reshape_pods();
     let messages = &mut fixture.io[0].messages;
     let Some(Message::Event(Event::LaneChanged { lane, reshaped, .. })) = messages.pop() else {
-        panic!("the scheduler is told nothing");
+        panic!("the scheduler gets no event");
     };
     assert_eq!((lane, reshaped), (LANE, true));
     assert!(messages.pop().is_none());

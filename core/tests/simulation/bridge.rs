@@ -101,13 +101,13 @@ impl SimulatedBridge {
                 ToBridge::Ack(version) => {
                     let mut out = RegistryOut::default();
                     self.registry.acknowledge(version, &mut out);
-                    self.tell(out, shared);
+                    self.deliver(out, shared);
                 }
                 ToBridge::Request(change) => {
                     self.changes += 1;
                     let mut out = RegistryOut::default();
                     self.registry.change(change, None, &mut out);
-                    self.tell(out, shared);
+                    self.deliver(out, shared);
                 }
             }
         }
@@ -121,13 +121,13 @@ impl SimulatedBridge {
         }
     }
 
-    fn tell(&mut self, out: RegistryOut, shared: &mut SharedEnvironment) {
+    fn deliver(&mut self, out: RegistryOut, shared: &mut SharedEnvironment) {
         for event in out.scheduler {
             shared.send_event(event);
         }
-        for told in out.io_threads {
+        for update in out.io_threads {
             let all = shared.to_io.iter();
-            all.for_each(|ring| ring.push(ToIo::Told(told.clone())));
+            all.for_each(|ring| ring.push(ToIo::Update(update.clone())));
         }
         for (_, reply) in out.replies {
             match reply {

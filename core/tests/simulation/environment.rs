@@ -11,7 +11,7 @@ use nanofaas_core::event::{Event, Notice, Order, Outbox};
 use nanofaas_core::limits::GRANTS_PER_TURN;
 use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::rate::{RateBucket, RateLimit};
-use nanofaas_core::registry::{Change, Told};
+use nanofaas_core::registry::{Change, FunctionUpdate};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Done, Grant, PodId, Ticket};
@@ -33,7 +33,7 @@ pub(crate) enum ToIo {
     /// Only inline.
     Event(Event),
     Notice(Notice),
-    Told(Told),
+    Update(FunctionUpdate),
     /// The process stops.
     Stop,
 }
@@ -145,19 +145,19 @@ impl SharedEnvironment {
 
     fn feed(&mut self, event: Event) {
         self.show(|| match &event {
-            Event::Ticket(ticket) => format!("scheduler hears {ticket:?}"),
-            Event::Done(done) => format!("scheduler hears {done:?}"),
+            Event::Ticket(ticket) => format!("scheduler gets {ticket:?}"),
+            Event::Done(done) => format!("scheduler gets {done:?}"),
             Event::LaneOpened { lane, plan, .. } => format!("scheduler opens {lane:?} {plan:?}"),
             Event::LaneChanged { lane, plan, .. } => format!("scheduler changes {lane:?} {plan:?}"),
             Event::LaneRemoved { lane } => format!("scheduler removes {lane:?}"),
-            Event::PodUp(pod) => format!("scheduler hears up {pod:?}"),
-            Event::PodDown(pod) => format!("scheduler hears down {pod:?}"),
-            Event::PodLeaving(pod) => format!("scheduler hears leaving {pod:?}"),
-            Event::StartFailed { pod, .. } => format!("scheduler hears start failed {pod:?}"),
-            Event::StartHeldUp { pod, .. } => format!("scheduler hears held up {pod:?}"),
-            Event::Adopt { lane, .. } => format!("scheduler hears adopt {lane:?}"),
+            Event::PodUp(pod) => format!("scheduler gets up {pod:?}"),
+            Event::PodDown(pod) => format!("scheduler gets down {pod:?}"),
+            Event::PodLeaving(pod) => format!("scheduler gets leaving {pod:?}"),
+            Event::StartFailed { pod, .. } => format!("scheduler gets start failed {pod:?}"),
+            Event::StartHeldUp { pod, .. } => format!("scheduler gets held up {pod:?}"),
+            Event::Adopt { lane, .. } => format!("scheduler gets adopt {lane:?}"),
         });
-        self.model.heard(&event, &self.entries);
+        self.model.on_event(&event, &self.entries);
         let stale = matches!(event, Event::Adopt { stale: true, .. });
         self.scheduler.event(event, self.now, &mut self.out);
         self.model.ordered(&self.out.orders);
@@ -234,9 +234,9 @@ impl SharedEnvironment {
     /// Whether the scheduler has something to do now.
     pub(crate) fn scheduler_is_due(&self) -> bool {
         let due = self.scheduler.next_due();
-        let heard =
+        let received =
             self.mode == SchedulerMode::Pinned && (self.events.has_some() || self.bits.any());
-        heard || self.busy || due.is_some_and(|at| at <= self.now)
+        received || self.busy || due.is_some_and(|at| at <= self.now)
     }
 
     /// One pass of the scheduler's own thread, which may read events and tickets late.

@@ -15,7 +15,7 @@ use nanofaas_core::event::Notice;
 use nanofaas_core::function::Function;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::outcome::{Failure, TimeLimit};
-use nanofaas_core::registry::Told;
+use nanofaas_core::registry::FunctionUpdate;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallId, Grant, LaneId, PodId};
 use nanofaas_core::time::{Nanos, Uptime};
@@ -79,8 +79,8 @@ enum CallAct {
     /// The time of `Prefer: wait` is over.
     Detaches,
     /// A message of the registry or the scheduler that the call's own task receives a little later.
-    HearsRemoved,
-    HearsStartsFail,
+    FindsRemoved,
+    FindsStartsFail,
     Answers,
     Fails,
     /// `oom` as in `AttemptFailure::Lost`; set if the pod's own runtime reports it.
@@ -241,7 +241,7 @@ impl IoThread {
     fn happens(&mut self, index: u32, happening: Happening, now: Uptime) {
         let served = self.served(index);
         let phase = phase(&served.life);
-        served.judge.hears(happening, &served.life, now);
+        served.judge.on_event(happening, &served.life, now);
         *self.happened.entry((phase, happening)).or_default() += 1;
     }
 
@@ -306,16 +306,18 @@ impl IoThread {
                 ToIo::Event(event) => shared.feed_inline(event),
                 ToIo::Notice(Notice::StartsFail { lane, why }) => {
                     let end = End::StartsFail(why);
-                    self.end_all(lane, &end, CallAct::HearsStartsFail, shared);
+                    self.end_all(lane, &end, CallAct::FindsStartsFail, shared);
                 }
-                ToIo::Told(Told::Function(function)) => self.registered(function, shared),
-                ToIo::Told(Told::Removed {
+                ToIo::Update(FunctionUpdate::Function(function)) => {
+                    self.registered(function, shared)
+                }
+                ToIo::Update(FunctionUpdate::Removed {
                     lane,
                     name,
                     version,
                 }) => {
                     self.env.remove(&name);
-                    self.end_all(lane, &End::Removed, CallAct::HearsRemoved, shared);
+                    self.end_all(lane, &End::Removed, CallAct::FindsRemoved, shared);
                     shared.to_bridge.push(ToBridge::Ack(version));
                 }
                 ToIo::Stop => {
@@ -461,8 +463,8 @@ impl IoThread {
         match act {
             CallAct::Cancels => self.end(index, &End::Cancelled, shared),
             CallAct::ClientLeaves => self.end(index, &End::ClientLeft, shared),
-            CallAct::HearsRemoved => self.end(index, &End::Removed, shared),
-            CallAct::HearsStartsFail => {
+            CallAct::FindsRemoved => self.end(index, &End::Removed, shared),
+            CallAct::FindsStartsFail => {
                 self.end(index, &End::StartsFail("heard late".into()), shared);
             }
             CallAct::Detaches => {

@@ -140,7 +140,7 @@ impl Judge {
     }
 
     /// This is about to happen to the call.
-    pub(crate) fn hears<E: Environment>(
+    pub(crate) fn on_event<E: Environment>(
         &mut self,
         happening: Happening,
         life: &Call<E>,
@@ -148,7 +148,7 @@ impl Judge {
     ) {
         assert!(
             self.is_ended.is_none(),
-            "a call outlives {:?} and hears {happening:?}",
+            "a call outlives {:?} and gets {happening:?}",
             self.is_ended
         );
         let phase = phase(life);
@@ -338,8 +338,8 @@ impl Judge {
             }
             Err(Failure::StartTimeout(_)) => assert!(is_late, "a time-out before its time"),
             Err(Failure::Cancelled) => {
-                let told = [Happening::Cancelled, Happening::ClientLeft];
-                assert!(self.is_ended.is_some_and(|end| told.contains(&end)));
+                let left = [Happening::Cancelled, Happening::ClientLeft];
+                assert!(self.is_ended.is_some_and(|end| left.contains(&end)));
             }
             Err(Failure::Shutdown) => assert_eq!(self.is_ended, Some(Happening::Shutdown)),
             Err(Failure::ColdStart(_)) => assert!(self.starts_failed, "starts do not fail"),

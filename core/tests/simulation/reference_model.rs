@@ -104,7 +104,7 @@ impl ReferenceModel {
     }
 
     /// The scheduler receives this event next.
-    pub(crate) fn heard(&mut self, event: &Event, entries: &Entries) {
+    pub(crate) fn on_event(&mut self, event: &Event, entries: &Entries) {
         match event {
             Event::Ticket(ticket) => match self.lanes.get_mut(&ticket.lane.index) {
                 Some(lane) => lane.push(ticket),

@@ -10,7 +10,7 @@ use crate::plane::{LANE, SteppedScheduler, warm};
 fn late_events_of_a_gone_pod_change_nothing() {
     let mut plane = SteppedScheduler::with(warm(1, 1));
     let pod = plane.started()[0];
-    plane.hear(Event::LaneRemoved { lane: LANE });
+    plane.on_event(Event::LaneRemoved { lane: LANE });
     plane.down(&[pod]);
     let gone = [Order::Stop { pod }, Order::LaneGone { lane: LANE }];
     assert_eq!(plane.orders(), gone);
@@ -29,7 +29,7 @@ fn late_events_of_a_gone_pod_change_nothing() {
             why: Some(why),
         },
     ] {
-        plane.hear(event);
+        plane.on_event(event);
     }
     assert!(plane.orders().is_empty() && plane.notices().is_empty());
 }
@@ -46,16 +46,16 @@ fn changed(lane: LaneId, plan: LanePlan) -> Event {
 #[should_panic(expected = "a lane is changed while it is open")]
 fn a_lane_that_is_gone_is_not_changed() {
     let mut plane = SteppedScheduler::with(warm(1, 0));
-    plane.hear(Event::LaneRemoved { lane: LANE });
+    plane.on_event(Event::LaneRemoved { lane: LANE });
     assert_eq!(plane.orders(), [Order::LaneGone { lane: LANE }]);
-    plane.hear(changed(LANE, warm(2, 0)));
+    plane.on_event(changed(LANE, warm(2, 0)));
 }
 
 #[test]
 #[should_panic(expected = "a lane is changed while it is open")]
 fn an_earlier_registration_changes_no_namesake() {
     let mut plane = SteppedScheduler::with(warm(1, 0));
-    plane.hear(Event::LaneRemoved { lane: LANE });
+    plane.on_event(Event::LaneRemoved { lane: LANE });
     plane.open(0, warm(1, 0));
-    plane.hear(changed(LANE, warm(2, 0)));
+    plane.on_event(changed(LANE, warm(2, 0)));
 }

@@ -65,7 +65,7 @@ fn concurrency_holds_before_and_after_an_edit() {
     let running = plane.grants();
     assert_eq!(running.len(), 3);
     let change = |plane: &mut SteppedScheduler, concurrency| {
-        plane.hear(nanofaas_core::event::Event::LaneChanged {
+        plane.on_event(nanofaas_core::event::Event::LaneChanged {
             lane: LANE,
             plan: podless(concurrency),
             reshaped: false,

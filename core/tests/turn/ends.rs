@@ -13,7 +13,7 @@ const GONE: Order = Order::LaneGone { lane: LANE };
 
 fn remove(plane: &mut SteppedScheduler) {
     let lane = plane.id(0);
-    plane.hear(Event::LaneRemoved { lane });
+    plane.on_event(Event::LaneRemoved { lane });
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl SteppedScheduler {
         self.stats.insert(lane, stats.clone());
         *self.epochs.entry(lane).or_default() += 1;
         let lane = self.id(lane);
-        self.hear(Event::LaneOpened { lane, stats, plan });
+        self.on_event(Event::LaneOpened { lane, stats, plan });
     }
 
     /// The lane's id in its last registration.
@@ -102,7 +102,7 @@ impl SteppedScheduler {
         self.stats[&lane].clone()
     }
 
-    pub(crate) fn hear(&mut self, event: Event) {
+    pub(crate) fn on_event(&mut self, event: Event) {
         self.scheduler.event(event, self.now, &mut self.out);
     }
 
@@ -130,7 +130,7 @@ impl SteppedScheduler {
         ticket.call()
     }
 
-    pub(crate) fn scheduler_hears(&mut self, ticket: Ticket) {
+    pub(crate) fn on_ticket(&mut self, ticket: Ticket) {
         self.scheduler.ticket(ticket, self.now, &mut self.out);
     }
 
@@ -167,7 +167,7 @@ impl SteppedScheduler {
     }
 
     pub(crate) fn done(&mut self, grant: &Grant, verdict: PodVerdict) {
-        self.hear(Event::Done(Done {
+        self.on_event(Event::Done(Done {
             lane: grant.lane,
             pod: grant.pod,
             verdict,
@@ -221,17 +221,19 @@ impl SteppedScheduler {
     }
 
     pub(crate) fn up(&mut self, pods: &[PodId]) {
-        pods.iter().for_each(|pod| self.hear(Event::PodUp(*pod)));
+        pods.iter()
+            .for_each(|pod| self.on_event(Event::PodUp(*pod)));
     }
 
     pub(crate) fn down(&mut self, pods: &[PodId]) {
-        pods.iter().for_each(|pod| self.hear(Event::PodDown(*pod)));
+        pods.iter()
+            .for_each(|pod| self.on_event(Event::PodDown(*pod)));
     }
 
     pub(crate) fn start_fails(&mut self, pod: PodId, permanent: bool) {
         let message = "no such program".into();
         let failure = StartFailure { permanent, message };
-        self.hear(Event::StartFailed { pod, failure });
+        self.on_event(Event::StartFailed { pod, failure });
     }
 
     /// Starts the ordered pods and reports them as up; nothing else may have been ordered.

@@ -49,7 +49,7 @@ fn the_floor_needs_no_call_and_follows_edits() {
     let first = plane.started();
     assert_eq!(first.len(), 2);
     let change = |plane: &mut SteppedScheduler, min| {
-        plane.hear(Event::LaneChanged {
+        plane.on_event(Event::LaneChanged {
             lane: LANE,
             plan: warm(5, min),
             reshaped: false,
@@ -137,7 +137,7 @@ fn a_crash_loop_backs_off_and_ends_waits() {
     }
     let notices = plane.notices();
     let [Notice::StartsFail { lane: LANE, why }] = &notices[..] else {
-        panic!("one word for all calls that wait: {notices:?}");
+        panic!("one notice for all calls that wait: {notices:?}");
     };
     assert_eq!(&**why, "no such program");
     // A call that arrives now is ended at once.
@@ -197,7 +197,7 @@ fn a_permanent_failure_ends_the_wait_at_once() {
     plane.start_fails(pods[0], true);
     assert_eq!(plane.notices().len(), 1);
     // A new spec resets the failures.
-    plane.hear(Event::LaneChanged {
+    plane.on_event(Event::LaneChanged {
         lane: LANE,
         plan: warm(3, 0),
         reshaped: true,
@@ -262,11 +262,11 @@ fn a_retry_avoids_the_pod_that_failed() {
     let pods = plane.started();
     let mut again = plane.ticket(0, Class::Sync);
     again.avoid = Some(pods[0].index);
-    plane.hear(Event::Ticket(again));
+    plane.on_event(Event::Ticket(again));
     assert_eq!(plane.grants()[0].pod, Some(pods[1]));
     let mut again = plane.ticket(0, Class::Sync);
     again.avoid = Some(pods[0].index);
-    plane.hear(Event::Ticket(again));
+    plane.on_event(Event::Ticket(again));
     assert_eq!(
         plane.grants()[0].pod,
         Some(pods[0]),
@@ -282,7 +282,7 @@ fn an_adopted_pod_serves_a_foreign_one_not() {
         token: 7,
         stale: false,
     };
-    plane.hear(adopt(LANE));
+    plane.on_event(adopt(LANE));
     let orders = plane.orders();
     let [
         Order::Adopted {
@@ -302,15 +302,15 @@ fn an_adopted_pod_serves_a_foreign_one_not() {
     assert_eq!((grants[0].call, pod_of(&grants[0])), (call, pod));
     // One function does not exist any more, and one is being removed.
     let gone = LaneId { index: 1, epoch: 1 };
-    plane.hear(adopt(gone));
+    plane.on_event(adopt(gone));
     let refused = Order::Adopted {
         lane: gone,
         token: 7,
         pod: None,
     };
     assert_eq!(plane.orders(), [refused]);
-    plane.hear(Event::LaneRemoved { lane: LANE });
-    plane.hear(adopt(LANE));
+    plane.on_event(Event::LaneRemoved { lane: LANE });
+    plane.on_event(adopt(LANE));
     let orders = plane.orders();
     let [
         Order::Adopted {
@@ -335,7 +335,7 @@ fn an_adopted_pod_replaces_an_ordered_one() {
     let mut adopted = Vec::new();
     for token in 0..2 {
         let stale = false;
-        plane.hear(Event::Adopt {
+        plane.on_event(Event::Adopt {
             lane: LANE,
             token,
             stale,
@@ -354,7 +354,7 @@ fn an_adopted_pod_replaces_an_ordered_one() {
     }
     // A third pod is one too many. It stops no adopted pod.
     let stale = false;
-    plane.hear(Event::Adopt {
+    plane.on_event(Event::Adopt {
         lane: LANE,
         token: 2,
         stale,
@@ -378,7 +378,7 @@ fn gauges_follow_the_pods() {
     let pods = plane.started();
     assert_eq!(gauges(), [3, 0, 0]);
     assert_eq!(stats.slots_now.load(Ordering::Relaxed), 3);
-    plane.hear(Event::PodLeaving(pods[0]));
+    plane.on_event(Event::PodLeaving(pods[0]));
     assert_eq!(gauges(), [2, 1, 1], "one goes, its successor starts");
     plane.down(&pods[..1]);
     assert_eq!(gauges(), [2, 1, 0]);
@@ -393,7 +393,7 @@ fn a_hold_up_is_known_until_start_ends() {
     assert_eq!(trouble(&mut plane), None);
     let hold_up = |plane: &mut SteppedScheduler, pod: PodId, why: &str| {
         let why = (!why.is_empty()).then(|| why.into());
-        plane.hear(Event::StartHeldUp { pod, why });
+        plane.on_event(Event::StartHeldUp { pod, why });
     };
     hold_up(&mut plane, pods[0], "no node");
     let held_up = |why: &str| Some(StartTrouble::HeldUp(why.into()));

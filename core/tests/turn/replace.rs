@@ -6,7 +6,7 @@ use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict, Ticket};
 use crate::plane::{LANE, SECOND, SteppedScheduler, pod_of, podless, warm};
 
 fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
-    plane.hear(Event::LaneChanged {
+    plane.on_event(Event::LaneChanged {
         lane: LANE,
         plan,
         reshaped,
@@ -150,7 +150,7 @@ fn an_adopted_old_pod_waits_for_its_successor() {
     let mut plane = SteppedScheduler::with(warm(3, 0));
     let adopted: Vec<_> = (0..3)
         .map(|token| {
-            plane.hear(Event::Adopt {
+            plane.on_event(Event::Adopt {
                 lane: LANE,
                 token,
                 stale: true,
@@ -244,10 +244,10 @@ fn a_call_two_registrations_ahead_waits() {
         },
         ..early
     };
-    plane.scheduler_hears(early);
+    plane.on_ticket(early);
     for _ in 0..2 {
         let lane = plane.id(0);
-        plane.hear(Event::LaneRemoved { lane });
+        plane.on_event(Event::LaneRemoved { lane });
         plane.open_with(0, stats.clone(), podless(2));
         let granted = plane.granted();
         let expected: &[_] = if plane.id(0).epoch == 3 {

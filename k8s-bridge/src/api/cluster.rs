@@ -149,7 +149,7 @@ impl Cluster {
                 RequestKind::Ask => in_time(until, request(is_doubtful)).await,
                 RequestKind::Change => self.while_held(until, request(is_doubtful)).await?,
             };
-            let mut asked_for = Duration::ZERO;
+            let mut requested_wait = Duration::ZERO;
             why = match tried {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(kube::Error::Api(status))) if !may_mend(status.code) => {
@@ -157,7 +157,7 @@ impl Cluster {
                 }
                 Ok(Err(kube::Error::Api(status))) => {
                     is_doubtful |= status.code >= 500;
-                    asked_for = retry_after(&status);
+                    requested_wait = retry_after(&status);
                     ClusterError::Refused(status).message()
                 }
                 Ok(Err(error)) => {
@@ -169,7 +169,7 @@ impl Cluster {
                     cut
                 }
             };
-            let wait = backoff.wait().max(asked_for);
+            let wait = backoff.wait().max(requested_wait);
             if Instant::now() + wait >= until {
                 break;
             }

@@ -44,8 +44,8 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
-    fn renew(&self, asked: Instant) {
-        self.until.set(Some(asked + TENURE));
+    fn renew(&self, requested_at: Instant) {
+        self.until.set(Some(requested_at + TENURE));
         self.changed.notify_waiters();
     }
 
@@ -90,10 +90,10 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     loop {
         // The tenure counts from before the request, because the API server may have written the
         // renewal at any time since then.
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
             Ok(None) => {
-                cluster.tenure.renew(asked);
+                cluster.tenure.renew(requested_at);
                 return;
             }
             Ok(Some(other)) => {
@@ -180,10 +180,10 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
     let mut wait = RENEWAL;
     loop {
         sleep(wait).await;
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         match renew(cluster, holder).await {
             Ok(None) => {
-                cluster.tenure.renew(asked);
+                cluster.tenure.renew(requested_at);
                 backoff.reset();
                 wait = RENEWAL;
                 if std::mem::take(&mut is_late) {

@@ -55,8 +55,8 @@ impl StartFault {
     }
 
     /// The kind with that name. An earlier control plane may have written the name.
-    pub(crate) fn named(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == name)
     }
 
     /// The kind for a reason that the kubelet gives for a waiting container, or the Kubernetes scheduler for
@@ -120,8 +120,8 @@ mod tests {
             let path = format!("{}/../{page}", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).expect("a page");
             for fault in StartFault::ALL {
-                let word = fault.as_str();
-                assert!(text.contains(word), "{page} does not have {word}");
+                let name = fault.as_str();
+                assert!(text.contains(name), "{page} does not have {name}");
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::context::start_fault::StartFault;
 use crate::podspec::CONTAINER;
 
 /// How many bytes of a container's termination message are kept.
-const WORDS_MAX: usize = 2048;
+const MESSAGE_MAX: usize = 2048;
 
 /// The state of a pod that the cluster showed last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ const SPECS: [&str; 5] = [
 
 /// Whether the next try would fail for the same reason.
 fn is_definite(reason: &str, message: &str) -> bool {
-    let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    let has = |phrases: &[&str]| phrases.iter().any(|phrase| message.contains(phrase));
     if reason.contains("Image") {
         // "not found" alone is not definite: a missing layer, or the container runtime's own task, may
         // be there at the next try.
@@ -255,14 +255,14 @@ fn end_of(ended: &ContainerStateTerminated) -> ContainerEnd {
     } else {
         format!("{reason}: {how}")
     };
-    let words = ended.message.as_deref().unwrap_or_default().trim_end();
+    let message = ended.message.as_deref().unwrap_or_default().trim_end();
     ContainerEnd {
         oom,
         well: ended.exit_code == 0 && !oom,
-        message: if words.is_empty() {
+        message: if message.is_empty() {
             how
         } else {
-            format!("{how}; its last words:\n{}", tail(words))
+            format!("{how}; its last words:\n{}", tail(message))
         },
     }
 }
@@ -276,12 +276,12 @@ fn phrase(reason: &str, message: &str) -> String {
     }
 }
 
-fn tail(words: &str) -> &str {
-    let mut at = words.len().saturating_sub(WORDS_MAX);
-    while !words.is_char_boundary(at) {
+fn tail(message: &str) -> &str {
+    let mut at = message.len().saturating_sub(MESSAGE_MAX);
+    while !message.is_char_boundary(at) {
         at += 1;
     }
-    &words[at..]
+    &message[at..]
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ pub(crate) const PLURAL: &str = "functions";
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FunctionObject {
     #[serde(default)]
-    pub(crate) api_version: Word<0>,
+    pub(crate) api_version: TypeText<0>,
     #[serde(default)]
-    pub(crate) kind: Word<1>,
+    pub(crate) kind: TypeText<1>,
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
     /// Not validated: a client of the API server may have written anything.
@@ -47,15 +47,15 @@ fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionSt
 /// `apiVersion` and `kind`, which are fixed for the type and absent in the items of a list.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(from = "serde::de::IgnoredAny")]
-pub(crate) struct Word<const KIND: u8>;
+pub(crate) struct TypeText<const KIND: u8>;
 
-impl<const N: u8> From<serde::de::IgnoredAny> for Word<N> {
+impl<const N: u8> From<serde::de::IgnoredAny> for TypeText<N> {
     fn from(_: serde::de::IgnoredAny) -> Self {
         Self
     }
 }
 
-impl<const N: u8> Serialize for Word<N> {
+impl<const N: u8> Serialize for TypeText<N> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(if N == 0 { API_VERSION } else { KIND })
     }

@@ -115,19 +115,19 @@ impl ClusterRegistry {
 
     fn start_worked(&self, function: &Function) {
         let name = function.name();
-        let is_news = self.functions.with(name, |known| {
-            let is_news = match known.starts.outlook {
+        let is_change = self.functions.with(name, |known| {
+            let is_change = match known.starts.outlook {
                 Outlook::Good => false,
                 Outlook::Unknown => true,
                 // A pod of an older spec says nothing about the present one.
                 Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
             };
-            if is_news {
+            if is_change {
                 known.starts.outlook = Outlook::Good;
             }
-            is_news
+            is_change
         });
-        if is_news == Some(true) {
+        if is_change == Some(true) {
             self.functions.mark_changed(name);
         }
     }

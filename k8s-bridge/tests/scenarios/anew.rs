@@ -22,7 +22,7 @@ fn running_pods_keep_their_ids_untouched() {
         pass(5.0).await;
         fixture.ready().await;
         pass(20.0).await;
-        assert!(fixture.is_quiet(), "the scheduler hears nothing of it");
+        assert!(fixture.is_quiet(), "the scheduler gets no event of it");
         assert!(fixture.rings.adopted.borrow().is_empty());
         assert_eq!(
             (server.ever("pods"), server.count(of("delete", "pods"))),
@@ -111,15 +111,15 @@ fn orders_between_two_bridges_are_carried_out() {
         fixture.rings.order(Order::Stop { pod: first });
         let second = fixture.start(&function);
         fixture.ready().await;
-        let mut heard = Vec::new();
+        let mut events = Vec::new();
         for _ in 0..2 {
             match fixture.event().await {
-                nanofaas_core::event::Event::PodUp(pod) => heard.push((pod, true)),
-                nanofaas_core::event::Event::PodDown(pod) => heard.push((pod, false)),
+                nanofaas_core::event::Event::PodUp(pod) => events.push((pod, true)),
+                nanofaas_core::event::Event::PodDown(pod) => events.push((pod, false)),
                 _ => panic!("another event"),
             }
         }
-        assert!(heard.contains(&(first, false)) && heard.contains(&(second, true)));
+        assert!(events.contains(&(first, false)) && events.contains(&(second, true)));
         until("one pod is left", || {
             server.names("pods").len() == 1 && !server.names("pods").contains(&name)
         })
@@ -168,7 +168,7 @@ fn a_job_that_runs_goes_on() {
 }
 
 #[test]
-fn a_job_that_ended_meanwhile_is_told_of() {
+fn a_job_that_ended_meanwhile_is_reported() {
     scenario(|server| async move {
         let (mut fixture, function) = attempt::with_function(&server).await;
         for (index, is_removed) in [(1, false), (2, true)] {

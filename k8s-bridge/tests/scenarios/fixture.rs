@@ -199,9 +199,9 @@ impl ClusterFixture {
             let bridge = KubernetesBridge::open(config, memory, work_queue.clone()).await;
             let bridge = Rc::new(bridge.expect("a bridge"));
             slot.replace(Some(bridge.clone()));
-            let heard = bridge.clone();
+            let watched = bridge.clone();
             spawn_local(async move {
-                heard.deposed().await;
+                watched.deposed().await;
                 is_deposed.set(true);
             });
             // The pause is short, so nothing has to wake the loop.

@@ -109,7 +109,7 @@ fn an_edit_during_a_write_is_applied_afterwards() {
         let token = fixture.request(registration(of_image("f", "i:2"), true));
         fixture.reply(token).await;
         set_image(&server, "f", "i:3");
-        until("it is heard", || fixture.knows("f", "i:3")).await;
+        until("it is applied", || fixture.knows("f", "i:3")).await;
     });
 }
 

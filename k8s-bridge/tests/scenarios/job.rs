@@ -291,7 +291,7 @@ fn a_quota_refusal_is_read_from_events() {
 }
 
 #[test]
-fn a_quota_that_refuses_the_job_is_told() {
+fn a_quota_that_refuses_the_job_is_reported() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server.script(of("create", "jobs"), 1, refuse(403, "Forbidden", QUOTA));
@@ -311,9 +311,9 @@ fn a_job_without_a_node_fails_in_time() {
             .next(Fate::Unschedulable("0/1 nodes are available"));
         start(&fixture, &function, call(1));
         let (failure, _) = ended(&fixture, call(1)).await;
-        let has_words = |why: &str| why.contains("0/1 nodes") && why.contains("20000 ms");
+        let has_reason = |why: &str| why.contains("0/1 nodes") && why.contains("20000 ms");
         assert!(
-            matches!(&failure, Failure::ColdStart(why) if has_words(why)),
+            matches!(&failure, Failure::ColdStart(why) if has_reason(why)),
             "{failure:?}"
         );
         nothing_left(&server).await;

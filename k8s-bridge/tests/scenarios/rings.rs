@@ -133,7 +133,7 @@ impl Rings {
         let mut real = self.real.borrow_mut();
         let Some(scheduler) = &mut *real else {
             while let Some(event) = inbox.events.pop() {
-                self.hear(event);
+                self.on_event(event);
             }
             return;
         };
@@ -150,7 +150,7 @@ impl Rings {
     }
 
     /// Answers the events that every scheduler answers at once, and keeps the rest for the test.
-    fn hear(&self, event: Event) {
+    fn on_event(&self, event: Event) {
         match event {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}
             Event::LaneRemoved { lane } => self.order(Order::LaneGone { lane }),

@@ -223,7 +223,7 @@ fn an_unschedulable_pod_fails_with_the_reason() {
 }
 
 #[test]
-fn an_early_exit_reports_its_last_words() {
+fn an_early_exit_reports_its_last_output() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -269,7 +269,7 @@ fn an_unanswered_creation_makes_one_pod() {
 }
 
 #[test]
-fn a_pod_created_unheard_is_deleted() {
+fn a_pod_created_without_an_answer_is_deleted() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;

@@ -120,7 +120,7 @@ fn an_unreadable_object_hides_no_other() {
             let names: Vec<String> = fixture.table().into_iter().map(|(name, _)| name).collect();
             names == ["b", "c"] && sound(&server).is_some_and(|pod| pod != first)
         };
-        until("the news after it are heard", is_followed).await;
+        until("the changes after it are applied", is_followed).await;
         server.remove("pods", "a-odd");
         server.remove("functions", "a-odd");
         server.remove("functions", "c");
@@ -133,7 +133,7 @@ fn an_unreadable_object_hides_no_other() {
 }
 
 #[test]
-fn a_watch_that_says_nothing_is_given_up() {
+fn a_silent_watch_is_given_up() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.script(WATCHES, 2, Fault::Mute);

@@ -45,8 +45,8 @@ impl<'a> RuntimeLine<'a> {
 }
 
 /// Knows the level names of our runtimes, of Python's `logging` and of most other libraries.
-fn level_of(word: &str) -> Option<Level> {
-    Some(match word.to_ascii_lowercase().as_str() {
+fn level_of(name: &str) -> Option<Level> {
+    Some(match name.to_ascii_lowercase().as_str() {
         "critical" | "fatal" | "error" => Level::ERROR,
         "warn" | "warning" => Level::WARN,
         "info" => Level::INFO,

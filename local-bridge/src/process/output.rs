@@ -156,7 +156,7 @@ impl StreamLog {
             self.left_out += 1;
             return;
         }
-        self.say_left_out();
+        self.report_left_out();
         let StreamSource {
             function,
             pod,
@@ -188,7 +188,7 @@ impl StreamLog {
         }
     }
 
-    fn say_left_out(&mut self) {
+    fn report_left_out(&mut self) {
         let lines = std::mem::take(&mut self.left_out);
         if lines > 0 {
             let StreamSource {
@@ -207,7 +207,7 @@ impl StreamLog {
         if !self.begun.is_empty() {
             self.line();
         }
-        self.say_left_out();
+        self.report_left_out();
     }
 }
 

@@ -212,7 +212,7 @@ impl LocalFixture {
             if let Some(event) = self.scheduler.events.pop() {
                 return event;
             }
-            assert!(since.elapsed() < PATIENCE, "the scheduler hears nothing");
+            assert!(since.elapsed() < PATIENCE, "the scheduler gets nothing");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -297,7 +297,7 @@ impl LocalFixture {
     }
 
     /// The address of a pod, which every io thread must have got before the scheduler gets `PodUp`.
-    fn told_address(&mut self, pod: PodId) -> PodAddress {
+    fn sent_address(&mut self, pod: PodId) -> PodAddress {
         let mut found = None;
         for thread in 0..IO_THREADS {
             match self.try_message(thread) {
@@ -315,14 +315,14 @@ impl LocalFixture {
     }
 
     pub(crate) fn address(&mut self, pod: PodId) -> PathBuf {
-        match self.told_address(pod) {
+        match self.sent_address(pod) {
             PodAddress::Unix(path) => path,
             PodAddress::Tcp(address) => panic!("it is at {address}"),
         }
     }
 
     pub(crate) fn tcp_address(&mut self, pod: PodId) -> SocketAddr {
-        match self.told_address(pod) {
+        match self.sent_address(pod) {
             PodAddress::Tcp(address) => address,
             PodAddress::Unix(path) => panic!("it is at {}", path.display()),
         }

@@ -16,9 +16,9 @@ use crate::fixture::{LocalFixture, until, with};
 
 pub(crate) const TESTS: &[ProcessTest] = &[
     ("a_job_gets_its_call_in_the_environment", environment),
-    ("a_job_that_fails_says_its_last_words", failures),
+    ("a_job_that_fails_reports_its_last_output", failures),
     ("a_job_that_is_over_is_ended", stops),
-    ("a_slightly_late_result_is_waited_for", late_word),
+    ("a_slightly_late_result_is_waited_for", late_result),
     ("many_jobs_leave_nothing_behind", many),
 ];
 
@@ -177,7 +177,7 @@ fn stops() {
 }
 
 /// The process ends before the report that its result has arrived.
-fn late_word() {
+fn late_result() {
     const TRIES: usize = 5;
     with(|mut fixture| async move {
         let quick = job(&mut fixture, r#"["sh","-c","echo $$ >quick"]"#).await;

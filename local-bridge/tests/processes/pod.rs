@@ -14,8 +14,11 @@ use crate::fixture::{FOR_EVER, HEALTHY, LocalFixture, WITH_ORPHAN, until, with, 
 
 pub(crate) const TESTS: &[ProcessTest] = &[
     ("a_pod_is_up_when_it_answers_health", up_by_health),
-    ("a_pod_is_up_when_it_says_so", up_by_its_word),
-    ("a_start_that_exits_says_its_last_words", exits_before_ready),
+    ("a_pod_is_up_when_it_reports_so", up_by_its_report),
+    (
+        "a_start_that_exits_reports_its_last_output",
+        exits_before_ready,
+    ),
     ("a_missing_program_is_a_permanent_failure", no_program),
     ("a_start_that_takes_too_long_is_ended", start_timeout),
     ("a_stopped_pod_may_finish", stop_drains),
@@ -61,7 +64,7 @@ fn up_by_health() {
     });
 }
 
-fn up_by_its_word() {
+fn up_by_its_report() {
     with(|mut fixture| async move {
         // The ready report is enough if the socket file exists; the control plane does not check that a
         // process listens there.

@@ -11,7 +11,7 @@ use crate::rings::IO_THREADS;
 impl ClusterFixture {
     pub(crate) async fn event(&self) -> Event {
         let mut found = None;
-        until("the scheduler hears something", || {
+        until("the scheduler gets something", || {
             found = self.rings.events.borrow_mut().pop_front();
             found.is_some()
         })
@@ -79,7 +79,7 @@ impl ClusterFixture {
     /// The next message to an io thread.
     pub(crate) async fn message(&self, thread: usize) -> Message {
         let mut found = None;
-        until("the io thread hears something", || {
+        until("the io thread gets something", || {
             found = self.rings.messages.borrow_mut()[thread].pop_front();
             found.is_some()
         })
