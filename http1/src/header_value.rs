@@ -54,6 +54,7 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Parses one or more digits, and nothing else, as a number of 64 bits.
+#[inline]
 pub fn digits(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;

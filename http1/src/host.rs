@@ -42,18 +42,21 @@ impl<'a> Host<'a> {
 
     /// Whether the host is `localhost` or a loopback address. Other names of this machine do not
     /// count, because a resolver could give them another address.
+    // Inlined, because `parse` has just told an address from a name.
+    #[inline]
     pub fn is_loopback(self) -> bool {
         match self {
             Self::Ip6(address) => address.is_loopback(),
             // The two values that nearly all local clients send.
             Self::Name(b"127.0.0.1" | b"localhost") => true,
-            Self::Name(name) => {
-                let ip = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
-                name.eq_ignore_ascii_case(b"localhost")
-                    || ip.is_some_and(|ip: Ipv4Addr| ip.is_loopback())
-            }
+            Self::Name(name) => is_loopback_name(name),
         }
     }
+}
+
+fn is_loopback_name(name: &[u8]) -> bool {
+    let ip = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+    name.eq_ignore_ascii_case(b"localhost") || ip.is_some_and(|ip: Ipv4Addr| ip.is_loopback())
 }
 
 /// A colon and a valid port number, or nothing. A colon alone is refused, because some parsers read
