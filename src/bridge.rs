@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nanofaas_core::cold_start::{ColdStarts, WallClock};
 use nanofaas_core::doorbell::Doorbell;
-use nanofaas_core::message::Refused;
+use nanofaas_core::message::BridgeError;
 use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
@@ -211,15 +211,15 @@ fn register(work_queue: &mut WorkQueue, functions: Vec<FunctionDraft>) -> Result
         let name = draft.name().unwrap_or_default().to_owned();
         if let Err(refused) = work_queue.register(Box::new(draft), false) {
             let why = match refused {
-                Refused::Exists => "there is one of that name already".to_owned(),
-                Refused::TooMany => "there are too many functions".to_owned(),
-                Refused::Unavailable(why) => why,
-                Refused::Invalid(faults) => faults
+                BridgeError::Exists => "there is one of that name already".to_owned(),
+                BridgeError::TooMany => "there are too many functions".to_owned(),
+                BridgeError::Unavailable(why) => why,
+                BridgeError::Invalid(faults) => faults
                     .iter()
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()
                     .join("; "),
-                Refused::NotFound | Refused::Forbidden | Refused::NotWarm(_) => {
+                BridgeError::NotFound | BridgeError::Forbidden | BridgeError::NotWarm(_) => {
                     "it was refused".to_owned()
                 }
             };

@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use nanofaas_core::spec::{FieldFault, FunctionDraft, Json};
+use nanofaas_core::spec::{FieldError, FunctionDraft, Json};
 
 use node::Located;
 
@@ -32,13 +32,13 @@ pub(crate) struct FunctionFile {
     pub(crate) line: u32,
     /// `local.directory` is made absolute.
     pub(crate) draft: FunctionDraft,
-    /// The line of each field, by the field's path in a `FieldFault`.
+    /// The line of each field, by the field's path in a `FieldError`.
     lines: BTreeMap<String, u32>,
 }
 
 impl FunctionFile {
     /// `file:line: field: message`, with the line of the field or of its nearest known parent.
-    pub(crate) fn locate(&self, fault: &FieldFault) -> String {
+    pub(crate) fn locate(&self, fault: &FieldError) -> String {
         format!(
             "{}:{}: {fault}",
             self.path.display(),
@@ -51,7 +51,7 @@ impl FunctionFile {
         let message = "is not a field of a function, and is ignored";
         let unknown = self.draft.unknown_fields().into_iter();
         unknown
-            .map(|field| self.locate(&FieldFault::new(field, message)))
+            .map(|field| self.locate(&FieldError::new(field, message)))
             .collect()
     }
 
@@ -274,7 +274,7 @@ fn repeated_names(functions: &[FunctionFile]) -> Vec<String> {
         match first.get(name) {
             Some(other) => {
                 let message = format!("{name:?} is also the function of {}", other.place());
-                errors.push(function.locate(&FieldFault::new("name", message)));
+                errors.push(function.locate(&FieldError::new("name", message)));
             }
             None => {
                 first.insert(name, function);

@@ -11,7 +11,7 @@ use nanofaas_core::cold_start::Phase;
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{JobStart, Message, PodAddress, PodEnd};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_core::work_queue::WorkQueue;
@@ -109,9 +109,9 @@ impl Announcer {
     }
 
     /// A Job ended before the io thread reported the end of its attempt.
-    pub fn job_ended(&self, start: &JobStart, name: &str, failure: Failure, oom: bool) {
+    pub fn job_ended(&self, start: &JobStart, name: &str, failure: ExecutionError, oom: bool) {
         self.with_work_queue(|queue| {
-            if let Failure::ColdStart(why) = &failure {
+            if let ExecutionError::ColdStart(why) = &failure {
                 let function = start.function.name();
                 queue.starts.failed(function, name, why.clone());
             }

@@ -11,7 +11,7 @@ use crate::time::{Nanos, Uptime};
 
 /// Why a call is refused, and when another try makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct AdmissionError {
     pub reason: RejectReason,
     pub retry_after_s: u64,
 }
@@ -21,7 +21,7 @@ pub fn retry_after_s(wait: Nanos) -> u64 {
     wait.as_ns().div_ceil(Nanos::SECOND.as_ns()).max(1)
 }
 
-impl Refusal {
+impl AdmissionError {
     pub fn new(reason: RejectReason, wait: Nanos) -> Self {
         Self {
             reason,
@@ -57,8 +57,8 @@ pub fn admit(
     class: Class,
     now: Uptime,
     deadline: Uptime,
-) -> Result<(), Refusal> {
-    let refused = |reason| Refusal::new(reason, predicted_wait(lane, class, now));
+) -> Result<(), AdmissionError> {
+    let refused = |reason| AdmissionError::new(reason, predicted_wait(lane, class, now));
     // A full queue is refused as `depth`, even if the wait would be too long, too.
     let has_room = lane.depth_of(class) < queue_size;
     if has_room && class == Class::Sync && is_too_late(lane, now, deadline) {
@@ -111,7 +111,7 @@ mod tests {
         lane
     }
 
-    fn admitted(lane: &QueueStats, class: Class, left: Nanos) -> Result<(), Refusal> {
+    fn admitted(lane: &QueueStats, class: Class, left: Nanos) -> Result<(), AdmissionError> {
         admit(lane, 100, class, NOW, NOW + left)
     }
 
@@ -124,7 +124,10 @@ mod tests {
     fn a_full_queue_refuses_and_takes_no_place() {
         let lane = lane(1, 1, 2, Nanos::ZERO);
         let refusal = admit(&lane, 2, Class::Sync, NOW, NOW + SECOND).unwrap_err();
-        assert_eq!(refusal, Refusal::new(RejectReason::Depth, Nanos::ZERO));
+        assert_eq!(
+            refusal,
+            AdmissionError::new(RejectReason::Depth, Nanos::ZERO)
+        );
         assert_eq!((refusal.retry_after_s, lane.depth()), (1, 2));
         assert!(admit(&lane, 2, Class::Async, NOW, NOW + SECOND).is_ok());
         assert!(admit(&lane, 3, Class::Sync, NOW, NOW + SECOND).is_ok());

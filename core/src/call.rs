@@ -12,10 +12,10 @@ mod times;
 
 use std::sync::Arc;
 
-use crate::admission::{self, Refusal};
+use crate::admission::{self, AdmissionError};
 use crate::entries::Entries;
 use crate::function::Function;
-use crate::outcome::{Failure, Stage, StartTimeout, StartTrouble};
+use crate::outcome::{ExecutionError, Stage, StartTimeout, StartTrouble};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
 use crate::ticket::{
@@ -69,7 +69,7 @@ pub enum Step {
 /// Why a call was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
-    Refused(Refusal),
+    Refused(AdmissionError),
     /// The function was removed before the request had been received completely.
     FunctionRemoved,
 }
@@ -79,17 +79,17 @@ enum State {
     Granted(Attempt),
     Running(Attempt),
     /// The attempt has to be stopped. The call ends with this failure if it is not tried again.
-    Stopping(Attempt, Failure),
+    Stopping(Attempt, ExecutionError),
     /// The pod was lost: whether another attempt may follow depends on how the pod ended.
     AwaitingPodEnd {
         pod: PodId,
         until: Uptime,
-        failure: Failure,
+        failure: ExecutionError,
     },
     BackingOff {
         until: Uptime,
     },
-    Over(Result<(), Failure>),
+    Over(Result<(), ExecutionError>),
 }
 
 /// One call.
@@ -239,7 +239,7 @@ impl<E: Environment> Call<E> {
                 let held_up = self.job_held_up.take();
                 let failure = match held_up.filter(|_| stage == Stage::Starting) {
                     Some(why) => StartTimeout::failure(limit, StartTrouble::HeldUp(why)),
-                    None => Failure::Timeout {
+                    None => ExecutionError::Timeout {
                         stage,
                         limit: Some(limit),
                     },
@@ -285,7 +285,7 @@ impl<E: Environment> Call<E> {
             }
             State::BackingOff { .. } if removed => {
                 if !planted("call_backs_off_past_its_function") {
-                    self.over(Err(Failure::FunctionRemoved), now, env);
+                    self.over(Err(ExecutionError::FunctionRemoved), now, env);
                 }
             }
             State::AwaitingPodEnd { .. } | State::BackingOff { .. } if end.spares_attempts() => {}
@@ -330,7 +330,10 @@ impl<E: Environment> Call<E> {
         // The grant was made under a spec of another mode, in which calls run elsewhere. So the call has not
         // begun.
         let why = "the function's mode changed when the call was about to run";
-        let report = Report::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
+        let report = Report::not_begun(
+            ExecutionError::PodUnreachable(why.into()),
+            PodVerdict::Healthy,
+        );
         self.state = State::Running(attempt);
         self.attempted(report, now, env);
     }
@@ -356,7 +359,7 @@ impl<E: Environment> Call<E> {
     }
 
     /// The failure of a call whose own deadline passed.
-    fn too_late(&self, stage: Stage) -> Failure {
+    fn too_late(&self, stage: Stage) -> ExecutionError {
         let limit = self.deadline.limit;
         if stage == Stage::Starting
             && let Some(trouble) = self.function().stats.capacity.trouble()
@@ -364,7 +367,7 @@ impl<E: Environment> Call<E> {
             return StartTimeout::failure(limit, trouble);
         }
         let limit = Some(limit);
-        Failure::Timeout { stage, limit }
+        ExecutionError::Timeout { stage, limit }
     }
 
     /// What a waiting call waits for; shown in messages.
@@ -390,7 +393,7 @@ impl<E: Environment> Call<E> {
         match env.current(lane) {
             Some(entry) => self.entry = entry,
             None if planted("call_is_tried_in_a_removed_function") => {}
-            None => return self.over(Err(Failure::FunctionRemoved), now, env),
+            None => return self.over(Err(ExecutionError::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
         // The ticket comes last: the call is counted as waiting and its entry says queued, before the
@@ -401,11 +404,11 @@ impl<E: Environment> Call<E> {
     }
 
     #[inline]
-    fn over(&mut self, result: Result<(), Failure>, now: Uptime, env: &E) {
+    fn over(&mut self, result: Result<(), ExecutionError>, now: Uptime, env: &E) {
         assert!(!matches!(self.state, State::Over(_)), "a call ended twice");
         let for_a_start = match &result {
-            Err(Failure::ColdStart(_) | Failure::StartTimeout(_)) => true,
-            Err(Failure::Timeout { stage, .. }) => *stage == Stage::Starting,
+            Err(ExecutionError::ColdStart(_) | ExecutionError::StartTimeout(_)) => true,
+            Err(ExecutionError::Timeout { stage, .. }) => *stage == Stage::Starting,
             _ => false,
         };
         self.times.gave_up(self.since, now, for_a_start);
@@ -471,7 +474,7 @@ impl<E: Environment> Call<E> {
     }
 
     /// How the call ended; none before it is over.
-    pub const fn outcome(&self) -> Option<&Result<(), Failure>> {
+    pub const fn outcome(&self) -> Option<&Result<(), ExecutionError>> {
         match &self.state {
             State::Over(result) => Some(result),
             _ => None,

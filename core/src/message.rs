@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crate::event::{Event, Notice, Order};
 use crate::function::Function;
-use crate::outcome::Failure;
+use crate::outcome::ExecutionError;
 use crate::shard::ShardId;
-use crate::spec::{ExecutionMode, FieldFault, FunctionDraft};
+use crate::spec::{ExecutionMode, FieldError, FunctionDraft};
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::{Nanos, Uptime};
 
@@ -84,7 +84,7 @@ pub enum Message {
     JobEnded {
         call: CallId,
         attempt: u32,
-        failure: Failure,
+        failure: ExecutionError,
         oom: bool,
     },
     /// The answer to a request.
@@ -189,15 +189,15 @@ pub enum Reply {
     },
     ColdStarts(Vec<ColdStart>),
     Ready,
-    Refused(Refused),
+    Refused(BridgeError),
 }
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum BridgeError {
     NotFound,
     Exists,
-    Invalid(Vec<FieldFault>),
+    Invalid(Vec<FieldError>),
     /// The registry cannot be changed now, for this reason.
     Unavailable(String),
     /// The token of another pod.

@@ -52,7 +52,7 @@ impl TimeLimit {
 /// A function's report of its failure. It is behind an `Arc`, because failures are moved with every call and
 /// most calls have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HandlerFailure {
+pub struct HandlerError {
     pub code: Arc<str>,
     pub message: Arc<str>,
     /// For an answer with status 429: when the function wants to be called again, as it wrote it.
@@ -67,8 +67,8 @@ pub struct StartTimeout {
 }
 
 impl StartTimeout {
-    pub(crate) fn failure(limit: TimeLimit, trouble: StartTrouble) -> Failure {
-        Failure::StartTimeout(Arc::new(Self { limit, trouble }))
+    pub(crate) fn failure(limit: TimeLimit, trouble: StartTrouble) -> ExecutionError {
+        ExecutionError::StartTimeout(Arc::new(Self { limit, trouble }))
     }
 }
 
@@ -91,9 +91,9 @@ impl StartTrouble {
 
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum ExecutionError {
     /// The function raised an error, or answered with a status other than 2xx.
-    Handler(Arc<HandlerFailure>),
+    Handler(Arc<HandlerError>),
     /// The pod was lost during the call.
     PodLost(Arc<str>),
     /// No pod took the call, so it cannot have begun.
@@ -125,7 +125,7 @@ pub enum Blame {
     Plane,
 }
 
-impl Failure {
+impl ExecutionError {
     /// The output is larger than an answer may be.
     pub fn output_too_large(bytes_max: u64) -> Self {
         let why = format!("the output is larger than --max-response, {bytes_max} bytes");
@@ -183,7 +183,7 @@ impl Failure {
             Self::Handler(failure) => {
                 let retry_after = failure.retry_after.as_ref();
                 let texts = failure.code.len() + failure.message.len();
-                size_of::<HandlerFailure>() + texts + retry_after.map_or(0, |text| text.len())
+                size_of::<HandlerError>() + texts + retry_after.map_or(0, |text| text.len())
             }
             Self::PodLost(why)
             | Self::PodUnreachable(why)

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::event::{Event, LanePlan};
 use crate::function::Function;
 use crate::limits::FUNCTIONS_MAX;
-use crate::message::{Refused, Reply, ReplyTo};
+use crate::message::{BridgeError, Reply, ReplyTo};
 use crate::queue_stats::QueueStats;
 use crate::spec::{
-    Defaults, ExecutionMode, FieldFault, FunctionDraft, FunctionSpec, Json, Platform, check_account,
+    Defaults, ExecutionMode, FieldError, FunctionDraft, FunctionSpec, Json, Platform, check_account,
 };
 use crate::ticket::LaneId;
 
@@ -138,7 +138,7 @@ impl Registry {
 
     /// Whether a change could be made now, for a registry whose home is the cluster. A removal is never
     /// refused here, because only the cluster knows whether the function exists.
-    pub fn check(&self, change: &Change) -> Result<(), Refused> {
+    pub fn check(&self, change: &Change) -> Result<(), BridgeError> {
         match change {
             Change::Register { draft, replace } => {
                 self.resolve(draft)?;
@@ -146,46 +146,46 @@ impl Registry {
                     .name()
                     .is_some_and(|name| self.functions.contains_key(name));
                 if is_there && !replace {
-                    return Err(Refused::Exists);
+                    return Err(BridgeError::Exists);
                 }
                 let is_full = self.free_lanes.is_empty() && self.lanes as usize >= FUNCTIONS_MAX;
                 if is_full && !is_there {
-                    return Err(Refused::TooMany);
+                    return Err(BridgeError::TooMany);
                 }
                 Ok(())
             }
             Change::Remove { .. } => Ok(()),
             Change::Scale { name, replicas } => {
-                let old = self.functions.get(name).ok_or(Refused::NotFound)?;
+                let old = self.functions.get(name).ok_or(BridgeError::NotFound)?;
                 scaled(&old.spec, *replicas).map(drop)
             }
         }
     }
 
     /// Whether a draft differs from the registered function of its name.
-    pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
+    pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, BridgeError> {
         let spec = self.resolve(draft)?;
         let known = self.functions.get(&spec.name);
         Ok(known.is_none_or(|known| known.spec != spec))
     }
 
-    fn resolve(&self, draft: &FunctionDraft) -> Result<FunctionSpec, Refused> {
+    fn resolve(&self, draft: &FunctionDraft) -> Result<FunctionSpec, BridgeError> {
         let resolved = FunctionSpec::resolve(draft, &self.defaults, self.platform);
         match (resolved, self.account_fault(draft)) {
             (Ok(spec), None) => Ok(spec),
-            (Ok(_), Some(fault)) => Err(Refused::Invalid(vec![fault])),
+            (Ok(_), Some(fault)) => Err(BridgeError::Invalid(vec![fault])),
             (Err(mut faults), fault) => {
                 faults.extend(fault);
-                Err(Refused::Invalid(faults))
+                Err(BridgeError::Invalid(faults))
             }
         }
     }
 
-    fn account_fault(&self, draft: &FunctionDraft) -> Option<FieldFault> {
+    fn account_fault(&self, draft: &FunctionDraft) -> Option<FieldError> {
         let own = self.own_account.as_deref()?;
         let template = draft.get("podTemplate").and_then(Json::as_object)?;
-        let FieldFault { field, message } = check_account(template, own).err()?;
-        Some(FieldFault::new(format!("podTemplate.{field}"), message))
+        let FieldError { field, message } = check_account(template, own).err()?;
+        Some(FieldError::new(format!("podTemplate.{field}"), message))
     }
 
     /// Begins a change. A change that is impossible is answered at once.
@@ -217,11 +217,11 @@ impl Registry {
         replace: bool,
         reply: Option<ReplyTo>,
         out: &mut RegistryOut,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), BridgeError> {
         let spec = self.resolve(draft)?;
         if let Some(old) = self.functions.get(&spec.name) {
             if !replace {
-                return Err(Refused::Exists);
+                return Err(BridgeError::Exists);
             }
             let reshaped = old.spec.shape_hash(self.platform) != spec.shape_hash(self.platform);
             let function = self.replace(&old.clone(), spec, reshaped, out);
@@ -236,7 +236,7 @@ impl Registry {
             );
             return Ok(());
         }
-        let (lane, stats) = self.lane_for(&spec.name).ok_or(Refused::TooMany)?;
+        let (lane, stats) = self.lane_for(&spec.name).ok_or(BridgeError::TooMany)?;
         self.version += 1;
         let plan = LanePlan::of(&spec);
         out.scheduler.push(Event::LaneOpened {
@@ -346,8 +346,8 @@ impl Registry {
         name: &str,
         reply: Option<ReplyTo>,
         out: &mut RegistryOut,
-    ) -> Result<(), Refused> {
-        let function = self.functions.remove(name).ok_or(Refused::NotFound)?;
+    ) -> Result<(), BridgeError> {
+        let function = self.functions.remove(name).ok_or(BridgeError::NotFound)?;
         self.version += 1;
         let lane = function.lane;
         let name = function.name().clone();
@@ -378,8 +378,12 @@ impl Registry {
         replicas: u32,
         reply: Option<ReplyTo>,
         out: &mut RegistryOut,
-    ) -> Result<(), Refused> {
-        let old = self.functions.get(name).ok_or(Refused::NotFound)?.clone();
+    ) -> Result<(), BridgeError> {
+        let old = self
+            .functions
+            .get(name)
+            .ok_or(BridgeError::NotFound)?
+            .clone();
         let spec = scaled(&old.spec, replicas)?;
         let function = self.replace(&old, spec, false, out);
         let then = Waiting::Scaled {
@@ -434,10 +438,10 @@ impl Registry {
 }
 
 /// The same function with another minimum of pods. Only a WARM function has one.
-fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, Refused> {
+fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, BridgeError> {
     if spec.execution_mode != ExecutionMode::Warm {
-        return Err(Refused::NotWarm(spec.execution_mode));
+        return Err(BridgeError::NotWarm(spec.execution_mode));
     }
     spec.with_min_replicas(replicas)
-        .map_err(|fault| Refused::Invalid(vec![fault]))
+        .map_err(|fault| BridgeError::Invalid(vec![fault]))
 }

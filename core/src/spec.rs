@@ -29,7 +29,7 @@ pub use account::check_account;
 pub use choice::{
     ExecutionMode, GivenMode, ImagePullPolicy, Platform, PodSecurity, RetryOn, RuntimeMode,
 };
-pub use draft::{API_VERSION, FIELDS, FieldFault, FunctionDraft, KIND, RESOLVED_FIELDS};
+pub use draft::{API_VERSION, FIELDS, FieldError, FunctionDraft, KIND, RESOLVED_FIELDS};
 pub use endpoint::Endpoint;
 pub use json::{Json, JsonObject};
 pub use quantity::Quantity;
@@ -213,7 +213,7 @@ impl FunctionSpec {
         draft: &FunctionDraft,
         defaults: &Defaults,
         platform: Platform,
-    ) -> Result<Self, Vec<FieldFault>> {
+    ) -> Result<Self, Vec<FieldError>> {
         let mut faults = draft.faults().to_vec();
         let mut read = Reader::new(draft.fields(), &mut faults);
         let name = read_name(&mut read, platform);
@@ -270,11 +270,11 @@ impl FunctionSpec {
     }
 
     /// The same function with another minimum of pods.
-    pub fn with_min_replicas(&self, replicas: u32) -> Result<Self, FieldFault> {
+    pub fn with_min_replicas(&self, replicas: u32) -> Result<Self, FieldError> {
         let most = self.scaling_config.max_replicas;
         if !MIN_REPLICAS.contains(&replicas) || replicas > most {
             let message = format!("must be 0 to {most}, the function's maxReplicas, is {replicas}");
-            return Err(FieldFault::new("replicas", message));
+            return Err(FieldError::new("replicas", message));
         }
         let mut fields = self.0.clone();
         fields.scaling_config.min_replicas = replicas;

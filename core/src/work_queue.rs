@@ -14,7 +14,7 @@ use crate::function::Function;
 use crate::limits::WORK_QUEUE_BACKLOG;
 use crate::message::BridgeRequest;
 use crate::message::{
-    BridgeMessage, JobStart, Message, PodEnd, ReadyTimestamps, Refused, Reply, ReplyTo,
+    BridgeError, BridgeMessage, JobStart, Message, PodEnd, ReadyTimestamps, Reply, ReplyTo,
 };
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::queue_stats::QueueStats;
@@ -291,7 +291,7 @@ impl WorkQueue {
         let reply = if self.functions().contains_key(name) {
             Reply::ColdStarts(self.starts.of(name))
         } else {
-            Reply::Refused(Refused::NotFound)
+            Reply::Refused(BridgeError::NotFound)
         };
         self.reply(to, reply);
     }
@@ -304,12 +304,16 @@ impl WorkQueue {
     }
 
     /// Whether a draft differs from the registered function, or what is wrong with the draft.
-    pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
+    pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, BridgeError> {
         self.registry.differs(draft)
     }
 
     /// Registers a function for which no client waits, for instance from a file at the start.
-    pub fn register(&mut self, draft: Box<FunctionDraft>, replace: bool) -> Result<(), Refused> {
+    pub fn register(
+        &mut self,
+        draft: Box<FunctionDraft>,
+        replace: bool,
+    ) -> Result<(), BridgeError> {
         let mut out = RegistryOut::default();
         let change = Change::Register { draft, replace };
         self.registry.change(change, None, &mut out);

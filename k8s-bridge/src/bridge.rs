@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
 use nanofaas_core::function::Function;
-use nanofaas_core::message::{Refused, Reply};
+use nanofaas_core::message::{BridgeError, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
@@ -159,7 +159,7 @@ impl ClusterDispatcher {
             }
             BridgeCommand::Change { reply, .. } => {
                 let why = "this control plane has not begun to act yet; try again";
-                let refused = Refused::Unavailable(why.to_owned());
+                let refused = BridgeError::Unavailable(why.to_owned());
                 self.context
                     .with_work_queue(|queue| queue.reply(reply, Reply::Refused(refused)));
             }

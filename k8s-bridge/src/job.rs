@@ -19,7 +19,7 @@ use nanofaas_backend::random::random;
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::id::pod_name;
 use nanofaas_core::message::{JobStart, PodEnd};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::time::Uptime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -166,12 +166,12 @@ impl ClusterJob {
         }
     }
 
-    fn report_end(&self, context: &ClusterContext, failure: Failure, oom: bool) {
+    fn report_end(&self, context: &ClusterContext, failure: ExecutionError, oom: bool) {
         let attempt = self.start.attempt;
         let function = self.start.function.name();
         let (id, why) = (&self.start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's Job is over: {why}");
-        if let Failure::ColdStart(why) = &failure {
+        if let ExecutionError::ColdStart(why) = &failure {
             context.report(TaskReport::StartFailed {
                 function: self.start.function.clone(),
                 pod: self.name.clone(),
@@ -202,7 +202,7 @@ impl ClusterJob {
     }
 
     /// Runs the attempt; returns the failure, or none if the attempt was over before its pod ended.
-    async fn run(&self, context: &Rc<ClusterContext>) -> Option<(Failure, bool)> {
+    async fn run(&self, context: &Rc<ClusterContext>) -> Option<(ExecutionError, bool)> {
         let begun = Instant::now();
         let start_by = begun + context.config.start_timeout;
         let left = Duration::from_millis(self.start.deadline_ms);
@@ -224,9 +224,9 @@ impl ClusterJob {
             JobOutcome::NotStarted(fault, why) => {
                 self.fault.set(fault);
                 let why = security::advised(&self.start.function.spec, &why);
-                (Failure::ColdStart(why.into()), false)
+                (ExecutionError::ColdStart(why.into()), false)
             }
-            JobOutcome::Lost(why) => (Failure::PodLost(why.into()), false),
+            JobOutcome::Lost(why) => (ExecutionError::PodLost(why.into()), false),
             JobOutcome::Ended(ended)
                 if ended.well && self.is_stopped_within(REPORT_BEHIND).await =>
             {
@@ -235,26 +235,30 @@ impl ClusterJob {
             JobOutcome::Ended(ended) => {
                 let how = security::advised(&self.start.function.spec, &ended.message);
                 let why = format!("the call's pod gave no result: {how}");
-                (Failure::PodLost(why.into()), ended.oom)
+                (ExecutionError::PodLost(why.into()), ended.oom)
             }
         };
         (!self.is_stopped()).then_some(failure)
     }
 
-    async fn create(&self, context: &Rc<ClusterContext>, until: Instant) -> Result<(), Failure> {
+    async fn create(
+        &self,
+        context: &Rc<ClusterContext>,
+        until: Instant,
+    ) -> Result<(), ExecutionError> {
         let made = self.object(context).and_then(|object| {
             serde_json::from_value::<JobObject>(object)
                 .map_err(|error| format!("podTemplate does not make a pod: {error}"))
         });
         let object = made.map_err(|why| {
             self.fault.set(StartFault::Config);
-            Failure::ColdStart(why.into())
+            ExecutionError::ColdStart(why.into())
         })?;
         let created = context.cluster.create(&object, until).await;
         created.map_err(|denied| {
             self.fault.set(StartFault::of_denial(&denied));
             let why = denied.message();
-            Failure::ColdStart(match denied {
+            ExecutionError::ColdStart(match denied {
                 ClusterError::Refused(_) => format!("the Job was refused: {why}").into(),
                 ClusterError::Unreachable(_) => {
                     format!("the Job could not be created: {why}").into()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nanofaas_backend::job::{FORGOTTEN, JobAttempt, JobTable};
 use nanofaas_core::cold_start::Phase;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use tokio::time::Instant;
 
 use crate::context::LocalContext;
@@ -22,7 +22,7 @@ const REPORT_BEHIND: Duration = Duration::from_millis(200);
 pub(crate) type LocalJobs = JobTable<JobAttempt>;
 
 /// How a Job failed, and whether for lack of memory; none if its attempt was over before the process ended.
-type JobEnd = Option<(Failure, bool)>;
+type JobEnd = Option<(ExecutionError, bool)>;
 
 /// Runs the Job from its start to its end. It announces each step but the end, which the caller
 /// passes to `announce_end`.
@@ -65,7 +65,7 @@ async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
         Err(error) => {
             forget_pipes(run_dir, id);
             let why = format!("cannot make its pipes: {error}");
-            return Some((Failure::ColdStart(why.into()), false));
+            return Some((ExecutionError::ColdStart(why.into()), false));
         }
     };
     let left = Duration::from_millis(job.start.deadline_ms);
@@ -135,11 +135,14 @@ async fn end(mut process: Process) {
 }
 
 /// Why the process gave no result.
-async fn why(context: &LocalContext, mut process: Process) -> (Failure, bool) {
+async fn why(context: &LocalContext, mut process: Process) -> (ExecutionError, bool) {
     if let Some(ProcessEnd::NotStarted { message, .. }) = process.end() {
-        return (Failure::ColdStart(message.into()), false);
+        return (ExecutionError::ColdStart(message.into()), false);
     }
     let oom = process.fell_to_sigkill() && context.oom.is_guilty();
     let how = format!("the call's process gave no result: {}", process.how());
-    (Failure::PodLost(process.with_last_output(how).await), oom)
+    (
+        ExecutionError::PodLost(process.with_last_output(how).await),
+        oom,
+    )
 }

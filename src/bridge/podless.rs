@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 use nanofaas_core::event::{Event, StartFailure};
-use nanofaas_core::message::{Message, PodEnd, Refused, Reply};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::message::{BridgeError, Message, PodEnd, Reply};
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::work_queue::{BridgeCommand, WorkQueue};
 
 const NO_PODS: &str = "this control plane runs no pods; start it with another --backend, \
@@ -39,13 +39,13 @@ pub(super) fn take(work_queue: &RefCell<WorkQueue>, command: BridgeCommand) {
             let message = Message::JobEnded {
                 call: job.call,
                 attempt: job.attempt,
-                failure: Failure::ColdStart(NO_PODS.into()),
+                failure: ExecutionError::ColdStart(NO_PODS.into()),
                 oom: false,
             };
             work_queue.send_to(job.call.shard, message);
         }
         BridgeCommand::PodReady(ready) => {
-            work_queue.reply(ready.reply, Reply::Refused(Refused::NotFound))
+            work_queue.reply(ready.reply, Reply::Refused(BridgeError::NotFound))
         }
         BridgeCommand::Adopted { pod: None, .. }
         | BridgeCommand::Function(_)

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nanofaas_core::spec::{FieldFault, FunctionDraft};
+use nanofaas_core::spec::{FieldError, FunctionDraft};
 use serde_json::Value;
 
 use super::client::{ApiClient, ApiResponse};
@@ -112,7 +112,7 @@ fn apply(
 ) -> Result<Option<Applied>, CliError> {
     let mut faults = function.draft.faults().to_vec();
     if function.draft.name().is_none_or(str::is_empty) {
-        faults.push(FieldFault::new("name", "is required, as a text"));
+        faults.push(FieldError::new("name", "is required, as a text"));
     }
     if !faults.is_empty() {
         for fault in &faults {
@@ -179,7 +179,7 @@ fn report_refusal(function: &FunctionFile, error: &ApiError) {
         let (field, message) = detail.split_once(": ").unwrap_or(("function", detail));
         eprintln!(
             "{}",
-            show::plain(&function.locate(&FieldFault::new(field, message)))
+            show::plain(&function.locate(&FieldError::new(field, message)))
         );
     }
     error.report_hint();

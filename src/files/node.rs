@@ -13,7 +13,7 @@ pub(super) struct Located {
     /// The line of its first node, counted from 1.
     pub line: u32,
     pub json: Json,
-    /// The line of each field, by the field's path in a `FieldFault`.
+    /// The line of each field, by the field's path in a `FieldError`.
     pub lines: BTreeMap<String, u32>,
 }
 

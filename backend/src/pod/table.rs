@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nanofaas_core::id::{is_same_token, pod_name};
-use nanofaas_core::message::{Refused, Reply};
+use nanofaas_core::message::{BridgeError, Reply};
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::work_queue::PodReady;
 
@@ -88,9 +88,9 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         let pod = self.by_name.get(&*ready.pod);
         let pod = pod.map(|pod| -> &WarmPod { (**pod).borrow() });
         let reply = match pod {
-            None => Reply::Refused(Refused::NotFound),
+            None => Reply::Refused(BridgeError::NotFound),
             Some(pod) if !is_same_token(&pod.token, &ready.token) => {
-                Reply::Refused(Refused::Forbidden)
+                Reply::Refused(BridgeError::Forbidden)
             }
             Some(pod) => {
                 let function = pod.function.name();

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Call, Deadline, Environment, State};
 use crate::message::PodEnd;
-use crate::outcome::{Failure, Stage, TimeLimit};
+use crate::outcome::{ExecutionError, Stage, TimeLimit};
 use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
@@ -40,7 +40,7 @@ impl Attempt {
 #[derive(Clone, Debug)]
 pub struct Report {
     /// None if the function answered.
-    pub failure: Option<(Failure, AttemptFailure)>,
+    pub failure: Option<(ExecutionError, AttemptFailure)>,
     pub verdict: PodVerdict,
     pub sent_at: Option<Uptime>,
     pub answered_at: Option<Uptime>,
@@ -50,7 +50,7 @@ pub struct Report {
 
 impl Report {
     /// An attempt that failed before anything was sent.
-    pub const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
+    pub const fn not_begun(failure: ExecutionError, verdict: PodVerdict) -> Self {
         Self {
             failure: Some((failure, AttemptFailure::NotBegun)),
             verdict,
@@ -111,7 +111,7 @@ impl<E: Environment> Call<E> {
     }
 
     /// Marks the running attempt to be stopped.
-    pub(super) fn stop(&mut self, failure: Failure) {
+    pub(super) fn stop(&mut self, failure: ExecutionError) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Running(attempt) = state else {
             unreachable!("the caller saw it run");
@@ -143,7 +143,9 @@ impl<E: Environment> Call<E> {
         };
         let has_begun = attempt.is_job || sent_at.is_some();
         let kind = match failure {
-            Failure::Timeout { .. } | Failure::StartTimeout(_) => AttemptFailure::TimedOut,
+            ExecutionError::Timeout { .. } | ExecutionError::StartTimeout(_) => {
+                AttemptFailure::TimedOut
+            }
             _ => AttemptFailure::Final,
         };
         // The pod may still be working on the call, although its answer is no longer read.
@@ -199,7 +201,7 @@ impl<E: Environment> Call<E> {
         let Some((mut failure, kind)) = report.failure else {
             return self.over(Ok(()), now, env);
         };
-        if let Failure::Timeout { limit, .. } = &mut failure {
+        if let ExecutionError::Timeout { limit, .. } = &mut failure {
             limit.get_or_insert(self.attempt_deadline(&attempt).limit);
         }
         self.failed(failure, kind, grant.pod, now, env);
@@ -208,13 +210,16 @@ impl<E: Environment> Call<E> {
     /// Decides whether another attempt follows, and what it waits for.
     fn failed(
         &mut self,
-        failure: Failure,
+        failure: ExecutionError,
         kind: AttemptFailure,
         pod: Option<PodId>,
         now: Uptime,
         env: &E,
     ) {
-        let is_ended = matches!(failure, Failure::Cancelled | Failure::Shutdown);
+        let is_ended = matches!(
+            failure,
+            ExecutionError::Cancelled | ExecutionError::Shutdown
+        );
         let is_removed = env.current(self.function().lane).is_none()
             && !planted("call_is_tried_in_a_removed_function");
         // The deadline of a sync call covers all attempts; an async call may be tried again within its own
@@ -248,8 +253,8 @@ impl<E: Environment> Call<E> {
             return;
         };
         let failure = match (failure, end) {
-            (Failure::PodLost(what), Some(end)) => {
-                Failure::PodLost(format!("{what}; the pod: {}", end.message).into())
+            (ExecutionError::PodLost(what), Some(end)) => {
+                ExecutionError::PodLost(format!("{what}; the pod: {}", end.message).into())
             }
             (failure, _) => failure.clone(),
         };
@@ -259,7 +264,14 @@ impl<E: Environment> Call<E> {
         self.follow(next, kind, failure, now, env);
     }
 
-    fn follow(&mut self, next: Next, kind: AttemptFailure, failure: Failure, now: Uptime, env: &E) {
+    fn follow(
+        &mut self,
+        next: Next,
+        kind: AttemptFailure,
+        failure: ExecutionError,
+        now: Uptime,
+        env: &E,
+    ) {
         self.lost += u32::from(matches!(kind, AttemptFailure::Lost { .. }));
         assert!(self.lost <= self.attempts, "one attempt was lost twice");
         match next {

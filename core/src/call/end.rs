@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::outcome::Failure;
+use crate::outcome::ExecutionError;
 
 /// A reason from outside to end a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +33,12 @@ impl End {
         }
     }
 
-    pub(super) fn failure(&self) -> Failure {
+    pub(super) fn failure(&self) -> ExecutionError {
         match self {
-            Self::Cancelled | Self::ClientLeft => Failure::Cancelled,
-            Self::Removed => Failure::FunctionRemoved,
-            Self::StartsFail(why) => Failure::ColdStart(why.clone()),
-            Self::Shutdown => Failure::Shutdown,
+            Self::Cancelled | Self::ClientLeft => ExecutionError::Cancelled,
+            Self::Removed => ExecutionError::FunctionRemoved,
+            Self::StartsFail(why) => ExecutionError::ColdStart(why.clone()),
+            Self::Shutdown => ExecutionError::Shutdown,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! function and create any pod. It compares only the names of accounts. The registry calls it for each
 //! function, the Kubernetes bridge for the control plane's own template.
 
-use super::FieldFault;
+use super::FieldError;
 use super::json::{Json, JsonObject};
 
 /// The account of a pod whose template names none.
@@ -12,7 +12,7 @@ const NAMES: [&str; 2] = ["serviceAccountName", "serviceAccount"];
 
 /// The fault of a template whose pods would get the token of `own`. The fault's field is a path inside the
 /// template.
-pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldFault> {
+pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldError> {
     let Some(spec) = template.get("spec").and_then(Json::as_object) else {
         return Ok(());
     };
@@ -25,7 +25,7 @@ pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldFault>
                 "must not be {own:?}, the control plane's own service account; make one for the \
                  function"
             );
-            return Err(FieldFault::new(format!("spec.{name}"), message));
+            return Err(FieldError::new(format!("spec.{name}"), message));
         }
     }
     if own == DEFAULT
@@ -36,7 +36,7 @@ pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldFault>
             "would give pods a token of {own:?}, the control plane's own service account; name \
              another one in spec.serviceAccountName"
         );
-        return Err(FieldFault::new(field, message));
+        return Err(FieldError::new(field, message));
     }
     Ok(())
 }

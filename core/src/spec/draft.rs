@@ -62,14 +62,14 @@ const AROUND: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
 
 /// A field with an invalid value. Shown as `field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct FieldFault {
+pub struct FieldError {
     /// Dotted path, for instance `scalingConfig.minReplicas`.
     pub field: String,
     /// What the value must be, and what it is.
     pub message: String,
 }
 
-impl FieldFault {
+impl FieldError {
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -78,7 +78,7 @@ impl FieldFault {
     }
 }
 
-impl fmt::Display for FieldFault {
+impl fmt::Display for FieldError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: {}", self.field, self.message)
     }
@@ -91,17 +91,17 @@ impl fmt::Display for FieldFault {
 pub struct FunctionDraft {
     fields: JsonObject,
     /// What was wrong with the object around the fields.
-    faults: Vec<FieldFault>,
+    faults: Vec<FieldError>,
     /// Only for the Kubernetes form: fields of the object that no object of this kind has.
     around: Option<Vec<String>>,
 }
 
 impl FunctionDraft {
     /// Splits a JSON value into its fields. Fails only if it is not an object.
-    pub fn from_json(value: Json) -> Result<Self, FieldFault> {
+    pub fn from_json(value: Json) -> Result<Self, FieldError> {
         let Json::Object(fields) = value else {
             let message = format!("must be an object, is {}", value.describe());
-            return Err(FieldFault::new("function", message));
+            return Err(FieldError::new("function", message));
         };
         let wrapped = ["apiVersion", "kind", "spec"]
             .iter()
@@ -126,7 +126,7 @@ impl FunctionDraft {
             let given = object.get(field).unwrap_or(&Json::Null);
             if given.as_text() != Some(wanted) {
                 let message = format!("must be {wanted:?}, is {}", given.describe());
-                faults.push(FieldFault::new(field, message));
+                faults.push(FieldError::new(field, message));
             }
         }
         let mut fields = match object.remove("spec") {
@@ -134,7 +134,7 @@ impl FunctionDraft {
             None | Some(Json::Null) => JsonObject::new(),
             Some(other) => {
                 let message = format!("must be an object, is {}", other.describe());
-                faults.push(FieldFault::new("spec", message));
+                faults.push(FieldError::new("spec", message));
                 JsonObject::new()
             }
         };
@@ -145,7 +145,7 @@ impl FunctionDraft {
         match fields.get("name") {
             Some(inner) if !inner.is_null() && inner != name => {
                 let message = format!("differs from metadata.name, which is {}", name.describe());
-                faults.push(FieldFault::new("name", message));
+                faults.push(FieldError::new("name", message));
             }
             _ => {
                 fields.insert("name".to_owned(), name.clone());
@@ -169,7 +169,7 @@ impl FunctionDraft {
         let given = self.get("name");
         if let Some(given) = given.filter(|given| given.as_text() != Some(name)) {
             let message = format!("must be {name:?} as in the path, is {}", given.describe());
-            self.faults.push(FieldFault::new("name", message));
+            self.faults.push(FieldError::new("name", message));
         }
         self.set("name", Json::from(name));
     }
@@ -242,7 +242,7 @@ impl FunctionDraft {
     }
 
     /// What was wrong around the fields (`apiVersion`, `kind`, `spec`).
-    pub fn faults(&self) -> &[FieldFault] {
+    pub fn faults(&self) -> &[FieldError] {
         &self.faults
     }
 }

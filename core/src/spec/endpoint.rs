@@ -34,7 +34,7 @@ impl Endpoint {
         }
     }
 
-    /// Parses an address; the error becomes the message of a `FieldFault`.
+    /// Parses an address; the error becomes the message of a `FieldError`.
     pub fn parse(url: &str) -> Result<Self, String> {
         if url.len() > ENDPOINT_LEN_MAX {
             return Err(format!(

@@ -13,7 +13,7 @@ impl Quantity {
         &self.0
     }
 
-    /// Parses an amount; the error becomes the message of a `FieldFault`.
+    /// Parses an amount; the error becomes the message of a `FieldError`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let unsigned = text.strip_prefix('+').unwrap_or(text);
         let is_number = |c: char| c.is_ascii_digit() || c == '.';

@@ -4,18 +4,18 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::draft::FieldFault;
+use super::draft::FieldError;
 use super::json::{Json, JsonObject};
 
 pub(super) struct Reader<'a> {
     fields: Option<&'a JsonObject>,
     /// Empty, or a path that ends with a dot.
     prefix: String,
-    faults: &'a mut Vec<FieldFault>,
+    faults: &'a mut Vec<FieldError>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(fields: &'a JsonObject, faults: &'a mut Vec<FieldFault>) -> Self {
+    pub(super) fn new(fields: &'a JsonObject, faults: &'a mut Vec<FieldError>) -> Self {
         Self {
             fields: Some(fields),
             prefix: String::new(),
@@ -25,7 +25,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn fault(&mut self, field: &str, message: impl Into<String>) {
         self.faults
-            .push(FieldFault::new(format!("{}{field}", self.prefix), message));
+            .push(FieldError::new(format!("{}{field}", self.prefix), message));
     }
 
     /// Whether the field was given, valid or not.

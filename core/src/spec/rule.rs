@@ -3,7 +3,7 @@
 
 use super::bound::{HEALTH_PATH_LEN_MAX, KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX};
 use super::draft::FunctionDraft;
-use super::{ExecutionMode, FieldFault, Platform, SpecFields};
+use super::{ExecutionMode, FieldError, Platform, SpecFields};
 
 /// Environment variables that the platform sets in every pod, so that a function cannot set them.
 pub const ENV_RESERVED: [&str; 15] = [
@@ -116,7 +116,7 @@ pub(super) fn check_across(
     spec: &SpecFields,
     draft: &FunctionDraft,
     platform: Platform,
-    faults: &mut Vec<FieldFault>,
+    faults: &mut Vec<FieldError>,
 ) {
     // An unknown mode does not show which other fields are needed.
     if faults.iter().any(|fault| fault.field == "executionMode") {
@@ -125,14 +125,14 @@ pub(super) fn check_across(
     let mode = spec.execution_mode;
     if mode == ExecutionMode::Pool && draft.get("endpointUrl").is_none() {
         let message = "is required for POOL: http://host:port/path or http+unix:///a.sock:/path";
-        faults.push(FieldFault::new("endpointUrl", message));
+        faults.push(FieldError::new("endpointUrl", message));
     }
     if !mode.has_pods() {
         return;
     }
     match platform {
         Platform::Kubernetes if draft.get("image").is_none() => {
-            faults.push(FieldFault::new(
+            faults.push(FieldError::new(
                 "image",
                 format!("is required for {mode} on Kubernetes"),
             ));
@@ -149,7 +149,7 @@ pub(super) fn check_across(
                     "is required for {mode} without a cluster: name the program to run in \
                      local.command or command"
                 );
-                faults.push(FieldFault::new("command", message));
+                faults.push(FieldError::new("command", message));
             }
         }
         Platform::None => {
@@ -157,7 +157,7 @@ pub(super) fn check_across(
                 "{mode} needs something that runs pods, and this platform was started with \
                  --backend none: use POOL or LOCAL"
             );
-            faults.push(FieldFault::new("executionMode", message));
+            faults.push(FieldError::new("executionMode", message));
         }
         Platform::Kubernetes | Platform::Local => {}
     }

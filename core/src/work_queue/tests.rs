@@ -111,7 +111,7 @@ fn an_inline_scheduler_is_informed_before_its_thread() {
     let mut fixture = fixture(1);
     assert_eq!(fixture.work_queue.register(draft("echo"), false), Ok(()));
     let refused = fixture.work_queue.register(draft("echo"), false);
-    assert_eq!(refused, Err(Refused::Exists));
+    assert_eq!(refused, Err(BridgeError::Exists));
     let messages = &mut fixture.io[0].messages;
     assert!(matches!(
         messages.pop(),
@@ -284,7 +284,7 @@ fn a_function_with_the_planes_account_is_refused() {
         Change::Register { draft, replace }
     };
     let faults = |refused| match refused {
-        Refused::Invalid(faults) => faults.into_iter().map(|fault| fault.field).collect(),
+        BridgeError::Invalid(faults) => faults.into_iter().map(|fault| fault.field).collect(),
         other => panic!("{other:?}"),
     };
     let own: Vec<_> = faults(registry.check(&change("plane")).expect_err("refused"));

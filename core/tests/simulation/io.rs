@@ -14,7 +14,7 @@ use nanofaas_core::call::{Call, Deadline, End, Step};
 use nanofaas_core::event::Notice;
 use nanofaas_core::function::Function;
 use nanofaas_core::metrics::ThreadLedger;
-use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::outcome::{ExecutionError, TimeLimit};
 use nanofaas_core::registry::FunctionUpdate;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallId, Grant, LaneId, PodId};
@@ -41,14 +41,14 @@ pub(crate) enum CallEndKind {
 }
 
 impl CallEndKind {
-    const fn of(outcome: &Result<(), Failure>) -> Self {
+    const fn of(outcome: &Result<(), ExecutionError>) -> Self {
         match outcome {
             Ok(()) => Self::Ok,
-            Err(Failure::ColdStart(_)) => Self::ColdStart,
-            Err(Failure::Timeout { .. } | Failure::StartTimeout(_)) => Self::Timeout,
-            Err(Failure::Cancelled) => Self::Cancelled,
-            Err(Failure::FunctionRemoved) => Self::Removed,
-            Err(Failure::Shutdown) => Self::Shutdown,
+            Err(ExecutionError::ColdStart(_)) => Self::ColdStart,
+            Err(ExecutionError::Timeout { .. } | ExecutionError::StartTimeout(_)) => Self::Timeout,
+            Err(ExecutionError::Cancelled) => Self::Cancelled,
+            Err(ExecutionError::FunctionRemoved) => Self::Removed,
+            Err(ExecutionError::Shutdown) => Self::Shutdown,
             Err(_) => Self::Failed,
         }
     }

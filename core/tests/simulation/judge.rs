@@ -3,7 +3,7 @@
 
 use nanofaas_core::call::{Call, End, Environment, Report};
 use nanofaas_core::function::Function;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::{ExecutionMode, RetryOn};
 use nanofaas_core::ticket::{Done, Grant, Held};
@@ -331,19 +331,19 @@ impl Judge {
         let is_late = self.deadline <= now + SLACK;
         match life.outcome().expect("it is over") {
             Ok(()) => assert_eq!(self.last, Last::Answered, "a success of nothing"),
-            Err(Failure::Timeout { limit, .. }) => {
+            Err(ExecutionError::Timeout { limit, .. }) => {
                 assert!(limit.is_some(), "whose time was over is not said");
                 let own = self.last == Last::Stopped && self.is_async;
                 assert!(is_late || own, "a time-out before its time");
             }
-            Err(Failure::StartTimeout(_)) => assert!(is_late, "a time-out before its time"),
-            Err(Failure::Cancelled) => {
+            Err(ExecutionError::StartTimeout(_)) => assert!(is_late, "a time-out before its time"),
+            Err(ExecutionError::Cancelled) => {
                 let left = [Happening::Cancelled, Happening::ClientLeft];
                 assert!(self.is_ended.is_some_and(|end| left.contains(&end)));
             }
-            Err(Failure::Shutdown) => assert_eq!(self.is_ended, Some(Happening::Shutdown)),
-            Err(Failure::ColdStart(_)) => assert!(self.starts_failed, "starts do not fail"),
-            Err(Failure::FunctionRemoved) => assert!(!is_current, "its function is there"),
+            Err(ExecutionError::Shutdown) => assert_eq!(self.is_ended, Some(Happening::Shutdown)),
+            Err(ExecutionError::ColdStart(_)) => assert!(self.starts_failed, "starts do not fail"),
+            Err(ExecutionError::FunctionRemoved) => assert!(!is_current, "its function is there"),
             Err(_) => {
                 let is_failure = matches!(self.last, Last::Failed(_) | Last::Stopped);
                 assert!(is_failure, "the failure of no attempt");

@@ -8,7 +8,7 @@ use std::task::Poll;
 use nanofaas_core::call::End;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::memory::Loose;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::time::Nanos;
 
 use crate::api::execution_json;
@@ -192,7 +192,7 @@ fn complete(
         .map(|(body, charge)| to_job::read_result(content_type, content_encoding, body, charge));
     let answer = match read {
         None => JobAnswer {
-            result: Err(Failure::output_too_large(bytes_max)),
+            result: Err(ExecutionError::output_too_large(bytes_max)),
             timestamps: None,
         },
         Some(Ok(answer)) => answer,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nanofaas_core::message::{BridgeRequest, ColdStart, Refused, Reply};
+use nanofaas_core::message::{BridgeError, BridgeRequest, ColdStart, Reply};
 use nanofaas_core::spec::{FunctionDraft, Json};
 
 use crate::api::execution_json::write_phases;
@@ -23,18 +23,18 @@ use crate::runtime::phase::ShutdownPhase;
 async fn ask(thread: &Links, name: &str, request: BridgeRequest) -> Result<Reply, HttpError> {
     match thread.ask(request).await {
         Ok(Reply::Refused(refused)) => Err(match refused {
-            Refused::NotFound => HttpError::NoSuchFunction(name.to_owned()),
-            Refused::Exists => HttpError::FunctionExists(name.to_owned()),
-            Refused::Invalid(faults) => {
+            BridgeError::NotFound => HttpError::NoSuchFunction(name.to_owned()),
+            BridgeError::Exists => HttpError::FunctionExists(name.to_owned()),
+            BridgeError::Invalid(faults) => {
                 HttpError::Invalid(faults.iter().map(ToString::to_string).collect())
             }
-            Refused::Unavailable(why) => HttpError::RegistryUnavailable(why),
-            Refused::Forbidden => HttpError::Forbidden("the token is not that of this pod"),
-            Refused::NotWarm(mode) => HttpError::NotWarm {
+            BridgeError::Unavailable(why) => HttpError::RegistryUnavailable(why),
+            BridgeError::Forbidden => HttpError::Forbidden("the token is not that of this pod"),
+            BridgeError::NotWarm(mode) => HttpError::NotWarm {
                 name: name.to_owned(),
                 mode,
             },
-            Refused::TooMany => {
+            BridgeError::TooMany => {
                 HttpError::RegistryUnavailable("the table of functions is full".to_owned())
             }
         }),

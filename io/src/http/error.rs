@@ -1,7 +1,7 @@
 //! The errors of requests, apart from the outcomes of calls. Each message says what to do. It knows no status
 //! code; `response` does.
 
-use nanofaas_core::admission::Refusal;
+use nanofaas_core::admission::AdmissionError;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_http1::error::ParseError;
 use nanofaas_http1::error::ValueError;
@@ -51,7 +51,7 @@ pub(crate) enum HttpError {
     Busy,
     /// There is no memory for the request, which is not a call, or for its answer.
     NoMemory,
-    Refused(Refusal),
+    Refused(AdmissionError),
 }
 
 impl From<ParseError> for HttpError {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use nanofaas_core::limits::JSON_DEPTH;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_http1::head::Span;
 use nanofaas_http1::media_type::{MediaType, media_type};
 
@@ -72,7 +72,7 @@ impl Output {
         body: Range<usize>,
         labels: Labels,
         head: Option<Vec<u8>>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ExecutionError> {
         let mut output = Self {
             form: Form::Raw,
             buffer,
@@ -130,7 +130,7 @@ impl Output {
         content_type: Option<&[u8]>,
         content_encoding: Option<&[u8]>,
         body: &[u8],
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ExecutionError> {
         let labels = [content_type, content_encoding].into_iter().flatten();
         let labels_len: usize = labels.map(<[u8]>::len).sum();
         buffer.reserve_exact(labels_len + body.len());
@@ -234,8 +234,8 @@ fn trimmed(bytes: &[u8], mut range: Range<usize>) -> Range<usize> {
     range
 }
 
-fn bad(why: &str) -> Failure {
-    Failure::BadOutput(Arc::from(why))
+fn bad(why: &str) -> ExecutionError {
+    ExecutionError::BadOutput(Arc::from(why))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
-use nanofaas_core::admission::Refusal;
+use nanofaas_core::admission::AdmissionError;
 use nanofaas_core::metrics::RejectReason;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_http1::error::ParseError;
 
 use crate::http::error::HttpError;
@@ -334,7 +334,7 @@ fn parse_error(error: ParseError) -> Response {
     simple(error.status(), code, &error.to_string())
 }
 
-fn refusal(refusal: Refusal) -> Response {
+fn refusal(refusal: AdmissionError) -> Response {
     let advice = match refusal.reason {
         RejectReason::Rate => "the control plane takes no more calls this second",
         RejectReason::Memory => "the calls in flight hold all the memory they may",
@@ -445,16 +445,16 @@ pub(crate) fn error_response(error: &HttpError) -> Response {
     }
 }
 
-pub(crate) const fn outcome_status(failure: &Failure) -> u16 {
+pub(crate) const fn outcome_status(failure: &ExecutionError) -> u16 {
     match failure {
-        Failure::Handler(_) => 500,
-        Failure::PodLost(_)
-        | Failure::PodUnreachable(_)
-        | Failure::BadOutput(_)
-        | Failure::OutputTooLarge(_) => 502,
-        Failure::ColdStart(_) | Failure::Shutdown => 503,
-        Failure::Timeout { .. } | Failure::StartTimeout(_) => 408,
-        Failure::Cancelled => 409,
-        Failure::FunctionRemoved => 410,
+        ExecutionError::Handler(_) => 500,
+        ExecutionError::PodLost(_)
+        | ExecutionError::PodUnreachable(_)
+        | ExecutionError::BadOutput(_)
+        | ExecutionError::OutputTooLarge(_) => 502,
+        ExecutionError::ColdStart(_) | ExecutionError::Shutdown => 503,
+        ExecutionError::Timeout { .. } | ExecutionError::StartTimeout(_) => 408,
+        ExecutionError::Cancelled => 409,
+        ExecutionError::FunctionRemoved => 410,
     }
 }

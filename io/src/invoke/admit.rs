@@ -5,11 +5,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use nanofaas_core::admission::{self, Refusal};
+use nanofaas_core::admission::{self, AdmissionError};
 use nanofaas_core::call::{Deadline, NotAdmitted};
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::metrics::{CallTime, RejectReason};
-use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::outcome::{ExecutionError, TimeLimit};
 use nanofaas_core::ticket::{CallId, Class};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::framing::Framing;
@@ -56,7 +56,7 @@ pub(crate) fn admit_head(
             Some(entry) => entry.metrics(thread).rejected[reason as usize].add(),
             None => thread.ledger().rejected_unknown.add(),
         }
-        HttpError::Refused(Refusal::new(reason, wait))
+        HttpError::Refused(AdmissionError::new(reason, wait))
     };
     // The rate limit is checked before the function, so that requests for unknown functions count, too.
     thread
@@ -132,7 +132,7 @@ fn read_envelope(incoming: &mut Incoming) -> Result<(), HttpError> {
     Ok(())
 }
 
-fn refuse(thread: &Links, entry: &FunctionEntry, refusal: Refusal) -> HttpError {
+fn refuse(thread: &Links, entry: &FunctionEntry, refusal: AdmissionError) -> HttpError {
     entry.metrics(thread).rejected[refusal.reason as usize].add();
     HttpError::Refused(refusal)
 }
@@ -152,7 +152,7 @@ pub(crate) fn enter(
         return Err(refuse(
             thread,
             entry,
-            Refusal::new(RejectReason::Memory, Nanos::ZERO),
+            AdmissionError::new(RejectReason::Memory, Nanos::ZERO),
         ));
     };
     let admitted = CallMachine::admit(thread, entry.clone(), call_id, class, now, deadline);
@@ -176,7 +176,7 @@ pub(crate) fn enter(
         return Err(refuse(
             thread,
             entry,
-            Refusal::new(RejectReason::Depth, wait),
+            AdmissionError::new(RejectReason::Depth, wait),
         ));
     }
     // Counted only now, because a refusal leaves no trace.
@@ -302,7 +302,7 @@ pub(crate) async fn plain_call(
 pub(crate) fn end_record(
     record: &mut ExecutionRecord,
     status: Status,
-    failure: Option<&Failure>,
+    failure: Option<&ExecutionError>,
     now: Uptime,
 ) {
     record.status = status;
@@ -352,7 +352,7 @@ pub(crate) fn finish(call: &ServedCall<'_>, finished: &Finished, now: Uptime) ->
     status
 }
 
-fn log_failure(call: &ServedCall<'_>, failure: &Failure) {
+fn log_failure(call: &ServedCall<'_>, failure: &ExecutionError) {
     use nanofaas_core::outcome::Blame;
     let entry = call.entry();
     let (function, attempt) = (entry.function.name(), call.attempt());

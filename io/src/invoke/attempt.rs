@@ -4,7 +4,7 @@
 
 use nanofaas_core::call::Report;
 use nanofaas_core::memory::Charge;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::PodVerdict;
 use nanofaas_core::time::{Nanos, Uptime};
@@ -21,13 +21,13 @@ pub(crate) struct ChargedOutput {
 /// cannot disagree.
 #[derive(Debug)]
 pub(crate) struct AttemptError {
-    failure: Failure,
+    failure: ExecutionError,
     kind: AttemptFailure,
 }
 
 impl AttemptError {
     /// The attempt cannot have begun.
-    pub(crate) const fn not_begun(failure: Failure) -> Self {
+    pub(crate) const fn not_begun(failure: ExecutionError) -> Self {
         Self {
             failure,
             kind: AttemptFailure::NotBegun,
@@ -35,7 +35,7 @@ impl AttemptError {
     }
 
     /// The pod is gone, and how it ended is not known yet.
-    pub(crate) const fn pod_lost(failure: Failure) -> Self {
+    pub(crate) const fn pod_lost(failure: ExecutionError) -> Self {
         Self {
             failure,
             kind: AttemptFailure::Lost { oom: None },
@@ -43,7 +43,7 @@ impl AttemptError {
     }
 
     /// Another attempt would fail in the same way.
-    pub(crate) const fn last(failure: Failure) -> Self {
+    pub(crate) const fn last(failure: ExecutionError) -> Self {
         Self {
             failure,
             kind: AttemptFailure::Final,
@@ -52,30 +52,30 @@ impl AttemptError {
 
     /// A failure that was reported by the function, by its runtime, or by the bridge, which saw the attempt's
     /// end.
-    pub(crate) fn reported(failure: Failure) -> Self {
+    pub(crate) fn reported(failure: ExecutionError) -> Self {
         let kind = match &failure {
-            Failure::Handler(said) if &*said.code == "OOM" => {
+            ExecutionError::Handler(said) if &*said.code == "OOM" => {
                 AttemptFailure::Lost { oom: Some(true) }
             }
-            Failure::Handler(_) => AttemptFailure::Handler,
-            Failure::Timeout { .. } => AttemptFailure::TimedOut,
+            ExecutionError::Handler(_) => AttemptFailure::Handler,
+            ExecutionError::Timeout { .. } => AttemptFailure::TimedOut,
             // The reporter is the runtime, which outlived its worker, or the bridge, which saw the end. So no
             // later report of the end has to be awaited.
-            Failure::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
-            Failure::PodUnreachable(_) => AttemptFailure::NotBegun,
-            Failure::BadOutput(_)
-            | Failure::OutputTooLarge(_)
-            | Failure::ColdStart(_)
-            | Failure::StartTimeout(_)
-            | Failure::Cancelled
-            | Failure::FunctionRemoved
-            | Failure::Shutdown => AttemptFailure::Final,
+            ExecutionError::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
+            ExecutionError::PodUnreachable(_) => AttemptFailure::NotBegun,
+            ExecutionError::BadOutput(_)
+            | ExecutionError::OutputTooLarge(_)
+            | ExecutionError::ColdStart(_)
+            | ExecutionError::StartTimeout(_)
+            | ExecutionError::Cancelled
+            | ExecutionError::FunctionRemoved
+            | ExecutionError::Shutdown => AttemptFailure::Final,
         };
         Self { failure, kind }
     }
 
     /// Like `reported`, for the bridge, which knows whether a lost pod ran out of memory.
-    pub(crate) fn ended(failure: Failure, oom: bool) -> Self {
+    pub(crate) fn ended(failure: ExecutionError, oom: bool) -> Self {
         let mut error = Self::reported(failure);
         if let AttemptFailure::Lost { oom: known } = &mut error.kind {
             *known = Some(oom);
@@ -102,7 +102,7 @@ pub(crate) struct FinishedAttempt {
 
 impl FinishedAttempt {
     /// The attempt failed before anything was sent.
-    pub(crate) const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
+    pub(crate) const fn not_begun(failure: ExecutionError, verdict: PodVerdict) -> Self {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)
     }
 
@@ -143,11 +143,11 @@ mod tests {
     #[test]
     fn only_a_lost_attempt_can_be_oom() {
         let kind = |failure, oom| AttemptError::ended(failure, oom).kind();
-        let lost = || Failure::PodLost("gone".into());
+        let lost = || ExecutionError::PodLost("gone".into());
         for oom in [false, true] {
             let expected = AttemptFailure::Lost { oom: Some(oom) };
             assert_eq!(kind(lost(), oom), expected);
-            assert_eq!(kind(Failure::Shutdown, oom), AttemptFailure::Final);
+            assert_eq!(kind(ExecutionError::Shutdown, oom), AttemptFailure::Final);
         }
         let unknown = AttemptError::pod_lost(lost()).kind();
         assert_eq!(unknown, AttemptFailure::Lost { oom: None });

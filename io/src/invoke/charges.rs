@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use nanofaas_core::admission::Refusal;
+use nanofaas_core::admission::AdmissionError;
 use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
 use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::RejectReason;
@@ -115,5 +115,5 @@ pub(crate) fn settle(
 /// Counts a refusal for memory, and returns it.
 pub(crate) fn out_of_memory(thread: &Tables, entry: &FunctionEntry) -> HttpError {
     entry.metrics(thread).rejected[RejectReason::Memory as usize].add();
-    HttpError::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))
+    HttpError::Refused(AdmissionError::new(RejectReason::Memory, Nanos::ZERO))
 }

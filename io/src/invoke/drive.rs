@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use nanofaas_core::call::{Step, Times};
 use nanofaas_core::event::Event;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Done, Grant, PodId};
 
@@ -20,7 +20,7 @@ use crate::state::executions::Status;
 
 /// How a call ended.
 pub(crate) struct Finished {
-    pub(crate) result: Result<ChargedOutput, Failure>,
+    pub(crate) result: Result<ChargedOutput, ExecutionError>,
     pub(crate) times: Times,
     /// No attempt can have begun.
     pub(crate) never_ran: bool,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nanofaas_core::call::Times;
 use nanofaas_core::id::{ExecutionId, ID_LEN};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::time::Nanos;
 
 use crate::http::json::write_string;
@@ -18,7 +18,7 @@ use crate::state::executions::Status;
 pub(crate) struct Invocation<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) status: Status,
-    pub(crate) result: Result<&'a Output, &'a Failure>,
+    pub(crate) result: Result<&'a Output, &'a ExecutionError>,
     /// The waiter's own deadline has passed, and the execution goes on.
     pub(crate) waiter_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
@@ -153,7 +153,7 @@ impl Invocation<'_> {
         &self,
         (out, scratch): (&mut Vec<u8>, &mut Vec<u8>),
         id: &Id,
-        failure: &Failure,
+        failure: &ExecutionError,
         heading: &Heading,
     ) {
         self.failure_body(scratch, id, failure);
@@ -172,7 +172,7 @@ impl Invocation<'_> {
         }
     }
 
-    fn failure_body(&self, scratch: &mut Vec<u8>, id: &Id, failure: &Failure) {
+    fn failure_body(&self, scratch: &mut Vec<u8>, id: &Id, failure: &ExecutionError) {
         scratch.clear();
         scratch.extend_from_slice(BEFORE_ID);
         scratch.extend_from_slice(id);
@@ -223,9 +223,9 @@ impl Invocation<'_> {
 }
 
 /// The `Retry-After` of a function that refused the call because it has too many.
-fn retry_after(failure: &Failure) -> Option<&str> {
+fn retry_after(failure: &ExecutionError) -> Option<&str> {
     match failure {
-        Failure::Handler(said) => said.retry_after.as_deref(),
+        ExecutionError::Handler(said) => said.retry_after.as_deref(),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::outcome::{Failure, Stage};
+use nanofaas_core::outcome::{ExecutionError, Stage};
 use nanofaas_core::time::Uptime;
 
 use crate::http::response::{EXECUTION_ID, Response};
@@ -75,7 +75,7 @@ pub(crate) fn result(
     let output = stored.output.borrow();
     let over = record.status.is_terminal();
     // Shown while the execution goes on: this waiter's own deadline has passed.
-    let gone = Failure::Timeout {
+    let gone = ExecutionError::Timeout {
         stage: Stage::Queued,
         limit: None,
     };

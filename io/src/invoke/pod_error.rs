@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
+use nanofaas_core::outcome::{ExecutionError, HandlerError, Stage};
 use nanofaas_core::time::Nanos;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,16 +13,16 @@ const MESSAGE_MAX: usize = 1024;
 const CODE_MAX: usize = 64;
 
 /// The failure that `body` describes; `unsaid` makes its message if the body has none.
-pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
+pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionError {
     let (code, message) = parse(body);
     let message = message.unwrap_or_else(unsaid).into();
     match code.as_deref() {
         // The runtime goes on; the worker that had the call is gone.
-        Some("POD_LOST") => Failure::PodLost(message),
+        Some("POD_LOST") => ExecutionError::PodLost(message),
         // The runtime refused the handler's output, and did not send it.
-        Some("BAD_OUTPUT") => Failure::BadOutput(message),
-        Some("OUTPUT_TOO_LARGE") => Failure::OutputTooLarge(message),
-        code => Failure::Handler(Arc::new(HandlerFailure {
+        Some("BAD_OUTPUT") => ExecutionError::BadOutput(message),
+        Some("OUTPUT_TOO_LARGE") => ExecutionError::OutputTooLarge(message),
+        code => ExecutionError::Handler(Arc::new(HandlerError {
             code: code.unwrap_or("HANDLER_ERROR").into(),
             message,
             retry_after: None,
@@ -32,12 +32,14 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
 
 /// A pod that stops a call at its deadline answers with the code TIMEOUT, and its clock may reach the deadline
 /// up to `early` before ours. With more time left, the function itself chose this code.
-pub(crate) fn at_deadline(failure: Failure, left: Nanos, early: Nanos) -> Failure {
+pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) -> ExecutionError {
     match failure {
-        Failure::Handler(said) if &*said.code == "TIMEOUT" && left <= early => Failure::Timeout {
-            stage: Stage::Running,
-            limit: None,
-        },
+        ExecutionError::Handler(said) if &*said.code == "TIMEOUT" && left <= early => {
+            ExecutionError::Timeout {
+                stage: Stage::Running,
+                limit: None,
+            }
+        }
         failure => failure,
     }
 }
@@ -193,11 +195,11 @@ mod tests {
     fn platform_codes_keep_their_meaning_from_a_pod() {
         let read = |body: &str| read(body.as_bytes(), String::new);
         let lost = read(r#"{"code":"POD_LOST","message":"exited with status 3"}"#);
-        assert_eq!(lost, Failure::PodLost("exited with status 3".into()));
+        assert_eq!(lost, ExecutionError::PodLost("exited with status 3".into()));
         let bad = read(r#"{"code":"BAD_OUTPUT","message":"no JSON"}"#);
-        assert_eq!(bad, Failure::BadOutput("no JSON".into()));
+        assert_eq!(bad, ExecutionError::BadOutput("no JSON".into()));
         let large = read(r#"{"code":"OUTPUT_TOO_LARGE","message":"7 MiB"}"#);
-        assert_eq!(large, Failure::OutputTooLarge("7 MiB".into()));
+        assert_eq!(large, ExecutionError::OutputTooLarge("7 MiB".into()));
     }
 
     #[test]
@@ -211,7 +213,7 @@ mod tests {
         };
         assert!(matches!(
             at_deadline(said(), ms(5), ms(5)),
-            Failure::Timeout { .. }
+            ExecutionError::Timeout { .. }
         ));
         let own = at_deadline(said(), ms(6), ms(5));
         assert_eq!((own.code(), &*own.message()), ("TIMEOUT", "the database"));

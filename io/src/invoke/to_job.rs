@@ -8,7 +8,7 @@ use std::task::Poll;
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyTimestamps};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::Nanos;
 use nanofaas_http1::media_type::{MediaType, is_plain_json, media_type};
@@ -128,7 +128,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     if thread.bridge.send(BridgeMessage::Job(start)).is_err() {
         let why = "the bridge is too busy to start a Job";
         return FinishedAttempt::not_begun(
-            Failure::PodUnreachable(why.into()),
+            ExecutionError::PodUnreachable(why.into()),
             PodVerdict::Healthy,
         );
     }
@@ -269,13 +269,13 @@ fn is_result(content_type: Option<&[u8]>) -> bool {
 }
 
 /// The failure of a call whose Job posted an unreadable result.
-pub(crate) fn bad_result(why: &HttpError) -> Failure {
+pub(crate) fn bad_result(why: &HttpError) -> ExecutionError {
     let why = match why {
         HttpError::BadRequest(why) => why.clone(),
         HttpError::Encoded => "its Content-Encoding must be left out".to_owned(),
         _ => "it cannot be read".to_owned(),
     };
-    Failure::BadOutput(format!("the Job's result was no result: {why}").into())
+    ExecutionError::BadOutput(format!("the Job's result was no result: {why}").into())
 }
 
 /// Reads a callback's body; a body of the wrong form is an error of the request, not of the call.
@@ -376,7 +376,7 @@ mod tests {
         assert!(matches!(encoded, Err(HttpError::Encoded)));
         let encoded = read("text/plain", Some("gzip"), "bytes");
         let failed = encoded.ok().and_then(|answer| answer.result.err());
-        assert!(matches!(failed, Some(Failure::BadOutput(_))));
+        assert!(matches!(failed, Some(ExecutionError::BadOutput(_))));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use nanofaas_core::descriptors;
 use nanofaas_core::message::PodAddress;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::spec::{Endpoint, ExecutionMode};
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
@@ -41,7 +41,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         None => match &*call.entry().endpoint.borrow() {
             Ok(address) => Owner::Endpoint(address.clone()),
             Err(why) => {
-                let failure = Failure::PodUnreachable(why.clone());
+                let failure = ExecutionError::PodUnreachable(why.clone());
                 return FinishedAttempt::not_begun(failure, PodVerdict::Lost);
             }
         },
@@ -114,8 +114,9 @@ async fn exchange(
     timestamps: &SentTimestamp,
 ) -> FinishedAttempt {
     let thread = call.thread;
-    let unreachable =
-        |why: Arc<str>, verdict| FinishedAttempt::not_begun(Failure::PodUnreachable(why), verdict);
+    let unreachable = |why: Arc<str>, verdict| {
+        FinishedAttempt::not_begun(ExecutionError::PodUnreachable(why), verdict)
+    };
     let request = call.request.body();
     let mut connection = match thread.pods.take(owner, thread.recent()) {
         Some(connection) => connection,
@@ -146,7 +147,7 @@ async fn exchange(
     let failed =
         |error, verdict| FinishedAttempt::unanswered(error, verdict, timestamps.sent_at.get());
     let lost = |why: Arc<str>| {
-        let error = AttemptError::pod_lost(Failure::PodLost(why));
+        let error = AttemptError::pod_lost(ExecutionError::PodLost(why));
         failed(error, PodVerdict::Lost)
     };
     let undelivered = |Unsent { nothing, why }| {
@@ -204,12 +205,12 @@ async fn exchange(
         Err(Broken::Foreign) => lost("the pod answered another call".into()),
         Err(Broken::TooLarge) => {
             let bytes_max = thread.config.response_bytes_max;
-            let error = AttemptError::last(Failure::output_too_large(bytes_max));
+            let error = AttemptError::last(ExecutionError::output_too_large(bytes_max));
             failed(error, PodVerdict::Healthy)
         }
         Err(Broken::Nonsense(why)) => {
             let why = format!("the pod's answer is not sound HTTP: {why}");
-            let error = AttemptError::last(Failure::BadOutput(why.into()));
+            let error = AttemptError::last(ExecutionError::BadOutput(why.into()));
             failed(error, PodVerdict::Healthy)
         }
     }
@@ -305,7 +306,7 @@ fn interpret(
     let (error, verdict) = if head.status == 503 && head.not_started {
         let pod = named(call, owner);
         let why = format!("{pod} says that it cannot take the call now");
-        let failure = Failure::PodUnreachable(why.into());
+        let failure = ExecutionError::PodUnreachable(why.into());
         (AttemptError::not_begun(failure), PodVerdict::Lost)
     } else {
         let head_bytes = own_head.as_deref().unwrap_or(&buffer);
@@ -320,7 +321,7 @@ fn interpret(
 }
 
 /// The failure that a function describes in an answer other than 2xx.
-fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Failure {
+fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> ExecutionError {
     let status = head.status;
     // An encoded body is not decoded here, so it counts as empty.
     let body = if head.content_encoding.is_none() {
@@ -330,7 +331,7 @@ fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Fail
     };
     let unsaid = || format!("the function answered with status {status}");
     let mut failure = pod_error::read(body, unsaid);
-    if let Failure::Handler(said) = &mut failure
+    if let ExecutionError::Handler(said) = &mut failure
         && status == 429
     {
         let retry_after = head.retry_after.map(|span| span.of(head_bytes));

@@ -12,7 +12,7 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{Phases, ReadyTimestamps};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallId, Grant, LaneId};
 use nanofaas_core::time::Uptime;
@@ -27,14 +27,14 @@ pub(crate) enum JobUpdate {
         held_up: Option<Arc<str>>,
     },
     Ended {
-        failure: Failure,
+        failure: ExecutionError,
         oom: bool,
     },
     /// The callback came.
     Answered(Box<JobAnswer>),
     /// A callback came that cannot be read. The Job may post another one; if it does not, the call ends with
     /// this failure.
-    Refused(Failure),
+    Refused(ExecutionError),
 }
 
 impl JobUpdate {
@@ -44,7 +44,7 @@ impl JobUpdate {
         match (self, earlier) {
             (
                 Self::Ended {
-                    failure: Failure::PodLost(_),
+                    failure: ExecutionError::PodLost(_),
                     oom: false,
                 },
                 Some(Self::Refused(failure)),
@@ -59,7 +59,7 @@ impl JobUpdate {
 
 /// The content of a Job's callback.
 pub(crate) struct JobAnswer {
-    pub(crate) result: Result<JobOutput, Failure>,
+    pub(crate) result: Result<JobOutput, ExecutionError>,
     /// The start times that the Job's runtime reported, if it did.
     pub(crate) timestamps: Option<ReadyTimestamps>,
 }

@@ -13,7 +13,7 @@ use nanofaas_core::call::Deadline;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;
 use nanofaas_core::message::Phases;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallId, LaneId};
 use nanofaas_core::time::{Nanos, Uptime};
@@ -50,9 +50,9 @@ impl Status {
     }
 
     /// The final state of a call with this failure.
-    pub(crate) const fn of(failure: &Failure) -> Self {
+    pub(crate) const fn of(failure: &ExecutionError) -> Self {
         match failure {
-            Failure::Timeout { .. } | Failure::StartTimeout(_) => Self::Timeout,
+            ExecutionError::Timeout { .. } | ExecutionError::StartTimeout(_) => Self::Timeout,
             _ => Self::Error,
         }
     }
@@ -72,7 +72,7 @@ pub(crate) struct ExecutionRecord {
     pub(crate) init_ms: Option<u32>,
     /// The start phases of the pod for which an attempt had to wait.
     pub(crate) start: Option<Phases>,
-    pub(crate) failure: Option<Failure>,
+    pub(crate) failure: Option<ExecutionError>,
     /// The running call, for a cancel.
     pub(crate) call: Option<CallId>,
 }
@@ -146,7 +146,10 @@ impl StoredExecution {
     /// The bytes of the execution, with everything that is stored for it.
     fn weight(&self) -> u64 {
         let record = self.record.borrow();
-        let failure = record.failure.as_ref().map_or(0, Failure::text_bytes);
+        let failure = record
+            .failure
+            .as_ref()
+            .map_or(0, ExecutionError::text_bytes);
         let start = record.start.as_ref().map_or(0, |phases| {
             size_of_val::<[(&str, Nanos)]>(phases) + COUNTS_BYTES
         });

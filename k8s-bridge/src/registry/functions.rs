@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nanofaas_core::message::{Refused, Reply, ReplyTo};
+use nanofaas_core::message::{BridgeError, Reply, ReplyTo};
 use nanofaas_core::registry::Change;
-use nanofaas_core::spec::{FieldFault, FunctionDraft};
+use nanofaas_core::spec::{FieldError, FunctionDraft};
 use serde_json::{Map, Value};
 use tokio::task::spawn_local;
 
@@ -300,10 +300,10 @@ fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdic
 fn judge(
     registry: &ClusterRegistry,
     object: &FunctionObject,
-) -> Result<Option<FunctionDraft>, Refused> {
+) -> Result<Option<FunctionDraft>, BridgeError> {
     let draft = object
         .draft()
-        .map_err(|fault| Refused::Invalid(vec![fault]))?;
+        .map_err(|fault| BridgeError::Invalid(vec![fault]))?;
     check_template(&object.spec)?;
     let differs = registry
         .context
@@ -312,10 +312,10 @@ fn judge(
 }
 
 /// Checks that a function's `podTemplate` is the template of a pod.
-fn check_template(spec: &Map<String, Value>) -> Result<(), Refused> {
+fn check_template(spec: &Map<String, Value>) -> Result<(), BridgeError> {
     let template = spec.get("podTemplate").filter(|value| !value.is_null());
     let checked = template.map_or(Ok(()), default_template::check_fields);
-    checked.map_err(|why| Refused::Invalid(vec![FieldFault::new("podTemplate", why)]))
+    checked.map_err(|why| BridgeError::Invalid(vec![FieldError::new("podTemplate", why)]))
 }
 
 /// Called when the object is gone: removes the function.
@@ -331,17 +331,18 @@ fn forget(registry: &ClusterRegistry, name: &str) {
 }
 
 /// A refusal, with the message of the HTTP API.
-fn refusal(refused: &Refused) -> String {
+fn refusal(refused: &BridgeError) -> String {
     match refused {
-        Refused::Invalid(faults) => {
+        BridgeError::Invalid(faults) => {
             let faults = faults.iter().map(ToString::to_string);
             faults.collect::<Vec<_>>().join("; ")
         }
-        Refused::TooMany => "the table of functions is full".to_owned(),
-        Refused::Unavailable(why) => why.clone(),
-        Refused::NotFound | Refused::Exists | Refused::Forbidden | Refused::NotWarm(_) => {
-            "it was refused".to_owned()
-        }
+        BridgeError::TooMany => "the table of functions is full".to_owned(),
+        BridgeError::Unavailable(why) => why.clone(),
+        BridgeError::NotFound
+        | BridgeError::Exists
+        | BridgeError::Forbidden
+        | BridgeError::NotWarm(_) => "it was refused".to_owned(),
     }
 }
 
@@ -396,7 +397,7 @@ async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Chang
 
 fn registered(
     registry: &ClusterRegistry,
-    written: Result<FunctionObject, Refused>,
+    written: Result<FunctionObject, BridgeError>,
     draft: Box<FunctionDraft>,
     replace: bool,
     reply: ReplyTo,
@@ -415,7 +416,7 @@ fn registered(
 /// After a write or a refusal: changes the table, and sends the client its reply.
 fn made(
     registry: &ClusterRegistry,
-    written: Result<FunctionObject, Refused>,
+    written: Result<FunctionObject, BridgeError>,
     change: Change,
     reply: ReplyTo,
 ) {
@@ -436,7 +437,7 @@ fn made(
 /// is examined first.
 fn scaled(
     registry: &ClusterRegistry,
-    written: Result<FunctionObject, Refused>,
+    written: Result<FunctionObject, BridgeError>,
     name: &Arc<str>,
     replicas: u32,
     reply: ReplyTo,
@@ -445,7 +446,7 @@ fn scaled(
         take(registry, &object);
         match registry.functions.with(name, |known| known.verdict.clone()) {
             Some(SpecVerdict::Rejected(why)) => {
-                Err(Refused::Invalid(vec![FieldFault::new("function", why)]))
+                Err(BridgeError::Invalid(vec![FieldError::new("function", why)]))
             }
             Some(SpecVerdict::Accepted) | None => Ok(()),
         }
@@ -488,7 +489,7 @@ pub(crate) async fn seed(registry: &ClusterRegistry) {
         }
         match register(&registry.context.cluster, &name, draft, false).await {
             Ok(object) => take(registry, &object),
-            Err(Refused::Exists) => {}
+            Err(BridgeError::Exists) => {}
             Err(refused) => {
                 let why = refusal(&refused);
                 tracing::error!(function = %name, "it is not registered: {why}");

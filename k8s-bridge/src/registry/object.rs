@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::Resource;
 use kube::core::NamespaceResourceScope;
-use nanofaas_core::spec::{API_VERSION, FieldFault, FunctionDraft, KIND};
+use nanofaas_core::spec::{API_VERSION, FieldError, FunctionDraft, KIND};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -144,7 +144,7 @@ impl FunctionObject {
     }
 
     /// Its spec as a draft; no field is checked.
-    pub(crate) fn draft(&self) -> Result<FunctionDraft, FieldFault> {
+    pub(crate) fn draft(&self) -> Result<FunctionDraft, FieldError> {
         let object = json!({
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -153,7 +153,7 @@ impl FunctionObject {
         });
         // The only possible error is a value that is nested too deep for a draft.
         serde_json::from_value(object)
-            .map_err(|error| FieldFault::new("spec", format!("cannot be taken: {error}")))
+            .map_err(|error| FieldError::new("spec", format!("cannot be taken: {error}")))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyTimestamps, Reply};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallId;
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -83,7 +83,7 @@ pub(crate) async fn started(fixture: &ClusterFixture, of: CallId) {
     }
 }
 
-pub(crate) async fn ended(fixture: &ClusterFixture, of: CallId) -> (Failure, bool) {
+pub(crate) async fn ended(fixture: &ClusterFixture, of: CallId) -> (ExecutionError, bool) {
     loop {
         match fixture.message(1).await {
             Message::JobStarting { .. } => {}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nanofaas_core::message::{Message, ReadyTimestamps};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -105,7 +105,7 @@ fn an_unpullable_image_ends_the_call_early() {
         let (failure, oom) = ended(&fixture, call(1)).await;
         assert!(began.elapsed() < Duration::from_secs(5) && !oom);
         let why = "ErrImagePull: manifest unknown".into();
-        assert_eq!(failure, Failure::ColdStart(why));
+        assert_eq!(failure, ExecutionError::ColdStart(why));
         nothing_left(&server).await;
     });
 }
@@ -161,7 +161,7 @@ fn an_endless_pull_ends_at_the_start_deadline() {
         assert!(began.elapsed() >= crate::fixture::START_TIMEOUT);
         let said = "within 20000 ms: ErrImagePull: connection refused";
         assert!(
-            matches!(&failure, Failure::ColdStart(why) if why.ends_with(said)),
+            matches!(&failure, ExecutionError::ColdStart(why) if why.ends_with(said)),
             "{failure:?}"
         );
         nothing_left(&server).await;
@@ -184,7 +184,7 @@ fn an_end_without_callback_has_cluster_words() {
             let (failure, oom) = ended(&fixture, call(index)).await;
             assert_eq!(oom, is_oom);
             assert!(
-                matches!(&failure, Failure::PodLost(why) if why.contains(words)),
+                matches!(&failure, ExecutionError::PodLost(why) if why.contains(words)),
                 "{failure:?}"
             );
             nothing_left(&server).await;
@@ -194,14 +194,17 @@ fn an_end_without_callback_has_cluster_words() {
         let pod = only_pod(&server).await;
         server.evict(&pod);
         let (failure, _) = ended(&fixture, call(4)).await;
-        assert!(matches!(&failure, Failure::PodLost(why) if why.contains("Evicted")));
+        assert!(matches!(&failure, ExecutionError::PodLost(why) if why.contains("Evicted")));
         nothing_left(&server).await;
         start(&fixture, &function, call(5));
         started(&fixture, call(5)).await;
         let pod = only_pod(&server).await;
         server.remove("pods", &pod);
         let (failure, _) = ended(&fixture, call(5)).await;
-        assert!(matches!(&failure, Failure::PodLost(_)), "{failure:?}");
+        assert!(
+            matches!(&failure, ExecutionError::PodLost(_)),
+            "{failure:?}"
+        );
         nothing_left(&server).await;
     });
 }
@@ -279,7 +282,7 @@ fn a_quota_refusal_is_read_from_events() {
         start(&fixture, &function, call(1));
         let (failure, _) = ended(&fixture, call(1)).await;
         assert!(began.elapsed() < Duration::from_secs(5));
-        assert_eq!(failure, Failure::ColdStart(QUOTA.into()));
+        assert_eq!(failure, ExecutionError::ColdStart(QUOTA.into()));
         nothing_left(&server).await;
         let asked = server.asked(of("list", "events"));
         assert!(
@@ -297,7 +300,7 @@ fn a_quota_that_refuses_the_job_is_reported() {
         server.script(of("create", "jobs"), 1, refuse(403, "Forbidden", QUOTA));
         start(&fixture, &function, call(1));
         let (failure, _) = ended(&fixture, call(1)).await;
-        assert!(matches!(&failure, Failure::ColdStart(why) if why.contains(QUOTA)));
+        assert!(matches!(&failure, ExecutionError::ColdStart(why) if why.contains(QUOTA)));
         nothing_left(&server).await;
     });
 }
@@ -313,7 +316,7 @@ fn a_job_without_a_node_fails_in_time() {
         let (failure, _) = ended(&fixture, call(1)).await;
         let has_reason = |why: &str| why.contains("0/1 nodes") && why.contains("20000 ms");
         assert!(
-            matches!(&failure, Failure::ColdStart(why) if has_reason(why)),
+            matches!(&failure, ExecutionError::ColdStart(why) if has_reason(why)),
             "{failure:?}"
         );
         nothing_left(&server).await;
@@ -329,7 +332,10 @@ fn a_job_without_pods_is_polled_in_bounds() {
         server.delay_watches(Duration::from_secs(3600));
         start(&fixture, &function, call(1));
         let (failure, _) = ended(&fixture, call(1)).await;
-        assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");
+        assert!(
+            matches!(&failure, ExecutionError::ColdStart(_)),
+            "{failure:?}"
+        );
         let count = server.count(of("list", "events"));
         assert!((1..=6).contains(&count), "{count} looks in 20 s");
         nothing_left(&server).await;
@@ -346,7 +352,10 @@ fn a_lost_servers_job_fails_and_is_deleted() {
         start_with(&fixture, &function, call(1), 5000);
         let (failure, _) = ended(&fixture, call(1)).await;
         assert!(began.elapsed() <= Duration::from_millis(5500));
-        assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");
+        assert!(
+            matches!(&failure, ExecutionError::ColdStart(_)),
+            "{failure:?}"
+        );
         nothing_left(&server).await;
     });
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nanofaas_core::event::{Event, Order};
-use nanofaas_core::message::{Refused, Reply};
+use nanofaas_core::message::{BridgeError, Reply};
 use nanofaas_fake_api_server::script::{Fault, answer, any, of};
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::json;
@@ -110,7 +110,7 @@ fn without_its_lease_it_changes_nothing() {
         assert!(!fixture.is_deposed() && fixture.is_ready());
         assert!(fixture.is_quiet(), "pods are not touched");
         match fixture.reply(token).await {
-            Reply::Refused(Refused::Unavailable(_)) => {}
+            Reply::Refused(BridgeError::Unavailable(_)) => {}
             _ => panic!("nobody may change anything"),
         }
         server.mend();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::message::{BridgeRequest, Refused, Reply};
+use nanofaas_core::message::{BridgeError, BridgeRequest, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_fake_api_server::script::{Fault, answer, any, of, refuse, too_many};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -78,12 +78,12 @@ fn what_is_there_already_is_not_registered_again() {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
         let again = fixture.register(warm("f"), false).await;
-        assert!(matches!(again, Reply::Refused(Refused::Exists)));
+        assert!(matches!(again, Reply::Refused(BridgeError::Exists)));
         // A function that the watch has not shown yet.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = fixture.register(warm("g"), false).await;
-        assert!(matches!(again, Reply::Refused(Refused::Exists)));
+        assert!(matches!(again, Reply::Refused(BridgeError::Exists)));
         assert_eq!(image_there(&server, "g"), Some(json!("i:7")));
     });
 }
@@ -101,7 +101,7 @@ fn scaling_writes_the_floor_alone() {
         assert_eq!(fixture.function("f").spec.scaling_config.min_replicas, 3);
         assert!(matches!(
             fixture.ask(scale("f", 5)).await,
-            Reply::Refused(Refused::Invalid(_))
+            Reply::Refused(BridgeError::Invalid(_))
         ));
     });
 }
@@ -116,7 +116,7 @@ fn modes_without_pods_have_no_floor_either() {
         let Reply::Refused(refused) = fixture.ask(scale("j", 3)).await else {
             panic!("it has a floor");
         };
-        assert_eq!(refused, Refused::NotWarm(ExecutionMode::Job));
+        assert_eq!(refused, BridgeError::NotWarm(ExecutionMode::Job));
         assert_eq!(server.count(of("patch", "functions")), 0);
     });
 }
@@ -148,7 +148,7 @@ fn a_deletion_is_made_in_the_cluster_first() {
         assert!(matches!(fixture.ask(remove("f")).await, Reply::Removed));
         assert!(fixture.table().is_empty() && server.names("functions").is_empty());
         let again = fixture.ask(remove("f")).await;
-        assert!(matches!(again, Reply::Refused(Refused::NotFound)));
+        assert!(matches!(again, Reply::Refused(BridgeError::NotFound)));
         // A new function with the same name is another function.
         fixture.warm("f").await;
         pass(2.0).await;
@@ -169,7 +169,7 @@ fn without_the_server_changes_are_refused_in_time() {
         ] {
             let began = tokio::time::Instant::now();
             let reply = fixture.ask(request).await;
-            assert!(matches!(reply, Reply::Refused(Refused::Unavailable(_))));
+            assert!(matches!(reply, Reply::Refused(BridgeError::Unavailable(_))));
             assert!(began.elapsed() < Duration::from_secs(20));
         }
         assert_eq!(fixture.table(), [("f".to_owned(), "i:1".to_owned())]);
@@ -187,7 +187,7 @@ fn a_hanging_server_is_not_waited_for_longer() {
         server.script(any(), usize::MAX, Fault::Hang);
         let began = tokio::time::Instant::now();
         let reply = fixture.register(warm("f"), false).await;
-        assert!(matches!(reply, Reply::Refused(Refused::Unavailable(_))));
+        assert!(matches!(reply, Reply::Refused(BridgeError::Unavailable(_))));
         assert!(began.elapsed() < Duration::from_secs(20));
     });
 }
@@ -204,7 +204,7 @@ fn a_conflict_with_others_is_written_anew() {
         server.script(of("update", "functions"), usize::MAX, answer(409));
         server.forget_asked();
         let never = fixture.register(of_image("f", "i:3"), true).await;
-        assert!(matches!(never, Reply::Refused(Refused::Unavailable(_))));
+        assert!(matches!(never, Reply::Refused(BridgeError::Unavailable(_))));
         assert!(server.count(of("update", "functions")) <= 10);
         assert!(fixture.knows("f", "i:2"));
     });
@@ -234,7 +234,7 @@ fn an_api_server_refusal_keeps_its_words() {
         let words = "Function.nanofaas.io \"f\" is invalid: spec.image: too long";
         server.script(of("create", "functions"), 1, refuse(422, "Invalid", words));
         match fixture.register(warm("f"), false).await {
-            Reply::Refused(Refused::Invalid(faults)) => {
+            Reply::Refused(BridgeError::Invalid(faults)) => {
                 assert!(faults[0].message.contains("too long"), "{faults:?}");
             }
             _ => panic!("it was taken"),

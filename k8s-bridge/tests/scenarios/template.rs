@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nanofaas_core::message::{Refused, Reply};
+use nanofaas_core::message::{BridgeError, Reply};
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{of, refuse};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -177,7 +177,8 @@ fn a_function_may_not_take_the_planes_account() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("thief");
         spec["podTemplate"] = json!({"spec": {"serviceAccountName": OWN_ACCOUNT}});
-        let Reply::Refused(Refused::Invalid(faults)) = fixture.register(spec.clone(), false).await
+        let Reply::Refused(BridgeError::Invalid(faults)) =
+            fixture.register(spec.clone(), false).await
         else {
             panic!("it is taken");
         };
@@ -247,7 +248,7 @@ fn an_impossible_template_harms_no_other_function() {
         ] {
             let spec = with_template(&template);
             match fixture.register(spec.clone(), true).await {
-                Reply::Refused(Refused::Invalid(faults)) => {
+                Reply::Refused(BridgeError::Invalid(faults)) => {
                     let said = faults[0].to_string();
                     assert!(
                         said.starts_with("podTemplate: ") && said.contains(why),

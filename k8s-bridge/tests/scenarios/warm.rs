@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nanofaas_core::message::{BridgeRequest, ReadyTimestamps, Refused, Reply};
+use nanofaas_core::message::{BridgeError, BridgeRequest, ReadyTimestamps, Reply};
 use nanofaas_fake_api_server::kubelet::Fate;
 use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse, too_many};
 use nanofaas_fake_api_server::server::FakeApiServer;
@@ -100,8 +100,8 @@ fn only_a_pod_reports_itself_ready() {
         pass(3.0).await;
         let token = token(&server, &name);
         for (token, name, why) in [
-            ("0123", &*name, Refused::Forbidden),
-            (&*token, "fn-f-00000", Refused::NotFound),
+            ("0123", &*name, BridgeError::Forbidden),
+            (&*token, "fn-f-00000", BridgeError::NotFound),
         ] {
             let reply = fixture.ask(word(token, name, None)).await;
             assert!(matches!(reply, Reply::Refused(refused) if refused == why));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::Uptime;
@@ -74,7 +74,7 @@ async fn started(fixture: &mut LocalFixture) {
     assert!(matches!(start[..], [("spawned", _)]), "{start:?}");
 }
 
-async fn ended(fixture: &mut LocalFixture) -> Failure {
+async fn ended(fixture: &mut LocalFixture) -> ExecutionError {
     match fixture.message(1).await {
         Message::JobEnded {
             call: CALL,
@@ -126,14 +126,14 @@ fn failures() {
         let function = job(&mut fixture, r#"["sh","-c","echo broken >&2; exit 7"]"#).await;
         fixture.send(start(&function, Some("{}"), 1000));
         started(&mut fixture).await;
-        let Failure::PodLost(why) = ended(&mut fixture).await else {
+        let ExecutionError::PodLost(why) = ended(&mut fixture).await else {
             panic!("another failure");
         };
         assert!(why.contains("status 7") && why.ends_with("broken"), "{why}");
         let function = job(&mut fixture, r#"["true"]"#).await;
         fixture.send(start(&function, Some("{}"), 1000));
         started(&mut fixture).await;
-        let Failure::PodLost(why) = ended(&mut fixture).await else {
+        let ExecutionError::PodLost(why) = ended(&mut fixture).await else {
             panic!("another failure");
         };
         assert!(
@@ -142,7 +142,7 @@ fn failures() {
         );
         let function = job(&mut fixture, r#"["./no-such-job"]"#).await;
         fixture.send(start(&function, Some("{}"), 1000));
-        let Failure::ColdStart(why) = ended(&mut fixture).await else {
+        let ExecutionError::ColdStart(why) = ended(&mut fixture).await else {
             panic!("another failure");
         };
         assert!(why.contains("no-such-job"), "{why}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 
 use nanofaas_core::event::{Event, Order, StartFailure};
-use nanofaas_core::message::{BridgeRequest, Message, ReadyTimestamps, Refused, Reply};
+use nanofaas_core::message::{BridgeError, BridgeRequest, Message, ReadyTimestamps, Reply};
 use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -91,9 +91,9 @@ fn up_by_its_report() {
             timestamps,
         };
         for (token, name, refused) in [
-            ("0123", name, Refused::Forbidden),
-            ("", name, Refused::Forbidden),
-            (token, "fn-f1-00000", Refused::NotFound),
+            ("0123", name, BridgeError::Forbidden),
+            ("", name, BridgeError::Forbidden),
+            (token, "fn-f1-00000", BridgeError::NotFound),
         ] {
             let reply = fixture.ask(ready(token, name)).await;
             assert!(matches!(reply, Reply::Refused(why) if why == refused));
@@ -118,7 +118,7 @@ fn up_by_its_report() {
             name: "nobody".into(),
         };
         let reply = fixture.ask(unknown).await;
-        assert!(matches!(reply, Reply::Refused(Refused::NotFound)));
+        assert!(matches!(reply, Reply::Refused(BridgeError::NotFound)));
         fixture
     });
 }

@@ -6,7 +6,7 @@ use nanofaas_core::call::{Call, Deadline, End, NotAdmitted, Report, Step};
 use nanofaas_core::event::Notice;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::metrics::RejectReason;
-use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::outcome::{ExecutionError, TimeLimit};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::ExecutionMode;
@@ -271,7 +271,7 @@ impl Simulator<'_> {
         }
         let now = self.now;
         self.end_job(attempt.index);
-        let failure = Failure::ColdStart(START_TOO_LONG.into());
+        let failure = ExecutionError::ColdStart(START_TOO_LONG.into());
         let report = Report {
             failure: Some((failure, AttemptFailure::Final)),
             verdict: PodVerdict::Healthy,
@@ -352,11 +352,11 @@ impl Simulator<'_> {
         );
         let ending = match live.life.outcome().expect("it is over") {
             Ok(()) => CallEnding::MadeIt,
-            Err(Failure::Timeout { stage, .. }) => CallEnding::TimedOut(*stage),
-            Err(Failure::StartTimeout(_)) => {
+            Err(ExecutionError::Timeout { stage, .. }) => CallEnding::TimedOut(*stage),
+            Err(ExecutionError::StartTimeout(_)) => {
                 CallEnding::TimedOut(nanofaas_core::outcome::Stage::Starting)
             }
-            Err(Failure::ColdStart(_)) => CallEnding::NoPod,
+            Err(ExecutionError::ColdStart(_)) => CallEnding::NoPod,
             Err(other) => unreachable!("no pod here fails so: {other:?}"),
         };
         self.thread.entries.free(live.life.call_id());

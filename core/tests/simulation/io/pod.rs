@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nanofaas_core::call::Report;
 use nanofaas_core::message::PodEnd;
-use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
+use nanofaas_core::outcome::{ExecutionError, HandlerError, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
@@ -131,23 +131,23 @@ fn report(act: &CallAct, grant: &Grant, now: Uptime) -> Report {
         CallAct::Answers => (PodVerdict::Healthy, None),
         CallAct::Fails => {
             let (code, message) = ("HANDLER_ERROR".into(), "it says no".into());
-            let said = HandlerFailure {
+            let said = HandlerError {
                 code,
                 message,
                 retry_after: None,
             };
-            let failure = Failure::Handler(Arc::new(said));
+            let failure = ExecutionError::Handler(Arc::new(said));
             (
                 PodVerdict::Healthy,
                 Some((failure, AttemptFailure::Handler)),
             )
         }
         CallAct::NotBegun => {
-            let failure = Failure::PodUnreachable("refused".into());
+            let failure = ExecutionError::PodUnreachable("refused".into());
             (PodVerdict::Lost, Some((failure, AttemptFailure::NotBegun)))
         }
         CallAct::Lost { oom } => {
-            let failure = Failure::PodLost("gone".into());
+            let failure = ExecutionError::PodLost("gone".into());
             // A pod whose runtime reports the loss of a worker keeps serving.
             let verdict = oom.map_or(PodVerdict::Lost, |_| PodVerdict::Healthy);
             (verdict, Some((failure, lost(*oom))))
@@ -155,7 +155,7 @@ fn report(act: &CallAct, grant: &Grant, now: Uptime) -> Report {
         _ => (
             PodVerdict::Healthy,
             Some((
-                Failure::Timeout {
+                ExecutionError::Timeout {
                     stage: Stage::Running,
                     limit: None,
                 },

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use nanofaas_core::call::Deadline;
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::outcome::{ExecutionError, TimeLimit};
 use nanofaas_core::time::Uptime;
 
 use super::*;
@@ -79,26 +79,27 @@ fn stored_weight_is_all_and_returns_to_zero() {
     with_fleet(1, async |fleet: Rc<Fleet>| {
         let thread = &fleet.threads[0];
         let entry = thread.function("f").expect("it is registered");
-        let put =
-            |key: Option<IdempotencyKey>, failure: Option<Failure>, output: Option<Output>| {
-                let before = stored_bytes(&fleet);
-                let (id, now) = (thread.new_id(), thread.now());
-                let record = admit::record(&entry, id, now, None);
-                let stored = StoredExecution::new(record, NEVER, key, true);
-                thread.executions.put(&stored);
-                let status = Status::Error;
-                admit::end_record(
-                    &mut stored.record.borrow_mut(),
-                    status,
-                    failure.as_ref(),
-                    now,
-                );
-                thread.executions.finished(&stored, output, now);
-                stored_bytes(&fleet) - before
-            };
+        let put = |key: Option<IdempotencyKey>,
+                   failure: Option<ExecutionError>,
+                   output: Option<Output>| {
+            let before = stored_bytes(&fleet);
+            let (id, now) = (thread.new_id(), thread.now());
+            let record = admit::record(&entry, id, now, None);
+            let stored = StoredExecution::new(record, NEVER, key, true);
+            thread.executions.put(&stored);
+            let status = Status::Error;
+            admit::end_record(
+                &mut stored.record.borrow_mut(),
+                status,
+                failure.as_ref(),
+                now,
+            );
+            thread.executions.finished(&stored, output, now);
+            stored_bytes(&fleet) - before
+        };
         let bare = put(None, None, None);
         assert!(bare as usize > size_of::<StoredExecution>());
-        let text = Failure::PodLost("x".repeat(1000).into());
+        let text = ExecutionError::PodLost("x".repeat(1000).into());
         assert_eq!(put(None, Some(text), None), bare + 1000);
         let key: IdempotencyKey = (crate::shard::fleet::LANE, vec![b'k'; 200].into());
         assert!(put(Some(key), None, None) > bare + 2 * 200);

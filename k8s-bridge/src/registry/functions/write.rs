@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use nanofaas_core::message::Refused;
-use nanofaas_core::spec::{FieldFault, FunctionDraft};
+use nanofaas_core::message::BridgeError;
+use nanofaas_core::spec::{FieldError, FunctionDraft};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(super) async fn register(
     name: &str,
     draft: &FunctionDraft,
     replace: bool,
-) -> Result<FunctionObject, Refused> {
+) -> Result<FunctionObject, BridgeError> {
     let until = until();
     let api = cluster.api::<FunctionObject>();
     let parameters = PostParams::default();
@@ -62,12 +62,12 @@ pub(super) async fn register(
         };
         match cluster.change(until, post).await {
             Err(denied) if denied.code() == 409 && replace => {}
-            Err(denied) if denied.code() == 409 => return Err(Refused::Exists),
+            Err(denied) if denied.code() == 409 => return Err(BridgeError::Exists),
             post => return post.map_err(refused),
         }
     }
     let why = "others keep changing the same Function; try again";
-    Err(Refused::Unavailable(why.to_owned()))
+    Err(BridgeError::Unavailable(why.to_owned()))
 }
 
 /// Sets `minReplicas`.
@@ -75,7 +75,7 @@ pub(super) async fn scale(
     cluster: &Cluster,
     name: &str,
     replicas: u32,
-) -> Result<FunctionObject, Refused> {
+) -> Result<FunctionObject, BridgeError> {
     let api = cluster.api::<FunctionObject>();
     let patch = Patch::Merge(json!({"spec": {"scalingConfig": {"minReplicas": replicas}}}));
     let parameters = PatchParams::default();
@@ -84,7 +84,7 @@ pub(super) async fn scale(
 }
 
 /// Deletes the object; returns its uid if the server's answer has it.
-pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, Refused> {
+pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, BridgeError> {
     let api = cluster.api::<FunctionObject>();
     let parameters = DeleteParams::background();
     let delete = async |is_doubtful| match api.delete(name, &parameters).await {
@@ -100,10 +100,12 @@ pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<Strin
 }
 
 /// The error that a client gets for a request that the API server refused or did not answer.
-fn refused(denied: ClusterError) -> Refused {
+fn refused(denied: ClusterError) -> BridgeError {
     match denied.code() {
-        404 => Refused::NotFound,
-        400 | 413 | 422 => Refused::Invalid(vec![FieldFault::new("function", denied.message())]),
-        _ => Refused::Unavailable(denied.message()),
+        404 => BridgeError::NotFound,
+        400 | 413 | 422 => {
+            BridgeError::Invalid(vec![FieldError::new("function", denied.message())])
+        }
+        _ => BridgeError::Unavailable(denied.message()),
     }
 }
