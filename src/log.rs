@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    fn said(form: LogForm, say: impl FnOnce()) -> String {
+    fn logged(form: LogForm, say: impl FnOnce()) -> String {
         let kept = CapturedLog::default();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(kept.clone())
@@ -228,7 +228,7 @@ mod tests {
         let members =
             r#"{"executionId":"e","level":1,"function":"g","traceback":"a\nb","none":null}"#;
         let say = || tracing::error!(function = "f", members, "raised");
-        let line = said(LogForm::Json, say);
+        let line = logged(LogForm::Json, say);
         let line: Value = serde_json::from_str(&line).expect("one JSON object");
         assert_eq!(
             (&line["level"], &line["message"]),
@@ -240,13 +240,13 @@ mod tests {
         );
         assert_eq!(line["traceback"], "a\nb");
         assert_eq!((line.get("members"), line.get("none")), (None, None));
-        let line = said(LogForm::Text, say);
+        let line = logged(LogForm::Text, say);
         assert!(line.contains("raised executionId=e function=f"), "{line}");
     }
 
     #[test]
     fn a_json_line_is_one_object() {
-        let line = said(LogForm::Json, || {
+        let line = logged(LogForm::Json, || {
             tracing::warn!(
                 executionId = "0abc",
                 function = %"word-stats",
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_text_line_cannot_steer_a_terminal() {
-        let line = said(LogForm::Text, || {
+        let line = logged(LogForm::Text, || {
             tracing::info!(function = "echo", "said \u{1b}[2J");
         });
         assert!(

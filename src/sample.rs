@@ -121,17 +121,17 @@ metadata: {name: image, annotations: {nanofaas.io/sample-output: a b.png}}
         };
         let line = curl(listen, "word-stats", &sample);
         let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}; {line}");
-        let said = std::process::Command::new("sh")
+        let output = std::process::Command::new("sh")
             .args(["-c", &script])
             .output()
             .expect("a shell");
-        let said = String::from_utf8(said.stdout).expect("UTF-8");
-        let words: Vec<&str> = said.lines().collect();
+        let output = String::from_utf8(output.stdout).expect("UTF-8");
+        let lines: Vec<&str> = output.lines().collect();
         assert_eq!(
-            words[1],
+            lines[1],
             "http://127.0.0.1:8080/v1/functions/word-stats:invoke"
         );
-        let body: Value = serde_json::from_str(words.last().expect("a body")).expect("JSON");
+        let body: Value = serde_json::from_str(lines.last().expect("a body")).expect("JSON");
         assert_eq!(body, json!({ "input": input }));
     }
 }

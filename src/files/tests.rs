@@ -286,24 +286,24 @@ fn draft(folder: &FunctionFolder, build: &str) -> FunctionDraft {
 }
 
 fn built(draft: &FunctionDraft) -> (Result<(), String>, Vec<String>) {
-    let mut said = Vec::new();
-    let mut say = |line: &str| said.push(line.to_owned());
+    let mut lines = Vec::new();
+    let mut report = |line: &str| lines.push(line.to_owned());
     let ended =
-        build(draft, &mut BuildProgress::Lines(&mut say)).map_err(|error| error.to_string());
-    (ended, said)
+        build(draft, &mut BuildProgress::Lines(&mut report)).map_err(|error| error.to_string());
+    (ended, lines)
 }
 
 #[test]
 fn a_build_runs_in_the_functions_folder() {
     let folder = FunctionFolder::new();
-    let (ended, said) = built(&draft(&folder, "echo hello > made && pwd >> made"));
+    let (ended, lines) = built(&draft(&folder, "echo hello > made && pwd >> made"));
     assert_eq!(ended, Ok(()));
     let made = fs::read_to_string(folder.0.join("made")).expect("the build made it");
     assert_eq!(made, format!("hello\n{}\n", folder.0.display()));
-    assert_eq!(said[0], "building f: echo hello > made && pwd >> made");
-    assert!(said[1].starts_with("built f in "), "{said:?}");
-    let (ended, said) = built(&FunctionDraft::default());
-    assert_eq!((ended, said), (Ok(()), Vec::new()), "nothing to build");
+    assert_eq!(lines[0], "building f: echo hello > made && pwd >> made");
+    assert!(lines[1].starts_with("built f in "), "{lines:?}");
+    let (ended, lines) = built(&FunctionDraft::default());
+    assert_eq!((ended, lines), (Ok(()), Vec::new()), "nothing to build");
 }
 
 #[test]

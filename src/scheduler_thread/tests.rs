@@ -233,11 +233,11 @@ fn a_notice_reaches_all_threads_despite_one_full() {
     };
     bench.post.event(Event::StartFailed { pod, failure });
     for thread in [1, 0] {
-        let told = until(|| match bench.io[thread].messages.pop() {
+        let received = until(|| match bench.io[thread].messages.pop() {
             Some(Message::Notice(Notice::StartsFail { lane, .. })) => Some(lane),
             _ => None,
         });
-        assert_eq!(told, id(7));
+        assert_eq!(received, id(7));
     }
 }
 

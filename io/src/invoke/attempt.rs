@@ -54,7 +54,7 @@ impl AttemptError {
     /// end.
     pub(crate) fn reported(failure: ExecutionError) -> Self {
         let kind = match &failure {
-            ExecutionError::Handler(said) if &*said.code == "OOM" => {
+            ExecutionError::Handler(reported) if &*reported.code == "OOM" => {
                 AttemptFailure::Lost { oom: Some(true) }
             }
             ExecutionError::Handler(_) => AttemptFailure::Handler,

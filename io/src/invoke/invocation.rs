@@ -225,7 +225,7 @@ impl Invocation<'_> {
 /// The `Retry-After` of a function that refused the call because it has too many.
 fn retry_after(failure: &ExecutionError) -> Option<&str> {
     match failure {
-        ExecutionError::Handler(said) => said.retry_after.as_deref(),
+        ExecutionError::Handler(reported) => reported.retry_after.as_deref(),
         _ => None,
     }
 }

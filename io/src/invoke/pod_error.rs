@@ -34,7 +34,7 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionErr
 /// up to `early` before ours. With more time left, the function itself chose this code.
 pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) -> ExecutionError {
     match failure {
-        ExecutionError::Handler(said) if &*said.code == "TIMEOUT" && left <= early => {
+        ExecutionError::Handler(reported) if &*reported.code == "TIMEOUT" && left <= early => {
             ExecutionError::Timeout {
                 stage: Stage::Running,
                 limit: None,
@@ -46,7 +46,7 @@ pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) ->
 
 /// The members of an object that may describe the failure.
 #[derive(Deserialize)]
-struct SaidFailure<'a> {
+struct ReportedError<'a> {
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -58,7 +58,7 @@ struct SaidFailure<'a> {
     detail: Option<&'a RawValue>,
 }
 
-impl<'a> SaidFailure<'a> {
+impl<'a> ReportedError<'a> {
     /// Reads an object. Any other value, and an object with a repeated member, gives none.
     fn of(json: &'a str) -> Option<Self> {
         // serde would also accept an array, as the members in their order.
@@ -71,18 +71,20 @@ fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(json) = serde_json::from_slice::<&RawValue>(body) else {
         return (None, plain_text(body));
     };
-    let Some(said) = SaidFailure::of(json.get()) else {
+    let Some(reported) = ReportedError::of(json.get()) else {
         return (None, text_of(json));
     };
-    let inner = said.error.and_then(|error| SaidFailure::of(error.get()));
+    let inner = reported
+        .error
+        .and_then(|error| ReportedError::of(error.get()));
     let inner = inner.as_ref();
-    let codes = [said.code, inner.and_then(|inner| inner.code)];
+    let codes = [reported.code, inner.and_then(|inner| inner.code)];
     let code = codes.into_iter().flatten().find_map(code_of);
     let messages = [
-        said.message,
+        reported.message,
         inner.and_then(|inner| inner.message),
-        said.error,
-        said.detail,
+        reported.error,
+        reported.detail,
     ];
     let message = messages.into_iter().flatten().find_map(text_of);
     // An object that has only a code has no message.
@@ -112,16 +114,16 @@ fn plain_text(text: &[u8]) -> Option<String> {
     let text = text.trim_ascii();
     // Four bytes more than the limit, because the limit may be inside a character.
     let head = &text[..text.len().min(MESSAGE_MAX + 4)];
-    let mut said = String::from_utf8_lossy(head).into_owned();
+    let mut text = String::from_utf8_lossy(head).into_owned();
     if text.len() > MESSAGE_MAX {
         let end = (0..=MESSAGE_MAX)
             .rev()
-            .find(|at| said.is_char_boundary(*at))
+            .find(|at| text.is_char_boundary(*at))
             .unwrap_or(0);
-        said.truncate(end);
-        said.push('…');
+        text.truncate(end);
+        text.push('…');
     }
-    (!said.is_empty()).then_some(said)
+    (!text.is_empty()).then_some(text)
 }
 
 #[cfg(test)]
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     /// Code and message.
-    fn said(body: &str) -> (String, String) {
+    fn reported(body: &str) -> (String, String) {
         let failure = read(body.as_bytes(), || "unsaid".to_owned());
         (failure.code().to_owned(), failure.message().to_string())
     }
@@ -187,7 +189,11 @@ mod tests {
             ("{}", "HANDLER_ERROR", "unsaid"),
             (r#"{"error":""}"#, "HANDLER_ERROR", r#"{"error":""}"#),
         ] {
-            assert_eq!(said(body), (code.to_owned(), message.to_owned()), "{body}");
+            assert_eq!(
+                reported(body),
+                (code.to_owned(), message.to_owned()),
+                "{body}"
+            );
         }
     }
 
@@ -205,17 +211,17 @@ mod tests {
     #[test]
     fn a_timeout_is_the_calls_after_its_deadline() {
         let ms = Nanos::from_ms;
-        let said = || {
+        let reported = || {
             read(
                 br#"{"code":"TIMEOUT","message":"the database"}"#,
                 String::new,
             )
         };
         assert!(matches!(
-            at_deadline(said(), ms(5), ms(5)),
+            at_deadline(reported(), ms(5), ms(5)),
             ExecutionError::Timeout { .. }
         ));
-        let own = at_deadline(said(), ms(6), ms(5));
+        let own = at_deadline(reported(), ms(6), ms(5));
         assert_eq!((own.code(), &*own.message()), ("TIMEOUT", "the database"));
         let other = at_deadline(read(b"words", String::new), ms(0), ms(5));
         assert_eq!(other.code(), "HANDLER_ERROR");
@@ -230,7 +236,7 @@ mod tests {
             format!("\"{long}\""),
             format!("{{\"detail\":[\"{long}\"]}}"),
         ] {
-            let (_, message) = said(&body);
+            let (_, message) = reported(&body);
             assert!(message.ends_with("é…"), "{message}");
             assert!(message.len() <= MESSAGE_MAX + '…'.len_utf8());
             assert!(message.len() >= MESSAGE_MAX);

@@ -331,11 +331,11 @@ fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Exec
     };
     let unsaid = || format!("the function answered with status {status}");
     let mut failure = pod_error::read(body, unsaid);
-    if let ExecutionError::Handler(said) = &mut failure
+    if let ExecutionError::Handler(reported) = &mut failure
         && status == 429
     {
         let retry_after = head.retry_after.map(|span| span.of(head_bytes));
-        Arc::make_mut(said).retry_after = retry_after.and_then(passed_on);
+        Arc::make_mut(reported).retry_after = retry_after.and_then(passed_on);
     }
     failure
 }

@@ -240,8 +240,8 @@ mod tests {
                 "spec.serviceAccountName: must not be \"plane\"",
             ),
         ] {
-            let said = refused(text);
-            assert!(said.contains(why), "{text}: {said}");
+            let message = refused(text);
+            assert!(message.contains(why), "{text}: {message}");
         }
     }
 

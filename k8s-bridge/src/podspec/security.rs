@@ -114,8 +114,8 @@ mod tests {
                 "; podSecurity: baseline needs a namespace",
             ),
         ] {
-            let said = advised(spec, why);
-            assert!(said.starts_with(&format!("{why}{advice}")), "{said}");
+            let message = advised(spec, why);
+            assert!(message.starts_with(&format!("{why}{advice}")), "{message}");
         }
         for (spec, why) in [(&baseline, denied), (&restricted, "ErrImagePull: denied")] {
             assert_eq!(advised(spec, why), why);

@@ -81,7 +81,7 @@ impl Epoll {
             // Held messages go out before the loop may sleep.
             self.release();
             let idle = self.tasks.ready() == 0 && self.yielded.borrow().is_empty();
-            self.look(idle && !over.get());
+            self.poll_events(idle && !over.get());
             self.iteration.set(self.iteration.get() + 1);
             // A task that yielded continues only now, after the poll.
             self.yielded.borrow_mut().drain(..).for_each(Waker::wake);
@@ -137,7 +137,7 @@ impl Epoll {
         }
     }
 
-    fn look(&self, wait: bool) {
+    fn poll_events(&self, wait: bool) {
         let events = &mut *self.events.borrow_mut();
         events.clear();
         let timeout = (!wait).then_some(&AT_ONCE);

@@ -360,14 +360,14 @@ fn posting_too_much_unsent_has_to_wait() {
             all.len()
         });
         run(&event_loop, async move {
-            let mut told = 0;
+            let mut count = 0;
             for _ in 0..2_000 {
                 if !socket.post(vec![1; 10_000]) {
-                    told += 1;
+                    count += 1;
                     poll_fn(|cx| socket.poll_sent(cx)).await.unwrap();
                 }
             }
-            assert!(told > 10, "{told} times");
+            assert!(count > 10, "{count} times");
             socket.shutdown(Shutdown::Write);
         });
         assert!(reader.join().unwrap() > 19_000_000);

@@ -154,8 +154,8 @@ fn only_a_definite_answer_is_final() {
         assert_eq!(found, expected, "{reason}: {message}");
         assert_eq!(seen.fault.is_some(), expected != STARTS, "{reason}");
         let why = phrase(reason, message);
-        let said = seen.stuck.or(seen.held_up).unwrap_or_else(|| why.clone());
-        assert_eq!((said, seen.waiting), (why.clone(), Some(why)));
+        let message = seen.stuck.or(seen.held_up).unwrap_or_else(|| why.clone());
+        assert_eq!((message, seen.waiting), (why.clone(), Some(why)));
     }
 }
 

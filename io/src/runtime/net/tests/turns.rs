@@ -71,7 +71,7 @@ fn a_timer_fires_while_clients_flood() {
                 (socket, client)
             })
             .unzip();
-        let (own, told) = (event_loop.clone(), over.clone());
+        let (own, is_over) = (event_loop.clone(), over.clone());
         run(&event_loop, async move {
             let left = Rc::new(Cell::new(peers.len()));
             for socket in peers {
@@ -86,7 +86,7 @@ fn a_timer_fires_while_clients_flood() {
                 timer.set(Duration::from_millis(20));
                 poll_fn(|cx| timer.poll(cx)).await;
             }
-            told.store(true, Ordering::Relaxed);
+            is_over.store(true, Ordering::Relaxed);
             while left.get() > 0 {
                 own.yield_now().await;
             }

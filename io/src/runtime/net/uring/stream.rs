@@ -104,7 +104,7 @@ impl Stream {
     }
 
     /// Polls the receive that is in flight, or makes one.
-    fn look(&self, waker: &Waker) {
+    fn poll_input(&self, waker: &Waker) {
         let cx = &mut Context::from_waker(waker);
         let _goes_on = self.reader.borrow_mut().as_mut().poll(cx);
     }
@@ -114,7 +114,7 @@ impl Stream {
             return Poll::Ready(came);
         }
         self.shared.room.set(room);
-        self.look(cx.waker());
+        self.poll_input(cx.waker());
         if let Some(came) = self.shared.take() {
             return Poll::Ready(came);
         }
@@ -127,7 +127,7 @@ impl Stream {
         self.shared.room.set(SMALL);
         // The task's own waker would keep the task's memory, so one that does nothing takes its place.
         self.shared.reading.take();
-        self.look(Waker::noop());
+        self.poll_input(Waker::noop());
     }
 
     pub(in crate::runtime::net) fn check_quiet(&self) -> bool {
