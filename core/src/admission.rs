@@ -1,6 +1,6 @@
-//! Whether a call may wait: checks the queue's depth, then whether the predicted wait and the call's own time
-//! fit its deadline. It reads only the lane's live counters; a refusal changes nothing. `io` calls it once
-//! for each call.
+//! Decides whether a call may wait. It checks the queue's depth first, and then whether the predicted wait
+//! plus the call's own time fits the deadline. It reads only the lane's live counters; a refusal changes
+//! nothing. `io` calls it once for each call.
 
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
@@ -39,8 +39,8 @@ pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
     Prediction::new(lane, service, now).wait(calls)
 }
 
-/// Waiting calls that get a slot first: for a sync call the waiting sync calls, and those async calls that
-/// get a grant between them.
+/// How many waiting calls get a slot before a new call of this class. For a sync call these are the waiting
+/// sync calls, and the async calls that get a grant between them.
 fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
     match class {
@@ -71,7 +71,7 @@ pub fn admit(
     }
 }
 
-/// Whether a sync call would be answered after its deadline. False without a measured time, or if nothing
+/// Whether a sync call would be answered after its deadline. False if no call was measured yet, or if no call
 /// waits.
 fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     if lane.depth() == 0 {
@@ -83,8 +83,8 @@ fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
     let prediction = Prediction::new(lane, service, now);
     let begins_by = deadline.saturating_sub(service + prediction.margin(calls));
-    // Without a pod, and while starts fail, nothing is predicted. The call then waits for the next start or
-    // ends with the start's failure, which tells the client more than a refusal.
+    // While no pod is up, and starts fail or are overdue, the wait is not predicted. The call then waits for
+    // the next start, or ends with the failure of a start, which tells the client more than a refusal.
     prediction.is_known() && !prediction.can_begin(calls, begins_by)
 }
 
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_call_predicted_past_its_deadline_is_refused() {
         let lane = lane(2, 2, 4, SECOND);
-        // Two run to the end of a second; four wait for the two seconds after it.
+        // The two running calls take the first second; the four waiting calls take the two seconds after it.
         expect_wait(&lane, Class::Sync, 3 * SECOND);
         let refusal = admitted(&lane, Class::Sync, 4 * SECOND - MS).unwrap_err();
         assert_eq!(refusal.reason, RejectReason::EstWait);
@@ -151,7 +151,7 @@ mod tests {
         let lane = lane(1, 1, 1, SECOND);
         lane.capacity.hold(0, NOW - 900 * MS);
         expect_wait(&lane, Class::Sync, 1100 * MS);
-        // A call that takes longer than others is expected to exceed their time by as much again.
+        // A call that has exceeded the mean time is expected to exceed it by as much again.
         lane.capacity.hold(0, NOW - 5 * SECOND);
         expect_wait(&lane, Class::Sync, 5 * SECOND);
     }
@@ -166,7 +166,8 @@ mod tests {
     fn waiting_async_calls_hardly_delay_a_sync_one() {
         let lane = lane(1, 1, 7, SECOND);
         (0..50).for_each(|_| lane.reenter(Class::Async));
-        // One runs, seven sync calls are before it, and two async calls get a grant between them.
+        // One call runs. Seven waiting sync calls get a slot before a new sync call, and so do two async
+        // calls.
         expect_wait(&lane, Class::Sync, 10 * SECOND);
         expect_wait(&lane, Class::Async, 58 * SECOND);
     }
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn an_unordered_pod_takes_a_whole_start() {
         expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND);
-        // Two slots come in a second, the others would come after two.
+        // Two slots are expected in one second, the other slots in two seconds.
         let some = starting(&[(NOW - SECOND, 2)], false);
         expect_wait(&some, Class::Sync, 2 * SECOND);
     }

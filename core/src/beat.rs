@@ -1,6 +1,6 @@
-//! Whether a thread is alive. A thread beats only when a health check asks for it, so that nothing wakes an
-//! idle thread otherwise. The caller of `ask` rings the thread's doorbell after it. Before the thread sleeps,
-//! it checks `is_owed` together with everything else that is published for it.
+//! Shows whether a thread is alive. A thread beats only when a health check requests it, because a regular
+//! beat would wake idle threads. The caller of `ask` rings the thread's doorbell after it. Before the thread
+//! sleeps, it checks `is_owed` together with everything else that is published for it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -25,12 +25,13 @@ impl Beat {
         Uptime::from_ns(self.last_ns.load(Relaxed))
     }
 
-    /// Whether the thread was asked and has not beaten since.
+    /// Whether a beat was requested and the thread has not beaten since.
     pub fn is_owed(&self) -> bool {
         self.requested_at() > self.last()
     }
 
-    /// Asks for a beat, unless an earlier question is open. Returns for how long that question has been open.
+    /// Requests a beat, unless an earlier request is unanswered. Returns for how long that earlier request
+    /// has been unanswered.
     pub fn ask(&self, now: Uptime) -> Nanos {
         if self.is_owed() {
             return now.since(self.requested_at());

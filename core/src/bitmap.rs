@@ -1,5 +1,5 @@
-//! Which lanes have tickets: one bit for each lane, and one summary bit for each word of these bits. A sweep
-//! over 16,384 idle lanes therefore reads four words.
+//! Shows which lanes have tickets: one bit for each lane, and one summary bit for each word of these bits. A
+//! sweep over 16,384 idle lanes therefore reads four words.
 //!
 //! The bitmap does not know what a lane holds. A lane whose bit is set may be empty or closed by now, so the
 //! scheduler checks each lane whose bit it takes. Producers set a bit after they have published the ticket;
@@ -17,15 +17,16 @@ const WORD: usize = u64::BITS as usize;
 ///
 /// No bit is lost, because `set` writes the leaf and then the summary, while `take` reads the summary and
 /// then the leaf. Both change a summary word by a read-modify-write operation, so one of the two operations
-/// comes first. If that of `set` comes first, the `take` that clears the summary bit sees the leaf bit and
-/// takes it. If that of `take` comes first, the summary bit stays for the next `take`. With the opposite
-/// order `take` could read an empty leaf and then clear a summary bit that `set` has just set: a lost
-/// wake-up.
+/// comes first. If the operation of `set` comes first, the `take` that clears the summary bit sees the leaf
+/// bit and takes it. If the operation of `take` comes first, the summary bit stays for the next `take`. With
+/// the opposite order `take` could read an empty leaf and then clear a summary bit that `set` has just set: a
+/// lost wake-up.
 pub struct Bitmap {
-    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all threads. Each word has its own cache
-    /// line, because a spinning scheduler reads these words all the time.
+    /// Bit `w`, counted over all words, is set if `leaves[w]` may hold a bit. Writers: all threads. Each word
+    /// has its own cache line, because a spinning scheduler reads these words all the time.
     summary: Box<[CachePadded<AtomicU64>]>,
-    /// Bit `i` of the whole: lane `i` got a ticket since its bit was last taken. Writers: all threads.
+    /// Bit `i`, counted over all words, is set if lane `i` got a ticket since this bit was last taken.
+    /// Writers: all threads.
     leaves: Box<[AtomicU64]>,
 }
 
@@ -70,8 +71,8 @@ impl Bitmap {
     #[inline]
     pub fn take(&self, mut ready: impl FnMut(usize)) {
         for (index, summary) in self.summary.iter().enumerate() {
-            // Relaxed, and only a load, because an idle sweep must not write to shared cache lines. A bit
-            // that this load misses is found by the doorbell's second look or by the next sweep.
+            // This is a Relaxed load and not an exchange, because an idle sweep must not write to shared
+            // cache lines. If this load misses a bit, the doorbell's second look or the next sweep finds it.
             let seen = summary.load(Relaxed);
             if seen == 0 {
                 continue;
@@ -94,8 +95,8 @@ impl Bitmap {
         }
     }
 
-    /// Whether a `take` may find a bit. This is the second look of `Doorbell::sleep`. Relaxed, because no bit
-    /// is taken here, and the fence in `Doorbell::sleep` orders this load after the announcement.
+    /// Whether a `take` may find a bit. `Doorbell::sleep` uses this for its second look. Relaxed, because no
+    /// bit is taken here, and the fence in `Doorbell::sleep` orders this load after the announcement.
     #[inline]
     pub fn any(&self) -> bool {
         self.summary
@@ -187,8 +188,8 @@ mod tests {
                     }
                 });
             }
-            // Reads a count only when its bit is taken: if the last bit were lost, `seen` would stay too low
-            // for ever.
+            // The test reads a count only when its bit is taken. If the last bit were lost, `seen` would stay
+            // too low for ever.
             let mut seen = [0; 4];
             while seen != [EACH; 4] {
                 bitmap.take(|lane| {

@@ -1,7 +1,7 @@
 //! The life of one call, from its admission to its end: it is queued, granted and run. After a failed attempt
 //! it may wait to learn how the pod ended, back off, and be queued again. It ends exactly once. One state
-//! machine serves every mode. It has no socket, task or clock: a driver does what `step` returns and reports
-//! what happened. `io` drives it with real sockets, the simulation with virtual time.
+//! machine serves every mode. The state machine has no socket, task or clock: a driver does what `step`
+//! returns and reports what happened. `io` drives it with real sockets, the simulation with virtual time.
 //!
 //! After each report the driver calls `step` until it returns `Step::Wait`.
 
@@ -30,7 +30,7 @@ pub use times::Times;
 
 use attempt::Attempt;
 
-/// What the machine needs from the thread that drives it.
+/// What the state machine needs from the thread that drives it.
 pub trait Environment {
     /// A function as this thread knows it.
     type Entry: Clone;
@@ -45,7 +45,8 @@ pub trait Environment {
     /// Uniform over all of `u64`.
     fn random(&self) -> u64;
 
-    /// One call more (1) or less (-1) is between two attempts, in no queue. The ledger counts these calls.
+    /// Adds `change` (1 or -1) to the number of calls that are between two attempts and in no queue. The
+    /// ledger counts these calls.
     fn between_attempts(&self, change: i64);
 }
 
@@ -78,9 +79,9 @@ enum State {
     Queued,
     Granted(Attempt),
     Running(Attempt),
-    /// The attempt has to be stopped. The call ends with this failure if it is not tried again.
+    /// The attempt has to be stopped. If no other attempt follows, the call ends with this failure.
     Stopping(Attempt, ExecutionError),
-    /// The pod was lost: whether another attempt may follow depends on how the pod ended.
+    /// The pod was lost. Whether another attempt may follow depends on how the pod ended.
     AwaitingPodEnd {
         pod: PodId,
         until: Uptime,
@@ -100,7 +101,7 @@ pub struct Call<E: Environment> {
     entry: E::Entry,
     state: State,
     deadline: Deadline,
-    /// The client no longer waits, so the async deadlines apply. The class stays.
+    /// Whether the client has stopped waiting. The async deadlines then apply; the class stays the same.
     is_detached: bool,
     /// Since when the call waits: since its admission, or since the end of its last attempt.
     since: Uptime,
@@ -122,7 +123,8 @@ pub struct Call<E: Environment> {
 
 impl<E: Environment> Call<E> {
     /// Takes a place in the function's queue, or returns why there is none. The driver sends the first
-    /// ticket, which is returned with the call, to the scheduler. If it cannot, it calls `turned_away`.
+    /// ticket, which is returned with the call, to the scheduler. If the ticket cannot be sent, the driver
+    /// calls `turned_away`.
     pub fn admit(
         env: &E,
         entry: E::Entry,
@@ -158,8 +160,8 @@ impl<E: Environment> Call<E> {
             times: Times::default(),
         };
         env.entries().queue(call_id);
-        // The ticket comes last: `admit` counted the call as waiting and its entry says queued, before the
-        // scheduler can grant it.
+        // The ticket is made last, because the scheduler may grant it at once. By then `admit` has counted
+        // the call as waiting, and the call's entry says queued.
         let ticket = call.ticket(now);
         Ok((call, ticket))
     }
@@ -186,9 +188,10 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// What to do now. A release, a ticket and a grant are each returned once.
+    /// Returns what the driver has to do now. Each release, ticket and grant is returned once.
     pub fn step(&mut self) -> Step {
-        // The slot first: another call may be waiting for it, whatever this one does next.
+        // The slot is released first, because another call may be waiting for it, whatever this call does
+        // next.
         if let Some(done) = self.release.take() {
             return Step::Release(done);
         }
@@ -209,7 +212,8 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// When `time` has something to do. This may change, so the driver asks again when its timer fires.
+    /// When the driver has to call `time`. This point may change, so the driver calls `until` again when its
+    /// timer fires.
     pub fn until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -223,7 +227,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Ends what has passed its deadline at `now`.
+    /// Does what is due at `now`: ends a wait or an attempt whose time is over.
     pub fn time(&mut self, now: Uptime, env: &E) {
         if now < self.until() {
             return;
@@ -246,11 +250,11 @@ impl<E: Environment> Call<E> {
                 };
                 self.stop(failure);
             }
-            // The pod's end was not reported in time, so whether it ran out of memory is not known.
+            // The pod's end was not reported in time, so it is unknown whether the pod ran out of memory.
             State::AwaitingPodEnd { .. } if now < self.deadline.at => {
                 self.pod_ended(None, now, env);
             }
-            // No time is left for another attempt. The call ends with the failure of the last one.
+            // No time is left for another attempt. The call ends with the failure of the last attempt.
             State::AwaitingPodEnd { failure, .. } => {
                 let failure = failure.clone();
                 self.over(Err(failure), now, env);
@@ -312,8 +316,8 @@ impl<E: Environment> Call<E> {
             "a call was granted that does not wait"
         );
         self.times.waited(self.since, &grant);
-        // The call runs under the current spec. If its function was removed after the grant it keeps its old
-        // spec, because the lane may now belong to another function.
+        // The call runs under the current spec. If the function was removed after the grant, the call keeps
+        // its old spec, because the lane may now belong to another function.
         if !planted("call_keeps_its_first_spec")
             && let Some(now) = env.current(self.function().lane)
         {
@@ -327,8 +331,8 @@ impl<E: Environment> Call<E> {
             self.state = State::Granted(attempt);
             return;
         }
-        // The grant was made under a spec of another mode, in which calls run elsewhere. So the call has not
-        // begun.
+        // The grant was made under a spec of another mode, in which a call runs in another place. So the
+        // function has not begun.
         let why = "the function's mode changed when the call was about to run";
         let report = Report::not_begun(
             ExecutionError::PodUnreachable(why.into()),
@@ -396,8 +400,8 @@ impl<E: Environment> Call<E> {
             None => return self.over(Err(ExecutionError::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
-        // The ticket comes last: the call is counted as waiting and its entry says queued, before the
-        // scheduler can grant it.
+        // The ticket is made last, because the scheduler may grant it at once. By then the call is counted as
+        // waiting, and its entry says queued.
         self.function().stats.reenter(self.class);
         env.entries().queue(self.call_id);
         self.ticket = Some(self.ticket(now));
@@ -415,7 +419,7 @@ impl<E: Environment> Call<E> {
         self.set(State::Over(result), env);
     }
 
-    /// Changes the state, and keeps the number of calls that are in no queue and hold no slot.
+    /// Changes the state, and updates the number of calls that are in no queue and hold no slot.
     fn set(&mut self, state: State, env: &E) {
         let was = self.is_between_attempts();
         self.state = state;
@@ -473,7 +477,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// How the call ended; none before it is over.
+    /// How the call ended; none before the call is over.
     pub const fn outcome(&self) -> Option<&Result<(), ExecutionError>> {
         match &self.state {
             State::Over(result) => Some(result),
@@ -481,7 +485,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether the call ended before an attempt can have begun. The next call with the same key then runs.
+    /// Whether the call ended before any attempt can have begun. If so, the next call with the same key runs.
     pub const fn never_ran(&self) -> bool {
         !self.has_run
     }

@@ -1,5 +1,5 @@
-//! Since when each slot of a lane is held, and which slots will come with ordered pods. Predictions read
-//! this. Writer: the scheduler; io threads read.
+//! Shows since when each slot of a lane is held, and which slots will come with ordered pods. Predictions
+//! read this. Writer: the scheduler; io threads read.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -10,19 +10,19 @@ use crate::time::{AtomicUptime, Uptime};
 
 const CHUNK: usize = 64;
 const CHUNKS: usize = *CONCURRENCY.end() as usize / CHUNK;
-/// Pods ordered at the same time are one group. If there are more groups than this, the last one also counts
-/// the rest.
+/// The number of groups. Pods ordered at the same time are one group. If there are more groups than this, the
+/// last group also counts the pods of all further groups.
 const GROUPS: usize = 8;
 
 type Chunk = Box<[AtomicUptime; CHUNK]>;
 
 #[derive(Default)]
 pub struct Capacity {
-    /// When each slot was granted; none while it is free. A chunk is allocated when one of its slots is first
-    /// held.
+    /// When each slot was granted; none while the slot is free. A chunk is allocated when one of its slots is
+    /// first held.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// A start has failed, or was taken back because it was overdue, since the last successful one.
+    /// Whether a start has failed, or was taken back because it was overdue, since the last successful start.
     starts_fail: AtomicBool,
     /// The known reason why starts do not succeed.
     trouble: Mutex<Option<StartTrouble>>,
@@ -82,7 +82,7 @@ impl Capacity {
         self.starts_fail.store(starts_fail, Ordering::Relaxed);
     }
 
-    /// A lock, which is acceptable because it is off the path of a warm call.
+    /// This takes a lock, which is acceptable because a warm call never does this.
     pub(crate) fn set_trouble(&self, trouble: Option<StartTrouble>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }

@@ -1,6 +1,6 @@
-//! The last cold starts of each function, by phase, and how long each phase took over all functions. It
-//! measures nothing itself: a backend reports when each phase was reached. The work queue owns one. Clients'
-//! requests and the metrics page read it.
+//! Keeps the last cold starts of each function, by phase, and how long each phase took over all functions. It
+//! measures nothing itself: a backend reports when each phase was reached. The work queue owns one
+//! `ColdStarts`. Clients' requests and the metrics page read it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -107,8 +107,8 @@ struct Record {
 }
 
 impl Record {
-    /// The phases in order of time. A runtime's timestamps are whole milliseconds of another clock, so none
-    /// of them is shown before the one that it follows.
+    /// The phases in order of time. A runtime's timestamps are whole milliseconds of another clock, so no
+    /// phase is shown before the phase that it follows.
     fn phases(&self) -> Phases {
         let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();

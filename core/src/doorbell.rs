@@ -20,12 +20,12 @@ use crate::sync::{
 ///   fence(SeqCst)                            fence(SeqCst)
 ///   look again at what is published          read asleep; if true, exchange for false and wake
 /// ```
-/// One of the two fences comes first. If it is the producer's, the sleeper's second look finds the published
-/// item. If it is the sleeper's, the producer reads `asleep` as true. So at least one of the two threads
-/// notices the other.
+/// One of the two fences comes first. If the producer's fence comes first, the sleeper's second look finds
+/// the published item. If the sleeper's fence comes first, the producer reads `asleep` as true. So at least
+/// one of the two threads notices the other.
 pub struct Doorbell {
     /// True if the sleeper has announced sleep and no producer has rung since. Writers: the sleeper, and the
-    /// producer whose exchange finds it true. All accesses are Relaxed, because the fences order them and the
+    /// producer whose exchange finds true. All accesses are Relaxed, because the fences order them and the
     /// flag carries no data.
     asleep: CachePadded<AtomicBool>,
     waker: Waker,
@@ -33,7 +33,7 @@ pub struct Doorbell {
 
 impl Doorbell {
     /// A bell whose sleeper is awake. `waker` must end the sleep even if it is called before the sleep
-    /// begins; a byte in a socket and an unpark token both do.
+    /// begins; a byte in a socket and an unpark token both do that.
     pub fn new(waker: Waker) -> Self {
         Self {
             asleep: CachePadded(AtomicBool::new(false)),
@@ -41,8 +41,9 @@ impl Doorbell {
         }
     }
 
-    /// Call it after publishing. Wakes the sleeper if it has announced sleep, and returns true if this call
-    /// woke it. If several producers ring after one announcement, only one wakes the sleeper.
+    /// Wakes the sleeper if it has announced sleep, and returns true if this call woke it. Producers call it
+    /// after they have published. If several producers ring after one announcement, only one wakes the
+    /// sleeper.
     #[inline]
     pub fn ring(&self) -> bool {
         // Pairs with the fence in `sleep`.
@@ -55,7 +56,7 @@ impl Doorbell {
         self.wake()
     }
 
-    /// Apart from `ring`, so that `ring` is short enough to be inlined into a push.
+    /// This function is separate from `ring`, so that `ring` is short enough to be inlined into a push.
     #[cold]
     fn wake(&self) -> bool {
         if planted("doorbell_ring_without_exchange") {
@@ -72,8 +73,8 @@ impl Doorbell {
     }
 
     /// Announces sleep and looks again: `published` reads stamps or summary bits, never counters of reserved
-    /// places. True: sleep now, and call [`Self::awake`] afterwards. False: there is work, and the
-    /// announcement is withdrawn.
+    /// places. Returns true if the sleeper may sleep now; it calls [`Self::awake`] afterwards. Returns false
+    /// if there is work; the announcement is then withdrawn.
     ///
     /// A sleep may end without work, because a producer may have seen an earlier announcement just before it
     /// was withdrawn. The sleeper then looks for work and announces sleep again.
@@ -93,8 +94,8 @@ impl Doorbell {
     }
 
     /// Withdraws the announcement, whatever ended the sleep (the bell, a timer, another socket). Until the
-    /// next announcement no producer needs to wake the sleeper. Call it before looking for work, so that
-    /// pushes during the work make no system call.
+    /// next announcement no producer needs to wake the sleeper. The sleeper calls it before it looks for
+    /// work, so that pushes during the work make no system call.
     #[inline]
     pub fn awake(&self) {
         self.asleep.store(false, Relaxed);

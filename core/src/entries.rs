@@ -1,6 +1,6 @@
 //! One state word for each call of an io thread. The thread that moves the word out of QUEUED decides what
-//! happens to the call next. The word does not tell why a call ended; its owner knows. Writers: the owning io
-//! thread, and the scheduler, which grants.
+//! happens to the call next. The word does not show why a call ended; the owner of the call knows the reason.
+//! Writers: the owning io thread, and the scheduler, which grants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

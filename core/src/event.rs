@@ -1,5 +1,5 @@
-//! Everything that the scheduler receives, and everything that it sends: one enum for each direction. No
-//! behaviour. Io threads, the bridge and the scheduler use it.
+//! Everything that the scheduler receives, and everything that it sends: one enum for each direction. These
+//! types have no behaviour. Io threads, the bridge and the scheduler use them.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl LanePlan {
 /// Why a start failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {
-    /// Whether it will not go away by itself: no such program, no such image, a wrong spec.
+    /// Whether the reason will not go away by itself: no such program, no such image, a wrong spec.
     pub permanent: bool,
     /// The message of the cluster or of the process.
     pub message: Arc<str>,
@@ -65,7 +65,7 @@ pub enum Event {
         stats: Arc<QueueStats>,
         plan: LanePlan,
     },
-    /// A spec was replaced. `reshaped` if the pods have to be replaced too.
+    /// A spec was replaced. `reshaped` is whether the pods have to be replaced, too.
     LaneChanged {
         lane: LaneId,
         plan: LanePlan,
@@ -87,13 +87,14 @@ pub enum Event {
         pod: PodId,
         failure: StartFailure,
     },
-    /// A pod does not come up, for a reason that may go away by itself. `why` is none once the reason is
-    /// gone.
+    /// A pod does not come up, for a reason that may go away by itself. `why` is none once the reason has
+    /// gone away.
     StartHeldUp {
         pod: PodId,
         why: Option<Arc<str>>,
     },
-    /// The bridge found a running pod of an earlier control plane. `Order::Adopted` answers with its place.
+    /// The bridge found a running pod of an earlier control plane. `Order::Adopted` answers with the pod's
+    /// place.
     Adopt {
         lane: LaneId,
         token: u64,
@@ -132,7 +133,7 @@ pub enum Notice {
     StartsFail { lane: LaneId, why: Arc<str> },
 }
 
-/// What a turn produced, for its driver to deliver.
+/// What a turn produced; the scheduler's driver delivers it.
 #[derive(Default)]
 pub struct Outbox {
     pub grants: Vec<Grant>,
@@ -141,7 +142,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Large enough for a full turn, so that a turn does not allocate.
+    /// An outbox that is large enough for a full turn, so that a turn does not allocate.
     pub fn with_room() -> Self {
         Self {
             grants: Vec::with_capacity(crate::limits::GRANTS_PER_TURN * 2),

@@ -12,7 +12,8 @@ use crate::ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
-    /// No sweep before this length, so that each sweep removes about half of the tickets that it checks.
+    /// The shortest length at which the next sweep runs: twice the length after the last sweep. So a sweep
+    /// checks at most twice as many tickets as were pushed since the last sweep.
     sweep_at: usize,
 }
 
@@ -30,7 +31,7 @@ impl Fifo {
         if self.tickets.len() >= live_max.max(self.sweep_at) {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
-            // Without this, each push into a queue full of live calls would check all of them.
+            // Without this length, each push into a queue full of live calls would check all its tickets.
             self.sweep_at = 2 * self.tickets.len();
         }
         if planted("fifo_lifo") {

@@ -38,7 +38,7 @@ pub const BUCKETS: usize = BOUNDS.len() + 1;
 #[repr(C)]
 pub struct Histograms<const N: usize> {
     sums_ns: [AtomicU64; N],
-    /// Bucket first, because the times of one call are often in the same bucket.
+    /// The bucket is the first index, because the times of one call are often in the same bucket.
     counts: [[AtomicU64; N]; BUCKETS],
 }
 

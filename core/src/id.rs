@@ -50,7 +50,8 @@ impl ExecutionId {
             &mut text[..5],
             u64::from(self.shard.number()) << 15 | u64::from(self.place),
         );
-        // Split into words of 64 bits, which can be shifted in one instruction. 12 letters take 60 bits.
+        // The bits are split into words of 64 bits, which can be shifted in one instruction. 12 letters take
+        // 60 bits.
         const LETTERS: u128 = (1 << 60) - 1;
         spell(&mut text[5..7], (self.random >> 120) as u64);
         spell(&mut text[7..19], (self.random >> 60 & LETTERS) as u64);
@@ -71,7 +72,7 @@ impl ExecutionId {
         };
         let shard = ShardId::new(u16::try_from(number(&text[..2])?).ok()?);
         let place = u16::try_from(number(&text[2..5])?).ok()?;
-        // 26 letters have 130 bits, so the first letter may only use three.
+        // 26 letters have 130 bits, so only the lowest three bits of the first letter may be used.
         value(text[5]).filter(|first| *first < 8)?;
         Some(Self {
             random: number(&text[5..])?,

@@ -1,4 +1,4 @@
-//! What the scheduler has of one function: two queues, slots, pods. A call leaves a queue only when the
+//! What the scheduler knows about one function: two queues, slots, pods. A call leaves a queue only when the
 //! scheduler's turn takes it out.
 
 use std::sync::Arc;
@@ -34,7 +34,8 @@ pub(crate) struct FailedStarts {
     in_a_row: u32,
     last_at: Uptime,
     pub(crate) retry_at: Uptime,
-    /// Whether the last failure, or that of a start under way with it, will not go away by itself.
+    /// Whether the last failure, or the failure of a start that was under way at the same time, will not go
+    /// away by itself.
     permanent: bool,
     /// Why the last start failed.
     pub(crate) why: Arc<str>,
@@ -55,7 +56,8 @@ impl Starts {
             Some(last) => last.in_a_row,
             None => 0,
         };
-        // The bound of the shift only avoids an overflow: 2^10 times the first wait is past the longest wait.
+        // The bound of the shift only avoids an overflow: 2^10 times the first wait already exceeds the
+        // longest wait.
         let backoff = START_BACKOFF.saturating_mul(1 << before.min(20));
         self.failed = Some(FailedStarts {
             in_a_row: before + 1,
@@ -108,7 +110,7 @@ pub(crate) struct Lane {
     /// Whether the lane is in the scheduler's list of ready lanes.
     pub(crate) listed: bool,
     grants: u32,
-    /// Since when there have always been waiting calls that more pods would serve.
+    /// When the current period began in which calls wait that more pods would serve.
     waits_since: Option<Uptime>,
     /// Since when at least one ordered pod is not needed.
     unneeded_since: Option<Uptime>,
@@ -156,7 +158,8 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        // Calls that wait for the first time, and running calls that are queued again for a retry.
+        // The queue holds calls that wait for the first time, and running calls that are queued again for a
+        // retry.
         let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
         self.fifos[ticket.class as usize].push(ticket, live_max, entries);
     }
@@ -246,8 +249,8 @@ impl Lane {
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
 
-    /// Notes since when calls wait that more pods would serve, and returns when they will have waited for as
-    /// long as a start takes. None if there are no such calls.
+    /// Notes when the current period began in which calls wait that more pods would serve. Returns when this
+    /// period will have lasted as long as a start takes. None if there are no such calls.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
@@ -262,7 +265,7 @@ impl Lane {
         self.counts.starting > 0 || self.waits_since.is_some()
     }
 
-    /// All ordered pods are needed now.
+    /// Notes that all ordered pods are needed now.
     pub(crate) const fn needs_all(&mut self) {
         self.unneeded_since = None;
     }
@@ -279,8 +282,8 @@ impl Lane {
             self.unneeded_since = None;
             return 0;
         }
-        // Not at once: between an answer and the next call of the same client, one call is missing for a
-        // moment.
+        // The pods are not taken back at once, because between an answer and the next call of the same client
+        // one call is missing for a moment.
         let since = *self.unneeded_since.get_or_insert(now);
         if now < since + for_span { 0 } else { too_many }
     }

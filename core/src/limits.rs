@@ -4,7 +4,7 @@
 
 use crate::time::Nanos;
 
-/// More than the cores that one process has on any expected machine.
+/// Most io threads: more than the cores that one process has on any expected machine.
 pub const IO_THREADS_MAX: usize = 64;
 
 /// Calls that one io thread may hold at once. This is enough for the largest `queueSize` (10,000) and
@@ -24,12 +24,13 @@ pub const LANE_RING_DEPTH: usize = 256;
 /// room.
 pub const GRANTS_DEPTH: usize = CALLS_PER_IO_THREAD_MAX;
 
-/// Messages to one io thread from the bridge, and as many from the other io threads. If there is no room, a
-/// question of an io thread is refused with 503; a message that must arrive waits at its sender.
+/// Places in an io thread's ring of messages from the bridge; its ring of messages from the other io threads
+/// has the same number. If there is no room, a question of an io thread is refused with 503; a message that
+/// must arrive waits at its sender.
 pub const MESSAGES_DEPTH: usize = 1024;
 
-/// Unanswered questions of one io thread to the other io threads, and as many to the bridge. Further
-/// questions are refused with 503.
+/// Most unanswered questions of one io thread to the other io threads; a second limit of the same number
+/// applies to its questions to the bridge. Further questions are refused with 503.
 pub const QUESTIONS_MAX: usize = 512;
 
 /// Answers of other io threads on their way to one io thread. Each question has a place for its answer,
@@ -40,7 +41,7 @@ pub const ANSWERS_DEPTH: usize = QUESTIONS_MAX;
 /// the end of one attempt and, when it is reused at once, the end of the next.
 pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 
-/// Places in that ring for the bridge: each pod may come up and go down between two turns.
+/// Places in the same event ring for the bridge: each pod may come up and go down between two turns.
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
 /// Orders to the bridge: a start and a stop for each pod. Clients' requests use the same ring; they are

@@ -1,6 +1,6 @@
-//! The account of the bytes that calls hold: one number for the process, from which io threads take in
-//! pieces. A task that finds no room may wait in a line, first come, first served. The account measures and
-//! frees nothing itself: the task that holds bytes charges them here, and drops the charge with them.
+//! The account of the bytes that calls hold. The process has one budget, and io threads take pieces of it. A
+//! task that finds no room may wait in a line, first come, first served. The account measures and frees
+//! nothing itself: the task that holds bytes charges them here, and drops the charge with them.
 //!
 //! There are two ways to get room. `ThreadAccount::charge` takes it at once or not at all. Requests are
 //! charged in this way, because they can be refused. `ThreadAccount::wait` waits until it gets all its bytes.
@@ -20,19 +20,20 @@ use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
-/// What an io thread takes at a time, so that most charges touch nothing shared. With a small bound it is
-/// less, because other threads cannot use what a thread has taken and does not use.
+/// Bytes that an io thread takes from the account at a time, so that most charges use no shared memory. If
+/// the bound is small, a piece is smaller, because other threads cannot use what a thread has taken and does
+/// not use.
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// The line may not use one part in this many of the bound, so that answers that are not read leave room for
-/// requests of other clients.
+/// One part in this many of the bound is not available to the line, so that answers that are not read leave
+/// room for requests of other clients.
 const KEPT_FROM_LINE: u64 = 8;
 
 pub struct Account {
     bytes_max: u64,
     piece: u64,
-    /// What io threads have taken, whether they use it or not.
+    /// Bytes that io threads have taken, whether they use them or not.
     taken: AtomicU64,
     /// How many tasks wait; read without the lock.
     waiting: AtomicUsize,
@@ -48,7 +49,7 @@ pub struct Account {
 #[derive(Default)]
 struct Line {
     places: VecDeque<Arc<Place>>,
-    /// A charge was granted without room.
+    /// Whether a charge without room is held.
     is_over: bool,
 }
 
@@ -120,7 +121,7 @@ impl Account {
         }
     }
 
-    /// The charge without room was dropped, so the next task may get one.
+    /// Notes that the charge without room was dropped, so that the next task may get one.
     fn end_over(&self) {
         let line = &mut self.line();
         line.is_over = false;
@@ -150,8 +151,8 @@ impl Account {
     fn join(&self, place: &Arc<Place>) {
         let line = &mut self.line();
         line.places.push_back(place.clone());
-        // Before the check for room. A thread that gives bytes back then either reads that a task waits, or
-        // it gave them back before this check, which finds them.
+        // The number is stored before `advance` checks for room. A thread that gives bytes back then either
+        // reads that a task waits, or gave the bytes back before this check, which finds them.
         self.waiting.store(line.places.len(), SeqCst);
         self.advance(line);
         if self.is_short() {
@@ -168,7 +169,7 @@ impl Account {
         let state = place.state.load(SeqCst);
         if state == WAITS {
             line.places.retain(|one| !Arc::ptr_eq(one, place));
-            // The next task may need less.
+            // The next task in the line may need fewer bytes, and there may be room for them.
             self.advance(line);
         }
         state

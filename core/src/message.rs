@@ -1,5 +1,5 @@
-//! The messages between io threads and the bridge. No behaviour. Grants and the ends of attempts have rings
-//! of their own; these messages are the rare rest.
+//! The messages between io threads and the bridge. These types have no behaviour. Grants and the ends of
+//! attempts have rings of their own; all other messages are rare.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -33,7 +33,7 @@ impl fmt::Display for PodAddress {
 /// How a pod ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEnd {
-    /// Whether it was killed because it used too much memory.
+    /// Whether the pod was killed because it used too much memory.
     pub oom: bool,
     /// The message of the cluster or of the process.
     pub message: Arc<str>,
@@ -56,7 +56,7 @@ pub enum Message {
     PodAddress {
         pod: PodId,
         address: PodAddress,
-        /// The phases of its start, for the call for which it was started.
+        /// The phases of the pod's start, for the call for which the pod was started.
         start: Phases,
     },
     /// The pod is gone, so its connections are closed. Calls that wait for `end` before a retry receive it.
@@ -73,11 +73,11 @@ pub enum Message {
     JobStarting {
         call: CallId,
         attempt: u32,
-        /// Since when its container has been running; none before that.
+        /// Since when the Job's container has been running; none before that.
         running_since: Option<Uptime>,
         /// The phases reached so far.
         start: Phases,
-        /// What keeps it from starting, if that may still go away by itself.
+        /// What keeps the Job from starting, if that may still go away by itself.
         held_up: Option<Arc<str>>,
     },
     /// A Job ended without a callback, or could not be started.
@@ -112,8 +112,8 @@ pub enum BridgeMessage {
         version: u64,
     },
     Job(Box<JobStart>),
-    /// The attempt is over: its Job is deleted, or its process ended. Sent after a success, too, with the
-    /// timestamps of its runtime.
+    /// The attempt is over, so the bridge deletes its Job or ends its process. The message is sent after a
+    /// success, too, with the timestamps of the runtime.
     JobStop {
         call: CallId,
         attempt: u32,
@@ -148,7 +148,7 @@ pub enum BridgeRequest {
     PodReady {
         token: Box<str>,
         pod: Box<str>,
-        /// Where it listens, if it reports that.
+        /// Where the pod listens, if it reports that.
         address: Option<IpAddr>,
         timestamps: ReadyTimestamps,
     },
@@ -217,8 +217,8 @@ pub struct JobStart {
     pub trace_id: Option<Box<str>>,
     /// For the callback's URL.
     pub token: Box<str>,
-    /// The whole envelope, if it is JSON that fits into a variable; otherwise the Job fetches it. It is
-    /// shared with the io thread, from which the Job may fetch it even so.
+    /// The whole envelope, if it is JSON that fits into an environment variable; otherwise the Job fetches it
+    /// from the io thread. The Job may fetch it in both cases, so the io thread shares this text.
     pub payload: Option<Arc<str>>,
     /// The time that is left for the call, in milliseconds.
     pub deadline_ms: u64,

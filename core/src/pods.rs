@@ -10,11 +10,11 @@ pub(crate) enum PodState {
     /// Ordered, and not reported as up yet.
     Starting,
     Usable,
-    /// Its connection failed or a call was cut off in it; a probe decides what follows.
+    /// The pod's connection failed or a call was cut off in it; a probe decides what follows.
     Quarantined,
-    /// It gets no new call, and is stopped when its last call has ended.
+    /// The pod gets no new call, and is stopped when its last call has ended.
     Draining,
-    /// It was ordered to stop, or is known to be gone. Its place is freed when its last call has ended.
+    /// The pod was ordered to stop, or is known to be gone. Its place is freed when its last call has ended.
     Leaving,
 }
 
@@ -28,13 +28,14 @@ pub(crate) struct Pod {
     /// When it came up; none while it starts.
     pub(crate) usable_at: Option<Uptime>,
     pub(crate) idle_since: Uptime,
-    /// Made for an older spec: it takes calls until a new pod replaces it.
+    /// Whether the pod was made for an older spec: it takes calls until a new pod replaces it.
     pub(crate) stale: bool,
-    /// An earlier control plane started it. It may still run calls of that one.
+    /// Whether an earlier control plane started the pod. It may still run calls of that control plane.
     pub(crate) adopted: bool,
-    /// Whether a call succeeded in it. A pod that ends soon and without one counts as a failed start.
+    /// Whether a call succeeded in the pod. A pod that ends soon without such a call counts as a failed
+    /// start.
     pub(crate) proven: bool,
-    /// Whether the bridge reported that it is gone.
+    /// Whether the bridge reported that the pod is gone.
     pub(crate) down: bool,
     generation: u32,
     used: bool,

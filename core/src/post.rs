@@ -28,7 +28,7 @@ pub struct IoInbox {
 }
 
 impl IoPost {
-    /// A post and its inbox. `granted` if grants come from another thread.
+    /// Makes a post and its inbox. `granted` is whether grants come from another thread.
     pub fn pair(bell: Arc<Doorbell>, granted: bool) -> (Self, IoInbox) {
         // Inline, no grant passes through this ring, so it has the smallest capacity.
         let (grants, grants_in) = channel(if granted { GRANTS_DEPTH } else { 2 });
@@ -61,7 +61,7 @@ impl IoPost {
         Ok(())
     }
 
-    /// The thread's bell, for a further ring that the same thread empties.
+    /// The thread's bell, which also announces items in another ring of this thread.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }

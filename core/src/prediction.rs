@@ -1,6 +1,6 @@
-//! When a call that arrives now would begin. It assumes that the calls before it take the slots that exist
-//! and that will come with ordered pods, and that each call holds its slot for the measured time. It reads
-//! what the scheduler publishes of a lane, and decides nothing. `admission` uses it.
+//! Predicts when a call that arrives now would begin. It assumes that the calls before it take the slots that
+//! exist and that will come with ordered pods, and that each call holds its slot for the measured time. It
+//! reads what the scheduler publishes about a lane, and decides nothing. `admission` uses it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -41,8 +41,8 @@ impl<'a> Prediction<'a> {
             ordered += u64::from(slots);
             is_doubtful |= self.lane.is_overdue(wanted_at, self.now);
         }
-        // More pods are counted on only while ordered pods come up in time. Otherwise their slots may never
-        // exist.
+        // Slots of pods that are not ordered yet count only while ordered pods come up in time; otherwise
+        // these slots may never exist.
         let missing = most.saturating_sub(now + ordered);
         let unordered = (!is_doubtful).then_some((self.now + self.start, missing));
         let coming = self.lane.capacity.coming();
@@ -60,8 +60,8 @@ impl<'a> Prediction<'a> {
         !self.lane.is_overdue(wanted_at, self.now) && !self.lane.capacity.starts_fail()
     }
 
-    /// When a slot that is held since `since` becomes free. A call that has exceeded the mean is expected to
-    /// exceed it by as much again.
+    /// When a slot that is held since `since` becomes free. A call that has exceeded the mean time is
+    /// expected to exceed it by as much again.
     fn free_at(&self, since: Uptime) -> Uptime {
         let end = since.saturating_add(self.service);
         if end >= self.now {
@@ -93,10 +93,11 @@ impl<'a> Prediction<'a> {
     }
 
     /// By how much the answer of the last of `calls` calls may be late because times spread. Three parts are
-    /// added: twice the spread for its own time; twice that of the total work before it, which grows with the
-    /// square root of the calls and is shared by the slots; and a quarter for each wave of calls, because the
-    /// measured mean is not exact. Without this margin 76 of 1,000 evenly arriving calls were admitted and
-    /// then missed their deadline, where times spread by a twentieth; with it at most 2.
+    /// added: twice the spread, for the call's own time; twice the spread of the total work before it, which
+    /// grows with the square root of the calls and is shared by the slots; and a quarter of the spread for
+    /// each wave of calls, because the measured mean is not exact. Without this margin 76 of 1,000 evenly
+    /// arriving calls were admitted and then missed their deadline, where times spread by a twentieth; with
+    /// it at most 2.
     pub(crate) fn margin(&self, calls: u64) -> Nanos {
         let slots = u64::from(self.lane.slots_max.load(Ordering::Relaxed)).max(1);
         let waves_4 = calls / slots / 4;
@@ -110,7 +111,7 @@ impl<'a> Prediction<'a> {
             // Nothing is known about the next slot, but the next start is tried within this time.
             return START_BACKOFF_MAX;
         };
-        // By then the slot that is free first could have run all of them alone.
+        // The wait is at most this long, because the slot that is free first could run all `calls` alone.
         let all = self.service.saturating_mul(calls);
         let most = first.since(self.now).saturating_add(all);
         let (mut low, mut high) = (Nanos::ZERO, most);

@@ -1,6 +1,6 @@
 //! What io threads see of a lane: live counters, measured times and, with a pinned scheduler, the mailbox. It
-//! decides nothing. Each field names its one writer. The exception is `depths`, which every thread changes
-//! that moves a call into or out of the queue.
+//! decides nothing. Each field names its one writer. The exception is `depths`: each thread that moves a call
+//! into or out of the queue changes it.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -43,7 +43,7 @@ impl MeasuredTime {
 pub struct QueueStats {
     /// Calls that wait, by class.
     depths: [AtomicU32; 2],
-    /// Bytes of the bodies over 1 KiB of calls that arrive or wait. Writers: io threads.
+    /// Bytes of the bodies larger than 1 KiB, of calls that arrive or wait. Writers: io threads.
     waiting_bytes: AtomicU64,
     /// Held slots. Writer: scheduler.
     pub running: AtomicU32,
@@ -98,7 +98,7 @@ impl QueueStats {
     /// Takes a place in the queue of a class; false if all `most` places are taken.
     pub fn enter(&self, class: Class, most: u32) -> bool {
         let depth = &self.depths[class as usize];
-        // Counted first, so that two threads cannot both take the last place.
+        // The call is counted before the check, so that two threads cannot both take the last place.
         let was = depth.fetch_add(1, Ordering::Relaxed);
         if was >= most {
             depth.fetch_sub(1, Ordering::Relaxed);
@@ -125,7 +125,8 @@ impl QueueStats {
         now >= wanted_at.saturating_add(patience)
     }
 
-    /// The charge of the calls that arrive or wait: 1 KiB for each, and the bodies that are larger.
+    /// The charge of the calls that arrive or wait: 1 KiB for each waiting call, and the bodies that are
+    /// larger.
     pub fn waiting_bytes(&self) -> u64 {
         let calls = u64::from(self.depth()) * CALL_OVERHEAD_BYTES as u64;
         calls + self.waiting_bytes.load(Ordering::Relaxed)
@@ -163,7 +164,8 @@ impl QueueStats {
             .take()
     }
 
-    /// Puts the end back, because the function may be registered again with the same `QueueStats`.
+    /// Puts the scheduler's end of the mailbox back, because the function may be registered again with the
+    /// same `QueueStats`.
     pub(crate) fn return_mailbox(&self, consumer: Consumer<Ticket>) {
         if let Some((_, mailbox)) = self.mailbox.get() {
             *mailbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);

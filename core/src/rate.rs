@@ -10,7 +10,8 @@ use crate::time::{Nanos, Uptime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     Off,
-    /// Calls a second, and as many at once after a second without calls; 0 refuses all.
+    /// This many calls a second, and up to this many at once after a second without calls; 0 refuses all
+    /// calls.
     PerSecond(u32),
 }
 

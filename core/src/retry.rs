@@ -68,8 +68,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
         return Next::Give;
     }
     let allowed = match failure {
-        // Allowed whatever `retryOn` is, because running twice is impossible. Another pod may take the call
-        // at once; without one an immediate retry would most likely fail, too.
+        // A retry is allowed whatever `retryOn` is, because the function has not begun. Another pod may take
+        // the call at once; without another pod an immediate retry would most likely fail, too.
         AttemptFailure::NotBegun => {
             let backoff = doubling(NOT_BEGUN_FIRST, NOT_BEGUN_MAX, retries);
             return Next::Retry(if tried.other_pod {
@@ -79,7 +79,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
             });
         }
         AttemptFailure::Lost { oom } => {
-            // Once only, because a call that makes its pod end would otherwise end one pod after the other.
+            // Only one such retry is made, because a call that makes its pod end would otherwise end one pod
+            // after the other.
             oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
         }
         AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),
@@ -90,7 +91,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
         (false, _) => Next::Give,
         (true, Class::Sync) => Next::Retry(Nanos::ZERO),
         (true, Class::Async) => {
-            // Full jitter: calls that failed together do not all come back together.
+            // The wait is random between zero and its maximum (full jitter), so that calls that failed
+            // together do not all come back together.
             let most = doubling(ASYNC_FIRST, ASYNC_MAX, retries);
             Next::Retry(Nanos::from_ns(random % (most.as_ns() + 1)))
         }

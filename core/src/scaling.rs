@@ -1,5 +1,6 @@
-//! Which pods a lane wants: more as calls wait, fewer when idle, new ones after a change of the spec. It
-//! starts and ends no pod; it sends orders to the bridge. It is part of the scheduler's state machine.
+//! Decides which pods a lane wants: more while calls wait, fewer when pods are idle, new ones after a change
+//! of the spec. It starts and ends no pod; it sends orders to the bridge. It is part of the scheduler's state
+//! machine.
 
 use std::sync::Arc;
 
@@ -65,7 +66,8 @@ impl Shared {
             };
             return self.start_failed(lane, index, failure, now, out);
         }
-        // Read before `forget`, which frees the place. A pod that was ordered to stop has not failed.
+        // `wanted_at` is read before `forget`, which frees the pod's place. A pod that was ordered to stop
+        // has not failed.
         let wanted_at = pod.wanted_at;
         let died_young = pod.state != PodState::Leaving
             && !pod.proven
@@ -123,9 +125,9 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Takes over a running pod of an earlier control plane, if the table of pods has room. Unless the pod is
-    /// stale, one pod that is only ordered is stopped for it: the lane opened, and ordered pods, before the
-    /// bridge found the pods of the earlier control plane.
+    /// Takes over a running pod of an earlier control plane, if the table of pods has room. In exchange one
+    /// pod that is ordered and not up yet is stopped, unless the adopted pod is stale. The lane may have
+    /// ordered such a pod, because it opened before the bridge found the pods of the earlier control plane.
     pub(crate) fn adopt(
         &mut self,
         lane: &mut Lane,
@@ -172,7 +174,8 @@ impl Shared {
         if lane.plan.pods.is_none() || lane.is_removed {
             return;
         }
-        // Before `pods_missing`, because each drained pod changes the counts that it reads.
+        // Stale pods are drained before `pods_missing` is computed, because each drained pod changes the
+        // counts that it reads.
         let surplus = lane.stale_surplus(now);
         if surplus > 0 {
             self.drain_stale(lane, surplus, out);
@@ -187,7 +190,7 @@ impl Shared {
             self.arm(lane, retry_at);
             return give_up(lane, out);
         }
-        // After a failure start only one pod, to find out whether starts work again.
+        // After a failure only one pod is started, to find out whether starts work again.
         let at_once = match (retry_at, lane.counts.starting) {
             (None, _) => missing,
             (Some(_), 0) => 1,
@@ -338,7 +341,7 @@ impl Shared {
         let floor = lane.pods_needed(now);
         let mut usable = lane.counts.usable;
         let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_POLL_MIN));
-        // The latest first, because `Lane::choose` prefers the earlier pods.
+        // The latest pods are checked first, because `Lane::choose` prefers the earlier pods.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
             if pod.state != PodState::Usable || usable <= floor {

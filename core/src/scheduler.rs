@@ -1,6 +1,6 @@
-//! The scheduler's turn: it matches waiting tickets to free slots and orders the pods that are wanted. It is
-//! one state machine with time as an argument, and never sleeps, locks or allocates on the path of a warm
-//! call. Two drivers call it: an io thread (inline) or a thread of its own (pinned).
+//! The scheduler's turn: it matches waiting tickets to free slots and orders the pods that are wanted. The
+//! scheduler is one state machine with time as an argument, and never sleeps, locks or allocates on the path
+//! of a warm call. Two drivers call it: an io thread (inline) or a thread of its own (pinned).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -142,8 +142,8 @@ impl Scheduler {
             return;
         };
         if ticket.lane.epoch > lane.id.epoch {
-            // The function was removed and registered again, and the removal has not arrived yet. The call
-            // must not run under the old plan.
+            // The function was removed and registered again, and the event of the removal has not arrived
+            // yet. The call must not run under the old plan, so its ticket is kept for the next registration.
             return lane.early.push(ticket);
         }
         lane.push(ticket, &self.shared.entries);
@@ -222,8 +222,8 @@ impl Scheduler {
             }
             empty => empty.insert(Lane::new(id, stats, plan)),
         };
-        // A lane that was taken over has pods already. They are counted first, because `reconcile` starts
-        // only what is missing.
+        // A lane that was taken over has pods already. They are counted before `reconcile`, which starts only
+        // the pods that are missing.
         lane.count(&mut self.shared.pods);
         self.shared.reconcile(lane, now, out);
         // A ticket may have arrived before this event. Its bit was then taken while there was no lane.
@@ -256,10 +256,12 @@ impl Scheduler {
             }
         }
         lane.count(&mut shared.pods);
-        // Above the new ceiling pods go before `reconcile` compares the rest with the need.
+        // Pods above the new ceiling are drained first, because `reconcile` compares the remaining pods with
+        // the need.
         shared.drain_surplus(lane, out);
         shared.reconcile(lane, now, out);
-        // After a lower floor there may be idle pods. No call sets the timer for them.
+        // After the floor was lowered, pods above it may be idle. This sets their timer, because no call may
+        // end in them and set it.
         shared.retire_later(lane, now);
         shared.list(lane);
     }
@@ -310,13 +312,14 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let examined = shared.grant(lane, most, now, out);
-            // A lane that used all its looks may have more to grant. Any other lane lacks tickets, slots or
-            // pods, and the event that brings one of them lists the lane again.
+            // A lane in which as many tickets were examined as is allowed may have more to grant. Any other
+            // lane lacks tickets, slots or pods, and the event that brings one of them lists the lane again.
             lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
             }
-            // A lane without a grant counts as one look, so that many such lanes cannot lengthen the turn.
+            // A lane in which no ticket was examined counts as one ticket, so that many such lanes cannot
+            // lengthen the turn.
             left -= examined.max(1);
         }
         if shared.ready.is_empty() {
@@ -407,7 +410,7 @@ impl Shared {
             self.ready.retain(|listed| *listed != old);
         }
         for ticket in std::mem::take(&mut lane.early) {
-            // A ticket may be of a registration after this one, too.
+            // An early ticket may belong to a registration after this one.
             if ticket.lane.epoch > id.epoch {
                 lane.early.push(ticket);
             } else {
@@ -462,8 +465,8 @@ impl Shared {
                 return examined;
             }
             let needs_pod = lane.plan.pods.is_some();
-            // Before the pop, because a ticket that was popped has lost its place in the queue. Any pod with
-            // room will do here. Which one the call gets depends on the ticket.
+            // This is checked before the pop, because a ticket that was popped has lost its place in the
+            // queue. Any pod with room will do here. Which pod the call gets depends on the ticket.
             if needs_pod && lane.choose(&mut self.pods, None).is_none() {
                 return examined;
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// An io thread. A number of threads, or a number of anything else, has another type.
+/// The number of one io thread. A count of threads, or any other number, has another type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ShardId(u16);

@@ -1,6 +1,6 @@
-//! How many calls of a function may run at once, and since when each slot is held. At every hold `held <=
-//! limit`. After the limit was lowered below `held`, no slot is granted until enough are released. Only the
-//! lane uses it.
+//! How many calls of a function may run at once, and since when each slot is held. A slot is held only if
+//! `held <= limit` stays true. After the limit was lowered below `held`, no slot is granted until enough
+//! slots are released. Only the lane uses it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! What travels between threads in place of a call: its ticket to the scheduler, and the grant back. No byte
-//! of a request does; requests stay on the io thread that owns the sockets.
+//! of a request travels with them; requests stay on the io thread that owns the sockets.
 
 use std::fmt;
 

@@ -125,7 +125,8 @@ impl Wheel {
                 return;
             }
             self.tick = next.max(self.tick + 1);
-            // First, because a timer of a higher level may be due in this very tick.
+            // Timers of higher levels are moved down before the tick fires, because one of them may be due in
+            // this very tick.
             self.cascade();
             self.fire(&mut due);
         }
@@ -189,7 +190,7 @@ impl Wheel {
         }
         let shift = level as u32 * SLOT_BITS;
         let here = (self.tick >> shift) as u32 & (SLOTS as u32 - 1);
-        // Slots count from the one after the current one; the current slot itself comes last, a lap later.
+        // The search begins at the slot after the current slot; the current slot comes last, one lap later.
         let ahead = occupied
             .rotate_right((here + 1) % SLOTS as u32)
             .trailing_zeros()
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn timers_fire_in_time_whatever_the_distance() {
-        // Against a sorted map, with random distances, cancels and strides.
+        // The wheel is compared with a sorted map, with random distances, cancels and strides.
         let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: u64| {
             seed ^= seed << 13;

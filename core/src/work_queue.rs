@@ -90,7 +90,7 @@ pub enum Home {
     Cluster,
 }
 
-/// How long the bridge's loop may rest.
+/// How long the bridge's loop may sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
     /// A message is published: pump at once.
@@ -425,7 +425,7 @@ impl WorkQueue {
     }
 
     fn send(&mut self, delivery: Delivery) {
-        // Behind the backlog, because messages must not overtake each other.
+        // A message goes behind the backlog, because messages must not overtake each other.
         let undelivered = if self.backlog.is_empty() {
             self.try_send(delivery).err()
         } else {
@@ -433,7 +433,8 @@ impl WorkQueue {
         };
         if let Some(delivery) = undelivered {
             self.backlog.push_back(delivery);
-            // Rings, because the task in `controller_loop` may sleep and has to deliver this later.
+            // The bell is rung, because the task in `controller_loop` may sleep and has to deliver this
+            // message later.
             self.inbox.bell.ring();
         }
     }

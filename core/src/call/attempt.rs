@@ -21,7 +21,8 @@ const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) grant: Grant,
-    /// Since when its time counts: since its dispatch, or for a Job since the start of its container.
+    /// Since when the attempt's own time counts: since its dispatch, or for a Job since the start of its
+    /// container.
     from: Option<Uptime>,
     is_job: bool,
 }
@@ -85,7 +86,7 @@ impl<E: Environment> Call<E> {
         self.deadline.or_sooner(Deadline::after(from, own))
     }
 
-    /// The same for the running attempt; the driver sends it to the pod.
+    /// By when the running attempt has to end, as far as is known now. The driver sends this time to the pod.
     pub fn running_until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -93,7 +94,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether the async deadlines apply, with which each attempt has a time limit of its own.
+    /// Whether the async deadlines apply. Each attempt then has a time limit of its own.
     pub const fn is_async(&self) -> bool {
         matches!(self.class, Class::Async) || self.is_detached
     }
@@ -105,7 +106,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// What keeps the attempt's Job from starting; this may still go away by itself.
+    /// Notes what keeps the attempt's Job from starting. This reason may still go away by itself.
     pub fn job_is_held_up(&mut self, why: Option<Arc<str>>) {
         self.job_held_up = why;
     }
@@ -126,9 +127,9 @@ impl<E: Environment> Call<E> {
             panic!("an attempt was stopped that was not to be");
         };
         let granted_at = attempt.grant.granted_at;
-        // The request of a Job counts as sent when its container runs. Whether its handler has begun is not
-        // known. The time of the container's start is the cluster's, whose clock may differ, so it is limited
-        // to the time since the grant.
+        // The request of a Job counts as sent when its container runs, although it is unknown whether its
+        // handler has begun. The start of the container was measured by the cluster's clock, which may
+        // differ, so it is limited to the range from the grant to now.
         let sent_at = if attempt.is_job {
             attempt
                 .from
@@ -189,7 +190,7 @@ impl<E: Environment> Call<E> {
             (Some(_), None) if is_cut_off => Held::CutOff,
             _ => Held::Nothing,
         };
-        // Released before the next state is decided, because the next call may use the slot at once.
+        // The slot is released before the next state is decided, because the next call may use it at once.
         self.release = Some(Done {
             lane: grant.lane,
             pod: grant.pod,
@@ -207,7 +208,7 @@ impl<E: Environment> Call<E> {
         self.failed(failure, kind, grant.pod, now, env);
     }
 
-    /// Decides whether another attempt follows, and what it waits for.
+    /// Decides whether another attempt follows, and what the call waits for before that attempt.
     fn failed(
         &mut self,
         failure: ExecutionError,
@@ -230,7 +231,7 @@ impl<E: Environment> Call<E> {
             return self.over(Err(failure), now, env);
         }
         let next = self.decide(kind, env);
-        // If the runtime reported how its worker ended, there is nothing to ask the bridge.
+        // If the runtime reported how its worker ended, the bridge is not needed for that.
         let is_end_unknown = kind == AttemptFailure::Lost { oom: None };
         if is_end_unknown
             && let Some(pod) = pod
@@ -247,7 +248,7 @@ impl<E: Environment> Call<E> {
         self.follow(next, kind, failure, now, env);
     }
 
-    /// How the pod of the last attempt ended; none if that was not reported in time.
+    /// Notes how the pod of the last attempt ended; none if that was not reported in time.
     pub fn pod_ended(&mut self, end: Option<&PodEnd>, now: Uptime, env: &E) {
         let State::AwaitingPodEnd { failure, .. } = &self.state else {
             return;

@@ -8,9 +8,9 @@ use crate::outcome::ExecutionError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Cancelled,
-    /// Its client left, and nothing else waits for the call.
+    /// The client of the call left, and nothing else waits for the call.
     ClientLeft,
-    /// Its function was removed: a waiting call ends, a running attempt continues.
+    /// The function of the call was removed: a waiting call ends, a running attempt continues.
     Removed,
     /// No pod can be started: a waiting call ends.
     StartsFail(Arc<str>),
@@ -43,7 +43,7 @@ impl End {
     }
 }
 
-/// Whether a stored call continues when its own client leaves. It does if a later call with its key, or
+/// Whether a stored call continues when its own client leaves. It continues if a later call with its key, or
 /// another waiting client, may still ask for the result.
 pub const fn goes_on_without_client(is_keyed: bool, waiters: u32) -> bool {
     is_keyed || waiters > 0

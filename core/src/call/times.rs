@@ -9,14 +9,14 @@ use crate::time::{Nanos, Uptime};
 /// end of the last wait if no attempt followed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// From admission to grant, less `start`. After an attempt also the wait for the next one: for the report
-    /// of how a pod ended, and for the back-off.
+    /// Time from admission to grant, less `start`. If another attempt follows, also the wait for it: the wait
+    /// for the report of how a pod ended, and the back-off.
     pub queue: Nanos,
     /// Time for which the call waited for pods to start, successful or not.
     pub start: Nanos,
-    /// Granted to sent.
+    /// Time from the grant until the request was sent.
     pub dispatch: Nanos,
-    /// Sent to answered.
+    /// Time from the sent request to the answer.
     pub function: Nanos,
 }
 
@@ -28,7 +28,7 @@ impl Times {
         self.queue += grant.granted_at.since(since + start);
     }
 
-    /// The call waited from `since` and got no slot. `for_a_start` if no pod was up.
+    /// The call waited from `since` and got no slot. `for_a_start` is whether no pod was up.
     pub(super) fn gave_up(&mut self, since: Uptime, now: Uptime, for_a_start: bool) {
         let waited = now.since(since);
         if for_a_start {

@@ -1,5 +1,5 @@
-//! The account as one io thread uses it: the bytes that it has taken, its charges, and its waiting tasks.
-//! Most charges touch only this.
+//! The account as one io thread uses it: the bytes that the thread has taken, its charges, and its waiting
+//! tasks. Most charges change nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -38,7 +38,7 @@ impl ThreadAccount {
     }
 
     /// Bytes that waiting tasks of all threads have been given, less those that were taken from other charges
-    /// for them. While this number grows, the line moves without help.
+    /// for them. While this number grows, waiting tasks get bytes without taking them from other charges.
     pub fn moved(&self) -> u64 {
         let served = self.account.served.load(SeqCst);
         served.saturating_sub(self.account.reclaimed.load(SeqCst))
@@ -127,7 +127,7 @@ impl ThreadAccount {
     #[cold]
     fn fetch(&self, missing: u64, max: u64) -> bool {
         let whole = missing.next_multiple_of(self.account.piece);
-        // Where memory is short a thread takes no more than it needs.
+        // While memory is short, a thread takes no more than it needs.
         let taken = if !self.is_short() && self.account.take(whole, max) {
             whole
         } else if self.account.take(missing, max) {
@@ -146,8 +146,8 @@ impl ThreadAccount {
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
-        // Two pieces, so that use that rises and falls by one piece does not touch the shared account each
-        // time.
+        // The limit is two pieces, so that use that rises and falls by one piece does not change the shared
+        // account each time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }
@@ -193,7 +193,7 @@ impl ThreadAccount {
     }
 
     /// Whether the thread has something to do before it sleeps: one of its tasks was served, or other tasks
-    /// wait for bytes that this thread does not use.
+    /// wait for bytes that this thread has taken and does not use.
     pub fn is_wanted(&self) -> bool {
         let has_turn = |(place, _): &(Arc<Place>, Waker)| place.state.load(SeqCst) != WAITS;
         self.waits.borrow().iter().any(has_turn)
@@ -294,12 +294,12 @@ impl Drop for Loose {
 pub struct Wait {
     account: Rc<ThreadAccount>,
     bytes: u64,
-    /// None until the task stands in the line.
+    /// None until the task has joined the line.
     place: Option<Arc<Place>>,
 }
 
 impl Wait {
-    /// Returns the charge once there is room; otherwise the task is woken then.
+    /// Returns the charge if there is room. Otherwise the task is woken when there is room.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Charge> {
         let own = &self.account;
         let place = match &self.place {
@@ -308,7 +308,8 @@ impl Wait {
                 if let Some(charge) = own.charge_answer(self.bytes) {
                     return Poll::Ready(charge);
                 }
-                // Before joining: what this thread has taken and does not use may be all that the line needs.
+                // Unused bytes of this thread are given back before the task joins the line, because they may
+                // be all that the line needs.
                 own.give_back_spare();
                 let place = self.place.insert(Arc::new(Place {
                     bytes: self.bytes,
