@@ -35,7 +35,7 @@ const STOP: Duration = Duration::from_secs(2);
 /// The backend.
 pub struct KubernetesBridge(Rc<ClusterDispatcher>);
 
-/// Does the scheduler's work.
+/// Executes the commands of the work queue.
 struct ClusterDispatcher {
     context: Rc<ClusterContext>,
     reconciler: Rc<Reconciler>,
@@ -57,7 +57,8 @@ impl KubernetesBridge {
         let server = found.cluster_url.to_string();
         let client = client::client(found)?;
         tracing::info!(server, namespace, "the control plane asks for its Lease");
-        // The receiver is a task of the same thread, and takes all reports each time it runs.
+        // The channel needs no bound, because its receiver is a task of the same thread and takes all reports each
+        // time it runs.
         #[expect(
             clippy::disallowed_methods,
             reason = "holds what tasks report in one turn"

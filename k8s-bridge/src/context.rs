@@ -82,7 +82,7 @@ impl ClusterContext {
     }
 
     pub(crate) fn report(&self, report: TaskReport) {
-        // An error means that the task outlived its bridge; its reports are not needed.
+        // Sending fails only if the task outlived its bridge; the report is not needed in that case.
         let _ = self.reports.send(report);
     }
 

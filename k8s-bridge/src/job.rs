@@ -1,7 +1,7 @@
 //! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2).
-//! It never learns the result; the io thread that owns the call does, and reports when the attempt is
-//! over. It decides from the pod's status, because releases of Kubernetes set a Job's conditions at
-//! different times.
+//! The result goes to the io thread that owns the call, and not to this module; that thread reports when the
+//! attempt is over. This module reads the end of a Job from the pod's status and not from the Job's conditions,
+//! because releases of Kubernetes set the conditions at different times.
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -38,13 +38,14 @@ use crate::podspec::{
 const STOP: Duration = Duration::from_secs(5);
 /// The grace period, in seconds, of the container of an attempt that is over without a result.
 const STOP_S: u32 = 2;
-/// How long the io thread's report may come after the end of a container that exited with status 0.
+/// How long after the end of a container with exit status 0 the io thread's report may come.
 const REPORT_BEHIND: Duration = Duration::from_millis(500);
 /// How long after the call's deadline the cluster ends the Job by itself, in seconds.
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may have no pod before its controller's Events are read; the wait doubles each time.
 const PODLESS: Duration = Duration::from_secs(1);
-/// A running pod counts as this many phases. It is more than there are, so that its first report is always sent.
+/// The number of phases for which a running pod counts. It is larger than the number of all phases, so the
+/// first report that the pod runs is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long reading the Events of a Job without a pod may take.
 const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
 /// All Jobs that run.
 pub(crate) type ClusterJobs = JobTable<ClusterJob>;
 
-/// A Job as seen by all tasks but its own.
+/// The part of a Job that tasks other than its own use.
 pub(crate) struct ClusterJob {
     attempt: JobAttempt,
     wanted_at: Uptime,
@@ -61,9 +62,9 @@ pub(crate) struct ClusterJob {
     seen: RefCell<ObservedPod>,
     is_gone: Cell<bool>,
     was_created: Cell<bool>,
-    /// The io thread needs no further report.
+    /// Whether the attempt is over; the io thread then needs no further report.
     is_over: Cell<bool>,
-    /// Why it did not start, if a start failed.
+    /// Why the Job did not start, if a start failed.
     fault: Cell<StartFault>,
 }
 
@@ -120,7 +121,7 @@ impl ClusterJob {
         self.bell.notify_one();
     }
 
-    /// Called after a listing of pods. If this Job's pod was seen before and is not in the list, it is
+    /// Called after a listing of pods. If this Job's pod was seen before and is not in the list, the pod is
     /// gone.
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
@@ -367,8 +368,8 @@ impl ClusterJob {
     }
 
     /// Reports to the call's io thread which phase the start has reached and what delays it, if either
-    /// changed. The kubelet's timestamp has whole seconds and comes from another clock, so one
-    /// second is added, which favours the call.
+    /// changed. The kubelet's timestamp is cut to whole seconds, so one second is added in favour of the
+    /// call. It comes from another clock, so it is limited to the time between the order and now.
     fn report_start(
         &self,
         context: &ClusterContext,

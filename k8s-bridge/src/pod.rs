@@ -44,12 +44,12 @@ pub(crate) enum Origin {
     Resumed { is_up: bool },
 }
 
-/// A pod as seen by all tasks but its own.
+/// The part of a pod that tasks other than its own use.
 pub(crate) struct ClusterPod {
     warm: WarmPod,
     /// The hash of the spec from which the pod was made.
     shape: u64,
-    /// An earlier control plane made it from another spec.
+    /// Whether an earlier control plane made the pod from another spec.
     pub(crate) is_stale: Cell<bool>,
     /// The number of the listing of pods during which the pod was created. The pod may be missing from
     /// that listing and from earlier ones.
@@ -176,7 +176,7 @@ impl ClusterPod {
         fate
     }
 
-    /// Announces and reports how the pod ended. Call it when the pod is in no table any more.
+    /// Announces and reports how the pod ended. Call this after the pod was removed from its table.
     pub(crate) fn report_end(&self, context: &ClusterContext, mut fate: PodFate<StartFault>) {
         let (function, pod) = (self.function.clone(), self.name.clone());
         match &mut fate {

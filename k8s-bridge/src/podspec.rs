@@ -187,7 +187,8 @@ fn object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("it is one now")
 }
 
-/// Merges objects field by field (a null removes the field) and lists of named items by name. Replaces other values.
+/// Merges objects field by field (a null removes the field) and lists of named items by name. For all other
+/// values, `over` replaces `base`.
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {

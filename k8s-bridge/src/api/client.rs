@@ -1,6 +1,6 @@
 //! The client of the API server. It finds the server as `kubectl` or a pod does, and copies the server's
-//! `Retry-After` header to where `kube`'s errors keep it. It never retries: `cluster` does, because a retry
-//! has to know whether an earlier try may have worked.
+//! `Retry-After` header to where `kube`'s errors keep it. It never retries: `cluster` does, because only
+//! `cluster` knows whether an earlier try may have worked.
 
 use std::path::Path;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectE
         }
     };
     found.connect_timeout = Some(CONNECT);
-    // No read timeout, because a watch may get no event for a long time; each request has its own deadline.
+    // Set no read timeout, because a watch may get no event for a long time. Each request has its own deadline.
     found.read_timeout = None;
     found.default_retry = false;
     Ok(found)

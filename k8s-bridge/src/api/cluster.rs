@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::api::lease::Tenure;
 use crate::api::lenient::Lenient;
 
-/// Changes in flight at once; further changes wait. Other requests do not count, because the Lease
-/// has to be renewed even while the API server is slow to create many pods.
+/// The largest number of changes in flight; further changes wait. Only changes are counted, because the
+/// Lease has to be renewed even while the API server is slow to create many pods.
 const AT_ONCE: usize = 32;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) enum ClusterError {
-    /// The API server refused it.
+    /// The API server refused the request.
     Refused(Box<Status>),
     /// The API server did not answer before the deadline, or could not be reached.
     Unreachable(String),
@@ -88,9 +88,9 @@ impl<K> Object for K where
 /// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
-    /// Changes nothing, or only the Lease.
+    /// It changes nothing, or only the Lease.
     Ask,
-    /// Only the control plane that holds the Lease may send it.
+    /// It changes the cluster. Only the control plane that holds the Lease may send it.
     Change,
 }
 
@@ -270,7 +270,7 @@ pub(crate) fn retry_after(status: &Status) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-/// The answer, or why there was none in time.
+/// Returns the answer, or why no answer came in time.
 async fn in_time<T>(
     until: Instant,
     request: impl Future<Output = kube::Result<T>>,
@@ -292,7 +292,7 @@ const fn may_mend(code: u16) -> bool {
     matches!(code, 408 | 429 | 500..=599)
 }
 
-/// An error with its sources, because the outermost message alone says little.
+/// An error's message with the messages of its sources, because the outermost one alone seldom has the cause.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

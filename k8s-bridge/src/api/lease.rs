@@ -84,7 +84,7 @@ impl Tenure {
 /// Waits until `holder` has the Lease.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(POLL, 4 * POLL);
-    // The resource version of another control plane's Lease, and when this one first saw it.
+    // The resource version of another control plane's Lease, and when this control plane first saw that version.
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {
@@ -216,7 +216,7 @@ async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Cluste
     if !other.is_empty() && other != holder {
         return Ok(Some(other.to_owned()));
     }
-    // If another client wrote it in between (409), the next renewal reads the Lease again.
+    // If another client wrote the Lease in between (409), the next renewal reads it again.
     write(cluster, lease, holder, Instant::now() + TRY)
         .await
         .map(|()| None)

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::api::cluster::{Cluster, ClusterError, Object, chain, retry_after};
 use crate::api::lenient::Lenient;
 
-/// The server ends a watch after this time. A watch without an event is ended here a little later.
+/// The server ends a watch after `WATCH_S`. If no event and no end comes for `SILENT`, the bridge drops the watch.
 const WATCH_S: u32 = 60;
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
 /// A watch that lived for this long worked, so the backoff is reset.
@@ -76,7 +76,7 @@ pub(crate) async fn follow<K: Object>(
                     backoff.reset();
                 }
                 match end {
-                    // The usual end after `WATCH_S`.
+                    // The server ended the watch after `WATCH_S`, as it should: begin the next watch without a wait.
                     None if began.elapsed() > SOUND => continue,
                     None => "the server ended the watch at once".to_owned(),
                     Some(why) => why,
@@ -162,7 +162,7 @@ async fn watch<K: Object>(
                 }
             }
             WatchEvent::Bookmark(bookmark) => reached = bookmark.metadata.resource_version,
-            // Usually 410 Gone: the version is too old, so the objects have to be listed again.
+            // The error is usually 410 Gone: the version is too old, so the objects have to be listed again.
             WatchEvent::Error(status) => return (None, Some(status.message)),
         }
     }

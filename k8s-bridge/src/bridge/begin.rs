@@ -17,7 +17,7 @@ use crate::reconcile::{BridgeStage, adoption, pods, template};
 use crate::registry::{events, functions, status};
 
 impl ClusterDispatcher {
-    /// Waits until `is_so` holds. A task of this thread that changes it notifies `progress`.
+    /// Waits until `is_so` holds. A task of this thread that changes the condition notifies `progress`.
     async fn until(&self, is_so: impl Fn() -> bool) {
         while !is_so() {
             // The timeout covers changes by io threads, which do not notify.

@@ -17,14 +17,14 @@ const SEARCH_MAX: Duration = Duration::from_secs(30);
 pub struct OwnPod {
     pub name: String,
     pub uid: String,
-    /// None means the namespace of the functions.
+    /// The Pod's namespace; none means the namespace of the functions.
     pub namespace: Option<String>,
     pub service_account: Option<String>,
 }
 
 impl OwnPod {
-    /// The control plane's own service account, if pods in `namespace` could use it. `namespace` none
-    /// means the control plane's own.
+    /// The control plane's own service account, if pods in `namespace` could use it. If `namespace` is none,
+    /// the pods are in the control plane's own namespace.
     pub fn account_in(&self, namespace: Option<&str>) -> Option<&str> {
         let home = self.namespace.as_deref();
         let is_home = namespace.is_none() || home.is_none() || namespace == home;
@@ -35,9 +35,11 @@ impl OwnPod {
 /// The identity of this control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct PlaneIdentity {
-    /// The same for every process of one Pod, so that a restarted container gets its Lease back at once.
+    /// The holder's name in the Lease. It is the same for every process of one Pod, so that a restarted container
+    /// gets its Lease back at once.
     pub(crate) holder: String,
-    /// Differs for each process, because the tokens of its Jobs are valid only in this process.
+    /// The label of this process's Jobs. Each process has another one, because the tokens of Jobs are valid only in
+    /// the process that created them.
     pub(crate) instance: String,
     /// The owner of Jobs, so that they are deleted with the control plane's Pod. None if the functions are in
     /// another namespace: the garbage collector looks for an owner only in the namespace of its dependent, and
@@ -126,8 +128,9 @@ fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerRefer
 /// Whether an owner is the controller of the object that it owns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Controller {
-    /// Needed because `kubectl drain` and the cluster autoscaler only move pods that have a controller. The
-    /// Deployment neither counts nor replaces these pods: only a ReplicaSet does, for pods that it controls.
+    /// The owner is the controller: `kubectl drain` and the cluster autoscaler move only pods that have a
+    /// controller. The Deployment neither counts nor replaces these pods: only a ReplicaSet does
+    /// that, for pods that it controls.
     Full,
     None,
 }

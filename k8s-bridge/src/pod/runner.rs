@@ -35,7 +35,7 @@ pub(super) struct ClusterRunner {
     pod: Rc<ClusterPod>,
     /// How long the pod may take to become ready.
     limit: Duration,
-    /// The last reported reason of a delay of the start.
+    /// The last reported reason why the start is delayed.
     held_up: Option<String>,
     has_reported_probed: bool,
 }
@@ -133,7 +133,7 @@ impl PodRunner for ClusterRunner {
         self.pod.since_listing.set(context.process.listing.get());
         created.map_err(|denied| {
             if let ClusterError::Unreachable(_) = denied {
-                // The API server may have created it although its answer was lost.
+                // Delete the pod, because the API server may have created it although the answer was lost.
                 self.delete(Some(NO_GRACE_S));
             }
             let fault = StartFault::of_denial(&denied);
@@ -175,7 +175,7 @@ impl PodRunner for ClusterRunner {
     }
 
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static {
-        // No other pod has this pod's IP.
+        // Every server at this pod's IP is the pod's own, because no other pod has the IP.
         |_| true
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct ObservedPod {
     /// The kind of the fault in `stuck`, `held_up` or `waiting`; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,
     pub(crate) ended: Option<ContainerEnd>,
-    /// Its deletion was requested: by this control plane, a node drain, an eviction or a user.
+    /// Whether its deletion was requested: by this control plane, a node drain, an eviction or a user.
     pub(crate) leaving: bool,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct ObservedPod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerEnd {
     pub(crate) oom: bool,
-    /// It exited with status 0.
+    /// Whether it exited with status 0.
     pub(crate) well: bool,
     pub(crate) message: String,
 }
@@ -93,8 +93,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl ObservedPod {
-    /// The state `now`, with what is kept of this earlier state: a final reason, and the reason of the last
-    /// failed pull, because a kubelet that waits for its next try reports only the pause.
+    /// Returns `now` with two reasons copied from this earlier state: a final reason, and the reason of the last
+    /// failed pull. A kubelet that waits for its next try reports only the pause and not the failure.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);
@@ -160,7 +160,7 @@ impl ObservedPod {
                 let reason = condition.reason.as_deref().unwrap_or("not scheduled");
                 let message = condition.message.as_deref().unwrap_or_default();
                 self.waiting = Some(phrase(reason, message));
-                // A node may join, or a node may become free for the pod.
+                // An unschedulable pod may still start: a node may join, or a node may become free.
                 self.held_up = self.waiting.clone().filter(|_| reason == "Unschedulable");
                 self.fault = StartFault::of_pod(reason);
             }
@@ -212,8 +212,8 @@ impl ObservedPod {
         self.fault = self.fault.or_else(|| StartFault::of_pod(reason));
     }
 
-    /// Reads the end of the whole pod. After an eviction or the loss of its node there may be no
-    /// container's status.
+    /// Reads the end of the whole pod. After an eviction or the loss of its node there may be no status of a
+    /// container.
     fn read_end(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
         let well = status.phase.as_deref() == Some("Succeeded");

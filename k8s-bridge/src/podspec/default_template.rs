@@ -23,7 +23,7 @@ const NO_TEMPLATE: &str = "must be a podTemplate: an object with metadata and sp
 /// A valid template.
 pub(crate) struct DefaultPodTemplate {
     pub(crate) value: Value,
-    /// Part of the shape of pods that are made with this template.
+    /// The template's hash, which is a part of the shape of pods made with it.
     pub(crate) hash: u64,
 }
 
@@ -78,7 +78,8 @@ fn contents(path: &Path) -> FileContents {
     match read {
         Ok(_) if text.len() as u64 > LEN_MAX => Err("is longer than 1 MiB".to_owned()),
         Ok(_) => Ok(Some(text)),
-        // An optional ConfigMap that does not exist leaves an empty folder.
+        // No file in an existing folder means no template, because an optional ConfigMap that does not exist
+        // leaves an empty folder.
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_folder(path) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err("is in a folder that is not there".to_owned())

@@ -6,7 +6,7 @@ use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
 /// The user id of restricted pods, the same as in our images. It is always set, because most images name no
-/// user (which means root) or a user name, and with `runAsNonRoot` a kubelet starts neither. The group
+/// user (which means root) or a user name, and with `runAsNonRoot` a kubelet starts no such image. The group
 /// is then 0, even if the image names another group; images for any user id let group 0 write.
 const USER: u32 = 65532;
 
@@ -68,7 +68,7 @@ pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
     } else {
         return why.to_owned();
     };
-    // The container's last output has lines of its own.
+    // If the reason has several lines, as the last output of a container has, the advice gets its own line.
     let between = if has("\n") { "\n" } else { "; " };
     format!("{why}{between}{advice}")
 }

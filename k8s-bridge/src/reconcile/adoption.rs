@@ -145,12 +145,12 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// The scheduler answered an offer. `id` is the pod's id, none if the function was removed in between.
+/// Called when the scheduler has answered an offer. `id` is the pod's id, none if the function was removed in between.
 pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
-        // An earlier bridge of this process made the offer, and this bridge made another offer for the pod.
+        // An earlier bridge of this process made the offer. This bridge offers the pod again, so give the old id back.
         return id
             .into_iter()
             .for_each(|id| reconciler.context.announcer.unknown(id));

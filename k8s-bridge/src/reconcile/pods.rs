@@ -95,8 +95,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     }
 }
 
-/// Deletes the Job of an earlier process. That process's request to create it may have been in flight
-/// when the process ended.
+/// Deletes the Job of an earlier process. The Job may appear late, because the request to create it may have
+/// been in flight when that process ended.
 fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     let reconciler = reconciler.clone();
     spawn_local(async move {

@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 10;
 /// The largest number of Events that wait to be written.
 const WAITING_MAX: usize = 256;
-/// A repetition that comes later than this is a new Event.
+/// A repetition this long after the last write of its Event becomes a new Event.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);

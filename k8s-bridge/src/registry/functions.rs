@@ -69,7 +69,7 @@ impl ObservedFunction {
     }
 }
 
-/// A change that is being written, and what waits until it is written.
+/// A change that is being written, and the updates and changes that wait until it is written.
 #[derive(Default)]
 struct Writing {
     /// The updates of the watch that came since the write began, in order.
@@ -100,7 +100,7 @@ impl ClusterFunctions {
         }
     }
 
-    /// Called when pods are made in another way from now on: an earlier failure does not predict the next start.
+    /// Called when pods are made in another way from now on, so that an earlier failure predicts nothing.
     pub(crate) fn starts_may_work(&self) {
         for (name, known) in self.known.borrow_mut().iter_mut() {
             if let Outlook::Bad(..) = known.starts.outlook {
@@ -198,7 +198,7 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
         is_same && known.generation >= object.generation()
     });
     if is_known == Some(true) {
-        // Another client may have written its status.
+        // Mark the function as changed, because another client may have written its status.
         return functions.mark_changed(name);
     }
     let verdict = match judge(registry, object) {

@@ -74,7 +74,7 @@ pub(crate) struct FunctionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_failed_start: Option<FailedStart>,
     pub(crate) observed_generation: i64,
-    /// As JSON; none while the object's own spec is in force.
+    /// The accepted spec as JSON; none while the object's own spec is in force.
     pub(crate) accepted_spec: Option<String>,
 }
 

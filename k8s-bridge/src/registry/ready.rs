@@ -1,5 +1,5 @@
 //! Whether a function can serve calls, for its condition `Ready`. The result is computed from facts that
-//! others gathered; nothing here sends a request.
+//! other modules gathered; nothing here sends a request.
 
 use std::rc::Rc;
 

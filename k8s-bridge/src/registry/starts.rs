@@ -119,7 +119,7 @@ impl ClusterRegistry {
             let is_change = match known.starts.outlook {
                 Outlook::Good => false,
                 Outlook::Unknown => true,
-                // A pod of an older spec says nothing about the present one.
+                // The start of a pod with an older spec does not show whether pods with the present spec start.
                 Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
             };
             if is_change {

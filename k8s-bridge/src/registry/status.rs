@@ -144,7 +144,7 @@ fn status(
         reason,
         message,
     } = readiness;
-    // The accepted generation, because `kubectl wait` must not take a rejected spec for a ready one.
+    // Use the accepted generation, because `kubectl wait` must not take a rejected spec for a ready one.
     let ready = Condition {
         observed_generation: Some(known.accepted.unwrap_or(known.generation)),
         ..condition(old, READY, is_ready, reason, &message)

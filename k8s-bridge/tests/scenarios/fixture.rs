@@ -1,5 +1,5 @@
 //! A control plane under a test's control: a bridge to the fake API server, with a real work queue. Time is
-//! paused: it advances when no task can run, so that a wait costs next to nothing.
+//! paused: it advances when no task can run, so a wait takes almost no real time.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -113,7 +113,7 @@ impl ClusterFixture {
         Self::with(server, false)
     }
 
-    /// The same, after it has begun to act.
+    /// A control plane that has begun to act.
     pub(crate) async fn acting(server: &FakeApiServer) -> Self {
         let mut fixture = Self::new(server);
         fixture.ready().await;

@@ -251,20 +251,20 @@ fn an_answered_job_may_exit_before_deletion() {
 fn a_cancelled_job_is_deleted_wherever_it_is() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
-        // Stop it while it is being created.
+        // Stop the Job while it is being created.
         server.script(of("create", "jobs"), 1, Fault::Late(Duration::from_secs(3)));
         start(&fixture, &function, call(1));
         pass(1.0).await;
         stop(&fixture, call(1), None);
         pass(5.0).await;
         nothing_left(&server).await;
-        // Stop it while its pod waits for a node.
+        // Stop a Job while its pod waits for a node.
         server.kubelet().next(Fate::Unschedulable("no nodes"));
         start(&fixture, &function, call(2));
         only_pod(&server).await;
         stop(&fixture, call(2), None);
         nothing_left(&server).await;
-        // Stop it at once, before it is created.
+        // Stop a Job at once, before it is created.
         start(&fixture, &function, call(3));
         stop(&fixture, call(3), None);
         pass(5.0).await;
@@ -320,7 +320,7 @@ fn a_job_without_a_node_fails_in_time() {
             "{failure:?}"
         );
         nothing_left(&server).await;
-        // Its Events are read, but not again and again.
+        // The Job's Events are read at most once.
         assert!(server.count(of("list", "events")) <= 1);
     });
 }

@@ -79,7 +79,7 @@ fn what_is_there_already_is_not_registered_again() {
         fixture.warm("f").await;
         let again = fixture.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(BridgeError::Exists)));
-        // A function that the watch has not shown yet.
+        // The watch does not show this function in time.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = fixture.register(warm("g"), false).await;

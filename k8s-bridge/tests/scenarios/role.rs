@@ -46,7 +46,7 @@ fn the_role_allows_exactly_what_is_asked() {
         };
         server.create("pods", owned("plane-0", "ReplicaSet", "plane-rs"));
         server.create("replicasets", owned("plane-rs", "Deployment", "plane"));
-        // A Job that an earlier control plane left.
+        // This Job stands for a Job that an earlier control plane left.
         let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "job",
             "nanofaas.io/instance": "before"});
         server.create(
@@ -54,7 +54,7 @@ fn the_role_allows_exactly_what_is_asked() {
             json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
         );
         let (mut fixture, function) = attempt::with_function(&server).await;
-        // Requests of the registry.
+        // Cause the requests of the registry.
         let warm_function = fixture.warm("w").await;
         pass(2.0).await;
         let mut spec = warm("w");
@@ -68,13 +68,13 @@ fn the_role_allows_exactly_what_is_asked() {
             replicas: 1,
         };
         assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
-        // Requests of warm pods.
+        // Cause the requests of warm pods.
         let (pod_id, _) = fixture.running(&warm_function).await;
         fixture.rings.order(Order::Probe { pod: pod_id });
         fixture.up(pod_id).await;
         fixture.rings.order(Order::Stop { pod: pod_id });
         fixture.down(pod_id).await;
-        // Jobs: one whose pod is refused, one that is cancelled, and one with a result.
+        // Cause the requests of Jobs: one whose pod is refused, one that is cancelled, and one with a result.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&fixture, &function, attempt::call(1));
         until("its events are read", || {
@@ -89,7 +89,7 @@ fn the_role_allows_exactly_what_is_asked() {
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = BridgeRequest::Remove { name: "w".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
-        // Watches end and expire; the Lease is renewed and released.
+        // Let watches end and expire, and the Lease be renewed and released.
         pass(15.0).await;
         server.slam(true).await;
         server.compact();

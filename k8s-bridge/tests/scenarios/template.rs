@@ -257,7 +257,7 @@ fn an_impossible_template_harms_no_other_function() {
                 }
                 _ => panic!("{template} was taken"),
             }
-            // Now the same spec with `kubectl`.
+            // The same spec is rejected, too, if it is created with `kubectl`.
             server.create("functions", object(spec));
             until("it is judged", || {
                 let object = server.get("functions", "f").expect("there");

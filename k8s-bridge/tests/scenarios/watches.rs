@@ -107,7 +107,7 @@ fn an_unreadable_object_hides_no_other() {
         };
         until("a pod of b runs", || sound(&server).is_some()).await;
         server.forget_asked();
-        // Odd objects in a watch.
+        // Now the odd objects come in a watch.
         server.create("pods", odd_pod("b-odd"));
         server.edit("pods", "a-odd", |pod| pod["status"]["phase"] = json!(4));
         server.edit("functions", "a-odd", |function| {
