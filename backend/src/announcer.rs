@@ -48,8 +48,8 @@ impl Announcer {
         self.with_work_queue(|queue| queue.starts.reached(function.name(), pod, phase, at));
     }
 
-    /// A pod takes calls. The io threads get its address before the scheduler gets `PodUp`, because the
-    /// scheduler may then send calls to the pod at once.
+    /// Reports that a pod takes calls. The io threads get its address before the scheduler gets `PodUp`,
+    /// because the scheduler may then send calls to the pod at once.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_work_queue(|queue| {
@@ -63,12 +63,12 @@ impl Announcer {
         });
     }
 
-    /// A pod could not start.
+    /// Reports that a pod could not start.
     pub fn start_failed(&self, pod: PodId, failure: StartFailure) {
         self.with_work_queue(|queue| queue.event(Event::StartFailed { pod, failure }));
     }
 
-    /// A pod could not start, but a later try may work.
+    /// Reports that a pod could not start and that a later try may work.
     pub fn cannot_start(&self, pod: PodId, why: &str) {
         let failure = StartFailure {
             permanent: false,
@@ -77,13 +77,13 @@ impl Announcer {
         self.start_failed(pod, failure);
     }
 
-    /// A pod has ended.
+    /// Reports that a pod has ended.
     pub fn gone(&self, pod: PodId, end: &PodEnd) {
         self.with_work_queue(|queue| queue.gone(pod, end));
     }
 
-    /// This backend has no task for the pod. Its end may have been reported before, or it belonged to an
-    /// earlier bridge; a second report does no harm.
+    /// Reports the end of a pod for which this backend has no task. The end may have been reported before, or
+    /// the pod belonged to an earlier bridge; a second report does no harm.
     pub fn unknown(&self, pod: PodId) {
         self.gone(pod, &ended("it was gone already"));
     }
@@ -108,7 +108,7 @@ impl Announcer {
         });
     }
 
-    /// A Job ended before the io thread reported the end of its attempt.
+    /// Reports that a Job ended before the io thread reported the end of its attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: ExecutionError, oom: bool) {
         self.with_work_queue(|queue| {
             if let ExecutionError::ColdStart(why) = &failure {

@@ -22,8 +22,8 @@ impl Backoff {
         }
     }
 
-    /// The next wait: a random part of it, from half to all, so that many tasks do not retry at the same
-    /// time.
+    /// Returns a random time between half of the next wait and the whole of it, so that many tasks do not retry
+    /// at the same time.
     pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.longest);

@@ -37,7 +37,7 @@ pub struct HealthCheck {
     was_probed: Cell<bool>,
     /// The last answer, if it was a bad one.
     last: RefCell<Option<Unwell>>,
-    /// A probe failed because this process had no file descriptor left, which says nothing of the pod.
+    /// Whether a probe failed because this process had no free file descriptor. The failure says nothing about the pod.
     descriptor_shortage: Cell<bool>,
 }
 
@@ -153,7 +153,7 @@ impl HealthCheck {
             None => Unwell::NoHttp,
             Some(status) if !self.health.is_well(status) => Unwell::Status(status),
             Some(status) => match address {
-                // Checked only after a good status, because this check costs more than the request.
+                // Check the owner only after a good status, because the check costs more than the request.
                 PodAddress::Tcp(at) if !is_own(*at) => Unwell::Stranger(*at),
                 _ => {
                     self.health.note(status);

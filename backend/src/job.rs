@@ -1,6 +1,6 @@
 //! What is the same in every backend for one attempt of a JOB call: the environment of its program,
-//! the end of the attempt, and the table of all Jobs. It never learns the call's result; the io
-//! thread that owns the call does, and reports when the attempt is over.
+//! the end of the attempt, and the table of all Jobs. The call's result goes to the io thread that owns
+//! the call, and not to this module; that thread reports when the attempt is over.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -13,13 +13,14 @@ use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// The io thread ends a call at its deadline. A Job still running this long after it was forgotten.
+/// How long after its call's deadline a Job may still run. The io thread ends a call at its deadline, so
+/// the io thread has forgotten a Job that runs longer than this.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Names an attempt: the call, and the number of the attempt.
 pub type AttemptKey = (CallId, u32);
 
-/// A Job as seen by all tasks but its own.
+/// The part of a Job that tasks other than its own use.
 pub struct JobAttempt {
     pub name: String,
     pub start: Box<JobStart>,

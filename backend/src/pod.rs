@@ -1,5 +1,5 @@
-//! A warm pod as all tasks but its own see it: what the scheduler and the pod itself send to its
-//! task. It takes no action; `life` does.
+//! The part of a warm pod that tasks other than its own use: through it the scheduler and the pod itself
+//! send requests and reports to the pod's task. It takes no action; `life` does.
 
 pub mod life;
 pub mod table;
@@ -22,7 +22,7 @@ use crate::announcer::Announcer;
 use crate::health::HealthCheck;
 use crate::random::random;
 
-/// A pod as seen by all tasks but its own.
+/// The part of a pod that tasks other than its own use.
 pub struct WarmPod {
     /// The scheduler's id of the pod. None for a pod that lost its id and is only probed.
     id: Option<PodId>,
@@ -69,7 +69,7 @@ impl WarmPod {
         self.id.expect("a pod that runs has an id")
     }
 
-    /// Ends the pod. No call runs in it, or the calls that run have the grace period to finish.
+    /// Ends the pod. Calls that still run in it have the grace period to finish.
     pub fn stop(&self) {
         self.stop.set(true);
         self.bell.notify_one();
@@ -110,7 +110,7 @@ impl WarmPod {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Announces how the pod's life ended. Call it when the pod is in no table any more.
+    /// Announces how the pod's life ended. Call this after the pod was removed from its table.
     pub fn announce_end<F>(&self, announcer: &Announcer, fate: PodFate<F>, is_expected: bool) {
         let (function, pod) = (self.function.name(), &self.name);
         match fate {

@@ -26,14 +26,14 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// How often OOM kills that no pod or Job accounts for are discarded. The end of a killed process is
-/// reported sooner than this, so an older kill belongs to no pod or Job.
+/// The pause between two times at which the OOM kills that were attributed to no process are discarded. The end
+/// of a killed process is reported sooner than this, so an older kill belongs to no pod or Job.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend.
 pub struct LocalBridge(Rc<LocalDispatcher>);
 
-/// Does the scheduler's work.
+/// Executes the commands of the work queue.
 struct LocalDispatcher {
     context: Rc<LocalContext>,
     pods: RefCell<LocalPods>,
@@ -172,7 +172,7 @@ impl LocalDispatcher {
 async fn watch_memory(context: Rc<LocalContext>) {
     while context.oom.has_counter() {
         if context.link.is_empty() {
-            // While no function process runs, no kill can belong to one.
+            // Wait for the next start, because no kill can hit a function process while none runs.
             context.link.started.notified().await;
         } else {
             sleep(OOM_POLL).await;

@@ -67,7 +67,7 @@ fn child_signal() -> SigSet {
 impl Guard {
     fn enter() -> io::Result<Self> {
         let plane = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // Fails if standard input is not a connected socket.
+        // This fails if standard input is not a connected socket.
         plane.peer_addr()?;
         close_inherited(&plane)?;
         // Leave the control plane's session, so that Ctrl-C in a terminal reaches only the control plane.
@@ -148,7 +148,8 @@ impl Guard {
                 message: why_not(&start, &error),
             })?,
         }
-        // `spawn` unblocks SIGCHLD for a moment, and the end of a child in that moment leaves no signal to read.
+        // Reap here, because `spawn` unblocks SIGCHLD for a moment, and the end of a child in that moment leaves no
+        // signal to read.
         self.reap()
     }
 
@@ -197,8 +198,8 @@ impl Guard {
     }
 
     /// Ends what ended pods have left behind. As in a container, no process outlives its pod, whatever group,
-    /// session or environment it chose. The children of a process killed here become the guard's children, and
-    /// their turn comes when the guard reaps it.
+    /// session or environment it chose. The children of a process that is killed here become the guard's children;
+    /// the guard ends them when it reaps that process.
     fn end_orphans(&self) {
         for pid in descent::children() {
             if !self.by_pid.contains_key(&pid) {
@@ -229,7 +230,7 @@ fn close_inherited(plane: &UnixStream) -> io::Result<()> {
         .into_iter()
         .filter(|fd| *fd > 2 && *fd != plane.as_raw_fd())
     {
-        // One of them is the descriptor of the directory listing, which is closed already: ignore the error.
+        // One of these is the descriptor of the directory listing, which is closed already: ignore the error.
         let _ = close(fd);
     }
     Ok(())
@@ -252,7 +253,7 @@ fn spawn(start: &Start) -> io::Result<Pid> {
         command.current_dir(directory);
     }
     adopts_its_orphans(&mut command);
-    // The child would inherit the blocked SIGCHLD.
+    // Unblock SIGCHLD, because the child would inherit the blocked signal.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;

@@ -1,5 +1,5 @@
-//! One attempt of a JOB call: one process, which posts its result by itself (contract §3.2).
-//! It never learns the result; the io thread that owns the call does, and reports when the attempt is over.
+//! One attempt of a JOB call: one process, which posts its result by itself (contract §3.2). The result goes to
+//! the io thread that owns the call, and not to this module; that thread reports when the attempt is over.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 
 /// How long the process may take to end by itself after its attempt is over.
 const STOP: Duration = Duration::from_secs(2);
-/// How long the io thread's report may come after the end of a process that exited with status 0.
+/// How long after the end of a process with exit status 0 the io thread's report may come.
 const REPORT_BEHIND: Duration = Duration::from_millis(200);
 
 /// All Jobs that run.
@@ -33,7 +33,7 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     run(job, context).await
 }
 
-/// Announces how the Job ended. Call it when the Job is in no table any more.
+/// Announces how the Job ended. Call this after the Job was removed from its table.
 pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     if let Some(timestamps) = job.timestamps() {

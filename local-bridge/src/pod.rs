@@ -169,8 +169,8 @@ impl PodRunner for ProcessRunner {
     }
 
     fn ready_at(&self) -> Option<PodAddress> {
-        // A pod that reports ready has made its socket by then. Any other server is found by its answer to a
-        // probe.
+        // A pod that reports ready has made its socket before. A server that does not report is found by its answer
+        // to a probe.
         let has_socket = || self.pod.has_reported_ready() && self.socket.exists();
         let by_report = || has_socket().then(|| PodAddress::Unix(self.socket.clone()));
         self.pod.health.answered().or_else(by_report)
@@ -187,7 +187,7 @@ impl PodRunner for ProcessRunner {
             "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
              on its socket, NANOFAAS_SOCKET, or at 127.0.0.1:{port}, PORT{last}"
         );
-        // Kill it first: its last output is complete only after its end.
+        // Kill the process first, because its last output is complete only after its end.
         let process = self.process();
         process.kill().await;
         PodStartError::new((), false, process.with_last_output(how).await)

@@ -129,7 +129,7 @@ impl Process {
         self.known.end()
     }
 
-    /// Sends SIGTERM to the process alone and not to its group, as a cluster does.
+    /// Sends SIGTERM to the process only, as a cluster does; the rest of its group gets no signal.
     pub(crate) fn terminate(&self) {
         self.link.signal(&self.known, Signal::SIGTERM, false);
     }

@@ -124,7 +124,7 @@ enum StartResult<F> {
 async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R::Fault> {
     let mut asking: Option<AbortOnDrop<()>> = None;
     loop {
-        // Checked first: a pod that is not wanted any more must not be reported as a failed start.
+        // Check this first, because a pod that is not wanted any more must not be reported as a failed start.
         if runner.pod().is_stopped() {
             return StartResult::Stopped;
         }
@@ -149,7 +149,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
     let mut was_leaving = false;
     loop {
-        // Checked before the stop, because a request to stop would hide how the pod ended.
+        // Check the end before the request to stop, because the request would hide how the pod ended.
         if let Some(end) = runner.end() {
             return end;
         }
@@ -165,7 +165,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
                 .with_work_queue(|queue| queue.event(leaving));
         }
         if asking.is_none() && runner.pod().probe.get() {
-            // The ready report of the pod's start is no answer to this probe.
+            // Clear the ready report of the pod's start, because it does not answer this probe.
             runner.pod().reported_ready.set(false);
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
         }
@@ -185,7 +185,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
         }
         let pod = runner.pod();
         if pod.health.take_descriptor_shortage() {
-            // This process lacks descriptors, which says nothing of the pod: probe again.
+            // Probe again, because this process lacks descriptors and the failed probe says nothing about the pod.
             let (function, pod) = (pod.function.name(), &pod.name);
             tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));

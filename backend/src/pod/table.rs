@@ -83,7 +83,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         }
     }
 
-    /// A caller reports a pod as ready. The report counts only if it has the pod's token.
+    /// Applies a caller's report that a pod is ready. The report counts only if it has the pod's token.
     pub fn report_ready(&self, announcer: &Announcer, ready: &PodReady) {
         let pod = self.by_name.get(&*ready.pod);
         let pod = pod.map(|pod| -> &WarmPod { (**pod).borrow() });

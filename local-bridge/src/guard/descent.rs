@@ -10,7 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
-/// A process that still runs after so many SIGKILLs hangs in the kernel; waiting longer would not help.
+/// The largest number of SIGKILLs for one process. A process that still runs after so many hangs in the kernel,
+/// and waiting longer would not help.
 const PASSES_MAX: u32 = 400;
 
 /// The pause after a pass: short at first, because most processes end at once.
@@ -23,7 +24,7 @@ pub(crate) fn children() -> Vec<Pid> {
     let me = getpid();
     match listed_children(me) {
         Some(children) => children,
-        // A kernel built without /proc/PID/task/TID/children.
+        // The kernel was built without /proc/PID/task/TID/children.
         None => descent().remove(&me).unwrap_or_default(),
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// need six bytes for one of its bytes.
 pub(crate) const LINE_MAX: usize = 8 * 1024 * 1024;
 
-/// Messages of the control plane.
+/// Messages from the control plane to the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToGuard {
     /// Answered by `Started` and later `Ended`, or by `NotStarted`.
@@ -31,7 +31,7 @@ pub(crate) struct Start {
     pub(crate) stderr: String,
 }
 
-/// Messages of the guard.
+/// Messages from the guard to the control plane.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromGuard {
     Started {
@@ -41,7 +41,7 @@ pub(crate) enum FromGuard {
     NotStarted {
         id: u64,
         message: String,
-        /// Another try would fail in the same way.
+        /// Whether another try would fail in the same way.
         permanent: bool,
     },
     Ended {

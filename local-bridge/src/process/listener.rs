@@ -52,7 +52,7 @@ fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
             let mut fields = line.split_ascii_whitespace();
             let (address, state) = (fields.nth(1), fields.nth(1));
             if state == Some(LISTEN) && address.is_some_and(is_there) {
-                // The fields after the state: queues, timer, retries, uid and timeout.
+                // Skip the fields between the state and the inode: queues, timer, retries, uid and timeout.
                 let inode = fields.nth(5).and_then(|inode| inode.parse().ok());
                 // If it cannot be parsed, insert zero: no socket has this inode, so the result is "not the pod's".
                 found.insert(inode.unwrap_or(0));

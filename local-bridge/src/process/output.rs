@@ -25,7 +25,7 @@ const LINES_PER_SECOND: u32 = 200;
 const LINES_KEPT: usize = 20;
 const KEPT_LINE_LEN_MAX: usize = 1000;
 const KEPT_LEN_MAX: usize = 4000;
-/// After so many bytes beyond the rate limit, reading pauses, so that the pipe fills and slows the function.
+/// After this many bytes beyond the rate limit, reading pauses, so that the pipe fills and slows the function.
 const FLOOD_BYTES: usize = 64 * 1024;
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of one read. The buffer is on the stack, so an idle pod has none.
@@ -99,7 +99,7 @@ struct StreamLog {
     tail: Option<Rc<RefCell<OutputTail>>>,
     /// The beginning of a line whose end was not read yet.
     begun: Vec<u8>,
-    /// The line is too long, and the rest of it is skipped.
+    /// Whether the line is too long; the rest of it is then skipped.
     is_cut: bool,
     allowed: Allowance,
     /// How many lines were left out since the last logged line.

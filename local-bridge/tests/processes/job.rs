@@ -160,7 +160,7 @@ fn stops() {
         let (pid, child) = (fixture.pid("pid").await, fixture.pid("child").await);
         fixture.send(stop());
         until("both are gone", || !is_alive(pid) && !is_alive(child)).await;
-        // Attempts that are over before their processes run.
+        // These attempts are over before their processes run.
         fixture.send(start(&function, Some("{}"), 60_000));
         fixture.send(stop());
         fixture.send(start(&function, Some("{}"), 60_000));

@@ -242,7 +242,7 @@ fn stop_while_starting() {
         fixture.order(Order::Stop { pod });
         fixture.down(pod).await;
         assert!(!is_alive(pid));
-        // The same, with an order to stop that comes before the process has started.
+        // Now the order to stop comes before the process has started.
         let pod = fixture.pod(&function);
         fixture.order(Order::Stop { pod });
         fixture.down(pod).await;
@@ -341,7 +341,7 @@ fn environment() {
                 "{masks}"
             );
         }
-        // Descriptors from 10 on: a shell keeps its script and saved descriptors there.
+        // Allow descriptors from 10 on, because a shell keeps its script and saved descriptors there.
         let fds = fixture.line("fds").await;
         let known = ["0", "1", "2", "10", "11", "12", "255"];
         assert!(fds.lines().all(|fd| known.contains(&fd)), "{fds}");
