@@ -129,7 +129,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Writes an answer; returns whether the client took it.
+/// Writes an answer; returns whether the client received it.
 pub(crate) async fn write_answer(
     stream: &mut BufReader<TcpStream>,
     code: u16,

@@ -28,7 +28,7 @@ pub struct FakeApiServer(pub(crate) Rc<ServerState>);
 pub(crate) struct ServerState {
     pub(crate) store: RefCell<ObjectStore>,
     pub(crate) asked: RefCell<Vec<Asked>>,
-    /// Requests that hung until the client closed the connection, and when it did.
+    /// Requests that hung until the client closed the connection, each with the time of the close.
     given_up: RefCell<Vec<(&'static str, String, Instant)>>,
     pub(crate) kubelet: Kubelet,
     pub(crate) changed: Notify,
@@ -219,7 +219,7 @@ impl FakeApiServer {
         self.0.changed.notify_waiters();
     }
 
-    /// Makes watches expire that begin at a version from before now.
+    /// Makes each watch expire that begins at a version older than the present one.
     pub fn forget_history(&self) {
         let mut store = self.0.store.borrow_mut();
         store.oldest = store.version();

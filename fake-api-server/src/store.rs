@@ -32,7 +32,7 @@ pub(crate) struct ObjectStore {
     version: u64,
     uids: HashMap<String, u32>,
     pub(crate) history: Vec<Happened>,
-    /// A watch that begins at an earlier version has expired.
+    /// The oldest version at which a watch may begin; a watch that begins at an earlier version has expired.
     pub(crate) oldest: u64,
 }
 

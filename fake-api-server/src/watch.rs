@@ -24,7 +24,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A watch that fails; returns whether the connection stays open, which it does not after half a line.
+/// Serves a watch that fails as `fault` says. Returns whether the connection stays open: it is closed after half
+/// a line.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),
