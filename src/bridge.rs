@@ -72,7 +72,7 @@ pub(crate) struct BridgeThreadConfig {
     pub(crate) clock: WallClock,
     /// Functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
-    /// Used once: when all io threads have applied these functions, or when the start fails.
+    /// Receives the result once: when all io threads have applied these functions, or when the start fails.
     pub(crate) settled: Settled,
     pub(crate) listener: TcpListener,
     pub(crate) management: Arc<Management>,

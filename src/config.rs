@@ -420,7 +420,7 @@ impl ServeArgs {
                  the largest answers need {needed} bytes; raise the first or lower the second"
             )));
         }
-        // The waiting calls of one function may hold half of the budget.
+        // The budget must be twice this charge, because the waiting calls of one function may hold only half of it.
         let needed = 2 * nanofaas_io::start::charge_for(body);
         if held < needed {
             return Err(ConfigError(format!(

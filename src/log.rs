@@ -22,7 +22,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogForm, LogLevel};
 
-/// Lines that can wait for stderr: as many as a very talkative process writes in a second.
+/// The largest number of lines that wait for stderr: about one second of the log of a process that logs very much.
 const LINES_MAX: usize = 16_384;
 
 /// Writes the waiting lines when it is dropped.

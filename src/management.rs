@@ -332,7 +332,7 @@ struct ManagementConnection {
     moved_ms: Arc<AtomicU64>,
     is_ended: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
-    /// Bytes of a request have come, and no bytes of its answer have been sent yet.
+    /// Whether bytes of a request have come and no bytes of its answer have been sent yet.
     is_asked: bool,
 }
 

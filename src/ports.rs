@@ -74,8 +74,8 @@ pub(crate) fn listen(
                 };
                 return Ok((claim, listener));
             }
-            // Another control plane has claimed the port that the kernel chose, and does not listen
-            // on it yet.
+            // Another control plane has claimed the port that the kernel chose, and does not listen on it
+            // yet: try another port.
             Err(_) if wanted.port() == 0 => {}
             Err(_) => return Err(taken(format!("{}; stop it", holder(wanted)))),
         }

@@ -25,11 +25,11 @@ use crate::cores;
 /// How long the thread spins without work before it sleeps. This is longer than the pause between
 /// two calls at some hundred calls a second, so that only an idle control plane pays for a wake-up.
 const SPIN: Nanos = Nanos::from_ms(2);
-/// Pause before a full ring of the bridge or of an io thread is tried again.
+/// Pause before a full ring to the bridge or to an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Wakes the thread. Before the thread runs, a wake does nothing. No work is missed then, because
-/// the thread looks for work before it sleeps.
+/// Wakes the thread. A wake before the thread runs does nothing; no work is missed, because the thread
+/// looks for work before its first sleep.
 #[derive(Default)]
 struct UnparkScheduler(OnceLock<Thread>);
 
@@ -97,7 +97,7 @@ impl SchedulerThread {
     /// Ends the thread. Call this after the io threads have ended, because they use the scheduler.
     pub(crate) fn stop(self) {
         self.stop.store(true, Relaxed);
-        // An unpark also ends a sleep that begins after it; a ring of the bell does not.
+        // Unpark the thread, because an unpark also ends a sleep that begins later; a ring of the bell does not.
         self.thread.thread().unpark();
         self.bell.ring();
         // `join` cannot fail, because a panic of that thread ends the process.
@@ -143,8 +143,8 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        // Set before this thread first announces a sleep; otherwise a ring could find no thread to
-        // wake.
+        // Set the handle before this thread first announces a sleep; otherwise a ring could find no thread
+        // to wake.
         let _ = self.config.alarm.0.0.set(current());
         let spins = self.config.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);

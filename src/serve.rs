@@ -91,7 +91,7 @@ pub(crate) const fn platform(config: &Config) -> Platform {
 
 /// Runs the server until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
-    // Detected before any thread is pinned, because a pinned thread sees only its own core.
+    // Detect the cores before any thread is pinned, because a pinned thread sees only its own core.
     let cores = Cores::detect();
     let machine = MachineFacts {
         cores: cores.count,
@@ -105,7 +105,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Started before any code that logs, and dropped last, because the drop flushes the log.
+    // Start the log before any code that logs. It is dropped last, because the drop flushes it.
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
@@ -180,13 +180,13 @@ impl Wiring {
 impl Serving {
     fn start(config: Config, cores: &Cores, log: &LogHandle) -> Result<Self, ServeError> {
         crate::allocator::refuse_huge_pages();
-        // Before the builds, which may take long: Ctrl-C has to end them.
+        // Listen for signals before the builds, because builds may take long and Ctrl-C has to end them.
         let signals = signals::listen(config.log)?;
         raise_file_limit();
-        // Before the ports, because a fault in a file is the most frequent reason for a failed
-        // start.
+        // Read the files before the ports are claimed, because a fault in a file is the most frequent reason
+        // for a failed start.
         let loaded = functions::read(&config)?;
-        // Before the builds, which would be wasted if another process has the port.
+        // Claim the ports before the builds, which would be wasted if another process has a port.
         let (claims, listener) = claim(&config)?;
         functions::build(&loaded, &config)?;
 
@@ -234,7 +234,7 @@ impl Serving {
                 .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
-                // The functions are written into the cluster, and the bridge reads them from there.
+                // The bridge gets no functions here: they are written into the cluster, and it reads them from there.
                 BackendKind::Kubernetes => Vec::new(),
                 BackendKind::Local | BackendKind::None => drafts(&loaded),
             },
@@ -419,7 +419,7 @@ fn backend(
             callback_base: callback_base.clone(),
             start_timeout,
             stop_grace: STOP_GRACE,
-            // Not the path of the program, because the file there may be replaced while we run.
+            // Do not use the path of the program, because the file there may be replaced while we run.
             guard: vec!["/proc/self/exe".into(), "guard".into()],
             run_base: None,
             origin,

@@ -143,7 +143,7 @@ impl Endpoints {
         let was = host.sent.borrow().clone();
         let now = choose(was.as_ref(), found);
         if let Err(why) = &now {
-            // Logged once for each series of failures. The last good address stays in use.
+            // Log once for each series of failures. The last good address stays in use.
             if !host.is_failing.replace(true) {
                 tracing::warn!(host = key.0, "{why}");
             }

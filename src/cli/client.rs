@@ -16,7 +16,7 @@ const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
 const CONNECT_LONGEST: Duration = Duration::from_secs(10);
 /// Time limit for requests that the server answers at once.
 pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
-/// Added to the time that the server was asked to wait.
+/// The time limit of a request that the server was asked to hold is the time of the wait plus this.
 pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
 /// A longer body is sent with `Expect: 100-continue`, so that a refusal by the head saves the
 /// upload.
@@ -90,7 +90,7 @@ impl ApiClient {
         )
     }
 
-    /// Fails only if no complete answer comes; a refusal is an answer.
+    /// Sends a request. Fails only if no complete answer comes; a refusal is an answer.
     pub(super) fn send(
         &self,
         method: &str,

@@ -71,8 +71,8 @@ impl From<io::Error> for CliError {
 }
 
 impl ApiError {
-    /// Reads an unsuccessful answer. Of a body that is not an error of our API, the beginning is
-    /// shown.
+    /// Reads an unsuccessful answer. If its body is not an error of our API, the beginning of the body is
+    /// the message.
     pub(super) fn read(answer: &ApiResponse) -> Self {
         const SHOWN_MAX: usize = 200;
         let hint = |code: &str| hint(code, answer.header("retry-after"));

@@ -45,7 +45,7 @@ fn collect(command: &Command, known: &mut BTreeSet<String>) {
 }
 
 fn line(name: &str, known: &BTreeSet<String>) -> String {
-    // Cut first, because the comparison takes time in proportion to both lengths.
+    // Cut the name first, because the comparison takes time in proportion to both lengths.
     let shown: String = name.chars().take(NAME_LEN_MAX).collect();
     let nearest = known
         .iter()

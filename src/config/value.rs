@@ -12,9 +12,9 @@ use nanofaas_core::rate::RateLimit;
 use nanofaas_core::spec::bound;
 
 const KIB: u64 = 1024;
-/// Larger messages would leave too little memory for other calls.
+/// The allowed size of a message. Larger messages would leave too little memory for other calls.
 const MESSAGE_BYTES: RangeInclusive<u64> = KIB..=KIB * KIB * KIB;
-/// More memory than any machine has.
+/// The largest size that is accepted: more memory than any machine has.
 const BYTES_MAX: u64 = 1 << 50;
 const HOUR_MS: u64 = 3_600_000;
 const WEEK_MS: u64 = 7 * 24 * HOUR_MS;

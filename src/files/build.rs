@@ -143,9 +143,9 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // A process that the build left in the background may hold the pipe for ever, so the loop
-        // does not wait for its end of file. The build itself was seen to be gone at the poll
-        // before this one, so all of its own lines have been read.
+        // A process that the build left in the background may hold the pipe for ever, so the loop does
+        // not wait for its end of file. The poll before this one found that the build itself had ended,
+        // so all lines of the build have been read.
         if quiet && ended {
             break;
         }

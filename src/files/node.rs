@@ -1,5 +1,5 @@
-//! YAML documents (and so JSON) as values with the line of each field. Of functions it knows only
-//! where the Kubernetes form keeps their fields.
+//! YAML documents (and so JSON) as values with the line of each field. It knows nothing of functions
+//! except where the Kubernetes form keeps their fields.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -82,7 +82,7 @@ impl Serving {
     /// Refuses new calls, and waits until every accepted call has ended or the time of the drain
     /// has passed.
     fn drain(&self) {
-        // Set first, so that no readiness probe succeeds while calls are already refused.
+        // Set `draining` first, so that no readiness probe succeeds while calls are already refused.
         self.health.draining.store(true, Relaxed);
         self.send_to_all(|| Message::Drain);
         let began = Instant::now();
