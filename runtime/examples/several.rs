@@ -64,11 +64,11 @@ impl Drop for Epitaph {
 /// The files by which a test controls a slow handler.
 #[derive(Deserialize)]
 struct WaitInput {
-    /// The handler creates it when it begins.
+    /// The handler creates this file when it begins.
     began: PathBuf,
     /// The handler returns when this file exists.
     gate: PathBuf,
-    /// The handler writes to it how it ended.
+    /// The handler writes to this file how it ended.
     ended: PathBuf,
 }
 

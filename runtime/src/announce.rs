@@ -39,7 +39,7 @@ impl Birth {
         }
     }
 
-    /// Milliseconds from the start until the pod was ready; 0 if it is not.
+    /// Milliseconds from the start until the pod was ready; 0 if the pod is not ready yet.
     pub(crate) fn init_ms(&self) -> u64 {
         let init = self
             .ready

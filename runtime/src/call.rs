@@ -26,10 +26,10 @@ pub(crate) struct HandlerCall {
     head: usize,
     json: bool,
     input: Range<usize>,
-    /// The envelope's `metadata`; empty where there is none.
+    /// The envelope's `metadata`; empty if the envelope has none.
     metadata: Range<usize>,
     deadline: Option<Instant>,
-    /// RUNNING at first. Then ENDED, or CUT_OFF and after that ENDED.
+    /// RUNNING changes to ENDED, or to CUT_OFF and then to ENDED.
     state: AtomicU8,
 }
 
@@ -41,7 +41,7 @@ struct Envelope<'a> {
     metadata: Option<&'a RawValue>,
 }
 
-/// Deserializes `input`. `null` is an input, and not a missing one.
+/// Deserializes `input`. `null` counts as an input, not as a missing input.
 fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<&'de RawValue, D::Error> {
     <&RawValue>::deserialize(value)
 }

@@ -364,8 +364,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", 200, "ab"),
             ("HTTP/1.0 200 OK\r\n\r\nabc", 200, "abc"),
             ("HTTP/1.1 204 No Content\r\n\r\nabc", 204, ""),
-            // Such answers are common, though RFC 9110 §8.6 forbids them. RFC 9112 §6.3: a 204 ends
-            // with its head.
+            // A 204 with a `Content-Length` is common, though RFC 9110 §8.6 forbids it. By RFC 9112
+            // §6.3 a 204 ends with its head.
             (
                 "HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc",
                 204,

@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             CallEnd::Answer(Ok(output)) => self.send_output(&head, output, &call, place).await?,
             CallEnd::Answer(Err(error)) => {
                 let context = Context::new(Arc::clone(&call));
-                // 500 is a fault of the function itself, other statuses are not.
+                // Status 500 means a fault of the function itself; other statuses do not.
                 let level = if error.status == 500 { "error" } else { "warn" };
                 log::line(level, &error.to_string(), Some(&context), &[]);
                 self.fail(&head, &error, place).await?
@@ -207,14 +207,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             loop {
                 let ahead = self.buffer.len() < AHEAD_MAX;
                 tokio::select! {
-                    // In this order, because a result that is ready is sent even if the deadline
-                    // passes in the same poll.
+                    // The result is polled first, because a result that is ready is sent even if
+                    // the deadline passes in the same poll.
                     biased;
                     result = &mut ended => break CallEnd::Answer(result),
                     () = &mut deadline => break CallEnd::Deadline,
                     read = read_more(&mut self.stream, &mut self.buffer), if ahead => {
-                        // Bytes are the next request; the end of the stream, or an error, means
-                        // that the caller has left.
+                        // Bytes that arrive belong to the next request; the end of the stream, or
+                        // an error, means that the caller has left.
                         if !matches!(read, Ok(1..)) {
                             break CallEnd::Left;
                         }
@@ -223,8 +223,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             }
         };
         if blocking && !matches!(end, CallEnd::Answer(_)) {
-            // Counted before `cut_off` sets the mark, because the handler's thread decrements the
-            // count as soon as it sees the mark.
+            // The call is counted before `cut_off` sets the mark, because the handler's thread
+            // decrements the count as soon as it sees the mark.
             overrunning.fetch_add(1, Ordering::AcqRel);
             if !call.cut_off() {
                 overrunning.fetch_sub(1, Ordering::AcqRel);
@@ -239,8 +239,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         if !self.buffer.is_empty() {
             return;
         }
-        // A handler that kept its `Input` or `Context` still holds the call; the buffer cannot be
-        // used then.
+        // If a handler kept its `Input` or `Context`, the call is still in use, and so is the
+        // buffer.
         if let Some(call) = Arc::into_inner(call) {
             let mut bytes = call.into_bytes();
             if bytes.capacity() <= BUFFER_KEPT {

@@ -1,8 +1,8 @@
 //! Passes HTTP/1.1 exchanges from the platform to a program that does not know the platform, and
-//! adds `X-Execution-Id` to the answers, because the platform checks by it that an answer belongs
-//! to its call. An answer that only the end of the connection would end is sent in chunks, so that
-//! the platform detects a cut one. If the program ends before its answer begins, this module
-//! answers. It changes no other byte and refuses no request. Called by the watchdog's relay.
+//! adds `X-Execution-Id` to the answers. The platform compares this id with the id of its call. An
+//! answer that ends with its connection is sent in chunks, so that the platform detects a cut
+//! answer. If the program ends before its answer begins, this module answers. This module changes
+//! no other byte and refuses no request. Called by the watchdog's relay.
 
 mod heads;
 mod source;
@@ -160,7 +160,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
     (answers, to_program): (&mut Source<B>, &mut WriteHalf<B>),
 ) -> io::Result<AfterExchange> {
-    // An atomic and not a `Cell`, so that the future is `Send` and runs on any runtime.
+    // `sent` is an atomic and not a `Cell`, so that the future is `Send` and runs on any runtime.
     let sent = AtomicBool::new(false);
     let up = async {
         // A body of known length is passed together with the head, so that both go in one write.

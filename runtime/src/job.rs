@@ -24,8 +24,9 @@ const CALLBACK_WAIT: Duration = Duration::from_secs(30);
 /// Time limit of a Job for which no limit is set.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-/// 0 if the platform received the result, also if the result is an error; 1 if it did not; 143 if
-/// SIGTERM came first. After SIGTERM no result is reported, so the platform may run the call again.
+/// Runs the Job. Returns 0 if the platform received the result, also if the result is an error; 1
+/// if it did not; 143 if SIGTERM came first. After SIGTERM no result is reported, so the platform
+/// may run the call again.
 pub(crate) async fn work(
     job: Job,
     handler: Arc<dyn Handler>,
@@ -79,8 +80,8 @@ async fn outcome(
     let running = run::begin(&*handler, &call);
     let overrunning = Arc::default();
     let result = tokio::select! {
-        // In this order, because a result that is ready counts even if the deadline passes in the
-        // same poll.
+        // The result is polled first, because a result that is ready counts even if the deadline
+        // passes in the same poll.
         biased;
         result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
         () = sleep_until(deadline) => Err(Error::timeout()),

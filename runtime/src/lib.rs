@@ -89,7 +89,8 @@ async fn live(mut handlers: Handlers, loaded: SystemTime) -> ExitCode {
         Err(message) => {
             log::line("error", &message, None, &[]);
             return match settings.job {
-                // Reported, and not only logged, because another attempt would fail the same way.
+                // The error is reported, and not only logged, because another attempt would fail
+                // the same way.
                 Some(job) => job::report(&job, Err(Error::new(message)), &birth).await,
                 None => ExitCode::from(2),
             };

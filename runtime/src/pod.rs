@@ -60,13 +60,15 @@ impl RuntimePod {
     }
 
     pub(crate) fn ready(&self, init_ms: u64) {
-        // Before the phase: its Release store makes `init_ms` visible to the first answer.
+        // `init_ms` is stored before the phase, because the Release store of the phase makes
+        // `init_ms` visible to the first answer.
         self.init_ms.store(init_ms, Ordering::Relaxed);
         self.phase.store(PodPhase::Ready as u8, Ordering::Release);
     }
 
     pub(crate) fn stop(&self) {
-        // Before the phase, so that `quiet` measures from the stop if no call follows.
+        // The time is stored before the phase, so that `quiet` measures from the stop if no call
+        // follows.
         self.last_call_ms.store(self.now_ms(), Ordering::Relaxed);
         self.phase
             .store(PodPhase::Stopping as u8, Ordering::Release);
@@ -77,7 +79,8 @@ impl RuntimePod {
         match self.phase() {
             PodPhase::Starting => (503, r#"{"status":"STARTING"}"#),
             PodPhase::Stopping => (503, r#"{"status":"STOPPING"}"#),
-            // After the platform cut off a call, it probes the pod before it sends the next call.
+            // An overrunning handler makes the pod unhealthy: after the platform cut off a call, it
+            // probes the pod before it sends the next call.
             PodPhase::Ready if self.overrunning.load(Ordering::Acquire) > 0 => {
                 (503, r#"{"status":"OVERRUNNING"}"#)
             }
@@ -91,7 +94,7 @@ impl RuntimePod {
             return Err("the function is not initialised yet");
         }
         // A stopping pod still accepts calls, because the platform may have sent them before it
-        // knew.
+        // knew of the stop.
         if self.calls.fetch_add(1, Ordering::AcqRel) >= CALLS_MAX {
             self.calls.fetch_sub(1, Ordering::AcqRel);
             return Err("1024 calls run in this pod already");
@@ -121,7 +124,7 @@ impl RuntimePod {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        // Only a stopping pod needs the time, so other calls do not read the clock.
+        // Only a stopping pod needs the time, so the clock is not read in other phases.
         if self.0.phase() == PodPhase::Stopping {
             let now = self.0.now_ms();
             self.0.last_call_ms.fetch_max(now, Ordering::Relaxed);

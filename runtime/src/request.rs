@@ -287,8 +287,8 @@ mod tests {
             status("\r\n\r\nGET /health HTTP/1.1\r\nHost: f\r\n\r\n"),
             400
         );
-        // The platform passes a JSON body with another charset than UTF-8 on unchanged, and not in
-        // an envelope.
+        // The platform sends a JSON body whose charset is not UTF-8 unchanged, and not in an
+        // envelope.
         let json = |content_type: &str| {
             let head = format!("POST /invoke HTTP/1.0\r\nContent-Type: {content_type}\r\n\r\n");
             parsed(&head).map(|head| head.expect("whole").json)

@@ -29,7 +29,7 @@ use crate::unix_stream::Arrivals;
 
 /// Larger than `CALLS_MAX`, because the platform keeps idle connections for each of its io threads.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
-/// The longest call (300 s), and the time that the platform adds to it.
+/// Time limit of the drain: the longest call (300 s), and the time that the platform adds to it.
 const DRAIN_MAX: Duration = Duration::from_secs(310);
 const BACKLOG: u32 = 1024;
 /// Pause between two checks whether the pod may exit.
@@ -81,14 +81,15 @@ pub(crate) async fn listen(
     };
     let address = listener.address();
     let pod = Arc::new(RuntimePod::new(handler));
-    // Before the initialisation, so that `/health` can answer 503 while it runs.
+    // Connections are accepted before the initialisation, so that `/health` can answer 503 while it
+    // runs.
     tokio::spawn(accept(listener, Arc::clone(&pod)));
     let code = tokio::select! {
         result = initialise(init) => match result {
             Ok(()) => {
                 birth = birth.ready_now();
-                // Before the ready report, because the platform may send a call as soon as it has
-                // the report.
+                // The phase changes before the ready report, because the platform may send a call
+                // as soon as it has the report.
                 pod.ready(birth.init_ms());
                 log::line("info", "ready", None, &[("address", &address)]);
                 if let Some(url) = ready_url {
@@ -122,7 +123,7 @@ pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     thread.await.unwrap_or_else(lost)
 }
 
-/// Serves until no call runs and none has come for a while. A second signal ends the drain at once.
+/// Serves until no call runs and none has come for `QUIET`. A second signal ends the drain at once.
 async fn drain(pod: &RuntimePod, signals: &mut StopSignals) -> ExitCode {
     pod.stop();
     let quiet = async {
@@ -164,7 +165,8 @@ async fn bind(listen: &Listen) -> Result<ServerListener, String> {
 fn bind_all(port: u16) -> io::Result<TcpListener> {
     let (socket, any) = match TcpSocket::new_v6() {
         Ok(socket) => {
-            // Set explicitly, because the sysctl `net.ipv6.bindv6only` changes the default.
+            // The option is set explicitly, because the sysctl `net.ipv6.bindv6only` changes the
+            // default.
             setsockopt(&socket, Ipv6V6Only, &false)?;
             (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED))
         }

@@ -1,7 +1,7 @@
-//! A connection over a Unix socket whose epoll entry waits for readability alone. The kernel
-//! reports a Unix socket as writable each time the peer reads. So an entry that waits for both, as
-//! tokio's own does, wakes the pod once more for every answer, and the platform pays for this
-//! wake-up. It knows no HTTP. `server` makes one for each connection; `connection` serves over it.
+//! A connection over a Unix socket whose epoll entry waits for readability only. The kernel reports
+//! a Unix socket as writable each time the peer reads. So an entry that waits for both, as tokio's
+//! own does, wakes the pod once more for every answer, and the platform pays for this wake-up. This
+//! module knows no HTTP. `server` makes a stream for each connection; `connection` serves over it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;

@@ -1,5 +1,5 @@
 //! Every answer to a call repeats the call's `X-Execution-Id`, because the platform compares it
-//! with its own.
+//! with the id that it sent.
 
 #![allow(
     clippy::disallowed_methods,

@@ -464,7 +464,7 @@ fn a_running_call_holds_the_end_up() {
     long.send_invoke(&wait_input(&pod), &[]);
     until_file(&pod.path("began"));
     pod.signal(Signal::SIGTERM);
-    // Longer than `QUIET`, after which a pod without a call would exit.
+    // The pause is longer than `QUIET`, after which a pod without a call would exit.
     std::thread::sleep(Duration::from_secs(3));
     assert!(pod.exited().is_none());
     std::fs::write(pod.path("gate"), "").expect("the gate opens");

@@ -51,7 +51,7 @@ fn family(pod: &Program) -> Vec<nix::unistd::Pid> {
 fn a_deadline_ends_the_whole_group() {
     let pod = pod(&format!("{FAMILY} wait"));
     let mut wire = pod.connect();
-    // Long enough for all processes of the family to start.
+    // The deadline leaves enough time for all processes of the family to start.
     wire.send_invoke("1", &[("X-Deadline-Ms", "3000")]);
     let pids = family(&pod);
     let answer = wire.answer();
@@ -77,7 +77,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
         while ! [ -s "$D/grandchild" ] || ! [ -s "$D/stray" ]; do sleep 0.01; done
         echo 1"#;
     let pod = pod(&format!("{FAMILY} {all_there}"));
-    // The answer comes although the stray and the others hold the pipes open.
+    // The answer comes although the rest of the family holds the pipes open.
     assert_eq!(pod.invoke("1").text(), "1");
     let pids = family(&pod);
     until_family_gone(&pod, &pids);

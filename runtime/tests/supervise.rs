@@ -107,8 +107,8 @@ fn a_program_that_cannot_begin_ends_the_watchdog() {
     }
 }
 
-/// The platform's calls may have reached the program by its socket before the watchdog's own probe
-/// did.
+/// The platform may have sent calls to the program's socket before the watchdog's own probe found
+/// the program ready.
 #[test]
 fn a_program_with_its_own_socket_is_restarted() {
     let (runs, last) = gives_up(r#"echo run >> "$D/runs"; : > "$NANOFAAS_SOCKET"; exit 7"#);

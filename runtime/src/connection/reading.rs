@@ -120,7 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         (count > 0).then_some(()).ok_or(Gone)
     }
 
-    /// Like `fill`, between two requests: gives up when the connection has been idle for too long.
+    /// Like `fill`, but between two requests: it gives up when the connection has been idle for
+    /// `IDLE`.
     async fn fill_or_idle(&mut self) -> Result<(), Gone> {
         let Self {
             stream,

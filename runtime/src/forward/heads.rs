@@ -74,8 +74,8 @@ pub(super) fn answer_head(
     let id = request.id.as_deref().filter(|_| head.status >= 200);
     put_answer(out, &bytes[..head.len], id);
     if head.body == ResponseBody::UntilClose && request.minor == 1 {
-        // HTTP/1.0 has no chunks, and an intermediary sends its own version (RFC 9112 §2.3 and
-        // §6.1).
+        // The version becomes HTTP/1.1, because HTTP/1.0 has no chunks, and an intermediary sends
+        // its own version (RFC 9112 §2.3 and §6.1).
         out[..VERSION.len()].copy_from_slice(VERSION);
         // Removes the empty line at the end of the head.
         out.truncate(out.len() - 2);
@@ -91,7 +91,8 @@ pub(super) fn answer_head(
 
 const VERSION: &[u8] = b"HTTP/1.1";
 
-/// Appends the lines of `head` without any id of the program, then `id`, then the empty line.
+/// Appends the lines of `head` without the ids that the program sent, then `id`, then the empty
+/// line.
 fn put_answer(out: &mut Vec<u8>, head: &[u8], id: Option<&[u8]>) {
     let lines = head.split_inclusive(|byte| *byte == b'\n');
     for line in lines.filter(|line| *line != b"\r\n") {

@@ -40,7 +40,7 @@ pub(crate) struct CommandLine {
 
 impl CommandLine {
     /// Reads the arguments and the environment. An error names the wrong variable or argument, and
-    /// what is allowed.
+    /// the allowed values.
     pub(crate) fn read(
         arguments: Vec<OsString>,
         env: impl Fn(&str) -> Option<String>,

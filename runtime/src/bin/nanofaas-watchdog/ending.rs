@@ -16,9 +16,9 @@ impl Ending {
         matches!(self.0, Some(WaitStatus::Exited(_, 0)))
     }
 
-    /// Whether a SIGKILL of another process ended the program. When this process kills a program,
-    /// it does not ask how the program ended. A shell reports the signal that ended its last
-    /// command as 128 + signal: 137.
+    /// Whether a SIGKILL sent by another process ended the program. This process kills programs
+    /// too, but never asks how a program that it killed ended. A shell whose last command was
+    /// killed exits with 128 + signal: 137.
     fn is_kill(self) -> bool {
         matches!(
             self.0,

@@ -20,7 +20,7 @@ pub(crate) enum Places {
     /// Each call has a folder of its own.
     Own,
     /// `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment, for programs that always use
-    /// these paths. Calls then run one after the other, on the whole machine.
+    /// these paths. The calls of all watchdogs with the same output path run one after the other.
     Fixed {
         input: PathBuf,
         output: PathBuf,
@@ -36,8 +36,8 @@ pub(crate) struct Files {
     _turn: Option<FileTurn>,
 }
 
-/// The lock on fixed paths, held by one call: against other calls of this watchdog by the mutex,
-/// and against other watchdogs on this machine by the file lock.
+/// The lock on fixed paths, held by one call. The mutex excludes other calls of this watchdog; the
+/// file lock excludes other watchdogs with the same output path.
 struct FileTurn {
     _here: OwnedMutexGuard<()>,
     _anywhere: Flock<File>,
@@ -96,8 +96,8 @@ impl Places {
                 _turn: Some(FileTurn::wait(turn, output).await?),
             },
         };
-        // Written on this thread: a call that is cut off cannot stop a write on another thread, and
-        // that write could overwrite the input of the next call.
+        // The body is written on this thread. A write on another thread would go on after its call
+        // was cut off, and could overwrite the input of the next call.
         files.write(input.body()).map_err(|error| {
             let path = files.input.display();
             Error::new(format!("cannot write the call's input to {path}: {error}"))
@@ -123,7 +123,7 @@ impl Files {
                         _turn: None,
                     });
                 }
-                // A killed watchdog with the same process id left this folder.
+                // The folder exists, because a killed watchdog with the same process id left it.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let message = format!("cannot make the folder {}: {error}", folder.display());
@@ -135,8 +135,8 @@ impl Files {
 
     fn write(&self, body: &[u8]) -> io::Result<()> {
         match fs::remove_file(&self.output) {
-            // The output of an earlier call must go first, because it would be taken for this
-            // call's output.
+            // The output of an earlier call must be removed first, because it would be taken for
+            // this call's output.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => fs::write(&self.input, body),
         }

@@ -76,7 +76,7 @@ impl Groups {
     /// Starts a process as the leader of a group of its own.
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Started> {
         // The lock is held during the start, so that the reaping task cannot find a leader that is
-        // not in the table yet.
+        // not in `live` yet.
         let mut live = self.live();
         let mut child = command.process_group(0).spawn()?;
         let id = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -130,24 +130,25 @@ fn end_strays(live: &Live) {
     for pid in children() {
         let of_live = |pid: Pid| live.contains_key(&pid.as_raw());
         if !of_live(pid) && !getpgid(Some(pid)).is_ok_and(of_live) {
-            // `reap` reaps it like every other child.
+            // `reap` reaps the killed process like every other child.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
 }
 
 impl Leader {
-    /// Waits for the leader's end. At that time SIGKILL has been sent to the rest of its group.
+    /// Waits for the leader's end. On return SIGKILL has been sent to the rest of the leader's
+    /// group.
     pub(crate) async fn ended(&mut self) -> Ending {
         Ending((&mut self.ended).await.ok())
     }
 
-    /// Sends a signal to the leader alone.
+    /// Sends a signal to the leader only.
     pub(crate) fn signal(&self, signal: Signal) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // A leader in the table is not reaped yet, even if it has ended. So its id cannot
-            // belong to another process.
+            // A leader in `live` is not reaped yet, even if it has ended. So its id cannot belong
+            // to another process.
             let _ = kill(self.pid, signal);
         }
     }
@@ -185,7 +186,7 @@ pub(crate) fn end_all() {
     }
 }
 
-/// The direct children of this process, with the children that it inherited from ended parents.
+/// The direct children of this process, including those that it inherited from ended parents.
 fn children() -> Vec<Pid> {
     // The kernel keeps a list of children for each thread.
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
@@ -213,7 +214,7 @@ fn children_by_search() -> Vec<Pid> {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
         // The line is `pid (name) state parent …`. The name may contain any character, also `)`, so
-        // the last `)` ends it.
+        // the last `)` ends the name.
         let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
         (parent.parse() == Ok(me)).then(|| Pid::from_raw(pid))
     };

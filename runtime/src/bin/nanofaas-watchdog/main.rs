@@ -39,8 +39,8 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 ";
 
 fn main() -> ExitCode {
-    // Made first, because a cold start is measured from here. `FUNCTION_HANDLER` is for the
-    // program, which may be made with this runtime too.
+    // `Handlers` is made first, because a cold start is measured from here. `FUNCTION_HANDLER` is
+    // not applied here: it is meant for the program, which may be made with this runtime too.
     let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
@@ -55,8 +55,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // As a subreaper, this process becomes the parent of descendants that lost theirs, so that it
-    // can kill them.
+    // As a subreaper, this process becomes the parent of descendants whose parent has ended, so
+    // that it can kill them.
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
         let message = format!("processes that leave their group cannot be ended: {error}");
         log::line("warn", &message, None, &[]);
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
         (Mode::Http, false) => supervise::serve(&line),
     };
-    // After every mode and every outcome, because no descendant may outlive this process.
+    // This runs after every mode and every outcome, because no descendant may outlive this process.
     group::end_all();
     code
 }

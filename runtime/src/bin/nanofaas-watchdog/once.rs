@@ -14,10 +14,11 @@ use crate::group::{Groups, Strays};
 use crate::supervise::{self, Address, LAST_WORDS};
 use crate::tail::Tail;
 
-/// Never reached, because the call's own deadline comes first.
+/// Time limit of the request to the program. It is never reached, because the call's own deadline
+/// comes first.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
-/// How long to wait for the program's end after its connection broke: a program's connections close
-/// shortly before its end is reported.
+/// How long to wait for the report of the program's end after the program's connection broke: the
+/// kernel closes a program's connections shortly before it reports the program's end.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 const MESSAGE_BYTES_MAX: usize = 1024;
 

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 1024;
-/// How long to wait for the program's end after its connection broke: a program's connections close
-/// shortly before its end is reported.
+/// How long to wait for the report of the program's end after the program's connection broke: the
+/// kernel closes a program's connections shortly before it reports the program's end.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 
 /// The error that calls get when the program ends; None while it runs.
@@ -75,7 +75,7 @@ async fn join(platform: UnixStream, port: u16, fate: ProgramFate) {
     let program = TcpStream::connect(&loopback[..]).await;
     // Without TCP_NODELAY a small write would wait for the acknowledgement of the write before it.
     let program = program.and_then(|program| program.set_nodelay(true).map(|()| program));
-    // An error is ignored: it is the end of one connection, and both close.
+    // An error is ignored, because it ends only this connection, and both of its sides close.
     let _ = match program {
         Ok(program) => forward::forward(platform, program, told(fate)).await,
         Err(_) => forward::not_started(platform).await,

@@ -37,7 +37,7 @@ pub(crate) enum Passing {
 struct StdioProgram {
     line: CommandLine,
     passing: Passing,
-    /// Made by the first call, because it must be made within the runtime.
+    /// The first call makes the groups, because `Groups::new` must be called within the runtime.
     groups: OnceLock<Groups>,
 }
 

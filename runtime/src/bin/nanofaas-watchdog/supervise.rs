@@ -24,7 +24,7 @@ use crate::tail::Tail;
 /// This many ends in a row are a crash loop.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// After a life of this length, the program's end begins a new count.
+/// The end of a program that ran for this long or longer begins a new count of ends.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 /// Pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
 const PROBE_FIRST: Duration = Duration::from_millis(5);
@@ -34,7 +34,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(2);
 /// Wait after a program's end, because its last output may still be in the pipe, and the relay must
 /// still answer its calls.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(20);
-/// The longest call (300 s), and the time that the platform adds to it.
+/// Time limit of a stop: the longest call (300 s), and the time that the platform adds to it.
 const STOP_WAIT: Duration = Duration::from_secs(310);
 
 /// The address of the program.
@@ -97,15 +97,15 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
             Life::Ended(ending) => ending,
             Life::Stopped => return Ok(stop(leader, &ended).await),
         };
-        // Before the pause: calls in the relay wait for this end, and are answered during the
-        // pause.
+        // The end is reported before the pause, because calls in the relay wait for the report, and
+        // are then answered during the pause.
         ended.send_replace(Some(ending.lost("")));
         if begun.elapsed() >= SOUND_LIFE {
             ends = 0;
         }
         ends += 1;
         sleep(LAST_WORDS).await;
-        // From here on no process listens on the socket, so the platform cannot begin a call.
+        // After this drop no process listens on the socket, so the platform cannot begin a call.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
         // A program that never served would fail again after a restart, while calls wait for it.
@@ -124,8 +124,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
     }
 }
 
-/// Starts the program. Its stderr is copied to the stderr of this process, and its last lines are
-/// kept.
+/// Starts the program. Its stderr is copied to the stderr of this process, and the last lines of it
+/// are kept in `tail`.
 pub(crate) fn start(
     line: &CommandLine,
     groups: &Groups,
@@ -176,7 +176,8 @@ async fn live(
     }
 }
 
-/// Sends SIGTERM and waits while the program drains. The rest of its group is killed when it ends.
+/// Sends SIGTERM to the program only, and waits while the program drains. When the program ends,
+/// the rest of its group is killed.
 async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitCode {
     leader.signal(Signal::SIGTERM);
     match timeout(STOP_WAIT, leader.ended()).await {
@@ -230,8 +231,8 @@ impl Address {
         }
     }
 
-    /// Whether the program opened the socket. The platform probes it too, so it may have sent calls
-    /// before our own probe found the program ready.
+    /// Whether the program opened the socket. The platform probes the socket too, so calls may have
+    /// reached the program before our own probe found the program ready.
     fn was_bound(&self) -> bool {
         self.socket.as_deref().is_some_and(Path::exists)
     }
