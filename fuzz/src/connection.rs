@@ -12,13 +12,13 @@ use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 
 use crate::rng::Rng;
 
-/// Small, so that random bodies exceed it.
+/// Limit of a body. It is small, so that random bodies exceed it.
 pub(crate) const BODY_MAX: usize = 200;
-/// One input in this many is cut at every single place, in one run for each place. Every input is
-/// cut at all places at once, and at some random places.
+/// On average one input in this many is also read once for each place, cut at that place only.
+/// Every input is read cut at all places at once, and cut at some random places.
 const EVERY_CUT_ONE_IN: u64 = 128;
 
-/// One result of reading a connection. They are collected in order.
+/// One result of reading a connection. The results are collected in order.
 #[derive(Debug, PartialEq)]
 enum ReadEvent<H> {
     Head(H),
@@ -182,8 +182,8 @@ pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes:
         assert_eq!(whole.events, split.events, "split differs from whole");
         assert_eq!(whole.out, split.out, "the bodies differ");
     };
-    // A long input is cut at every few bytes only, because more cuts would cost more and find no
-    // more.
+    // A long input is cut at every few bytes only, because more cuts would take longer and find no
+    // further fault.
     let step = 1 + bytes.len() / 2048;
     compare(&mut (0..bytes.len()).step_by(step));
     let mut cuts = [(); 3].map(|()| rng.below(bytes.len() + 1));

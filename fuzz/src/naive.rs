@@ -197,7 +197,7 @@ pub(crate) struct CutHead<'b> {
 }
 
 impl<'b> CutHead<'b> {
-    /// Splits the head. It begins after `blank` bytes, which count as a part of it.
+    /// Splits the head, which begins after `blank` bytes. These bytes count as a part of the head.
     pub(crate) fn of(bytes: &'b [u8], blank: usize) -> Result<Self, NaiveRefusal> {
         let end = bytes[blank..]
             .windows(4)
@@ -208,7 +208,7 @@ impl<'b> CutHead<'b> {
         let head = &bytes[blank..end];
         let control = |byte: &u8| *byte == 0x7f || *byte < 0x20 && !b"\t\r\n".contains(byte);
         require(!head.iter().any(control), "control bytes")?;
-        // The head is split at CRLF, so a CR or LF that is left in a line is a bare one.
+        // The head is split at CRLF, so a CR or LF that is left in a line is bare.
         let text: Vec<&[u8]> = split_lines(head);
         let is_bare = |line: &&[u8]| line.contains(&b'\r') || line.contains(&b'\n');
         require(!text.iter().any(is_bare), "bare")?;
@@ -383,7 +383,8 @@ fn is_host(host: &[u8]) -> bool {
 }
 
 /// The data of a complete chunked body, and its length as sent. The limits of lines and trailers
-/// are not checked, because no input here comes near them; the tests of `chunked` check them.
+/// are not checked, because no input here is long enough to reach them; the tests of `chunked`
+/// check them.
 pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), NaiveRefusal> {
     let (mut data, mut at) = (Vec::new(), 0);
     loop {

@@ -1,4 +1,5 @@
-//! A second implementation of the rules for an answer's head, in the manner of `naive`.
+//! A second, slow implementation of the rules for an answer's head, as `naive` is for a request's
+//! head.
 
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::response_head::{ResponseBody, ResponseHead};

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// xorshift64*: a few instructions per number, because a run draws numbers for a million inputs.
+/// xorshift64*. It needs a few instructions per number, because a run draws numbers for a million
+/// inputs.
 pub struct Rng(u64);
 
 impl Rng {

@@ -1,5 +1,5 @@
-//! Makes inputs: valid messages, of which half are then damaged. Random bytes alone would never get
-//! past the first line.
+//! Makes inputs: valid messages, of which about half are then damaged. Random bytes without a valid
+//! message would nearly always be refused at the first line.
 
 use nanofaas_fuzz::Rng;
 
@@ -199,7 +199,7 @@ fn headers(rng: &mut Rng, out: &mut Vec<u8>) {
         out.extend_from_slice(mostly(rng, HEADERS, ODD_HEADERS).as_bytes());
     }
     match rng.below(1024) {
-        // Numbers and sizes near the limits.
+        // A number of headers, or a size of the head, near the parser's limit.
         0 => (0..rng.range(92..104)).for_each(|_| out.extend_from_slice(b"\r\nA: b")),
         1 => {
             out.extend_from_slice(b"\r\nA: ");

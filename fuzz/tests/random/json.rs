@@ -132,7 +132,7 @@ fn value(rng: &mut Rng, out: &mut Vec<u8>, depth: usize) {
         3..6 => string(rng, out),
         kind => {
             let is_object = kind < 8;
-            // Rarely, a number of levels near the parser's limit of 128.
+            // One value in 1,024 has a number of levels near the parser's limit of 128.
             let levels = if rng.one_in(1024) {
                 rng.range(120..135)
             } else {
