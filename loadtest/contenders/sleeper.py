@@ -1,4 +1,4 @@
-"""Takes 5 ms for each call and runs any number of calls at once, so its slots limit its capacity."""
+"""A handler that takes 5 ms for each call and runs any number of calls at once, so its slots limit its capacity."""
 
 import asyncio
 

@@ -35,7 +35,7 @@ pub(crate) enum ArrivalSequence {
 }
 
 impl ArrivalSequence {
-    /// `None` for a closed loop. `rows` are those of the trace that the load names.
+    /// `None` for a closed loop. `rows` holds the rows of the trace that the load names.
     pub(crate) fn new(load: &LoadSpec, rows: Option<TraceRows>) -> Result<Option<Self>, String> {
         Ok(match &load.arrivals {
             None => None,
@@ -45,8 +45,8 @@ impl ArrivalSequence {
             }),
             Some(load::ArrivalPattern::Poisson(rate)) => Some(Self::Poisson {
                 gap_ns: Exp::new(rate / 1e9).map_err(|error| error.to_string())?,
-                // Not the generator of the plan, so that the times stay the same when the targets
-                // change.
+                // This generator is not the plan's, so that the send times stay the same when the
+                // targets change.
                 dice: SmallRng::seed_from_u64(load.seed ^ 0x9e37_79b9_7f4a_7c15),
                 at_ns: 0.0,
             }),
@@ -63,8 +63,8 @@ impl ArrivalSequence {
     pub(crate) fn next(&mut self, plan: &mut RequestPlan) -> Option<Arrival> {
         match self {
             Self::Fixed { gap_ns, number } => {
-                // Computed by multiplication, because a running sum would accumulate rounding
-                // errors.
+                // The time is computed by multiplication, because a running sum would accumulate
+                // rounding errors.
                 let intended_ns = (*number as f64 * *gap_ns) as u64;
                 *number += 1;
                 Some(Arrival {

@@ -19,11 +19,11 @@ use crate::plan::{PlannedRequest, RequestPlan};
 use crate::pool::{Pool, refused};
 use crate::tally::{MeasuredSpan, RequestError, RequestTimes, RunTally, Window};
 
-/// Most requests that wait in the client; each takes 24 bytes.
+/// Limit of the requests that wait in the client; each takes 24 bytes.
 const QUEUE_MAX: usize = 4_000_000;
 /// Pause before a failed connection is opened again, so that a dead server is not flooded.
 const REST_NS: u64 = 10_000_000;
-/// How often timeouts and resting connections are checked.
+/// How often the client checks for timeouts, and for closed connections whose pause is over.
 const TICK_NS: u64 = 20_000_000;
 const TICK_MS: u8 = 20;
 const TIMER: u64 = u64::MAX;
@@ -268,7 +268,7 @@ impl LoadClient {
     }
 
     fn answered(&mut self, index: usize, status: u16, closes: bool) {
-        // Read first, so that the work below does not count as latency.
+        // The time is read first, so that the handling of the answer does not count as latency.
         let now_ns = self.now_ns();
         if let Some(flight) = self.land(index) {
             self.tally
@@ -364,7 +364,7 @@ impl LoadClient {
             return Ok(true);
         }
         if self.armed_ns != next.intended_ns {
-            // Setting the timer also clears its readiness, so it need not be read.
+            // Setting the timer also clears its readiness, so the timer need not be read.
             let left_ns = next.intended_ns.saturating_sub(self.now_ns()).max(1);
             let left = TimeSpec::nanoseconds(left_ns.try_into().unwrap_or(i64::MAX));
             self.timer
@@ -390,8 +390,8 @@ impl LoadClient {
             }
         }
         if let Some(window) = self.tally.tick(now_ns) {
-            // A closed channel is ignored: the watcher may have ended, and the tally keeps the
-            // window.
+            // The error of a closed channel is ignored, because the watcher may have ended, and the
+            // tally keeps the window.
             let _ = self.windows.send(window.clone());
         }
     }

@@ -1,6 +1,6 @@
 //! A comparison: contenders take turns, round by round, on the same cores under the same load. A
-//! turn in which the machine was disturbed is repeated; if that does not help, the round is
-//! dropped. It prints only progress; `comparison` evaluates the rounds.
+//! turn in which the machine was disturbed is repeated; if every repetition is disturbed too, the
+//! round is dropped. It prints only progress; `comparison` evaluates the rounds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,8 +71,8 @@ pub(crate) fn compare(
         capacity_per_s = Some(per_s);
     }
     if scenario.measure == Measure::FirstAnswer {
-        // One unmeasured turn each: state that a start leaves behind, such as compiled byte code,
-        // then exists for all rounds.
+        // Each contender first takes one unmeasured turn, so that state which a start leaves
+        // behind, such as compiled byte code, exists in all rounds.
         for participant in &participants {
             comparer.turn(0, participant)?;
         }

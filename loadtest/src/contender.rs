@@ -40,14 +40,14 @@ pub(crate) struct ProcessSpec {
     /// The name, which also selects the process's cores in a scenario.
     pub(crate) name: String,
     pub(crate) command: Vec<String>,
-    /// Environment variables; one with an empty value is not set.
+    /// Environment variables; a variable with an empty value is not set.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
     /// A URL that answers 2xx as soon as the process is ready. Without a URL the tool does not wait
     /// for the process, and a first answer is measured from the start of this process.
     #[serde(default)]
     pub(crate) ready: Option<String>,
-    /// Whether its CPU and memory count as the contender's.
+    /// Whether the CPU and memory of this process count as the contender's.
     #[serde(default)]
     pub(crate) measured: bool,
 }

@@ -9,7 +9,7 @@ use crate::address::ParsedUrl;
 use crate::body::RequestBody;
 use crate::load::{LoadSpec, RequestTarget};
 
-/// One planned request. It is small, because a million may wait.
+/// One planned request. It is small, because a million requests may wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PlannedRequest {
     pub(crate) target: u32,
@@ -311,7 +311,8 @@ mod tests {
         let calls: Vec<PlannedRequest> = (0..20_000).map(|_| plan.draw()).collect();
         let second = calls.iter().filter(|call| call.target == 1).count();
         assert!((14_500..15_500).contains(&second), "{second}");
-        // 1 / H(1000) = 13.4 % for the first name, half of that for the second.
+        // By Zipf's law the first name gets 1 / H(1000) = 13.4 % of the calls, and the second name
+        // half as many.
         let count = |function| {
             calls
                 .iter()

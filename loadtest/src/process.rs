@@ -112,11 +112,11 @@ impl Drop for ServerProcess {
         while self.is_alive() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Kill the processes of the group that still run. The child is reaped only afterwards,
-        // because until then the kernel does not reuse its PID, which names the group.
+        // Kills the processes of the group that still run. The child is reaped after the kill,
+        // because the kernel may reuse its PID, which names the group, as soon as it is reaped.
         let _ = killpg(group(&self.child), Signal::SIGKILL);
         let _ = self.child.wait();
-        // The guard ends last, so that it can still clean up if this tool crashes before.
+        // The guard is killed last, because it must clean up if this tool crashes before this line.
         let _ = self.guard.kill();
         let _ = self.guard.wait();
     }

@@ -98,8 +98,8 @@ fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// Raises the limit, because each connection takes a descriptor. If that fails, the connects report
-/// it.
+/// Raises the limit of open descriptors, because each connection takes a descriptor. If that fails,
+/// the connects report it.
 pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -197,12 +197,12 @@ fn timed(title: &str, note: &str, y: Axis, series: Vec<Series>) -> Plot {
 /// One point for each value of the histogram, thinned to the resolution of a plot.
 fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
     let total = latency.count as f64;
-    // The axis ends here, because beyond it the line would depend on a single request.
+    // The axis ends at this value, because beyond it the line would depend on a single request.
     let last = total.max(10.0);
     let mut points: Vec<(f64, f64)> = Vec::new();
     let mut sum = 0;
     for (value_ns, count) in &latency.histogram_ns {
-        // The value holds from the share of requests below it.
+        // Each value is drawn from the share of requests that were faster than it.
         let x = (1.0 / (1.0 - sum as f64 / total)).min(last);
         sum += count;
         let far = points

@@ -28,7 +28,7 @@ pub(crate) struct Installation {
 }
 
 pub(crate) struct RunningContender {
-    /// In the order of their start; they are ended in the reverse order.
+    /// The processes in the order of their start; they are ended in the reverse order.
     servers: Vec<ServerProcess>,
     measured: Vec<bool>,
     names: Vec<String>,
@@ -38,7 +38,7 @@ pub(crate) struct RunningContender {
     /// When the first process without a `ready` URL started; the tool does not wait for such a
     /// process.
     pub(crate) unawaited: Option<Instant>,
-    // The last field, so that the folder is removed after the processes have ended.
+    // This is the last field, so that the folder is removed after the processes have ended.
     _folder: ContenderFolder,
 }
 
@@ -162,7 +162,7 @@ impl RunningContender {
         sum
     }
 
-    /// Fails if a process has ended meanwhile.
+    /// Fails if a process has ended since its start.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (name, server) in self.names.iter().zip(&self.servers) {
             if !server.is_alive() {

@@ -103,13 +103,14 @@ pub(crate) struct Disturbance {
     pub(crate) steal_percent: f64,
     /// CPU time of processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// How much longer a core took for a fixed piece of work than at another probe of the round.
+    /// How much longer, in percent, a core took for a fixed piece of work at one probe than at
+    /// another probe of the round.
     pub(crate) speed_percent: f64,
     /// Longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
     pub(crate) way_ns: Option<f64>,
-    /// How often a turn is tried in a round, and how long to wait until the machine's speed is as
-    /// before.
+    /// How often a turn is tried in a round.
     pub(crate) tries: usize,
+    /// How long to wait until the machine's speed is as before.
     pub(crate) patience_s: f64,
     /// How many rounds may be dropped and repeated. On a shared host, changes of its speed alone
     /// disturbed five of eight rounds of two contenders: ten repeats would often be too few to get

@@ -42,11 +42,11 @@ const TRIPS: usize = 6;
 const UNITS: u32 = 16;
 /// Timings of one visit.
 const TIMINGS: usize = 6;
-/// Untimed round trips at the beginning, until the thread on the other core runs, and the timed
-/// ones.
+/// Untimed round trips at the beginning, until the thread on the other core runs.
 const WARM_UP: u32 = 50;
+/// Timed round trips.
 const PASSES: u32 = 500;
-/// Time limit for the round trips. Both cores are idle, so they take only a small part of it.
+/// Time limit for the round trips. They take only a small part of it, because both cores are idle.
 const PASS_MAX: Duration = Duration::from_secs(1);
 /// Timings that are ignored: the first has cold caches and a low clock, and during the first and
 /// the last one another core may be idle.
@@ -99,7 +99,8 @@ fn join<T>(thread: ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String>
 
 fn visit_one(core: usize, work: &mut SpeedProbe, start: &Barrier) -> Result<(String, f64), String> {
     let pinned = cores::pin(&[core]);
-    // After a failed pin, too, because the other threads wait at the barrier.
+    // This thread waits even if its pin failed, because the other threads wait for it at the
+    // barrier.
     start.wait();
     pinned?;
     let mut least = f64::INFINITY;
@@ -159,7 +160,7 @@ fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     })
 }
 
-/// A unit of work: half computation, half system calls, which neighbours slow down most.
+/// A unit of work: about half computation and half system calls, which neighbours slow down most.
 struct SpeedProbe {
     words: Vec<u64>,
     near: UnixStream,

@@ -1,5 +1,5 @@
 //! Tables for the terminal and for a page. A table decides nothing about its figures; the JSON has
-//! more of them.
+//! more figures.
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement, Table};

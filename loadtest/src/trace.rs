@@ -109,7 +109,7 @@ pub(crate) struct TraceShape {
     pub(crate) seed: u64,
 }
 
-/// Most rows of a trace, which are held in memory.
+/// Limit of the rows of a trace. All rows are held in memory.
 const ROWS_MAX: f64 = 20_000_000.0;
 
 impl TraceShape {
@@ -162,8 +162,8 @@ impl TraceShape {
         let mut starts = Vec::new();
         let kind: f64 = dice.random();
         if kind < self.bursty {
-            // On average 2 s of calls and 18 s of pause; during the calls the rate is ten times the
-            // mean.
+            // On average a burst lasts 2 s and the pause after it 18 s, so the rate during a burst
+            // is ten times the mean.
             let (on, off) = (exponential(2_000.0)?, exponential(18_000.0)?);
             let gap = exponential(100.0 / rate)?;
             let mut at = if dice.random::<f64>() < 0.1 {

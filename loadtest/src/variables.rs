@@ -9,7 +9,7 @@ pub(crate) struct Variables(BTreeMap<String, String>);
 
 /// Variables that the load tool itself fills in for each request.
 const LATER: [&str; 2] = ["function", "duration_ms"];
-/// How deep values may refer to other variables.
+/// The longest chain of values that refer to other variables.
 const DEPTH: usize = 8;
 
 impl Variables {

@@ -28,7 +28,7 @@ pub(crate) struct CpuSample {
     pub(crate) machine: f64,
     pub(crate) steal: f64,
     pub(crate) load: f64,
-    /// In the order of the watched processes.
+    /// CPU use of each watched process, in the order of the processes.
     pub(crate) watched: Vec<f64>,
 }
 

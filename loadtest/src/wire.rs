@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ResponseEnd {
     pub(crate) status: u16,
-    /// The server closes the connection after this answer.
+    /// Whether the server closes the connection after this answer.
     pub(crate) closes: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct ResponseReader {
     /// The received part of a head or a size line.
     carry: Vec<u8>,
     answer: ResponseEnd,
-    /// The request was a HEAD, so its answer has no body.
+    /// Whether the request was a HEAD, whose answer has no body.
     bodiless: bool,
 }
 
@@ -228,7 +228,8 @@ impl ResponseReader {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let used = end.map_or(bytes.len(), |at| at + 1);
         self.carry.extend_from_slice(&bytes[..used]);
-        // Checked here, because httparse accepts a line without a digit as a size of 0.
+        // The digit is checked here, because httparse accepts a line without a digit as a size of
+        // 0.
         if !self.carry[0].is_ascii_hexdigit() || self.carry.len() > SIZE_LINE_MAX {
             return Err(MalformedResponse);
         }

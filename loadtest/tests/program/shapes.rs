@@ -147,7 +147,7 @@ fn a_trace_is_made_and_replayed() {
         "{:?}",
         outcome.took
     );
-    // The same calls with the same durations.
+    // The server must have received the calls of the trace with their durations.
     let mut sent: Vec<String> = server
         .seen()
         .iter()

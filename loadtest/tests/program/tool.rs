@@ -81,7 +81,7 @@ impl ToolOutcome {
     }
 }
 
-/// Taken by tests that check times, so that they run one at a time.
+/// A lock that tests hold while they check times, so that they run one at a time.
 pub(crate) fn quiet() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

@@ -59,8 +59,8 @@ fn stalling() -> ScriptedServer {
 #[test]
 fn an_open_loop_shows_a_stall() {
     let _turn = quiet();
-    // 200/s for 4 s: a stall of one second delays 200 of 800 requests, each one less than the one
-    // before.
+    // 200/s for 4 s: a stall of one second delays 200 of 800 requests, each of them for a shorter
+    // time than the request before it.
     let server = stalling();
     let outcome = run(&[
         &server.url,
@@ -81,7 +81,7 @@ fn an_open_loop_shows_a_stall() {
     assert!(p50 < 100.0, "{p50}");
     assert!((450.0..900.0).contains(&p90), "{p90}");
     assert!((850.0..1500.0).contains(&p99), "{p99}");
-    // All delayed requests but four waited in the client, and its `client_wait` must show that.
+    // All delayed requests but four waited in the client; `client_wait` must show these waits.
     let waited = outcome.json["client_wait"]["p90_us"]
         .as_f64()
         .expect("a figure")
@@ -103,7 +103,7 @@ fn a_closed_loop_cannot_show_it() {
 #[test]
 fn an_overload_is_not_hidden() {
     let _turn = quiet();
-    // 4 ms for each request, one at a time, is at most 250/s; the load is 500/s.
+    // The server takes 4 ms for each request, one at a time: at most 250/s. The load is 500/s.
     let server = ScriptedServer::tcp(|_| {
         wait_ms(4);
         ok()

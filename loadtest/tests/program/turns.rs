@@ -148,7 +148,7 @@ fn rounds_with_a_speed_change_do_not_count() {
     let _turn = quiet();
     let folder = ToolFolder::new();
     // No core takes exactly the same time twice, so this limit disturbs every round; the other
-    // limits are far away.
+    // limits are so high that they disturb none.
     let file = scenario(
         &folder,
         "disturbance: {speed_percent: 0, steal_percent: 1e9, foreign_percent: 1e9, repeats: 2, \
@@ -196,7 +196,7 @@ fn an_open_loop_takes_a_capacity_share() {
     for name in ["fast", "slow"] {
         let figures = &found["rounds"][0]["parts"][name]["figures"];
         let rate = figures["answers_per_s"].as_f64().expect("a rate");
-        // 60 arrivals of a Poisson process vary by a quarter and more.
+        // 60 arrivals of a Poisson process may differ from their mean by a quarter or more.
         assert!((rate / capacity - 0.5).abs() < 0.25, "{rate} of {capacity}");
     }
 }
