@@ -99,7 +99,8 @@ fn request(path: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The release build, also when the bench itself is a debug build: benches are in `target/*/deps`.
+/// The program of the release build, also if the bench is a debug build. Benches are in
+/// `target/*/deps`.
 fn program() -> PathBuf {
     let bench = std::env::current_exe().expect("a path");
     let target = bench.ancestors().nth(3).map(Path::to_path_buf);

@@ -56,8 +56,8 @@ const RINGS: [&str; 3] = ["nanofaas", "rtrb", "crossbeam ArrayQueue"];
 pub(crate) fn same_thread(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring, push and pop on one thread");
     group.throughput(Throughput::Elements(1));
-    // Each ring is called by its own type, because a call through a table would cost as much as a
-    // push.
+    // Each ring is called by its own type, because a call through a trait object would cost as much
+    // as a push.
     group.bench_function(RINGS[0], |bencher| {
         let (producer, mut consumer) = channel(CAPACITY);
         bencher.iter(|| {

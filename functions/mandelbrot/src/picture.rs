@@ -22,12 +22,13 @@ pub(crate) fn draw(view: &View, stop: impl Fn() -> bool) -> Option<Vec<u8>> {
     Some(pixels)
 }
 
-/// The number of iterations until the point escapes, smoothed to a fraction; `None` if it stays.
+/// The number of iterations until the point escapes, smoothed to a fraction; `None` if it never
+/// escapes.
 fn escape(x: f64, y: f64, iterations: u32) -> Option<f64> {
     let (mut a, mut b) = (0.0_f64, 0.0_f64);
     for iteration in 0..iterations {
         let (a2, b2) = (a * a, b * b);
-        // 256 and not 4, because a larger bound makes the colours smoother.
+        // The bound is 256 and not 4, because a larger bound makes the colours smoother.
         if a2 + b2 > 256.0 {
             let past = (a2 + b2).ln().log2() - 256.0_f64.ln().log2();
             return Some(f64::from(iteration) - past);
