@@ -1,4 +1,5 @@
-"""SIGTERM: the pod finishes its calls, answers with `Connection: close`, exits 0. And logging."""
+"""SIGTERM: the pod finishes its calls, answers with `Connection: close`, exits 0. Also log
+lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every answer to a call carries its `X-Execution-Id`, which the platform compares."""
+"""Every answer to a call carries its `X-Execution-Id`: the platform compares it with the call's
+id."""
 
 from __future__ import annotations
 

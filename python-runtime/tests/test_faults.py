@@ -83,7 +83,8 @@ def test_a_fault_of_a_job_is_posted(start: Start, plane: Platform, kind: str, do
 @pytest.mark.parametrize("end", ["raise ValueError('of the module')", "def handle(input): pass",
                                  "async def handle(input): pass", "def handle(*, x): pass"])
 def test_a_fault_while_loading_is_told(start: Start, do: str, end: str) -> None:
-    """Also without a fault: modules that are loaded late are found."""
+    """If the module has no fault of its own, the runtime must find the modules that it loads
+    late."""
     if do == "no descriptors" and "raise" not in end:
         pytest.skip("a worker cannot serve then")
     if do in ("os", "time", "socket") and (end.startswith("async") or "*" in end):

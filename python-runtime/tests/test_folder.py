@@ -25,7 +25,8 @@ PLAIN = """
 def beside(start: Start, tmp_path: Path):
     """`beside(source, {name: text}, **env)`: a pod with more modules in its folder."""
     def begin(source: str, modules: dict[str, str], **env: str) -> Pod:
-        # `start` makes the first pod's folder, so `mkdir` is patched to add the modules in time.
+        # `start` makes the first pod's folder, so `mkdir` is patched to add the modules before the
+        # start.
         folder = tmp_path / "pod0"
         real = Path.mkdir
 

@@ -210,7 +210,7 @@ def test_a_crash_is_posted_for_the_dead_worker(job: Start, plane: Platform, do: 
 
 @pytest.mark.parametrize("do", ["oom", "exit"])
 def test_times_that_are_not_known_are_left_out(job: Start, plane: Platform, do: str) -> None:
-    """A time must be a whole number, so an unknown time cannot be null."""
+    """A time in the result must be a whole number, so an unknown time is left out, not null."""
     job({"do": do})
     it = result(plane)
     assert type(it["startedAt"]) is int

@@ -1,4 +1,4 @@
-"""What a function may import: the answer with a content type, and the exceptions that stop a call.
+"""The names that a function may import: an answer with a content type, exceptions that stop a call.
 
 Imports nothing. The process itself starts in `__main__`.
 """

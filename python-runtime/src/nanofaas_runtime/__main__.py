@@ -6,7 +6,7 @@ import sys
 
 from . import paths
 
-paths.hide_folder()  # Before all other imports, because a module in that folder could replace them.
+paths.hide_folder()  # This comes first, because a module in that folder could replace any import.
 
 from . import log
 from .settings import BadSetting, Settings

@@ -32,8 +32,8 @@ def accept_some(listener: socket.socket, pod: Pod,
         if pod.full():
             return False
         try:
-            # Not `accept`: it would build an object of the class that `socket.socket` is now, and
-            # proxy libraries replace that class.
+            # `_accept` is called, because `accept` would build an object of the class that
+            # `socket.socket` is now, and proxy libraries replace that class.
             descriptor, _ = listener._accept()
         except BlockingIOError:
             return True

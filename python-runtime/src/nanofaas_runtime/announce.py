@@ -15,7 +15,7 @@ TIMEOUT_S = 5.0
 
 
 def announce(url: str, started_at: int, loaded_at: int, ready_at: int) -> None:
-    """All times in epoch ms."""
+    """Starts a thread that posts the three times, in epoch ms."""
     body = b'{"startedAt":%d,"loadedAt":%d,"readyAt":%d}' % (started_at, loaded_at, ready_at)
     _thread.start_new_thread(_post, (url, body))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop if that is installed, in the handler's folder too, else of asyncio."""
+    """A loop of uvloop if uvloop is installed or is in the handler's folder, else of asyncio."""
     try:
         try:
             with paths.Standard():
@@ -39,7 +39,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -> None:
-    """Runs the loop until `is_done`. Logs each time that the function stopped it before."""
+    """Runs the loop until `is_done`. Logs each time that the function stopped the loop earlier."""
     while not is_done():
         try:
             loop.run_forever()
@@ -104,8 +104,8 @@ class Server:
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         try:
-            # A Protocol only by its methods: deriving from asyncio's class would import asyncio for
-            # plain functions.
+            # `connection` has the methods of a Protocol but not its class, because deriving from
+            # asyncio's class would import asyncio for plain functions too.
             shape: Any = connection
             await self._loop.connect_accepted_socket(lambda: shape, sock)
         except OSError:

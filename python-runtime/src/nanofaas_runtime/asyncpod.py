@@ -41,7 +41,7 @@ class AsyncPod(Pod):
         self.loop = loop
         self._beats = False
         self._seq = 0
-        signal.signal(STOP_SIGNAL, lambda *_: None)  # Only plain calls are stopped by it.
+        signal.signal(STOP_SIGNAL, lambda *_: None)  # This signal stops plain calls only.
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
         call = Call(head, body)
@@ -71,7 +71,8 @@ class AsyncPod(Pod):
         task.add_done_callback(lambda _task: self._ended(connection, call))
 
     def _ended(self, connection: Connection, call: Call) -> None:
-        """Not in `_serve`, which a task that is cancelled before its first step never runs."""
+        """Called when a call's task is done. This is not a part of `_serve`, because a task that is
+        cancelled before its first step never runs `_serve`."""
         self.running -= 1
         call.task = None
         if connection.call is call:

@@ -24,7 +24,7 @@ AHEAD_BYTES_MAX = 256 * 1024
 
 
 class Connection:
-    """`busy` from a call's start to its answer's end. Bytes that arrive then wait in `ahead`."""
+    """`busy` is true from a call's start to its answer's end; later bytes wait in `ahead`."""
 
     __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "echo_at",
                  "gone", "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
@@ -56,7 +56,7 @@ class Connection:
         self.transport = transport
         limit = getattr(transport, "set_write_buffer_limits", None)
         if limit is not None:
-            limit(0)  # Then writing is paused exactly while an answer is still being sent.
+            limit(0)  # So writing is paused exactly while an answer is still being sent.
 
     def data_received(self, data: bytes) -> None:
         self.quiet = 0
@@ -81,7 +81,7 @@ class Connection:
         self.paused = True
 
     def resume_writing(self) -> None:
-        """The kernel has the whole answer."""
+        """Called when the kernel has the whole answer."""
         self.paused = False
         if self.busy and self.call is None:
             self.sent()
@@ -153,7 +153,8 @@ class Connection:
 
     def _refuse(self, text: bytes) -> None:
         """Answers and shuts down the write side, but reads on: closing with unread bytes would
-        reset the connection before the client reads the answer. `sweep` closes it at last."""
+        reset the connection before the client reads the answer. `sweep` closes the connection
+        later."""
         self.closed = True
         self.transport.write(text)
         try:
@@ -167,7 +168,8 @@ class Connection:
         """A call starts. If the worker dies from now on, the call fails."""
         self.busy = True
         self.call = call
-        # Written before RUNS, because the watchdog may send the line as soon as it reads RUNS.
+        # The line is written before RUNS, because the watchdog may send the line as soon as it
+        # reads RUNS.
         line = call.echo
         if not 0 < len(line) <= ECHO_BYTES:
             line = NO_ECHO

@@ -135,7 +135,8 @@ def _fetch(url: str) -> tuple[str, str | None, bytes]:
 
 def _retried(method: str, url: str, body: bytes,
              content_type: str | None) -> tuple[int, dict[str, str], bytes]:
-    """Tries up to TRIES times after no answer, 408, 429 or 5xx. Raises Unreachable."""
+    """Sends again after no answer, 408, 429 or 5xx, up to TRIES times in all. Raises
+    Unreachable."""
     for pause in (*PAUSES_S, None):
         try:
             answer = request(method, url, body, content_type, TRY_TIMEOUT_S)

@@ -69,7 +69,7 @@ def _remove_stale(path: str) -> None:
 
 
 def unbind(settings: Settings, listener: socket.socket | None) -> None:
-    """Closes the listener, after its path is removed so that no client can connect meanwhile."""
+    """Removes the path and then closes the listener, so that no client connects in between."""
     if listener is None:
         return
     if settings.socket_path is not None:

@@ -76,7 +76,7 @@ class NotReadyResponder:
         """Starts to accept at `begin_at`, and closes clients after PATIENCE_S."""
         for fd, client in list(self._clients.items()):
             if now >= client.until:
-                if client.request and not client.answered:  # Its head is incomplete.
+                if client.request and not client.answered:  # The request's head is incomplete.
                     try:
                         client.answer()
                     except OSError:
@@ -95,7 +95,7 @@ class NotReadyResponder:
             self._answer(fd)
             return
         if self._words[SERVES]:
-            self._unlisten()  # The worker accepts it; its READY message is not yet read.
+            self._unlisten()  # The worker accepts it; the worker's READY message is not read yet.
             return
         try:
             sock, _ = self._listener.accept()

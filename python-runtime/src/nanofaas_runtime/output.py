@@ -48,7 +48,7 @@ def encode(value: object) -> bytes:
         chunks = _encoder(value, 0)
         return (chunks[0] if len(chunks) == 1 else "".join(chunks)).encode()
     except (TypeError, ValueError, RecursionError, AttributeError, OverflowError) as error:
-        _encoder = _fresh_encoder()  # After a failure it still has its open containers marked.
+        _encoder = _fresh_encoder()  # After a failure the encoder has open containers marked.
         raise BadOutput(_explain(value, error)) from error
     except BaseException:
         _encoder = _fresh_encoder()
@@ -81,7 +81,7 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-# The C function, because it uses no name that the function can replace.
+# `scan_once` is the C function; it uses no name that the function can replace.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(
     json.JSONDecoder(parse_constant=_refuse_constant, parse_int=bool, parse_float=bool),
     "scan_once")

@@ -27,7 +27,8 @@ GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Transport:
-    """`Connection` writes to it. `write` returns False if the kernel took only a part."""
+    """The transport that `Connection` writes to. `write` returns False if the kernel took a
+    part."""
 
     __slots__ = ("_connection", "_loop", "_out", "_reads", "_then_close", "_then_eof", "fd",
                  "recv", "send", "sock")

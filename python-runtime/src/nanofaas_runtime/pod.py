@@ -71,7 +71,7 @@ class Pod:
         try:
             try:
                 self.link.sendmsg(message, rights)
-            except BlockingIOError:  # Hundreds came at once, and the link is full.
+            except BlockingIOError:  # Hundreds of connections came at once; the link is full.
                 select.select([], [self.link], [], LINK_WAIT_S)
                 self.link.sendmsg(message, rights)
         except OSError as error:
@@ -174,7 +174,8 @@ class Pod:
         self._refuse(connection, call, 500, code_of(error), describe(error))
 
     def stopped(self, connection: Connection, call: Call, why: int) -> None:
-        """Answers a call that was stopped, because its caller may still be connected."""
+        """Answers a call that was stopped, because the caller of the call may still be
+        connected."""
         message = message_of(why)
         log.line("warn", f"call stopped: {message}", call)
         self._refuse(connection, call, 504, "TIMEOUT" if why == WHY_DEADLINE else "CANCELLED",
@@ -200,7 +201,8 @@ class Pod:
     # --- the end ---
 
     def begin_stop(self) -> None:
-        """From now on `/health` is 503 and answers close; calls are still served."""
+        """From now on `/health` is 503 and answers close their connections; calls are still
+        served."""
         self.stopping = True
         self.quiet_since = monotonic()
 
@@ -255,7 +257,7 @@ class PlainPod(Pod):
             self._ended()
             self.bad_input(connection, call, error)
         except BaseException as error:  # Also SystemExit: a call cannot end the pod.
-            self.fail(connection, call, error)  # Before `_ended`: it may run a `__str__`.
+            self.fail(connection, call, error)  # It may run a `__str__`, so it precedes `_ended`.
             self._ended()
         else:
             self.finish(connection, call, value)

@@ -113,8 +113,8 @@ class Watch:
         if self._stopped == seq:
             if now >= self._stopped_at + STOP_GRACE_NS:
                 return STOP_REASONS[self.stopped_why]
-            # Signal again: the first signal may have come just before a system call, and then it
-            # did not interrupt that call.
+            # The signal is sent again, because the first signal may have come just before a system
+            # call, and then it did not interrupt that call.
             self._signal()
             return None
         if deadline and now >= deadline:
@@ -155,8 +155,8 @@ class Watch:
         return None
 
     def has_told(self) -> bool:
-        """Whether the running call was signalled to stop. Then its caller needs no answer, because
-        it knows the deadline or has left."""
+        """Whether the running call was signalled to stop. The caller of such a call needs no
+        answer, because the caller knows the deadline or has left."""
         return self._stopped != 0 and self._stopped == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
@@ -177,8 +177,9 @@ class Watch:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        # Not in the loop above: an earlier connection of the same slot may still be listed, and its
-        # turn would clear the word that the slot's present connection needs.
+        # The words are cleared after the loop above, because an earlier connection of the same slot
+        # may still be listed, and its turn would clear the word that the slot's present connection
+        # needs.
         for fd, (_, slot, _) in list(self._socks.items()):
             self._words[slot] = 0
             self._drop(fd)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .not_ready import NotReadyResponder
     from .watch import Watch
 
-# As in `worker`.
+# The exit status of a worker that cannot load the function, as in `worker`.
 LOAD_FAILED = 3
 
 # The watchdog polls the control block this often while calls come, and stops after so many polls
@@ -47,7 +47,7 @@ UNREADY_DEATHS_MAX = 5
 EXIT_GRACE_S = 1.0
 # A Job that is stopped may take this long to finish posting its result.
 JOB_STOP_S = 5.0
-# One for each slot, and about 3,000 for the function itself.
+# The limit of descriptors: one for each slot, and about 3,000 for the function itself.
 DESCRIPTORS = 4096
 
 
@@ -85,8 +85,8 @@ class Watchdog:
         self._lifeline_read, self._lifeline_write = os.pipe()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_stop_signal)
-        # The worker inherits this setting: a stop signal must not kill the worker before it has its
-        # handler.
+        # The worker inherits this setting: a stop signal must not kill the worker before it has set
+        # its handler.
         signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         worker = self._spawn()
         if worker is None:
@@ -170,7 +170,7 @@ class Watchdog:
 
     def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
         """Starts to watch the worker that was just forked."""
-        from .watch import Watch  # Here, because the worker does not need it.
+        from .watch import Watch  # Imported here, because the worker does not need it.
 
         if worker.sock is not None:
             epoll.register(worker.sock.fileno(), select.EPOLLIN)

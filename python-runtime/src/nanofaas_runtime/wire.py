@@ -12,7 +12,7 @@ from json.encoder import encode_basestring as quote
 HEAD_BYTES_MAX = 32 * 1024
 BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_LINE_BYTES_MAX = 4096
-# A limit of its own, because BODY_BYTES_MAX does not count the trailer.
+# The trailer has a limit of its own, because BODY_BYTES_MAX does not count the trailer.
 TRAILER_BYTES_MAX = 16 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -26,7 +26,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Its arguments: the echo (see `Head.echo`), the length and the body.
+# The arguments of this format: the echo (see `Head.echo`), the length and the body.
 OK_JSON = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
 )
