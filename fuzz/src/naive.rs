@@ -22,7 +22,7 @@ pub(crate) struct Meaning {
     framing: Framing,
     keep_alive: bool,
     expect_continue: bool,
-    /// In the order of `VALUES`.
+    /// The header values, in the order of `VALUES`.
     values: [Option<Vec<u8>>; 9],
 }
 

@@ -51,7 +51,7 @@ impl CpuReading {
         }
     }
 
-    /// Also reads every other process, which is too slow to do ten times a second.
+    /// Like `read`, but also reads every other process, which would be too slow ten times a second.
     pub(crate) fn read_all(watched: &[WatchedProcess]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {

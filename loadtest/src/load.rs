@@ -90,7 +90,7 @@ pub(crate) enum ArrivalPattern {
     Fixed(f64),
     /// Requests a second on average, at random times.
     Poisson(f64),
-    /// At the times in the rows of a file.
+    /// Requests at the times in the rows of a file.
     Trace(Trace),
 }
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pods import Platform, Pod, Start
 
-# All modules of Python, except those that no file can replace (built in or frozen) and those that
-# `python -m` itself loads before the runtime (see the README).
+# BEFORE has modules that no file can replace (built in or frozen) or that `python -m` itself loads
+# before the runtime (see the README). NAMES has all other public modules of Python.
 BEFORE = {"contextlib", "collections", "functools", "importlib", "keyword", "operator", "reprlib",
           "types", "warnings", "__future__", "encodings"}
 NAMES = sorted(name for name in sys.stdlib_module_names - BEFORE if not name.startswith("_"))

@@ -264,7 +264,7 @@ def test_what_does_not_load_is_posted(start: Start, plane: Platform) -> None:
         assert plane.got.empty()
 
 
-@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # Also before it handles signals.
+@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # 1 ms: before it handles signals.
 def test_loading_counts_against_the_deadline(start: Start, plane: Platform, timeout_ms: str) -> None:
     pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS=timeout_ms,
                 CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions",

@@ -68,8 +68,8 @@ pub fn serve(handlers: Handlers) -> ExitCode {
         }
     };
     let code = runtime.block_on(live(handlers, loaded));
-    // Without this, the runtime's drop would wait for a blocking handler that ignores its
-    // cancellation.
+    // Without `shutdown_background`, the runtime's drop would wait for a blocking handler that
+    // ignores its cancellation.
     runtime.shutdown_background();
     code
 }

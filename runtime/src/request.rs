@@ -11,7 +11,8 @@ use nanofaas_http1::header_value::digits;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::{Method, RequestHead, parse_request};
 
-/// More than the platform's default limit of 1 MiB, because its operator can raise that limit.
+/// Limit of a body. It is above the platform's default limit of 1 MiB, because the platform's
+/// operator can raise that limit.
 pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 

@@ -27,7 +27,8 @@ use crate::run::caught;
 use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
 
-/// Larger than `CALLS_MAX`, because the platform keeps idle connections for each of its io threads.
+/// Limit of open connections. It is larger than `CALLS_MAX`, because the platform keeps idle
+/// connections for each of its io threads.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
 /// Time limit of the drain: the longest call (300 s), and the time that the platform adds to it.
 const DRAIN_MAX: Duration = Duration::from_secs(310);

@@ -410,7 +410,8 @@ fn an_early_answer_passes_while_the_request_goes() {
         answer.extend_from_slice(&some[..count]);
     }
     program.tell(Say::Close);
-    // The rest may be read or refused. The sender must not hang in either case.
+    // The relay may read the rest of the body or refuse it. The sender must not hang in either
+    // case.
     let _ = sends.join().expect("no panic");
 }
 

@@ -233,6 +233,6 @@ fn a_request_that_breaks_off_runs_nothing() {
         sleep(Duration::from_millis(20));
         drop(wire);
     }
-    // No request above reached the handler, so this is its first call.
+    // No request above reached the handler, so this call is the handler's first.
     assert_eq!(pod.invoke("0").header("x-cold-start"), Some("true"));
 }

@@ -129,7 +129,7 @@ goals:
 fn disturbed_rounds_do_not_count() {
     let _turn = quiet();
     let folder = ToolFolder::new();
-    // No machine stays below a limit of -1 percent.
+    // Foreign CPU use is always above a limit of -1 percent, so every round is disturbed.
     let file = scenario(&folder, "disturbance: {foreign_percent: -1, repeats: 1}");
     let to_json = folder.path("c.json");
     let output = compare(&[&file, "--json", &to_json]);

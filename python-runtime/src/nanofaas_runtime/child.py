@@ -112,7 +112,7 @@ def _close_all(own: Belongings) -> None:
             socks.append(connection.sock)
         pod.__class__ = ChildPod
     for sock in socks:
-        fd = sock.detach()  # Else the object would later close the number again, after its reuse.
+        fd = sock.detach()  # So the object does not close this number again after its reuse.
         if fd >= 0:
             os.close(fd)
     os.close(link.lifeline)

@@ -15,9 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Characters of an error that the client gets; the log has more.
+# Limit of the characters of an error that the client gets; the log has more.
 MESSAGE_MAX = 8192
-# Bounds on the shown causes, members of a group and frames.
+# Limits of the shown causes, members of a group and frames.
 CHAIN_MAX = 16
 GROUP_MAX = 16
 GROUP_DEPTH_MAX = 4

@@ -151,7 +151,8 @@ def _retried(method: str, url: str, body: bytes,
 
 
 def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
-    """None if the pod is being stopped: the platform then runs the call again."""
+    """Runs the call. Returns None if the pod is being stopped: the platform then runs the call
+    again."""
     log.plain_call = call
     try:
         argument = call.input()
@@ -229,7 +230,8 @@ def _returned(value: object, call: Call) -> Outcome:
         content_type, body = output(value)
         if content_type is not None:
             essence = content_type.partition(";")[0].strip(" \t")
-            # The platform reads a body with a blank type as JSON.
+            # The platform reads a body with a blank type as JSON, so such a body is put inside the
+            # result too.
             is_result = is_json(content_type.encode()) and not essence.lower().endswith("+json")
             if is_result or not content_type.strip(" "):
                 content_type, body = None, checked(body)

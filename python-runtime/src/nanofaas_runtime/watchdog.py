@@ -188,7 +188,7 @@ class Watchdog:
                 self._stopping = True
                 if self._worker is None:
                     return 0
-                self._read_link(self._worker)  # Its READY message may be unread.
+                self._read_link(self._worker)  # The worker's READY message may be unread.
                 self._stop(self._worker)
             return self._reap()
         if self._not_ready is not None and self._not_ready.owns(fd):

@@ -147,7 +147,7 @@ impl Files {
         let path = self.output.clone();
         let read = spawn_blocking(move || {
             let mut bytes = Vec::new();
-            // One byte more than allowed, so that a file over the limit is detected.
+            // One byte more than allowed is read, so that a file over the limit is detected.
             let most = OUTPUT_BYTES_MAX as u64 + 1;
             File::open(path)?.take(most).read_to_end(&mut bytes)?;
             Ok(bytes)

@@ -29,7 +29,7 @@ pub(crate) struct Stdio {
 
 /// How the program gets the input and returns the output.
 pub(crate) enum Passing {
-    /// On stdin and stdout.
+    /// The program reads stdin and writes stdout.
     Pipes(Given),
     Files(Places),
 }
@@ -205,7 +205,7 @@ async fn feed(pipe: OwnedFd, input: &[u8]) {
 async fn read_output(pipe: OwnedFd) -> Result<Vec<u8>, Error> {
     let pipe = Receiver::from_owned_fd(pipe)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed, so that an output over the limit is detected.
+    // One byte more than allowed is read, so that an output over the limit is detected.
     let most = OUTPUT_BYTES_MAX as u64 + 1;
     pipe.take(most).read_to_end(&mut bytes).await?;
     if bytes.len() > OUTPUT_BYTES_MAX {
