@@ -11,16 +11,17 @@ const HIGHS: u64 = ONES << 7;
 
 /// A set of bytes that end a search.
 pub trait ByteSet {
-    /// Searches eight bytes at once. Bit 7 is set in the first byte (from the lowest) that is in
-    /// the set. All other bits, and the bytes after the first match, have no meaning.
+    /// Searches eight bytes at once, the lowest byte first. In the result, bit 7 of the first byte
+    /// that is in the set is 1, and bit 7 of every byte before it is 0. All other bits have no
+    /// meaning.
     fn find_in_word(word: u64) -> u64;
 
     /// Whether one byte is in the set. The code has no branch, so that the compiler can check many
     /// bytes at once.
     fn contains(byte: u8) -> bool;
 
-    /// How many bytes at the start of `bytes`, which is long, are surely not in the set. A smaller
-    /// number than possible is allowed.
+    /// The number of bytes at the start of `bytes`, which is long, that are not in the set. The
+    /// result may be too small, but never too large.
     #[inline(always)]
     fn skip(bytes: &[u8]) -> usize {
         let (blocks, _) = bytes.as_chunks::<32>();
@@ -36,8 +37,8 @@ pub trait ByteSet {
     }
 }
 
-/// A part of a long text: large enough for a fast search, and small enough that a text with a match
-/// in every line is not searched many times.
+/// The size of the windows in which a long text is searched: large enough for a fast search, and
+/// small enough that a text with a match in every line is not searched many times.
 const WINDOW: usize = 256;
 
 /// Control characters, including the tab.
@@ -90,8 +91,8 @@ impl ByteSet for JsonRunEnd {
         let mut at = 0;
         for window in bytes.chunks(WINDOW) {
             let end = memchr::memchr2(b'"', b'\\', window).unwrap_or(window.len());
-            // memchr cannot search for a range of bytes, so the lowest byte tells whether there is
-            // a control character.
+            // memchr cannot search for a range of bytes. The lowest byte of the window shows
+            // whether the window has a control character.
             let lowest = window[..end]
                 .iter()
                 .fold(u8::MAX, |lowest, byte| lowest.min(*byte));
@@ -125,7 +126,7 @@ impl ByteSet for Foreign {
     }
 }
 
-/// The end of a target's path: its query, or a byte that no target may hold.
+/// The bytes that end a target's path: the `?` of its query, and the bytes that no target may hold.
 pub struct PathEnd;
 
 impl ByteSet for PathEnd {
@@ -140,8 +141,8 @@ impl ByteSet for PathEnd {
     }
 }
 
-/// Marks the bytes below `limit`, which is at most 0x80. A match borrows from the byte above it, so
-/// only the first match is exact.
+/// Marks the bytes below `limit`, which is at most 0x80. The subtraction for a match borrows from
+/// the byte above it, so only the first match is exact.
 #[inline(always)]
 fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(ONES * u64::from(limit)) & !word
@@ -162,8 +163,8 @@ pub fn first<S: ByteSet>(bytes: &[u8], from: usize) -> usize {
         // `from_le_bytes` puts the first byte lowest, so that `trailing_zeros` finds the first
         // match.
         let stops = S::find_in_word(u64::from_le_bytes(*word)) & HIGHS;
-        // A branch, and not arithmetic, so that the CPU loads the next word before this result is
-        // known.
+        // This is a branch and not arithmetic, so that the CPU loads the next word before this
+        // result is known.
         if stops != 0 {
             return at + stops.trailing_zeros() as usize / 8;
         }

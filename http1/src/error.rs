@@ -40,8 +40,8 @@ impl ParseError {
     }
 
     /// The error for a head that httparse refuses after it has passed the line discipline.
-    /// `version` holds the bytes in the place of the version. They decide whether the message has
-    /// an unsupported version or is not HTTP.
+    /// `version` is the text at the position of the version. It decides whether the error is an
+    /// unsupported version or a message that is not HTTP.
     pub(crate) fn of_httparse(error: httparse::Error, version: &[u8]) -> Self {
         use httparse::Error;
         match error {

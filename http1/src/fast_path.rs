@@ -18,7 +18,8 @@ pub(crate) fn headers<'b>(
     // refuses.
     let seen = &bytes[..bytes.len().min(HEAD_MAX)];
     let mut at = at;
-    // One round more than there may be headers, for the empty line.
+    // The loop has one round more than the limit of headers, because the empty line needs a round,
+    // too.
     for _ in 0..=HEADERS_MAX {
         if seen.get(at..at + 2)? == b"\r\n" {
             return Some(at + 2);

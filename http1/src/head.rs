@@ -75,7 +75,7 @@ pub struct HeadScan {
     line: u32,
     /// The number of lines, without the empty line before the first.
     lines: u16,
-    /// An empty line came before the first line.
+    /// Whether an empty line came before the first line.
     blank: bool,
 }
 
@@ -105,8 +105,9 @@ impl HeadScan {
                 at += 1;
                 continue;
             }
-            // Comes before the match, because a line that is too long must be refused before its
-            // end arrives: the outcome must be the same if the rest comes later.
+            // This check comes before the match, because a line that is too long has to be refused
+            // before its end arrives. Otherwise the outcome would depend on how the bytes were
+            // split.
             if self.lines == 0 && at - line > START_LINE_MAX {
                 return Err(ParseError::TargetTooLong);
             }
@@ -154,9 +155,8 @@ impl HeadScan {
     }
 }
 
-/// The name and the value of each header line of a head, the value without the white space around
-/// it. A head that was refused may be passed too: its lines are then returned as they are,
-/// unchecked.
+/// Returns the name and the value of each header line, without the white space around the value.
+/// `head` may also be a head that was refused: its lines are then returned unchecked.
 pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut start = 0;
     let lines = memchr::memchr_iter(b'\n', head).map(move |end| {

@@ -21,7 +21,7 @@ impl<'a> Host<'a> {
             let address = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
             return is_port_or_nothing(&rest[end + 1..]).then_some(Self::Ip6(address));
         }
-        // One pass, because every request has a `Host`.
+        // The value is read in one pass, because every request has a `Host`.
         let (mut end, mut has_escapes) = (value.len(), false);
         for (at, &byte) in value.iter().enumerate() {
             match CLASS[usize::from(byte)] {
@@ -42,12 +42,13 @@ impl<'a> Host<'a> {
 
     /// Whether the host is `localhost` or a loopback address. Other names of this machine do not
     /// count, because a resolver could give them another address.
-    // Inlined, because `parse` has just told an address from a name.
+    // The function is inlined, because `parse` has just distinguished a name from an address, and
+    // the compiler can then omit the second distinction.
     #[inline]
     pub fn is_loopback(self) -> bool {
         match self {
             Self::Ip6(address) => address.is_loopback(),
-            // The two values that nearly all local clients send.
+            // Nearly all local clients send one of these two values.
             Self::Name(b"127.0.0.1" | b"localhost") => true,
             Self::Name(name) => is_loopback_name(name),
         }
@@ -86,8 +87,8 @@ const IN_NAME: u8 = 1;
 const PERCENT: u8 = 2;
 const COLON: u8 = 3;
 
-/// The class of each byte in a host. A comma is in no name, because a parser could take the value
-/// for a list.
+/// The class of each byte in a host. A comma is not allowed in a name, because a parser could take
+/// the value for a list.
 static CLASS: [u8; 256] = {
     let (mut table, mut byte) = ([OTHER; 256], 0);
     while byte < table.len() {

@@ -17,7 +17,7 @@ pub enum MediaType {
 }
 
 /// The kind of a `Content-Type`. An empty value counts as none.
-// Inlined, so that a call pays no function call in another crate for the spelling that nearly all clients use.
+// Inlined, so that the spelling that nearly all clients use costs no call of a function in another crate.
 #[inline]
 pub fn media_type(value: Option<&[u8]>) -> MediaType {
     if value == Some(b"application/json") {
@@ -102,8 +102,8 @@ pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
             parameters.push((name, value));
         }
     }
-    // Sorted by name alone (the sort is stable), because the order of two values of one name may
-    // have a meaning.
+    // The sort compares only names and is stable, because the order of two values of one name may have a
+    // meaning.
     parameters.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut form = trim(essence).to_ascii_lowercase();
     for (name, value) in parameters {

@@ -44,7 +44,7 @@ pub struct RequestHead {
     pub query: Option<Span>,
     pub framing: Framing,
     pub keep_alive: bool,
-    /// The client waits for `100 Continue`. Never set if no body follows.
+    /// Whether the client waits for `100 Continue`; false if no body follows.
     pub expect_continue: bool,
     pub prefer: Prefer,
     pub host: Option<Span>,
@@ -65,7 +65,7 @@ pub struct RequestHead {
 const _: () = assert!(size_of::<RequestHead>() <= 88);
 
 /// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
-/// same `scan` when more bytes have come: they are then not searched from the start.
+/// same `scan` when more bytes have come, so that the search continues where it ended.
 pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
     // After an incomplete head the fast path would read all bytes again, so only the slow path
     // continues.
@@ -79,7 +79,7 @@ pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Request
 
 /// Parses a complete head with nothing unusual in it. Returns none for every other head.
 fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
-    // The methods of nearly all requests. Other methods take the slow path.
+    // Nearly all requests have one of these methods. Every other method takes the slow path.
     let (method, target_at) = match bytes {
         [b'P', b'O', b'S', b'T', b' ', ..] => (Method::Post, 5),
         [b'G', b'E', b'T', b' ', ..] => (Method::Get, 4),
@@ -89,7 +89,8 @@ fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
         _ => return None,
     };
     let target_end = byte_scan::first::<byte_scan::WordEnd>(bytes, target_at);
-    // The slow path has the error for a line that is too long.
+    // Two cases take the slow path, which returns their errors: an empty target, and a line that is
+    // too long.
     if target_end == target_at || target_end >= START_LINE_MAX - VERSION.len() {
         return None;
     }

@@ -36,9 +36,10 @@ pub struct ResponseHead {
     /// 100 to 599. Below 200 the final answer follows after `len` bytes.
     pub status: u16,
     pub body: ResponseBody,
-    /// A 1xx or 204 announced a body, which it cannot have (RFC 9112 §6.3). `body` is `None` then.
+    /// Whether an answer with 1xx or 204 announced a body, which it cannot have (RFC 9112 §6.3).
+    /// `body` is then `None`.
     pub has_forbidden_body: bool,
-    /// The connection can carry another call when the body has been read.
+    /// Whether the connection can carry another call when the body has been read.
     pub keep_alive: bool,
     /// `Keep-Alive: timeout=`: for how many seconds the pod keeps an idle connection.
     pub keep_alive_s: Option<u32>,
@@ -52,16 +53,17 @@ pub struct ResponseHead {
     pub init_duration_ms: Option<u32>,
     /// The first `X-Execution-Id`: the call that this answer belongs to.
     pub execution_id: Option<Span>,
-    /// There are several `X-Execution-Id`, which may differ.
+    /// Whether there are several `X-Execution-Id`, which may differ.
     pub has_several_ids: bool,
-    /// `X-Not-Started: true`: the pod did not begin the call.
+    /// Whether there is an `X-Not-Started: true`: the pod did not begin the call.
     pub not_started: bool,
     /// Whether version and `Connection` keep the connection open, whatever body follows.
     pub persistent: bool,
 }
 
 /// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
-/// same `scan` when more bytes have come, and with a new `scan` after an interim answer.
+/// same `scan` when more bytes have come, so that the search continues where it ended, and with a
+/// new `scan` after an interim answer.
 pub fn parse_response(
     bytes: &[u8],
     scan: &mut HeadScan,
@@ -100,7 +102,8 @@ fn parse_fast(bytes: &[u8]) -> Option<ResponseHead> {
 
 /// Parses any head: line discipline, httparse, and the headers that have a meaning.
 fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>, ParseError> {
-    // An answer has no target, so this error gets a message of its own.
+    // `scan` reports a first line over its limit as a target that is too long. An answer has no
+    // target, so the error gets a message for the status line.
     let end = scan.end(bytes, false).map_err(|error| match error {
         ParseError::TargetTooLong => ParseError::Malformed("the status line is over 8 KiB"),
         error => error,
@@ -245,7 +248,7 @@ impl ResponseHead {
                     ));
                 }
             }
-            // Only passed on, so the first value is used.
+            // The value is only passed on, so the first one is used.
             (11, b'r') if header_value::is_named(name, b"retry-after") => {
                 self.retry_after
                     .get_or_insert_with(|| Span::of_piece(bytes, value));
@@ -257,8 +260,8 @@ impl ResponseHead {
                 self.not_started |= says_true(value)
             }
             (14, b'x') if header_value::is_named(name, b"x-execution-id") => {
-                // Not refused here, because the watchdog removes the ids of its program and adds
-                // its own.
+                // Several ids are not refused here, because the watchdog removes the ids of its
+                // program and adds its own.
                 self.has_several_ids |= self.execution_id.is_some();
                 self.execution_id
                     .get_or_insert_with(|| Span::of_piece(bytes, value));

@@ -60,7 +60,7 @@ fn the_heads_end_is_searched_for_once() {
         );
     }
     assert!(parse_request(text, &mut scan).unwrap().is_some());
-    // Bytes that were searched are not read again, so a change in them is not noticed.
+    // The search does not read the same bytes again, so this change of a byte is not noticed.
     let mut scan = HeadScan::default();
     assert_eq!(parse_request(&text[..20], &mut scan), Ok(None));
     let mut changed = text.to_vec();
