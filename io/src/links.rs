@@ -51,7 +51,7 @@ pub(crate) struct Links {
     /// Wakes the ticker for the inline scheduler's own deadlines.
     tick_alarm: Alarm,
     tick_planned: Cell<Due>,
-    /// A turn of the inline scheduler left work, which the inbox continues.
+    /// Whether a turn of the inline scheduler left work, which the inbox continues.
     pub(crate) turn_left: Cell<bool>,
     pub(crate) bridge: BridgePost,
     /// Questions to the bridge that wait for their answers.

@@ -106,7 +106,8 @@ pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) 
     out.push(b']');
 }
 
-/// Appends the part of a status before its output; returns how the output is rendered, and what closes it.
+/// Appends the part of a status before its output. Returns how the output is rendered, and the bytes after
+/// it.
 fn begin_output(out: &mut Vec<u8>, output: &Output) -> (Rendering, &'static [u8]) {
     match output.form {
         Form::Json => (Rendering::AsIs, b""),

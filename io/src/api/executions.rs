@@ -24,7 +24,7 @@ use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 /// The answer to a wrong token, whether the execution exists or not.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
-/// Answers, on the thread that owns the execution.
+/// Answers a question about an execution, on the thread that owns the execution.
 pub(crate) async fn answer_anywhere(thread: &Rc<Links>, id: ExecutionId, about: About) -> Response {
     if id.shard() == thread.id {
         return answer(thread, id, about).await;
@@ -39,7 +39,7 @@ pub(crate) async fn answer_anywhere(thread: &Rc<Links>, id: ExecutionId, about: 
     answer.unwrap_or_else(|| error_response(&HttpError::Busy))
 }
 
-/// Answers for an execution of this thread.
+/// Answers a question about an execution of this thread.
 pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) -> Response {
     let asked = match about {
         About::OfJob { token, question } => return answer_job(thread, id, &token, question),
@@ -63,7 +63,8 @@ pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) ->
 }
 
 fn answer_job(thread: &Links, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
-    // The token is checked first, so that the answer to a wrong one does not reveal what exists.
+    // The token is checked before the execution is looked up, so that the answer to a wrong token does not
+    // reveal whether the execution exists.
     let Some(attempt) = thread.tokens.verify(id, token) else {
         return error_response(&HttpError::Forbidden(WRONG_TOKEN));
     };

@@ -160,7 +160,7 @@ pub(crate) fn list(thread: &Links) -> Response {
             body.push(b',');
         }
         body.extend_from_slice(&shown(&entry.function));
-        // A beat for each function, because a long list may take longer than the watchdog waits.
+        // The thread beats for each function, because a long list may take longer than the watchdog waits.
         thread.ledger().beat.beat(thread.now());
     }
     body.push(b']');
@@ -190,7 +190,7 @@ pub(crate) async fn cold_starts(thread: &Rc<Links>, name: &str) -> Response {
         let mut body = b"{\"function\":".to_vec();
         write_string(&mut body, name);
         body.extend_from_slice(b",\"coldStarts\":[");
-        // The latest first.
+        // The latest start comes first.
         for (at, start) in starts.iter().rev().enumerate() {
             if at > 0 {
                 body.push(b',');
@@ -228,7 +228,7 @@ pub(crate) async fn pod_ready(
     let Ok(token) = std::str::from_utf8(token) else {
         return error_response(&HttpError::Forbidden("the token is not that of this pod"));
     };
-    // The JSON library would also accept an array.
+    // The JSON library would also read an array as the fields of the report, so the first byte is checked.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let reported: Result<RuntimeTimestamps, _> = simd_json::from_slice(&mut body);
     let Some(reported) = reported.ok().filter(|_| is_object) else {
@@ -245,7 +245,8 @@ pub(crate) async fn pod_ready(
     let reply = ask(thread, pod, request)
         .await
         .map_err(|error| match error {
-            // The client gets the answer to a wrong token, so that the answer does not reveal which pods exist.
+            // An unknown function gets the same answer as a wrong token, so that the answer does not reveal
+            // which pods exist.
             HttpError::NoSuchFunction(_) => {
                 HttpError::Forbidden("the token is not that of this pod")
             }

@@ -14,7 +14,7 @@ pub(crate) enum HttpError {
     Http(ParseError),
     /// An invalid value, body or name; the text says what is valid.
     BadRequest(String),
-    /// Each is `field: message`.
+    /// The invalid fields, each as `field: message`.
     Invalid(Vec<String>),
     UnsupportedMediaType,
     /// A JSON body with a `Content-Encoding`.
@@ -42,7 +42,7 @@ pub(crate) enum HttpError {
     },
     KeyMismatch,
     NotEnded,
-    /// A Job's result or question that comes too late.
+    /// A Job posted its result, or asked for its input, too late.
     Stale,
     NoOutput(&'static str),
     RegistryUnavailable(String),

@@ -19,7 +19,7 @@ pub struct JsonError {
     pub at: u32,
 }
 
-/// What is wrong. The position of the byte completes the sentence.
+/// What is wrong. `JsonError` adds the position of the byte to this text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     #[error("the text is not UTF-8")]
@@ -56,7 +56,7 @@ pub enum JsonErrorKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeParts {
     pub input: Range<u32>,
-    /// None if it is missing, or null.
+    /// The value of `metadata`; none if it is missing or null.
     pub metadata: Option<Range<u32>>,
 }
 
@@ -223,8 +223,8 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// Reads the end of a member: true if a comma follows, and so another member; false if `close` does, which
-    /// is left in place.
+    /// Reads the end of a member. True if a comma follows, because another member comes after it; false if
+    /// `close` follows, which stays unread.
     #[inline]
     fn comma_or(&mut self, close: u8) -> Result<bool, JsonError> {
         self.skip_space();

@@ -35,7 +35,7 @@ impl Labels {
         content_encoding: None,
     };
 
-    /// Appends both to an empty buffer, and returns their positions.
+    /// Appends the content type and the encoding to an empty buffer, and returns their positions.
     fn write(
         content_type: Option<&[u8]>,
         content_encoding: Option<&[u8]>,
@@ -54,14 +54,14 @@ impl Labels {
     }
 }
 
-/// A function's output. The bytes are a part of the buffer that they came in.
+/// A function's output. The bytes are a part of the buffer in which they were received.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) form: Form,
     buffer: Vec<u8>,
     body: Range<usize>,
     labels: Labels,
-    /// The buffer of the labels, if it is not that of the body.
+    /// The buffer of the labels; none if the labels are in the body's buffer.
     head: Option<Vec<u8>>,
 }
 
@@ -96,8 +96,8 @@ impl Output {
                     if let Some(fault) = fault {
                         return Err(bad(&format!("the output is not JSON: {fault}")));
                     }
-                    // Trimmed, because a line break at the end would split an answer for a client that reads
-                    // line by line.
+                    // The white space around the value is cut, because a line break at its end would split an
+                    // answer for a client that reads line by line.
                     output.body = trimmed(&output.buffer, output.body.clone());
                 }
                 Form::Json
@@ -113,7 +113,7 @@ impl Output {
         Ok(output)
     }
 
-    /// JSON that was checked before: the input, for an echo.
+    /// An output of JSON that was checked before: the input of an echo.
     pub(crate) const fn json(buffer: Vec<u8>, body: Range<usize>) -> Self {
         Self {
             form: Form::Json,
@@ -180,7 +180,7 @@ impl Output {
         (self.buffer.capacity() + self.head.as_ref().map_or(0, Vec::capacity)) as u64
     }
 
-    /// Moves an output that is to be stored to a smaller buffer, if that saves more than half.
+    /// Moves an output that is to be stored to a smaller buffer, if that saves more than half of its memory.
     pub(crate) fn fitted(mut self) -> Self {
         let (content_type, content_encoding) = (self.content_type(), self.content_encoding());
         let labels = [content_type, content_encoding].into_iter().flatten();

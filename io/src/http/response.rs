@@ -35,7 +35,7 @@ pub(crate) struct Response {
 #[derive(Clone, Debug)]
 pub(crate) enum AnswerBody {
     Bytes(Vec<u8>),
-    /// With the output of a stored execution.
+    /// A body with the output of a stored execution.
     Shown(Box<Shown>),
 }
 
@@ -119,7 +119,7 @@ impl Response {
         Self::new(200, body)
     }
 
-    /// 200 with an output as it is.
+    /// 200 whose body is an output without an envelope.
     pub(crate) fn output(output: &Arc<Output>) -> Self {
         let content_type = Cow::Owned(output.raw_content_type().to_vec());
         let body = Shown {
@@ -215,8 +215,8 @@ impl Response {
         }
     }
 
-    /// Appends the answer, without its body for HEAD. Of a large output it appends only the part before it, and
-    /// returns the rest.
+    /// Appends the answer; the answer to HEAD gets no body. If the body has a large output, only the bytes
+    /// before the output are appended, and the rest of the body is returned.
     pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<RestOfOutput> {
         let (body_len, wire) = (self.body.len(), heading.wire);
         start(out, self.status, heading);
@@ -248,7 +248,7 @@ impl Response {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wire {
     pub(crate) keep_alive: bool,
-    /// A client of HTTP/1.0 needs a header to know that the connection stays.
+    /// Whether the client uses HTTP/1.0. Such a client needs a header to know that the connection stays open.
     pub(crate) old: bool,
     pub(crate) head_only: bool,
 }

@@ -6,7 +6,7 @@ use nanofaas_http1::request::Method;
 
 use crate::http::error::HttpError;
 
-/// A route of the API. Names are those of the path, decoded.
+/// A route of the API. Its names are taken from the path and decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ApiRoute<'a> {
     Invoke(Name<'a>),

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::http::json;
 use crate::http::output::Output;
 
-/// A larger output is written in pieces of this size at most.
+/// An output over this size is written in pieces, each of at most this size.
 pub(crate) const PIECE: usize = 64 * 1024;
 
 /// How the bytes of an output are written.
@@ -23,7 +23,7 @@ pub(crate) enum Rendering {
 }
 
 impl Rendering {
-    /// How many bytes `bytes` become.
+    /// The number of bytes that `bytes` have when they are rendered.
     pub(crate) fn len(self, bytes: &[u8]) -> usize {
         match self {
             Self::AsIs => bytes.len(),
@@ -32,11 +32,11 @@ impl Rendering {
         }
     }
 
-    /// How many bytes make one piece at most. The bytes of each piece are rendered by themselves.
+    /// The most bytes of the output in one piece. Each piece is rendered by itself.
     const fn step(self) -> usize {
         match self {
             Self::AsIs => PIECE,
-            // One byte becomes six at most.
+            // An escape has at most six bytes for one byte of the output.
             Self::Escaped => PIECE / 6,
             Self::Base64 => PIECE / 4 * 3,
         }
@@ -70,7 +70,8 @@ impl Shown {
         self.before.len() + self.rendering.len(self.output.bytes()) + self.after.len()
     }
 
-    /// Writes the whole body if it is small; else writes what is before the output, and returns the rest.
+    /// Writes the whole body if it is small. Otherwise writes the part before the output, and returns the
+    /// rest.
     pub(crate) fn write(self, len: usize, out: &mut Vec<u8>) -> Option<RestOfOutput> {
         out.extend_from_slice(&self.before);
         if len <= PIECE {
@@ -97,7 +98,7 @@ pub(crate) struct RestOfOutput {
 
 enum OutputSource {
     Own(Output),
-    /// The store may drop it meanwhile, which frees its memory at once.
+    /// An output that the store may drop while it is written; the drop frees its memory at once.
     Kept(Weak<Output>),
 }
 

@@ -137,8 +137,8 @@ fn refuse(thread: &Links, entry: &FunctionEntry, refusal: AdmissionError) -> Htt
     HttpError::Refused(refusal)
 }
 
-/// Puts a call into its function's queue, or refuses it; a refusal leaves no trace. `begin` runs before the
-/// call can be granted, because a grant needs what it records.
+/// Puts a call into its function's queue, or refuses it; a refused call leaves no record. `begin` runs before
+/// the call can be granted, because a grant needs the record that `begin` makes.
 pub(crate) fn enter(
     thread: &Links,
     entry: &Rc<FunctionEntry>,
@@ -179,7 +179,7 @@ pub(crate) fn enter(
             AdmissionError::new(RejectReason::Depth, wait),
         ));
     }
-    // Counted only now, because a refusal leaves no trace.
+    // The call is counted only now, because a refused call must not be counted as enqueued or accepted.
     entry.metrics(thread).enqueue.add();
     thread.ledger().accepted.add();
     Ok(life)
@@ -207,8 +207,8 @@ pub(crate) fn record(
     }
 }
 
-/// The warm path: the call ends with its client's wait. Afterwards an answer is in `answering.outgoing`,
-/// whatever happens.
+/// The warm path: serves a call that ends when its client stops waiting. However the call ends, its answer is
+/// in `answering.outgoing` when this function returns.
 pub(crate) async fn plain_call(
     thread: &Rc<Links>,
     admitted: &mut AdmittedRequest,
@@ -258,7 +258,8 @@ pub(crate) async fn plain_call(
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;
-    // From here on a client that leaves ends no call, because `finish` frees the place for another call.
+    // From here on no call is ended if the client leaves, because `finish` frees the call's place, and another
+    // call may get that place.
     answering.client.serving(None);
     let now = thread.now();
     let status = finish(&call, &finished, now);

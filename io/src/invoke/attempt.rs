@@ -1,6 +1,6 @@
 //! The result of one attempt of a call: the function's output, or an error with all that the retry rule needs
 //! to know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts;
-//! `drive` reports them to the call's machine.
+//! `drive` reports them to the call's state machine.
 
 use nanofaas_core::call::Report;
 use nanofaas_core::memory::Charge;
@@ -26,7 +26,7 @@ pub(crate) struct AttemptError {
 }
 
 impl AttemptError {
-    /// The attempt cannot have begun.
+    /// The error of an attempt that cannot have begun.
     pub(crate) const fn not_begun(failure: ExecutionError) -> Self {
         Self {
             failure,
@@ -34,7 +34,7 @@ impl AttemptError {
         }
     }
 
-    /// The pod is gone, and how it ended is not known yet.
+    /// The error of an attempt whose pod is gone, while it is not known how the pod ended.
     pub(crate) const fn pod_lost(failure: ExecutionError) -> Self {
         Self {
             failure,
@@ -42,7 +42,7 @@ impl AttemptError {
         }
     }
 
-    /// Another attempt would fail in the same way.
+    /// An error that another attempt would repeat.
     pub(crate) const fn last(failure: ExecutionError) -> Self {
         Self {
             failure,
@@ -59,8 +59,8 @@ impl AttemptError {
             }
             ExecutionError::Handler(_) => AttemptFailure::Handler,
             ExecutionError::Timeout { .. } => AttemptFailure::TimedOut,
-            // The reporter is the runtime, which outlived its worker, or the bridge, which saw the end. So no
-            // later report of the end has to be awaited.
+            // Either the runtime reported this and has outlived its worker, or the bridge reported it and saw
+            // the end of the attempt. So no later report of the end has to be awaited.
             ExecutionError::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
             ExecutionError::PodUnreachable(_) => AttemptFailure::NotBegun,
             ExecutionError::BadOutput(_)
@@ -101,12 +101,13 @@ pub(crate) struct FinishedAttempt {
 }
 
 impl FinishedAttempt {
-    /// The attempt failed before anything was sent.
+    /// The result of an attempt that failed before anything was sent.
     pub(crate) const fn not_begun(failure: ExecutionError, verdict: PodVerdict) -> Self {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)
     }
 
-    /// No answer came, or an unreadable one. `sent_at` is set if the pod may have the request.
+    /// The result of an attempt that got no answer, or an unreadable one. `sent_at` is set if the pod may
+    /// have the request.
     pub(crate) const fn unanswered(
         error: AttemptError,
         verdict: PodVerdict,
@@ -123,7 +124,7 @@ impl FinishedAttempt {
         }
     }
 
-    /// The report for the call's machine, which needs no output.
+    /// The report for the call's state machine, which needs no output.
     pub(crate) fn report(&self) -> Report {
         let error = self.result.as_ref().err();
         Report {

@@ -1,5 +1,5 @@
-//! An admitted call, as all code that serves it sees it: its request, its machine (`core/src/call.rs`), and the
-//! events that came for it. It runs nothing; `drive` does.
+//! An admitted call, as all code that serves it sees it: its request, its state machine (`core/src/call.rs`),
+//! and the events that came for it. It runs nothing; `drive` does.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
@@ -38,7 +38,7 @@ pub(crate) struct ServedCall<'a> {
     pub(crate) waiting: RefCell<Option<WaitingBody>>,
     /// When the running attempt sent its request.
     pub(crate) timestamps: SentTimestamp,
-    /// An attempt waited for its pod to start, or was the pod's first one.
+    /// Whether an attempt waited for its pod to start, or was the pod's first one.
     pub(crate) is_cold: Cell<bool>,
 }
 
@@ -64,7 +64,7 @@ impl ServedCall<'_> {
         self.life.borrow_mut().step()
     }
 
-    /// Passes one event to the machine. If there is none, the task is woken when one comes.
+    /// Passes one event to the state machine. If there is no event, the task is woken when one comes.
     pub(crate) fn poll_events(&self, cx: &Context<'_>) -> Poll<()> {
         let thread = self.thread;
         let life = &mut *self.life.borrow_mut();

@@ -105,7 +105,7 @@ pub(crate) fn settle(
     }
     charge.cut_to(due);
     if waiting.is_none() {
-        // The body came in chunks, so its length was not known before.
+        // A body that came in chunks is counted only now, because its length was not known before.
         let waits = wait(thread, entry, held);
         *waiting = waits.map_err(|NoRoom| out_of_memory(thread, entry))?;
     }

@@ -1,6 +1,6 @@
-//! Drives one call: takes the steps that its machine (`core/src/call.rs`) returns, with real sockets, and reports
-//! events to it. It decides neither whether a call is tried again nor how it ends, and it touches no client's
-//! socket. `admit` calls it in the client's task, `stored` in a task of the call's own.
+//! Drives one call: takes the steps that its state machine (`core/src/call.rs`) returns, with real sockets, and
+//! reports events to it. It decides neither whether a call is tried again nor how it ends, and it touches no
+//! client's socket. `admit` calls it in the client's task, `stored` in a task of the call's own.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -99,7 +99,7 @@ fn give_back_grant(call: &ServedCall<'_>) {
     }
 }
 
-/// Runs one attempt on the pod of the grant, and reports its end to the machine.
+/// Runs one attempt on the pod of the grant, and reports the attempt's end to the state machine.
 async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
     let thread = call.thread;
     begin(call, grant);
@@ -129,7 +129,7 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
     attempt.result.ok()
 }
 
-/// Polls an attempt until it ends or the machine stops it.
+/// Polls an attempt until it ends or the state machine stops it.
 async fn until_stopped<T>(call: &ServedCall<'_>, attempt: impl Future<Output = T>) -> Option<T> {
     let mut attempt = pin!(attempt);
     poll_fn(|cx| {
@@ -175,7 +175,7 @@ fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    // `begin` has recorded all that there is to record of a warm attempt.
+    // The record of a warm attempt is complete without these fields.
     if has_started || attempt.init_ms.is_some() {
         call.note(|record| {
             record.cold_start = call.is_cold.get();

@@ -19,7 +19,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) status: Status,
     pub(crate) result: Result<&'a Output, &'a ExecutionError>,
-    /// The waiter's own deadline has passed, and the execution goes on.
+    /// Whether the waiter's own deadline has passed while the execution goes on.
     pub(crate) waiter_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
     pub(crate) times: Times,
@@ -68,8 +68,8 @@ impl Invocation<'_> {
         }
     }
 
-    /// Appends the part of the answer before `output`; returns how the output is rendered, and the part after
-    /// it. For outputs that are too large to be copied.
+    /// Appends the part of the answer before `output`. Returns how the output is rendered, and the part after
+    /// the output. Used for outputs that are too large to be copied.
     pub(crate) fn write_before(
         &self,
         output: &Output,

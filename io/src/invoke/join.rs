@@ -33,7 +33,7 @@ impl Drop for JoinCount<'_> {
     }
 }
 
-/// Waits for the end of the execution until `deadline`; false where the deadline came first.
+/// Waits for the end of the execution until `deadline`; false if the deadline came first.
 pub(crate) async fn until(thread: &Tables, stored: &StoredExecution, deadline: Uptime) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline);
@@ -74,7 +74,7 @@ pub(crate) fn result(
     let record = stored.record.borrow();
     let output = stored.output.borrow();
     let over = record.status.is_terminal();
-    // Shown while the execution goes on: this waiter's own deadline has passed.
+    // The result while the execution goes on: this waiter's own deadline has passed.
     let gone = ExecutionError::Timeout {
         stage: Stage::Queued,
         limit: None,

@@ -14,7 +14,8 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// How long the answer to a change that was made, or the result of a Job, waits for memory.
+/// The most time that an answer waits for memory, if it answers a change that was made, or that a Job's
+/// result waits.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer on its way out.

@@ -18,13 +18,13 @@ use crate::state::pod_conn::PodConn;
 /// The most `1xx` answers before the real one.
 const INTERIM_MAX: u32 = 8;
 
-/// A body without a length grows up to this size. Beyond it, its buffer gets the size of the largest body that
-/// is allowed.
+/// The buffer of a body without a length grows step by step up to this size. For a longer body the buffer gets
+/// the size of the largest allowed body in one step.
 const GROWN_MAX: usize = 1024 * 1024;
 
 /// Why there is no answer.
 pub(crate) enum Broken {
-    /// The connection ended first.
+    /// The connection ended before the answer was complete.
     Closed,
     TooLarge,
     /// The answer names another call.
@@ -37,7 +37,7 @@ pub(crate) struct AnswerBytes {
     /// The decoded body, if it came in chunks; else the body follows the head in the head's buffer.
     pub(crate) chunked: Option<Vec<u8>>,
     pub(crate) length: usize,
-    /// No byte came after the answer.
+    /// Whether no byte came after the answer.
     pub(crate) exact: bool,
 }
 
@@ -121,8 +121,8 @@ pub(crate) async fn read_answer(
     })
 }
 
-/// Charges an answer of so many bytes with its envelope, at once or after a wait in line. Until then nothing
-/// more is read from the pod, so that no uncharged bytes are held.
+/// Charges an answer of so many bytes with its envelope, at once or after a wait in line. Until it is charged,
+/// nothing more is read from the pod, so that no uncharged bytes are held.
 async fn room(connection: &mut PodConn, expected: &Expected<'_>, bytes: usize) -> Charge {
     let account = &expected.thread.account;
     let bytes = Buffers::size_for(bytes + HEAD_ROOM) as u64;
@@ -184,8 +184,8 @@ async fn known_length(
     Ok((body, charge))
 }
 
-/// Charges a body without a length. If it is complete already, it is charged by its size (`corrected`). As soon
-/// as a byte is missing it is charged as large as it may become.
+/// Charges a body without a length while bytes of it are missing: the charge is for the largest size that the
+/// body may reach. A body that is complete already is charged by its size, in `corrected`.
 async fn room_for_any(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -196,7 +196,7 @@ async fn room_for_any(
     }
 }
 
-/// Corrects the charge of such a body at its end, when its size is known.
+/// Corrects the charge of a body without a length at its end, when its size is known.
 async fn corrected(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -289,7 +289,7 @@ async fn until_close(
             return Ok((body, charge));
         }
         room_for_any(connection, expected, &mut charge).await;
-        // A body without a length ends with an orderly end of the connection.
+        // An orderly end of the connection is no error here, because it ends a body without a length.
         if let Err(broken) = more(connection, expected).await
             && !connection.has_ended_in_order()
         {

@@ -1,5 +1,5 @@
-//! Reads what a function says of its failure, in an answer other than 2xx or in the result of a Job: its code
-//! and its message, in any of several shapes. It decides no retry. `to_pod` and `to_job` call it.
+//! Reads a function's report of its failure, in an answer other than 2xx or in the result of a Job: its code
+//! and its message, in any of several JSON forms. It decides no retry. `to_pod` and `to_job` call it.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
         reported.detail,
     ];
     let message = messages.into_iter().flatten().find_map(text_of);
-    // An object that has only a code has no message.
+    // If no member has a message, the whole JSON is the message, unless the JSON has a code.
     let message = message.or_else(|| text_of(json).filter(|_| code.is_none()));
     (code, message)
 }

@@ -24,7 +24,7 @@ pub(crate) struct AdmittedRequest {
     pub(crate) arrived_at: Uptime,
     /// The deadline that a sync call has.
     pub(crate) deadline: Deadline,
-    /// The request is an `:enqueue`.
+    /// Whether the request is an `:enqueue`.
     pub(crate) enqueue: bool,
 }
 

@@ -73,7 +73,8 @@ pub(crate) async fn serve(
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
     let arrived_at = admitted.arrived_at;
     let call_id = life.call_id();
-    // Made before the call's task runs, so that the client reads `queued`, however fast the call is granted.
+    // This answer is made before the call's task runs, so that it shows `queued` even if the call is granted at
+    // once.
     let queued = join::accepted(&stored, trace_id.as_deref());
     let waiting = admitted.waiting.take();
     let answer_by = answer_by(&incoming, arrived_at);
@@ -102,7 +103,8 @@ pub(crate) async fn serve(
     join::accepted(&stored, trace_id.as_deref())
 }
 
-/// Until when the client of a call that arrived at `arrived_at` waits, if its request says so.
+/// The time at which the wait of the client ends, if its request sets one, for a call that arrived at
+/// `arrived_at`.
 fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
     let wait_s = incoming.head.prefer.wait_s()?;
     Some(arrived_at + Nanos::from_s(wait_s.into()))
@@ -161,8 +163,8 @@ async fn claim_key(
                 };
                 match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,
-                    // The store dropped the execution after the claim was answered. It gave the key up before
-                    // it answered `Gone`, so the next claim finds another holder, or none.
+                    // The store dropped the execution after the claim was answered. The execution gave its key
+                    // up before its owner answered `Gone`, so the next claim finds another holder, or none.
                     Err(NotJoined::Gone) if thread.now() < deadline => continue,
                     Err(NotJoined::Gone | NotJoined::Busy) => error_response(&HttpError::Busy),
                 }
@@ -239,9 +241,11 @@ pub(crate) fn expire(thread: &Links, now: Uptime) {
     }
 }
 
-/// Drops the oldest finished execution, which is on this thread: another thread exceeded the byte budget.
+/// Drops the oldest finished execution of the process, which belongs to this thread, because another thread
+/// found that the byte budget is exceeded.
 pub(crate) fn drop_oldest(thread: &Links) {
-    // Acknowledged first, so that a thread that exceeds the budget after `expire` asks again.
+    // The request is acknowledged first, so that a thread that exceeds the budget after `expire` sends another
+    // one.
     thread.executions.acknowledge_budget();
     expire(thread, thread.now());
 }

@@ -28,8 +28,8 @@ use crate::state::job_inputs::JobInput;
 /// variable (`MAX_ARG_STRLEN`), with its name and its end.
 const INLINE_MAX: usize = 120 * 1024;
 
-/// A Job's clock may reach the deadline this much before ours. It begins with the container, whose start the
-/// bridge sees later.
+/// A Job's clock may reach the deadline this much before ours. The Job counts from the start of its container,
+/// and the bridge sees that start later.
 const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
@@ -58,7 +58,7 @@ impl Drop for RunningJob<'_> {
             timestamps: self.timestamps,
         };
         if thread.bridge.send(stop).is_err() {
-            // The Job ends by its own deadline, which it was given at its start.
+            // A Job that is not stopped ends by its own deadline, which it got at its start.
             tracing::warn!(executionId = %self.call.id, "the bridge is too busy to stop a Job");
         }
     }
@@ -92,7 +92,7 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
         },
         attempt,
     });
-    // Inserted before the bridge starts the Job, because the Job may ask for its input at once.
+    // The input is inserted before the bridge starts the Job, because the Job may ask for it at once.
     thread.inputs.borrow_mut().insert(call.id.random(), input);
     JobStart {
         call: grant.call,
@@ -116,7 +116,8 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
 pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let thread = call.thread;
     let attempt = call.attempt();
-    // Called before the bridge gets the order, because updates of a Job that is not expected are dropped.
+    // `expect_job` is called before the bridge gets the order, because updates of a Job that is not expected
+    // are dropped.
     thread.calls.expect_job(call.call_id, attempt);
     let mut running = RunningJob {
         call,
@@ -151,7 +152,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     let Outcome { result, timestamps } = outcome(update, left);
     running.timestamps = timestamps;
     drop(running);
-    // The runtime's timestamp is exact; what the bridge saw may be a second late.
+    // The runtime's timestamp is exact; the time at which the bridge saw the start may be a second late.
     let reported_at = timestamps
         .and_then(|timestamps| timestamps.started_at_ms)
         .map(|epoch_ms| thread.uptime_at(epoch_ms));
@@ -225,7 +226,7 @@ fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
     }
 }
 
-/// A runtime's timestamps; one that is left out, or null, is not known.
+/// The timestamps of a runtime; a timestamp that is missing or null is unknown.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct RuntimeTimestamps {

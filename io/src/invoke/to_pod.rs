@@ -216,7 +216,7 @@ async fn exchange(
     }
 }
 
-/// Room for the head of a request, except for long values of a client's headers.
+/// Room for the head of a request whose client sent no long header values.
 const REQUEST_ROOM: usize = 768;
 
 /// Writes the head of the request for the pod, in a buffer that has room for the body, or for a piece of a

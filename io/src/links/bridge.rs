@@ -42,8 +42,8 @@ impl Links {
     }
 }
 
-/// Applies the messages that are there. A call does so, too, if its grant names a pod that one of them
-/// introduces. Grants and questions stay in their rings, because no call waits for them here.
+/// Applies the messages in the bridge's ring. A call does this, too, if its grant names a pod that a message
+/// in the ring may introduce. Grants and questions stay in their rings, because no call waits for them here.
 pub(crate) fn take_messages(thread: &Links) {
     let Some(inbox) = thread.inbox.get() else {
         return;

@@ -12,7 +12,7 @@ impl Links {
         }
     }
 
-    /// Asks the other threads to close something idle.
+    /// Asks the other threads to close an idle connection.
     pub(crate) fn want_descriptor(&self) {
         self.descriptors.want();
         for shard in &self.shards {
@@ -20,7 +20,7 @@ impl Links {
         }
     }
 
-    /// Closes something idle, if another thread asked for that.
+    /// Closes an idle connection, if another thread asked for that.
     pub(crate) fn grant_descriptor(&self) {
         if self.descriptors.take_wish() && !self.pods.close_one() {
             self.descriptors.make_room(self.now());

@@ -30,8 +30,8 @@ enum PendingState<T> {
 
 /// The questions of a thread.
 pub(crate) struct PendingRequests<T> {
-    /// Each question is answered in the end, however late, and keeps its place until then. So there are never
-    /// more answers on their way than places.
+    /// Whether each question gets an answer in the end, however late. A question then keeps its place until
+    /// its answer comes, so there are never more answers on their way than places.
     certain: bool,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, PendingState<T>>>,
@@ -73,7 +73,7 @@ impl<T> PendingRequests<T> {
         self.waiting.borrow_mut().remove(&token);
     }
 
-    /// Ends a wait. A question that was answered has no place any more.
+    /// Ends a wait. A question that was answered has freed its place already.
     fn leave(&self, token: u64) {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {

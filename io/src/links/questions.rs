@@ -44,9 +44,9 @@ pub(crate) struct JoinWaiter {
     pub(crate) trace_id: Option<Box<[u8]>>,
     /// When the repeat needs an answer.
     pub(crate) deadline: Uptime,
-    /// Until when the repeat waits before it takes the state instead of the result, by its `Prefer: wait`.
+    /// When the repeat takes the state instead of waiting for the result, by its `Prefer: wait`.
     pub(crate) answer_by: Option<Uptime>,
-    /// The repeat is an `:enqueue`, or prefers to be one: it wants the state at once.
+    /// Whether the repeat is an `:enqueue`, or prefers to be one, so that it gets the state at once.
     pub(crate) enqueue: bool,
     pub(crate) arrived_at: Uptime,
 }

@@ -62,7 +62,7 @@ impl SchedulerHandle {
 }
 
 impl Links {
-    /// Hands a call's ticket over; false if the lane's mailbox is full.
+    /// Passes a call's ticket to the scheduler; false if the lane's mailbox is full.
     pub(crate) fn submit(&self, ticket: Ticket, stats: &QueueStats) -> bool {
         match &self.scheduler {
             SchedulerHandle::Inline(inline) => {
@@ -94,7 +94,8 @@ impl Links {
         }
     }
 
-    /// Runs what is due by the clock, and what an earlier turn left. It does nothing for a pinned scheduler.
+    /// Runs a turn for events that are due by the clock, and for work that an earlier turn left. Does nothing
+    /// if the scheduler is pinned.
     pub(crate) fn tick(&self, now: Uptime) {
         if let SchedulerHandle::Inline(inline) = &self.scheduler {
             let inline = &mut *inline.borrow_mut();
@@ -104,8 +105,8 @@ impl Links {
     }
 
     /// Runs one turn and delivers its outcome. A delivery wakes tasks and fills rings but runs no task, so the
-    /// scheduler stays borrowed. What a turn leaves is continued by way of the bell, so that the loop polls its
-    /// I/O in between.
+    /// scheduler stays borrowed. If the turn leaves work, the thread rings its bell, so that the loop polls its
+    /// I/O before the work goes on.
     fn turn(&self, inline: &mut InlineScheduler, now: Uptime) {
         // A slot whose call is gone is given back, which may make another grant. The number of rounds is
         // bounded, because each one uses up at least one such call.
@@ -124,7 +125,7 @@ impl Links {
         }
     }
 
-    /// Wakes the ticker for what the scheduler has to do by the clock, and for orders that were held back.
+    /// Wakes the ticker for the scheduler's next deadline, and for orders that were held back.
     fn plan_tick(&self, inline: &InlineScheduler, now: Uptime) {
         let soon = (!inline.held_back.is_empty()).then_some(now + Nanos::from_ms(1));
         let next_at = inline.scheduler.next_due().into_iter().chain(soon).min();

@@ -52,8 +52,8 @@ pub(crate) struct ShardInbox {
 /// The link of one io thread to another.
 pub(crate) struct ShardLink {
     post: ShardPost,
-    /// Notices that found its inbox full, the oldest first. Their number is bounded: each key that this thread
-    /// holds there makes two, and no further key is claimed while a notice is owed.
+    /// Notices that found the other thread's inbox full, the oldest first. Their number is bounded: each key of
+    /// the other thread that this thread holds makes two, and no further key is claimed while a notice is owed.
     owed: RefCell<VecDeque<ShardNotice>>,
 }
 
@@ -379,8 +379,8 @@ pub(crate) fn take_answer(thread: &Links, token: u64, answer: ShardAnswer) {
     if let Err(ShardAnswer::Claim(Claim::Run { key, id })) =
         thread.asked_of_shards.answer(token, answer)
     {
-        // The deadline of the call that claimed the key passed first, and its client was told that the control
-        // plane is busy. So nothing will run under the key, and it is given up.
+        // The deadline of the call that claimed the key passed first, and its client got the answer that the
+        // control plane is busy. So no call will run under the key, and the key is given up.
         refuse_key(thread, *key, id, &HttpError::Busy);
     }
 }

@@ -39,7 +39,8 @@ impl Buffers {
         kept.unwrap_or_else(|| Vec::with_capacity(Self::size_for(room)))
     }
 
-    /// Takes a buffer back, and keeps it if it has one of the sizes.
+    /// Takes a buffer back. Keeps it if it has one of the sizes, and if not enough of that size are kept
+    /// yet.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let room = buffer.capacity();
         let Some(class) = CLASSES.iter().position(|(size, _)| room == *size) else {
@@ -52,7 +53,8 @@ impl Buffers {
         }
     }
 
-    /// Moves the content of a buffer into the smallest fitting one, if that saves more than half.
+    /// Moves the content of a buffer into the smallest fitting one, if that saves more than half of the
+    /// memory.
     pub(crate) fn fitted(&self, buffer: Vec<u8>) -> Vec<u8> {
         let size = Self::size_for(buffer.len());
         if buffer.capacity() <= 2 * size {

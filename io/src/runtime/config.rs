@@ -33,7 +33,7 @@ pub struct IoConfig {
     pub execution_ttl_ms: u64,
     /// The sum over all io threads.
     pub execution_store_bytes: u64,
-    /// `http://host:port` under which pods reach `/v1/internal`.
+    /// The base `http://host:port` of the URL under which pods reach `/v1/internal`.
     pub callback_base: String,
     /// False if functions are still to come when the threads start; `Message::Begun` then follows the last one.
     pub begun: bool,

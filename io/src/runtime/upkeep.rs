@@ -10,8 +10,8 @@ use crate::runtime::timers::{Alarm, Alarms};
 
 /// The pause between two checks for something to clean up.
 pub(crate) const POLL_EVERY: Nanos = Nanos::from_s(1);
-/// A thread without work for this long gives its free memory back. Its allocator does not, because an idle
-/// thread does not use it.
+/// A thread without work for this long gives its free memory back. The allocator does not do that by itself,
+/// because an idle thread does not call it.
 const REST: Nanos = Nanos::from_s(2);
 
 pub(crate) struct Upkeep {
@@ -54,7 +54,7 @@ impl Upkeep {
         is_due
     }
 
-    /// Whether the thread has been without work for `REST`; true once after each work.
+    /// Whether the thread has been without work for `REST`; true only once after each period of work.
     pub(crate) fn take_rest(&self, now: Uptime) -> bool {
         let Some(worked_at) = self.worked_at.get() else {
             return false;

@@ -26,7 +26,7 @@ impl<K> Default for Waiters<K> {
 }
 
 impl<K: Copy + PartialEq> Waiters<K> {
-    /// A wait for `key`, which takes a place when it first gets a waker.
+    /// A wait for `key`. It takes a place when it first gets a waker.
     pub(crate) const fn wait(&self, key: K) -> Waiter<'_, K> {
         Waiter {
             waiters: self,

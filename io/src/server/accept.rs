@@ -28,7 +28,7 @@ use crate::state::descriptors::LogLimit;
 const BACKLOG: i32 = 4096;
 /// Pause before the next check whether a descriptor is free.
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
-/// Iterations until a client that is closed has given its descriptor back.
+/// The most iterations that a closed client needs to give its descriptor back.
 const CLOSED_WITHIN: usize = 8;
 /// Connections that are accepted in a row before other tasks have their turn.
 const BURST: u32 = 64;
@@ -102,8 +102,8 @@ pub(crate) fn listeners(
         .collect()
 }
 
-/// Waits until the next client will not take a descriptor that is kept back for pods and health.
-/// The last accepted client has taken such a descriptor, so an idle client has to be closed.
+/// Waits until the descriptor of the next client is not one of those that are kept back for pods and health
+/// checks. The last accepted client has taken one of those, so an idle client has to be closed.
 async fn until_room(thread: &Links, alarm: &Alarm) {
     while thread.phase.get() != ShutdownPhase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
@@ -113,8 +113,8 @@ async fn until_room(thread: &Links, alarm: &Alarm) {
     }
 }
 
-/// Closes the client that has been idle for the longest, and waits for its descriptor; false where
-/// no client is idle.
+/// Closes the client that has been idle for the longest, and waits for its descriptor; false if no client is
+/// idle.
 async fn until_closed(thread: &Links) -> bool {
     let is_closing = thread.descriptors.make_room(thread.now());
     for _ in 0..CLOSED_WITHIN {
@@ -156,12 +156,12 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Listener
                 }
             }
             Err(error) => {
-                // This error also comes when no client waits, because the kernel allocates the
-                // descriptor first.
+                // This error also comes when no client waits, because the kernel allocates the descriptor
+                // before it looks for a client.
                 if descriptors::are_missing(&error) && until_closed(&thread).await {
                     continue;
                 }
-                // Clients in the backlog wait a little longer.
+                // New clients wait in the backlog during the pause.
                 let now = thread.now();
                 if paused.take_turn(now) {
                     tracing::error!(

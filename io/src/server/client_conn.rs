@@ -63,15 +63,15 @@ pub(crate) struct ClientConn {
     pub(crate) port: ListenerPort,
     pub(crate) socket: Socket,
     pub(crate) pending: RefCell<PendingBytes>,
-    /// The reader stops while more than this is pending.
+    /// The reader stops while more bytes than this are pending.
     pub(crate) room: Cell<usize>,
-    /// The last receive filled its buffer.
+    /// Whether the last receive filled its buffer.
     was_full: Cell<bool>,
     body: Cell<AwaitedBody>,
     /// The charge for what the client sent ahead of its answers, or for an incomplete head.
     ahead: RefCell<Option<Charge>>,
     pub(crate) eof: Cell<bool>,
-    /// The reader has to be polled again.
+    /// Whether the reader has to be polled again.
     pub(crate) kick: Cell<bool>,
     pub(crate) share: Share,
     /// The call that ends when the client leaves.
@@ -79,7 +79,7 @@ pub(crate) struct ClientConn {
     pub(crate) alarm: Alarm,
     /// The timer of `poll_for_end`, made when it is first needed.
     end_alarm: RefCell<Option<Alarm>>,
-    /// The connection came to a loopback address, so `Host` has to be a loopback host, too.
+    /// Whether the connection came to a loopback address; `Host` then has to be a loopback host, too.
     pub(crate) loopback: bool,
     /// The round-trip time to the client, where it is known.
     pub(crate) round_trip: Option<Nanos>,
@@ -87,7 +87,7 @@ pub(crate) struct ClientConn {
     idle_from: Cell<Option<Uptime>>,
     /// How long the client waited before it was accepted.
     silent_for: Cell<Nanos>,
-    /// The client has sent a request.
+    /// Whether the client has sent a request.
     has_asked: Cell<bool>,
     /// The bytes that the outgoing answer holds, and when its request came.
     pub(crate) sending: Cell<(u64, Uptime)>,
@@ -141,7 +141,7 @@ impl<P: Into<HttpError>> From<P> for StopReading {
 }
 
 impl ClientConn {
-    /// A connection from which nothing came yet.
+    /// A connection on which nothing was received yet.
     pub(crate) fn new(thread: Rc<Links>, accepted: Accepted, port: ListenerPort) -> Self {
         Self {
             alarm: thread.alarms.alarm(),
@@ -232,14 +232,15 @@ impl ClientConn {
         self.charge(pending.held_bytes() + next as u64)
     }
 
-    /// Whether there is room for `due` bytes that are not a request yet.
+    /// Enlarges the charge for bytes that are not a request yet to `due` bytes; false if there is no memory.
     fn charge(&self, due: u64) -> bool {
         let mut ahead = self.ahead.borrow_mut();
         let ahead = ahead.get_or_insert_with(|| self.thread.account.nothing());
         due <= ahead.bytes() || ahead.grow(due - ahead.bytes())
     }
 
-    /// The answer is sent, or queued to be sent: the reader may have held back the next request.
+    /// Called when the answer is sent, or queued to be sent. The reader is polled again, because it may have
+    /// held back the next request.
     pub(crate) fn end_answer(&self) {
         if self.ahead.borrow().is_some() {
             self.kick.set(true);
@@ -361,7 +362,8 @@ impl ClientConn {
                 if !pending.is_empty() {
                     if let Some(head) = parse_request(&pending, &mut scan)? {
                         if pending.len() <= head.whole() {
-                            // All that came is this request, which is charged by itself.
+                            // The charge for bytes sent ahead ends, because all pending bytes are this
+                            // request, which is charged by itself.
                             self.ahead.take();
                         }
                         self.share.take(REQUEST_SHARE);
@@ -375,8 +377,7 @@ impl ClientConn {
                             thread.now()
                         };
                         thread.active(now);
-                        // Beats here, too, because much work may come before the thread's bell has
-                        // its turn.
+                        // The thread beats here, too, because much work may come before its bell has its turn.
                         thread.ledger().beat.beat(now);
                         return Ok((head, now));
                     }
@@ -415,7 +416,7 @@ impl ClientConn {
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
         if pending.len() > self.room.get() {
-            // The reader may have stopped because there was no room, which is made here.
+            // The reader may have stopped because there was no room, and this call makes room.
             self.kick.set(true);
         }
         let taken = pending.split(whole, &self.thread.buffers);

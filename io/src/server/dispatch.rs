@@ -71,7 +71,7 @@ pub(crate) async fn other(
     outgoing: &mut Outgoing,
 ) -> Result<Response, StopReading> {
     let thread = &conn.thread;
-    // Copied, because the buffer changes while the body is read.
+    // The path is copied, because the buffer changes while the body is read.
     let path = head.path.of(&conn.pending.borrow()).to_vec();
     let route = route(head.method, &path)?;
     if let ApiRoute::Complete { token, id } = route {
@@ -101,7 +101,7 @@ pub(crate) async fn other(
         let room = thread.account.charge(answer_to(incoming.body().len()));
         outgoing.charge = Some(room.ok_or(HttpError::NoMemory)?);
     }
-    // The bodies of other requests are not used.
+    // Requests of other routes have no body that is used.
     let body = if wants_json || matches!(route, ApiRoute::PodReady { .. }) {
         incoming.body().to_vec()
     } else {
@@ -214,7 +214,7 @@ async fn complete(
         let value = |span: Option<Span>| span.map(|span| Box::from(span.of(&pending)));
         (value(head.content_type), value(head.content_encoding))
     };
-    // Checked before the body is read, so that a request with a wrong token takes no memory.
+    // The token is checked before the body is read, so that a request with a wrong token takes no memory.
     if thread.tokens.verify(id, token).is_none() {
         return Err(HttpError::Forbidden(WRONG_TOKEN).into());
     }

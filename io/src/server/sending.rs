@@ -34,7 +34,7 @@ pub(crate) async fn send_outgoing(
     sent
 }
 
-/// Sends bytes; false where the client did not take them.
+/// Sends bytes; false if the client did not take them.
 pub(crate) async fn send(conn: &ClientConn, bytes: Vec<u8>) -> bool {
     bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
 }
@@ -82,12 +82,14 @@ impl ClientConn {
         let sent = |cx: &mut Context<'_>| Poll::Ready(self.socket.poll_sent(cx));
         match poll_fn(sent).await {
             Poll::Ready(sent) => sent.is_ok(),
-            // Boxed, because it is off the warm path.
+            // The future is boxed, because it is off the warm path, and the future of a warm call should stay
+            // small.
             Poll::Pending => Box::pin(self.taken()).await,
         }
     }
 
-    /// Waits while the client takes what was posted and keeps the pace.
+    /// Waits until the client has taken everything that was posted. False if the client is too slow, or if its
+    /// connection fails.
     async fn taken(&self) -> bool {
         let thread = &self.thread;
         let moved = self.socket.moved();

@@ -31,8 +31,8 @@ use crate::server::dispatch;
 use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
 
-/// How long bytes that still come are read after the last answer. A close with unread bytes would reset the
-/// connection, and the client might lose the answer.
+/// How long the server continues to read after the last answer. A close with unread bytes would make the kernel
+/// reset the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
 /// Serves a connection to its end; `answer` answers each request, in a place of the pool.
@@ -42,7 +42,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     answer: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> F,
 ) {
     let conn = Rc::new(conn);
-    // Reads the clock: the idle time of the new connection is counted from `recent`.
+    // The clock is read, because the idle time of the new connection is counted from `recent`.
     let _began_at = conn.thread.now();
     let client = Rc::downgrade(&conn);
     let _place = conn.thread.descriptors.place(client);
@@ -61,7 +61,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
                     if conn.share.is_used_up() {
                         return Poll::Ready(false);
                     }
-                    // With `kick`, the server has made room that the reader waits for.
+                    // `kick` means that the server has made room for which the reader waits.
                     if conn.eof.get() || !conn.kick.get() {
                         return Poll::Pending;
                     }
@@ -94,7 +94,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
             Err(StopReading::Quiet) => break None,
             Err(StopReading::Refused(error)) => break Some(error_response(&error)),
         };
-        // Counted until its answer is sent, because the end of the thread waits for it.
+        // The request is counted until its answer is sent, because the end of the thread waits for all answers.
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
             pool.run(|| answer(conn.clone(), head, arrived_at)).await;
@@ -144,7 +144,7 @@ async fn last_words(conn: &ClientConn, response: Option<Response>) {
     conn.sent().await;
 }
 
-/// Reads and drops what still comes, for a while, before the connection is closed.
+/// Reads and drops the bytes that still come, for a while, before the connection is closed.
 async fn linger(conn: &ClientConn) {
     if !conn.sent().await {
         return;
@@ -233,7 +233,8 @@ async fn answer_into(
             }
             Err(stop) => Err(stop),
         },
-        // Boxed, because it is off the warm path, and a place of the pool has room for all that is not boxed.
+        // The future is boxed, because it is off the warm path, and each place of the pool has room for
+        // everything that is not boxed.
         Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;

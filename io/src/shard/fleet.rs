@@ -51,7 +51,7 @@ pub(crate) struct Fleet {
     /// The bells that no thread reads yet.
     bells: RefCell<Vec<UnixStream>>,
     stats: Arc<QueueStats>,
-    /// Kept, so that a message to it does not fail.
+    /// Kept, so that messages to the scheduler do not fail.
     _scheduler: PinnedInbox,
     _bridge: BridgeInbox,
 }
@@ -178,7 +178,7 @@ impl Fleet {
         fleet
     }
 
-    /// From now on the only thread takes its messages by itself.
+    /// Lets the only thread take its messages by itself from now on.
     pub(crate) fn attend(&self) {
         assert_eq!(self.threads.len(), 1);
         let bell = self.bells.borrow_mut().pop().expect("it is not attended");

@@ -22,8 +22,8 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Sock
         pump(&thread, &inbox);
         thread.tick(now);
         make_room(&thread);
-        // With work left the thread rings its own bell: the read of the bell is then an I/O
-        // completion, so the other tasks have their turn before the work goes on.
+        // If work is left, the thread rings its own bell. The read of the bell is then an I/O completion, so
+        // the other tasks have their turn before the work goes on.
         let is_wanted = || {
             let has_mail = inbox.borrow().has_mail();
             has_mail

@@ -1,6 +1,6 @@
 //! Spinning after recent activity, for `--io-spin-us`: the thread keeps polling its I/O and its rings before it
-//! parks. It is off by default. A task that yields again and again does it, because the loop polls its I/O
-//! between two polls of this task.
+//! parks. It is off by default. The spinning task yields again and again, because the loop polls its I/O
+//! between two polls of a task that yields.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -210,7 +210,7 @@ fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Res
         if let Some(event_loop) = event_loop {
             let thread = parts.put_together(event_loop.clone(), buffers);
             event_loop.run(live(thread, ends));
-            // Not dropped, because operations may be in flight; they end with the process.
+            // The event loop is not dropped, because operations may be in flight; they end with the process.
             std::mem::forget(event_loop);
         }
     })?;
@@ -373,7 +373,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStart
     })
 }
 
-/// Tries one rung after the other until all threads can have it; returns the rung, and the threads' ids.
+/// Tries one rung after the other until all threads can use it. Returns the rung, and the threads' ids.
 fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), IoStartError> {
     let mut last = None;
     for rung in choice.ladder() {

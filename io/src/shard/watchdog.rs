@@ -20,7 +20,8 @@ use nix::unistd::{Pid, gettid};
 const POLL_EVERY: Duration = Duration::from_millis(250);
 /// The signal of the timers, which only the watchdog's thread gets.
 const SIGNAL: Signal = Signal::SIGVTALRM;
-/// What an io thread may compute without a beat. Each check rings its bell, which makes it beat.
+/// The most processor time that an io thread may use without a beat. Each check rings the thread's bell, and a
+/// thread that makes progress then beats.
 const FUTILE: Nanos = Nanos::from_s(1);
 
 /// An io thread, as the watchdog sees it.
@@ -49,7 +50,8 @@ impl LastSeen {
 
     /// Whether the thread has computed so much since its last beat that none will come.
     fn is_futile(&self, cpu_time: Nanos) -> bool {
-        // Before the first beat the thread starts, which takes little processor time.
+        // Before the first beat `self.cpu_time` is 0, which is right, because the start takes little processor
+        // time.
         cpu_time.saturating_sub(self.cpu_time) > FUTILE
     }
 }
@@ -78,7 +80,7 @@ pub(crate) fn start(
                      use --io-driver epoll",
                     one.id
                 );
-                // A thread that makes progress answers the bell with a beat.
+                // A thread that makes progress beats when its bell rings.
                 one.bell.ring();
                 true
             });

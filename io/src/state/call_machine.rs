@@ -1,5 +1,5 @@
-//! The environment of the machine of a call (`core/src/call.rs`) on an io thread: functions, random bits and the
-//! table of entries. It drives nothing; `invoke` does.
+//! The environment of a call's state machine (`core/src/call.rs`) on an io thread: functions, random bits and
+//! the table of entries. It drives nothing; `invoke` does.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 use crate::state::Tables;
 use crate::state::functions::FunctionEntry;
 
-/// The machine of a call of this thread.
+/// The state machine of a call of this thread.
 pub(crate) type CallMachine = call::Call<Tables>;
 
 impl Environment for Tables {

@@ -75,7 +75,7 @@ struct CallSlot {
     generation: u32,
     /// The lane of the call that has the slot; none while the slot is free.
     lane: Option<LaneId>,
-    /// The call's task is gone, but a grant is on its way: the granted slot is given back when the
+    /// Whether the call's task is gone while a grant is on its way. The granted slot is given back when the
     /// grant arrives.
     orphan: bool,
     grant: Option<Grant>,
@@ -259,7 +259,7 @@ impl CallTable {
         self.with(call, |slot| slot.grant.take()).flatten()
     }
 
-    /// Ends a call from outside. False where there is no such call.
+    /// Ends a call from outside. False if there is no such call.
     pub(crate) fn end(&self, call: CallId, end: End) -> bool {
         self.with(call, |slot| set_end(slot, end)).is_some()
     }

@@ -29,7 +29,7 @@ const FOUND_MAX: usize = 64;
 /// What io threads share about descriptors.
 #[derive(Default)]
 pub(crate) struct Scarcity {
-    /// A thread needs a descriptor, and had no idle client of its own.
+    /// Whether a thread needs a descriptor and had no idle client of its own.
     is_wanted: AtomicBool,
     /// Descriptor numbers from this one on are kept back, which works because the system always gives the
     /// lowest free number. It is set when the first client comes.
@@ -127,8 +127,9 @@ impl Descriptors {
         }
     }
 
-    /// Whether the number of a client's descriptor is one of those that are kept back. The first number decides
-    /// how many are, because it shows how many the start has taken.
+    /// Whether the number of a client's descriptor is one of those that are kept back. The number of the first
+    /// client's descriptor decides how many are kept back, because it shows how many descriptors the start of
+    /// the process has taken.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
@@ -188,7 +189,7 @@ impl Descriptors {
                     return true;
                 }
             }
-            // A search costs as much as there are clients, so not every new client causes one.
+            // The cost of a search grows with the number of clients, so not every new client causes a search.
             let searched_at = self.searched_at.get();
             let is_new = searched_at.is_none_or(|searched_at| now >= searched_at + SEARCH_PAUSE);
             if may_search && is_new {

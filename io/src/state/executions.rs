@@ -89,8 +89,8 @@ pub(crate) struct StoredExecution {
     pub(crate) output: RefCell<Option<Arc<Output>>>,
     /// When the call has to end. It becomes the async deadline when the first client stops waiting.
     pub(crate) deadline: Cell<Deadline>,
-    /// The client that made the call is not waiting for it, so the async deadlines hold. Repeats of
-    /// the call may still wait: see `joined`.
+    /// Whether the client that made the call has stopped waiting for it, so that the async deadlines hold.
+    /// Repeats of the call may still wait: see `joined`.
     pub(crate) detached: Cell<bool>,
     /// Repeats of the call that wait for its end now.
     pub(crate) joined: Cell<u32>,

@@ -83,7 +83,8 @@ pub(crate) fn fingerprint(
 }
 
 impl Keys {
-    /// Takes the key for `id`, or returns who has it; none if that is not decided yet.
+    /// Takes the key for `id`, or returns how the key is held. None if the call that has the key was neither
+    /// admitted nor refused yet.
     pub(crate) fn claim(
         &self,
         key: &IdempotencyKey,

@@ -1,4 +1,4 @@
-//! How long a client may take nothing of its answer while others wait for memory. It looks at no client;
+//! How long a client may take nothing of its answer while others wait for memory. It polls no client;
 //! `readers` does.
 //!
 //! A client that reads may pause, on a busy machine for longer than its network takes, so it has a second. But
@@ -10,12 +10,13 @@ use std::cell::Cell;
 
 use nanofaas_core::time::Nanos;
 
-/// Measured with 150 ms for all clients: some that did read were ended, on a machine under ten times its load.
+/// Measured with 150 ms for all clients: on a machine under ten times its load, some clients were ended
+/// although they read.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
-/// A client has at least the time of so many round trips.
+/// A client has at least the time of this many round trips.
 const ROUND_TRIPS: u64 = 4;
-/// After so many ended clients in a row the time is short.
+/// After this many ended clients in a row the time is short.
 const SILENT_MAX: u32 = 3;
 
 #[derive(Default)]

@@ -41,7 +41,8 @@ enum ConnEnd {
 }
 
 impl PodConn {
-    /// Whether the connection can carry a call: it is open, and nothing is unread. Afterwards its socket rests.
+    /// Whether the connection can carry a call: it is open, and nothing is unread. The check also ends a task's
+    /// wait, as `rest` does.
     pub(crate) fn check_fresh(&self) -> bool {
         self.end == ConnEnd::NotYet && self.received.is_empty() && self.socket.check_quiet()
     }
@@ -86,7 +87,7 @@ impl PodConn {
         self.socket.post(bytes);
     }
 
-    /// Makes room for so many more bytes of an answer.
+    /// Makes room for this many more bytes of an answer.
     pub(crate) fn reserve(&mut self, more: usize) {
         let whole = self.received.len() + more;
         if whole > self.received.capacity() {

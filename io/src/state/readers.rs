@@ -152,7 +152,8 @@ impl Readers {
     }
 
     fn note_moved(&self, thread: &Tables, now: Uptime) {
-        // The count goes back when clients were ended and the waiting tasks do not have their bytes yet.
+        // The count may be lower than before, because it goes back while clients were ended and the waiting
+        // tasks do not have their bytes yet.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
             self.moved.set(moved);
@@ -195,7 +196,7 @@ impl Readers {
             self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
-                // The count is lower by the bytes that were reclaimed for tasks that have gone, so it starts
+                // The count is lower by the bytes that were reclaimed for tasks that have gone, so it is read
                 // anew.
                 self.moved.set(thread.account.moved());
             }

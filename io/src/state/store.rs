@@ -17,7 +17,8 @@ use nanofaas_core::time::Uptime;
 pub(crate) struct Store {
     bytes_max: u64,
     ledgers: Arc<[ThreadLedger]>,
-    /// For each io thread: whether it was asked to drop its oldest execution and has not begun to do so.
+    /// For each io thread: whether it was asked to drop its oldest finished execution and has not begun to do
+    /// so.
     asked: Box<[AtomicBool]>,
 }
 

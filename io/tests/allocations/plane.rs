@@ -66,11 +66,11 @@ fn config(driver: DriverChoice) -> IoConfig {
 }
 
 impl ControlPlaneThreads {
-    /// None if the machine has no such driver.
+    /// Starts the io thread; none if the machine has no such driver.
     pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
         let (io_bell, waking) = bell().expect("a pair of sockets");
         let (post, inbox) = IoPost::pair(io_bell, false);
-        // No bell is needed, because the work queue is pumped in a loop that never sleeps.
+        // The doorbell needs no waker, because the work queue is pumped in a loop that never sleeps.
         let nobody = Arc::new(Doorbell::new(Waker::noop().clone()));
         let (bridge, bridge_inbox) = BridgePost::pair(nobody);
         let origin_wall = SystemTime::now();

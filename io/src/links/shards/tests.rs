@@ -41,8 +41,8 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
         let first = fleet.invoke(0, &key);
         settle().await;
         fleet.take(1);
-        // They ask while the first call has the key and does not know it yet: on its own thread, on the key's
-        // thread, and on a third one.
+        // The waiters send their claims while the first call has the key and does not know that yet: on the
+        // thread of the first call, on the thread of the key, and on a third one.
         let waiters = [0, 1, 2].map(|index| fleet.invoke(index, &key));
         settle().await;
         fleet.take(1);
@@ -68,7 +68,7 @@ fn a_release_survives_a_full_inbox() {
         admit_key(&fleet.threads[0], &key, id);
         release_key(&fleet.threads[0], key.clone(), id);
         pay(&fleet.threads[0]);
-        // No claim overtakes the notices.
+        // This claim must not overtake the notices.
         let late = fleet.invoke(0, &fleet.key_of(1));
         settle().await;
         assert_eq!(status(&late), "503");

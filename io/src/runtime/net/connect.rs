@@ -18,8 +18,9 @@ pub(crate) async fn connect_tcp(event_loop: &EventLoop, address: SocketAddr) -> 
     })
 }
 
-/// `WouldBlock` if the listener's queue is full. A Unix socket connects at once or not at all, so this needs no
-/// loop. Through io_uring a full queue would block a thread of the kernel until there is room.
+/// Connects to a Unix socket; fails with `WouldBlock` if the listener's queue is full. A Unix socket connects
+/// at once or not at all, so the event loop is not needed. Through io_uring a full queue would block a thread
+/// of the kernel until there is room.
 pub(crate) fn connect_unix(event_loop: &EventLoop, path: &Path) -> io::Result<Socket> {
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;

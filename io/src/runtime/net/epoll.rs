@@ -381,7 +381,8 @@ pub(super) async fn connect_tcp(epoll: &Rc<Epoll>, address: SocketAddr) -> io::R
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(family, SocketType::STREAM, flags, None)?;
-    // Without this, a small message may wait for the acknowledgement of the one before (Nagle's algorithm).
+    // Without this option, a small message may wait for the acknowledgement of the one before (Nagle's
+    // algorithm).
     set_tcp_nodelay(&fd, true)?;
     match connect(&fd, &address) {
         Ok(()) => return Stream::new(epoll, fd),

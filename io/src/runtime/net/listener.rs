@@ -58,7 +58,7 @@ nix::getsockopt_impl!(
 /// A connection that a client made.
 pub(crate) struct Accepted {
     pub(crate) socket: Socket,
-    /// The connection is to a loopback address.
+    /// Whether the connection is to a loopback address.
     pub(crate) is_loopback: bool,
     /// The round-trip time to the client, if it is known.
     pub(crate) round_trip: Option<Nanos>,
@@ -139,7 +139,8 @@ impl Listener {
     }
 }
 
-/// The kernel is asked for unread bytes only if the client may have been silent for a second.
+/// How long the client has been silent. The kernel is asked for unread bytes only if that may be a second or
+/// more.
 fn silent_for(fd: &OwnedFd, state: TcpState) -> Nanos {
     let seconds = state.silent_ms / 1000;
     if seconds > 0 && rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0) {

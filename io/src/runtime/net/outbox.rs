@@ -21,7 +21,7 @@ const HELD_MAX: usize = 16 * 1024;
 /// Not all bytes were sent.
 #[derive(Debug)]
 pub(crate) struct Unsent {
-    /// Not one byte of the message was taken.
+    /// Whether not one byte of the message was taken.
     pub(crate) nothing: bool,
     pub(crate) why: io::Error,
 }
@@ -129,8 +129,8 @@ impl SocketOutbox {
                 self.waiting.extend_from_slice(&bytes);
                 buffers.give(bytes);
             }
-            // The held message before this one may just have been sent in part: then the loop has to learn of
-            // it.
+            // If the held message before this one was sent in part just now, the result has to be `Begun`, so
+            // that the loop sends the rest.
             return if posted == Posted::Begun {
                 posted
             } else {

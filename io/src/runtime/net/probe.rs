@@ -34,7 +34,7 @@ pub(super) fn probe() -> io::Result<()> {
 }
 
 /// Runs `work` on a loop that never sleeps, because a loop that sleeps would not wake up if the kernel refuses
-/// `io_uring_enter`. While a task is ready, monoio enters the kernel without waiting; so this task and another
+/// `io_uring_enter`. While a task is ready, monoio enters the kernel without waiting. So this task and a second
 /// one keep waking each other.
 #[expect(clippy::disallowed_methods, reason = "there is no clock yet")]
 async fn awake<T>(

@@ -25,9 +25,9 @@ impl Socket {
         })
     }
 
-    /// Returns what came, in a buffer with room for at least `room` bytes; no bytes are the end. If nothing
-    /// came, the task is woken when something does. At most one receive is in flight, and it keeps the `room`
-    /// with which it was made.
+    /// Returns the received bytes, in a buffer with room for at least `room` bytes; an empty buffer means the
+    /// end. If nothing came yet, the task is woken when something comes. At most one receive is in flight, and
+    /// it keeps the `room` with which it was made.
     pub(crate) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
         match self {
             Self::Uring(stream) => stream.poll_recv(room, cx),
@@ -35,9 +35,9 @@ impl Socket {
         }
     }
 
-    /// Ends a task's wait; from now on `check_quiet` finds what comes. On io_uring a receive is armed, and the
-    /// waker of the task is dropped, because it would keep the task's memory. On epoll there is nothing to do:
-    /// the task may be woken once in vain.
+    /// Ends a task's wait. From now on `check_quiet` notices bytes and ends. On io_uring a receive is armed,
+    /// and the waker of the task is dropped, because it would keep the task's memory. On epoll there is nothing
+    /// to do: the task may be woken once in vain.
     pub(crate) fn rest(&self) {
         if let Self::Uring(stream) = self {
             stream.rest();
@@ -45,8 +45,8 @@ impl Socket {
     }
 
     /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. A
-    /// pending receive is not enough for that, because one that was armed just now has seen nothing. Afterwards
-    /// the socket rests: see `rest`.
+    /// pending receive does not show this, because a receive that was armed just now has seen nothing. The
+    /// check also ends a task's wait, as `rest` does.
     pub(crate) fn check_quiet(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.check_quiet(),
@@ -90,8 +90,8 @@ impl Socket {
         }
     }
 
-    /// Whether more has come than a small buffer has room for. Then a large buffer would be filled at once, and
-    /// not wait empty. It costs a system call.
+    /// Whether more bytes have come than a small buffer has room for. If so, a large buffer would be filled at
+    /// once, and not wait empty. This costs a system call.
     pub(crate) fn has_much(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_much(),

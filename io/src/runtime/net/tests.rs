@@ -135,7 +135,7 @@ fn posted_bytes_go_out_while_the_owner_waits() {
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 4 * 1024 * 1024];
             theirs.read_exact(&mut all).unwrap();
-            // Only now the owner goes on.
+            // The owner continues only after this byte.
             bell.write_all(b"x").unwrap();
             all
         });
@@ -182,7 +182,8 @@ fn a_flood_on_an_unread_socket_is_throttled() {
         let total = taken.clone();
         let timer = Timer::new(&event_loop).unwrap();
         run(&event_loop, async move {
-            // Armed, and not polled again while the peer sends what it can.
+            // A receive is armed here, and is not polled again while the peer sends as much as the sockets
+            // take.
             let first = look_once(&socket).await;
             assert!(first.is_pending());
             for _ in 0..200 {
@@ -196,7 +197,7 @@ fn a_flood_on_an_unread_socket_is_throttled() {
             let all = receive_all(&socket).await;
             assert_eq!(all.len(), taken.get());
         });
-        // The two sockets hold this much, and hardly more was sent.
+        // The kernel's buffers of the two sockets hold less than this.
         assert!(total.get() < 2_000_000, "{} bytes were taken", total.get());
     });
 }

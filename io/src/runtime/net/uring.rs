@@ -33,7 +33,7 @@ pub(crate) struct Uring {
     ready: RefCell<Option<Rc<UnixStream>>>,
     _ready_writer: StdStream,
     entries: u32,
-    /// `DEFER_TASKRUN` is on: completions are made only when the loop waits for them.
+    /// Whether `DEFER_TASKRUN` is on: then completions are made only when the loop waits for them.
     is_deferred: bool,
     /// How often the ring was submitted to the kernel.
     iteration: Cell<u64>,
@@ -92,8 +92,8 @@ impl Uring {
         let mut runtime = self.runtime.take().expect("a loop runs once at a time");
         let own = self.clone();
         runtime.block_on(async move {
-            // Spawned as a task, because a task's waker stops the process if another thread uses it. The waker
-            // of `block_on` does not notice that.
+            // `life` is spawned as a task, because a task's waker stops the process if another thread uses it.
+            // The waker of `block_on` does not notice the other thread.
             let mut life = monoio::spawn(life);
             poll_fn(|cx| {
                 keep(&mut own.end_of_iteration.borrow_mut(), cx);
@@ -104,7 +104,7 @@ impl Uring {
                 Pin::new(&mut life).poll(cx)
             })
             .await;
-            // Dropped here, because the close is an operation, which needs the runtime.
+            // The socket is dropped here, because its close is an operation, which needs the runtime.
             own.ready.take();
         });
         self.runtime.replace(Some(runtime));
@@ -114,7 +114,7 @@ impl Uring {
         let ready = self.ready.borrow().clone();
         if let Some(ready) = ready {
             self.push(1);
-            // It fails only when the loop ends.
+            // The operation fails only when the loop ends.
             let _ = ready.readable(true).await;
         }
     }

@@ -44,7 +44,7 @@ impl ClientConn {
         loop {
             let seen = self.pending.borrow().len();
             if seen >= whole {
-                // Reads the clock, because the call's time in the queue begins now, not with its head.
+                // The clock is read, because the call's time in the queue begins now, not with its head.
                 let _whole_at = self.thread.now();
                 return Ok(());
             }
@@ -111,7 +111,7 @@ impl ClientConn {
         }
     }
 
-    /// Reads and drops the body of a refused request; false where the connection has to end.
+    /// Reads and drops the body of a refused request; false if the connection has to end.
     pub(crate) async fn skip(&self, head: &RequestHead) -> bool {
         let length = match head.framing {
             Framing::None => 0,

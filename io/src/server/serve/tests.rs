@@ -9,7 +9,7 @@ use crate::runtime::net::{Accepted, Socket};
 use crate::shard::fleet::{Fleet, settle, with_fleet};
 
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
-/// Few enough that all answers fit into the socket.
+/// The requests that a client sends ahead: few enough that all answers fit into the socket.
 const AHEAD: usize = 150;
 /// The requests that `client_conn` serves of one connection before the others have their turn.
 const SHARE_REQUESTS: usize = 8;

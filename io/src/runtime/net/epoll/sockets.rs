@@ -12,9 +12,9 @@ use crate::runtime::net::outbox::{Posted, SocketOutbox};
 
 pub(super) struct Entry {
     pub(super) fd: OwnedFd,
-    /// There may be something to read.
+    /// Whether there may be something to read.
     pub(super) readable: bool,
-    /// The peer has ended its direction.
+    /// Whether the peer has ended its direction.
     pub(super) ended: bool,
     pub(super) writable: bool,
     /// Whether the events of writability are on.
@@ -34,8 +34,8 @@ impl Entry {
     pub(super) fn release(&mut self, buffers: &Buffers) -> Posted {
         let Self { fd, outbox, .. } = self;
         let posted = outbox.release(buffers, |bytes: &[u8]| send_now(fd, bytes));
-        // The caller of `post` believes that the message is sent, so the task that receives is woken to notice
-        // that it is not.
+        // The caller of `post` believes that the message is sent. If it is not, the task that receives is
+        // woken, so that it notices that.
         if posted != Posted::Out
             && let Some(waker) = &self.reader
         {
@@ -44,7 +44,7 @@ impl Entry {
         posted
     }
 
-    /// Sends more of what is left; true if something is left still.
+    /// Sends more of the waiting bytes; true if some are still left.
     pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
         let Self { fd, outbox, .. } = self;
         outbox.catch_up(buffers, |bytes: &[u8]| send_now(fd, bytes))

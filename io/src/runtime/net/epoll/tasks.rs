@@ -51,7 +51,7 @@ struct TaskSlot {
 }
 
 impl Tasks {
-    /// The executor of this thread, which has one loop at a time.
+    /// Makes the executor of this thread, which has one event loop at a time.
     pub(super) fn new() -> Self {
         let of_loop = LOOPS.fetch_add(1, Ordering::Relaxed);
         READY.with_borrow_mut(|ready| {
@@ -108,7 +108,8 @@ impl Tasks {
 
     pub(super) fn run(&self, index: u32) {
         let at = index as usize;
-        // The task leaves its slot while it runs, because it may spawn others, which borrows the slots.
+        // The task leaves its slot while it runs, because it may spawn other tasks, and a spawn borrows the
+        // slots.
         let taken = {
             let slot = &mut self.slots.borrow_mut().slots[at];
             slot.task
@@ -123,7 +124,7 @@ impl Tasks {
             .as_mut()
             .poll(&mut Context::from_waker(&waker))
             .is_ready();
-        // The task is dropped before the slots are borrowed, because its drop may wake or spawn others.
+        // The task is dropped before the slots are borrowed, because its drop may wake or spawn other tasks.
         let task = if over {
             drop(task);
             None

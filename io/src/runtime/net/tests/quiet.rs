@@ -74,7 +74,8 @@ async fn after_an_answer(
             event_loop.yield_now().await;
             end();
         }
-        // This check is in the iteration that brought the answer, the one below in a later iteration.
+        // This check is in the iteration that brought the answer. The check after the `match` is in a later
+        // iteration.
         Then::EndWithIt => assert!(!socket.check_quiet(), "{size} bytes and the end"),
     }
     // An armed receive may have taken the byte already.
@@ -103,7 +104,7 @@ async fn without_a_wait(iterations: usize) {
     .await;
 }
 
-/// A call may begin while the loop does not wait, so that nothing that came has completed.
+/// A call may begin while the loop does not wait. Then no receive has completed, although the end has come.
 #[test]
 fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {

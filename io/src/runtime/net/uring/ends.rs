@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollOp, 
 pub(super) struct Ends(std::cell::OnceCell<Option<Epoll>>);
 
 impl Ends {
-    /// False also if the system cannot tell.
+    /// Whether an end has come; false also if the system cannot tell.
     pub(super) fn has_come(&self, fd: RawFd) -> bool {
         let made = || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok();
         let Some(epoll) = self.0.get_or_init(made) else {
@@ -24,7 +24,7 @@ impl Ends {
         }
         let mut found = [EpollEvent::empty()];
         let count = epoll.wait(&mut found, EpollTimeout::ZERO);
-        // Removed at once, so that the next check gets no event of this socket.
+        // The socket is removed at once, so that the next check gets no event of this socket.
         let removed = change(epoll, EpollOp::EpollCtlDel, fd, None);
         assert!(
             removed.is_ok(),

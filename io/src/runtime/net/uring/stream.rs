@@ -27,7 +27,7 @@ type ReceiveTask = Pin<Box<dyn Future<Output = ()>>>;
 
 pub(crate) struct Stream {
     shared: Rc<StreamShared>,
-    /// Polled by the task that has the socket, so that received bytes wake only that task.
+    /// The task that has the socket polls this future, so that received bytes wake only that task.
     reader: RefCell<ReceiveTask>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct StreamShared {
 enum Came {
     Nothing,
     Bytes(Vec<u8>),
-    /// The end: none for an orderly one, else the error. It stays.
+    /// The end: none for an orderly end, otherwise its error. Each later receive returns the end again.
     End(Option<Errno>),
 }
 
@@ -123,9 +123,9 @@ impl Stream {
     }
 
     pub(in crate::runtime::net) fn rest(&self) {
-        // A small buffer, because thousands of sockets may rest.
+        // The next receive gets a small buffer, because thousands of sockets may be idle at once.
         self.shared.room.set(SMALL);
-        // The task's own waker would keep the task's memory, so one that does nothing takes its place.
+        // The task's own waker would keep the task's memory, so a waker that does nothing replaces it.
         self.shared.reading.take();
         self.poll_input(Waker::noop());
     }
@@ -138,12 +138,13 @@ impl Stream {
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
             // With `DEFER_TASKRUN`, an end that has reached the socket makes no completion before the loop
-            // waits, which a busy loop does not do for a while. The receive has taken nothing until then, so
-            // the socket still shows the end. Without it, each submission makes all completions.
+            // waits, and a busy loop may not wait for a while. Until then the receive has taken nothing, so the
+            // socket still shows the end. Without `DEFER_TASKRUN`, each submission makes all completions.
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
-        // The receive is not submitted yet, so it has taken nothing, and the socket itself is asked. If the
-        // ring was full, the kernel may have the receive already, and may have filled it without being seen.
+        // The receive is not submitted yet, so it has taken nothing, and the socket itself shows what came. But
+        // if the ring was full, the kernel may have the receive already, and may have filled its buffer while
+        // the completion is not processed yet.
         !uring.may_have_been_full() && is_empty(self.shared.fd)
     }
 
@@ -232,8 +233,8 @@ impl StreamShared {
             .borrow_mut()
             .release(buffers, |bytes: &[u8]| send_now(fd, bytes));
         if posted != Posted::Out
-            // The caller of `post` believes that the message is sent, so the task that receives is woken to
-            // notice that it is not.
+            // The caller of `post` believes that the message is sent. If it is not, the task that receives is
+            // woken, so that it notices that.
             && let Some(waker) = &*self.reading.borrow()
         {
             waker.wake_by_ref();
@@ -286,7 +287,7 @@ fn send_now(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
-/// How many bytes a receive would find, one at most. It takes none.
+/// The number of bytes that a receive would find: 0 or 1, because only one byte is looked at. It takes none.
 fn peek(fd: RawFd) -> Result<usize, Errno> {
     peek_into(fd, &mut [0; 1])
 }
