@@ -6,7 +6,7 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::plot::{COLOURS, HEIGHT, LEFT, Plot, SeriesMark, WIDTH, px};
 
-/// The same colours for a dark background, in the same order.
+/// `COLOURS` for a dark background, in the same order.
 const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
     "#56b4e9", "#ff9e5e", "#3fcf9b", "#e39bcf", "#e0c040", "#8ec9f0", "#bbbbbb", "#b99bff",
 ];
@@ -92,7 +92,7 @@ fn mark_size(mark: SeriesMark) -> (f64, f64) {
 }
 
 /// The style sheet. Elements have the colours of a light screen; on a dark screen a rule for each
-/// colour replaces it.
+/// colour replaces that colour.
 fn style() -> String {
     let mut dark = DARK.to_owned();
     for (light, colour) in COLOURS.iter().zip(COLOURS_ON_DARK) {

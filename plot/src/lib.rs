@@ -3,9 +3,9 @@
 //! and soak tests use it.
 //!
 //! Axes, ticks and lines are drawn here and not by a plotting crate. plotters (0.3.7) rounds all
-//! positions to whole pixels (its issue 128), which shows as steps in an enlarged picture; and it
-//! has no percentile axis and not our ticks, so this code would be needed anyway. Other crates draw
-//! with scripts in a browser, and these files must work without scripts.
+//! positions to whole pixels (its issue 128), which shows as steps in an enlarged picture. It has
+//! neither a percentile axis nor the ticks that are needed here, so this code would be needed
+//! anyway. Other crates draw with scripts in a browser, and these files must work without scripts.
 
 mod drawing;
 mod plot;

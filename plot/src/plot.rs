@@ -51,7 +51,7 @@ impl Axis {
         }
     }
 
-    /// The same axis with a range that it must include.
+    /// This axis, with a range that it must include.
     #[must_use]
     pub fn spanning(self, low: f64, high: f64) -> Self {
         let span = Some((low, high));

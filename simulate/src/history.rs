@@ -1,9 +1,10 @@
 //! The state over time: waiting and running calls, slots, pods. It keeps the highest values of each
-//! stretch of time, and sums over the whole trace. `simulator` writes it, `report` reads it.
+//! stretch of time, and sums over the whole trace. `simulator` writes the history, `report` reads
+//! it.
 
 use nanofaas_core::time::Nanos;
 
-/// With more stretches than this, neighbours are joined in pairs.
+/// Most stretches of a history. If there are more, neighbours are joined in pairs.
 const STRETCHES_MAX: usize = 720;
 
 /// The numbers of calls, slots and pods at one time.

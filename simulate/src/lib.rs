@@ -1,7 +1,8 @@
 //! Shows how a function's spec handles a trace of calls. Admission, the scheduler and the life of
 //! each call are the product's own code (`nanofaas-core`), driven by virtual time; this crate
 //! simulates pods and clients. It has no clock, no socket and no thread: the same input gives the
-//! same result. `nanofaas simulate` prints it; tests compare admission with perfect knowledge.
+//! same result. `nanofaas simulate` prints the result; tests compare admission with perfect
+//! knowledge.
 
 mod varying_time;
 mod figure;
@@ -31,11 +32,11 @@ pub struct Setup {
     pub spec: FunctionSpec,
     /// The calls, sorted by time.
     pub calls: Vec<TraceCall>,
-    /// The number of first calls that are not counted. From them the platform learns the time of
-    /// calls.
+    /// The number of first calls that are not counted. The platform measures the time of calls with
+    /// them.
     pub before: usize,
-    /// How long the start of a pod takes, or of the Job of a call. `None`: the pods of
-    /// `minReplicas` are up, and no other pod ever becomes ready; not allowed for JOB functions.
+    /// How long the start of a pod, or of a call's Job, takes. `None`: the pods of `minReplicas`
+    /// are up, and no other pod ever becomes ready; not allowed for JOB functions.
     pub start: Option<VaryingTime>,
 }
 
@@ -49,7 +50,7 @@ pub fn simulate(setup: &Setup) -> SimulationReport {
 /// The number of calls that are answered in time.
 fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
     // Async calls have no deadline in the queue, and later sync calls overtake them. So when a sync
-    // call arrives, it is not known from which async call it takes the time.
+    // call arrives, it is unknown which async call has to wait longer because of it.
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }

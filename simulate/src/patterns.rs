@@ -14,13 +14,15 @@ use crate::{Setup, TraceCall, VaryingTime};
 
 /// The counted calls of each pattern.
 pub const CALLS: usize = 1000;
-/// Most admitted calls that may fail, and most refused calls that would have succeeded.
+/// Most admitted calls that may fail. The same limit applies to refused calls that would have
+/// succeeded.
 pub const WRONG_MAX: usize = CALLS * 2 / 100;
 
 const MS: Nanos = Nanos::from_ms(1);
 const SECOND: Nanos = Nanos::SECOND;
 const SPREAD_PERCENT: u8 = 5;
-/// The pause after the first call, so that its time has been measured before the others arrive.
+/// The pause after the first call, so that its time has been measured before the other calls
+/// arrive.
 const ALONE: Nanos = Nanos::from_s(10);
 const SEED: u64 = 11;
 

@@ -37,8 +37,8 @@ pub struct Summary {
     pub calls: usize,
     /// Calls that were answered before their deadline.
     pub made_it: usize,
-    /// `made_it` if exactly those calls were admitted that will succeed. In JSON null if it is not
-    /// computed.
+    /// What `made_it` would be if exactly those calls were admitted that will succeed. In JSON null
+    /// if it is not computed.
     #[serde(serialize_with = "or_null")]
     pub made_it_with_perfect_knowledge: Result<usize, NotComputed>,
     pub refused_depth: usize,
@@ -133,7 +133,8 @@ pub struct Slice {
     pub failed: usize,
     pub wait_p50_ms: Option<f64>,
     pub wait_p99_ms: Option<f64>,
-    /// The highest number in this slice, like the fields below.
+    /// The highest number of waiting calls in this slice. `running`, `slots` and the numbers of
+    /// pods are the highest numbers, too.
     pub waiting: u32,
     pub running: u32,
     pub slots: u32,
@@ -156,7 +157,7 @@ impl SimulationReport {
     ) -> Self {
         let width = run.history.width;
         let stretches = used(setup, run);
-        // A round number, so that rows begin at round times.
+        // The number of stretches in a row is round, so that rows begin at round times.
         let many = nice::round_up(stretches.len().div_ceil(ROWS_MAX) as u64);
         let joined = join(stretches, many as usize);
         Self {

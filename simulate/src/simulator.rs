@@ -61,15 +61,15 @@ pub(crate) enum CallEnding {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallFate {
     pub(crate) ending: CallEnding,
-    /// Time from its arrival to its first slot, if it got one.
+    /// Time from the call's arrival to its first slot, if it got a slot.
     pub(crate) wait: Option<Nanos>,
-    /// Time from its arrival to its end.
+    /// Time from the call's arrival to its end.
     pub(crate) total: Nanos,
 }
 
 /// The result of a run.
 pub(crate) struct SimulationRun {
-    /// One for each call, in the trace's order.
+    /// One fate for each call, in the trace's order.
     pub(crate) fates: Vec<CallFate>,
     pub(crate) history: History,
 }

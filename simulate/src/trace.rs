@@ -18,7 +18,7 @@ use crate::VaryingTime;
 pub const CALLS_MAX: usize = 1_000_000;
 /// Longest trace in bytes: enough for `CALLS_MAX` lines of any reasonable length.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Longest line in bytes, because a line is held in memory, also when the input has no line ends.
+/// Longest line in bytes. A line is held in memory, even if the input has no line ends.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Most characters of invalid text in an error message.
 const QUOTED_MAX: usize = 80;
@@ -173,7 +173,7 @@ fn read_within(
 fn unreadable(error: csv::Error, line: u64) -> TraceError {
     match error.into_kind() {
         csv::ErrorKind::Utf8 { .. } => TraceError::at(line, "is not UTF-8".to_owned()),
-        // An error of `Bounded`, or of the input itself.
+        // The error comes from `Bounded`, or from the input itself.
         csv::ErrorKind::Io(error) => error
             .downcast::<TraceError>()
             .unwrap_or_else(|error| TraceError::of_all(error.to_string())),

@@ -82,7 +82,7 @@ fn a_hopeless_call_is_refused_by_prediction() {
 }
 
 /// Before a call is measured, nothing is predicted: the second call times out in the queue, and the
-/// third is interrupted.
+/// third call is interrupted.
 #[test]
 fn deadlines_pass_where_nothing_was_measured() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,50\n20,100,100\n";
@@ -132,7 +132,7 @@ fn warm_pods_are_started_for_what_waits() {
         (2, 1, 2)
     );
     assert_eq!(summary.wait_ms.max, Some(50.0));
-    // One pod lives for 1.06 s, the other one from 10 ms on.
+    // One pod lives for 1.06 s; the other pod lives from 10 ms on, so for 1.05 s.
     assert!(
         (summary.pod_seconds - (1.06 + 1.05)).abs() < 1e-9,
         "{}",
@@ -143,7 +143,7 @@ fn warm_pods_are_started_for_what_waits() {
     assert_eq!((alone.made_it, alone.wait_ms.max), (2, Some(990.0)));
 }
 
-/// Each call takes the start of a Job and its own time, in one of two slots.
+/// Each call takes the time of its Job's start and its own time, in one of two slots.
 #[test]
 fn a_job_is_started_for_each_call() {
     let fields = json!({"executionMode": "JOB", "concurrency": 2});
@@ -236,7 +236,8 @@ fn a_job_that_starts_too_long_fails() {
     assert_eq!(late.timed_out_starting, 1);
 }
 
-/// With async calls it would be a guess, which sometimes lies below the product's own result.
+/// With async calls perfect knowledge would be a guess, whose result may be worse than the
+/// product's own.
 #[test]
 fn perfect_knowledge_is_of_sync_calls_only() {
     let trace = "at_ms,service_ms,class\n0,100,\n1,100,async\n";

@@ -1,6 +1,6 @@
-//! The account of bytes under random use. Charges are admitted, cut, cancelled, refused or lost, in any order
-//! and on any thread. In the end nothing is charged, and the account never passes its bound by more than one
-//! answer.
+//! Tests the account of bytes under random use. Charges are admitted, cut, cancelled, refused or lost, in any
+//! order and on any thread. In the end nothing is charged, and the account never passes its bound by more
+//! than one answer.
 
 #![allow(
     clippy::disallowed_methods,
@@ -194,14 +194,14 @@ fn waits_are_served_in_order() {
             held.push(charge);
         }
     }
-    // Two charges have room, a third is granted without room.
+    // Two charges have room; the third charge is granted without room.
     assert_eq!(held.len(), 3);
     assert!(account.taken() <= BYTES_MAX + (5 << 20));
     waits.drain(..3);
     while !waits.is_empty() {
         held.remove(0);
-        // Polled from the last to the first, because polling in the order of service would hide an error in
-        // that order.
+        // The waits are polled from the last to the first, because polling in the order of service would hide
+        // an error in that order.
         let turns: Vec<_> = waits.iter_mut().rev().map(|wait| wait.poll(cx)).collect();
         let ready = turns.iter().filter(|turn| turn.is_ready()).count();
         let first = turns.into_iter().rev().take(ready);
@@ -237,8 +237,8 @@ fn a_line_moved_by_others_bytes_stands_still() {
     };
     poll(&mut waits, &mut held);
     let moved = threads[0].moved();
-    // One thread ends calls to free their memory, and every thread sees that the line does not move by
-    // itself.
+    // One thread takes bytes from other charges for the waiting tasks. All threads then see a lower `moved`,
+    // because these tasks do not get on by themselves.
     threads[0].reclaim(4 << 20);
     assert!(threads[1].moved() < moved);
     let waiting = waits.len();
@@ -247,7 +247,7 @@ fn a_line_moved_by_others_bytes_stands_still() {
     poll(&mut waits, &mut held);
     assert!(waits.len() < waiting, "some get on");
     assert!(threads.iter().all(|thread| thread.moved() <= moved));
-    // The held charges are dropped without help, and the line moves.
+    // The held charges are dropped without a `reclaim`, so `moved` rises above its first value.
     held.clear();
     threads.iter().for_each(|thread| thread.give_back_spare());
     poll(&mut waits, &mut held);

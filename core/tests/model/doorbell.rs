@@ -22,7 +22,7 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// Where the sleeper sleeps. An early wake is kept, as a byte in a socket is.
+/// Where the sleeper sleeps. A wake-up that comes before the sleep is kept, as a byte in a socket is.
 struct Bed {
     woken: Mutex<bool>,
     wake: Condvar,
@@ -40,7 +40,7 @@ impl Bed {
         (bed, bell)
     }
 
-    /// Without a deadline, so that the model ends in a deadlock if no producer wakes the sleeper.
+    /// The sleep has no deadline, so that the model ends in a deadlock if no producer wakes the sleeper.
     fn sleep(&self) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken {

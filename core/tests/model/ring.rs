@@ -28,7 +28,7 @@ fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
     item
 }
 
-/// Pushes each of `items` once and returns those that found a place.
+/// Pushes each of `items` once and returns the items that found a place.
 fn push(producer: &Producer<u64>, items: &[u64]) -> Vec<u64> {
     let mut pushed = Vec::new();
     for item in items {
@@ -55,7 +55,8 @@ fn one_producer_keeps_its_order_over_two_laps() {
     });
 }
 
-/// Both producers want places while the consumer frees some, so one may meet the other in the next lap.
+/// Both producers push while the consumer frees places, so one producer may reach a slot one lap after the
+/// other.
 #[test]
 fn two_producers_lose_and_double_nothing_in_order() {
     check(Some(3), || {

@@ -1,5 +1,5 @@
-//! A bridge that obeys its orders: it starts and ends pods, late and sometimes without success, and answers
-//! for them. Some of its pods die. It also has the registry, which clients change.
+//! A bridge that executes its orders: it starts and ends pods, late and sometimes without success, and sends
+//! the answers to the scheduler. Some of its pods die. It also has the registry, which clients change.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -50,7 +50,7 @@ pub(crate) struct SimulatedBridge {
     pub(crate) changes: u64,
     /// Dead pods of which io threads have to be informed.
     pub(crate) dead: Vec<PodId>,
-    /// At the end of a run nothing fails any more.
+    /// Whether nothing fails any more; true at the end of a run.
     pub(crate) calm: bool,
 }
 
@@ -224,14 +224,14 @@ impl SimulatedBridge {
         match act {
             BridgeAct::Ready(pod) => self.ready(pod, shared),
             BridgeAct::StartFails(pod, permanent) => {
-                // If it was stopped before this, it only goes down.
+                // If the pod was stopped before this, no `StartFailed` follows: the pod only goes down.
                 if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
                     let failure = StartFailure { permanent, message };
                     shared.send_event(Event::StartFailed { pod, failure });
                 }
             }
-            // Sent whatever happened to the pod before, because this report may be late.
+            // The event is sent whatever happened to the pod before, because a real report may be late, too.
             BridgeAct::IsHeldUp(pod) => {
                 let why = Some("it waits".into());
                 shared.send_event(Event::StartHeldUp { pod, why });

@@ -1,5 +1,5 @@
 //! An io thread. It admits calls, drives the state machine of each (`core/call.rs`) with scripted pods on
-//! virtual time, and passes on the messages of clients, the bridge and the scheduler. It takes none of the
+//! virtual time, and passes on the messages of clients, the bridge and the scheduler. It makes none of the
 //! product's decisions: `judge` checks the state machine by rules of its own.
 
 mod client;
@@ -67,7 +67,7 @@ pub(crate) struct Served {
 struct ServedSlot {
     generation: u32,
     call: Option<Served>,
-    /// The call is over, but a grant is on its way. The place is free when that grant has arrived.
+    /// Whether the call is over while a grant is on its way. The place is free when that grant has arrived.
     is_owed_a_grant: bool,
 }
 
@@ -198,7 +198,8 @@ impl IoThread {
         if shared.mode == SchedulerMode::Inline {
             self.grants(shared);
         }
-        // What became due during the pass waits for the next pass. What was due at its start is done.
+        // Everything that was due at the start of the pass has to be done now. What became due during the
+        // pass waits for the next pass.
         let now = shared.now;
         for (_, served) in self.calls() {
             served.judge.check_in_time(&served.life, now);

@@ -1,5 +1,5 @@
-//! What a call must do and must not do, by rules of its own. It sees what happens to a call and the steps
-//! that its state machine takes, and never asks the state machine for a decision.
+//! Checks what a call must do and must not do, by rules of its own. It sees what happens to a call and the
+//! steps that its state machine takes, and never asks the state machine for a decision.
 
 use nanofaas_core::call::{Call, End, Environment, Report};
 use nanofaas_core::function::Function;
@@ -11,7 +11,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::scenario::{MS, SECOND};
 
-/// Timers are a little late, and the clock may step back by as much.
+/// How late a timer may be. This includes the clock's backward steps of up to 5 ms.
 const SLACK: Nanos = Nanos::from_ms(8);
 
 /// Where a call is.
@@ -139,7 +139,7 @@ impl Judge {
         }
     }
 
-    /// This is about to happen to the call.
+    /// Notes what is about to happen to the call.
     pub(crate) fn on_event<E: Environment>(
         &mut self,
         happening: Happening,
@@ -191,7 +191,8 @@ impl Judge {
             self.rules = Rules::of(newest);
         }
         self.attempts += 1;
-        // Holds until the attempt runs, for a call whose grant was made under a spec of another mode.
+        // If the grant was made under a spec of another mode, the attempt never runs, and this is its end. If
+        // the attempt runs, `runs` resets this.
         self.last = Last::Failed(AttemptFailure::NotBegun);
         self.ends_at(now);
     }
@@ -276,7 +277,8 @@ impl Judge {
         self.lost_retries += u32::from(is_lost);
         let is_refused = self.last == Last::Failed(AttemptFailure::NotBegun);
         let waited = now.since(self.last_end) + SLACK;
-        // Such a function has no other pod that could take the call at once, so the call backs off.
+        // A function of any other mode has no other pod that could take the call at once, so the call backs
+        // off.
         let least = if is_refused && self.rules.mode != ExecutionMode::Warm {
             back_off(10 * MS, SECOND, self.attempts)
         } else {
@@ -324,7 +326,7 @@ impl Judge {
         );
     }
 
-    /// The call is over. `is_current` if its registration still exists.
+    /// The call is over. `is_current` is whether its registration still exists.
     pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now: Uptime) {
         assert_eq!(self.released, self.attempts, "a slot was not released");
         assert_eq!(life.never_ran(), !self.has_run, "whether it ran is wrong");

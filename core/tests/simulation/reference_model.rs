@@ -18,7 +18,7 @@ enum ModelPodState {
     Starting,
     Usable,
     Quarantined,
-    /// Known to get no more grants.
+    /// The model knows that the pod gets no more grants.
     Draining,
     Stopped,
     Down,
@@ -139,7 +139,7 @@ impl ReferenceModel {
                     pod.drain();
                 }
             }
-            // These change no pod and no call.
+            // These events change no pod and no call.
             Event::StartHeldUp { .. } | Event::Adopt { .. } => {}
         }
     }
@@ -316,8 +316,8 @@ impl ReferenceModel {
         gauge(0) + gauge(1) + self.counts(id, ModelPodState::Quarantined)
     }
 
-    /// The same without quarantined pods that may be draining, because the scheduler does not report drains.
-    /// Only a pod with a call in flight may be draining; a pod without one is stopped at once.
+    /// Like `serving`, without those quarantined pods that may be draining, because the scheduler does not
+    /// report drains. Only a pod with a call in flight may be draining; a pod without one is stopped at once.
     fn surely_serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let doubtful = self.pods.values().filter(|pod| {
             pod.lane == id && pod.state == ModelPodState::Quarantined && pod.in_flight > 0
@@ -346,7 +346,7 @@ impl ReferenceModel {
         );
     }
 
-    /// The scheduler granted these in one turn.
+    /// The scheduler made these grants in one turn.
     pub(crate) fn granted(&mut self, grants: &[Grant], entries: &Entries) {
         let batch: HashSet<CallId> = grants.iter().map(|grant| grant.call).collect();
         let waited = |call: &CallId| batch.contains(call) || entries.is_queued(*call);
@@ -393,7 +393,8 @@ impl ReferenceModel {
         }
     }
 
-    /// The scheduler has nothing left to do now: no call may wait while a slot for it is free.
+    /// Checks that no call waits while a slot for it is free. It is called when the scheduler has nothing
+    /// left to do.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {
@@ -418,7 +419,7 @@ impl ReferenceModel {
         let usable = || of_lane().filter(|pod| pod.state == ModelPodState::Usable);
         let starting = self.counts(id, ModelPodState::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
-        // Pods that were drained for a newer one look usable to this model.
+        // In this model pods still count as usable after they were drained for a newer pod.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");

@@ -14,7 +14,7 @@ pub(crate) const SECOND: Nanos = Nanos::SECOND;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartBehaviour {
     Good,
-    /// About every other start fails.
+    /// Each start fails with a probability of one half.
     Flaky,
     /// No start succeeds.
     Broken {

@@ -250,7 +250,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// No actor has anything to do: moves the clock to the next timer.
+    /// Moves the clock to the next timer, because no actor has anything to do.
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_at);
         let change = (self.changes_left > 0).then_some(self.next_change);

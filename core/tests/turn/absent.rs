@@ -1,5 +1,5 @@
-//! Events about lanes and pods that are not there. Events that can be late are ignored; those that cannot be
-//! late stop the process.
+//! Events about lanes and pods that are not there. An event that can be late is ignored; any other event
+//! stops the process.
 
 use nanofaas_core::event::{Event, LanePlan, Order, StartFailure};
 use nanofaas_core::ticket::LaneId;

@@ -99,7 +99,7 @@ fn a_saturated_lane_delays_others_by_its_share() {
     assert_eq!(lanes.len(), 931);
     let last_of = |lane| lanes.iter().rposition(|other| *other == lane).unwrap();
     assert!(last_of(2) <= 2 * GRANTS_PER_LANE, "two others were before");
-    // Lane 1 needs four visits; before each, lane 0 has one.
+    // Lane 1 needs four visits; lane 0 has one visit before each of them.
     assert!(last_of(1) <= 30 + 4 * GRANTS_PER_LANE + 1);
     // A call that arrives while the saturated lane is being served waits for one visit at most.
     plane.open(3, podless(1024));
@@ -150,7 +150,7 @@ fn dead_tickets_take_no_room_from_live_ones() {
     let mut plane = SteppedScheduler::with(podless(1));
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
-    // One slot is held all the time. Calls arrive and give up, far more than the queue has places.
+    // One slot is held all the time. Many more calls than the queue has places arrive and give up.
     for _ in 0..12_000 {
         let call = plane.call(0, Class::Sync);
         plane.leave(0, call);

@@ -1,5 +1,5 @@
 //! A scheduler and its surroundings, controlled by a test: waiting calls, a bridge that does what the test
-//! says, and a clock that only the test advances.
+//! demands, and a clock that only the test advances.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl SteppedScheduler {
         }
     }
 
-    /// With one function, in lane 0.
+    /// A scheduler with one function, in lane 0.
     pub(crate) fn with(plan: LanePlan) -> Self {
         let mut plane = Self::new();
         plane.open(0, plan);
@@ -144,7 +144,7 @@ impl SteppedScheduler {
         self.stats[&lane].leave(Class::Sync);
     }
 
-    /// One turn and its grants. The first value tells whether it left work.
+    /// Runs one turn and returns its grants. The first value shows whether the turn left work.
     pub(crate) fn turn(&mut self) -> (Turn, Vec<Grant>) {
         let turn = self.scheduler.turn(self.now, &mut self.out);
         (turn, std::mem::take(&mut self.out.grants))
@@ -209,7 +209,7 @@ impl SteppedScheduler {
             .collect()
     }
 
-    /// The same for pods that have to be ended.
+    /// The pods that were ordered to stop since the last call; nothing else may have been ordered.
     pub(crate) fn stops(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders

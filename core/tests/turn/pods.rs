@@ -25,7 +25,7 @@ fn a_cold_burst_starts_exactly_what_it_needs() {
     });
     assert!(plane.orders().is_empty(), "nobody calls yet");
     let calls = plane.calls(0, Class::Sync, 10);
-    // Six calls may run at once, two in each pod; the other four wait for those.
+    // Six calls may run at once, two in each pod; the other four calls wait for the same pods.
     let started = plane.starts();
     assert_eq!(started.len(), 3);
     assert!(plane.grants().is_empty(), "no pod is up");
@@ -352,7 +352,7 @@ fn an_adopted_pod_replaces_an_ordered_one() {
         plane.down(&[stopped]);
         adopted.push(pod);
     }
-    // A third pod is one too many. It stops no adopted pod.
+    // A third adopted pod is one too many, but its adoption stops neither of the two others.
     let stale = false;
     plane.on_event(Event::Adopt {
         lane: LANE,

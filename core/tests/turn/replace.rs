@@ -229,7 +229,7 @@ fn another_mode_drains_every_pod_and_needs_none() {
     assert_eq!(plane.scheduler.held(), 1);
 }
 
-/// Io threads receive a registration before the scheduler does, even two in a row.
+/// Io threads may receive a registration, and even the one after it, before the scheduler receives either.
 #[test]
 fn a_call_two_registrations_ahead_waits() {
     let mut plane = SteppedScheduler::with(podless(1));

@@ -28,14 +28,15 @@ pub(super) struct CallPlace {
 
 /// A call that has not ended.
 pub(super) struct LiveCall {
-    /// Its number in the trace.
+    /// The call's number in the trace.
     pub(super) number: usize,
     pub(super) life: Call<SimulatedThread>,
-    /// When its attempt began to run in a pod.
+    /// When the call's attempt began to run in a pod.
     sent_at: Option<Uptime>,
-    /// When its attempt will answer, or its Job will fail to start, unless it is interrupted.
+    /// When the call's attempt will answer, or its Job will fail to start, unless the attempt is
+    /// interrupted.
     pub(super) ends_at: Uptime,
-    /// When its first attempt got a slot.
+    /// When the call's first attempt got a slot.
     granted_at: Option<Uptime>,
     timer_at: Option<Uptime>,
     job: Option<JobState>,
@@ -259,7 +260,7 @@ impl Simulator<'_> {
         }
         live.life.job_runs(now);
         self.send(attempt);
-        // The deadline of the run itself begins now.
+        // The attempt's own time counts from now, so the call may need another timer.
         self.drive(attempt.index);
     }
 

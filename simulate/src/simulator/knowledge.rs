@@ -21,7 +21,7 @@ const STEPS_MAX: u64 = 100_000_000;
 /// The plan of the last arrival, kept for the next one.
 #[derive(Default)]
 pub(super) struct Knowledge {
-    /// `None` if an event differed from the plan.
+    /// The plan of the last arrival; `None` if an event differed from the plan.
     plan: Option<PerfectPlan>,
     steps: u64,
 }
@@ -37,7 +37,7 @@ impl Knowledge {
     }
 }
 
-/// When slots are free after all waiting calls have had theirs.
+/// When each slot is free, after all waiting calls have had their slots.
 #[derive(Clone, Debug)]
 struct PerfectPlan {
     /// When each slot is free. A time in the past means that it is free now.
@@ -62,8 +62,8 @@ impl PerfectPlan {
         known_at.into_iter().chain(ordered_at).min()
     }
 
-    /// Queues a call behind all others. A call whose deadline passes before it begins takes no
-    /// slot.
+    /// Queues a call behind all other calls. If the call's deadline passes before it begins, it
+    /// takes no slot.
     fn queue(&mut self, now: Uptime, held_for: Nanos, deadline: Uptime) {
         let begins_at = self.begins_at(now);
         let Some(begins_at) = begins_at.filter(|begins_at| *begins_at < deadline) else {
@@ -82,8 +82,8 @@ impl PerfectPlan {
 }
 
 impl Simulator<'_> {
-    /// Whether a call that arrives now will be answered in time. Without any slot it is admitted;
-    /// otherwise no first pod would ever be ordered.
+    /// Whether a call that arrives now will be answered in time. If there is no slot, the call is
+    /// admitted, because otherwise no first pod would ever be ordered.
     pub(super) fn will_make_it(&mut self, service: Nanos, deadline: Uptime) -> bool {
         let job_start = self.job_start();
         if job_start.is_some_and(|start| !comes_up(start)) {
@@ -126,7 +126,7 @@ impl Simulator<'_> {
         (slots as usize, most as usize)
     }
 
-    /// The valid plan: the last one, if everything happened as planned, else a new one.
+    /// The valid plan: the last plan, if everything happened as planned, else a new one.
     fn plan(&mut self) -> &PerfectPlan {
         let slots = self.slots();
         let last = self.knowledge.plan.take();
@@ -156,7 +156,8 @@ impl Simulator<'_> {
                 waiting.push((live.number, deadline));
             }
         }
-        // In the order of their arrival.
+        // Calls are queued in the order of their arrival, because each pair begins with the number
+        // of the call in the trace.
         waiting.sort_unstable();
         let mut plan = self.plan_of_slots(held);
         let job_start = self.job_start();

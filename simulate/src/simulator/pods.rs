@@ -10,8 +10,8 @@ use rand::rngs::SmallRng;
 use super::{Simulator, VirtualEvent};
 use crate::START_TIMEOUT;
 
-/// How long a pod takes to answer a probe after its call was interrupted: our runtimes stop such a
-/// call.
+/// How long a pod takes to answer a probe after its call was interrupted. It is short, because our
+/// runtimes stop such a call.
 const PROBE: Nanos = Nanos::from_ms(5);
 /// How long the `minReplicas` pods take to come up if no other pod ever does.
 const FLOOR: Nanos = Nanos::from_ms(100);

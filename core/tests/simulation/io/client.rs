@@ -66,7 +66,7 @@ impl IoThread {
         };
         assert!(function.stats.depth() > 0);
         shared.show(|| format!("io admits {ticket:?}"));
-        // Before the ticket is sent: the scheduler may grant it at once, and the call must be known then.
+        // The call is stored before its ticket is sent, because the scheduler may grant the ticket at once.
         let timer_at = life.until();
         let timer = self.wheel.set(timer_at, u64::from(index));
         self.places[index as usize].call = Some(Served {

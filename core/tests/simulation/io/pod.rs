@@ -42,8 +42,8 @@ impl IoThread {
             service += start;
         }
         let oom = shared.rng.chance(200);
-        // The bridge always knows how a Job ended. A warm pod's runtime may report it, or die with its
-        // worker.
+        // The bridge always knows how a Job ended. The runtime of a warm pod may report how its worker ended,
+        // or die with the worker.
         let is_told = mode == ExecutionMode::Job || service.as_ns().is_multiple_of(4);
         let faults = [
             CallAct::Fails,
@@ -56,7 +56,7 @@ impl IoThread {
         let mut dice = shared.rng.below(1000);
         for (at, share) in nature.faults.into_iter().enumerate() {
             if dice < share {
-                // The last kind of fault never answers.
+                // The last kind of fault is a pod that never answers; no act is planned for it.
                 if let Some(fault) = faults.get(at) {
                     let after = if at < 2 {
                         service

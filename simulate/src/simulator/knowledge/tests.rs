@@ -39,7 +39,7 @@ fn setup(fields: &Value, seed: u64, start: Option<VaryingTime>) -> Setup {
     let below = |dice: &mut SmallRng, ms: u64| Nanos::from_ns(dice.random_range(0..ms * 1_000_000));
     let calls = (0..1500).map(|_| {
         at += below(&mut dice, 20);
-        // Sometimes there is a pause that is longer than idle pods are kept.
+        // A few pauses are longer than the time for which idle pods are kept.
         if dice.random_range(0..300) == 0 {
             at += 5000 * MS;
         }
