@@ -1,6 +1,6 @@
 //! Which modules of a crate may import which: a folder imports only itself and lower folders, and
-//! modules import one another in a circle only up to a size. Reads the paths that begin with
-//! `crate::` and `super::`, without tests.
+//! the number of modules in a circle of imports is limited. The test reads the paths that begin
+//! with `crate::` and `super::`, without tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +10,8 @@ use std::path::Path;
 struct Layers {
     sources: &'static str,
     folders: &'static [&'static str],
-    /// Imports that still go up, module by module. Add none; remove an entry when its import is
-    /// gone.
+    /// Imports that still go to a higher folder, each from a module to a module. Add no entry;
+    /// remove an entry when its import is gone.
     up_as_yet: &'static [(&'static str, &'static str)],
 }
 
@@ -57,9 +57,10 @@ const LAYERS: [Layers; 4] = [
     },
 ];
 
-/// The most modules of a circle, because modules in a circle can only be understood together.
+/// The largest number of modules in a circle, because modules in a circle can only be understood
+/// together.
 const CIRCLE_MAX: usize = 10;
-/// Crates whose largest circle is still larger, with its size. Add none.
+/// Crates whose largest circle is larger than that, with its size. Add no crate.
 const LARGE_AS_YET: [(&str, usize); 0] = [];
 
 const CRATES: [&str; 11] = [

@@ -46,7 +46,8 @@ fn resolved(platform: Platform) -> Value {
 
 #[test]
 fn it_has_every_path_with_every_code() {
-    // 400, 403, 414, 431 and 503 are possible everywhere, and with a body also 411 and 413.
+    // Every path may answer 400, 403, 414, 431 and 503. A path with `body` may also answer 411 and
+    // 413.
     let expected = [
         ("/v1/functions get", "200"),
         ("/v1/functions post", "201 409 415 body"),
@@ -129,7 +130,8 @@ fn every_reference_and_every_part_is_used() {
     {
         for name in keys(parts) {
             let reference = format!("#/components/{kind}/{name}");
-            // Only the description names this shape, because an output in a status may be any JSON.
+            // Only the description names the shape `Bytes`, because an output in a status may be
+            // any JSON.
             if name != "Bytes" {
                 assert!(
                     references.contains(reference.as_str()),
@@ -186,7 +188,8 @@ fn a_functions_fields_are_the_cores() {
 
 #[test]
 fn a_functions_defaults_are_the_cores() {
-    // These fields are required, depend on other fields, or are objects whose fields have defaults.
+    // The comparison leaves these fields out, because they are required, depend on other fields, or
+    // are objects whose fields have defaults.
     const WITHOUT: [&str; 5] = ["name", "maxReplicas", "resources", "scalingConfig", "local"];
     fn compare(described: &Value, mut resolved: Value, given: &[&str]) {
         for (name, field) in described.as_object().expect("properties") {

@@ -39,12 +39,12 @@ fn ours<'a>(tree: &'a str, package: &str) -> BTreeSet<&'a str> {
     ours.filter(|name| *name != package).collect()
 }
 
-/// What a package may depend on.
+/// What a package may depend on and what it needs.
 struct Rule {
     package: &'static str,
-    /// All packages of this workspace.
+    /// The packages of this workspace on which it depends, directly or not.
     ours: &'static [&'static str],
-    /// Some packages of others, to see that the output is parsed well.
+    /// Some packages that it depends on, to check that the output of `cargo tree` is parsed well.
     needs: &'static [&'static str],
     never: &'static [&'static str],
 }
@@ -92,7 +92,8 @@ const RULES: [Rule; 13] = [
         needs: &["tokio"],
         never: &["monoio", "kube", "axum"],
     },
-    // The simulator plays everything except the decisions, which core makes.
+    // The simulator depends on core, because core makes the decisions and the simulator simulates
+    // everything else.
     Rule {
         package: "simulate",
         ours: &["core", "plot"],
@@ -105,7 +106,8 @@ const RULES: [Rule; 13] = [
         needs: &["nanofaas-plot"],
         never: &["serde"],
     },
-    // Without the product's crates, because the load test measures other platforms in the same way.
+    // The load test depends on no crate of the product, because it measures other platforms in the
+    // same way.
     Rule {
         package: "loadtest",
         ours: &["plot"],
@@ -118,15 +120,15 @@ const RULES: [Rule; 13] = [
         needs: &["httparse"],
         never: &["tokio", "kube"],
     },
-    // Without the product's crates, because a test judges them with it.
+    // The testkit depends on no crate of the product, because tests judge the product with it.
     Rule {
         package: "testkit",
         ours: &[],
         needs: &["serde_json", "nix"],
         never: &["tokio"],
     },
-    // Without the product's crates, because the fake API server follows the documentation of
-    // Kubernetes and not our bridge.
+    // The fake API server depends on no crate of the product, because it follows the documentation
+    // of Kubernetes and not our bridge.
     Rule {
         package: "fake-api-server",
         ours: &[],

@@ -1,5 +1,5 @@
-//! The paths of built programs, derived from the path of the running test
-//! program. It builds nothing.
+//! The paths of built programs, derived from the path of the running test program. This module
+//! builds nothing.
 
 use std::path::{Path, PathBuf};
 

@@ -45,14 +45,15 @@ impl Answer {
             .unwrap_or_else(|fault| panic!("no JSON ({fault}) in {} {}", self.status, self.text()))
     }
 
-    /// Fails the test unless the status is this one.
+    /// Fails the test unless the answer has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{:?} {}", self.headers, self.text());
         self
     }
 
-    /// Checks an error outside an execution: status, code, a message, and JSON by its content type.
+    /// Checks an answer that reports an error outside an execution: its status, its code, that it
+    /// has a message, and that its content type is JSON.
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
@@ -64,7 +65,7 @@ impl Answer {
         answer
     }
 
-    /// Checks the result of a call that did not succeed: HTTP status, state and code.
+    /// Checks the answer to a call that did not succeed: HTTP status, state and code.
     #[track_caller]
     pub fn expect_failure(self, status: u16, state: &str, code: &str) -> Self {
         let answer = self.expect(status);
@@ -80,7 +81,7 @@ impl Answer {
         answer
     }
 
-    /// The id of the execution in the answer's head.
+    /// The id of the execution, from the answer's headers.
     #[track_caller]
     pub fn id(&self) -> String {
         let id = self.header("x-execution-id");
@@ -221,18 +222,18 @@ impl RawClient {
         Self { socket, unread }
     }
 
-    /// A second handle of the connection, to send from another thread.
+    /// A second handle of the connection, with which another thread can send.
     pub fn sender(&self) -> Self {
         Self::of(self.socket.handle())
     }
 
-    /// Reads raw bytes from the socket, which `read` then does not see.
+    /// Reads raw bytes from the socket. A later `read` does not return these bytes.
     pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.socket.read(bytes)
     }
 
-    /// Sends bytes. Ignores an error, because the peer may have closed; the read of the answer
-    /// reports that.
+    /// Sends bytes. Ignores an error, because the peer may have closed the connection; reading the
+    /// answer then reports the error.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.socket.write_all(bytes);
     }

@@ -1,4 +1,4 @@
-//! The real process under test: it is started with flags, used over HTTP and ended by its pid, and
+//! The real process under test. It is started with flags, used over HTTP and ended by its pid, and
 //! its log is recorded. This module never looks inside the process. A control plane that several
 //! tests share lives until the test process ends; then `keeper` ends it.
 
@@ -21,8 +21,8 @@ use crate::metrics::ScrapedMetrics;
 use crate::process::ProcessLog;
 use crate::wait::{PATIENCE, eventually, lock};
 
-/// The program, without environment variables that would configure it. NANOFAAS_PLANTED_BUG stays,
-/// because it is not a setting.
+/// The program, without environment variables that would configure it. NANOFAAS_PLANTED_BUG is
+/// kept, because it is not a setting.
 pub fn program() -> Command {
     let mut command = Command::new(built::program("nanofaas"));
     for (name, _) in std::env::vars() {
@@ -33,7 +33,7 @@ pub fn program() -> Command {
     command
 }
 
-/// A running process.
+/// A running control plane.
 pub struct ControlPlane {
     child: Mutex<Child>,
     pub pid: Pid,
@@ -43,7 +43,7 @@ pub struct ControlPlane {
     pub log: Arc<ProcessLog>,
 }
 
-/// Prints a line of the log that a developer wants to see beside the test's own output.
+/// Prints a line of the log if a developer needs it beside the test's own output.
 fn show(line: &str) {
     if line.contains("panicked") || std::env::var_os("NANOFAAS_TEST_SHOW_LOG").is_some() {
         eprintln!("plane: {line}");
@@ -108,9 +108,10 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a control plane for a cluster that has not answered. The process logs its addresses
-    /// only after the cluster's answer, so this function chooses them: on 127.0.0.2, because on
-    /// 127.0.0.1 the kernel could give the port to another socket before the process binds it.
+    /// Starts a control plane for a cluster whose API server has not answered. The process logs its
+    /// addresses only after that answer, so this function chooses the addresses. They are on
+    /// 127.0.0.2, because on 127.0.0.1 the kernel could give the port to another socket before the
+    /// process binds it.
     #[track_caller]
     pub fn start_unanswered(kubeconfig: &Path) -> Self {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.2:0").expect("a port"));
@@ -130,8 +131,8 @@ impl ControlPlane {
             internal: None,
             log,
         };
-        // A connection alone is no proof, because a control plane that fails to start listens for a
-        // moment, too.
+        // A successful connection does not prove that the control plane runs, because a control
+        // plane that fails to start also listens for a moment.
         for (address, path) in [(listen, "/openapi.yaml"), (management, "/healthz")] {
             let request = Request::get(path).bytes();
             let serves = || {
@@ -285,7 +286,8 @@ impl ControlPlane {
     }
 
     pub fn signal(&self, signal: Signal) {
-        // The child is reaped only under this lock, so no other process can have its pid yet.
+        // The child is reaped only under this lock, so its pid cannot belong to another process
+        // yet.
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
             kill(self.pid, signal).expect("our own child");
@@ -342,7 +344,7 @@ impl Drop for ControlPlane {
     }
 }
 
-/// The start-up line: the one that has the management address.
+/// The start-up line, which is the line with the management address.
 fn addresses(line: &str) -> Option<Value> {
     let line: Value = serde_json::from_str(line).ok()?;
     (address(&line, "listen").is_some() && address(&line, "management").is_some()).then_some(line)
@@ -353,7 +355,7 @@ fn address(line: &Value, field: &str) -> Option<SocketAddr> {
     text.strip_prefix("http://").unwrap_or(text).parse().ok()
 }
 
-/// A control plane that the tests of a module share; the first of them starts it.
+/// A control plane that the tests of a module share; the first test that uses it starts it.
 pub struct SharedControlPlane {
     flags: &'static [&'static str],
     plane: OnceLock<ControlPlane>,

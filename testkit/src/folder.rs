@@ -11,7 +11,7 @@ impl ScratchFolder {
     pub fn create() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Short, because the path of a Unix socket can have 107 bytes at most.
+        // The name is short, because the path of a Unix socket can have 107 bytes at most.
         let name = format!("nft-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&path);

@@ -1,5 +1,5 @@
-//! The form that this test run asks for: scheduler, io threads and driver of the control plane, from
-//! variables that `./ci blackbox` sets.
+//! The form of this test run: the scheduler, the number of io threads and the io driver of its
+//! control planes, from variables that `./ci blackbox` sets.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ pub fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The flags of every control plane; a test's own flags follow.
+/// The flags that every control plane gets; a test's own flags follow them.
 pub(crate) fn flags() -> Vec<String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     flags_at(any, any)

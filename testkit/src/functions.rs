@@ -1,5 +1,5 @@
-//! Functions to register: specs for every mode, and programs for the local backend. Each program is
-//! in a folder of its own, which is deleted when the test ends. This module registers nothing.
+//! Functions to register: specs for every mode, and programs for the local backend. A test writes
+//! the programs into a folder, which is deleted when the test ends. This module registers nothing.
 
 use std::sync::OnceLock;
 
@@ -18,7 +18,7 @@ pub fn with(mut function: Value, more: &Value) -> Value {
     function
 }
 
-/// An echo that the control plane itself runs.
+/// A LOCAL function: the control plane itself runs it, and it returns its input.
 pub fn local(name: &str) -> Value {
     json!({"name": name, "executionMode": "LOCAL"})
 }
@@ -64,8 +64,9 @@ impl ScratchFolder {
     }
 }
 
-/// The Python program that `python3` runs. Under a version manager `python3` is a script that forks
-/// about thirty times per start, and on a busy machine that takes longer than a call may wait.
+/// The path of the Python program that `python3` starts. If a version manager is installed,
+/// `python3` is a script that forks about thirty times, and on a busy machine that takes longer
+/// than a call may wait.
 pub fn interpreter() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {

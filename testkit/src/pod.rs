@@ -1,6 +1,6 @@
 //! Scripted pods: endpoints of POOL functions that answer, wait, send wrong answers or die on
-//! purpose, and record the calls that they get. A script sees one call of its connection at a time.
-//! Scripted pods share no code with the platform's own HTTP.
+//! purpose, and record the calls that they get. A connection passes its calls to the script one at
+//! a time. Scripted pods share no code with the platform's own HTTP.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::socket::EitherSocket;
 use crate::wait::{Gate, PATIENCE, lock};
 
-/// A call as the pod got it. Header names are lower case.
+/// A call as the pod received it. Header names are lower case.
 #[derive(Clone, Debug)]
 pub struct ReceivedCall {
     pub first_line: String,
@@ -40,7 +40,7 @@ impl ReceivedCall {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
-    /// The `input` of its envelope.
+    /// The `input` field of the call's envelope.
     pub fn input(&self) -> Value {
         self.json()["input"].clone()
     }
@@ -75,7 +75,8 @@ impl ScriptedConn {
         self.answer(200, "Content-Type: application/json\r\n", body.as_bytes())
     }
 
-    /// Waits until the gate opens. If the platform closes first, counts a cut and returns false.
+    /// Waits until the gate opens. If the platform closes the connection first, counts a cut and
+    /// returns false.
     pub fn wait(&mut self, gate: &Gate) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -172,7 +173,7 @@ impl ScriptedConn {
     }
 }
 
-/// The pod's action on the connection after a call.
+/// What the pod does with the connection after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     Keep,
@@ -193,7 +194,7 @@ struct SeenCalls {
     open: Mutex<HashMap<usize, EitherSocket>>,
 }
 
-/// A pod with a script.
+/// A pod whose answers a script decides.
 pub struct ScriptedPod {
     /// The `endpointUrl` of a function that uses this pod.
     pub url: String,
@@ -279,7 +280,7 @@ impl ScriptedPod {
         pod
     }
 
-    /// Answers every call with the result of `output`.
+    /// Answers every call with the text that `output` returns for it.
     pub fn answering(output: impl Fn(&ReceivedCall) -> String + Send + Sync + 'static) -> Self {
         Self::tcp(move |got, line| line.json(&output(got)))
     }
@@ -301,7 +302,7 @@ impl ScriptedPod {
         })
     }
 
-    /// Answers every call with these bytes, and closes.
+    /// Answers every call with these bytes, and closes the connection.
     pub fn saying(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::tcp(move |_, line| {
@@ -318,7 +319,7 @@ impl ScriptedPod {
         }
     }
 
-    /// Records no calls from now on, for tests with too many calls to keep.
+    /// Stops recording calls, for tests with too many calls to keep.
     #[must_use]
     pub fn forgetful(self) -> Self {
         self.seen.forgets.store(true, Ordering::SeqCst);
@@ -332,12 +333,12 @@ impl ScriptedPod {
         }
     }
 
-    /// All calls so far.
+    /// All calls that the pod has received.
     pub fn calls(&self) -> Vec<ReceivedCall> {
         lock(&self.seen.calls).clone()
     }
 
-    /// Connections so far.
+    /// The number of connections that the pod has accepted.
     pub fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
@@ -385,7 +386,8 @@ fn talk(stream: EitherSocket, seen: &SeenCalls, script: &Script, cuts: Arc<Atomi
         seen.more.notify_all();
         after = script(&got, &mut line);
     }
-    // Drop the other descriptor first: a socket is closed, or reset, only with its last descriptor.
+    // This drops the other descriptor of the connection, because a socket is closed or reset only
+    // when its last descriptor is dropped.
     lock(&seen.open).remove(&connection);
     if after == After::Reset {
         line.stream.reset_on_close();
@@ -397,7 +399,8 @@ fn talk(stream: EitherSocket, seen: &SeenCalls, script: &Script, cuts: Arc<Atomi
 impl Drop for ScriptedPod {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // The accepting thread reads `stopped` only after `accept` returns, so connect once.
+        // The accepting thread reads `stopped` only after `accept` returns, so this connection
+        // makes `accept` return once more.
         match &self.address {
             ListenAddress::Tcp(address) => drop(TcpStream::connect(address)),
             ListenAddress::Unix(path) => {

@@ -46,8 +46,8 @@ struct RecordedLines {
 }
 
 impl ProcessLog {
-    /// Records the lines of a process's stderr until it is closed; calls `each` with every line
-    /// first.
+    /// Records the lines of a process's stderr until stderr is closed. Calls `each` with every line
+    /// before the line is recorded.
     pub fn of(
         stderr: impl Read + Send + 'static,
         each: impl Fn(&str) + Send + 'static,
@@ -87,7 +87,7 @@ impl ProcessLog {
         }
     }
 
-    /// Waits until no process can write another line.
+    /// Waits until stderr is closed, after which no process can write another line.
     #[track_caller]
     pub fn wait_end(&self) {
         let lines = lock(&self.lines);

@@ -1,5 +1,5 @@
 //! A small seeded random number generator (SplitMix64), so that a seed replays a plan on every
-//! machine. It never reads a clock. Plans and storms use it.
+//! machine. It never reads a clock. The plans and storms of tests/chaos use it.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]

@@ -40,7 +40,7 @@ impl EitherSocket {
         self
     }
 
-    /// How long a read may wait.
+    /// Sets how long a read may wait.
     pub(crate) fn set_patience(&self, patience: Duration) {
         let set = match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(patience)),
@@ -56,7 +56,8 @@ impl EitherSocket {
         };
     }
 
-    /// Over TCP, makes the next close send a reset instead of a FIN, so that it leaves no TIME_WAIT.
+    /// Makes the next close of a TCP connection send a reset instead of a FIN, so that the
+    /// connection leaves no TIME_WAIT.
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp(stream) = self {
             let now = linger {

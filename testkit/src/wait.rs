@@ -1,10 +1,10 @@
-//! Waiting in tests: every wait has a deadline, after which it fails its test; gates that a test
-//! opens; and locks that stay usable after a failed test.
+//! Waiting in tests: waits that fail their test at a deadline, gates that a test opens, and locks
+//! that stay usable after a failed test.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longer than any step of a test should take, also on a busy machine.
+/// No step of a test should take this long, also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `holds` returns true, and fails the test after `PATIENCE`.
@@ -30,7 +30,7 @@ pub fn until<T>(what: &str, mut it: impl FnMut() -> Option<T>) -> T {
     found.expect("it came")
 }
 
-/// A gate that is closed until a test opens it; scripts wait for it.
+/// A gate that is closed until a test opens it; the scripts of pods wait for it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 

@@ -250,8 +250,8 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // While no call has been measured and none waits, nothing is predicted: a call with a short
-    // deadline is accepted.
+    // Admission predicts a wait only if a call has been measured and a call waits. Until then it
+    // accepts a call with a short deadline.
     let mut first = begin();
     pod.wait_calls(1);
     let mut second = begin();
@@ -269,7 +269,7 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane()
         .send(&hasty)
         .expect_failure(408, "timeout", "TIMEOUT");
-    // Now a call waits, and about 300 ms per call have been measured.
+    // Now one call waits, and the measured calls took about 300 ms each.
     let mut waiting = begin();
     plane().wait_for("predict", 1, 1);
     expect_refusal(plane().send(&hasty), "est_wait");
@@ -302,7 +302,8 @@ fn later_async_calls_refuse_no_sync_one() {
         .map(|_| plane().enqueue("after", &json!(1)))
         .collect();
     plane().wait_for("after", 59, 1);
-    // The calls before it would take 18 s. The sync call has to wait for only one or two of them.
+    // The 60 async calls ahead of the sync call would take 18 s. But sync calls go first, so the
+    // sync call waits for only one or two of the async calls.
     let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
     let mut sync = sync.begin(plane().listen);
     plane().wait_for("after", 60, 1);
@@ -359,8 +360,8 @@ fn calls_begin_in_the_order_they_came() {
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
-        // With several io threads, the calls keep this order only if each is counted before the
-        // next is sent.
+        // With several io threads, the calls keep this order only if each call is counted before
+        // the next call is sent.
         wires.push(Request::invoke("order", &json!(number)).begin(plane().listen));
         let waiting = u32::try_from(wires.len() - 1).expect("few");
         plane().wait_for("order", waiting, 1);
@@ -432,7 +433,7 @@ fn a_full_call_table_refuses_as_memory() {
             } else if answer.header("x-queue-reject-reason") != Some("depth") {
                 first.get_or_insert(answer);
             } else {
-                // The mailbox of a pinned scheduler was full.
+                // The call was refused because the mailbox of a pinned scheduler was full.
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

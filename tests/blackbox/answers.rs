@@ -36,9 +36,9 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// The same on a Unix socket, which holds at most 200 KiB of unread bytes. An action at one end has
-/// reached the other end when its system call returns; over TCP that takes some time on a busy
-/// machine.
+/// An endpoint like `endpoint`, on a Unix socket that holds at most 200 KiB of unread bytes. When a
+/// system call at one end returns, its effect has reached the other end. Over TCP that takes some
+/// time on a busy machine.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -119,7 +119,7 @@ fn filled(body: &[u8], size: usize) -> Vec<u8> {
     body
 }
 
-/// Makes calls one after the other; between two calls the pod acts on the idle connection.
+/// Calls one after the other. Between two calls the pod does something to the idle connection.
 #[track_caller]
 fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
     for caller in 0..10 {
@@ -144,7 +144,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             std::thread::spawn(move || {
                 while let Some((_, body)) = request(&mut stream, true) {
                     stream.write_all(&octets(&body)).expect("it is taken");
-                    // By then the plane has received the answer.
+                    // After this pause the plane has received the answer.
                     std::thread::sleep(Duration::from_millis(10));
                     let other = filled(b"of another call", size);
                     stream.write_all(&octets(&other)).expect("it is taken");
@@ -210,7 +210,8 @@ fn a_pod_may_answer_before_all_is_sent() {
         };
         let mut left = length(&request_head);
         let mut bytes = [0; 65536];
-        // A plane that does not read while it sends would block here.
+        // The pod answers before it reads the body. A plane that does not read while it sends would
+        // block here.
         let mut goes_on = stream.write_all(&head("200 OK", left, "")).is_ok();
         while goes_on && left > 0 {
             if body.is_empty() {
@@ -263,7 +264,8 @@ fn a_reset_ends_a_lengthless_answer_as_lost() {
         let half =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nthe first";
         stream.write_all(half).expect("it is taken");
-        // The plane must receive the bytes before the reset, because a reset discards them.
+        // The plane must receive the bytes before the reset arrives, because a reset discards
+        // unread bytes.
         std::thread::sleep(Duration::from_millis(50));
         let at_once = nix::libc::linger {
             l_onoff: 1,
@@ -298,7 +300,7 @@ fn an_answer_for_another_call_is_lost() {
     call("foreign", b"x".to_vec()).expect(200);
     call("foreign", b"x".to_vec()).expect(200);
     let over: Vec<_> = pod.calls().iter().map(|got| got.connection).collect();
-    // Each io thread has its own connections.
+    // Each io thread has its own connections to the pod.
     if io_threads() == 1 {
         assert_eq!(over, [0, 1, 1]);
     } else {

@@ -60,8 +60,9 @@ fn a_pod_serves_on_after_a_lost_worker() {
     assert_eq!(answer["error"]["message"], message);
     let again = plane().invoke("tells", &json!(0)).expect(200).json();
     assert_eq!(again["output"], pid, "the same pod");
-    // With retries the next attempt starts at once. Without the pod's own report it would first
-    // wait two seconds for the end of the pod, which has not ended.
+    // With retries, the next attempt starts at once, because the pod reports that its worker ended.
+    // Without that report, the call would first wait two seconds for the end of the pod, which has
+    // not ended.
     plane().replace(&with(function, &json!({"maxRetries": 5})));
     let once = Request::invoke("tells", &json!(1)).header("X-Timeout-Ms", "1500");
     plane().send(&once).expect(200);

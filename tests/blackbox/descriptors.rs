@@ -34,7 +34,8 @@ fn idle_clients_make_room_for_new_ones() {
     );
     Request::get("/healthz").send(plane.management).expect(200);
     drop(silent);
-    // Served clients are idle, too, and are closed at once.
+    // Clients whose call was answered are idle, too, and the plane closes their connections at
+    // once.
     let served: Vec<_> = (0..150)
         .map(|at| {
             let mut wire = Request::invoke("room", &json!(at)).begin(plane.listen);
@@ -80,7 +81,7 @@ fn calls_wait_for_descriptors_without_blaming_the_pod() {
     let plane = plane();
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
-    // More connections to the pod than there are descriptors.
+    // The function's concurrency allows more connections to the pod than there are descriptors.
     plane.register(&with(
         pool("wide", &pod),
         &json!({"maxRetries": 0, "concurrency": 200, "queueSize": 1000}),

@@ -1,5 +1,6 @@
-//! The choice of the driver in a sandbox that allows io_uring's set-up and refuses its use. strace
-//! plays the sandbox; without strace the test only prints that it was skipped.
+//! The choice of the io driver in a sandbox that allows the set-up of io_uring and refuses its use.
+//! The tests simulate the sandbox with strace; without strace they only print that they were
+//! skipped.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -24,7 +25,8 @@ impl Sandboxed {
             println!("strace is not installed: nothing is tested");
             return None;
         }
-        // With -D, strace is not the parent: the child is the plane, so its exit status is visible.
+        // With -D, strace is not the parent of the plane: the child of the test is the plane, so
+        // the test sees its exit status.
         let inject = format!("inject=io_uring_enter:error=EPERM:when={}+", allowed + 1);
         let serve = program();
         let mut command = Command::new("strace");
@@ -108,7 +110,8 @@ fn an_unenterable_ring_stops_the_start() {
 
 #[test]
 fn a_later_refused_ring_ends_the_process() {
-    // Enough entries for the start and a few calls.
+    // 3,000 successful calls of `io_uring_enter` are enough for the start and for a few function
+    // calls.
     let Some(mut plane) = Sandboxed::start("auto", 3_000) else {
         return;
     };

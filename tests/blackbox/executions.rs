@@ -1,5 +1,5 @@
-//! The record of an execution: its fields, how long it is kept, and that it never changes after
-//! the end.
+//! The record of an execution: its fields, how long the plane keeps it, and that the record never
+//! changes after the execution has ended.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Checks a time in RFC 3339 and UTC. Such texts have the same length, so they sort like the times.
+/// Checks a time in RFC 3339 and UTC. All such texts have the same length, so their alphabetical
+/// order is the order of the times.
 fn time(value: &Value) -> String {
     let text = value.as_str().unwrap_or_else(|| panic!("no time: {value}"));
     let shape: String = text
@@ -160,7 +161,8 @@ fn a_plain_sync_call_leaves_a_record() {
 #[test]
 fn the_last_4096_plain_sync_calls_are_remembered() {
     plane().register(&local("many"));
-    // One connection belongs to one io thread.
+    // All calls use one connection, and so one io thread, because each io thread keeps 4096 records
+    // of its own.
     let mut wire = RawClient::connect(plane().listen);
     let request = Request::invoke("many", &json!(1)).bytes();
     let mut ids = Vec::new();
@@ -171,7 +173,8 @@ fn the_last_4096_plain_sync_calls_are_remembered() {
     plane()
         .get(&format!("/v1/executions/{}", ids[0]))
         .expect(404);
-    // Fewer than the 4096 kept records, because other tests make calls on the same plane.
+    // The test reads fewer than the 4096 kept records, because other tests make calls on the same
+    // plane.
     for id in &ids[ids.len() - 3000..] {
         wire.send(&Request::get(&format!("/v1/executions/{id}")).bytes());
         wire.answer().expect(200);
@@ -251,7 +254,7 @@ fn past_the_budget_the_oldest_finished_goes_first() {
         (1..=6).contains(&there),
         "{there} outputs of 30 KiB in 200 KiB"
     );
-    // The order of eviction holds over all io threads.
+    // The oldest execution is evicted first, whichever io thread owns it.
     let oldest = ids.iter().position(is_there).expect("one at least");
     assert!(ids[oldest..].iter().all(is_there), "not the oldest first");
     assert_eq!(plane.status(&unfinished)["status"], "running");
@@ -305,7 +308,8 @@ fn an_id_is_known_only_whole() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // Every letter counts: those of the thread, the slot and the random bits.
+        // The first two letters of an id are the number of the io thread. Of the others, which name
+        // the place and hold the random bits, each letter counts.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

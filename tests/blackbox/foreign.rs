@@ -1,5 +1,5 @@
-//! Endpoints and clients that were not written for this platform: everything that an HTTP server
-//! may do with a call, or a client with an answer.
+//! Endpoints and clients that were not written for this platform: what an HTTP server may do with a
+//! call, and what an HTTP client may do with an answer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -164,7 +164,8 @@ fn a_pod_hears_the_host_of_its_endpoint() {
         &json!({"endpointUrl": url}),
     ));
     plane().register(&pool("foreign-host-unix", &unix));
-    // Name resolution runs concurrently with the registration.
+    // The name may be resolved only after the registration is answered, because both run
+    // concurrently.
     for name in ["foreign-host-tcp", "foreign-host-unix"] {
         eventually("the name is resolved", || {
             plane().invoke(name, &json!(1)).status == 200
@@ -187,7 +188,8 @@ fn only_space_around_an_output_is_dropped() {
     assert_eq!(plane().ended(&id)["output"], json!({"a": [1, 2]}));
     let kept = plane().get(&format!("/v1/executions/{id}/output"));
     assert_eq!(kept.expect(200).text(), output);
-    // A request's body reaches the pod unchanged, and an echo drops the space around its `input`.
+    // A LOCAL function returns its input: the plane drops the space around `input` and keeps the
+    // space inside it.
     plane().register(&local("foreign-space-local"));
     let request = Request::new("POST", "/v1/functions/foreign-space-local:invoke");
     let spaced = " { \"input\" : [ 1 ]\n } \n";
@@ -240,7 +242,7 @@ fn json_by_its_suffix_is_json() {
     }
 }
 
-/// Encoded bytes, which only the function or the client decodes.
+/// Encoded bytes. The plane never decodes them; only the function or the client does.
 const ENCODED: &[u8] = b"\x1f\x8b\x08\x00 whatever";
 
 fn encoded(name: &str, action: &str, content_type: &str) -> Request {
@@ -268,7 +270,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
         assert_eq!(answer.header("content-encoding"), Some("gzip"));
         assert_eq!(answer.header("content-type"), Some(back));
         assert_eq!(answer.body, ENCODED);
-        // The same for a stored output.
+        // A stored output keeps its encoding, too: the second answer comes from the store.
         let keyed = encoded(name, "invoke", content_type).header("Idempotency-Key", content_type);
         for _ in 0..2 {
             let answer = plane().send(&keyed).expect(200);
@@ -283,7 +285,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
         let kept = kept.expect(200);
         assert_eq!(kept.header("content-encoding"), Some("gzip"));
         assert_eq!(kept.body, ENCODED);
-        // The same bytes in another encoding are another body.
+        // A body with the same bytes and another encoding is another body.
         let other = Request::new("POST", &format!("/v1/functions/{name}:invoke"));
         let other = other
             .body(content_type, ENCODED)
@@ -297,7 +299,8 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
             .iter()
             .all(|got| got.header("content-encoding") == Some("gzip"))
     );
-    // `identity` means no encoding.
+    // The encoding `identity` means that the body is not encoded, so neither side gets a
+    // Content-Encoding.
     let plain = Request::new("POST", "/v1/functions/foreign-encoded:invoke");
     let plain = plain
         .body("a/b", "x")
@@ -344,7 +347,7 @@ fn what_is_read_here_must_not_be_encoded() {
         let message = answer["error"]["message"].as_str().expect("a message");
         assert!(message.contains("encoded (br)"), "{message}");
     }
-    // The message is not taken from an encoded body.
+    // The plane takes no error message from an encoded body, because it does not decode it.
     let headers = format!("{JSON}Content-Encoding: br\r\n");
     let pod = ScriptedPod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
     plane().register(&pool("foreign-encoded-words", &pod));
@@ -356,7 +359,7 @@ fn what_is_read_here_must_not_be_encoded() {
     );
 }
 
-/// Seconds since 1970 of an HTTP date.
+/// Converts an HTTP date to seconds since 1970.
 #[track_caller]
 fn epoch_s(date: &str) -> u64 {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -433,8 +436,8 @@ fn every_answer_has_its_date() {
 
 #[test]
 fn a_pods_keep_alive_is_kept_to() {
-    // A connection is used again unless the pod keeps it for less than two seconds: the plane
-    // subtracts a second for the transfer.
+    // The plane uses a connection again only if the pod keeps it for at least two seconds, because
+    // the plane subtracts a second for the transfer.
     for (name, header, connections) in [
         ("none", "", 1),
         ("long", "Keep-Alive: timeout=60, max=100\r\n", 1),
@@ -444,8 +447,8 @@ fn a_pods_keep_alive_is_kept_to() {
         let pod = ScriptedPod::tcp(move |_, line| line.answer(200, header, b"1"));
         let name = format!("foreign-keeps-{name}");
         plane().register(&pool(&name, &pod));
-        // One client connection, because it belongs to one io thread, and each io thread has its
-        // own pod connections.
+        // The test uses one client connection and therefore one io thread, because each io thread
+        // has its own connections to the pod.
         let request = Request::invoke(&name, &json!(1));
         let mut wire = request.begin(plane().listen);
         wire.answer().expect(200);

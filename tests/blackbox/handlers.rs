@@ -58,7 +58,8 @@ def handle(input):
         raise
 ";
 
-/// The same as a coroutine, which has no thread of its own. With input 1 it returns at once.
+/// Does the same as STOPPED, but as a coroutine, which has no thread of its own. With input 1 it
+/// returns at once.
 pub(crate) const STOPPED_ASYNC: &str = "
 import asyncio
 async def handle(input):
@@ -111,7 +112,7 @@ def handle(input):
     return {'a': [1, float('nan')]}
 ";
 
-/// Returns a Job's data about its call.
+/// Returns the data that a Job gets about its call.
 pub(crate) const JOB: &str = "
 import os
 def handle(input, context):
@@ -171,7 +172,7 @@ def handle(input):
 ";
 
 /// A program, not a handler. It answers the first `input` attempts of a call with POD_LOST, as the
-/// parent of a lost worker does, and later attempts with its pid.
+/// parent of a lost worker does. It answers later attempts with its pid.
 pub(crate) const TELLS_OF_ITS_WORKER: &str = "
 import http.server, json, os, socketserver
 class Handler(http.server.BaseHTTPRequestHandler):

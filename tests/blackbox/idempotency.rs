@@ -271,7 +271,7 @@ fn a_follower_waits_as_its_own_preference_says() {
             Some(&*format!("/v1/executions/{}", answer.id()))
         );
     }
-    // The deadline comes before the end of `wait`.
+    // The deadline of the call comes before the end of `wait`.
     let hasty = keyed("patience", "a", "k").header("Prefer", "wait=20");
     plane()
         .send(&hasty.header("X-Timeout-Ms", "100"))
@@ -298,7 +298,7 @@ fn a_call_that_never_ran_releases_its_key() {
     let first = first.answer().expect_failure(409, "error", "CANCELLED");
     let follower = follower.answer().expect_failure(409, "error", "CANCELLED");
     assert_eq!(follower.id(), first.id());
-    // The key is free again, so another body is no mismatch.
+    // The key is free again, so a call with another body is accepted.
     let mut anew = keyed("never", "b", "k").begin(plane().listen);
     plane().wait_for("never", 1, 1);
     gate.open();

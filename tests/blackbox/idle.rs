@@ -11,8 +11,8 @@ use nanofaas_testkit::wait::eventually;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// The number of sleeps and the CPU time, in hundredths of a second, of each thread. The CPU time
-/// is needed, because a thread that never sleeps shows only there.
+/// The number of sleeps and the CPU time, in hundredths of a second, of each thread. A thread that
+/// never sleeps shows only in the CPU time.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {
@@ -35,7 +35,7 @@ fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     all
 }
 
-/// Waits until all threads are asleep for a while.
+/// Waits until no thread has run for three seconds.
 #[track_caller]
 fn until_still(plane: &ControlPlane) {
     const STILL: Duration = Duration::from_secs(3);
@@ -51,8 +51,8 @@ fn until_still(plane: &ControlPlane) {
     }
 }
 
-/// `until_still` waits long enough for idle pod connections to close (half a minute), but not long
-/// enough for executions to expire.
+/// An idle plane stays idle while it still has executions. `until_still` waits long enough for idle
+/// pod connections to close (half a minute), but not long enough for executions to expire.
 #[test]
 fn nothing_wakes_an_idle_plane() {
     let plane = ControlPlane::start(&[]);
@@ -68,7 +68,7 @@ fn nothing_wakes_an_idle_plane() {
     }
     Request::get("/healthz").send(plane.management).expect(200);
     until_still(&plane);
-    // The plane still answers.
+    // The idle plane still answers.
     plane.invoke("idle-local", &json!(4)).expect(200);
     Request::get("/healthz").send(plane.management).expect(200);
 }
@@ -78,7 +78,7 @@ fn nothing_wakes_an_idle_plane() {
 fn nothing_runs_once_all_clients_are_gone() {
     let plane = ControlPlane::start(&[]);
     plane.register(&local("idle-gone"));
-    // Enough calls to reach each io thread.
+    // The number of calls is high enough that each io thread gets some.
     for at in 0..32 {
         plane.invoke("idle-gone", &json!(at)).expect(200);
     }
@@ -93,7 +93,7 @@ fn functions_have_huge_pages_the_plane_has_none() {
         let line = text.lines().find(|line| line.starts_with("THP_enabled:"));
         line.map(|line| line.split_whitespace().last().expect("a value").to_owned())
     };
-    // This file exists since Linux 5.0.
+    // The line `THP_enabled` exists since Linux 5.0.
     let Some(here) = status("self") else {
         return eprintln!(
             "NOT RUN: this kernel does not report whether a process may have huge pages"

@@ -1,6 +1,6 @@
 //! Clients that send a FIN together with their request: a call does not run, and any other request
-//! is answered. The plane is stopped while they send, so that it finds the request and the FIN at
-//! the same time.
+//! is answered. The test stops the plane while the client sends, so that the plane finds the
+//! request and the FIN at the same time.
 
 use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -94,7 +94,7 @@ fn a_call_with_its_fin_does_not_run() {
         wait.bytes(),
     ];
     for bytes in calls {
-        // The same call, sent behind a request that is answered.
+        // The same call is also sent behind a request that is answered.
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {
@@ -148,7 +148,8 @@ fn pipelined_calls_do_not_run_after_a_fin() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("fin-ahead", &pod));
-    // More bytes than one receive can take, and fewer than a client may send ahead.
+    // Each of these pipelines has more bytes than one receive takes, and fewer bytes than a client
+    // may send ahead.
     for (count, length) in [(10, 300), (20, 1500), (3, 15_000)] {
         let call = Request::invoke("fin-ahead", &json!("x".repeat(length))).bytes();
         let bytes = call.repeat(count);
@@ -179,7 +180,7 @@ fn a_leaving_client_is_noticed_behind_its_pipeline() {
         pod.wait_calls(round + 1);
         let mut queued = patient.begin(plane.listen);
         eventually("the second call waits", || waiting(&plane) == 1.0);
-        // More bytes than the plane reads before the first call has ended.
+        // The pipeline has more bytes than the plane reads before the first call has ended.
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));
         }

@@ -91,8 +91,8 @@ fn a_body_of_unknown_length_is_charged_exactly() {
     });
     plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
     let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
-    // The largest allowed answer is charged, because the answer's length is not known before its
-    // end.
+    // Until the answer ends, the plane charges as many bytes as the largest allowed answer has,
+    // because it does not know the answer's length.
     eventually("the answer is charged", || inflight(&plane) > 2 * MIB);
     gate.open();
     assert_eq!(waiting.answer().expect(200).json()["output"], 12);
@@ -132,7 +132,7 @@ fn waiting_calls_in_chunks_count_as_well() {
         refused.expect(429).header("x-queue-reject-reason"),
         Some("memory")
     );
-    // One call runs; the waiting calls may hold half of the budget.
+    // One call runs. The other calls wait, and waiting calls may hold at most half of the budget.
     assert!((4..=10).contains(&held.len()), "{} are held", held.len());
     gate.open();
 }

@@ -315,7 +315,7 @@ fn a_signal_ends_running_functions_with_the_plane() {
     eventually("the Job's process is ended", || !is_alive(pid));
 }
 
-/// Calls are not delayed while the io thread spins between them.
+/// An io thread that spins between calls answers each call.
 #[test]
 fn a_thread_that_spins_serves_on() {
     let plane = ControlPlane::start(&["--io-spin-us", "10000"]);

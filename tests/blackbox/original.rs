@@ -33,7 +33,7 @@ fn send(request: &Request) -> Answer {
     plane().send(request)
 }
 
-/// A spec with every field of the client's record; fields without a value are sent as null.
+/// A spec with every field that the client sends; fields without a value are null.
 pub(crate) fn spec(name: &str, more: &Value) -> Value {
     let mut spec = json!({"name": name, "image": format!("registry.example/{name}:1")});
     for field in [
@@ -74,7 +74,7 @@ fn delete(name: &str) {
     assert!(matches!(answer.status, 204 | 404), "{}", answer.status);
 }
 
-/// `fn apply`: registers a function, after it deletes an existing one.
+/// `fn apply`: registers a function, after it has deleted an existing function of that name.
 #[track_caller]
 fn apply(spec: &Value) {
     let answer = register(spec);
@@ -88,7 +88,7 @@ fn apply(spec: &Value) {
     }
 }
 
-/// The command line puts the input into an envelope, without metadata.
+/// A request of the command line, which puts the input into an envelope without metadata.
 fn request(name: &str, how: &str, input: &Value) -> Request {
     let body = json!({"input": input, "metadata": null});
     java("POST", &format!("/v1/functions/{name}:{how}")).json(&body)
@@ -185,8 +185,8 @@ request = urllib.request.Request(url, json.dumps(result).encode(), headers)
 urllib.request.urlopen(request, timeout=10)
 "#;
 
-/// A function for the local backend, which needs a command that the original's client does not
-/// know; the other fields are the client's.
+/// A function for the local backend. Its `command` is not a field of the original's client; the
+/// other fields are.
 pub(crate) fn local(folder: &ScratchFolder, name: &str, program: &str, more: &Value) -> Value {
     let path = folder.write(&format!("{name}.py"), program);
     let command = json!({"local": {"command": [interpreter(), path]}});
@@ -207,7 +207,8 @@ fn its_client_lists_applies_gets_and_deletes() {
     assert_eq!(answer["name"], "orig-fn");
     assert_eq!(answer["image"], "registry.example/orig-fn:1");
     register(&first).expect_error(409, "FUNCTION_EXISTS");
-    // The same spec twice, then another image: each time `apply` deletes and registers.
+    // `apply` runs with the same spec, and then with another image. Each time it deletes the
+    // function and registers it again.
     apply(&first);
     apply(&with(
         first,
@@ -254,7 +255,7 @@ fn its_client_invokes_what_its_sdks_serve() {
     assert_eq!(got.body, body, "the envelope as it was sent");
     assert_eq!(got.header("x-execution-id"), Some(id.as_str()));
     assert_eq!(got.header("x-dispatch-attempt"), Some("1"));
-    // The plane does not pass the client's upgrade to HTTP/2 on.
+    // The plane does not send the client's upgrade to HTTP/2 to the pod.
     assert_eq!(got.header("upgrade"), None);
 
     let named = request("orig-sdk", "invoke", &json!("a"))
@@ -278,7 +279,8 @@ fn its_client_invokes_what_its_sdks_serve() {
     none.expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
-/// A status that a handler sets with `X-NanoFaaS-Function-Status` has no effect here.
+/// A handler of the original sets its status with `X-NanoFaaS-Function-Status`. Here this header
+/// has no effect.
 #[test]
 fn a_handlers_status_does_not_reach_the_client() {
     let pod = sdk_server();
@@ -361,7 +363,7 @@ fn what_is_missing_is_said_before_the_try() {
         !has("/v1/admin/runtime-config", "get"),
         "control-plane config"
     );
-    // To the client, a 404 here means that the module was not built in.
+    // For the client, a 404 from these paths means that the module was not built in.
     for path in ["/modules/build-metadata", "/v1/admin/runtime-config"] {
         send(&java("GET", path)).expect(404);
     }
@@ -398,7 +400,7 @@ fn its_dashboards_find_the_counters() {
     for name in ["function_cold_start_total", "function_warm_start_total"] {
         assert!(metrics.has(name, &label), "{name}");
     }
-    // Two timers have another unit and another name in the original.
+    // These timers have other names in the original.
     for (theirs, ours) in [
         (
             "function_latency_ms_seconds_count",

@@ -1,5 +1,5 @@
-//! Every row of the table of outcomes of `:invoke`: the status, state and code for each way in
-//! which a pod can fail.
+//! Every row of the table of outcomes of `:invoke`: status, state and code for each way in which a
+//! pod can fail.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -424,7 +424,7 @@ fn back_off_is_a_part_of_the_time() {
     });
     plane().register(&function);
     let answer = plane().invoke("outcome-pauses", &json!(1)).expect(502);
-    // Pauses of 10, 20 and 40 ms between the four attempts.
+    // The pauses between the four attempts are 10, 20 and 40 ms long.
     assert!(parts_ms(&answer) >= 70.0, "{:?}", timing(&answer));
 }
 

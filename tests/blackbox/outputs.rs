@@ -61,7 +61,7 @@ fn a_dropped_output_is_cut_not_mixed_up() {
     eventually("the output is being sent", || inflight(&plane) > 0);
     let other = plane.enqueue("dropped", &json!(2));
     plane.ended(&other);
-    // The answer ends before its Content-Length.
+    // The connection closes before the client has all bytes of the Content-Length.
     assert!(reader.read(true).is_err());
     let cut = || plane.metrics().sum("nanofaas_answers_cut_total", &[]);
     eventually("the cut answer is counted", || cut() == 1.0);
@@ -89,8 +89,8 @@ fn error_texts_are_cut_and_weigh_little() {
     assert!(weight < 3000.0, "{weight}");
 }
 
-/// The answers are larger than the outputs that are copied, and larger than the parts in which
-/// stored outputs are sent.
+/// The plane copies small outputs and sends large stored outputs in parts. These answers are larger
+/// than a copied output, and larger than one part.
 #[test]
 fn large_answers_are_whole_in_every_form() {
     const LARGE: usize = 200_000;

@@ -43,8 +43,8 @@ fn functions_of_one_endpoint_share_its_connections() {
         plane.register(&pool(&name, &pod));
         plane.invoke(&name, &json!(number)).expect(200);
     }
-    // The calls run one after the other, so each can use the connection of the first. Io threads
-    // share no connections.
+    // The calls run one after the other, so each call can use the connection of an earlier call. Io
+    // threads do not share connections.
     let connections = pod.connections();
     assert!(
         connections <= io_threads(),
@@ -461,7 +461,7 @@ fn a_crash_loop_backs_off_until_replaced() {
         .get("/v1/functions/loop/cold-starts")
         .expect(200)
         .json();
-    // The newest start may still be running.
+    // The newest start may still be running and has no failure yet.
     let starts = body["coldStarts"].as_array().expect("a list");
     let failure = starts.iter().find_map(|start| start["failure"].as_str());
     let failure = failure.unwrap_or_default();

@@ -99,8 +99,8 @@ fn servers_on_ports_do_not_meet() {
     }
 }
 
-/// Calls a function whose server is not healthy yet; the call waits until the server is healthy.
-/// Returns the recorded probes.
+/// Calls a function while its server is not healthy yet; the call waits until the server is
+/// healthy. Returns the probes that the server has recorded.
 fn asked_until_well(folder: &ScratchFolder, function: Value) -> String {
     let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
@@ -121,7 +121,7 @@ fn a_503_at_its_health_path_is_unready() {
     assert!(asked.lines().all(is_right), "{asked}");
 }
 
-/// The same server behind the watchdog.
+/// A function whose program is the same server, run by the watchdog.
 fn guarded(folder: &ScratchFolder, name: &str, mode: &str) -> Value {
     let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     let mut function = folder.program(name, mode, SERVER);
@@ -144,8 +144,8 @@ fn a_program_hears_how_a_body_is_encoded() {
     }
 }
 
-/// The watchdog probes the program in the same way as the platform, because it is ready only after
-/// the program is.
+/// The watchdog probes the program as the platform would, because the watchdog is ready only after
+/// the program is ready.
 #[test]
 fn the_watchdog_asks_the_same_health_path() {
     let folder = ScratchFolder::create();

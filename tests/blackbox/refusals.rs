@@ -234,8 +234,8 @@ fn a_connection_serves_one_request_after_the_other() {
             (&*answer.version, answer.header("connection")),
             ("HTTP/1.1", None)
         );
-        // A request that is refused for its content, and not for its framing, does not close the
-        // connection.
+        // The plane keeps the connection open after a refusal for the request's content. It closes
+        // the connection only after a refusal for the request's framing.
         wire.send(&Request::invoke("nobody", &json!(number)).bytes());
         wire.answer().expect(404);
     }
@@ -280,7 +280,7 @@ fn every_pipelined_request_is_answered() {
     plane().register(&local("ahead"));
     let mut wire = RawClient::connect(plane().listen);
     let mut sender = wire.sender();
-    // About 900 KiB, far more than the plane reads ahead of a call.
+    // The requests have about 900 KiB, far more than the plane reads ahead of a call.
     let sending = std::thread::spawn(move || {
         let bytes: Vec<u8> = (0..CALLS)
             .flat_map(|number| Request::invoke("ahead", &json!(number)).bytes())
@@ -311,10 +311,12 @@ fn expect_100_continue_is_answered_before_the_body() {
         wire.send(body);
         assert_eq!(wire.answer().expect(200).json()["output"], "later");
     }
-    // The plane sends the final answer instead of the 100, because it does not want the body.
+    // The plane sends the final answer instead of the 100, because it refuses the call and does not
+    // need the body.
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
-    // A client that does not wait for the 100 may get one, but always before its answer.
+    // A client that sends its body without waiting for the 100 may get a 100, but always before the
+    // final answer.
     let mut wire = RawClient::connect(plane().listen);
     let mut at_once = head("/v1/functions/expect:invoke").into_bytes();
     at_once.extend(body);
@@ -402,7 +404,8 @@ fn a_request_may_be_split_at_any_byte() {
     assert_eq!(wire.answer().expect(200).json()["output"], "whole");
 }
 
-/// Sends one byte per pause until the peer closes or answers; returns the time and the status.
+/// Sends one byte after each pause until the peer closes or answers; returns the time that this
+/// took, and the status.
 fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
     let begun = Instant::now();
     let mut wire = RawClient::connect(plane().listen);
@@ -436,7 +439,7 @@ fn a_trickling_body_ends_and_returns_its_memory() {
         "Content-Length: 60000\r\n\r\n",
         "Transfer-Encoding: chunked\r\n\r\n8000\r\n",
     ];
-    // In parallel, because each takes a minute.
+    // Both bodies are sent in parallel, because each takes a minute.
     let slow = framings.map(|framing| {
         let head = format!(
             "POST /v1/functions/trickle:invoke HTTP/1.1\r\nHost: localhost\r\n\

@@ -12,14 +12,16 @@ use nanofaas_testkit::pod::{After, ScriptedPod};
 use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
-/// Each test has its own plane, because the fault that these tests found ended the process.
+/// A plane for one test. Tests do not share a plane, because the fault that these tests found ended
+/// the process.
 fn plane() -> ControlPlane {
     ControlPlane::start(&["--rate-max-per-second", "off"])
 }
 
-/// A function whose attempts are all refused at once.
+/// A function whose endpoint refuses all connections.
 fn unreachable(name: &str) -> Value {
-    // The port is free again after the listener is dropped, and no other test uses this address.
+    // No process listens at this address: the listener is dropped here, and no other test uses
+    // 127.0.0.3.
     let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     json!({

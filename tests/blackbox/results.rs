@@ -46,7 +46,7 @@ fn a_result_is_recorded_once() {
         status,
         "a terminal state never changes"
     );
-    // The slot was freed only once, so two more calls do not run at the same time.
+    // The slot was freed only once: of two more calls, one runs and the other waits.
     plane().wait_for("job-twice", 0, 0);
     std::fs::remove_file(folder.path().join("env.txt")).expect("a file");
     let second = plane().enqueue("job-twice", &json!(1));
@@ -150,8 +150,8 @@ fn an_unacceptable_result_does_not_end_the_call() {
     assert_eq!(wire.answer().expect(200).json()["output"], "fine");
 }
 
-/// If the Job posts an unacceptable result and no other one, the call ends with that error and does
-/// not run again.
+/// If the Job posts only an unacceptable result, the call ends with the error of that result and
+/// does not run again.
 #[test]
 fn ending_after_an_unacceptable_result_is_bad_output() {
     let folder = ScratchFolder::create();

@@ -114,7 +114,8 @@ fn killed_pods_leave_every_execution_one_end() {
                             answer.text()
                         );
                         if answer.status == 500 {
-                            // The pod outlived its worker and reports how it ended.
+                            // The pod lives longer than its worker, and reports how the worker
+                            // ended.
                             assert_eq!(answer.json()["error"]["code"], "OOM");
                         }
                         answered.fetch_add(1, Ordering::Relaxed);
@@ -132,8 +133,8 @@ fn killed_pods_leave_every_execution_one_end() {
             let pids = std::fs::read_dir(folder.path().join("pids")).expect("a folder");
             for entry in pids.map_while(Result::ok) {
                 let pid: i32 = entry.file_name().to_string_lossy().parse().expect("a pid");
-                // Kills the worker or, every second time, its parent, the watchdog, which ends the
-                // whole pod.
+                // Every second time, the target is the worker's parent, the watchdog, whose death
+                // ends the whole pod. Otherwise the target is the worker.
                 let whole = kills % 2 == 0;
                 let target = if whole {
                     parent_of(pid).unwrap_or(pid)
@@ -188,7 +189,7 @@ fn killed_pods_leave_every_execution_one_end() {
     });
 }
 
-/// Stops the callers, also when the test fails.
+/// Stops the callers when it is dropped, so also when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -275,7 +276,7 @@ fn raise_descriptors() -> u64 {
 #[test]
 fn ten_thousand_functions_and_idle_connections_fit() {
     const MANY: usize = 10_000;
-    /// The number of called functions: only these have a queue and counters.
+    /// The number of functions that are called. Only called functions have a queue and counters.
     const CALLED: usize = 1000;
     let descriptors = raise_descriptors();
     let connections = MANY.min(usize::try_from(descriptors).expect("a number") - 2000);
@@ -322,7 +323,8 @@ fn ten_thousand_functions_and_idle_connections_fit() {
         resident >> 20,
         by_functions >> 20,
     );
-    // Each io thread has its own tables and rings.
+    // The limit grows with the number of io threads, because each io thread has its own tables and
+    // rings.
     let most = 100 + 50 * io_threads() as u64;
     assert!(resident < most << 20, "{} MiB", resident >> 20);
 }
@@ -356,7 +358,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // Closed between two requests, so no call was accepted.
+                            // The plane closed the connection between two requests, so it accepted
+                            // no call.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;
@@ -392,7 +395,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
     );
 }
 
-/// Waits for a short time, and returns whether every call that reached the pod was answered.
+/// Returns whether every call that reached the pod was answered, after a short wait for the last
+/// answers.
 fn pod_saw_all(pod: &ScriptedPod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
@@ -442,9 +446,9 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // The small answers come first. They keep the thread busy, so that its sends wait for the end
-    // of the iteration, and the last small answer is still being sent when the large answers are
-    // made.
+    // The small answers come first. They keep the io thread busy, so that it sends only at the end
+    // of its iteration. So the last small answer is still being sent when the io thread makes the
+    // large answers.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

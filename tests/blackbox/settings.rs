@@ -15,7 +15,7 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Runs the program, which has to end by itself.
+/// Runs the program, and waits until it ends by itself.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = program();
     command.args(arguments).envs(variables.iter().copied());

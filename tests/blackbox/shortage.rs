@@ -79,7 +79,7 @@ pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
     });
 }
 
-/// The highest value of `now` during `work`.
+/// The highest value that `now` returns while `work` runs.
 pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 {
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -92,7 +92,7 @@ pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 
             high
         });
         let end = catch_unwind(AssertUnwindSafe(work));
-        // Also after a failure, because the scope waits for the watching thread.
+        // `over` is also set if `work` has failed, because the scope waits for the watching thread.
         over.store(true, std::sync::atomic::Ordering::Relaxed);
         let high = watch.join().expect("it watches");
         end.unwrap_or_else(|failure| resume_unwind(failure));

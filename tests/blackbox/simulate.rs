@@ -37,7 +37,7 @@ fn shown(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-/// The error for input that the program must refuse.
+/// Runs the program with input that it must refuse, and returns its error.
 #[track_caller]
 fn refused(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -74,7 +74,8 @@ fn people_and_machines_are_shown_the_same() {
         (&summary["madeIt"], &summary["starts"]),
         (&3.into(), &1.into())
     );
-    // The third call uses the pod of `minReplicas` again at 100 ms.
+    // The third call waits from 20 ms to 100 ms. Then the first call ends, and its slot on the pod
+    // of `minReplicas` is free.
     assert_eq!(summary["waitMs"]["max"], 80.0);
     let calls = report["overTime"].as_array().expect("a list").iter();
     let calls: i64 = calls.filter_map(|slice| slice["calls"].as_i64()).sum();
@@ -140,7 +141,7 @@ fn bad_input_is_named_by_file_and_line() {
     assert!(said.contains("--start-ms must be a number"), "{said}");
 }
 
-/// A plot never overwrites an input, whether it is named directly or by another link.
+/// A plot never overwrites an input file, also if the plot's path is another link to that file.
 #[test]
 fn a_plot_does_not_overwrite_what_is_read() {
     let folder = folder();
@@ -152,7 +153,7 @@ fn a_plot_does_not_overwrite_what_is_read() {
     }
     assert_eq!(folder.read("calls.csv").as_deref(), Some(TRACE));
     assert_eq!(folder.read("function.yaml").as_deref(), Some(FUNCTION));
-    // An earlier plot is overwritten.
+    // A plot may overwrite an earlier plot.
     folder.write("a.svg", "old");
     shown(&simulate(&folder, &["--plot", "a.svg"]));
     assert_ne!(folder.read("a.svg").as_deref(), Some("old"));

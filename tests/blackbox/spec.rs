@@ -164,7 +164,7 @@ fn words_keep_their_own_spelling() {
         assert_eq!(plane().get(&path).expect(200).json(), made);
         let list = plane().get("/v1/functions").expect(200).json();
         assert!(list.as_array().is_some_and(|all| all.contains(&made)));
-        // The answer can be sent back as a registration, which changes nothing.
+        // A client may send this answer back as a registration, which changes nothing.
         let put = plane().send(&Request::new("PUT", &path).json(&made));
         assert_eq!(put.expect(200).json(), made);
         plane().remove(&format!("mode-{given}"));

@@ -38,7 +38,7 @@ fn joined_calls_of_a_refused_key_are_refused() {
     for wire in &mut held {
         wire.answer().expect(200);
     }
-    // The key is not in use any more, so this is no replay.
+    // The refused calls did not keep the key, so this call runs and is no replay.
     let again = plane.send(&keyed("full", "key-0")).expect(200);
     assert_eq!(again.header("idempotent-replay"), None);
     plane.settle();
@@ -80,7 +80,8 @@ fn the_stores_account_ends_at_zero() {
     }
 }
 
-/// The number of the io thread that owns an execution; there are fewer than ten.
+/// The number of the io thread that owns an execution. Its second digit is enough, because the
+/// tests have fewer than ten io threads.
 fn thread_of(id: &str) -> &str {
     assert!(id.starts_with('0'), "{id}");
     &id[1..2]
@@ -95,7 +96,8 @@ fn a_drained_thread_answers_for_its_executions() {
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
-    // A connection that belongs to another io thread, with an unfinished request.
+    // The loop opens connections until one belongs to another io thread. Then a request stays
+    // unfinished on that connection.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = RawClient::connect(plane.listen);
@@ -111,7 +113,7 @@ fn a_drained_thread_answers_for_its_executions() {
     wire.send(&request.bytes());
     wire.answer().expect(100);
     plane.signal(Signal::SIGTERM);
-    // Waits until that thread has ended, or for a second.
+    // Waits until the execution's io thread has ended, but at most a second.
     let name = format!("io-{}", thread_of(&asked));
     let is_there = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it runs");

@@ -1,7 +1,8 @@
 //! The history of all functions: every change, with the times at which it was sent and answered.
-//! From it the book computes the states that a function may have had in an interval: a state is
-//! possible from the time when its change is sent until the next change is answered. `registrar`
-//! writes it; `clients` and `ledger` use it to judge answers, and bodies that reach pods.
+//! From this history the book computes the states that a function may have had in an interval: a
+//! state is possible from the time when its change is sent until the next change is answered.
+//! `registrar` writes the history. `clients` and `ledger` use it to judge answers, and bodies that
+//! reach pods.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -142,7 +143,7 @@ impl Book {
         first.is_none_or(|state| state.sent > at)
     }
 
-    /// The largest concurrency of all specs of the life.
+    /// The largest concurrency of all specs that the function had in this life.
     pub(crate) fn concurrency_max(&self, function: usize, life: u64) -> u64 {
         let widest = lock(&self.widest);
         widest.get(&(function, life)).copied().unwrap_or(0)
@@ -152,11 +153,12 @@ impl Book {
     pub(crate) fn possible(&self, function: usize, from: At, to: At) -> Possible {
         let states = lock(&self.functions[function]);
         let mut found = Possible::default();
-        // From the latest state back to the state that was in force when the interval began.
+        // The loop runs from the latest state back to the state that was in force when the interval
+        // began.
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());
-                // A removal ends calls that existed when it was sent, however late they end.
+                // A removal ends all calls that exist when it is sent, however late they end.
                 found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
             }
             if state.answered < from {

@@ -1,6 +1,6 @@
-//! The canary in every body: the function and registration for which the body is meant, and its
-//! call. The pod that receives the body and the caller that gets it back compare it; this module
-//! judges nothing.
+//! The canary in every body: the function and registration for which the body is meant, and the
+//! call that sent it. The pod that receives the body compares the canary, and so does the caller
+//! that gets it back. This module judges nothing.
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ use crate::plan::{Act, FUNCTIONS, name};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Canary {
     pub(crate) function: usize,
-    /// The call's id, unique in a run except among calls with the same idempotency key.
+    /// The call's id. Two calls have the same id only if they have the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may see the body. It is 0 with an idempotency key, because
-    /// the same body is then sent at different times.
+    /// The earliest registration that may receive the body. It is 0 with an idempotency key,
+    /// because the same body is then sent at different times.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,
     pub(crate) pad: usize,
@@ -49,7 +49,7 @@ impl Canary {
         })
     }
 
-    /// The action of the pod in this attempt, counted from 1.
+    /// What the pod does in this attempt; attempts are counted from 1.
     pub(crate) fn act(&self, attempt: u32) -> Act {
         let last = self.acts.len() - 1;
         self.acts[last.min(attempt.saturating_sub(1) as usize)]
@@ -73,7 +73,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The form in an endpoint's path and in a process's environment.
+    /// The text of this identity in an endpoint's path and in a process's environment.
     pub(crate) fn path(&self) -> String {
         let Version { life, revision } = self.version;
         format!("{}/{life}/{revision}", name(self.function))

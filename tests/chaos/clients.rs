@@ -1,4 +1,4 @@
-//! Clients: they call, wait for results, cancel and close connections as planned, and check every
+//! Clients that call, wait for results, cancel and close connections as planned, and check every
 //! answer against the contract. They change no function.
 
 use std::io;
@@ -55,7 +55,7 @@ impl<'a> ChaosClient<'a> {
         }
     }
 
-    /// Carries the plan out until the run is over. Returns an error if an answer does not come.
+    /// Executes the plan until the run is over. Returns an error if an answer does not come.
     pub(crate) fn work(&mut self, mut steps: Steps, over: &AtomicBool) -> io::Result<()> {
         while !over.load(Ordering::Relaxed) {
             self.step(&steps.next())?;
@@ -73,7 +73,8 @@ impl<'a> ChaosClient<'a> {
         }
     }
 
-    /// Sends over the kept connection, and keeps it if the plane keeps it open.
+    /// Sends over the kept connection, or over a new one. Keeps the connection if the plane keeps
+    /// it open.
     fn send(&mut self, request: &Request) -> io::Result<Answer> {
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
@@ -187,7 +188,8 @@ impl<'a> ChaosClient<'a> {
                     let has = |name| answer.header(name).is_some();
                     has("retry-after") && has("x-queue-reject-reason")
                 }
-                // The key may belong to another io thread, whose inbox may be full.
+                // The key may belong to another io thread. If that thread's inbox is full, the
+                // plane answers BUSY.
                 (503, Some("BUSY")) => sent.key.is_some(),
                 _ => false,
             };
@@ -233,7 +235,7 @@ impl<'a> ChaosClient<'a> {
             text(&body["error"]["code"]),
             text(&body["error"]["message"]),
         );
-        // A JOB's runtime reports an output that it cannot send as the function's error: status 500.
+        // If a JOB's runtime cannot send an output, it reports a function's error: status 500.
         let by_job = code == "BAD_OUTPUT" && possible.job && answer.status == 500;
         if answer.status != judge::http_status(&code) && !by_job {
             return unexpected();
@@ -254,7 +256,7 @@ impl<'a> ChaosClient<'a> {
         succeeded(self.book, self.ledger, self.tally, id, sent, output)
     }
 
-    /// Sends the planned part of a request, and closes.
+    /// Sends the request, or the planned part of it, and closes the connection.
     fn leave(&self, leave: ClientLeave, sent: &Sent, request: &Request) -> io::Result<()> {
         let mut wire = connect(self.listen)?;
         let bytes = request.bytes();
@@ -273,7 +275,7 @@ impl<'a> ChaosClient<'a> {
                 wire.send(&bytes);
                 wire.finish();
                 wire.set_patience(PATIENCE);
-                // A client that has left may get an answer or none.
+                // If a client half-closes its connection, the plane may answer the call or not.
                 if let Ok(answer) = wire.read(true) {
                     let verdict = self.judge(Kind::Leave(leave), sent, &answer, true);
                     self.tally
@@ -304,8 +306,8 @@ impl<'a> ChaosClient<'a> {
         Ok(())
     }
 
-    /// Checks the answer to a request about an execution. A 404 is wrong
-    /// while the plane must keep the execution's record.
+    /// Checks the answer to a request about an execution. A 404 is wrong while the plane must keep
+    /// the execution's record.
     fn expect(&self, id: &str, answer: &Answer, statuses: &[u16]) {
         let forgotten = answer.status == 404 && self.ledger.sent(id).is_none();
         if !forgotten && !statuses.contains(&answer.status) {
@@ -395,8 +397,8 @@ fn succeeded(
     Ok(())
 }
 
-/// Whether the contract allows this status at the time when it was requested; returns whether the
-/// execution has ended.
+/// Checks that the contract allows this status at the time when it was requested; returns whether
+/// the execution has ended.
 pub(crate) fn status(
     book: &Book,
     ledger: &Ledger,

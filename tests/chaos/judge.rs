@@ -1,6 +1,6 @@
-//! Decides whether the contract allows an outcome, from the actions that the call asked of its pod,
-//! the possible states of its function, and cancels. An outcome that it cannot explain is wrong. It
-//! sends nothing to the plane; `clients` and `run` pass it what they received.
+//! Decides whether the contract allows an outcome, from what the call asked of its pod, the
+//! possible states of its function, and cancels. An outcome that these do not explain is wrong.
+//! This module sends nothing to the plane; `clients` and `run` pass it what they received.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub(crate) struct ReportedOutcome<'a> {
     pub(crate) message: &'a str,
 }
 
-/// The HTTP status of an answer with this error code.
+/// The HTTP status that belongs to this error code.
 pub(crate) fn http_status(code: &str) -> u16 {
     match code {
         "" => 200,
@@ -30,7 +30,7 @@ pub(crate) fn http_status(code: &str) -> u16 {
     }
 }
 
-/// Whether this failure is allowed; the error says why not.
+/// Checks whether the contract allows this failure; the error says why not.
 pub(crate) fn failure(
     sent: &Sent,
     possible: &Possible,

@@ -1,6 +1,6 @@
-//! Executions as clients and pods see them: the body of each, the pods that received it, and its
-//! end. The ledger checks every received body against its canary, and at the end the concurrency of
-//! every function. It sends nothing to the plane. Pods and clients write it.
+//! Executions as clients and pods see them: the body of each execution, the pods that received it,
+//! and its end. The ledger checks every received body against its canary. At the end it checks the
+//! concurrency of every function. It sends nothing to the plane. Pods and clients write it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use crate::canary::{Canary, Identity};
 use crate::plan::name;
 use crate::tally::Tally;
 
-/// The number of latest executions that a client may still ask for.
+/// The number of latest executions that clients may still request.
 const RECENT: usize = 400;
 
 /// A body that a pod received.
@@ -44,10 +44,10 @@ struct AttemptSpan {
 #[derive(Default)]
 struct Execution {
     sent: Option<Sent>,
-    /// When its client learned that it was accepted.
+    /// When the client received the answer that accepted the call.
     accepted: Option<At>,
     cancelled: bool,
-    /// The function and the life in which pods received it.
+    /// The function, and the life of it in which pods received the call.
     seen: Option<(usize, u64)>,
     spans: Vec<AttemptSpan>,
     /// The attempt that gave the execution its result.
@@ -57,7 +57,8 @@ struct Execution {
     /// The revision that was in force when the last pod answered. Later attempts run under this
     /// spec or a newer one.
     next_floor: u64,
-    /// The number of attempts when the cancel was accepted. No further attempt may start.
+    /// The number of attempts when the plane accepted a cancel. After that, no further attempt may
+    /// start.
     attempts_max: Option<u32>,
 }
 
@@ -72,7 +73,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// The time at which this key was first sent. An execution under the key is not older.
+    /// The time at which this key was first sent. Every execution under the key is younger.
     pub(crate) fn first_use(&self, key: &str, now: At) -> At {
         *lock(&self.keys).entry(key.to_owned()).or_insert(now)
     }
@@ -142,7 +143,8 @@ impl Ledger {
                 "an attempt under a specification that was replaced before",
             ));
         }
-        // The limit is two and not one, because the second loss may be a timeout of the attempt.
+        // An attempt after a second loss is allowed, because the second loss may count as a timeout
+        // of the attempt.
         if losses > 2 {
             tally.wrong(describe(&format!("tried again after {losses} losses")));
         }
@@ -172,8 +174,8 @@ impl Ledger {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.accepted.get_or_insert(now);
-        // A call that repeats a key joins the execution of another client, which may have recorded
-        // it already.
+        // A call that repeats a key joins the execution of another client, which may already have
+        // recorded the execution.
         known.sent.get_or_insert_with(|| sent.clone());
         drop(executions);
         self.remember(execution);
@@ -193,8 +195,8 @@ impl Ledger {
         known.cancelled = true;
     }
 
-    /// Records that the execution waited when this revision was in force, so that its next attempt
-    /// runs under this spec or a newer one.
+    /// Records that the execution waited while this revision was in force, so that its next attempt
+    /// must run under this spec or a newer one.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
@@ -217,7 +219,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Records that a cancel was accepted when the execution had at most this many attempts.
+    /// Records that the plane accepted a cancel when the execution had at most this many attempts.
     pub(crate) fn stop_at(&self, execution: &str, attempts: u32) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
@@ -240,7 +242,7 @@ impl Ledger {
             .is_some_and(|known| known.cancelled)
     }
 
-    /// The call of an execution whose record the plane must keep.
+    /// The call of an execution. `None` if the plane need not keep the execution's record.
     pub(crate) fn sent(&self, execution: &str) -> Option<Sent> {
         lock(&self.executions).get(execution)?.sent.clone()
     }
@@ -264,9 +266,9 @@ impl Ledger {
         lock(&self.executions).keys().cloned().collect()
     }
 
-    /// Checks that no function ever ran more calls in its pods than its concurrency. Counts only
-    /// attempts that gave their execution its result, because these held a slot during their whole
-    /// span.
+    /// Checks that no function ran more calls in its pods at the same time than its concurrency.
+    /// Counts only attempts that gave their execution its result, because each of them held a slot
+    /// during its whole span.
     pub(crate) fn check_concurrency(&self, book: &Book, tally: &Tally) {
         let mut edges: HashMap<(usize, u64), Vec<(At, i64)>> = HashMap::new();
         for known in lock(&self.executions).values() {
@@ -279,8 +281,8 @@ impl Ledger {
             }
         }
         for ((function, life), mut list) in edges {
-            // -1 sorts first, because a call that ends and a call that starts at the same time do
-            // not overlap.
+            // At equal times, -1 sorts before 1: a call that ends when another call starts does not
+            // overlap with it.
             list.sort_unstable();
             let running = list.iter().scan(0, |sum, (_, step)| {
                 *sum += step;

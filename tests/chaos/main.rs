@@ -89,7 +89,8 @@ fn seed() -> u64 {
     setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()))
 }
 
-/// All forms run at most this often, until every kind of operation and end has occurred.
+/// The largest number of rounds. In each round all forms run, until every kind of operation and end
+/// has occurred.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {
@@ -99,12 +100,14 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // Stops at the first fault, because later faults of the same plane show nothing new.
+            // The test stops at the first fault, because later faults of the same plane show
+            // nothing new.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }
         }
-        // On a busy machine fewer operations fit into the time, so all forms run again.
+        // Ends when every kind of operation and end has occurred. If not, all forms run again,
+        // because on a busy machine fewer operations fit into the time.
         if total.missing().is_empty() {
             break;
         }

@@ -1,13 +1,13 @@
 //! The operations of a run: two endless lists, of changes to functions and of calls, drawn from the
 //! seed. The plan depends on no clock and no state of the plane, so that a seed replays the same
-//! operations. `registrar` and `clients` execute it, and find the execution for an index such as
-//! "the third last execution".
+//! operations. `registrar` and `clients` execute the plan. The plan names an execution by an index,
+//! such as "the third last execution"; `clients` finds that execution.
 
 use nanofaas_testkit::rng::SeededRng;
 
 /// The largest number of functions; `name` gives their names.
 pub(crate) const FUNCTIONS: usize = 8;
-/// The longest `timeoutMs` of all functions, and so the longest time of an attempt.
+/// The longest `timeoutMs` of all functions, and so the longest time that an attempt may take.
 pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
 /// The number of idempotency keys that a function's calls use at a time.
 const KEYS: u64 = 6;
@@ -41,10 +41,10 @@ impl FunctionMode {
 pub(crate) enum PoolEndpoint {
     Tcp,
     Unix,
-    /// Sends answers without a request: only these two endpoints obey `Act::Unasked`.
+    /// This endpoint and `RudeUnix` obey `Act::Unasked`: they send answers without a request.
     RudeTcp,
     RudeUnix,
-    /// Refuses connections.
+    /// This endpoint refuses connections.
     Closed,
 }
 
@@ -53,7 +53,7 @@ pub(crate) enum PoolEndpoint {
 pub(crate) struct Spec {
     pub(crate) mode: FunctionMode,
     pub(crate) endpoint: PoolEndpoint,
-    /// WARM and JOB: the program does not start.
+    /// Whether the program of a WARM or JOB function does not start.
     pub(crate) broken: bool,
     pub(crate) concurrency: u64,
     pub(crate) queue_size: u64,
@@ -74,7 +74,7 @@ pub(crate) enum PlannedChange {
     Scale(u64),
 }
 
-/// The action of a pod in an attempt.
+/// What a pod does in an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     Echo,
@@ -133,14 +133,14 @@ impl Act {
     }
 }
 
-/// The point in its exchange at which a client leaves.
+/// The point of a call at which the client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientLeave {
     /// After this percentage of the request's bytes.
     InRequest(u64),
     /// This many milliseconds after the request.
     Waiting(u64),
-    /// After the request, which ends with a FIN; the client reads the answer if one comes.
+    /// After the request, which ends with a FIN. The client reads an answer if the plane sends one.
     HalfClosed,
 }
 
@@ -165,10 +165,10 @@ pub(crate) enum Kind {
 pub(crate) struct PlannedCall {
     pub(crate) function: usize,
     pub(crate) kind: Kind,
-    /// The action of each attempt; the last action also applies to all further attempts.
+    /// What the pod does in each attempt; the last entry also applies to all further attempts.
     pub(crate) acts: Vec<Act>,
     pub(crate) raw: bool,
-    /// Additional bytes in the body.
+    /// The number of additional bytes in the body.
     pub(crate) pad: u64,
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -194,7 +194,7 @@ impl Changes {
         Self { rng, functions }
     }
 
-    /// The next change, its function, and the pause after it in milliseconds.
+    /// Returns a function, the next change to it, and the pause after this change in milliseconds.
     pub(crate) fn next(&mut self) -> (usize, PlannedChange, u64) {
         let rng = &mut self.rng;
         let function = self.functions[rng.below(self.functions.len() as u64) as usize];

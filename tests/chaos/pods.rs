@@ -1,8 +1,8 @@
-//! Pods of both kinds, which report every body that they receive and act as its canary asks. The
-//! scripted pods of POOL functions are in this process and misbehave on the wire. The programs of
-//! WARM and JOB functions are this program, started by the plane, with the runtime that real
-//! functions use. A process reports by a line in a file, so that its earlier reports survive a
-//! kill.
+//! Pods of both kinds, which report every body that they receive and do what its canary requests.
+//! The scripted pods of POOL functions are in this process and break the rules of HTTP. The
+//! programs of WARM and JOB functions are this program, started by the plane, with the runtime that
+//! real functions use. A process reports by a line in a file, so that its earlier reports remain if
+//! it is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -23,10 +23,10 @@ use crate::ledger::{Ledger, Receipt};
 use crate::plan::{Act, PoolEndpoint, TIMEOUT_MS_MAX};
 use crate::tally::Tally;
 
-/// Longer than any deadline of a call.
+/// This pause is longer than any deadline of a call.
 const LATE: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(8);
-/// Long enough that the plane may give the connection to the next call.
+/// After this pause the plane may have given the connection to the next call.
 const UNASKED_AFTER: Duration = Duration::from_millis(3);
 
 /// The scripted pods of a run.
@@ -127,7 +127,8 @@ fn answer(
     } else {
         "application/json"
     };
-    // Half of the scripted answers carry an execution id, like those of the runtimes.
+    // Half of the answers of an ordinary endpoint carry an execution id, as the answers of the
+    // runtimes do. A rude endpoint always sends the id.
     let own = if got.number.is_multiple_of(2) || rude {
         format!("X-Execution-Id: {execution}\r\n")
     } else {
@@ -185,8 +186,8 @@ fn answer(
             let length = text.len();
             let head = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n");
             let whole = [head.as_str(), &text].concat();
-            // Sends both answers together, or the second answer later, when another call may use
-            // the connection.
+            // The pod sends both answers together, or sends the second answer later, when another
+            // call may use the connection.
             let sent = if call.len().is_multiple_of(2) {
                 line.send(whole.repeat(2).as_bytes())
             } else {
@@ -206,7 +207,7 @@ fn answer(
 pub(crate) const IDENTITY: &str = "CHAOS_IDENTITY";
 pub(crate) const RECEIPTS: &str = "CHAOS_RECEIPTS";
 
-/// The main function of a function's process; the runtime decides between WARM and JOB.
+/// The main function of a function's process; the runtime decides whether it runs as WARM or JOB.
 pub(crate) fn program() -> ExitCode {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let (path, file) = (variable(IDENTITY), PathBuf::from(variable(RECEIPTS)));
@@ -242,7 +243,7 @@ pub(crate) fn program() -> ExitCode {
     nanofaas_runtime::serve(Handlers::new().add("chaos", serve))
 }
 
-/// The action of a process before it answers.
+/// What a process does before it answers.
 fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     match act {
         Act::Fail => return Err(Error::with_code("CHAOS", call)),
@@ -262,7 +263,7 @@ fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// Appends a line by a single write, because lines of several processes must not mix.
+/// Appends a line by a single write, so that the lines of several processes do not mix.
 fn report(file: &Path, line: &Value) {
     let opened = OpenOptions::new().append(true).create(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
@@ -277,7 +278,7 @@ fn report(file: &Path, line: &Value) {
 pub(crate) struct FunctionProcess(pub(crate) i32);
 
 impl FunctionProcess {
-    /// Whether the process runs, and its PID does not belong to a later process.
+    /// Whether the process still runs. A later process may have the same PID, and does not count.
     pub(crate) fn is_alive(self) -> bool {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
         let own = std::env::current_exe().expect("this program");

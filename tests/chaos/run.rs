@@ -23,7 +23,8 @@ use crate::tally::Tally;
 
 const CLIENTS: usize = 10;
 const REGISTRARS: usize = 2;
-/// Streams of random numbers: clients have 100 and up, registrars 0 and up.
+/// Registrars use the streams of random numbers from 0 on, and clients the streams from this number
+/// on.
 const CLIENT_STREAM: u64 = 100;
 const KILLER_STREAM: u64 = 99;
 const END_STREAM: u64 = 98;
@@ -131,7 +132,7 @@ impl Run {
         reports.read(&self.ledger, &self.book, &self.tally);
     }
 
-    /// Kills one of the youngest processes in 20 % of its calls.
+    /// Kills one of the six youngest processes, with a probability of 20 %.
     fn kill(&self, rng: &mut SeededRng, reports: &Reports) {
         let (hit, back) = (rng.chance(20), rng.below(6) as usize);
         let youngest = reports
@@ -149,8 +150,8 @@ impl Run {
         }
     }
 
-    /// After the last client: waits until all executions have ended, removes the functions, and
-    /// checks that nothing is left.
+    /// Runs after the last client: waits until all executions have ended, removes the functions,
+    /// and checks that nothing is left.
     fn end(&self, registrar: &Registrar<'_>, reports: &mut Reports, remove_first: bool) {
         if remove_first {
             registrar.remove_all();
@@ -178,7 +179,8 @@ impl Run {
         let mut wire = RawClient::connect(self.subject.plane.listen);
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
-            // All executions together get the time of one execution.
+            // The deadline is the same for all executions, so each request may wait for half of the
+            // time that is left.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
             let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());

@@ -1,6 +1,6 @@
-//! A soak test: planes in all forms under the same mixed load for a given time, an hour by default.
-//! Each plane's memory, descriptors and threads are sampled every few seconds and plotted. They
-//! must not grow after the first quarter, and must go down when the load ends. `main` calls it,
+//! A soak test: planes in all forms run under the same mixed load, for an hour by default. Each
+//! plane's memory, descriptors and threads are sampled every few seconds and plotted. They must not
+//! grow after the first quarter, and must go down when the load ends. `main` calls this module;
 //! `./ci chaos soak` runs it.
 
 mod crowd;
@@ -25,10 +25,11 @@ const SAMPLES: u32 = 360;
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;
-/// The pause after the load before memory is measured: 10 s.
+/// The pause between the end of the load and the last sample.
 const REST: Duration = Duration::from_secs(10);
 const REST_GROWTH_MIB: f64 = 16.0;
-/// Records of plain calls stay: the last 4096 on each io thread, of at most 1.5 KiB each.
+/// The memory of records of plain calls, which stay after the load: 4096 records on each io thread,
+/// of at most 1.5 KiB each.
 const RECORDS_MIB: f64 = 6.0;
 
 /// The resources of a plane at a time.
@@ -158,7 +159,8 @@ fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     if rest.inflight_mib != 0.0 {
         tally.wrong(format!("{} MiB of calls are left", rest.inflight_mib));
     }
-    // An io thread opens some of its own descriptors only when it needs them for the first time.
+    // Some more descriptors than before the load are allowed, because an io thread opens some of
+    // its own descriptors only when it first needs them.
     if rest.descriptors > idle.descriptors + DESCRIPTORS_GROWTH {
         tally.wrong(format!("{} descriptors are left", rest.descriptors));
     }

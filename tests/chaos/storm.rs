@@ -37,7 +37,8 @@ pub(crate) fn run(connections: u64) -> bool {
         sound &= one(form, connections.div_ceil(forms), &total);
     }
     total.print();
-    // All these events must occur, because a storm in which nothing breaks proves nothing.
+    // Each of these events must occur, because a storm in which no connection breaks proves
+    // nothing.
     let needed = [
         "whole",
         "broken",
@@ -111,7 +112,7 @@ fn one(form: ControlPlaneForm, connections: u64, total: &Tally) -> bool {
     tally.wrongs() == 0
 }
 
-/// The script of a pod: echoes the body, or breaks its answer.
+/// The script of a pod, which echoes the body or breaks its answer.
 fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     let envelope: Option<Value> = serde_json::from_slice(&got.body).ok();
     let header = |name| got.header(name).unwrap_or_default();
@@ -119,8 +120,8 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
         ("application/json", Some(envelope)) => ("application/json", envelope["input"].to_string()),
         (kind, _) => (kind, String::from_utf8_lossy(&got.body).into_owned()),
     };
-    // The seed depends on id and attempt, so that another attempt of the same call draws other
-    // numbers.
+    // The seed depends on the execution's id and the attempt, so that each attempt of a call draws
+    // other numbers.
     let id = header("x-execution-id")
         .bytes()
         .chain(header("x-dispatch-attempt").bytes());
@@ -179,7 +180,7 @@ fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// One connection from start to end.
+/// Makes the calls of one connection, from its start to its end.
 fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
     let mut rng = SeededRng::new(number, 1);
     let mut wire = RawClient::over(connect_from(number, to)?);
@@ -214,14 +215,15 @@ fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
         }
     }
     tally.count("whole");
-    // A reset, because a normal close would leave a socket in TIME_WAIT.
+    // Half of the connections end by a reset, because each normal close leaves a socket in
+    // TIME_WAIT.
     if rng.chance(50) {
         wire.reset();
     }
     Ok(())
 }
 
-/// Closes after any byte of the request or of the answer.
+/// Leaves during the request or during the answer, after a random number of bytes.
 fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) -> io::Result<()> {
     if rng.chance(50) {
         tally.count("left in the request");
@@ -230,8 +232,8 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // If the answer is shorter than `part`, no more bytes follow, so the result of the read
-        // does not matter.
+        // The result of the read does not matter: if the answer is shorter than `part`, the plane
+        // sends no more bytes.
         let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {

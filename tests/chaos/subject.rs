@@ -1,5 +1,5 @@
-//! The plane of a run, observed from outside: whether it lives, its resources, its processes. The
-//! only change that it makes is to end the plane. `run` and `storm` use it.
+//! The plane of a run, observed from outside: whether it lives, its resources, its processes. This
+//! module changes nothing in the plane; it can only end the process. `run` and `storm` use it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ pub(crate) const FORMS: [ControlPlaneForm; 4] = [
 pub(crate) struct Subject {
     pub(crate) plane: ControlPlane,
     pub(crate) tally: Arc<Tally>,
-    /// Its descriptors when it was ready.
+    /// The plane's descriptors at the time when it was ready.
     descriptors: Vec<String>,
 }
 
@@ -62,10 +62,10 @@ impl Subject {
         self.plane.exit_within(Duration::ZERO).is_none()
     }
 
-    /// Waits until `look` succeeds. A condition that never holds is recorded as a fault.
+    /// Waits until `look` succeeds. If it does not succeed in time, that is recorded as a fault.
     pub(crate) fn eventually(&self, what: &str, mut look: impl FnMut() -> Result<(), String>) {
-        // After a first fault, other conditions get 5 s instead of a minute, because they may fail
-        // for the same reason.
+        // After a first fault, `look` gets 5 s instead of a minute, because it may fail for the
+        // same reason.
         let sound = self.tally.wrongs() == 0;
         let end = Instant::now()
             + if sound {
@@ -113,7 +113,8 @@ impl Subject {
         }
     }
 
-    /// Checks that no descriptor is left, after all pods and clients have closed.
+    /// Checks that the plane has no more descriptors than at the start, after all pods and clients
+    /// have closed their connections.
     pub(crate) fn check_descriptors(&self) {
         self.eventually("descriptors are as at the start", || {
             let (then, now) = (&self.descriptors, self.descriptors());
@@ -137,8 +138,7 @@ impl Subject {
         println!("the plane's last lines:\n{}", tail.join("\n"));
     }
 
-    /// The targets of all descriptors; the target of a socket contains its number. Descriptors that
-    /// an io thread opens once for itself are left out, because it may open them late.
+    /// The targets of all descriptors of the plane; the target of a socket contains its number.
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.plane.pid));
         let entries = folder.into_iter().flatten().map_while(Result::ok);
@@ -148,7 +148,7 @@ impl Subject {
             .collect()
     }
 
-    /// The processes below the plane.
+    /// The descendants of the plane's process.
     pub(crate) fn children(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut parents = vec![self.plane.pid.to_string()];

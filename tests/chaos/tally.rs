@@ -1,13 +1,13 @@
 //! Counts the operations and ends of a run, and records faults. A run with few kinds of events
 //! proves nothing, so all forms together must contain every kind of operation and every kind of
-//! end. All parts of a run count here; `main` prints and asserts.
+//! end. All parts of a run add to the tally; `main` prints it and asserts.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use nanofaas_testkit::wait::lock;
 
-/// The number of faults that are printed; the others are counted.
+/// The number of faults that are printed. Further faults are only counted.
 const SHOWN: usize = 12;
 
 /// The events that a run of all forms must contain.

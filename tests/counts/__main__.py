@@ -1,7 +1,7 @@
 """Gates on counts: the system calls, messages between threads and instructions of one warm call.
-`./ci counts` runs it after a release build; `python3 tests/counts` shows all counts. It measures no
-time, so the counts are the same on a busy machine. A gate whose tool is not installed is skipped
-and reported; with NANOFAAS_COUNTS=required it fails."""
+`./ci counts` runs this program after a release build; `python3 tests/counts` shows all counts. The
+program measures no time, so the counts are the same on a busy machine. A gate whose tool is not
+installed is skipped and reported; with NANOFAAS_COUNTS=required it fails."""
 
 import os
 import shutil

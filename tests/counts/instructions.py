@@ -1,5 +1,5 @@
-"""Instructions of the io thread per warm call in user space, by valgrind's callgrind. They are the
-same on a busy machine. It knows no ceiling."""
+"""Instructions of the io thread per warm call in user space, by valgrind's callgrind. The
+counts are the same on a busy machine. This module knows no ceiling."""
 
 import pathlib
 import re
@@ -7,13 +7,14 @@ import subprocess
 
 from plane import Client, Plane
 
-# More calls than the records of plain calls (4096), so that their ring and its index are full.
+# The warm-up has more calls than the plane keeps records of plain calls (4096), so that the ring of
+# the records and its index are full.
 WARM_UP_CALLS = 5000
 CALLS = 1000
 
 
 class Counted:
-    """A plane under callgrind, which does not count before `per_call`."""
+    """A plane under callgrind, which counts no instruction before `per_call` runs."""
 
     def __init__(self, folder, echo):
         self.dumps = pathlib.Path(folder)
@@ -38,7 +39,8 @@ class Counted:
         client = Client(self.plane, function, 1)
         client.call(WARM_UP_CALLS)
         self.control("-i", "on")
-        # These calls are not counted: valgrind translates the code again when counting starts.
+        # These ten calls are not counted, because valgrind translates the code again when counting
+        # starts.
         client.call(10)
         self.control("-z")
         client.call(CALLS)
@@ -46,7 +48,7 @@ class Counted:
         self.control("-i", "off")
         client.close()
         dumps = list(self.dumps.glob("dump*"))
-        # The io thread has the most instructions, because all other threads sleep.
+        # The dump with the most instructions is the io thread's, because all other threads sleep.
         most = max(total(dump) for dump in dumps)
         for dump in dumps:
             dump.unlink()

@@ -1,5 +1,5 @@
 """The processes of the counts: nanofaas under a tool that counts, the echo that it calls, and a
-client with a known number of connections. It counts nothing."""
+client with a known number of connections. This module counts nothing."""
 
 import atexit
 import json
@@ -73,7 +73,7 @@ class Echo:
         )
 
     def functions(self):
-        """A LOCAL function, and a POOL function for each socket."""
+        """The functions of the plane: a LOCAL function, and a POOL function for each socket of the echo."""
         yield {"name": "local", "executionMode": "LOCAL", "concurrency": 64}
         urls = {
             "tcp": f"http://127.0.0.1:{self.port}/invoke",
@@ -111,7 +111,7 @@ class Plane:
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
-        # Because a count that fails does not call `stop`.
+        # The process is also ended at exit, because a count that fails does not call `stop`.
         atexit.register(self.end)
         self.listen = eventually(f"{' '.join(map(str, tool[:1]))} nanofaas is ready", self.address)
         self.pid = self.find_pid()

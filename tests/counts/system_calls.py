@@ -1,5 +1,5 @@
-"""System calls of threads per warm call, by strace. Futexes and bells among them are the messages
-and locks between threads. It knows no ceiling."""
+"""System calls of threads per warm call, by strace. The futexes and bells among them are the messages
+and locks between threads. This module knows no ceiling."""
 
 import collections
 import pathlib
@@ -9,19 +9,19 @@ from plane import Client, Plane
 
 WARM_UP_CALLS = 160
 CALLS = 480
-# Several rounds, of which the best counts: each round has the system calls that a call needs, and
-# the best round has the fewest that timing adds.
+# The number of rounds, of which the best counts. Every round has the system calls that a call
+# needs; the best round has the fewest additional calls, which depend on timing.
 ROUNDS = 3
-# A pause between calls. Without it, the client's next call would be there before strace lets the io
-# thread continue, and the thread would not wait for it. 16 connections need no pause, because their
-# ceiling allows for that.
+# A pause between two calls over one connection. Without it, the client's next call would arrive
+# before strace lets the io thread continue, and the io thread would not wait for that call. With 16
+# connections there is no pause, because the ceiling allows for calls without a wait.
 PAUSE_S = 0.0005
 
-# How strace writes a bell of an io thread: one byte of value 1 that is sent on a socket. The
-# bridge's bell is a number written to an eventfd. Every `write` is a bell, because messages are
-# sent.
+# The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. The
+# bridge's bell is a number written to an eventfd. Every `write` counts as a bell, because no thread
+# uses `write` for messages.
 BELL = ', "\\1", 1'
-# A system call of the ticker, which sets its timer before it waits.
+# The ticker calls this system call before it waits, so each call counts as a wait.
 TIMER = "timerfd_settime"
 WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter", TIMER)
 
@@ -89,7 +89,7 @@ def per_call(traced, threads, function, connections):
 
 
 def settle(trace):
-    """The end of the trace, after strace has written all system calls of the answered calls."""
+    """The length of the trace, after strace has written all system calls of the answered calls."""
     time.sleep(0.02)
     return read_from(trace, 0)[1]
 

@@ -1,4 +1,5 @@
-//! The columns of the table: the program that runs a function, and the way in which it is called.
+//! The columns of the table: each is a program that runs a function, together with the way in which
+//! the function is called.
 
 use std::time::Instant;
 
@@ -43,7 +44,8 @@ const fn column(name: &'static str, mode: &'static str, by: By) -> Column {
     Column { name, mode, by }
 }
 
-/// The timeouts of a call that must time out, without and with a start.
+/// Timeouts of a call that must time out: the first for a running function, the second for a call
+/// that includes a start.
 const SHORT_MS: &str = "500";
 const WITH_START_MS: &str = "5000";
 
@@ -60,7 +62,7 @@ impl Column {
         function["env"]["FAULT"] = json!(key);
         plane.register(&function);
         // The function is started before the fault, so that the measured time does not include the
-        // start, except if the start itself is meant to fail.
+        // start. This is left out if the start itself has to fail.
         let fails_to_start = matches!(key, "import" | "init");
         if self.mode == "WARM" && !fails_to_start {
             plane.invoke(&name, &json!("warm")).expect(200);

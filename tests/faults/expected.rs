@@ -14,7 +14,7 @@ pub(crate) struct Row {
     usual: ExpectedResult,
     #[serde(default)]
     pub(crate) except: BTreeMap<String, Exception>,
-    /// By column: why this fault cannot happen there.
+    /// For each column in which this fault cannot happen: the reason.
     #[serde(default)]
     pub(crate) cannot: BTreeMap<String, String>,
 }

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The results in all rows of one column, and the number of wrong ones.
+/// Measures all rows of one column; returns the results and the number of wrong results.
 fn one_column(
     plane: &ControlPlane,
     column: &Column,

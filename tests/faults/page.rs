@@ -1,4 +1,4 @@
-//! The table as a page of the docs.
+//! Writes the table as a page of the documentation.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! The programs that fail on purpose. The same words select the fault in all of them: a word in the
-//! call's input, or in the variable `FAULT` while they start. Each program counts its runs in a
-//! file of its folder.
+//! The programs that fail on purpose. A word selects the fault: it is the call's input, or, for a
+//! fault during the start, the variable `FAULT`. All programs know the same words. Each program
+//! counts its runs in a file of its folder.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-/// More bytes than the plane accepts in an answer.
+/// The length of an output with more bytes than the plane accepts in an answer.
 const LARGE: usize = 7_000_000;
 
 pub(crate) const PYTHON: &str = r#"
@@ -138,8 +138,8 @@ pub(crate) fn serve() -> ExitCode {
         match value.as_str() {
             Some("raise") => return Err(Error::new("of the handler")),
             Some("exit") => std::process::exit(3),
-            // Raised twice, because Rust's own handler, which detects stack overflows, catches the
-            // first signal.
+            // The signal is raised twice, because Rust's own handler, which detects stack
+            // overflows, catches the first one.
             Some("segv") => {
                 raise(Signal::SIGSEGV)?;
                 raise(Signal::SIGSEGV)?;

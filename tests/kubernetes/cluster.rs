@@ -1,6 +1,6 @@
 //! The cluster as its users see it: through `kubectl`, and through the API behind `kubectl proxy`,
-//! because a request through the proxy costs less than a run of `kubectl`. It never touches a
-//! process of the node.
+//! because a request through the proxy costs less than a run of `kubectl`. This module never
+//! touches a process of the node.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -51,8 +51,8 @@ pub(crate) fn apply(object: &Value) -> Result<(), String> {
     Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// `kubectl proxy`, which ends with this process: a shell kills it when the shell's stdin is
-/// closed.
+/// A `kubectl proxy` that ends with this process: a shell starts it, and kills it when the shell's
+/// stdin is closed.
 struct Proxy {
     shell: Child,
     _pipe: ChildStdin,
@@ -135,8 +135,8 @@ pub(crate) fn function(name: &str) -> Option<Value> {
     ))
 }
 
-/// The status and the message of a function's condition `Accepted`, once the condition belongs to
-/// the present spec.
+/// The status and the message of a function's condition `Accepted`. `None` until the condition
+/// belongs to the present spec.
 pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
     let object = function(name)?;
     let conditions = object["status"]["conditions"].as_array()?;
@@ -168,7 +168,7 @@ pub(crate) struct ListedPod {
     pub(crate) image: String,
     pub(crate) address: String,
     pub(crate) started: String,
-    /// The pod is being deleted.
+    /// Whether the pod is being deleted.
     pub(crate) leaving: bool,
     pub(crate) ready: bool,
     pub(crate) object: Value,

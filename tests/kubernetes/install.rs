@@ -21,7 +21,7 @@ fn apply_example() {
     });
 }
 
-/// A pod outside the platform that calls a function; removed with its test.
+/// A pod outside the platform that calls a function. Dropping this value removes the pod.
 struct Caller;
 
 impl Caller {

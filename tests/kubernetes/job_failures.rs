@@ -19,19 +19,19 @@ fn message(body: &Value) -> &str {
 pub(crate) fn a_crash_before_the_callback_reports_its_output() {
     let plane = plane();
     plane.register(&spec("crashes", "JOB", json!({"retryOn": []})));
-    // A runtime posts how its worker ended.
+    // The runtime in the container posts how its worker ended.
     let input = json!({"do": "crash", "words": "the disk is on fire"});
     let body = plane.invoke("crashes", &input);
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("status 3"), "{body}");
-    // Without a runtime in the container, the error has the last lines of its log in the cluster.
+    // If the container has no runtime, the error contains the last lines of the container's log.
     let command = json!(["sh", "-c", "echo the disk is on fire >&2; exit 3"]);
     let fields = json!({"retryOn": [], "command": command});
     plane.register(&spec("burns", "JOB", fields));
     let body = plane.invoke("burns", &json!(1));
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("the disk is on fire"), "{body}");
-    // A container without a runtime that exits with 0 posts no result either.
+    // A container without a runtime posts no result, also if it exits with 0.
     let command = json!(["sh", "-c", "echo not a runtime >&2; exit 0"]);
     plane.register(&spec(
         "mute",
@@ -54,7 +54,7 @@ pub(crate) fn a_workers_out_of_memory_is_not_retried() {
     let ended = plane.ended(&id);
     assert_eq!(ended["status"], "error", "{ended}");
     let code = ended["error"]["code"].as_str().expect("a code");
-    // Either the runtime or the cluster reports first how the worker died.
+    // The code depends on which reports first how the worker died: the runtime or the cluster.
     let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
     assert!(is_told, "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");

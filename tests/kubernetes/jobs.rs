@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::cluster::{jobs_of, pods_of, until};
 use crate::plane::{RunningPlane, output, plane, spec};
 
-/// How long a Job and its pod may stay after the call's end, also with a slow kubelet.
+/// The time that a Job and its pod may stay after the call has ended, also with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);
-/// Time limit for fifty pods at once on two cores.
+/// The time that fifty pods at once may take on two cores.
 const CROWD: Duration = Duration::from_secs(240);
 
 #[track_caller]
@@ -42,7 +42,8 @@ pub(crate) fn a_jobs_status_shows_how_it_started() {
         .iter()
         .filter_map(|phase| phase["name"].as_str())
         .collect();
-    // "running" is not required, because the pod may end before the cluster shows that it runs.
+    // The phase "running" is not required, because the pod may end before the cluster shows that it
+    // runs.
     for name in ["created", "scheduled", "started", "loaded", "ready"] {
         assert!(names.contains(&name), "no {name}: {ended}");
     }
@@ -56,7 +57,7 @@ pub(crate) fn a_jobs_status_shows_how_it_started() {
         .expect(200)
         .json();
     assert_eq!(starts["coldStarts"][0]["failure"], Value::Null, "{starts}");
-    // The same with a client that waits for the result.
+    // A sync call, whose client waits for the result, works in the same way.
     let answer = plane.invoke("job", &json!({"do": "echo", "value": 7}));
     assert_eq!(output(answer)["echo"], 7);
     plane.expect_no_drift();

@@ -14,10 +14,10 @@ use serde_json::Value;
 
 /// A load ends after this time at the latest.
 const LONGEST: Duration = Duration::from_secs(240);
-/// No call of a load may take longer than this.
+/// The longest time that a call of a load may take.
 const ANSWER: Duration = Duration::from_secs(40);
-/// A client pauses for this long after a failed connection, so that it does not loop while the
-/// plane is away.
+/// The pause of a client after a failed connection, so that the client does not loop while no plane
+/// accepts connections.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The results of a load's calls.
@@ -26,7 +26,7 @@ pub(crate) struct LoadReport {
     pub(crate) good: u64,
     /// Unsuccessful answers by status and code, with the last message.
     pub(crate) bad: BTreeMap<String, (u64, String)>,
-    /// Calls that no plane answered: refused or broken connections.
+    /// The number of calls that no plane answered, because the connection was refused or broke.
     pub(crate) unanswered: u64,
     pub(crate) longest: Duration,
 }
@@ -54,7 +54,7 @@ impl LoadReport {
     }
 }
 
-/// Running clients.
+/// The clients of a load that runs.
 pub(crate) struct Load {
     is_over: Arc<AtomicBool>,
     good: Arc<AtomicU64>,

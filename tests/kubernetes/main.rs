@@ -42,7 +42,8 @@ macro_rules! tests {
     };
 }
 
-/// The order matters: tests that the others need come first, tests that stop the API server last.
+/// The order matters: tests that other tests need come first, and tests that stop the API server
+/// come last.
 const TESTS: &[Test] = tests! {
     install:
         an_example_answers_the_node_and_a_pod
@@ -112,7 +113,7 @@ const TESTS: &[Test] = tests! {
         a_killed_api_server_fails_no_warm_call;
 };
 
-/// Only run with `--ignored`, because they measure and check nothing.
+/// These run only with `--ignored`, because they measure and check nothing.
 const MEASUREMENTS: &[Test] = tests! {
     overhead:
         a_job_call_against_a_bare_job
@@ -148,8 +149,8 @@ fn main() -> ExitCode {
             println!("the tests on a cluster do not run: {why}");
             let mut tally = TestTally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // No failure, because Cargo also runs this test without a cluster, together with all
-            // other tests.
+            // This is no failure, because Cargo also runs this test on machines without a cluster,
+            // together with all other tests.
             return tally.print(Instant::now());
         }
     }

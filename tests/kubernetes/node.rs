@@ -1,5 +1,6 @@
-//! The node's processes, if this machine is the node: a pod's processes are found by a variable
-//! that only they have, the API server by its pid file. No process is killed by its program's name.
+//! The node's processes, if this machine is the node. A pod's processes are found by a variable
+//! that only they have, and the API server by its pid file. No process is killed by its program's
+//! name.
 
 use std::fs;
 use std::io;
@@ -70,7 +71,8 @@ fn home() -> Option<PathBuf> {
     set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/k8s-cluster")))
 }
 
-/// The API server's process. Dropping this resumes or restarts it.
+/// The API server's process. If the process was suspended or killed, dropping this value resumes or
+/// restarts it.
 pub(crate) struct ApiServer {
     pid_file: PathBuf,
     log: PathBuf,
@@ -107,13 +109,13 @@ impl ApiServer {
         is_ours.then_some(pid)
     }
 
-    /// Suspends it: connections stay open, and no request is answered.
+    /// Suspends the API server: its connections stay open, and it answers no request.
     pub(crate) fn stop(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGSTOP).expect("it can be stopped");
     }
 
-    /// Kills it, so that connections are refused.
+    /// Kills the API server, so that connections are refused.
     pub(crate) fn kill(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGKILL).expect("it can be killed");
@@ -122,7 +124,7 @@ impl ApiServer {
         });
     }
 
-    /// Resumes it, or starts it with its former command, and waits until it answers.
+    /// Resumes the API server, or starts it with its former command, and waits until it answers.
     pub(crate) fn bring_back(&self) {
         match self.pid() {
             Some(pid) => kill(pid, Signal::SIGCONT).expect("it can go on"),
@@ -139,7 +141,8 @@ impl ApiServer {
             .append(true)
             .create(true)
             .open(&self.log)?;
-        // In a session of its own, because it must outlive this program and its terminal.
+        // The API server gets a session of its own, because it must outlive this program and its
+        // terminal.
         let child = Command::new("setsid")
             .args(&self.command)
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
 //! An API server that hangs or is gone for a minute: calls of warm pods are not affected, changes
-//! are refused, and afterwards the plane's table and the cluster agree again.
+//! are refused, and afterwards the plane's table of functions and the cluster agree again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -81,19 +81,20 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.go_on(200, STEP);
     load.end().expect_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
-    // The API server may carry out a refused change when it comes back; then the plane's table must
-    // get the change, too.
+    // When the API server answers again, it may still execute a refused change. Then the plane's
+    // table of functions must get that change, too.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();
         (objects.contains("applied") && table(&plane) == objects).then_some(())
     });
     assert!(agree.is_some(), "{:?} and {:?}", table(&plane), objects());
-    // The cluster's own controllers may wait half a minute before they try again.
+    // The call may take three minutes, because the cluster's own controllers may wait half a minute
+    // before they retry.
     let call = Request::invoke("applied", &json!({"do": "echo", "value": 1}));
     let answer = plane.send_and_wait(&call, Duration::from_secs(180));
     assert_eq!(output(answer)["echo"], 1);
-    // The plane sees changes of pods again.
+    // The plane receives changes of pods again: it notices the new pods of this function.
     plane.replace(&spec(
         "steady",
         "WARM",

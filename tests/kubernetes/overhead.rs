@@ -1,6 +1,6 @@
-//! The time that the platform adds to the time of the cluster: each pair is a call and the bare
-//! object that the call creates, with the same image and variables. It prints a table and checks
-//! nothing. Its results are valid only on an idle machine.
+//! The time that the platform adds to the time of the cluster. Each pair is a call and the bare
+//! object (a pod or a Job) that such a call creates, with the same image and variables. This module
+//! prints a table and checks nothing. Its results are valid only on an idle machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,10 +16,10 @@ use crate::plane::{RunningPlane, image, output, plane, spec};
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);
-/// Long, because a kubelet sometimes reports the end of a pod late.
+/// The time is long, because a kubelet sometimes reports the end of a pod late.
 const GONE: Duration = Duration::from_secs(120);
 
-/// Receives the results that bare pods post, with their times of arrival.
+/// A server that receives the results which bare pods post, and records when each result arrived.
 struct Sink {
     address: SocketAddr,
     heard: Receiver<(Instant, Value)>,
@@ -76,7 +76,7 @@ fn pod(env: &Value) -> Value {
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
-        // The namespace accepts only pods like this.
+        // The namespace accepts only pods with these restrictions.
         "securityContext": {"runAsNonRoot": true, "runAsUser": 65532,
             "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{"name": "function", "image": image(1),
@@ -162,7 +162,7 @@ pub(crate) fn a_job_call_against_a_bare_job() {
         let begun = Instant::now();
         create(&jobs, &job);
         let (at, _) = sink.next();
-        // The first pair only fills caches.
+        // The first pair is not counted, because it fills caches.
         if pair > 0 {
             ours.push(ms(our));
             bare.push(ms(at - begun));
@@ -233,8 +233,8 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
     );
 }
 
-/// The time at which the pod of the last cold start was ready by its own clock, in milliseconds
-/// since the epoch.
+/// The time, by the pod's own clock, at which the pod of the last cold start was ready, in
+/// milliseconds since the epoch.
 fn own_ready(plane: &RunningPlane) -> f64 {
     wait("the start is listed", STEP, || {
         let starts = plane

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::cluster::{self, ListedPod, NAMESPACE, kubectl, list, pods, try_wait, until, wait};
 
-/// Pods of the control plane.
+/// The label selector of the control plane's pods.
 const SELECTOR: &str = "app.kubernetes.io/component=control-plane";
-/// Time limit for steps that need a rollout.
+/// The time that a step with a rollout may take.
 pub(crate) const ROLLOUT: Duration = Duration::from_secs(90);
 
 fn manifests() -> String {
@@ -118,7 +118,8 @@ pub(crate) fn clean() {
     cluster::kubectl_with(&all, "");
     let left = || {
         let mut left = pods("app=nanofaas,nanofaas.io/kind");
-        // A kubelet of 1.20 may need most of a minute to remove a pod whose container never ran.
+        // A pod that was still pending and is being deleted does not count, because a kubelet of
+        // 1.20 may need most of a minute to remove a pod whose container never ran.
         left.retain(|pod| !pod.leaving || pod.object["status"]["phase"] != "Pending");
         left
     };
@@ -150,7 +151,7 @@ pub(crate) fn spec(name: &str, mode: &str, more: Value) -> Value {
     spec
 }
 
-/// The same as an object for kubectl.
+/// The spec of `spec` as an object for kubectl.
 pub(crate) fn manifest(name: &str, mode: &str, more: Value) -> Value {
     let mut spec = spec(name, mode, more);
     spec.as_object_mut().expect("an object").remove("name");
@@ -160,7 +161,7 @@ pub(crate) fn manifest(name: &str, mode: &str, more: Value) -> Value {
     })
 }
 
-/// The result of a call that succeeded.
+/// The output of a call that must have succeeded.
 #[track_caller]
 pub(crate) fn output(answer: Answer) -> Value {
     let body = answer.expect(200).json();
@@ -180,7 +181,7 @@ impl RunningPlane {
         request.send(self.api)
     }
 
-    /// Sends a request whose answer may take longer than the client usually waits.
+    /// Sends a request and waits longer for its answer than the client usually does.
     #[track_caller]
     pub(crate) fn send_and_wait(&self, request: &Request, patience: Duration) -> Answer {
         let mut wire = request.begin(self.api);

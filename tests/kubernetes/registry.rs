@@ -1,5 +1,5 @@
-//! The registry in the cluster: the API and kubectl write the same objects, and each sees the
-//! changes of the other.
+//! The registry in the cluster. The API and kubectl write the same objects, and changes by one are
+//! visible through the other.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::cluster::{NAMESPACE, accepted, apply, function, kubectl, shown, until, wait};
 use crate::plane::{image, manifest, output, plane, spec};
 
-/// Long, because numbers of a status are written at most every 10 s.
+/// This time is long, because the numbers in a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);
-/// Short, because the plane's table follows a watch.
+/// This time is short, because a watch reports changes to the plane at once.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The message in the condition of a rejected function.
+/// The message in the condition `Accepted` of a rejected function.
 #[track_caller]
 fn rejection(name: &str) -> String {
     wait("the condition Accepted is False", STATUS, || {
@@ -44,7 +44,7 @@ pub(crate) fn an_invalid_function_says_why_in_its_condition() {
     plane
         .invoke("no-image", &json!(1))
         .expect_error(404, "FUNCTION_NOT_FOUND");
-    // A corrected object becomes a function.
+    // When the object is corrected, it is registered as a function.
     apply(&manifest("no-image", "JOB", json!({}))).expect("a good one");
     until("the corrected object is accepted", STATUS, || {
         accepted("no-image").is_some_and(|(status, _)| status == "True")
@@ -61,7 +61,8 @@ pub(crate) fn an_invalid_edit_keeps_the_accepted_spec() {
         accepted("edited").is_some_and(|(status, _)| status == "True")
     });
     output(plane.invoke("edited", &json!({"do": "echo", "value": 1})));
-    // Only the platform may set this variable, and a schema cannot express that.
+    // The API server accepts this edit although only the platform may set `PORT`, because a schema
+    // cannot express that rule.
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 10000, "env": {"PORT": "1"}});
     apply(&manifest("edited", "WARM", fields)).expect("the schema does not know");
     let message = rejection("edited");
@@ -118,7 +119,7 @@ pub(crate) fn kubectl_sees_what_the_api_does() {
     plane
         .scale("unwritten", 1)
         .expect_error(404, "FUNCTION_NOT_FOUND");
-    // Names of objects must be DNS labels.
+    // The name is invalid, because names of objects must be DNS labels.
     let request = Request::new("POST", "/v1/functions").json(&spec("Upper.Case", "JOB", json!({})));
     plane.send(&request).expect_error(400, "VALIDATION_ERROR");
     let delete = Request::delete("/v1/functions/written");
@@ -133,7 +134,7 @@ pub(crate) fn kubectl_sees_what_the_api_does() {
 pub(crate) fn a_senseless_status_hides_no_function() {
     let plane = plane();
     plane.register(&spec("a-odd", "JOB", json!({})));
-    // The schema allows -1, but no program writes it.
+    // The schema allows -1, but the platform never writes it.
     let patch = json!({"status": {"readyPods": -1}}).to_string();
     let odd = [
         "-n",
@@ -149,7 +150,7 @@ pub(crate) fn a_senseless_status_hides_no_function() {
         plane.get("/v1/functions/b-sound").status == 200
     });
     let count = || function("a-odd").map(|object| object["status"]["readyPods"].clone());
-    // Long, because a status is written at most every 10 s.
+    // The time limit is long, because a status is written at most every 10 s.
     until("the wrong status is overwritten", STATUS, || {
         count() == Some(json!(0))
     });
@@ -173,7 +174,8 @@ pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
     until("the API no longer has the function", SOON, || {
         timeout().is_none()
     });
-    // Creating an object with the same name immediately makes another object, with another uid.
+    // An object that is created with the same name immediately after the removal is another object,
+    // with another uid.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 3000}))).expect("a good one");
     until("the API has the new function", SOON, || {
         timeout() == Some(json!(3000))

@@ -1,4 +1,4 @@
-//! The privileges of function pods, on their node and towards the plane: pods are restricted unless
+//! The privileges of function pods, on their node and with the plane: pods are restricted unless
 //! the spec allows more, no function gets the plane's service account, and every function pod
 //! follows the operator's default podTemplate.
 
@@ -16,11 +16,11 @@ use crate::plane::{image, manifest, output, plane, spec};
 use crate::starts::both_refused;
 
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
-/// The time until a kubelet has updated a ConfigMap and pods are replaced.
+/// The time until a kubelet has updated a ConfigMap and the plane has replaced the pods.
 const CONFIG_MAP: Duration = Duration::from_secs(180);
 const JUDGED: Duration = Duration::from_secs(20);
 
-/// An image whose user is root.
+/// The fields of a spec whose image has root as its user.
 fn root_image() -> Value {
     json!({"image": "localhost/nanofaas-test-root:1"})
 }
@@ -43,7 +43,7 @@ fn who(name: &str, mode: &str, more: Value) -> Value {
     who
 }
 
-/// The namespace has another label until this is dropped.
+/// While this value exists, the namespace has another label. Dropping the value restores the label.
 struct Relabelled;
 
 impl Relabelled {
@@ -112,7 +112,7 @@ pub(crate) fn root_runs_only_where_baseline_is_enforced() {
 
 pub(crate) fn a_template_against_restricted_says_what_to_do() {
     let plane = plane();
-    // Only the kubelet knows the user of an image; no admission plugin does.
+    // The kubelet refuses this pod, because only the kubelet knows the user of an image.
     let mut fields = root_image();
     fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
     for message in both_refused(&plane, "imaged", &fields) {
@@ -127,7 +127,8 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
             "{message}"
         );
     }
-    // The image's program needs the rights of root, but runs as another user here.
+    // The image's program needs the rights of root for its first command, but the pod runs as
+    // another user.
     let command = json!([
         "sh",
         "-c",
@@ -164,7 +165,8 @@ pub(crate) fn only_the_planes_account_is_refused() {
     assert_eq!(other["user"], 65532, "{other}");
 }
 
-/// The operator's ConfigMap, until this is dropped.
+/// While this value exists, the operator's ConfigMap exists. Dropping the value deletes the
+/// ConfigMap.
 struct DefaultTemplate;
 
 impl DefaultTemplate {
@@ -195,8 +197,9 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// Makes the kubelet update the ConfigMap sooner: at once for a pod that has changed, instead of
-/// within a minute.
+/// Makes the kubelet update the ConfigMap sooner. The kubelet updates it at once for a pod that has
+/// changed, so this function changes an annotation of the plane's pod. Without that it takes up to
+/// a minute.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());
@@ -243,7 +246,7 @@ pub(crate) fn a_default_template_goes_below_the_functions_own() {
     assert_eq!(pod.env("FROM_DEFAULT"), Some("yes"));
     output(plane.invoke("templated", &json!({"do": "echo"})));
     drop(set);
-    // Pods that start after this have no default template.
+    // The ConfigMap is deleted, so the pod is replaced by a pod without the default template.
     only_pod("templated", None);
     plane.expect_no_drift();
 }
@@ -263,7 +266,7 @@ pub(crate) fn an_invalid_template_file_stops_the_start() {
     assert!(said.contains("is in a folder that is not there"), "{said}");
 }
 
-/// The error of a plane on this machine that cannot start with this default template.
+/// Starts a plane on this machine with a default template that it must refuse; returns its output.
 #[track_caller]
 fn start_with(file: &Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
@@ -277,7 +280,7 @@ fn start_with(file: &Path) -> String {
         .spawn()
         .expect("the program starts");
     let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
-    // A plane that has not ended would run for ever.
+    // If the plane has not ended, it is killed here, because it would run for ever.
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();

@@ -1,5 +1,5 @@
-//! Pods that cannot start: the call fails with the cluster's own reason. If waiting cannot help, it
-//! fails long before its deadline, otherwise at the deadline of the start.
+//! Pods that cannot start: the call fails with the cluster's own reason. If waiting cannot help,
+//! the call fails long before its deadline; otherwise it fails at the deadline of the start.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,9 +12,9 @@ use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until}
 use crate::outside::Outside;
 use crate::plane::{RunningPlane, image, output, plane, spec};
 
-/// Long before the deadline of these calls, which is a minute.
+/// A failure within this time is early, because these calls have a minute.
 const EARLY: Duration = Duration::from_secs(20);
-/// An image that no node and no registry has.
+/// The name of an image that neither the node nor a registry has.
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
 const GONE: Duration = Duration::from_secs(30);
 
@@ -84,13 +84,13 @@ pub(crate) fn an_unavailable_image_is_reported_early() {
         .as_str()
         .expect("a failure");
     assert!(failure.contains("ErrImageNeverPull"), "{starts}");
-    // With an existing image it starts.
+    // After the image is replaced by an existing one, the function starts.
     plane.replace(&spec("never-warm", "WARM", json!({"image": image(1)})));
     let answer = plane.invoke("never-warm", &json!({"do": "echo", "value": 1}));
     assert_eq!(output(answer)["echo"], 1);
 }
 
-/// The reason that the kubelet gives for the container of a function's pod.
+/// The kubelet's reason why the container of a function's pod waits.
 fn waits_for(function: &str) -> Option<String> {
     let pods = staying(function);
     let path = "/status/containerStatuses/0/state/waiting/reason";
@@ -98,8 +98,8 @@ fn waits_for(function: &str) -> Option<String> {
     Some(reason.to_owned())
 }
 
-/// The kubelet repeats a failed pull after 10 s, and again after 20 s. So the third try succeeds at
-/// the latest, within the minute that a call may take.
+/// The kubelet repeats a failed pull after 10 s, and once more 20 s later. So the third pull finds
+/// the image at the latest, within the minute that a call may take.
 pub(crate) fn a_late_image_is_pulled_in_time() {
     let plane = plane();
     // The pid makes the name new, so that no earlier run left this image on the node.
@@ -180,7 +180,7 @@ pub(crate) fn a_missing_secret_is_told_early() {
     gone("secret-job");
 }
 
-/// A quota that allows no pod in the platform's namespace, until this is dropped.
+/// While this value exists, a quota allows no pod in the platform's namespace.
 struct Quota;
 
 impl Quota {
@@ -222,7 +222,7 @@ pub(crate) fn a_quota_is_told_early() {
     });
 }
 
-/// A namespace for one test, deleted on drop with all its objects.
+/// A namespace for one test. Dropping this value deletes the namespace with all its objects.
 struct Namespace(&'static str);
 
 impl Namespace {

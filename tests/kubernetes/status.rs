@@ -11,7 +11,7 @@ use crate::cluster::{
 };
 use crate::plane::{image, manifest, output, plane, was_cold};
 
-/// The time for a start, a failed pull, or the end of a container.
+/// The time that a start, a failed pull or the end of a container may take.
 const START: Duration = Duration::from_secs(60);
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
 
@@ -23,7 +23,7 @@ fn keeping(name: &str, pods: u32, more: &Value) -> Value {
     manifest(name, "WARM", fields)
 }
 
-/// Waits until a function is not ready for this reason, and returns its status.
+/// Waits until a function's condition `Ready` is false for this reason; returns its status.
 #[track_caller]
 fn not_ready(name: &str, reason: &str) -> Value {
     let what = format!("{name} is not ready for the reason {reason}");
@@ -48,7 +48,7 @@ fn event(name: &str, reason: &str) -> Value {
     wait(&what, START, || list(&path).pop())
 }
 
-/// Runs `kubectl wait` for a ready function.
+/// Runs `kubectl wait` until a function is ready.
 #[track_caller]
 fn wait_until_ready(name: &str) {
     let of = format!("fn/{name}");
@@ -64,8 +64,8 @@ pub(crate) fn kubectl_waits_for_each_specs_readiness() {
         let pods = staying("waited");
         let of_this = pods.iter().find(|pod| pod.image == image(tag));
         assert!(of_this.is_some(), "no pod of the image {tag} is there");
-        // The pod reports to the plane that it is ready, up to a second before the cluster shows
-        // it.
+        // The call is warm, because the pod reports to the plane that it is ready, up to a second
+        // before the cluster shows that.
         let answer = plane.invoke("waited", &json!({"do": "echo", "value": tag}));
         assert!(!was_cold(&answer), "it waited for a start");
         assert_eq!(output(answer)["echo"], tag);
@@ -78,8 +78,8 @@ pub(crate) fn kubectl_waits_for_each_specs_readiness() {
     }
     apply(&keeping("waited-zero", 0, &json!({}))).expect("a good one");
     wait_until_ready("waited-zero");
-    // `kubectl wait` must fail for a spec that is not accepted, although the last accepted spec
-    // serves.
+    // The edited spec is not accepted. `kubectl wait` must fail although the last accepted spec
+    // still serves calls.
     let wrong = json!({"image": image(2), "env": {"PORT": "1"}});
     apply(&keeping("waited", 1, &wrong)).expect("the schema does not know");
     let of = ["-n", NAMESPACE, "wait", "fn/waited"];
@@ -90,14 +90,14 @@ pub(crate) fn kubectl_waits_for_each_specs_readiness() {
 
 pub(crate) fn an_unpullable_image_shows_in_status_and_event() {
     plane();
-    // The kubelet repeats this pull, so the start has not failed.
+    // The kubelet repeats the pull of this image, so the start has not failed yet.
     apply(&keeping("delayed", 1, &json!({"image": ABSENT}))).expect("a good one");
     let status = not_ready("delayed", "ImagePull");
     assert!(status["lastFailedStart"].is_null(), "{status}");
     let held_up = event("delayed", "StartHeldUp");
     let message = held_up["message"].as_str().unwrap_or_default();
     assert!(message.contains("there-is-no-such-image"), "{held_up}");
-    // With `Never` there is no pull to repeat, so the start has failed.
+    // With `Never` the kubelet pulls nothing, so the start has failed.
     let never = json!({"image": ABSENT, "imagePullPolicy": "Never"});
     apply(&keeping("unpulled", 1, &never)).expect("a good one");
     let status = not_ready("unpulled", "ImagePull");
@@ -119,7 +119,7 @@ pub(crate) fn an_unpullable_image_shows_in_status_and_event() {
         let events = described.split("Events:").nth(1).unwrap_or_default();
         assert!(events.contains(word), "no {word} in {described}");
     }
-    // A corrected function becomes ready.
+    // After its image is corrected, the function becomes ready.
     apply(&keeping("unpulled", 1, &json!({}))).expect("a good one");
     wait_until_ready("unpulled");
 }
@@ -137,7 +137,7 @@ pub(crate) fn crash_loop_and_missing_secret_have_their_reasons() {
     let message = message.unwrap_or_default();
     assert!(message.contains("no luck today"), "{status}");
     not_ready("secretive", "Config");
-    // A repeatedly failing start is one Event with a count.
+    // Several failures of the same start are one Event with a count.
     until("the Event counts", START, || {
         event("crashing", "StartFailed")["count"].as_i64() >= Some(2)
     });
@@ -151,7 +151,7 @@ pub(crate) fn an_unschedulable_pod_is_reported_while_it_waits() {
     let message = &status["conditions"][1]["message"];
     let message = message.as_str().unwrap_or_default();
     assert!(message.contains("Insufficient cpu"), "{message}");
-    // The status shows that long before the deadline of the start.
+    // The status shows the reason while the start still runs, long before its deadline.
     assert!(status["lastFailedStart"].is_null(), "{status}");
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn kubectl_scales_a_function() {
         let object = function("scaled").unwrap_or_default();
         object["status"]["observedGeneration"] == object["metadata"]["generation"]
     });
-    // A scale above maxReplicas is not a valid spec.
+    // The scaled spec is not valid, because 9 is above its maxReplicas.
     kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=9"]);
     let rejected = event("scaled", "Rejected");
     let message = rejected["message"].as_str().unwrap_or_default();
@@ -189,7 +189,8 @@ pub(crate) fn kubectl_scales_a_function_that_names_no_floor() {
     plane();
     apply(&manifest("floorless", "WARM", json!({}))).expect("a good one");
     wait_until_ready("floorless");
-    // The scale subresource has no value to read, because the API server fills in no default.
+    // The scale subresource shows no number, because the object has no minReplicas and the API
+    // server fills in no default.
     let scale = ask(&Request::get(&scale_path("floorless")));
     println!("    GET scale: {} {}", scale.status, scale.text());
     assert_eq!(scale.status, 500);

@@ -1,5 +1,5 @@
-//! A new control plane finds the functions of the plane before it, and the pods, which must not
-//! change. Of two planes at the same time, only one acts.
+//! A new control plane takes over the functions and the pods of the plane before it; the pods must
+//! not change. If two planes run at the same time, only one acts.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ fn begin(plane: &RunningPlane) -> BTreeSet<(String, String, String, String)> {
     plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 123_450})));
     output(plane.invoke("kept", &json!({"do": "echo", "value": 1})));
     plane.wait_for_pods("kept", 2, STEP);
-    // Pods may serve before the cluster shows that they are ready.
+    // The pods may serve calls before the cluster shows that they are ready.
     until("the cluster shows that they run", STEP, || {
         staying("kept").iter().all(|pod| pod.ready)
     });
@@ -101,7 +101,7 @@ pub(crate) fn a_deleted_planes_successor_keeps_the_pods() {
     let second = successor(&first);
     takes_over(&second, &before);
     assert_eq!(functions(&second), known);
-    // Clients reach the successor at the same address.
+    // The clients of the load reach the successor at the Service's address.
     load.go_on(100, STEP);
     let report = load.end();
     let is_told = |what: &String| what.starts_with("503 SHUT");
@@ -116,14 +116,15 @@ pub(crate) fn a_killed_plane_returns_to_its_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
-    // The Job's plane is killed, so no plane accepts the Job's result.
+    // This call is lost, because the plane that started its Job is killed, and no other plane
+    // accepts the Job's result.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
     until("the call's Job exists", STEP, || {
         !jobs_of("kept-job").is_empty()
     });
     let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
     assert_eq!(killed, 1, "the plane is one process");
-    // The pod is the same, and so is its address.
+    // The restarted plane is in the same pod and has the same address.
     until("the plane is ready again", ROLLOUT, || {
         is_ready(first.management)
     });
@@ -191,7 +192,7 @@ pub(crate) fn a_pod_with_a_predecessors_call_is_kept() {
         took < Duration::from_secs(28),
         "it may have been done: {took:?}"
     );
-    // The old pod answers at last.
+    // The old pod answers its call at last, and is usable again.
     first.wait_for_pods("single", 2, STEP);
     assert!(is_there());
 }
@@ -212,7 +213,8 @@ pub(crate) fn only_one_of_two_planes_acts() {
     assert!(function("other").is_none());
     assert_eq!(pods("kept"), before, "the second one did something");
     output(first.invoke("kept", &json!({"do": "echo", "value": 1})));
-    // When the first plane ends, the second one takes over, and the other way round.
+    // When the first plane ends, the second plane takes over. Later a third plane takes over from
+    // the second.
     plane::scale(0);
     second.wait_until_ready();
     let answer = second

@@ -1,4 +1,5 @@
-//! The results of the tests: each passed, failed, or did not run, which counts as neither.
+//! The results of the tests: each test passed, failed, or did not run. A test that did not run
+//! counts as neither.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -14,9 +15,10 @@ pub(crate) enum Verdict {
     NotRun,
 }
 
-/// Ends a test that this machine or this cluster cannot run.
+/// Ends a test that cannot run on this machine or this cluster.
 pub(crate) fn not_run(why: &str) -> ! {
-    // Not a panic, because nothing is wrong, and the panic hook would print it.
+    // The test does not call `panic!`, because nothing is wrong, and the panic hook would print a
+    // message.
     resume_unwind(Box::new(NotRun(why.to_owned())))
 }
 
@@ -26,11 +28,11 @@ struct NotRun(String);
 pub(crate) struct TestTally {
     passed: usize,
     failed: Vec<&'static str>,
-    /// Names with reasons.
+    /// The names of these tests, with the reasons.
     not_run: Vec<(&'static str, String)>,
 }
 
-/// Steps that are not tests: they count only if they fail.
+/// Steps that are not tests. They are counted only if they fail.
 const AROUND: [&str; 2] = ["install", "uninstall"];
 
 impl TestTally {

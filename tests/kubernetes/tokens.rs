@@ -1,5 +1,5 @@
-//! The reports that a Job's pod may send to the platform: the end of its own attempt, once, and no
-//! other.
+//! The reports that a Job's pod may send to the platform: only the end of its own attempt, and only
+//! once.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -46,7 +46,7 @@ fn complete(to: SocketAddr, token: &str, id: &str, output: &Value) -> Answer {
     Request::new("POST", &path).json(&body).send(to)
 }
 
-/// Enqueues an execution that sleeps.
+/// Enqueues a call that sleeps, and returns its execution id.
 fn sleeper(plane: &RunningPlane) -> String {
     plane.enqueue("sleeper", &json!({"do": "sleep", "ms": 50_000}))
 }

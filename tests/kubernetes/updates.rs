@@ -11,7 +11,7 @@ use crate::plane::{RunningPlane, image, plane, spec};
 
 const CLIENTS: usize = 32;
 const STEP: Duration = Duration::from_secs(90);
-/// Enough calls for every pod to serve some.
+/// A number of calls that is large enough for every pod to serve some.
 const SOME: u64 = 300;
 
 fn busy(more: Value) -> Value {
@@ -80,7 +80,7 @@ pub(crate) fn deleted_pods_fail_no_call() {
     end(&plane, load);
 }
 
-/// Allows pods on the node again, also if the test fails.
+/// Dropping this value allows pods on the node again, also if the test fails.
 struct Uncordon(String);
 
 impl Drop for Uncordon {
@@ -89,8 +89,8 @@ impl Drop for Uncordon {
     }
 }
 
-/// Drains the cluster's only node of the function's pods. The new pods tolerate the cordon, because
-/// there is no other node.
+/// Evicts the function's pods from the cluster's only node. The new pods tolerate the cordon,
+/// because there is no other node.
 pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let plane = plane();
     let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
@@ -102,7 +102,7 @@ pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let node = node.as_str().expect("it has a node").to_owned();
     let uncordon = Uncordon(node.clone());
     let ours = "--pod-selector=nanofaas.io/function=busy";
-    // Without --force, so that `kubectl drain` fails if the pods have no controller.
+    // The command runs without --force, so that it fails if the pods have no controller.
     let said = kubectl(&["drain", &node, ours, "--timeout=90s"]);
     println!("    {}", said.lines().last().unwrap_or_default());
     for name in &before {
@@ -145,7 +145,8 @@ pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
     load.go_on(SOME, STEP);
     let report = load.end();
     assert_eq!(report.unanswered, 0, "{report:#?}");
-    // Three pods were killed, and a pod runs one call at a time.
+    // At most three calls may fail, because three pods were killed and a pod runs one call at a
+    // time.
     assert!(report.failures() <= 3, "{report:#?}");
     let is_lost = |what: &String| what == "502 POD_LOST";
     assert!(report.bad.keys().all(is_lost), "{report:#?}");

@@ -1,4 +1,4 @@
-//! WARM pods: as many as the calls need, and none without calls.
+//! WARM pods: the plane keeps as many as the calls need, and none without calls.
 
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
     plane.expect_no_drift();
 }
 
-/// A server without the platform's runtime. Its only process is the container's first process.
+/// A server without the platform's runtime. Its only process is the first process of the container.
 const EATER: &str = r#"
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):

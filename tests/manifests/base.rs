@@ -76,7 +76,8 @@ fn everything_has_the_namespace_and_an_owner() {
     }
 }
 
-/// `deployment.rs` checks that the plane's pod is allowed, the bridge's tests check function pods.
+/// `deployment.rs` checks that the namespace allows the plane's pod; the bridge's tests check this
+/// for function pods.
 #[test]
 fn the_namespace_takes_no_root_pod() {
     let labels = &document("k8s/base/namespace.yaml")["metadata"]["labels"];

@@ -32,7 +32,7 @@ fn it_is_the_kind_that_the_api_reads() {
     assert_eq!(spec["names"]["shortNames"], json!(["fn"]));
     assert_eq!(spec["scope"], "Namespaced");
     assert_eq!(definition["metadata"]["name"], "functions.nanofaas.io");
-    // An applied status would overwrite the cluster's own.
+    // The file has no `status`, because an applied status would overwrite the cluster's own.
     assert_eq!(definition.get("status"), None);
 }
 

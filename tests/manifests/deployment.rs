@@ -1,4 +1,4 @@
-//! The promises of the Deployment: one plane, which stops in an orderly way, has no privileges, and
+//! What the Deployment promises: one plane, which stops in an orderly way, has no privileges, and
 //! has only settings that exist.
 
 use std::process::Command;
@@ -153,8 +153,8 @@ fn the_pod_knows_its_name_before_its_address() {
         let entry = entry.unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(*at(entry, "/valueFrom/fieldRef/fieldPath"), field);
     }
-    // The plane derives its callback URL from POD_IP, because an IPv6 address needs brackets, which
-    // a manifest cannot know.
+    // The manifest sets no callback URL. The plane derives the URL from POD_IP, because an IPv6
+    // address needs brackets, and a manifest cannot know which kind of address the pod has.
     let names: Vec<String> = environment().into_iter().map(|(name, _)| name).collect();
     assert!(!names.contains(&"NANOFAAS_CALLBACK_URL".to_owned()));
 }

@@ -1,4 +1,4 @@
-//! The manifests and container files, read as text: their promises to an operator, and whether they
+//! The manifests and container files, read as text: what they promise an operator, and whether they
 //! agree with the settings, fields and version in the code. These tests need no cluster.
 
 mod files;

@@ -32,7 +32,8 @@ fn the_profile_adds_three_calls() {
         assert_eq!(block["action"], "SCMP_ACT_ALLOW");
         assert_eq!(block.get("args"), None);
     }
-    // System calls that let a process leave its container, or read other processes.
+    // The profile must allow none of these system calls, because they let a process leave its
+    // container or read other processes.
     let never = [
         "bpf",
         "chroot",
@@ -125,7 +126,8 @@ fn rendered(folder: &str) -> Option<Vec<Value>> {
         .ok()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        // kubectl 1.20 cannot use folders as resources; kustomization.yaml says so.
+        // Only kubectl 1.20 may fail here, because it cannot use folders as resources;
+        // k8s/kustomization.yaml names that limit.
         assert!(
             errors.contains("must be a file") || errors.contains("cannot unmarshal"),
             "{errors}"

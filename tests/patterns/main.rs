@@ -26,10 +26,11 @@ use serde_json::{Value, json};
 
 /// Each caller connects this long before its call is due.
 const AHEAD: Duration = Duration::from_millis(200);
-/// Stack size of a caller, which needs little.
+/// The stack size of a caller, whose thread needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// All pods but the first wait for the lock for ever, like pods for which no node has room.
+/// A function whose first pod starts. All other pods wait for the lock for ever, as if no node
+/// could run them.
 const ALONE: &str = r#"
 import fcntl, time
 held = open("alone.lock", "w")
@@ -38,7 +39,8 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// Each pod is ready two seconds after its process started, independently of Python's start time.
+/// A function whose pods are ready two seconds after their process started, independently of
+/// Python's start time.
 const STARTS_SLOWLY: &str = r#"
 import os, time
 begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -53,7 +55,8 @@ struct MeasuredCalls {
     made_it: usize,
     failed: usize,
     refused: usize,
-    /// The largest delay of a request after its due time. The machine causes it, not the plane.
+    /// The longest time between the time when a request was due and the time when it was sent. The
+    /// machine causes this delay, not the plane.
     latest: Duration,
     /// The total time by which successful calls held their slots longer than planned.
     longer: Duration,
@@ -69,7 +72,7 @@ impl MeasuredCalls {
 struct MeasuredAnswer {
     status: u16,
     late: Duration,
-    /// How long the call held its slot, by its `Server-Timing`.
+    /// How long the call held its slot, as its `Server-Timing` reports.
     held: Duration,
 }
 

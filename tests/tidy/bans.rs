@@ -1,4 +1,4 @@
-//! A crate with a `clippy.toml` of its own must repeat the bans of the workspace's `clippy.toml`,
+//! A crate with a `clippy.toml` of its own must repeat the bans in the workspace's `clippy.toml`,
 //! because clippy reads only the nearest file.
 
 use crate::{files, read};

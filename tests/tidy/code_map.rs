@@ -55,13 +55,14 @@ fn header(file: &Path) -> String {
     words.join(" ")
 }
 
-/// Up to the first full stop that a space follows, or the colon before a list.
+/// The text up to the first full stop that a space follows, or up to the colon before a list.
 fn first_sentence(header: &str) -> &str {
     let end = header.find(". ").map_or(header.len(), |at| at + 1);
     &header[..end]
 }
 
-/// Tests of one module, which stand beside it, are a part of it.
+/// Whether a file has the tests of one module. Such a file stands beside the module, and is a part
+/// of it.
 fn is_own_test(file: &Path) -> bool {
     let below_source = file.iter().any(|part| part == "src");
     below_source

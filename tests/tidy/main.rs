@@ -1,8 +1,7 @@
-//! Rules that hold for the repository's files: the code map names every module, names in
-//! documents exist, no file is too long, comments name the acting thread or process, a type
-//! name has one meaning, and `is_` and `has_` functions only answer, and names of tests are
-//! short. It runs no program. Rules that clippy can check are in `clippy.toml` and in the lints
-//! of `Cargo.toml`.
+//! Rules that hold for the repository's files: the code map names every module, names in documents
+//! exist, no file is too long, comments name the acting thread or process, a type name has one
+//! meaning, `is_` and `has_` functions only answer, and names of tests are short. These tests run
+//! no program. Rules that clippy can check are in `clippy.toml` and in the lints of `Cargo.toml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +45,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(root().join(path)).expect("a text file")
 }
 
-/// The texts in single backquotes.
+/// All texts in single backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::{files, read};
 
-/// Names with several meanings, with the reason. Add none; remove a name when it has one meaning.
+/// Names with several meanings, with the reason. Add no name; remove a name when it has one
+/// meaning.
 const SEVERAL: [(&str, &str); 3] = [
     (
         "Output",
@@ -21,7 +22,7 @@ const SEVERAL: [(&str, &str); 3] = [
     ),
 ];
 
-/// The rest of a line after its visibility, `pub` or `pub(crate)` for example.
+/// The part of a line after its visibility, such as `pub` or `pub(crate)`.
 fn without_visibility(line: &str) -> &str {
     let Some(rest) = line.strip_prefix("pub") else {
         return line;

@@ -3,14 +3,15 @@
 use crate::names::{name_at, signature};
 use crate::{files, read};
 
-/// A file with more lines should be split by noun.
+/// The largest number of lines of a file. A longer file should be split by noun.
 const LINES_MAX: usize = 520;
-/// The number of lines that fit on a screen.
+/// The largest number of lines of a function, so that it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 75;
-/// Longer for tests, because a list of cases can be read in parts.
+/// The largest number of lines of a test. It is higher, because a list of cases can be read in
+/// parts.
 const TEST_LINES_MAX: usize = 100;
 const COMMENT_WIDTH_MAX: usize = 120;
-/// Longer functions, with the reason why they are not split.
+/// Functions that are longer, with the reason why they are not split.
 const LONG: [(&str, &str); 8] = [
     ("exchange", "the order of one call on a connection to a pod"),
     ("error_response", "an arm for each error: a table"),
@@ -70,7 +71,8 @@ fn a_function_fits_a_screen() {
                 FUNCTION_LINES_MAX
             };
             let length = function_lines(&lines, at);
-            // If a function has no body, the lines belong to the next function.
+            // A function without a body is skipped, because the lines up to the next end belong to
+            // another function.
             if length <= most || signature.ends_with(';') {
                 continue;
             }

@@ -1,9 +1,9 @@
-//! The name of a test has few words: it says what holds, and its module says for what. So a list of
-//! tests is readable.
+//! The name of a test has few words, so that a list of tests is readable. The name says what is
+//! true; the module says of which part.
 
 use crate::{files, read};
 
-/// The most words of a name, separated by underscores.
+/// The largest number of words in a name. Underscores separate the words.
 const WORDS_MAX: usize = 8;
 
 /// The names in a text: lower-case words that are joined by underscores.
@@ -13,8 +13,8 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
         .map(|name| name.trim_matches('_'))
 }
 
-// All names in the file are checked, because some tests are functions without `#[test]`, and some
-// have their name in a string.
+// All names in a file are checked, because some tests are functions without `#[test]`, and the
+// names of some tests are in strings.
 #[test]
 fn a_name_has_eight_words_at_most() {
     let mut long = Vec::new();

@@ -1,7 +1,7 @@
-//! The workers that load a plane in a soak test, each in a thread and with its own pause: small and
-//! large calls, clients that read or write slowly or not at all, async and keyed calls, faults of
-//! pods and of clients, functions that are added and removed. Every complete answer must belong to
-//! its caller.
+//! The workers that load a plane in a soak test, each in a thread of its own and with its own
+//! pause. They make small and large calls, async and keyed calls, read or write slowly or not at
+//! all, cause faults of pods and of clients, and add and remove functions. Every complete answer
+//! must belong to its caller.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,8 @@ use crate::tally::Tally;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// Below the largest answer that a plane accepts; the largest body is one MiB.
+/// The size of a large answer. It is below the largest answer that a plane accepts; the largest
+/// body is one MiB.
 const LARGE: u64 = 4 * MIB;
 
 /// The pods of POOL functions.
@@ -100,7 +101,8 @@ pub(super) struct Crowd<'a> {
 
 type CrowdWork = fn(Crowd<'_>, &mut SeededRng);
 
-/// The workers: the pause after each step in milliseconds, and the number of threads.
+/// The workers. The numbers are the mean pause after each step in milliseconds, and the number of
+/// threads.
 const CROWD: [(CrowdWork, u64, u64); 10] = [
     (small, 30, 2),
     (sized, 150, 2),
@@ -166,8 +168,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Reads the answer to a call of an echo. A refused call, or one that was lost with its pod, is
-    /// no fault.
+    /// Reads and checks the answer to a call of an echo. If the plane refuses the call or its pod
+    /// is lost, that is no fault.
     fn check(&self, what: &str, wire: &mut RawClient, sent: &Value) {
         match wire.read(true) {
             Ok(answer) if answer.status == 200 => {
@@ -213,7 +215,7 @@ fn size(rng: &mut SeededRng, max: u64) -> u64 {
     rng.between(1, 1 << magnitude)
 }
 
-/// A connection with some calls, one after the other.
+/// Makes some calls one after the other over one connection.
 fn small(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let mut wire = RawClient::connect(crowd.plane.listen);
     for _ in 0..rng.between(1, 40) {
@@ -274,7 +276,7 @@ fn silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     crowd.tally.count("silent");
 }
 
-/// Requests more than the plane's memory can hold, and reads nothing.
+/// Requests more output than the plane's memory can hold, and reads nothing.
 fn many_silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let request = Request::invoke("large", &json!(LARGE));
     let wires: Vec<RawClient> = (0..rng.between(10, 30))
@@ -285,8 +287,8 @@ fn many_silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     drop(wires);
 }
 
-/// Enqueues a call, sometimes with another call's key, sometimes cancels it, and waits until it
-/// ends.
+/// Enqueues a call and waits until it ends. Sometimes the call has another call's key, and
+/// sometimes it is cancelled.
 fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let bytes = size(rng, 64 * KIB);
     let input = text(rng, bytes);
@@ -310,7 +312,8 @@ fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // With a key it may be the execution of another call, which had another input.
+    // The output is not compared with the input, because a call with a key may join the execution
+    // of another call.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]
@@ -337,7 +340,7 @@ fn fault(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
 }
 
-/// Closes in the middle of a request, or sends bytes that are not a request.
+/// Closes the connection in the middle of a request, or sends bytes that are not a request.
 fn bad_client(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let mut wire = RawClient::connect(crowd.plane.listen);
     let bytes = size(rng, 100_000);
@@ -365,7 +368,7 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut SeededRng) {
     crowd.tally.count("bad client");
 }
 
-/// Calls a function that is removed during the calls.
+/// Registers a function, calls it, and removes it during the calls.
 fn short_lived(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let name = format!("short-{:x}", rng.draw());
     let process = rng.chance(5);
