@@ -198,7 +198,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
             "the bridge is built anew, calls go on: {why}"
         );
         let until = Instant::now() + backoff;
-        // Sleeps in short steps, so that a stop need not wait for the whole backoff.
+        // Sleep in short steps, so that a stop need not wait for the whole backoff.
         while Instant::now() < until && !*stopped.borrow() {
             sleep(FIRST_BACKOFF.min(until.saturating_duration_since(Instant::now())));
         }
@@ -401,7 +401,7 @@ fn functions(work_queue: &WorkQueue) -> ScrapedFunctions {
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // A dropped sender also means stop.
+    // An error means that the sender was dropped, which is also a reason to stop.
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 

@@ -22,7 +22,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogForm, LogLevel};
 
-/// The largest number of lines that wait for stderr: about one second of the log of a process that logs very much.
+/// The largest number of lines that wait for stderr. A process that logs very much writes about as many in a second.
 const LINES_MAX: usize = 16_384;
 
 /// Writes the waiting lines when it is dropped.

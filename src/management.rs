@@ -35,7 +35,7 @@ const BEAT_MAX: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
-/// A connection is not closed to free a descriptor if its silence is shorter than this.
+/// A connection that has been silent for a shorter time than this is not closed to free a descriptor.
 const BRIEF: Duration = Duration::from_secs(1);
 /// Time limit from the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);

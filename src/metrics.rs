@@ -23,7 +23,7 @@ const OTHER: &str = "_other";
 /// The label of calls that were refused before their function was looked up.
 const UNKNOWN: &str = "_unknown";
 
-/// The data of the functions for one scrape; cheap to collect.
+/// The data of the functions for one scrape. Collecting it costs little; the page is made of it on another thread.
 #[derive(Clone, Default)]
 pub(crate) struct ScrapedFunctions {
     /// Sorted by name.

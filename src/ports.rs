@@ -21,8 +21,8 @@ const TRIES: usize = 16;
 pub(crate) struct AddressClaim {
     /// The address, with the actual port if port 0 was requested.
     pub(crate) address: SocketAddr,
-    /// A socket name that only one process of this network namespace can have. The kernel frees it
-    /// however the process ends.
+    /// A socket name that only one process of this network namespace can have. The kernel frees the name
+    /// at every kind of end of the process.
     _name: UnixDatagram,
 }
 
@@ -60,8 +60,8 @@ pub(crate) fn listen(
         why,
     };
     for _ in 0..TRIES {
-        // This bind, without SO_REUSEPORT, fails if any process listens there, also another
-        // program.
+        // This bind, without SO_REUSEPORT, fails if any process listens there, even one that runs
+        // another program.
         let listener = listener(wanted).map_err(|error| taken(why(wanted, &error)))?;
         let address = listener
             .local_addr()

@@ -208,9 +208,10 @@ impl Driver {
         if self.swept.is_empty() {
             return false;
         }
-        // A lane may be registered, and its first ticket posted, after `take_events` has run. The
-        // io thread that posted the ticket learned of the lane from the registry, which sends the
-        // lane to this thread first. So the registration is among the events now.
+        // Take the events again if a swept lane is unknown. It was registered, and its first ticket
+        // posted, after the first `take_events`. The io thread that posted the ticket got the lane from
+        // the registry, which sends each lane to this thread first. So the registration is among the
+        // events now.
         if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
             self.take_events(now);
         }

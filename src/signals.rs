@@ -46,7 +46,7 @@ impl Signals {
     }
 }
 
-/// Starts to listen, on a thread of its own, so that no other work can delay a signal.
+/// Starts to listen for signals on a thread of its own, so that no other work can delay a signal.
 pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

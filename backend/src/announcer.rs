@@ -88,7 +88,7 @@ impl Announcer {
         self.gone(pod, &ended("it was gone already"));
     }
 
-    /// Reports the progress of a Job's start. `running_since` is when its program began to run.
+    /// Reports the progress of a Job's start. `running_since` is the time when the Job's program began to run.
     pub fn job_starting(
         &self,
         start: &JobStart,

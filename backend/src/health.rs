@@ -1,6 +1,6 @@
 //! Probes a pod over HTTP: at each of its addresses in turn, until one answers well. A starting pod
-//! is probed from the moment its address is known, a quarantined pod when the scheduler asks for it.
-//! It decides nothing; `pod::life` sets the deadline.
+//! is probed from the moment its address is known, and a quarantined pod is probed when the scheduler
+//! orders it. This module decides nothing; `pod::life` sets the deadline.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -76,7 +76,7 @@ impl HealthCheck {
         }
     }
 
-    /// Probes until the pod answers well at one of these addresses. Dropping the result stops it.
+    /// Probes until the pod answers well at one of these addresses. Dropping the result stops the probes.
     /// `is_own` says whether the server at an address is the pod's own.
     pub fn begin(
         self: &Rc<Self>,

@@ -82,7 +82,7 @@ impl Drop for RunningPod {
 /// A listener at an address that no other test uses.
 async fn own_address() -> (Ipv4Addr, TcpListener) {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    // Another process may use some of the addresses.
+    // Try several addresses, because another process may use some of them.
     for _ in 0..1000 {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = u8::try_from(std::process::id() % 199).expect("small") + 20;
@@ -308,7 +308,7 @@ impl FakeApiServer {
 
     async fn run_job(&self, job: &str, fate: Fate) {
         sleep(STEP).await;
-        // A client may have deleted it by now.
+        // A client may have deleted the Job by now.
         let Some(object) = self.get("jobs", job) else {
             return;
         };

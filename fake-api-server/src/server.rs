@@ -231,7 +231,8 @@ impl FakeApiServer {
     }
 
     async fn serve(self, stream: TcpStream) {
-        // The paused test clock does not wait for a segment that the kernel holds back (Nagle's algorithm).
+        // Switch Nagle's algorithm off, because the paused test clock does not wait for a segment that the kernel
+        // holds back.
         stream.set_nodelay(true).expect("a TCP stream");
         let mut stream = BufReader::new(stream);
         while let Some(request) = read_request(&mut stream).await {

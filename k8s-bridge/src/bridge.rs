@@ -211,7 +211,7 @@ impl ClusterDispatcher {
         if timeout(STOP, all).await.is_err() {
             tracing::warn!("Jobs are left; the next control plane deletes them");
         }
-        // Release it even if Jobs are left, because a successor waits for it.
+        // Release the Lease even if Jobs are left, because a successor waits for the Lease.
         lease::release(&self.context.cluster, &identity.holder).await;
     }
 }

@@ -135,7 +135,7 @@ impl ClusterJob {
     }
 
     /// Runs the Job from its start to its end and reports each step. After a rebuild of the bridge
-    /// it continues at the step that it had reached.
+    /// the Job continues at the step that it had reached.
     pub(crate) async fn live(&self, context: &Rc<ClusterContext>) {
         let function = self.start.function.name();
         if !self.is_over.get() {
@@ -155,9 +155,9 @@ impl ClusterJob {
             self.wait_for_exit().await;
         }
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // Delete the pod too: the garbage collector would give it its function's whole grace period,
-        // although no client waits for the call any more. Delete the Job first, because its
-        // controller could create another pod.
+        // Delete the pod too, because the garbage collector would give the pod the whole grace
+        // period of its function, although no client waits for the call any more. Delete the Job
+        // first, because the Job's controller could create another pod.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             context

@@ -147,7 +147,7 @@ impl ClusterPod {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// Its address: the one that it reported, or else the one that the cluster showed.
+    /// The pod's address: the address that the pod reported, or else the address that the cluster showed.
     fn address(&self) -> Option<PodAddress> {
         let ip: Option<IpAddr> = self.reported_address().or(self.seen.borrow().address);
         ip.map(|ip| PodAddress::Tcp(SocketAddr::new(ip, PORT)))

@@ -37,7 +37,7 @@ pub(crate) const ANNOTATION_TRACE: &str = "nanofaas.io/trace-id";
 /// Selects the platform's pods and Jobs in lists and watches.
 pub(crate) const SELECTOR: &str = "app=nanofaas,nanofaas.io/kind";
 
-/// The fields that differ from pod to pod of one function.
+/// The fields that may differ between two pods of one function.
 pub(crate) struct PodParts {
     pub(crate) labels: BTreeMap<&'static str, String>,
     pub(crate) annotations: BTreeMap<&'static str, String>,
@@ -136,7 +136,7 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
     let metadata = object(&mut template["metadata"]);
     metadata.retain(|name, _| name == "labels" || name == "annotations");
     let labels = object(metadata.entry("labels").or_insert(Value::Null));
-    // Services and network policies select the control plane by this label.
+    // Remove this label, because Services and network policies select the control plane by it.
     labels.remove(LABEL_COMPONENT);
     labels.insert(LABEL_APP.0.into(), LABEL_APP.1.into());
     labels.insert(LABEL_FUNCTION.into(), (&**function.name()).into());

@@ -1,5 +1,5 @@
-//! Compares what the cluster shows with what this process knows: pods of earlier control planes are
-//! adopted, updates of known pods are passed to their tasks, and what belongs to no function is deleted.
+//! Compares the state of the cluster with the state of this process: pods of earlier control planes are
+//! adopted, updates of known pods are passed to their tasks, and objects of no function are deleted.
 //! It starts the tasks of pods and Jobs, keeps their tables, and applies their reports.
 
 pub(crate) mod adoption;

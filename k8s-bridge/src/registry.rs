@@ -1,4 +1,4 @@
-//! The functions of the cluster: writes changes there, follows changes that others make there, and
+//! The functions of the cluster: writes changes there, follows changes that other clients make there, and
 //! keeps each function's status and Events. It starts no pod, and knows of pods and Jobs only what
 //! their tasks report.
 

@@ -1,5 +1,5 @@
-//! The bridge to Kubernetes against a fake API server, as named scenarios: what a cluster does, and
-//! what goes wrong with it. These tests need no cluster and wait for no real clock: time is paused,
+//! The bridge to Kubernetes against a fake API server, as named scenarios of the behaviour of a cluster
+//! and of its faults. These tests need no cluster and wait for no real clock: time is paused,
 //! and advances when no task can run.
 
 #![allow(

@@ -49,7 +49,8 @@ impl LocalBridge {
     ) -> Result<Self, LocalOpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| LocalOpenError::RunDir { base, why })?;
-        // If the guard is killed, its children become children of this process, which then ends them.
+        // Become a subreaper: if the guard is killed, its children become children of this process, and this
+        // process ends them.
         prctl::set_child_subreaper(true).map_err(|errno| LocalOpenError::Reaper(errno.into()))?;
         let guard: GuardProcess = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
@@ -80,8 +81,8 @@ impl LocalBridge {
 impl LocalDispatcher {
     fn take(self: &Rc<Self>, command: BridgeCommand) {
         match command {
-            // A function needs no process before its first pod, and the work queue has already changed its
-            // table of functions.
+            // Do nothing, because a function needs no process before its first pod, and the work queue has
+            // already changed its table of functions.
             BridgeCommand::Function(_)
             | BridgeCommand::Removed { .. }
             | BridgeCommand::Change { .. } => {}

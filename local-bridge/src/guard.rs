@@ -3,10 +3,10 @@
 //! control plane does.
 //! It is the same program as the control plane, run by `link` as `nanofaas guard`.
 //!
-//! The guard makes each process that it starts a subreaper: orphans below that process become its
-//! children, as they do for the first process of a container. So all descendants of a pod stay below its
-//! process while that runs, and become the guard's children when it ends. Therefore a child that the guard
-//! did not start belongs to a pod that has ended.
+//! The guard makes each process that it starts a subreaper: orphans below that process become children of
+//! that process, as they do for the first process of a container. So all descendants of a pod stay below the
+//! pod's process while this process runs, and become the guard's children when it ends. Therefore a child
+//! that the guard did not start belongs to a pod that has ended.
 
 pub(crate) mod descent;
 pub(crate) mod link;
@@ -74,8 +74,8 @@ impl Guard {
         setsid()?;
         prctl::set_child_subreaper(true)?;
         let _ = prctl::set_name(c"nanofaas-guard");
-        // The control plane has switched huge pages off for itself, and children inherit that. Functions get
-        // the kernel's default, as processes of a shell do.
+        // Go back to the kernel's default for huge pages, which processes of a shell have. The control plane has
+        // switched huge pages off for itself, and functions would inherit that.
         let _ = prctl::set_thp_disable(false);
         child_signal().thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -182,7 +182,8 @@ impl Guard {
             any = true;
             let known = self.by_pid.remove(&pid);
             if known.is_some() {
-                // While the process is a zombie, its pid still names its own group.
+                // Kill the rest of the process's group before the process is reaped, because after that
+                // its pid may name another group.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let _ = waitpid(pid, None);
@@ -197,9 +198,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Ends what ended pods have left behind. As in a container, no process outlives its pod, whatever group,
-    /// session or environment it chose. The children of a process that is killed here become the guard's children;
-    /// the guard ends them when it reaps that process.
+    /// Ends the processes that ended pods have left behind. As in a container, no process outlives its pod, even if
+    /// the process chose another group, session or environment. The children of a process that is killed here become
+    /// the guard's children; the guard ends them when it reaps that process.
     fn end_orphans(&self) {
         for pid in descent::children() {
             if !self.by_pid.contains_key(&pid) {

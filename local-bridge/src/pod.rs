@@ -1,5 +1,5 @@
-//! The local part of a warm pod's task: it starts a process on a Unix socket or a port through the guard,
-//! watches it and ends it. It never decides when: the scheduler's orders and the process itself do.
+//! The local part of a warm pod's task: through the guard it starts a process on a Unix socket or a port,
+//! watches the process and ends it. The scheduler's orders and the process itself decide when.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,6 +1,6 @@
 //! The addresses of POOL functions. Host names are resolved here, every 30 s, so that no call waits
 //! for a look-up. This module never opens a connection. Functions with the same host and port share
-//! one look-up. The bridge's loop passes every function to it, with every backend.
+//! one look-up. The bridge's loop passes every function to this module, whichever backend runs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 const AGAIN_UNKNOWN: Duration = Duration::from_secs(2);
 /// Time limit of one look-up.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// Each running look-up occupies a thread of tokio's blocking pool.
+/// The largest number of look-ups at once, because each occupies a thread of tokio's blocking pool.
 const LOOKUPS_AT_ONCE: usize = 8;
 
 type HostKey = (String, u16);

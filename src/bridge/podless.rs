@@ -1,6 +1,6 @@
-//! The backend that runs no pods (`--backend none`). Functions that need no pod from this backend
-//! (LOCAL, POOL) can be called. The start of a pod fails with a message that says what to do about
-//! it. The bridge's loop passes the work queue's commands to it.
+//! The backend that runs no pods (`--backend none`). Functions that need no pod from a backend (LOCAL,
+//! POOL) can be called. The start of a pod fails with a message that says what the user can do. The
+//! bridge's loop passes the work queue's commands to this backend.
 
 use std::cell::RefCell;
 

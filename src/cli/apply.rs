@@ -139,8 +139,8 @@ fn apply(
     Ok(None)
 }
 
-/// Warns of fields that the server ignores and of which this program has not warned: an older
-/// server may know fewer fields.
+/// Warns of fields that the server ignores. This program has not warned of these fields, because it
+/// knows them; an older server may know fewer fields.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown

@@ -1,4 +1,4 @@
-//! Each flag's default, each bad value's message, each contradiction.
+//! Tests of each flag's default, of the message for each bad value, and of each contradiction.
 
 use clap::Parser;
 use clap::error::ErrorKind;

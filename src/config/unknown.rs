@@ -11,13 +11,13 @@ use strsim::levenshtein;
 const PREFIX: &str = "NANOFAAS_";
 /// No flag reads this variable; a test does (`core/src/sync.rs`).
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
-/// A known name that differs in more letters is not suggested.
+/// The largest number of letters in which a suggested name may differ from the given name.
 const DISTANCE_MAX: usize = 3;
 /// A longer name is cut to this length.
 const NAME_LEN_MAX: usize = 100;
 
-/// A line for each variable that is not a setting of any command. `is_in_cluster`: kubelets set
-/// variables for every Service, and a Service may have this name.
+/// A line for each variable that is not a setting of any command. If `is_in_cluster`, variables that a
+/// kubelet sets for a Service are left out, because a Service may be named `nanofaas`.
 pub(crate) fn unknown_variables(
     command: &Command,
     names: impl Iterator<Item = String>,

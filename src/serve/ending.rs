@@ -1,6 +1,6 @@
-//! The end of the process. It refuses new calls and lets running calls go on for a while; then the
-//! threads stop in the order of their dependencies. It never gives up a call before the time of the
-//! drain has passed.
+//! The end of the process. The process refuses new calls and lets running calls go on for the time of
+//! the drain; then the threads stop in the order of their dependencies. No call is given up before the
+//! time of the drain has passed.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,7 +16,8 @@ use crate::signals::MainEvent;
 const BRIDGE: &str = "the bridge";
 /// Pause between two checks while something ends.
 const POLL: Duration = Duration::from_millis(10);
-/// Time limit for an io thread's inbox that is full.
+/// How long a send to an io thread's full inbox is retried, and how long the main thread waits until a thread that
+/// sent `End` is finished.
 const SEND_MAX: Duration = Duration::from_secs(5);
 /// Time limit for io threads, after `Stop`, to answer the calls that are left.
 const IO_STOP_MAX: Duration = Duration::from_secs(10);
@@ -33,13 +34,13 @@ impl Serving {
                 Ok(MainEvent::End) => {}
                 Err(_) => break "nobody left to hear signals",
             }
-            // A thread sends `End` just before it is finished.
+            // Wait for the end of the thread, because a thread sends `End` just before it is finished.
             wait(SEND_MAX, || self.who_ended().is_some());
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
-                    // Calls can go on without the bridge for a while. It has ended because another
-                    // control plane took the Lease, or because it cannot go on.
+                    // Drain, because calls can go on without the bridge for a while. The bridge has ended
+                    // because another control plane took the Lease, or because it cannot go on.
                     self.drain();
                 }
                 self.stop();

@@ -1,6 +1,6 @@
-//! The life of a warm pod, the same in every backend: it is created, probed until it is ready,
-//! announced, in use, probed again while it is quarantined, and stopped or ended. It never decides
-//! when: the scheduler's orders and the pod itself do. A `PodRunner` runs the pod.
+//! The life of a warm pod, the same in every backend: the pod is created, probed until it is ready,
+//! announced, in use, probed again while it is quarantined, and stopped or ended. This module never
+//! decides when a step begins: the scheduler's orders and the pod itself do. A `PodRunner` runs the pod.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -62,7 +62,7 @@ pub enum Begin {
     Create,
     /// It exists, and is not announced yet.
     Start,
-    /// It exists, and an earlier bridge announced it. If it does not answer in time it may be busy.
+    /// It ran under an earlier control plane. If it does not answer in time, it may be busy with a call.
     Adopt,
     /// It is announced already.
     Serve,

@@ -1,4 +1,4 @@
-//! The warm pods that have a task, by id, by name and by function. It starts and ends none.
+//! The warm pods that have a task, by id, by name and by function. The table starts and ends no pod.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

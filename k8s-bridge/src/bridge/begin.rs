@@ -1,5 +1,5 @@
 //! How the bridge begins: a fixed order of steps, from an unknown identity to a control plane that
-//! acts. It does no work of the scheduler.
+//! acts. This module executes no commands of the work queue.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ impl ClusterDispatcher {
     /// Waits until `is_so` holds. A task of this thread that changes the condition notifies `progress`.
     async fn until(&self, is_so: impl Fn() -> bool) {
         while !is_so() {
-            // The timeout covers changes by io threads, which do not notify.
+            // Wait at most 10 ms, because io threads that change the condition do not notify `progress`.
             let progress = self.reconciler.progress.notified();
             let _ = timeout(Duration::from_millis(10), progress).await;
         }
@@ -49,7 +49,8 @@ impl ClusterDispatcher {
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // Wait until the scheduler has got every function, because it gets the offers of their pods next.
+        // Wait until the scheduler has got every function, because the next messages to it are offers of the
+        // functions' pods.
         self.until(|| context.with_work_queue(|queue| queue.is_settled()))
             .await;
         adoption::begin(reconciler);

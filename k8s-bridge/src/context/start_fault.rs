@@ -59,8 +59,8 @@ impl StartFault {
         Self::ALL.into_iter().find(|one| one.as_str() == name)
     }
 
-    /// The kind for a reason that the kubelet gives for a waiting container, or the Kubernetes scheduler for
-    /// a waiting pod; none if the reason is a usual step of a start.
+    /// The kind of fault for the reason of a wait; none if the reason is a usual step of a start. The kubelet
+    /// gives such a reason for a container, and the Kubernetes scheduler for a pod.
     pub(crate) fn of_pod(reason: &str) -> Option<Self> {
         Some(match reason {
             "ErrImagePull"

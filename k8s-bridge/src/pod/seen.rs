@@ -20,11 +20,11 @@ pub(crate) struct ObservedPod {
     pub(crate) address: Option<IpAddr>,
     /// When the function's container began to run, in milliseconds since the epoch; none if it never ran.
     pub(crate) running_since_ms: Option<u64>,
-    /// Why it cannot start, if the next try would fail too.
+    /// Why the pod cannot start, if the next try would fail too.
     pub(crate) stuck: Option<String>,
-    /// Why it has not started so far, if the cluster tries again.
+    /// Why the pod has not started so far, if the cluster tries again.
     pub(crate) held_up: Option<String>,
-    /// Why it does not run yet, for the error of a start that missed its deadline.
+    /// Why the pod does not run yet, for the error of a start that missed its deadline.
     pub(crate) waiting: Option<String>,
     /// The kind of the fault in `stuck`, `held_up` or `waiting`; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,

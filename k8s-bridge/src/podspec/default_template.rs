@@ -69,7 +69,7 @@ impl LastRead {
 }
 
 fn contents(path: &Path) -> FileContents {
-    // Opening a named pipe would block the bridge until a writer opens it.
+    // Open only regular files: opening a named pipe would block the bridge until a writer opens the pipe.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err("is no file".to_owned());
     }
@@ -100,7 +100,7 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultPodTempl
         return Ok(None);
     }
     let object = match serde_saphyr::from_str(text) {
-        // The text has only comments.
+        // A text that has only comments is no template.
         Ok(Json::Null) => return Ok(None),
         Ok(Json::Object(object)) => object,
         Ok(_) => return Err(NO_TEMPLATE.to_owned()),

@@ -2,8 +2,8 @@
 //! offered to the scheduler, which gives it an id, and then the pod is probed. Orders for new pods are
 //! held until adoption is over, so that no pod is started where an old one would do. A pod that does not
 //! answer may be busy with a call of the earlier control plane, because some servers handle one request
-//! at a time. It loses its id, and a new pod may take its place, but it is probed for as long as a call may
-//! run; if it answers, it is offered again.
+//! at a time. A busy pod loses its id, and a new pod may take its place. The busy pod is still probed for as
+//! long as a call may run, and is offered again if it answers.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;

@@ -76,7 +76,7 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     if label(object, LABEL_KIND) == Some("job") {
         let job = label(object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            // Observe it first, because the deleted object may say how the container ended.
+            // Observe the deleted object before the pod counts as gone, because it may say how the container ended.
             job.observe(
                 &reconciler.context,
                 name.to_owned(),
@@ -114,7 +114,7 @@ pub(crate) fn delete_orphan(reconciler: &Rc<Reconciler>, name: String) {
     delete(reconciler, name);
 }
 
-/// Deletes a pod that has no task in this bridge, with its whole grace period.
+/// Deletes a pod that has no task in this bridge. The pod gets its whole grace period.
 pub(crate) fn delete(reconciler: &Rc<Reconciler>, name: String) {
     let reconciler = reconciler.clone();
     spawn_local(async move {

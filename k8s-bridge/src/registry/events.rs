@@ -23,7 +23,7 @@ use crate::registry::starts::now;
 const BETWEEN: Duration = Duration::from_secs(10);
 /// The time between two rounds of writes.
 const POLL: Duration = Duration::from_millis(500);
-/// The largest number of Events written in one round: this limits them to 20 a second.
+/// The largest number of Events written in one round. With `POLL` this limits the writes to 20 a second.
 const AT_ONCE: usize = 10;
 /// The largest number of Events that wait to be written.
 const WAITING_MAX: usize = 256;

@@ -433,8 +433,8 @@ fn made(
     }
 }
 
-/// Like `made`, for a change of `minReplicas`: the returned object may contain other clients' changes too, so it
-/// is examined first.
+/// Like `made`, for a change of `minReplicas`. The returned object is examined first, because it may contain
+/// other clients' changes too.
 fn scaled(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,

@@ -20,7 +20,8 @@ use crate::registry::starts::now;
 
 /// The shortest time between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// The largest number of writes of one function in that time if a condition changes; `kubectl wait` waits for these.
+/// The largest number of writes of one function's status within `BETWEEN` if conditions change. These writes come
+/// early, because `kubectl wait` waits for them.
 const URGENT_MAX: usize = 5;
 /// The time between two polls for changed functions.
 const POLL: Duration = Duration::from_millis(500);
@@ -56,7 +57,8 @@ impl WritePace {
 
 /// A status that has to be written.
 struct StatusChange {
-    /// The uid of the object for which it was computed. By the time of the write another object may have its name.
+    /// The uid of the object for which the status was computed. By the time of the write another object may have
+    /// the same name.
     uid: String,
     /// The object's present status.
     old: FunctionStatus,

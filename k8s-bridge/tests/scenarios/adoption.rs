@@ -304,7 +304,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
         let pods = pods_of_before(&server, "f", 2).await;
         let mut first = ClusterFixture::scheduled(&server);
         first.ready().await;
-        // `minReplicas` is larger than `maxReplicas`.
+        // Make the spec invalid: `minReplicas` is larger than `maxReplicas`.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(99);
         });

@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
-/// The largest number of SIGKILLs for one process. A process that still runs after so many hangs in the kernel,
-/// and waiting longer would not help.
+/// The largest number of SIGKILLs for one process. A process that still runs after this number hangs in the
+/// kernel, and waiting longer would not help.
 const PASSES_MAX: u32 = 400;
 
 /// The pause after a pass: short at first, because most processes end at once.
@@ -115,8 +115,8 @@ pub(crate) fn end_all() -> bool {
     false
 }
 
-/// Kills what this process inherited from a dead guard. Only guards and their descendants are in another
-/// session than this process.
+/// Kills the children that this process inherited from a dead guard, and their descendants. A child in another
+/// session is inherited, because a guard leaves the session of this process.
 pub(crate) async fn end_inherited() -> bool {
     let ours = getsid(None).ok();
     for pass in 0..PASSES_MAX {

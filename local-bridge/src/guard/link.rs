@@ -1,6 +1,6 @@
-//! The control plane's end of the guard: it starts the guard and exchanges messages with it. If the
-//! guard is killed, it ends the processes left behind, reports their ends, and starts a new guard.
-//! It never knows what a process is for; `process` asks it to start one.
+//! The control plane's end of the connection to the guard. The link starts the guard and exchanges messages
+//! with it. If the guard is killed, the link ends the processes left behind, reports their ends, and starts a
+//! new guard. It never knows what a process is for; `process` asks it to start one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -90,7 +90,7 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
         .args(rest)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null());
-    // Functions inherit the guard's environment, so remove what they must not get.
+    // Functions inherit the guard's environment, so remove the variables that functions must not get.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_kept_from_functions) {
             command.env_remove(name);

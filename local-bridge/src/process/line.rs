@@ -44,7 +44,7 @@ impl<'a> RuntimeLine<'a> {
     }
 }
 
-/// Knows the level names of our runtimes, of Python's `logging` and of most other libraries.
+/// The level that a name means in our runtimes, in Python's `logging` and in most other libraries.
 fn level_of(name: &str) -> Option<Level> {
     Some(match name.to_ascii_lowercase().as_str() {
         "critical" | "fatal" | "error" => Level::ERROR,

@@ -43,8 +43,8 @@ impl OomWatch {
         self.accounted.set(self.count());
     }
 
-    /// Whether the OOM killer killed a process that just ended by a SIGKILL which this control plane did
-    /// not send. Each counted kill is attributed to one process.
+    /// Called for a process that has just ended by a SIGKILL which this control plane did not send; returns
+    /// whether the OOM killer sent it. Each counted kill is attributed to one process.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {

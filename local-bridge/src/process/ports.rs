@@ -12,13 +12,13 @@ use std::rc::Rc;
 use nanofaas_backend::random::random;
 use tokio::net::TcpSocket;
 
-/// The range of ports for pods. The kernel's ephemeral ports are left out of it.
+/// The range of ports for pods. Its ephemeral ports are not used, unless the whole range is ephemeral.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;
 
 /// The ports of this control plane's pods.
 pub(crate) struct Ports {
     /// The ports that the kernel gives to connections and to listeners that name no port. A pod's port must not
-    /// be one of them, because another process could get it before the pod binds it.
+    /// be one of them, because another process could get the port before the pod binds it.
     ephemeral: RangeInclusive<u16>,
     taken: RefCell<HashSet<u16>>,
 }
@@ -78,7 +78,7 @@ fn is_free(port: u16) -> io::Result<bool> {
     let v4 = (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED));
     // On a machine without IPv6 only IPv4 is checked.
     let v6 = TcpSocket::new_v6().map(|socket| (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED)));
-    // Check one after the other, because our own IPv4 socket would conflict with the IPv6 socket.
+    // Check one address after the other, because our own IPv4 socket would conflict with the IPv6 socket.
     for (socket, address) in std::iter::once(v4).chain(v6) {
         if let Err(error) = socket.bind(SocketAddr::new(address, port))
             && error.kind() == io::ErrorKind::AddrInUse

@@ -23,7 +23,7 @@ const SOCKET_PATH_LEN_MAX: usize = 107;
 /// The directory. Dropping this removes it with everything in it.
 pub(crate) struct RunDir {
     path: PathBuf,
-    /// Held while the control plane lives; the kernel releases it however the process ends.
+    /// The lock, held while the control plane lives. The kernel releases it at every kind of end of the process.
     _lock: File,
 }
 

@@ -250,13 +250,13 @@ impl LocalFixture {
         }
     }
 
-    /// The next message of an io thread, if it has one.
+    /// The next message that was sent to this io thread, if there is one.
     pub(crate) fn try_message(&mut self, thread: usize) -> Option<Message> {
         self.take_messages();
         self.unread[thread].pop_front()
     }
 
-    /// Waits for the next message of an io thread other than a change of a function.
+    /// Waits for the next message that was sent to this io thread; changes of functions are skipped.
     pub(crate) async fn message(&mut self, thread: usize) -> Message {
         let since = Instant::now();
         loop {

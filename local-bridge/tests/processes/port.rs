@@ -56,7 +56,7 @@ async fn up_at(fixture: &mut LocalFixture, program: &str, address: &str) -> Sock
     let pod = fixture.pod(&function);
     fixture.up(pod).await;
     let at = fixture.tcp_address(pod);
-    // From now on it is probed at its port.
+    // From now on the pod is probed at its port.
     fixture.order(Order::Probe { pod });
     fixture.up(pod).await;
     std::fs::write(fixture.scratch.join("sick"), "").expect("written");

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::api::cluster::{Cluster, ClusterError};
 use crate::registry::object::{FunctionObject, spec_of};
 
-/// How long a change may take; the io thread that asked for it waits longer (`ANSWER_WAIT_MAX`).
+/// How long a change may take. The io thread that requested the change waits longer (`ANSWER_WAIT_MAX`).
 const CHANGE: Duration = Duration::from_secs(15);
 /// How many times a replacement is tried while other clients change the same object.
 const CONFLICTS_MAX: u32 = 5;
