@@ -95,7 +95,7 @@ fn spin(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A round trip, like that of a ticket and its grant.
+/// A round trip between two threads, as a ticket and its grant make it.
 pub(crate) fn two_threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring, round trip between two threads");
     for ring in RINGS {

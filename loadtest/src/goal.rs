@@ -26,10 +26,10 @@ pub(crate) struct Goal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GoalKind {
-    /// The contender's figure divided by the other's.
+    /// The contender's figure divided by the figure of `against`.
     #[default]
     Ratio,
-    /// The contender's figure minus the other's.
+    /// The contender's figure minus the figure of `against`.
     Difference,
     /// The contender's figure.
     Value,

@@ -1,5 +1,5 @@
 //! The load that a user describes, with the same fields on the command line and in a scenario. It
-//! sends nothing; `plan` makes requests of it, and `arrivals` their times.
+//! sends nothing; `plan` makes the requests from it, and `arrivals` their send times.
 
 use std::path::PathBuf;
 

@@ -67,7 +67,7 @@ fn used_s(process: &Process) -> Option<f64> {
         cstime,
         ..
     } = process.stat().ok()?;
-    // `cutime` and `cstime` are those of reaped children; the kernel defines them as signed.
+    // `cutime` and `cstime` are the times of reaped children; the kernel defines them as signed.
     Some(seconds(utime + stime + (cutime + cstime).unsigned_abs()))
 }
 

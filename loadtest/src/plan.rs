@@ -41,7 +41,7 @@ pub(crate) struct RequestPlan {
 #[derive(Debug)]
 struct Draw {
     dice: SmallRng,
-    /// Cumulative weights of the targets; the last one is 1.
+    /// Cumulative weights of the targets; the last weight is 1.
     weights: Vec<f64>,
     zipf: Option<Zipf<f64>>,
 }

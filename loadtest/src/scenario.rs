@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::goal::Goal;
 use crate::load::{ArrivalPattern, LoadSpec, RequestTarget};
 
-/// Fields of a load or request that override those of another source.
+/// Fields of a load or request that override the fields of another source.
 type Partial = Map<String, Value>;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

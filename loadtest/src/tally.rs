@@ -44,7 +44,7 @@ impl RequestError {
     }
 }
 
-/// The measured requests: those meant to be sent from `begin_ns` on and before `end_ns`.
+/// The measured requests: their intended send time is at or after `begin_ns` and before `end_ns`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MeasuredSpan {
     pub(crate) begin_ns: u64,

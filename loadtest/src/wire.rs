@@ -91,7 +91,7 @@ impl ResponseReader {
         Ok(None)
     }
 
-    /// Handles the end of the connection. If an answer has no length, this is its end.
+    /// Handles the end of the connection, which is also the end of an answer without a length.
     pub(crate) fn close(&self) -> Option<ResponseEnd> {
         matches!(self.await_, Await::Close).then_some(ResponseEnd {
             closes: true,
@@ -198,7 +198,8 @@ impl ResponseReader {
             }
         }
         if status < 200 {
-            // 101 is not allowed here; the other 1xx come before the answer.
+            // 101 is not allowed here; the other 1xx are interim answers, which come before the
+            // answer.
             return if status == 101 {
                 Err(MalformedResponse)
             } else {

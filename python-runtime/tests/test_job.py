@@ -127,7 +127,7 @@ JSON_RESPONSES = [
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_json_responses_are_wrapped(start: Start, plane: Platform, kind: str) -> None:
-    """The platform reads `application/json` as the result, so an output is never sent as such."""
+    """The platform reads `application/json` as the result, so no output is sent with that type."""
     for content_type, body, output in JSON_RESPONSES:
         pod = start_response(start, plane, kind, content_type, body)
         it = result(plane)

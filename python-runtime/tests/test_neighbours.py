@@ -1,4 +1,4 @@
-"""Calls that share an event loop: one call cannot end the others through the loop."""
+"""Calls that share an event loop: one call cannot end the other calls through the loop."""
 
 from __future__ import annotations
 

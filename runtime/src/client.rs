@@ -223,7 +223,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ClientAnswe
     let head = loop {
         match parse_response(&buffer, &mut scan)? {
             Some(head) if head.status >= 200 => break head,
-            // RFC 9110 §15.2: interim answers may come before the final one.
+            // RFC 9110 §15.2: interim answers may come before the final answer.
             Some(interim) => {
                 buffer.drain(..interim.len);
                 scan = HeadScan::default();

@@ -92,7 +92,7 @@ struct BufferedRequest {
     bytes: Vec<u8>,
 }
 
-/// How a call ended, as far as its connection is concerned.
+/// How a call ended: with an answer, at its deadline, or because its caller left.
 enum CallEnd {
     Answer(Result<Output, Error>),
     Deadline,
@@ -125,7 +125,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Answers the request. True if the connection can serve another one.
+    /// Answers the request. True if the connection can serve another request.
     async fn answer(&mut self, request: BufferedRequest) -> Result<bool, Gone> {
         let head = request.head;
         // While the pod stops, each answer closes its connection, so that the platform starts no

@@ -236,7 +236,7 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
         }
         to_platform.write_all(&out).await?;
         answers.buffer.drain(..used);
-        // An interim answer (1xx): the final one follows (RFC 9110 §15.2).
+        // This is an interim answer (1xx): the final answer follows (RFC 9110 §15.2).
         if head.status < 200 {
             continue;
         }

@@ -45,8 +45,8 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 /// Runs `f`, and turns a panic in it into an error.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     IN_HANDLER.set(true);
-    // The function is responsible for the state that its handlers share, as it is after a panic of
-    // a thread.
+    // The function is responsible for the state that its handlers share. The same holds after a
+    // panic of a thread.
     let result = catch_unwind(AssertUnwindSafe(f));
     IN_HANDLER.set(false);
     result.map_err(|payload| {

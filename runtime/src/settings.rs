@@ -85,7 +85,7 @@ fn read_job(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Job>, String
             return Err(message.into());
         }
     };
-    // `INVOCATION_TIMEOUT_MS` is the limit of this call, `TIMEOUT_MS` that of the function.
+    // `INVOCATION_TIMEOUT_MS` is the limit of this call, `TIMEOUT_MS` is the limit of the function.
     let name = match get("INVOCATION_TIMEOUT_MS") {
         Some(_) => "INVOCATION_TIMEOUT_MS",
         None => "TIMEOUT_MS",

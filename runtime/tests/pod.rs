@@ -441,7 +441,7 @@ fn a_stopping_pod_serves_until_it_is_quiet() {
         let answer = pod.connect().call("GET", "/health", &[], b"");
         (answer.status == 503).then_some(())
     });
-    // Calls are accepted on old and on new connections. Each call is the last one of its
+    // Calls are accepted on old and on new connections. Each call is the last call of its
     // connection.
     for wire in [&mut idle, &mut pod.connect()] {
         let answer = wire.invoke("0");

@@ -1,4 +1,4 @@
-//! Makes JSON, envelopes and texts: valid ones, of which some are then damaged.
+//! Makes valid JSON, envelopes and texts, and damages some of them.
 
 use nanofaas_fuzz::Rng;
 

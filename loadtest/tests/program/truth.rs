@@ -30,7 +30,7 @@ fn a_fixed_service_time_is_found() {
 #[test]
 fn two_modes_are_told_apart() {
     let _turn = quiet();
-    // One in twenty is slow: p90 is that of fast requests, p99 that of slow ones.
+    // One request in twenty is slow: p90 is a latency of fast requests, p99 of slow requests.
     let server = ScriptedServer::tcp(|got| {
         wait_ms(if got.number % 20 == 19 { 60 } else { 2 });
         ok()

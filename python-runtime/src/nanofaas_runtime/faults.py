@@ -25,7 +25,7 @@ FRAMES_MAX = 64
 SAME_FRAME_MAX = 3
 SOURCE_BYTES_MAX = 1024 * 1024
 
-# Leading frames that are not shown: the runtime's own, and those of the import.
+# Leading frames that are not shown: the frames of the runtime and of the import.
 NOT_SHOWN = (path.join(path.dirname(__file__), ""), "<frozen importlib", str(importlib.__file__))
 HEADING = "Traceback (most recent call last):\n"
 CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"

@@ -55,7 +55,7 @@ def tie_to(lifeline: int) -> None:
 def load(settings: Settings) -> Function:
     """Imports the function. Raises LoadFailed."""
     if mentions_asyncio(settings.module):
-        import asyncio  # noqa: F401 - now, as the function's modules may replace parts of it
+        import asyncio  # noqa: F401 - before the function's modules, which may replace parts of it
     # Line buffering shows the function's output at once, also if stdout is a pipe.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)

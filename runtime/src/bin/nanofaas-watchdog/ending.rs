@@ -31,7 +31,7 @@ impl Ending {
         self.error(said, Error::new)
     }
 
-    /// The error of a call whose program serves many calls and ended during this one.
+    /// The error of a call whose program serves many calls and ended during this call.
     pub(crate) fn lost(self, said: &str) -> Error {
         self.error(said, Error::pod_lost)
     }

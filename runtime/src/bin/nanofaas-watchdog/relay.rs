@@ -1,7 +1,7 @@
 //! Connects the platform's Unix socket to a program that listens on a port only. It reads no
 //! request: the runtime's `forward` does. If the program ends during a call, the call is answered
-//! at once, with how the program ended. Called by `supervise` for such programs only; the platform
-//! connects to all other programs directly.
+//! at once, and the answer says how the program ended. Called by `supervise` for programs that
+//! listen on a port only; the platform connects to all other programs directly.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
