@@ -281,7 +281,7 @@ fn split_lines(mut head: &[u8]) -> Vec<&[u8]> {
     lines
 }
 
-/// Authority, path and query.
+/// The authority, path and query of a target.
 type NaiveTarget = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
 
 fn target(target: &[u8], method: &str) -> Result<NaiveTarget, NaiveRefusal> {

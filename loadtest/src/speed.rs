@@ -271,7 +271,7 @@ impl Differences {
         (!places.is_empty()).then_some(differences)
     }
 
-    /// A text for the end of a sentence.
+    /// The differences as a text for the end of a sentence.
     pub(crate) fn describe(&self) -> String {
         let within = self.within_percent;
         let mut text =
@@ -378,7 +378,8 @@ mod tests {
         let found = probe(&allowed).expect("a probe");
         for core in &allowed {
             let ns = found[&format!("core {core}")];
-            // Twelve system calls take longer than the lower bound, and no machine needs a second.
+            // The twelve system calls of a unit take longer than 500 ns, and no machine needs a
+            // second for a unit.
             assert!((500.0..1e9).contains(&ns), "core {core}: {ns} ns");
         }
         for pair in allowed.windows(2) {

@@ -49,8 +49,8 @@ use announce::Birth;
 use settings::Settings;
 
 /// Serves until SIGTERM or SIGINT, and then returns 0. In Job mode (`CALLBACK_URL` is set) it
-/// returns when its one call is reported. If a setting is wrong, it logs one line and returns 2;
-/// but in Job mode a wrong handler name becomes the call's result.
+/// returns when the result of its only call is reported. If a setting is wrong, it logs one line
+/// and returns 2; but in Job mode a wrong handler name becomes the call's result.
 ///
 /// Everything runs on this thread; blocking handlers have threads of their own.
 pub fn serve(handlers: Handlers) -> ExitCode {

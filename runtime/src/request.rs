@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(status(old), 400);
     }
 
-    /// The pod must read a head as the platform does. RFC 9112 decides.
+    /// The pod must read a head as the platform does: by the rules of RFC 9112.
     #[test]
     fn heads_mean_what_they_mean_to_the_platform() {
         let with = |headers: &str| {
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(with("Content-Length: 9999999999999999999"), 413);
         // RFC 9110 §10.1.1: an expectation of an HTTP/1.0 request is ignored.
         assert_eq!(status("POST /invoke HTTP/1.0\r\nExpect: x\r\n\r\n"), 200);
-        // With two content types, two readers could each use a different one.
+        // With two content types, two readers could each use a different type.
         assert_eq!(with("Content-Type: a/b\r\nContent-Type: c/d"), 400);
         // §3: a request line over 8 KiB is 414.
         let long = format!("GET /{} HTTP/1.1\r\nHost: f\r\n\r\n", "a".repeat(8192));

@@ -1,8 +1,8 @@
 """The loop under `async def` functions: asyncio, on uvloop if that is installed.
 
 Accepts connections by itself, so that it can report each of them to the watchdog. Goes on whatever
-the function does to the loop, because none of its own tasks is listed by `asyncio.all_tasks()`.
-Called by `worker`, and by `job` for its one call.
+the function does to the loop, because `asyncio.all_tasks()` lists no task of this module. Called by
+`worker`, and by `job` for its one call.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def _refuse_constant(name: str) -> object:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-# The C function inside `decode`, without the two passes of `decode` over white space.
+# `scan_once` is the C function inside `decode`; it saves the two passes of `decode` over white
+# space.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(_decoder, "scan_once")
 _decode = _decoder.decode
 

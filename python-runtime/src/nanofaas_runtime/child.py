@@ -1,9 +1,9 @@
 """Keeps a process that the function forked (`os.fork`, `multiprocessing`) from answering calls.
 
-Python runs `_after_fork` in the child before `os.fork` returns there. It closes the worker's
-descriptors without sending on any connection, and replaces shared state by copies. A child that
-returns from the function, or raises, ends. Adds no cost to a call. Called by `worker` and `job`
-before the function is loaded.
+Python runs `_after_fork` in the child before `os.fork` returns there. `_after_fork` closes the
+worker's descriptors without sending on any connection, and replaces shared state by copies. A child
+that returns from the function, or raises, ends. A call without a fork costs no more. Called by
+`worker` and `job` before the function is loaded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A small HTTP client for the pod's requests to the platform: ready report, Job input and result.
 
 Plain `http` only, one request per connection, every wait bounded. Uses the C module under `socket`,
-because a function may replace names in `socket`, and passes host names as bytes, because a text
-would import `encodings.idna` late. Called by `announce` and `job`.
+because a function may replace names in `socket`. Passes host names as bytes, because the look-up of
+a text would import `encodings.idna` late. Called by `announce` and `job`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Formats an exception as text, whatever the function has changed in this process.
 
 Imports nothing when it formats, needs no free descriptor, and catches whatever the exception's own
-methods raise. Not `traceback`: it is slow to load at the start (5 ms), and a later import may fail.
-Called by `log` and by the modules that answer with an error.
+methods raise. Does not use `traceback`, which is slow to load at the start (5 ms); a later import
+may fail. Called by `log` and by the modules that answer with an error.
 """
 
 from __future__ import annotations

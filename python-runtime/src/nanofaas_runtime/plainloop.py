@@ -1,7 +1,7 @@
 """The loop under plain functions: epoll, one thread, no asyncio.
 
-Not asyncio, because a plain function blocks its loop anyway: asyncio would add an import of
-25-30 ms to each start and several microseconds to each call, and the function could not call
+Does not use asyncio, because a plain function blocks its loop anyway: asyncio would add an import
+of 25-30 ms to each start and several microseconds to each call, and the function could not call
 `asyncio.run`. Offers `Connection` the methods of an asyncio transport. Called by `worker`.
 """
 

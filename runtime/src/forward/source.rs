@@ -95,7 +95,7 @@ impl<S: AsyncRead> Source<S> {
                 let mut decoder = ChunkedDecoder::default();
                 loop {
                     // The bytes are not decoded but passed on as they are; the decoder only finds
-                    // the end.
+                    // the end of the body.
                     let decoded = decoder.skip(&self.buffer).map_err(|_| ended())?;
                     self.pass(decoded.consumed, to).await?;
                     if decoded.done {
