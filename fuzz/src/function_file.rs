@@ -1,5 +1,5 @@
-//! Function files (`src/files/node.rs`, and the specs of `nanofaas_core`). A function that is
-//! accepted is written in a form that is accepted as the same function.
+//! Function files (`src/files/node.rs`, and the specs of `nanofaas_core`). A function that was
+//! accepted is written anew, and the new text must be accepted as the same function.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 

@@ -14,8 +14,8 @@ use crate::naive::{self, Meaning, NaiveRefusal};
 use crate::naive_response::{self, ResponseMeaning};
 use crate::rng::Rng;
 
-/// Heads up to this length are written anew. A longer one could exceed a limit, because its new
-/// form may be longer.
+/// Heads up to this length are written anew. A longer head could exceed a limit, because the new
+/// form of a head may be longer than the old form.
 const REWRITTEN_MAX: usize = 6 * 1024;
 const HEADERS_MAX: usize = 128;
 

@@ -71,8 +71,8 @@ pub(crate) fn compare(
         capacity_per_s = Some(per_s);
     }
     if scenario.measure == Measure::FirstAnswer {
-        // Each contender first takes one unmeasured turn, so that state which a start leaves
-        // behind, such as compiled byte code, exists in all rounds.
+        // Each contender first takes one unmeasured turn. Its start leaves state behind, such as
+        // compiled byte code, which then exists in all rounds.
         for participant in &participants {
             comparer.turn(0, participant)?;
         }

@@ -65,7 +65,8 @@ impl ServerProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C ends this tool and its process group. The guard must survive to clean up.
+            // The guard gets a process group of its own, because Ctrl-C ends the group of this
+            // tool, and the guard must survive to clean up.
             .process_group(0)
             .spawn();
         let guard = match guard {

@@ -56,10 +56,10 @@ fn usual_rounds() -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {
-    /// Its answers under load.
+    /// The contender's answers under load.
     #[default]
     Load,
-    /// Its first answer.
+    /// The contender's first answer.
     FirstAnswer,
 }
 

@@ -201,8 +201,8 @@ fn mix(words: &[u64]) -> u64 {
 }
 
 /// The reason why a round with these probes, in the order of time, is not counted: the slowest
-/// probe of a core or pair is more than the allowed percentage above its fastest, or two cores are
-/// too far apart.
+/// probe of a core or pair is more than the allowed percentage above its fastest, or a round trip
+/// between two cores takes too long.
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;

@@ -41,7 +41,8 @@ enum AfterExchange {
 }
 
 /// Passes exchanges between the two connections, until one of them ends. `ended` returns how the
-/// program itself ended, or None if it still runs. It is awaited only when an answer is missing.
+/// program itself ended, or None if it still runs. `ended` is awaited only when an answer is
+/// missing.
 pub async fn forward<A, B>(
     platform: A,
     program: B,
@@ -220,8 +221,8 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
             Ok(Some(head)) => head,
             Ok(None) => match answers.fill().await {
                 Ok(1..) => continue,
-                // The kernel resets the connection of a killed program if the program left bytes
-                // unread.
+                // An error counts as an end, because the kernel resets the connection of a killed
+                // program that left bytes unread.
                 Ok(0) | Err(_) => return Ok(AfterExchange::Lost),
             },
             Err(NotHttp) => return Ok(AfterExchange::Raw),

@@ -85,7 +85,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
 
 #[test]
 fn calls_at_once_are_processes_at_once() {
-    // Each process waits for the other one.
+    // Each process waits for the other process.
     let text = r#"
         read -r me
         touch "$D/here-$me"

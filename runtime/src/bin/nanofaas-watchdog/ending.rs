@@ -16,9 +16,9 @@ impl Ending {
         matches!(self.0, Some(WaitStatus::Exited(_, 0)))
     }
 
-    /// Whether a SIGKILL sent by another process ended the program. This process kills programs
-    /// too, but never asks how a program that it killed ended. A shell whose last command was
-    /// killed exits with 128 + signal: 137.
+    /// Whether a SIGKILL sent by another process ended the program. The sender needs no check,
+    /// because this process never asks how a program ended that it killed itself. Status 137 counts
+    /// too, because a shell whose last command was killed exits with 128 + signal.
     fn is_kill(self) -> bool {
         matches!(
             self.0,

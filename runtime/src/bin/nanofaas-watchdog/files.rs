@@ -52,8 +52,8 @@ impl FileTurn {
         let path = PathBuf::from(path);
         let at = path.clone();
         let lock = move || {
-            // The lock file is never removed, because a watchdog may already wait for it; a new
-            // file would then be a second lock.
+            // The lock file is never removed: a watchdog may wait for it, and a new file would be a
+            // second lock.
             let file = File::create(&at)?;
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))
         };
