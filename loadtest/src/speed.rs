@@ -188,8 +188,8 @@ impl SpeedProbe {
     }
 }
 
-/// Four independent products at a time: they use the core fully, so that a neighbour on the same
-/// physical core slows them down.
+/// Computes four independent products at a time. They use the core fully, so that a neighbour on
+/// the same physical core slows them down.
 fn mix(words: &[u64]) -> u64 {
     let mut lanes = [1_u64, 2, 3, 4];
     for four in words.chunks_exact(lanes.len()) {

@@ -23,9 +23,9 @@ impl Extra<'_> {
     };
 }
 
-/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`; the
-/// platform compares it with the id of its call, so that it never takes another call's answer. `id`
-/// is empty if the request has none.
+/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty if
+/// the request has none. The platform compares it with the id of its call, so that it never takes
+/// the answer of another call.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     status: u16,

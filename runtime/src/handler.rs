@@ -1,7 +1,7 @@
 //! The interface for a function's author: closures of three kinds, or a type of the author's own,
 //! each under a name. This module never runs a handler: `run` does.
 //!
-//! - `inline`: quick work, on the thread that read the request. All other calls wait meanwhile.
+//! - `inline`: quick work, on the thread that read the request. All other calls wait until it ends.
 //! - `blocking`: work on the CPU, or blocking calls, on a thread of its own for each call. It
 //!   should check [`Context::cancelled`] regularly, because a thread cannot be stopped from
 //!   outside.
@@ -160,7 +160,8 @@ impl Handlers {
     }
 
     /// Sets a closure that runs once before the first call, on a thread of its own. `/health`
-    /// answers 503 until it has ended. If it fails, the program logs why and exits with code 1.
+    /// answers 503 until the closure has ended. If the closure fails, the program logs why and
+    /// exits with code 1.
     #[must_use]
     pub fn init(mut self, init: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Self {
         self.init = Some(Box::new(init));

@@ -1,5 +1,6 @@
 //! The state that all connections of this pod share: whether it is ready, how many calls run, and
-//! when it may exit. Only `server` changes the phase. Every connection reads it for each request.
+//! when it may exit. Only `server` changes the phase. Every connection reads the phase for each
+//! request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};

@@ -124,8 +124,8 @@ fn value(rng: &mut Rng, out: &mut Vec<u8>, depth: usize) {
         "3.25E-7",
         "1234567890123",
     ];
-    // At depth 0 there is no bare number or literal, because it tests little. From depth 5 on there
-    // is no object or array, so that the nesting ends.
+    // At depth 0 there is no bare number or literal, because such a document tests little. From
+    // depth 5 on there is no object or array, so that the nesting ends.
     let kinds = [3..10, 0..10, 0..10, 0..10, 0..8, 0..6];
     match rng.range(kinds[depth.min(5)].clone()) {
         0..3 => out.extend_from_slice(rng.pick(SCALARS).as_bytes()),

@@ -202,7 +202,7 @@ fn an_open_loop_takes_a_capacity_share() {
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A zombie counts as dead: it has ended, and only its parent has not reaped it.
+    // A zombie counts as dead, because it has ended; only its parent has not reaped it yet.
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status
         .rsplit_once(") ")

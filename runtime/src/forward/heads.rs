@@ -29,8 +29,8 @@ pub(super) struct ForwardedAnswer {
 }
 
 pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, NotHttp> {
-    // Programs differ in how they treat an empty line before the head, so it is not HTTP for this
-    // module.
+    // Programs differ in how they treat an empty line before the head, so this module does not
+    // accept such a head as HTTP.
     if bytes.starts_with(b"\r") {
         return Err(NotHttp);
     }

@@ -37,7 +37,7 @@ pub(crate) fn until_written(path: &Path) -> String {
 }
 
 /// The program of `examples/several.rs`. `cargo test --test NAME` does not build examples, so this
-/// checks that the program is not older than its source.
+/// function checks that the program is not older than its source.
 pub(crate) fn several() -> PathBuf {
     let path = built::program("examples/several");
     let built = path.metadata().and_then(|file| file.modified()).ok();

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nanofaas_runtime::Error;
 
-/// Variables that the platform sets for this process alone. The program does not get them, because
+/// Variables that the platform sets for this process only. The program does not get them, because
 /// they can hold tokens.
 const OURS: [&str; 4] = [
     "CALLBACK_URL",
