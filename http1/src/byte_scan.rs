@@ -1,10 +1,10 @@
-//! Finds the first byte of a kind: eight bytes at a time in one word, and in long pieces many at
-//! once.
+//! Finds the first byte of a set: eight bytes at a time in one word, and in long pieces many bytes
+//! at once.
 //!
 //! The code is plain arithmetic, so it needs neither intrinsics nor unsafe code. On the short
 //! pieces of heads and JSON it is faster than vector compares; for long pieces the compiler, or
-//! memchr, uses vectors. Called by `head`, `fast_path` and `request`, and by the JSON reader of
-//! `io`: it is their inner loop.
+//! memchr, uses vectors. It is the inner loop of its callers: `head`, `fast_path`, `request`, and
+//! the JSON reader of `io`.
 
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;

@@ -1,8 +1,9 @@
-//! The io threads, which act for clients and pods: bytes, sockets, HTTP. An io thread decides only what no
-//! other thread can (deadlines, records), and leaves slots to the scheduler. This crate knows no tokio and no
-//! Kubernetes. The process calls `start`.
+//! The io threads, which act for clients and pods: bytes, sockets, HTTP. An io thread decides only about
+//! deadlines and records, which no other thread has; the scheduler decides about slots. This crate knows no
+//! tokio and no Kubernetes. The process calls `start`.
 //!
-//! Folders are layers, the highest first: a folder uses itself and those below it.
+//! The folders are layers, listed from the highest to the lowest: a folder uses only itself and lower
+//! folders.
 
 #![cfg_attr(
     test,

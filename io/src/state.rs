@@ -70,7 +70,8 @@ pub(crate) struct Tables {
     pub(crate) descriptors: Rc<Descriptors>,
 }
 
-/// Each layer contains the one below, so code names the lowest layer that has what it needs.
+/// Each layer contains the next lower layer. So a function takes the lowest layer that has everything that
+/// the function needs.
 impl Deref for Tables {
     type Target = Runtime;
 

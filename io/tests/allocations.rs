@@ -29,9 +29,9 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// messages overlap than ever before. One allocation for each call would be thousands.
 const CEILING: u64 = 16;
 const CALLS: usize = 2000;
-/// Enough calls for several checks of the watchdog.
+/// The calls of one case, enough for several checks of the watchdog.
 const LOCAL_CALLS: usize = 50_000;
-/// More than the records of plain calls (4096), so that their ring is full.
+/// The first calls: more than the records of plain calls (4096), so that their ring is full.
 const FIRST_CALLS: usize = 10_000;
 /// Calls before the count, so that everything that a case allocates once is allocated. In half of them all
 /// connections' requests meet at the pod, so that as many connections and buffers are in use as there ever will
@@ -40,7 +40,7 @@ const WARM_UP_CALLS: usize = 1000;
 
 #[test]
 fn a_warm_call_allocates_nothing() {
-    // One test for all cases, because the process has one counter.
+    // All cases are in one test, because the process has one counter.
     for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
         let Some(plane) = ControlPlaneThreads::start(driver) else {
             eprintln!("no {driver:?} on this machine: not counted");

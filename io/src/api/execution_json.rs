@@ -95,7 +95,7 @@ fn after_output(record: &ExecutionRecord, kept: bool) -> Vec<u8> {
     out
 }
 
-/// `[{"name","atMs"}]`, in milliseconds since the start was ordered.
+/// Writes `[{"name","atMs"}]`; `atMs` counts milliseconds since the start was ordered.
 pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) {
     out.push(b'[');
     for (at, (name, after)) in phases.iter().enumerate() {

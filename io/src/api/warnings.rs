@@ -5,10 +5,12 @@ use nanofaas_core::spec::FunctionDraft;
 
 /// The most `Warning` headers in one answer, because some HTTP clients take only a hundred headers.
 const WARNINGS_MAX: usize = 16;
-/// A longer path of a field is cut, because a field's name may be as long as a body.
+/// The longest path of a field in a warning; a longer one is cut, because a field's name may be as long as a
+/// body.
 const PATH_LEN_MAX: usize = 128;
 
-/// The values of the headers, one for each unknown field; if there are too many, the last one counts the rest.
+/// The values of the headers, one for each unknown field. If there are too many, the last value counts the
+/// fields that are left out.
 pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     let paths = draft.unknown_paths();
     let named = if paths.len() > WARNINGS_MAX {
@@ -29,7 +31,7 @@ pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     texts.iter().map(|text| value(text)).collect()
 }
 
-/// A path in printable ASCII, with the rest escaped as in a Rust string; cut if it is long.
+/// A path in printable ASCII, in which other characters are escaped as in a Rust string. A long path is cut.
 fn shown(path: &str) -> String {
     let mut shown = String::new();
     for c in path.chars() {

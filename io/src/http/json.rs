@@ -185,7 +185,7 @@ struct Cursor<'b> {
 
 impl<'b> Cursor<'b> {
     fn new(bytes: &'b [u8]) -> Result<Self, JsonError> {
-        // Most JSON is ASCII, for which the check is faster.
+        // The check of ASCII is faster, and most JSON is ASCII.
         if !bytes.is_ascii() {
             utf8(bytes)?;
         }

@@ -18,7 +18,7 @@ pub(crate) enum Form {
     Json,
     /// Checked UTF-8: a JSON string in the envelope.
     Text,
-    /// Anything else: raw, under its own content type.
+    /// Any other bytes: raw, under their own content type.
     Raw,
 }
 
@@ -216,7 +216,7 @@ impl Output {
         buffer
     }
 
-    /// Gives the buffers up for reuse.
+    /// Returns the buffers, so that they can be used again.
     pub(crate) fn into_buffers(self) -> (Vec<u8>, Option<Vec<u8>>) {
         (self.buffer, self.head)
     }

@@ -1,4 +1,4 @@
-//! Maps a method and a path to a route of the API. It looks nothing up and decides nothing else.
+//! Maps a method and a path to a route of the API. It looks up no function or execution.
 
 use nanofaas_core::id::ExecutionId;
 use nanofaas_http1::header_value::percent_decode;

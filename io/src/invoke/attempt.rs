@@ -74,7 +74,8 @@ impl AttemptError {
         Self { failure, kind }
     }
 
-    /// Like `reported`, for the bridge, which knows whether a lost pod ran out of memory.
+    /// The error that the bridge reports at the end of an attempt: as `reported`, but the bridge knows
+    /// whether a lost pod ran out of memory.
     pub(crate) fn ended(failure: ExecutionError, oom: bool) -> Self {
         let mut error = Self::reported(failure);
         if let AttemptFailure::Lost { oom: known } = &mut error.kind {

@@ -16,7 +16,8 @@ use crate::runtime::buffers::{Buffers, LARGE, SMALL};
 use crate::state::Tables;
 use crate::state::functions::FunctionEntry;
 
-/// A large body that is being read, or whose call waits; it is counted among those of its function.
+/// A large body that is being read, or whose call waits. Its bytes are counted in the waiting bodies of its
+/// function.
 pub(crate) struct WaitingBody {
     entry: Rc<FunctionEntry>,
     bytes: u64,
@@ -41,8 +42,8 @@ impl Drop for WaitingBody {
     }
 }
 
-/// Counts a body of so many bytes among the waiting bodies of its function, unless they would then hold more
-/// than half of the memory.
+/// Counts a body of so many bytes among the waiting bodies of its function, unless these bodies would then hold
+/// more than half of the memory.
 pub(crate) fn wait(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,

@@ -22,7 +22,7 @@ use crate::state::executions::Status;
 pub(crate) struct Finished {
     pub(crate) result: Result<ChargedOutput, ExecutionError>,
     pub(crate) times: Times,
-    /// No attempt can have begun.
+    /// Whether no attempt can have begun.
     pub(crate) never_ran: bool,
 }
 
@@ -166,7 +166,7 @@ fn begin(call: &ServedCall<'_>, grant: &Grant) {
     });
 }
 
-/// Writes the pod start that the attempt waited for into the record.
+/// Writes into the record how the pod started, if the attempt waited for that start.
 fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
     let has_started = attempt.cold_start || !grant.start.is_zero();
     if has_started {

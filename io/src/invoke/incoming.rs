@@ -79,7 +79,7 @@ impl Incoming {
         self.head.trace_id.map(|span| span.of(&self.buffer))
     }
 
-    /// The trace id for the log: `X-Trace-Id`, or else the trace id inside `traceparent`.
+    /// The trace id for the log: `X-Trace-Id`, or, if there is none, the trace id inside `traceparent`.
     pub(crate) fn logged_trace_id(&self) -> Option<&[u8]> {
         let of_parent = || {
             let traceparent = self.head.traceparent?.of(&self.buffer);
@@ -114,7 +114,7 @@ impl Incoming {
         }
     }
 
-    /// Gives its buffer up for reuse.
+    /// Returns the buffer, so that it can be used again.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }

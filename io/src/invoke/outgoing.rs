@@ -1,5 +1,5 @@
-//! An answer on its way out: its bytes, the rest that follows them, and the charge for the memory that both
-//! hold. `sending` sends it.
+//! An answer that is to be sent: its bytes, the rest of a large output that follows them, and the charge for
+//! the memory that both hold. `sending` sends it.
 
 use std::task::Poll;
 
@@ -14,15 +14,14 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The most time that an answer waits for memory, if it answers a change that was made, or that a Job's
-/// result waits.
+/// The most time that the answer to a change that was made waits for memory. A Job's result waits as long.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer on its way out.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     pub(crate) out: Vec<u8>,
-    /// The rest of a large output, which is sent piece by piece. Boxed, because few answers have it and every
+    /// The rest of a large output, which is sent piece by piece. It is boxed, because few answers have it and every
     /// answer is moved.
     pub(crate) rest: Option<Box<RestOfOutput>>,
     /// The charge for the memory that the answer holds.

@@ -34,7 +34,8 @@ pub(crate) enum Broken {
 
 /// The position of an answer's body.
 pub(crate) struct AnswerBytes {
-    /// The decoded body, if it came in chunks; else the body follows the head in the head's buffer.
+    /// The decoded body, if it came in chunks; otherwise none, and the body follows the head in the head's
+    /// buffer.
     pub(crate) chunked: Option<Vec<u8>>,
     pub(crate) length: usize,
     /// Whether no byte came after the answer.
@@ -145,8 +146,8 @@ async fn turn(connection: &mut PodConn, expected: &Expected<'_>, mut wait: Wait)
 async fn more(connection: &mut PodConn, expected: &Expected<'_>) -> Result<(), Broken> {
     let before = connection.received.len();
     poll_fn(|cx| {
-        // Both directions move in one poll, because a pod may send back what it reads: if nothing was read
-        // before all was sent, both sides would wait for each other.
+        // Both directions move in one poll, because a pod may echo the request while it reads it: if this side
+        // read nothing before it had sent everything, both sides would wait for each other.
         connection.poll_sent(expected.request, cx);
         connection.poll_read(cx);
         if connection.received.len() > before {
@@ -224,7 +225,7 @@ async fn chunks(
         let max = expected.bytes_max;
         if body.len() > GROWN_MAX && body.capacity() < max {
             // The buffer gets its full size in one step. If it grew by doubling, it could hold more than the
-            // limit, which is what is charged.
+            // limit, and the charge covers only the limit.
             body.reserve_exact(max - body.len());
         }
         let progress = {

@@ -64,7 +64,7 @@ pub(crate) async fn serve(
             return error_response(&refused);
         }
     };
-    // Stored before the key's owner lets other calls join the execution, because they have to find it.
+    // The execution is stored before the key's owner lets other calls join it, because they have to find it.
     thread.executions.put(&stored);
     if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);

@@ -127,7 +127,8 @@ async fn exchange(
             };
             match Box::pin(connect(thread, &address)).await {
                 Ok(connection) => {
-                    // Reads the clock: connecting took time, and `X-Deadline-Ms` is computed from `recent`.
+                    // The clock is read, because connecting took time, and `X-Deadline-Ms` is computed from
+                    // `recent`.
                     let _connected_at = thread.now();
                     if !connection.check_fresh() {
                         // Bytes that came before the request cannot be its answer.
@@ -177,8 +178,8 @@ async fn exchange(
     let answered_at = thread.now();
     match answer {
         Ok(whole) => {
-            // Only a connection in step is kept: the request went out completely, and no byte came after the
-            // answer.
+            // The connection is kept only if it is in step: the request was sent completely, and no byte came
+            // after the answer.
             let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
             let keep_alive_s = whole.head.keep_alive_s;
             let (cold_start, init_ms) = (whole.head.cold_start, whole.head.init_duration_ms);
@@ -263,7 +264,7 @@ fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -
         }
     }
     let left_ns = deadline.since(thread.recent()).as_ns();
-    // Rounded up, so that the pod does not read 0 while time is left.
+    // The time is rounded up, so that the pod does not read 0 while time is left.
     let left_ms = left_ns.div_ceil(Nanos::from_ms(1).as_ns());
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),

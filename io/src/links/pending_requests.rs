@@ -38,12 +38,12 @@ pub(crate) struct PendingRequests<T> {
 }
 
 impl<T> PendingRequests<T> {
-    /// For questions that may stay without an answer.
+    /// Makes a table for questions that may stay without an answer.
     pub(crate) fn uncertain() -> Self {
         Self::new(false)
     }
 
-    /// For questions that are all answered, once each.
+    /// Makes a table for questions that all get exactly one answer.
     pub(crate) fn certain() -> Self {
         Self::new(true)
     }

@@ -18,7 +18,7 @@ pub(crate) enum About {
 /// A question of a client.
 #[derive(Debug)]
 pub(crate) enum ClientQuestion {
-    /// The state, when it is final, or after so many milliseconds.
+    /// Asks for the state, when it is final, or after so many milliseconds.
     Status {
         wait_ms: u64,
     },

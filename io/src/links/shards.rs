@@ -29,7 +29,8 @@ use crate::links::questions::{About, JoinWaiter, NotJoined};
 use crate::state::executions::IdempotencyKey;
 use crate::state::idempotency::{Asker, Claim};
 
-/// Longer than any long poll or deadline of a waiter.
+/// The most time that a question waits for its answer: longer than any long poll, and than any deadline of a
+/// waiter.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
 /// The pause before notices that are owed to a full inbox are sent again.
 const OWED: Nanos = Nanos::from_ms(1);
@@ -45,7 +46,7 @@ pub(crate) struct ShardPost {
 /// The receiving ends of an io thread.
 pub(crate) struct ShardInbox {
     pub(crate) messages: Consumer<ShardMessage>,
-    /// Each with the token of its question.
+    /// Each answer with the token of its question.
     pub(crate) answers: Consumer<(u64, ShardAnswer)>,
 }
 

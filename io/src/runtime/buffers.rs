@@ -1,6 +1,6 @@
 //! Reusable buffers for requests and answers, so that a warm call allocates none. They have a few sizes, so
-//! that a buffer can be charged before it is taken. A bounded number of free ones is kept, and none once the
-//! thread rests.
+//! that a buffer can be charged before it is taken. A thread keeps a bounded number of free buffers, and
+//! none after it has been idle for a while.
 
 use std::cell::RefCell;
 

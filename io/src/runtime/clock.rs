@@ -1,6 +1,6 @@
 //! The process's clock, as one io thread reads it. It never runs backwards. `now` reads the clock, for
-//! measurements. `recent` returns the last reading, for deadlines of seconds; it is as old as the thread's
-//! current step.
+//! measurements. `recent` returns the last reading, for deadlines of seconds; that reading is no older
+//! than the thread's current step.
 
 use std::cell::Cell;
 use std::time::Instant;

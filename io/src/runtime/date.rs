@@ -85,7 +85,7 @@ mod tests {
             (0, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
             (951_782_400, b"Date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"),
             (4_133_980_799, b"Date: Fri, 31 Dec 2100 23:59:59 GMT\r\n"),
-            // Beyond the last year that has four digits.
+            // This time is after the last year that has four digits.
             (u64::MAX, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
         ] {
             let written = line_of(epoch_s);
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(dates.line.get(), line_of(9));
         assert_eq!(dates.until.get(), at_ms(5_750));
         assert_eq!(dates.line(at_ms(5_750) - Nanos::from_ns(1)), line_of(9));
-        // The clock was set back meanwhile: the next renewal shows it.
+        // The clock was set back since the last renewal; the next renewal shows it.
         dates.renew(at_ms(6_000), at(3_000));
         assert_eq!(dates.line.get(), line_of(3));
         assert_eq!(dates.until.get(), at_ms(7_000));

@@ -15,7 +15,7 @@ impl Random {
         let bytes = self.bytes[self.used..self.used + 16]
             .try_into()
             .expect("16 bytes");
-        // Cleared, so that bits of an id do not stay in memory.
+        // The used bytes are cleared, so that bits of an id do not stay in memory.
         self.bytes[self.used..self.used + 16].fill(0);
         self.used += 16;
         u128::from_ne_bytes(bytes)

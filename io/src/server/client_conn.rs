@@ -445,6 +445,6 @@ impl ClientConn {
 pub(crate) enum Late {
     Eof,
     Alarm,
-    /// Not everything that was posted is sent yet.
+    /// Some posted bytes are not sent yet.
     Behind,
 }

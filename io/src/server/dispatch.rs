@@ -113,7 +113,7 @@ pub(crate) async fn other(
 }
 
 /// The charge for an answer that shows a function whose description has so many bytes. Most answers are no
-/// longer than twice the description and the default fields; a longer one (`1e15` becomes a number of 18
+/// longer than twice the description plus the default fields; a longer answer (`1e15` becomes a number of 18
 /// digits) waits for its memory.
 fn answer_to(description: usize) -> u64 {
     Buffers::size_for(2 * description + DEFAULTS_LEN_MAX + HEAD_ROOM) as u64

@@ -22,8 +22,8 @@ impl TransferPace {
         self.since + WINDOW
     }
 
-    /// Whether the pace was kept in the window that is over; the next window begins. `moved` counts from the
-    /// beginning of the transfer.
+    /// Whether the pace was kept in the window that ends now; the call begins the next window. `moved` counts
+    /// the bytes from the beginning of the transfer.
     pub(crate) const fn judge(&mut self, now: Uptime, moved: u64) -> bool {
         let kept = moved - self.moved >= BYTES_PER_WINDOW;
         *self = Self::begin(now, moved);

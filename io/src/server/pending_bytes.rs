@@ -41,7 +41,7 @@ impl PendingBytes {
         buffers.give(came);
     }
 
-    /// Makes room for so many more bytes, but no more than a buffer for all of them has.
+    /// Makes room for so many more bytes, but for no more than the buffer of a size that fits all bytes.
     pub(crate) fn reserve(&mut self, more: usize, buffers: &Buffers) {
         let whole = self.buffer.len() + more;
         if whole <= self.buffer.capacity() {
@@ -74,7 +74,7 @@ impl PendingBytes {
         }
         let ahead = self.len() - count;
         if self.from == 0 && ahead <= count {
-            // The smaller part is copied.
+            // The bytes that were sent ahead are the smaller part, so they are copied.
             let rest = copied(&self[count..], buffers);
             self.buffer.truncate(count);
             return buffers.fitted(std::mem::replace(&mut self.buffer, rest));
@@ -94,7 +94,7 @@ impl PendingBytes {
         }
     }
 
-    /// Gives its buffer up for reuse.
+    /// Returns the buffer, so that it can be used again.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }

@@ -1,6 +1,5 @@
 //! Messages of other threads to this one: messages of the bridge, grants of a pinned scheduler, questions of
-//! other io threads. It empties the rings and sleeps by the doorbell's protocol; it never waits for anything
-//! else.
+//! other io threads. It empties the rings, and sleeps only by the doorbell's protocol.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -55,8 +54,8 @@ fn make_room(thread: &Links) {
     }
 }
 
-/// Takes what is in the rings, messages before grants, because a grant may name a pod that a message
-/// introduces.
+/// Takes messages from the rings, the bridge's messages before grants, because a grant may name a pod that a
+/// message introduces.
 pub(crate) fn pump(thread: &Rc<Links>, inbox: &RefCell<Inbox>) {
     take_messages(thread);
     for _ in 0..BATCH_MAX {

@@ -42,7 +42,7 @@ use crate::state::{SharedTables, Tables};
 
 pub use crate::invoke::charges::charge_for;
 
-/// The connections of the io threads with the rest of the process.
+/// The connections of the io threads with the other threads of the process.
 pub struct Plumbing {
     /// The process's clock counts from `origin`, the moment at which the wall clock read `origin_wall`.
     pub origin: Instant,

@@ -1,5 +1,5 @@
-//! Keeps an io thread's deadlines when nothing else happens: it sleeps until the next one, or without limit if
-//! there is none.
+//! Keeps an io thread's deadlines when no other event wakes the thread: it sleeps until the next deadline, or
+//! without limit if there is none.
 
 use std::future::poll_fn;
 use std::rc::Rc;

@@ -139,8 +139,8 @@ fn clock_of(tid: Pid) -> ClockId {
     ClockId::from_raw((!tid.as_raw() << 3) | 6)
 }
 
-/// The processor time that the thread has used. This allocates nothing, because the allocation test counts the
-/// allocations of all threads as those of warm calls.
+/// The processor time that the thread has used. This must not allocate, because the allocation test counts the
+/// allocations of all threads as allocations of warm calls.
 fn cpu_time(tid: Pid) -> Option<Nanos> {
     let time = clock_gettime(clock_of(tid)).ok()?;
     let ns = u64::try_from(time.num_nanoseconds()).ok()?;

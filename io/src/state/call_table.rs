@@ -39,7 +39,7 @@ pub(crate) enum JobUpdate {
 
 impl JobUpdate {
     /// The update to keep if this one comes after `earlier`. If the pod is lost after an unreadable callback,
-    /// the failure is that of the callback.
+    /// the call still fails with the callback's failure.
     fn after(self, earlier: Option<Self>) -> Self {
         match (self, earlier) {
             (
@@ -80,8 +80,8 @@ struct CallSlot {
     orphan: bool,
     grant: Option<Grant>,
     end: Option<End>,
-    /// Set while a Job serves the call. Boxed, because few calls have a Job and every call writes a
-    /// whole `CallSlot`.
+    /// The Job that serves the call; none while no Job does. It is boxed, because few calls have a Job and
+    /// every call writes a whole `CallSlot`.
     job: Option<Box<ExpectedJob>>,
     waker: Option<Waker>,
 }

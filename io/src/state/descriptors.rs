@@ -60,8 +60,8 @@ pub(crate) trait IdleClient {
     /// request must have been idle for `silent_for`.
     fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime>;
 
-    /// Closes the connection as if its idle time had passed. The connection's own task closes it,
-    /// and first takes a request that has come meanwhile.
+    /// Closes the connection as if its idle time had passed. The connection's own task closes it, but first
+    /// takes a request that has come by then.
     fn leave(&self);
 }
 
@@ -146,8 +146,8 @@ impl Descriptors {
 
     /// Whether this thread is to make room for another one. The first thread that asks takes the request.
     pub(crate) fn take_wish(&self) -> bool {
-        // Loaded first, because this runs in every round of the inbox and a swap would take the cache line from
-        // the other threads.
+        // The value is loaded before the swap, because this runs in every round of the inbox, and a swap would
+        // take the cache line from the other threads.
         self.scarcity.is_wanted.load(Ordering::Relaxed)
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }

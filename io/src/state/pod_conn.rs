@@ -63,8 +63,8 @@ impl PodConn {
         self.end != ConnEnd::NotYet
     }
 
-    /// Whether the pod has ended its side as it does after a complete answer. A failed send has ended both
-    /// sides, which looks the same to the receive, so it is excluded.
+    /// Whether the pod has ended its side as it does after a complete answer. The receive ends in the same way
+    /// if a failed send has ended both sides, so that case is excluded.
     pub(crate) fn has_ended_in_order(&self) -> bool {
         self.end == ConnEnd::InOrder && self.socket.unsent().is_none()
     }
@@ -81,7 +81,8 @@ impl PodConn {
     /// Sends `bytes`, which end with the next `piece` bytes of the body.
     fn post_piece(&mut self, bytes: Vec<u8>, piece: usize, body: &[u8]) {
         self.posted += piece;
-        // Read before the send: on one core the pod may run, and answer, before the send returns.
+        // The clock is read before the send, because on one core the pod may run, and answer, before the send
+        // returns.
         let now = self.runtime.now();
         self.sent_at = (self.posted == body.len()).then_some(now);
         self.socket.post(bytes);

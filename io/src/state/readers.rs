@@ -57,7 +57,7 @@ impl SlowReader {
         }
     }
 
-    /// Since when the client makes no progress, if that is long enough to end it.
+    /// The time since which the client makes no progress, if that is long enough to end the client.
     fn idle_since(&self, now: Uptime, patience: &Patience) -> Option<Uptime> {
         let is_idle = now >= self.active_at.get() + IDLE
             && now >= self.seen_at.get() + patience.span(self.round_trip)

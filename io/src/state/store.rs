@@ -85,7 +85,7 @@ impl Budget {
             .map(ShardId::new)
             .zip(ledgers)
             .filter_map(|(thread, ledger)| Some((ledger.oldest_kept.get()?, thread)));
-        // If two executions have the same age, that of the first thread is taken.
+        // If two executions have the same age, the execution of the first thread is taken.
         let (_, thread) = finished.min_by_key(|(ended_at, _)| *ended_at)?;
         Some(if thread == self.thread {
             Oldest::Own

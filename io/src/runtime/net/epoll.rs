@@ -69,7 +69,8 @@ impl Epoll {
             ended.set(true);
         });
         while !over.get() {
-            // Bounded, because tasks that keep waking one another would keep the loop from polling its I/O.
+            // The number of tasks is bounded, because tasks that keep waking one another would keep the loop
+            // from polling its I/O.
             let mut left = 2 * self.tasks.ready() + 1;
             while left > 0
                 && !over.get()

@@ -137,8 +137,8 @@ impl SocketOutbox {
                 Posted::Behind
             };
         }
-        // Measured with 64 connections: a call takes a quarter less CPU than with a send at once, because its
-        // peers wake less often.
+        // A small message is held. Measured with 64 connections: a call takes a quarter less CPU than with a
+        // send at once, because its peers wake less often.
         if bytes.len() <= HELD_MAX {
             self.held = bytes;
             return Posted::Held;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::{EventLoop, Listener, RingSetup, Socket, connect_tcp};
 use crate::runtime::buffers::{Buffers, SMALL};
 
-/// Longer than the probe takes on a busy machine.
+/// A limit that is longer than the probe takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WORD: &[u8] = b"echo";
 

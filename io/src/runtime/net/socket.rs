@@ -63,10 +63,10 @@ impl Socket {
         }
     }
 
-    /// Sends all of `bytes`, after what was posted before, and never waits. True if they are sent, or will be
-    /// with the other small messages of this iteration. Else they are sent as the peer takes them, and
-    /// `poll_sent` reports the end. If the peer does not take a small message at the end of the iteration, the
-    /// task that receives is woken.
+    /// Sends all of `bytes`, after the bytes that were posted before, and never waits. True if they are sent,
+    /// or will be sent with the other small messages of this iteration. False if they are sent as the peer
+    /// takes them; `poll_sent` then reports the end. If the peer does not take a small message at the end of
+    /// the iteration, the task that receives is woken.
     pub(crate) fn post(&self, bytes: Vec<u8>) -> bool {
         match self {
             Self::Uring(stream) => stream.post(bytes),

@@ -23,7 +23,7 @@ mod held;
 mod quiet;
 mod turns;
 
-/// Longer than any test here takes, so that a loop that hangs fails.
+/// A limit that is longer than any test here takes, so that a loop that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn both(test: impl Fn(Rc<EventLoop>)) {
@@ -39,7 +39,7 @@ fn both(test: impl Fn(Rc<EventLoop>)) {
         };
         let event_loop = EventLoop::uring(setup, buffers()).expect("a ring is to be had");
         test(event_loop.clone());
-        // Not dropped, because operations may be in flight, as they are when a process ends.
+        // The loop is not dropped, because operations may be in flight, as they are when a process ends.
         std::mem::forget(event_loop);
     }
 }

@@ -78,7 +78,7 @@ impl Timer {
     )]
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         while self.watch.poll_readable(cx).is_ready() {
-            // The event may be that of an earlier setting.
+            // The event may belong to an earlier setting of the timer.
             if self.due.get().is_some_and(|due| due <= Instant::now()) {
                 self.due.set(None);
                 return Poll::Ready(());

@@ -47,7 +47,8 @@ fn the_oldest_finished_of_all_threads_goes_first() {
     const QUARTER: usize = STORE_BYTES as usize / 4;
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let mut ids = Vec::new();
-        // Each one takes less than a quarter with its record, so four fit and the fifth does not.
+        // Each execution takes less than a quarter of the budget with its record, so four fit and the
+        // fifth does not.
         for index in [0, 1, 0, 2, 2, 1, 2, 2, 2, 0] {
             ids.push(finish(&fleet, index, QUARTER - 4096));
             exchange(&fleet).await;

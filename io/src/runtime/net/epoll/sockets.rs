@@ -1,5 +1,5 @@
-//! The state of each descriptor of the epoll loop: what came, and what is still to go out. It sends, peeks and
-//! closes; all other system calls are those of `epoll`.
+//! The state of each descriptor of the epoll loop: what has come, and which bytes are still to be sent. It
+//! sends, peeks and closes; `epoll` makes all other system calls.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;

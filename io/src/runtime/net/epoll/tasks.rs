@@ -46,7 +46,7 @@ struct TaskSlots {
 struct TaskSlot {
     /// None while the task runs, and after it has ended.
     task: Option<Task>,
-    /// Made with the slot and used by each of its tasks; none while a task runs.
+    /// The waker is made with the slot, and each task of the slot uses it; none while a task runs.
     waker: Option<Waker>,
 }
 

@@ -54,7 +54,7 @@ async fn after_an_answer(
         say(&pattern(size, 0), none);
     }
     answered(&socket, size).await;
-    // With `rests` a receive is armed from now on; without it none is armed before `check_quiet`.
+    // If `rests`, a receive is armed from now on. Otherwise no receive is armed before `check_quiet`.
     if rests {
         socket.rest();
     }

@@ -97,7 +97,7 @@ fn a_timer_fires_while_clients_flood() {
     });
 }
 
-/// Sends back what comes, until the end, as a connection does whose client sends ahead.
+/// Echoes the received bytes until the end, like a connection whose client sends ahead.
 async fn echo(event_loop: &EventLoop, socket: &Socket) {
     loop {
         let bytes = receive(socket, 64 * 1024).await;
@@ -147,7 +147,7 @@ fn a_timer_wakes_at_its_latest_setting() {
             timer.set(Duration::from_millis(30));
             poll_fn(|cx| timer.poll(cx)).await;
             assert!(began.elapsed() >= Duration::from_millis(30));
-            // A timer that has fired is not ready after it is set again.
+            // The timer has fired, but is not ready after it is set again.
             timer.set(Duration::from_millis(30));
             assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
             poll_fn(|cx| timer.poll(cx)).await;

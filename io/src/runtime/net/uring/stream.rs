@@ -63,8 +63,8 @@ enum Writer {
 }
 
 impl Stream {
-    /// Takes a connected descriptor of any kind, because monoio's `UnixStream` holds a descriptor and nothing
-    /// else.
+    /// Takes a connected descriptor of any kind. It is wrapped in monoio's `UnixStream`, which holds a
+    /// descriptor and nothing else.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let fd = stream.as_raw_fd();
@@ -183,7 +183,7 @@ impl Stream {
         outbox.is_behind() || outbox.has_failed()
     }
 
-    /// Ends both directions; what was not sent is lost.
+    /// Ends both directions; posted bytes that were not sent are lost.
     pub(in crate::runtime::net) fn abandon(&self) {
         let mut outbox = self.shared.outbox.borrow_mut();
         outbox.fail(false, Errno::ECANCELED);

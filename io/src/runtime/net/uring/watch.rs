@@ -21,7 +21,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Takes any descriptor, because monoio's `UnixStream` holds a descriptor and nothing else.
+    /// Takes a descriptor of any kind. It is wrapped in monoio's `UnixStream`, which holds a descriptor and
+    /// nothing else.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let readable = Rc::new(Cell::new(false));
