@@ -219,8 +219,8 @@ pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, ValueEr
     ))
 }
 
-/// Decodes the `%XX` of one path segment, into `room` if there are any. A segment that is longer
-/// than `room` is refused, because no name is that long.
+/// Decodes the `%XX` of one path segment, into `room` if the segment has any. A segment that is
+/// longer than `room` is refused, because no name is that long.
 pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b str, ValueError> {
     const BAD: ValueError =
         ValueError("the path must be UTF-8 text, with % only before two hex digits");

@@ -60,7 +60,7 @@ impl From<Shown> for AnswerBody {
     }
 }
 
-/// Room for the head and the envelope around an output, except for a client's long trace id.
+/// Room for the head and the envelope around an output, unless the client sent a long trace id.
 pub(crate) const HEAD_ROOM: usize = 640;
 
 const JSON: Cow<'static, [u8]> = Cow::Borrowed(b"application/json");

@@ -173,7 +173,7 @@ impl ShardLink {
         self.ring();
     }
 
-    /// Sends a notice at once, or later if the inbox is full; false if later.
+    /// Sends a notice: at once (true), or later if the inbox is full (false).
     fn notify(&self, notice: ShardNotice) -> bool {
         self.owed.borrow_mut().push_back(notice);
         self.pay()

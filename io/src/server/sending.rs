@@ -64,7 +64,7 @@ pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), 
         Framing::Chunked => head.len + 1,
         Framing::None => 0,
     };
-    // A client whose body is here already did not wait.
+    // A client that has sent its body already does not wait for the invitation.
     if head.expect_continue && conn.pending.borrow().len() < whole {
         let sent = send(conn, response::CONTINUE.to_vec()).await;
         return if sent {

@@ -1,6 +1,7 @@
 //! How much one connection may do before the others have their turn. A client that sends ahead always has more
-//! to do, and would keep the thread from all others. So its task yields when its share is used up, and goes on
-//! after the loop has polled its I/O. This only counts; `serve` yields.
+//! work for the thread, and would keep the thread from all other clients. So the connection's task yields when
+//! its share is used up, and continues after the loop has polled its I/O. This module only counts; `serve`
+//! yields.
 
 use std::cell::Cell;
 

@@ -173,7 +173,7 @@ struct Starting {
     thread: std::thread::JoinHandle<()>,
 }
 
-/// What each thread is given besides its parts.
+/// The receiving ends and listeners that each thread gets besides its parts.
 struct ThreadEnds {
     inbox: Inbox,
     bell: UnixStream,

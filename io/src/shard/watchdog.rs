@@ -48,7 +48,8 @@ impl LastSeen {
         }
     }
 
-    /// Whether the thread has computed so much since its last beat that none will come.
+    /// Whether the thread has used more than `FUTILE` since its last beat, so that no beat is expected any
+    /// more.
     fn is_futile(&self, cpu_time: Nanos) -> bool {
         // Before the first beat `self.cpu_time` is 0, which is right, because the start takes little processor
         // time.

@@ -54,7 +54,8 @@ impl LogLimit {
 }
 
 /// A client's connection, which may be closed to make room. It is a trait, because connections are in a layer
-/// above this one. It is called only when descriptors are short, so the indirect call costs no request.
+/// above this one. Only code that runs when descriptors are short makes the indirect call, so no request pays
+/// for it.
 pub(crate) trait IdleClient {
     /// Since when the client has been idle, if its connection may be closed. A client that has never sent a
     /// request must have been idle for `silent_for`.

@@ -105,7 +105,7 @@ impl Keys {
         }
     }
 
-    /// Adds a claim that got no answer to those that wait for the key.
+    /// Adds a claim that got no answer to the claims that wait for the key.
     pub(crate) fn wait(&self, key: &IdempotencyKey, asker: Asker) {
         match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
             Some(KeyState::Claimed(waiting)) => waiting.push(asker),

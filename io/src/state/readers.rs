@@ -196,8 +196,8 @@ impl Readers {
             self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
-                // The count is lower by the bytes that were reclaimed for tasks that have gone, so it is read
-                // anew.
+                // The count is read anew, because it is lower by the bytes that were reclaimed for tasks that
+                // have gone.
                 self.moved.set(thread.account.moved());
             }
         }

@@ -54,8 +54,8 @@ impl Timer {
         });
     }
 
-    /// Switches the timer off. A descriptor whose time has come stays readable until it is set or unset, so
-    /// without this its polls would complete again and again.
+    /// Switches the timer off. Without this, polls would complete again and again, because a descriptor whose
+    /// time has come stays readable until its timer is set or unset.
     pub(crate) fn unset(&self) {
         self.due.set(None);
         self.settle(ZERO);

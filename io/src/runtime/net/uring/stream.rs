@@ -1,7 +1,7 @@
 //! A connection on io_uring. At most one receive is in flight, made by one future that lives as long as the
 //! socket, because a receive that is dropped may have taken bytes already. Sends are system calls that do not
-//! wait, because an operation costs an entry, a completion and a wake-up; small ones are made at the end of the
-//! iteration. Only what the peer did not take at once becomes an operation, in a task of its own.
+//! wait, because an operation costs an entry, a completion and a wake-up. Small messages are sent at the end of
+//! the iteration. Only bytes that the peer did not take at once become an operation, in a task of its own.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
