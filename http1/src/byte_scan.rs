@@ -169,7 +169,7 @@ pub fn first<S: ByteSet>(bytes: &[u8], from: usize) -> usize {
             return at + stops.trailing_zeros() as usize / 8;
         }
         at += size_of::<u64>();
-        // A piece without a match in 32 bytes counts as long.
+        // A piece counts as long if its first 32 bytes have no match.
         if at == long {
             at += S::skip(&bytes[at..]);
         }

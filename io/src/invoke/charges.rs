@@ -113,7 +113,7 @@ pub(crate) fn settle(
     Ok(())
 }
 
-/// Counts a refusal for memory, and returns it.
+/// Counts a call that is refused because memory is short, and returns the error.
 pub(crate) fn out_of_memory(thread: &Tables, entry: &FunctionEntry) -> HttpError {
     entry.metrics(thread).rejected[RejectReason::Memory as usize].add();
     HttpError::Refused(AdmissionError::new(RejectReason::Memory, Nanos::ZERO))

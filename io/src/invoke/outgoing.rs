@@ -17,7 +17,7 @@ use crate::state::Tables;
 /// The most time that the answer to a change that was made waits for memory. A Job's result waits as long.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
-/// An answer on its way out.
+/// An answer that is to be sent.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     pub(crate) out: Vec<u8>,

@@ -146,8 +146,8 @@ async fn turn(connection: &mut PodConn, expected: &Expected<'_>, mut wait: Wait)
 async fn more(connection: &mut PodConn, expected: &Expected<'_>) -> Result<(), Broken> {
     let before = connection.received.len();
     poll_fn(|cx| {
-        // Both directions move in one poll, because a pod may echo the request while it reads it: if this side
-        // read nothing before it had sent everything, both sides would wait for each other.
+        // Both directions move in one poll, because a pod may echo the request while it is still receiving. If
+        // this side read nothing before it had sent everything, both sides would wait for each other.
         connection.poll_sent(expected.request, cx);
         connection.poll_read(cx);
         if connection.received.len() > before {

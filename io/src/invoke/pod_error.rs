@@ -61,7 +61,8 @@ struct ReportedError<'a> {
 impl<'a> ReportedError<'a> {
     /// Reads an object. Any other value, and an object with a repeated member, gives none.
     fn of(json: &'a str) -> Option<Self> {
-        // serde would also accept an array, as the members in their order.
+        // Only an object is read, because serde would also accept an array whose elements are the members in
+        // their order.
         let is_object = json.starts_with('{');
         is_object.then(|| serde_json::from_str(json).ok()).flatten()
     }

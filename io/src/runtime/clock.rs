@@ -68,7 +68,7 @@ mod tests {
         let before = elapsed_ns(origin);
         let now = clock.now().as_ns();
         let after = elapsed_ns(origin);
-        // The machine may have been busy for a long time between two readings.
+        // The two readings may be up to a second apart, because the machine may be busy between them.
         let apart = Duration::from_secs(1).as_nanos() as u64;
         assert!(
             now + apart >= before && now <= after + apart,

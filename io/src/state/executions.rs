@@ -269,7 +269,7 @@ impl ExecutionTable {
         }
     }
 
-    /// Stores an execution, until some time after its end.
+    /// Stores an execution until its time to live, which begins at its end, has passed.
     pub(crate) fn put(&self, stored: &Rc<StoredExecution>) {
         let id = stored.record.borrow().id.random();
         self.inner.borrow_mut().stored.insert(id, stored.clone());
@@ -282,7 +282,7 @@ impl ExecutionTable {
         self.budget.change(stored.weighed.replace(is), is);
     }
 
-    /// What is known of an execution, if it is still remembered.
+    /// The stored execution, or the record of the plain call, if it is still remembered.
     pub(crate) fn find(&self, id: ExecutionId) -> Option<Found> {
         let inner = self.inner.borrow();
         if let Some(stored) = inner.stored.get(&id.random()) {

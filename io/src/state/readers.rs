@@ -152,8 +152,8 @@ impl Readers {
     }
 
     fn note_moved(&self, thread: &Tables, now: Uptime) {
-        // The count may be lower than before, because it goes back while clients were ended and the waiting
-        // tasks do not have their bytes yet.
+        // Only a higher count is progress. The count goes back when clients were ended and the waiting tasks do
+        // not have their bytes yet.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
             self.moved.set(moved);

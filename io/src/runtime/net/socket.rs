@@ -82,7 +82,7 @@ impl Socket {
         }
     }
 
-    /// The count of sent bytes, which is kept from the first such call on.
+    /// The count of sent bytes. It is kept from the first call of this function on.
     pub(crate) fn moved(&self) -> Rc<Cell<u64>> {
         match self {
             Self::Uring(stream) => stream.moved(),
