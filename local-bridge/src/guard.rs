@@ -283,7 +283,7 @@ fn pipe(path: &str) -> io::Result<File> {
         .write(true)
         .custom_flags(nonblocking)
         .open(path)?;
-    // Only the open must not block: the function expects blocking writes.
+    // Make writes block again, because the function expects that; only the open must not block.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(file)
 }

@@ -146,7 +146,7 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
 }
 
 /// The environment variable that a refused value came from, if the flag was not on the command
-/// line. clap names only the flag, which a user who set the variable may not know.
+/// line. clap names only the flag, and a user who set the variable may not know the flag.
 pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     let (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) = (
         error.get(ContextKind::InvalidArg),

@@ -26,8 +26,8 @@ impl MetricsPage {
         self.sample(name, &[], value);
     }
 
-    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket
-    /// alone.
+    /// Adds a histogram of times in seconds, under one label. The counts are not cumulative: each is the
+    /// count of one bucket.
     pub(super) fn histogram(
         &mut self,
         name: &str,

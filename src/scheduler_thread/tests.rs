@@ -181,7 +181,7 @@ fn it_sleeps_and_is_woken_and_beats() {
     let stats = bench.open(0, plan(1));
     let beat = bench.running.as_ref().expect("it runs").beat.clone();
     for index in 0..20 {
-        // Long enough that the thread has gone to sleep.
+        // Wait until the thread has gone to sleep.
         std::thread::sleep(Duration::from_millis(5));
         bench.call(0, &stats, index);
         let grant = bench.granted();

@@ -208,7 +208,7 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
 /// Renews the Lease; returns the holder's name if another control plane has it now.
 async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, ClusterError> {
     let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
-        // Create the Lease: its object was deleted, so no other control plane holds it.
+        // The Lease object was deleted, so no other control plane holds the Lease: create it anew.
         let until = Instant::now() + TRY;
         return create(cluster, holder, until).await.map(|()| None);
     };

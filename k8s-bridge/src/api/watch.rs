@@ -1,7 +1,7 @@
-//! Lists and then watches one kind of object, for ever. After a lost connection, an expired version or
-//! silence it begins again, with backoff. Only a watch that lived for a while resets the backoff, so that
-//! a server that ends each watch at once does not get requests in a tight loop. An object that cannot be
-//! parsed is logged and skipped; its last readable state stays. It never interprets an object.
+//! Lists and then watches one kind of object, for ever. After a lost connection, an expired version or a
+//! silent watch, a new list or a new watch begins, with backoff. Only a watch that lived for a while resets the
+//! backoff, so that a server that ends each watch at once does not get requests in a tight loop. An object that
+//! cannot be parsed is logged and skipped; its last readable state stays. This module never interprets an object.
 
 use std::collections::HashSet;
 use std::future::Future;

@@ -27,7 +27,7 @@ impl ClusterFixture {
         loop {
             match self.event().await {
                 Event::PodUp(up) => return assert_eq!(up, pod),
-                // The reason of a delay has passed.
+                // Skip the event that the delay of a start is over.
                 Event::StartHeldUp { why: None, .. } => {}
                 Event::StartFailed { failure, .. } => panic!("{failure:?}"),
                 _ => panic!("another event than PodUp"),

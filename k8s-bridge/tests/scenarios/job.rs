@@ -1,4 +1,4 @@
-//! Jobs: how they are created, how each end without a callback is reported, and that none is left over.
+//! Jobs: how they are created, how each end without a callback is reported, and that no Job is left over.
 
 use std::time::Duration;
 

@@ -228,7 +228,7 @@ fn the_lease_is_renewed_however_slow_the_server() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        // This happens when an admission webhook does not answer.
+        // Creations of pods hang, as they do when an admission webhook does not answer.
         server.script(of("create", "pods"), usize::MAX, Fault::Hang);
         for _ in 0..50 {
             fixture.start(&function);

@@ -46,7 +46,7 @@ fn a_server_that_asks_for_patience_gets_it() {
                 assert!(pair[1].at - pair[0].at >= Duration::from_secs(5), "{kind}");
             }
         }
-        // Requests for the Lease come more often than every 5 s, because it must be renewed in time.
+        // Requests for the Lease come more often than every 5 s, because the Lease must be renewed in time.
         let count = server.count(any());
         assert!(count <= 30, "{count} requests in 30 s");
         server.mend();

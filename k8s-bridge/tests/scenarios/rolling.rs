@@ -125,7 +125,7 @@ fn the_floor_decides_how_many_pods() {
             assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
             until("they run", || running(&server, "i:1") == count).await;
         }
-        // Pods above `minReplicas` are stopped after this idle time.
+        // Set the idle time after which pods above `minReplicas` are stopped.
         server.edit("functions", "f", |there| {
             there["spec"]["scalingConfig"]["idleTimeoutMs"] = json!(1000);
         });

@@ -161,7 +161,7 @@ fn only_an_invalid_file_stops_the_start() {
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
-        // In another namespace it is allowed, because an account of that name is another account there.
+        // In another namespace the template is allowed, because an account of that name is another account there.
         let mut elsewhere = ClusterFixture::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;

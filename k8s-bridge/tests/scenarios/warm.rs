@@ -279,7 +279,7 @@ fn a_pod_created_without_an_answer_is_deleted() {
         let failure = fixture.failure(pod_id).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
-        // The server carries the request out long after the control plane gave it up.
+        // The server carries the request out long after the control plane gave the request up.
         server.mend();
         server.script(
             of("create", "pods"),

@@ -1,4 +1,5 @@
-//! Warm pods that are servers on a port: found by their answer, and never confused with another process's server.
+//! Warm pods that are servers on a port. The control plane finds them by their answers to probes, and never
+//! confuses them with another process's server.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
