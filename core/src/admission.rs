@@ -84,7 +84,7 @@ fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     let prediction = Prediction::new(lane, service, now);
     let begins_by = deadline.saturating_sub(service + prediction.margin(calls));
     // While no pod is up, and starts fail or are overdue, the wait is not predicted. The call then waits for
-    // the next start, or ends with the failure of a start, which tells the client more than a refusal.
+    // the next start, or ends with the failure of a start, which explains more to the client than a refusal.
     prediction.is_known() && !prediction.can_begin(calls, begins_by)
 }
 

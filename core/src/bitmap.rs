@@ -131,7 +131,7 @@ mod tests {
         let bitmap = Bitmap::with_capacity(16_384);
         assert!(!bitmap.any());
         assert!(taken(&bitmap).is_empty());
-        // The edges of words, of summary words and of the whole bitmap.
+        // These lanes are at the edges of words, of summary words and of the whole bitmap.
         let lanes = [0, 1, 63, 64, 4095, 4096, 8191, 12_288, 16_320, 16_383];
         for lane in lanes.iter().rev().chain(&lanes) {
             bitmap.set(*lane);

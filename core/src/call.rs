@@ -273,7 +273,8 @@ impl<E: Environment> Call<E> {
         match &self.state {
             State::Queued => {
                 let has_left = self.leave_queue(env);
-                // If a grant came first, the call runs, as if the grant had already arrived.
+                // If a grant came first and `end` spares attempts, the call runs, as if the grant had already
+                // arrived.
                 if has_left || !end.spares_attempts() {
                     self.is_owed_a_grant = !has_left;
                     self.over(Err(end.failure()), now, env);

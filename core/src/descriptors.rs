@@ -3,7 +3,8 @@
 
 use std::io;
 
-/// The limit of this process, and that of the machine. The numbers are the same on every Linux.
+/// The errors at the limit of this process, and at the limit of the machine. Their numbers are the same on
+/// every Linux.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 

@@ -56,7 +56,8 @@ pub struct StartFailure {
 
 /// What the scheduler receives.
 pub enum Event {
-    /// A call waits. Sent if the scheduler is inline, and for every retry.
+    /// A call waits. A first ticket is sent as this event if the scheduler is inline; the ticket of a retry
+    /// always is.
     Ticket(Ticket),
     /// An attempt ended.
     Done(Done),
@@ -105,15 +106,15 @@ pub enum Event {
 /// What the scheduler sends to the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Start a pod. Answered once, by `PodUp` or `StartFailed`.
+    /// Start a pod. There is one answer: `PodUp` or `StartFailed`.
     Start {
         lane: LaneId,
         pod: PodId,
         wanted_at: Uptime,
     },
-    /// End a pod in which no call runs. Answered by `PodDown`.
+    /// End a pod in which no call runs. The answer is `PodDown`.
     Stop { pod: PodId },
-    /// Probe a pod. Answered by `PodUp`, or by `PodDown` if it fails for 5 s.
+    /// Probe a pod. The answer is `PodUp`, or `PodDown` if the probe fails for 5 s.
     Probe { pod: PodId },
     /// Answers `Event::Adopt`. `pod` is none if the function is gone or the table of pods is full. The bridge
     /// then has to end the pod.
@@ -122,7 +123,7 @@ pub enum Order {
         token: u64,
         pod: Option<PodId>,
     },
-    /// All calls and pods of a removed function are gone.
+    /// All calls and pods of a removed function are gone, so its lane is free again.
     LaneGone { lane: LaneId },
 }
 

@@ -283,7 +283,7 @@ impl Lane {
             return 0;
         }
         // The pods are not taken back at once, because between an answer and the next call of the same client
-        // one call is missing for a moment.
+        // the lane has one call fewer for a moment.
         let since = *self.unneeded_since.get_or_insert(now);
         if now < since + for_span { 0 } else { too_many }
     }
@@ -316,7 +316,7 @@ impl Lane {
         if counts.stale_usable == 0 || fresh >= needed {
             return missing;
         }
-        // One pod above the ceiling is allowed, so that the new pod is up before the old one goes.
+        // One pod above the ceiling is allowed, so that the new pod is up before the old pod ends.
         let most = self.plan.pods.map_or(0, |pods| pods.max + 1);
         let next = u32::from(counts.starting == 0 && counts.serving() < most);
         missing.max(next)

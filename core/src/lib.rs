@@ -1,6 +1,6 @@
 //! What nanofaas decides: specs, admission, rings, slots, the scheduler's turn, retries, the ledger. The
-//! modules stand in the order in which a call meets them. Time is an argument. There is no clock, socket,
-//! thread or async runtime here, and a warm call allocates nothing.
+//! modules are listed in the order in which a call passes through them. Time is an argument. There is no
+//! clock, socket, thread or async runtime here, and a warm call allocates nothing.
 
 #![cfg_attr(
     test,

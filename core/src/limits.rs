@@ -37,25 +37,25 @@ pub const QUESTIONS_MAX: usize = 512;
 /// because a lost answer would leave its client waiting, or its key claimed.
 pub const ANSWERS_DEPTH: usize = QUESTIONS_MAX;
 
-/// Places in the scheduler's event ring for each io thread. Before a turn reads the ring, each entry may send
-/// the end of one attempt and, when it is reused at once, the end of the next.
+/// Places in the scheduler's event ring for each io thread. Before a turn reads the ring, each call's entry
+/// may send the end of one attempt and, when the entry is reused at once, the end of the next attempt.
 pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 
 /// Places in the same event ring for the bridge: each pod may come up and go down between two turns.
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
-/// Orders to the bridge: a start and a stop for each pod. Clients' requests use the same ring; they are
-/// refused when it is full.
+/// Orders to the bridge: a start and a stop for each pod. Clients' requests use the same ring; a request is
+/// refused when the ring is full.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
-/// Messages that the bridge keeps for full rings before it accepts no more requests. Its reports about pods
-/// come on top; they are bounded by `PODS_MAX`.
+/// Messages that the bridge keeps for full rings before it accepts no more requests. The bridge's reports
+/// about pods are kept in addition; `PODS_MAX` bounds them.
 pub const WORK_QUEUE_BACKLOG: usize = 8192;
 
 /// Grants of one turn. The remaining tickets are granted after the loop has handled I/O.
 pub const GRANTS_PER_TURN: usize = 256;
 
-/// Grants in a row for one lane, so that a busy function does not delay the others for long.
+/// Grants in a row for one lane, so that a busy function does not delay other functions for long.
 pub const GRANTS_PER_LANE: usize = 8;
 
 /// One grant in this many is kept for async calls while sync calls wait.
@@ -74,7 +74,7 @@ pub const CALL_OVERHEAD_BYTES: usize = 1024;
 /// Finished plain sync calls that an io thread remembers, without their outputs.
 pub const SYNC_RECORDS: u16 = 4096;
 
-/// Nesting of JSON in a body.
+/// Most levels of nesting in the JSON of a body.
 pub const JSON_DEPTH: usize = 128;
 
 /// The largest head of a request or an answer: the first line and the headers.

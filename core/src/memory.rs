@@ -40,7 +40,7 @@ pub struct Account {
     /// Bytes that waiting tasks have been given, and bytes that were taken from other charges for them.
     served: AtomicU64,
     reclaimed: AtomicU64,
-    /// Locked only where memory is short.
+    /// The line is locked only while memory is short.
     line: Mutex<Line>,
     /// The bells, by io thread.
     bells: Box<[Arc<Doorbell>]>,

@@ -52,7 +52,7 @@ pub enum Message {
         name: Arc<str>,
         version: u64,
     },
-    /// Sent before the scheduler receives that the pod is up.
+    /// Where a pod listens. The message is sent before the scheduler receives that the pod is up.
     PodAddress {
         pod: PodId,
         address: PodAddress,
@@ -94,7 +94,7 @@ pub enum Message {
     },
     /// All existing functions have been sent. From now on an unknown function does not exist.
     Begun,
-    /// No new calls; running calls continue.
+    /// The thread accepts no new calls; running calls continue.
     Drain,
     /// The remaining calls end as `SHUTDOWN`, and are answered and counted. Then the thread ends.
     Stop,
@@ -215,7 +215,7 @@ pub struct JobStart {
     pub execution_id: Box<str>,
     pub attempt: u32,
     pub trace_id: Option<Box<str>>,
-    /// For the callback's URL.
+    /// The token in the URL of the callback.
     pub token: Box<str>,
     /// The whole envelope, if it is JSON that fits into an environment variable; otherwise the Job fetches it
     /// from the io thread. The Job may fetch it in both cases, so the io thread shares this text.

@@ -55,7 +55,7 @@ impl TimeLimit {
 pub struct HandlerError {
     pub code: Arc<str>,
     pub message: Arc<str>,
-    /// For an answer with status 429: when the function wants to be called again, as it wrote it.
+    /// For an answer with status 429: when the function wants to be called again, copied unchanged.
     pub retry_after: Option<Arc<str>>,
 }
 

@@ -112,7 +112,7 @@ impl PinnedPost {
         self.bell.ring();
     }
 
-    /// For health checks: ringing this bell makes the scheduler beat.
+    /// The scheduler's bell. A health check rings it, so that the scheduler beats.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
@@ -127,7 +127,7 @@ impl PinnedPost {
 /// The sending end to the scheduler, inline or pinned.
 #[derive(Clone)]
 pub enum SchedulerPost {
-    /// On the only io thread, as messages to it.
+    /// The scheduler runs on the only io thread, which receives the events as messages.
     Inline(IoPost),
     Pinned(PinnedPost),
 }

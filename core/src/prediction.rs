@@ -71,7 +71,7 @@ impl<'a> Prediction<'a> {
         }
     }
 
-    /// Whether there is any slot to count on. If not, the wait cannot be predicted.
+    /// Whether any slot exists or is expected. If there is no such slot, the wait cannot be predicted.
     pub(crate) fn is_known(&self) -> bool {
         self.slots().any(|(_, slots)| slots > 0)
     }

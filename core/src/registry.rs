@@ -437,7 +437,7 @@ impl Registry {
     }
 }
 
-/// The same function with another minimum of pods. Only a WARM function has one.
+/// The same function with another minimum of pods. Only a WARM function has a minimum.
 fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, BridgeError> {
     if spec.execution_mode != ExecutionMode::Warm {
         return Err(BridgeError::NotWarm(spec.execution_mode));

@@ -49,7 +49,7 @@ pub struct RetryRule {
     pub class: Class,
 }
 
-/// The back-off of a call that cannot have begun: the first wait, which doubles up to the longest one.
+/// The back-off of a call that cannot have begun: the first wait, which doubles up to the longest wait.
 const NOT_BEGUN_FIRST: Nanos = Nanos::from_ms(10);
 const NOT_BEGUN_MAX: Nanos = Nanos::from_ms(1000);
 /// The back-off of an async call that may have run. It is longer, because the function itself may be in

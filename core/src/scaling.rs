@@ -36,7 +36,8 @@ impl Shared {
                 pod.idle_since = now;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
-                // An adopted pod ran before, so it says nothing about how long a start takes.
+                // An adopted pod was started by an earlier control plane, so it does not show how long a
+                // start takes.
                 if !pod.adopted {
                     lane.learn_start(now.since(pod.wanted_at));
                 }
@@ -256,8 +257,8 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains the pods above a lowered ceiling: stale pods first, then pods that are not usable,
-    /// then those with the fewest calls.
+    /// Drains the pods above a lowered ceiling: stale pods first, then pods that are not usable, then the
+    /// pods with the fewest calls.
     pub(crate) fn drain_surplus(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let mut serving = lane.pods.clone();

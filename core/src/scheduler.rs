@@ -50,7 +50,7 @@ fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> {
 }
 
 impl Scheduler {
-    /// No lanes yet. `entries` are the state words of all io threads.
+    /// A scheduler without lanes. `entries` are the state words of all io threads.
     pub fn new(entries: Arc<Entries>) -> Self {
         Self {
             lanes: Vec::new(),
@@ -148,11 +148,11 @@ impl Scheduler {
         }
         lane.push(ticket, &self.shared.entries);
         if ticket.lane != lane.id {
-            // The function was removed and registered again. The call's owner was informed, and ends the
-            // call.
+            // The ticket belongs to a removed registration. The call's owner was informed and ends the call, so no
+            // pod is started for it.
             return;
         }
-        // A warm call passes by here: its lane has the pods that it needs, and none is starting.
+        // A warm call skips this block: its lane has the pods that it needs, and no pod is starting.
         if lane.lacks_pods() || lane.is_watched() {
             self.shared.reconcile(lane, now, out);
         }
@@ -260,8 +260,8 @@ impl Scheduler {
         // the need.
         shared.drain_surplus(lane, out);
         shared.reconcile(lane, now, out);
-        // After the floor was lowered, pods above it may be idle. This sets their timer, because no call may
-        // end in them and set it.
+        // After the floor was lowered, pods above it may be idle. Their timer is set here, because it may be
+        // that no call ends in them and sets it.
         shared.retire_later(lane, now);
         shared.list(lane);
     }
@@ -471,13 +471,13 @@ impl Shared {
                 return examined;
             }
             let ticket = lane.pop().expect("something waits");
-            // The function was removed and registered again. The call's owner was informed, and ends the
-            // call.
+            // The ticket belongs to a removed registration. The call's owner was informed and ends the call,
+            // so the ticket is dropped.
             if ticket.lane != lane.id && !planted("scheduler_ignores_epochs") {
                 continue;
             }
             // Decides between this grant and the owner, which may take the call out of the queue. Only the
-            // one that wins lowers the depth.
+            // thread whose exchange succeeds lowers the depth.
             if !self.entries.grant(ticket.call()) {
                 continue;
             }

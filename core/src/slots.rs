@@ -15,7 +15,7 @@ const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
 pub(crate) struct Slots {
     limit: u32,
     held: u32,
-    /// One bit for each held slot.
+    /// One bit for each slot, which is set while the slot is held.
     taken: [u64; WORDS],
     /// Where io threads read since when each slot is held.
     stats: Arc<QueueStats>,

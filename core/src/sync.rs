@@ -1,5 +1,5 @@
 //! The primitives of ring, bitmap and doorbell: std's atomics and cell, or loom's in a model build (`--cfg
-//! loom`). Also the switch for planted bugs.
+//! loom`). The switch for planted bugs is here, too.
 //!
 //! There is no protocol here: orderings are chosen and explained where they are used.
 //!

@@ -1,6 +1,6 @@
 //! A hierarchical timer wheel. Deadlines are in milliseconds, setting and cancelling are O(1), and the caller
 //! chooses the keys. It never reads a clock, and allocates only when it holds more timers than ever before.
-//! Each io thread has one of its own.
+//! Each io thread has its own wheel.
 
 use crate::index::Index;
 use crate::time::{Nanos, Uptime};

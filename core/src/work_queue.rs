@@ -36,17 +36,17 @@ pub enum BridgeCommand {
         lane: LaneId,
         name: Arc<str>,
     },
-    /// Start a pod. Answered once, by `PodUp` or `StartFailed`.
+    /// Start a pod. There is one answer: `PodUp` or `StartFailed`.
     Start {
         function: Arc<Function>,
         pod: PodId,
         wanted_at: Uptime,
     },
-    /// End a pod in which no call runs. Answered by `PodDown`.
+    /// End a pod in which no call runs. The answer is `PodDown`.
     Stop {
         pod: PodId,
     },
-    /// Probe a pod. Answered by `PodUp` or `PodDown`.
+    /// Probe a pod. The answer is `PodUp` or `PodDown`.
     Probe {
         pod: PodId,
     },
@@ -93,11 +93,11 @@ pub enum Home {
 /// How long the bridge's loop may sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// A message is published: pump at once.
+    /// The loop must not sleep: a message is published, so it pumps at once.
     No,
-    /// A ring was full: pump again in a millisecond, or when the bell rings.
+    /// A ring was full: the loop pumps again in a millisecond, or when the bell rings.
     Shortly,
-    /// Until the bell rings.
+    /// The loop sleeps until the bell rings.
     UntilBell,
 }
 
@@ -228,7 +228,7 @@ impl WorkQueue {
                     pod,
                     wanted_at,
                 }),
-                // The lane no longer has such a function, so no pod starts: report the pod as down.
+                // The lane no longer has such a function, so no pod is started; the pod is reported as down.
                 None => self.event(Event::PodDown(pod)),
             },
             Order::Stop { pod } => self.commands.push(BridgeCommand::Stop { pod }),

@@ -108,7 +108,7 @@ fn percent(value: f64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeriesMark {
     Line,
-    /// A thinner, lighter line, drawn behind the others.
+    /// A thinner, lighter line, drawn behind the other series.
     Thin,
     Dots,
 }

@@ -1,6 +1,6 @@
 //! The simulation. Virtual time jumps from event to event, and each event goes through the
 //! product's own scheduler, admission and state machine of a call. The simulation makes no decision
-//! of the product; it plays the clients, the pods and the bridge.
+//! of the product; it simulates the clients, the pods and the bridge.
 
 mod calls;
 mod knowledge;
@@ -41,9 +41,9 @@ const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 /// How calls are admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// As in the product, by prediction.
+    /// Calls are admitted by prediction, as in the product.
     Predicts,
-    /// By perfect knowledge of the future; only for traces without async calls.
+    /// Calls are admitted by perfect knowledge of the future; only for traces without async calls.
     Knows,
 }
 

@@ -138,7 +138,7 @@ fn warm_pods_are_started_for_what_waits() {
         "{}",
         summary.pod_seconds
     );
-    // If the other pod never comes up, the first one serves both calls.
+    // If the other pod never comes up, the first pod serves both calls.
     let alone = play(&fields, None, trace).summary;
     assert_eq!((alone.made_it, alone.wait_ms.max), (2, Some(990.0)));
 }
@@ -215,8 +215,8 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(run(), run());
 }
 
-/// The platform gives up the start of a Job after 120 s, like that of a pod. With perfect knowledge
-/// the call is not admitted.
+/// The platform gives up the start of a Job after 120 s, like the start of a pod. With perfect
+/// knowledge the call is not admitted.
 #[test]
 fn a_job_that_starts_too_long_fails() {
     let fields = json!({"executionMode": "JOB", "image": "i:1", "timeoutMs": 300_000});

@@ -14,7 +14,7 @@ use crate::ticket::{Class, Done, Grant, Held, PodId, PodVerdict};
 use crate::time::{Nanos, Uptime};
 
 /// How long a retry waits for the bridge to report how a pod ended. The wait is bounded, because a pod that
-/// only lost its connection does not end, and then there is no report.
+/// only lost its connection does not end, so no report follows.
 const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 
 /// An attempt that runs.

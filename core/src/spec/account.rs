@@ -1,4 +1,4 @@
-//! Whether a `podTemplate` uses the control plane's own service account, whose token may change every
+//! Checks whether a `podTemplate` uses the control plane's own service account, whose token may change every
 //! function and create any pod. It compares only the names of accounts. The registry calls it for each
 //! function, the Kubernetes bridge for the control plane's own template.
 

@@ -17,12 +17,12 @@ pub const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
 pub const REPLICAS_MAX: u32 = 256;
 pub const MIN_REPLICAS: RangeInclusive<u32> = 0..=REPLICAS_MAX;
 pub const MAX_REPLICAS: RangeInclusive<u32> = 1..=REPLICAS_MAX;
-/// More calls in one pod than the whole function may run at once would never be used.
+/// At most the largest `concurrency`, because one pod never runs more calls than the whole function.
 pub const TARGET_IN_FLIGHT_PER_POD: RangeInclusive<u32> = 1..=*CONCURRENCY.end();
 /// A day. `minReplicas` is for pods that shall stay longer.
 pub const IDLE_TIMEOUT_MS: RangeInclusive<u32> = 1..=86_400_000;
 
-/// Nesting of a function description, `podTemplate` included.
+/// Most levels of nesting in a function description, `podTemplate` included.
 pub const DEPTH_MAX: usize = 64;
 /// Linux limits `sun_path` to 108 bytes, including the final zero.
 pub const SOCKET_PATH_LEN_MAX: usize = 107;

@@ -224,7 +224,7 @@ impl FunctionDraft {
         format!("{field} is not a field of a function, and is ignored")
     }
 
-    /// The unknown fields by their paths in the source: below `spec` in the Kubernetes form, together with
+    /// The unknown fields by their paths in the source: inside `spec` in the Kubernetes form, together with
     /// the unknown fields next to `spec`.
     pub fn unknown_paths(&self) -> Vec<String> {
         let inside = self.unknown_fields();

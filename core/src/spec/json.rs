@@ -1,6 +1,6 @@
-//! A JSON value, for the parts of a function's description whose shape is not ours (`podTemplate`), and for
-//! naming the field that has a wrong type. Calls' inputs and outputs stay bytes, because a tree costs far
-//! more than a check.
+//! A JSON value, for the parts of a function's description whose fields Kubernetes defines (`podTemplate`),
+//! and for naming the field that has a wrong type. Calls' inputs and outputs stay bytes, because a tree costs
+//! far more than a check.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +48,7 @@ impl Json {
         }
     }
 
-    /// How a message names this value: short values as they are, others by their type.
+    /// How a message names this value: short values as they are, other values by their type.
     pub(super) fn describe(&self) -> String {
         const TEXT_SHOWN_MAX: usize = 60;
         match self {

@@ -60,7 +60,7 @@ pub fn schema() -> Value {
 fn clean(value: &mut Value) {
     let Value::Object(schema) = value else { return };
     for key in ["required", "default", "title", "$schema", "components"] {
-        // A function's field may have one of these names; its value is then a schema, and is kept.
+        // A field of a function may have one of these names. The value is then a schema, and is kept.
         if !schema.get(key).is_some_and(Value::is_object) || key == "components" {
             schema.remove(key);
         }
@@ -94,7 +94,7 @@ fn describe(schema: &mut Map<String, Value>) {
     }
 }
 
-/// An object whose shape is not ours.
+/// An object whose fields are not defined in this crate.
 pub(super) struct AnyObject;
 
 impl JsonSchema for AnyObject {

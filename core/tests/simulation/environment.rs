@@ -30,7 +30,7 @@ pub(crate) enum SchedulerMode {
 
 /// A message to an io thread.
 pub(crate) enum ToIo {
-    /// Only inline.
+    /// Sent only if the scheduler is inline.
     Event(Event),
     Notice(Notice),
     Update(FunctionUpdate),

@@ -1,4 +1,5 @@
-//! How pods change with a spec: one by one, each new pod first, and never more than one pod too many.
+//! How pods change with a spec: one by one, each new pod before its old pod ends, and never more than one pod
+//! above the need.
 
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict, Ticket};

@@ -76,7 +76,7 @@ fn an_unneeded_order_is_taken_back() {
     plane.calls(0, Class::Sync, 5);
     let starts = plane.starts();
     assert_eq!(starts.len(), 4);
-    // Calls are suddenly fast: the one pod finishes them before the others are up.
+    // Calls are now fast: the pod that is up finishes them before the ordered pods are up.
     for left in (0..5).rev() {
         let grants = plane.grants();
         plane.now += MS;

@@ -1,6 +1,6 @@
 //! The calls, handled as an io thread does: each is a state machine of the product
 //! (`core/src/call.rs`), and this module performs its steps. The trace decides how long an attempt
-//! runs; the machine decides whether there is an attempt, and what follows.
+//! runs; the state machine decides whether there is an attempt, and what follows.
 
 use nanofaas_core::call::{Call, Deadline, End, NotAdmitted, Report, Step};
 use nanofaas_core::event::Notice;
@@ -168,7 +168,7 @@ impl Simulator<'_> {
         self.drive(grant.call.index);
     }
 
-    /// Performs the steps that the call's machine returns, until the call waits.
+    /// Performs the steps that the call's state machine returns, until the call waits.
     fn drive(&mut self, index: u32) {
         let now = self.now;
         loop {
@@ -319,8 +319,8 @@ impl Simulator<'_> {
         let now = self.now;
         let place = &mut self.places[index as usize];
         let live = place.call.as_mut();
-        // The timer may be that of an earlier call of this entry, or of a time that has been
-        // changed since.
+        // The timer may belong to an earlier call of this entry, or to a time that was changed
+        // afterwards.
         let awaited = live.filter(|live| live.timer_at == Some(now));
         if let Some(live) = awaited.filter(|_| place.generation == generation) {
             live.life.time(now, &self.thread);
