@@ -1,5 +1,5 @@
 //! Compares openapi.yaml with the code: paths, codes, and every field of a function with its
-//! default and range. A change in only one of the two fails here.
+//! default and range. The test fails if only one of the two is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

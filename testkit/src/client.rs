@@ -1,6 +1,6 @@
-//! A small raw HTTP/1.1 client over a blocking socket: it can send any bytes, also invalid ones,
-//! and reads answers strictly. Every read has a deadline. It never repairs, follows or retries
-//! anything. All tests use it.
+//! A small raw HTTP/1.1 client over a blocking socket. It can send any bytes, also invalid ones,
+//! and reads answers strictly. Every read has a deadline. The client never repairs an answer,
+//! follows a redirect or retries a request. All tests use it.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};

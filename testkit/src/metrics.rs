@@ -1,5 +1,5 @@
-//! Parses the metrics page: series by name and labels, and the ledger's drift.
-//! It sends no request; `ControlPlane::metrics` does.
+//! Parses the metrics page: series by name and labels, and the ledger's drift. This module sends no
+//! request; `ControlPlane::metrics` does.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ impl ScrapedMetrics {
         self.matching(name, labels).sum()
     }
 
-    /// accepted − finished − waiting − running.
+    /// The ledger's drift: accepted − finished − waiting − running.
     pub fn drift(&self) -> f64 {
         let part = |part: &str| {
             let name = format!("nanofaas_executions_{part}");

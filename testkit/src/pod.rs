@@ -311,7 +311,7 @@ impl ScriptedPod {
         })
     }
 
-    /// The pod's address, if it listens on TCP.
+    /// The pod's port, if it listens on TCP.
     pub fn port(&self) -> Option<u16> {
         match &self.address {
             ListenAddress::Tcp(address) => Some(address.port()),

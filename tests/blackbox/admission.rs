@@ -1,4 +1,5 @@
-//! Admission: each reason for a refusal with its headers, in the order in which they are checked.
+//! Admission: each reason for a refusal, with its headers. The reasons are in the order in which
+//! the plane checks them.
 
 use std::time::Duration;
 
@@ -176,7 +177,8 @@ fn a_full_queue_refuses_and_counts_live_calls() {
     let (mut left, mut leaving) = (begin("left"), begin("leaving"));
     plane().wait_for("depth", 2, 1);
     expect_refusal(plane().invoke("depth", &json!("refused")), "depth");
-    // A timed-out call, a call whose client left, and a cancelled call no longer count.
+    // Next, two clients leave, one call is cancelled and one call times out. None of these calls
+    // counts any more.
     left.finish();
     drop(leaving);
     plane().wait_for("depth", 0, 1);

@@ -40,7 +40,8 @@ fn an_exiting_worker_is_replaced_its_call_lost() {
     let answer = plane().invoke("exits", &json!("exit"));
     answer.expect_failure(502, "error", "POD_LOST");
     assert_eq!(folder.read("runs").as_deref(), Some("x"));
-    // A call that arrives before the next worker is ready fails, because it has no retries.
+    // A call that arrives before the next worker is ready fails with 502, because the function has
+    // no retries.
     eventually("another worker answers", || {
         let answer = plane().invoke("exits", &json!(2));
         assert!(matches!(answer.status, 200 | 502), "{}", answer.text());

@@ -193,7 +193,8 @@ fn ids_are_lower_case_short_and_all_different() {
         ids.iter().all(|id| id.len() <= 40 && id.chars().all(fine)),
         "{ids:?}"
     );
-    // If ids came from a counter, they would be equal in most positions.
+    // Random ids differ in most positions. If the ids came from a counter, they would be equal
+    // there.
     let list: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes()).collect();
     let varied = (0..list[0].len()).filter(|at| {
         list.iter()

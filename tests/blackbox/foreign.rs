@@ -370,7 +370,7 @@ fn epoch_s(date: &str) -> u64 {
     assert_eq!(date.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let month = MONTHS.find(month).expect("a month") as u64 / 3 + 1;
-    // The year begins in March here, so that a leap day is its last day.
+    // In this calculation the year begins in March, so that a leap day is the last day of its year.
     let (year, month) = if month > 2 {
         (number(year), month - 3)
     } else {

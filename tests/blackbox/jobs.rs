@@ -1,5 +1,5 @@
-//! Jobs on this machine: one process for each call, with the call's data in its environment, and its
-//! end.
+//! Jobs on this machine: each call has one process, with the call's data in its environment, and
+//! the process ends with the call.
 
 use std::time::Duration;
 

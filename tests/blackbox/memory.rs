@@ -163,7 +163,7 @@ fn a_functions_waiting_calls_hold_half_at_most() {
         Some("memory")
     );
     assert!((6..=10).contains(&held.len()), "{} wait", held.len());
-    // Calls of other functions are still accepted.
+    // The plane still accepts calls of other functions.
     plane.invoke("modest", &body).expect(200);
     gate.open();
     for mut wire in held {

@@ -1,5 +1,5 @@
-//! Outputs in memory: clients that read a stored output share it, the store may drop it while it is
-//! being sent, and large outputs arrive complete in every form.
+//! Outputs in memory: clients that read the same stored output share it, the store may drop an
+//! output while it is being sent, and large outputs arrive complete with every framing.
 
 use std::time::Duration;
 

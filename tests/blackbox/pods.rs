@@ -30,7 +30,7 @@ fn pid_of(name: &str) -> i32 {
 }
 
 fn kill_now(pid: i32) {
-    // The process may have ended by itself.
+    // The result does not matter, because the process may have ended by itself.
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 

@@ -97,7 +97,8 @@ fn another_function_gets_no_call_of_it() {
             }
         })
     };
-    // The new function gets the lane of the removed one, and its call holds the only slot.
+    // The new function gets the lane of the removed function. The call of the new function holds
+    // the lane's only slot.
     plane.register(&pool("new", &new_pod));
     let own = plane.enqueue("new", &json!("of the new function"));
     let ended = plane.ended(&id);

@@ -1,4 +1,5 @@
-//! The result that a Job posts: it is accepted once, and only with the token of the attempt.
+//! The result that a Job posts: the plane accepts one result, and only with the token of the
+//! attempt.
 
 use nanofaas_testkit::client::{Answer, RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -176,7 +177,7 @@ fn a_result_over_the_limit_is_413() {
     plane().register(&with(idles, &json!({"maxRetries": 0})));
     let mut wire = Request::invoke("job-over", &json!(1)).begin(plane().listen);
     let job = IdleJob::of(&folder);
-    // A result with another token is refused, and ends no call.
+    // The plane refuses a result with another token; such a result ends no call.
     let foreign = job.complete().replace(job.token(), "1.00");
     let large = success(json!("a".repeat(100_000)));
     let status = plane()

@@ -1,4 +1,5 @@
-//! The start of a plane, and the reasons to refuse it: flags, variables, ports and function files.
+//! The start of a plane, with its flags, variables, ports and function files, and the errors for
+//! which the plane does not start.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;

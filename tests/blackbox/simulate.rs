@@ -1,4 +1,5 @@
-//! Tests of the command `nanofaas simulate`: it needs no server, and reports errors in its input.
+//! Tests of the command `nanofaas simulate`: the command needs no server, and reports errors in its
+//! input.
 
 use std::process::Output;
 

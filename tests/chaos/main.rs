@@ -1,13 +1,13 @@
 //! Chaos: a real plane under random changes, calls, cancels, kills and broken connections, with a
-//! canary in every body; and storms of connections that break at any byte. It observes the plane
-//! only from outside, and judges by the contract and never by time.
+//! canary in every body; and storms of connections that break at any byte. The tests observe the
+//! plane only from outside. They judge by the contract and never by time.
 //!
-//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs both; `-- chaos` and `--
-//! storm` run one of the two, and `-- soak` the load of an hour that `soak` describes.
-//! `NANOFAAS_CHAOS_SEED` replays the operations of a seed (but not their timing),
-//! `NANOFAAS_CHAOS_SECONDS` is the length of each of the four forms (15) or of the soak,
-//! `NANOFAAS_STORM_CONNECTIONS` the number of connections (4000). `./ci chaos planted` shows that
-//! it finds the planted bugs that `planted.txt` names.
+//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs chaos and a storm. With
+//! `-- chaos` or `-- storm` it runs only that one, and with `-- soak` the load of an hour that
+//! `soak` describes. `NANOFAAS_CHAOS_SEED` replays the operations of a seed (but not their timing).
+//! `NANOFAAS_CHAOS_SECONDS` is the length in each of the four forms (15), or the length of the
+//! soak. `NANOFAAS_STORM_CONNECTIONS` is the number of connections (4000). `./ci chaos planted`
+//! checks that the chaos test finds the planted bugs that `planted.txt` names.
 //!
 //! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution
 //! that got an id ends; no body reaches a pod that it was not sent to; no caller gets an answer of
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     if is_chosen("storm") {
         sound &= storm::run(setting("NANOFAAS_STORM_CONNECTIONS").unwrap_or(4000));
     }
-    // Runs only if it is named, because it takes an hour.
+    // The soak runs only if an argument names it, because it takes an hour.
     if filters.iter().any(|word| *word == "soak") {
         let length = Duration::from_secs(setting("NANOFAAS_CHAOS_SECONDS").unwrap_or(3600));
         let into = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak");

@@ -160,7 +160,7 @@ pub(crate) enum Kind {
     Leave(ClientLeave),
 }
 
-/// A call.
+/// A call of a client, with what the pods do in it.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannedCall {
     pub(crate) function: usize,
@@ -204,8 +204,8 @@ impl Changes {
             2 => PlannedChange::Remove,
             _ => PlannedChange::Scale(rng.below(4)),
         };
-        // Without a pause, a removal and the next change follow each other at once; with a pause,
-        // calls progress.
+        // Without a pause, the next change follows a removal at once. During a pause, calls
+        // progress.
         let pause = rng.weighted(&[(40, 0), (28, 20), (20, 100), (10, 400), (2, 2000)]);
         (function, change, pause)
     }

@@ -1,6 +1,6 @@
-//! One run: a plane in one form with registrars, clients and a killer, followed by the checks. All
-//! accepted executions must end, the ledger must balance, and no descriptors or processes may be
-//! left. `main` calls it for each form.
+//! One run: registrars, clients and a killer work on a plane in one form, and then the checks
+//! follow. All accepted executions must end, the ledger's drift must be 0, and no descriptors or
+//! processes may be left. `main` calls this module for each form.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -122,7 +122,8 @@ impl Run {
                     Err(panic) => unanswered.push(words(panic)),
                 }
             }
-            // A dead plane answers nothing; `stop` reports its death.
+            // A missing answer is a fault only while the plane lives: a dead plane answers nothing,
+            // and `stop` reports its death.
             if self.subject.is_alive() {
                 unanswered
                     .into_iter()

@@ -1,7 +1,7 @@
 //! A storm: very many connections with a few calls each, pods that break one answer in ten at any
 //! byte, and clients that leave at any byte of their request or their answer. Every complete answer
-//! must belong to its caller; in the end nothing is held. The storm kills no process and changes no
-//! function while calls run. `main` calls it.
+//! must belong to its caller. In the end the ledger's drift is 0, and no descriptor is left. The
+//! storm kills no process and changes no function while calls run. `main` calls this module.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -149,7 +149,7 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     tally.count("broken");
     let cut = rng.below(whole.len() as u64) as usize;
     if rng.chance(25) {
-        // The answer starts with bytes that are not HTTP.
+        // The first bytes of the answer are overwritten, so that the answer is not HTTP.
         whole[..cut.min(12)].fill(b'\0');
         line.send(&whole);
     } else {

@@ -1,10 +1,10 @@
-//! The result that a caller gets when a function fails, from every runtime: the table of
-//! `expected.yaml`, run on a real plane. It generates `docs/faults.md`, and fails if the page is
-//! out of date.
+//! The result that a caller gets when a function fails, from every runtime. The test runs the table
+//! of `expected.yaml` on a real plane. It generates `docs/faults.md`, and fails if the page is out
+//! of date.
 //!
-//! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs it, after
-//! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` it writes the page. It shows
-//! times in the page and checks none.
+//! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs the test,
+//! after `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` the test writes the
+//! page. The page shows times, but the test does not check them.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,6 @@
 //! The installed platform: kubectl installs it from `k8s/`, tests call it at its pod's address or
-//! at its Service, and its functions are removed between two tests. It never changes the manifests.
+//! at its Service, and its functions are removed between two tests. This module never changes the
+//! manifests.
 
 use std::net::SocketAddr;
 use std::path::Path;

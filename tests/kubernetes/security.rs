@@ -79,7 +79,7 @@ pub(crate) fn any_image_runs_restricted_in_both_modes() {
                 (&json!(65532), &json!(0), &json!("1")),
                 "{who}"
             );
-            // Mode 2 is a seccomp filter.
+            // The kernel reports mode 2 for a process with a seccomp filter.
             assert_eq!(who["seccomp"], "2", "{who}");
         }
     }

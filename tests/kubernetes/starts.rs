@@ -259,7 +259,7 @@ pub(crate) fn an_unschedulable_pod_fails_at_the_start_deadline() {
         assert!(message.contains("Insufficient cpu"), "{message}");
         assert!(message.contains("5000 ms"), "{message}");
     }
-    // Everything else works for this plane as for one inside the cluster.
+    // Apart from that, this plane works like a plane inside the cluster.
     let plane = &outside.plane;
     plane.register(&spec("small", "JOB", json!({})));
     let answer = plane.invoke("small", &json!({"do": "echo", "value": 1}));

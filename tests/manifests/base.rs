@@ -34,7 +34,8 @@ fn the_installation_is_every_file_of_the_base() {
     );
     let listed = document("k8s/base/kustomization.yaml");
     let mut listed = strings(at(&listed, "/resources"));
-    // The namespace comes first, because no other object can be created before it.
+    // The namespace must come first, because other objects can be created in it only after it
+    // exists.
     assert_eq!(listed[0], "namespace.yaml");
     listed.push("kustomization.yaml");
     listed.sort_unstable();

@@ -1,4 +1,5 @@
-//! Which pods may reach which ports, computed from the policies as a network plugin would.
+//! Which pods may connect to which ports, computed from the policies in the way in which a network
+//! plugin does it.
 
 use serde_json::{Value, json};
 

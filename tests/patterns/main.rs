@@ -1,9 +1,11 @@
-//! Measures admission against perfect knowledge: the calls of the six patterns of
-//! `nanofaas_simulate::patterns` over HTTP, against a release build with real clocks; pods are
-//! processes. The simulator computes how the same calls end with perfect knowledge.
+//! Measures how well admission does, compared with perfect knowledge. The tests make the calls of
+//! the six patterns of `nanofaas_simulate::patterns` over HTTP, on a release build with real
+//! clocks, whose pods are processes. The simulator computes how the same calls end with perfect
+//! knowledge.
 //!
-//! `./ci patterns` runs it, in about five minutes; `./ci patterns slow_start` runs only that
-//! pattern. It is a measurement, which fails on a busy machine, so nothing else runs it.
+//! `./ci patterns` runs all patterns in about five minutes; `./ci patterns slow_start` runs only
+//! that pattern. Nothing else runs them, because they are measurements, which fail on a busy
+//! machine.
 
 #![allow(
     clippy::disallowed_methods,

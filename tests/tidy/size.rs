@@ -1,4 +1,4 @@
-//! No file, function or comment line grows without limit.
+//! Files, functions and comment lines have a largest length.
 
 use crate::names::{name_at, signature};
 use crate::{files, read};

@@ -48,7 +48,8 @@ def _crash(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _eat(input: dict[str, Any]) -> dict[str, Any]:
-    # Filled, because untouched pages use no memory.
+    # The memory is filled, because the kernel gives a process no memory for pages that it has not
+    # written.
     eaten = [bytearray(b"\xff" * 1024 * 1024) for _ in range(input["mib"])]
     return {"eaten": len(eaten)}
 
