@@ -150,7 +150,7 @@ def test_a_waiting_call_whose_caller_left_never_runs(start: Start) -> None:
 
 
 def test_late_stops_hit_nothing(start: Start) -> None:
-    """Deadlines about as long as the calls: each call either succeeds or times out."""
+    """The deadlines are about as long as the calls, and each call either succeeds or times out."""
     pod = start("""
         import time
         def handle(input):
@@ -236,7 +236,7 @@ def test_the_functions_own_cancelled_error_is_its_error(start: Start, loop: str)
     assert pod.invoke().json() == {"code": "HANDLER_ERROR", "message": "CancelledError: mine"}
 
 
-# Stops that a function raises itself, also after the runtime has stopped a call.
+# The function raises these stops itself, also after the runtime has stopped an earlier call.
 STOPS = """
     import nanofaas_runtime, time
     from nanofaas_runtime import CallStopped

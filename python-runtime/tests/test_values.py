@@ -139,7 +139,8 @@ def test_other_content_types_are_bytes() -> None:
     ("text/plain", False), ("", False),
 ])
 def test_json_is_told_by_its_type(content_type: str, is_it: bool) -> None:
-    """By the same rules as the platform: `io/src/media_type.rs`."""
+    """The runtime and the platform (`http1/src/media_type.rs`) have the same rules for content
+    types."""
     assert is_json(content_type.encode()) is is_it
     it = call(b'{"input":1,"metadata":{"k":"v"}}', content_type=content_type)
     assert it.input() == (1 if is_it else it.body)

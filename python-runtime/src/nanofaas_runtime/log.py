@@ -37,7 +37,7 @@ def reserve_stderr() -> None:
     try:
         _stderr = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
     except OSError:
-        _stderr = -1  # There is no stderr, and another file may get the number 2.
+        _stderr = -1  # There is no stderr; descriptor 2 may later belong to another file.
 
 
 def line(level: str, message: str, call: Call | None = None, **fields: object) -> None:

@@ -108,7 +108,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         // After this drop no process listens on the socket, so the platform cannot begin a call.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // A program that never served would fail again after a restart, while calls wait for it.
+        // A program that never served is not restarted: it would fail again, while calls wait for
+        // it.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }
