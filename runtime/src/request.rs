@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(status("POST /invoke HTTP/1.1\r\n\r\n"), 400);
         assert_eq!(with("Host: f"), 400);
         assert_eq!(status("POST /invoke HTTP/1.0\r\n\r\n"), 200);
-        // §6.1: an unknown coding is 501, and codings are a list.
+        // §6.1: the value is a list of codings, and an unknown coding before `chunked` gets 501.
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), 501);
         assert_eq!(with("Transfer-Encoding: gzip"), 400);
         assert_eq!(with("Transfer-Encoding: chunked, chunked"), 400);

@@ -40,7 +40,7 @@ class Watch:
         self._worker = worker
         self._socks: dict[int, tuple[socket.socket, int, int]] = {}  # fd: socket, slot, number
         self._left: dict[int, int] = {}  # number: fd, of connections whose peer hung up
-        self._left_at: dict[int, int] = {}  # number: when, ns
+        self._left_at: dict[int, int] = {}  # number: time of the hang-up, ns
         self._stopped = 0
         self.stopped_why = 0
         self._stopped_at = 0
