@@ -107,7 +107,7 @@ impl Tables {
         self.functions.borrow().get(name).cloned()
     }
 
-    /// From now on the table of functions is complete: a function that is not in it does not exist.
+    /// Marks the table of functions as complete: from now on a function that is not in it does not exist.
     pub(crate) fn begin(&self) {
         self.begun.set(true);
     }

@@ -33,9 +33,9 @@ const CALLS: usize = 2000;
 const LOCAL_CALLS: usize = 50_000;
 /// The first calls: more than the records of plain calls (4096), so that their ring is full.
 const FIRST_CALLS: usize = 10_000;
-/// Calls before the count, so that everything that a case allocates once is allocated. In half of them all
-/// connections' requests meet at the pod, so that as many connections and buffers are in use as there ever will
-/// be.
+/// Calls before the count, so that everything that a case allocates once is allocated. In half of these calls
+/// the requests of all connections meet at the pod, so that the most connections and buffers are in use that
+/// the case can need.
 const WARM_UP_CALLS: usize = 1000;
 
 #[test]

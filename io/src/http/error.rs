@@ -1,5 +1,5 @@
-//! The errors of requests, apart from the outcomes of calls. Each message says what to do. It knows no status
-//! code; `response` does.
+//! The errors of requests, apart from the outcomes of calls. Each message advises the client what to do. This
+//! module knows no status code; `response` does.
 
 use nanofaas_core::admission::AdmissionError;
 use nanofaas_core::spec::ExecutionMode;

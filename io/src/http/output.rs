@@ -1,4 +1,4 @@
-//! The output of a function: its bytes, checked, and the form in which they are shown. It never re-encodes a
+//! The output of a function: its checked bytes, and the form in which they are shown. It never re-encodes a
 //! byte of JSON. `to_pod` and `to_job` make outputs, `response` shows them.
 
 use std::ops::Range;

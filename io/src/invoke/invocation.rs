@@ -45,7 +45,7 @@ fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], time: Nanos) {
 }
 
 impl Invocation<'_> {
-    /// The headers of every answer to a call that has an id.
+    /// Appends the headers of every answer to a call that has an id.
     fn headers(&self, out: &mut Vec<u8>, id: &Id) {
         out.extend_from_slice(b"X-Execution-Id: ");
         out.extend_from_slice(id);

@@ -177,7 +177,7 @@ async fn claim_key(
     }
 }
 
-/// The task of a stored call.
+/// Runs a stored call to its end, in a task of its own.
 async fn run_stored(
     thread: Rc<Links>,
     stored: Rc<StoredExecution>,

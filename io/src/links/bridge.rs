@@ -126,8 +126,8 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// The ring has room for each acknowledgement, because the bridge sends no more messages before its last
-/// messages are acknowledged.
+/// Acknowledges messages of the bridge. The ring has room for each acknowledgement, because the bridge sends
+/// no more messages before its last messages are acknowledged.
 fn acknowledge(thread: &Links, version: u64) {
     let sent = thread.bridge.send(BridgeMessage::Ack { version });
     assert!(

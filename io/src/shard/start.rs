@@ -236,7 +236,7 @@ fn pin_to(parts: &ShardParts) {
     }
 }
 
-/// The life of an io thread.
+/// Runs an io thread from its start to its end.
 async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     let event_loop = &thread.event_loop;
     let inbox = Rc::new(RefCell::new(ends.inbox));

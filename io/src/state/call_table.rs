@@ -207,7 +207,7 @@ impl CallTable {
         self.with(call, |slot| slot.orphan = true);
     }
 
-    /// The call's task has ended the call. The place becomes free, unless the call is an orphan.
+    /// Closes a call that its task has ended. The place becomes free, unless the call is an orphan.
     pub(crate) fn close(&self, call: CallId, entries: &Entries) {
         let orphan = self.with(call, |slot| {
             slot.waker = None;

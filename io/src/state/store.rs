@@ -63,7 +63,7 @@ impl Budget {
         held.store(now, Ordering::Relaxed);
     }
 
-    /// When the oldest of this thread's finished executions ended.
+    /// Sets when the oldest of this thread's finished executions ended.
     pub(crate) fn set_oldest(&self, finished_at: Option<Uptime>) {
         self.own().oldest_kept.set(finished_at);
     }

@@ -30,8 +30,8 @@ pub(crate) struct Meeting {
 }
 
 impl Meeting {
-    /// From now on no request is answered before `size` requests are there. No request may wait when this is
-    /// called.
+    /// Sets the size of the meeting: from now on no request is answered before `size` requests are there. No
+    /// request may wait when this is called.
     pub(crate) fn of(&self, size: usize) {
         *self.size.lock().expect("nothing panics with it") = size;
     }
