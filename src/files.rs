@@ -164,7 +164,7 @@ pub(crate) fn read_text(
     Ok(functions)
 }
 
-/// Sets the working folder: the file's own folder by default; a relative path starts there.
+/// Sets the working folder. The default is the file's own folder, and a relative path starts at that folder.
 fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
     let given = draft.get("local.directory");
     let directory = match given {
@@ -242,7 +242,7 @@ fn find_below(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> std::io
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // A link to a folder is not followed, because it could lead back to one of its parents.
+        // Do not follow a link to a folder, because the link could lead back to a parent of the folder.
         if entry.file_type()?.is_dir() {
             let built = matches!(name, "target" | "node_modules" | "__pycache__");
             if levels > 0 && !built {

@@ -205,8 +205,8 @@ impl Serving {
             draining: AtomicBool::new(false),
         });
         let backend = backend(&config, &addresses, &wiring, &loaded)?;
-        // The io threads start before the bridge, because the bridge sends them the functions and
-        // waits until they have applied them.
+        // The io threads start before the bridge, because the bridge sends the functions to the io
+        // threads and waits until every thread has applied them.
         let plumbing = Plumbing {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,

@@ -107,7 +107,7 @@ impl KubernetesBridge {
 impl ClusterDispatcher {
     fn take(self: &Rc<Self>, command: BridgeCommand) {
         match command {
-            // The work queue has already made these changes in its table of functions.
+            // Do nothing, because the work queue has already made these changes in its table of functions.
             BridgeCommand::Function(_) | BridgeCommand::Removed { .. } => {}
             BridgeCommand::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
                 self.reconciler.memory.held.borrow_mut().push(command);

@@ -206,7 +206,7 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&reconciler, name.clone());
         }
-        // Remove it last, because `pods::there` deletes a pod that is in no table.
+        // Remove the pod from `busy` last, because `pods::there` deletes a pod that is in no table.
         reconciler.adoption.borrow_mut().busy.remove(&name);
     });
 }

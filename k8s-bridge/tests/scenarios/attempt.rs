@@ -1,5 +1,5 @@
 //! Attempts of JOB calls: the test begins and ends them as the io thread that owns the call does, and reads
-//! the messages to it.
+//! the messages that are sent to that thread.
 
 use std::sync::Arc;
 

@@ -173,8 +173,8 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
     });
 }
 
-/// The garbage collector looks for an owner only in the dependent's namespace, and deletes the dependent if the
-/// owner is not there.
+/// An owner in another namespace would be harmful: the garbage collector looks for an owner only in the
+/// dependent's namespace, and deletes the dependent if the owner is not there.
 #[test]
 fn nothing_is_owned_from_another_namespace() {
     scenario(|server| async move {
