@@ -48,8 +48,8 @@ impl Entries {
             was & STATE_MASK != QUEUED,
             "a call was queued twice: {call:?}"
         );
-        // Release: pairs with the Acquire in `grant`, although the hand-over of the ticket already orders
-        // what the scheduler reads.
+        // Release: pairs with the Acquire in `grant`. The hand-over of the ticket also orders what the
+        // scheduler reads.
         self.at(call)
             .store(word(call.generation, QUEUED), Ordering::Release);
     }

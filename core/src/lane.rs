@@ -176,8 +176,8 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // Every grant counts while an async call waits, even if no other sync call waits. Otherwise a sync
-        // queue that never has more than one call would starve the async calls.
+        // While an async call waits, every grant is counted, even if no other sync call waits. Otherwise the
+        // async calls would starve behind a sync queue that never has more than one call.
         if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }
@@ -189,7 +189,7 @@ impl Lane {
         let old = stats.service_time.get();
         let is_no_sample = match held {
             Held::Whole => false,
-            // A call that was cut off would have taken longer. Its time is a sample only if it raises the
+            // A call that was cut off would have taken longer, so its time is ignored if it is below the
             // mean.
             Held::CutOff => old.is_some_and(|old| held_for < old),
             Held::Nothing => true,

@@ -29,7 +29,7 @@ impl<'a> Prediction<'a> {
         }
     }
 
-    /// Groups of slots: when they become free first, and how many they are.
+    /// Groups of slots: when the slots of a group become free first, and their number.
     fn slots(&self) -> impl Iterator<Item = (Uptime, u64)> {
         let load = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
         let (now, most) = (load(&self.lane.slots_now), load(&self.lane.slots_max));

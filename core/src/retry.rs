@@ -1,5 +1,5 @@
-//! Whether another attempt follows a failed one, and when. It never sleeps; the owner of the call does.
-//! Randomness is an argument.
+//! Decides whether another attempt follows a failed attempt, and when. It never sleeps; the owner of the call
+//! waits. Random numbers are an argument.
 
 use crate::spec::RetryOn;
 use crate::ticket::Class;

@@ -42,9 +42,9 @@ pub struct Consumer<T: Send> {
 
 struct Ring<T> {
     /// Next position to be reserved. Writers and readers: producers. The loads are Acquire and pair with the
-    /// exchange, which is AcqRel. So a producer that reads a position sees everything that each producer
-    /// before it had seen, above all which items were popped. For the items this is not needed, because the
-    /// stamps hand over the slots. For a reserved place it is needed, see `push`.
+    /// exchange, which is AcqRel. So a producer that reads a position sees everything that the earlier
+    /// producers had seen, above all which items were popped. The items do not need this, because the stamps
+    /// hand over the slots. A push into a reserved place needs it, see `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }

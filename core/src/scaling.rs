@@ -277,8 +277,9 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains usable pods above the ceiling, which may have been lowered before they were adopted. Other pods
-    /// are spared: a pod whose probe is not answered yet may still run a call of an earlier control plane.
+    /// Drains usable pods above the ceiling. The ceiling may have been lowered before these pods were
+    /// adopted. Pods in other states are spared: a pod whose probe is not answered yet may still run a call
+    /// of an earlier control plane.
     fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let most = lane.plan.pods.map_or(u32::MAX, |pods| pods.max);
         let surplus = lane.counts.usable.saturating_sub(most) as usize;

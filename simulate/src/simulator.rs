@@ -84,8 +84,8 @@ impl SimulationRun {
     }
 }
 
-/// An event in virtual time. Events of the same time happen in this order: a call that ends at its
-/// deadline succeeds, and its slot is free for a call that arrives at that time.
+/// An event in virtual time. Events of the same time happen in the order of the variants. So a call
+/// that ends at its deadline succeeds, and its slot is free for a call that arrives at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VirtualEvent {
     PodUp(PodId),

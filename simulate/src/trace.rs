@@ -22,8 +22,8 @@ const BYTES_MAX: u64 = 256 * 1024 * 1024;
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Most characters of invalid text in an error message.
 const QUOTED_MAX: usize = 80;
-/// Longest trace in time: 31 days. It is bounded, because the periodic checks of pods take steps,
-/// too.
+/// Longest trace in time: 31 days. The time is bounded, because the simulation also takes steps for
+/// the periodic checks of pods while no call arrives.
 const AT_MS_MAX: f64 = 31.0 * 86_400_000.0;
 /// Longest call: a day, which is longer than any deadline.
 const SERVICE_MS_MAX: f64 = 86_400_000.0;

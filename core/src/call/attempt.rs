@@ -129,7 +129,7 @@ impl<E: Environment> Call<E> {
         let granted_at = attempt.grant.granted_at;
         // The request of a Job counts as sent when its container runs, although it is unknown whether its
         // handler has begun. The start of the container was measured by the cluster's clock, which may
-        // differ, so it is limited to the range from the grant to now.
+        // differ, so this point is limited to the range from the grant to now.
         let sent_at = if attempt.is_job {
             attempt
                 .from

@@ -1,4 +1,4 @@
-//! By when a call has to end, and which limit sets that time.
+//! The time by which a call has to end, and the limit that sets this time.
 
 use crate::outcome::TimeLimit;
 use crate::time::{Nanos, Uptime};

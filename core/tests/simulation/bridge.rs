@@ -300,7 +300,7 @@ impl SimulatedBridge {
         shared.send_event(Event::PodDown(pod));
     }
 
-    /// A random request of a client.
+    /// Sends a random request of a client.
     pub(crate) fn random_change(&mut self, names: &[Arc<str>], shared: &mut SharedEnvironment) {
         let name = names[shared.rng.below(names.len() as u64) as usize].clone();
         let register = |shared: &mut SharedEnvironment, name: &str| Change::Register {
@@ -310,8 +310,8 @@ impl SimulatedBridge {
         let change = match shared.rng.below(10) {
             0..3 => Change::Remove { name },
             3..5 => {
-                // The function is removed and registered again at once, so that both events are under way
-                // together.
+                // The function is removed and registered again at once, so that both events are under way at
+                // the same time.
                 shared
                     .to_bridge
                     .push(ToBridge::Request(Change::Remove { name: name.clone() }));

@@ -1,4 +1,5 @@
-//! Simulated pods and Jobs: each comes up after its start time, and ends when the scheduler orders it.
+//! Simulated pods and Jobs: each comes up after its start time, and ends when the scheduler orders
+//! its end.
 
 use std::collections::BTreeMap;
 
