@@ -12,8 +12,8 @@ pub fn is_pinned() -> bool {
     }
 }
 
-/// The number of io threads of this test run: one with an inline scheduler, else two or the
-/// requested number.
+/// The number of io threads of this test run: the requested number, or else two with a pinned
+/// scheduler and one with an inline scheduler.
 pub fn io_threads() -> usize {
     let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
         return if is_pinned() { 2 } else { 1 };

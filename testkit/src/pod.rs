@@ -178,7 +178,7 @@ impl ScriptedConn {
 pub enum After {
     Keep,
     Close,
-    /// Close by a reset, over TCP.
+    /// Close the connection; over TCP, by a reset.
     Reset,
 }
 

@@ -252,8 +252,8 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // Admission predicts a wait only if a call has been measured and a call waits. Until then it
-    // accepts a call with a short deadline.
+    // Admission predicts a wait only if a call has been measured and a call waits. As long as one
+    // of the two is missing, it accepts a call with a short deadline.
     let mut first = begin();
     pod.wait_calls(1);
     let mut second = begin();

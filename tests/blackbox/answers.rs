@@ -1,6 +1,5 @@
-//! The assignment of answers to calls, with pods that send without a request, close idle
-//! connections, close with an answer, answer before they have read the request, or answer another
-//! call.
+//! Each call gets its own answer, although pods send without a request, close idle connections,
+//! close with an answer, answer before they have read the request, or answer another call.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -144,7 +143,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             std::thread::spawn(move || {
                 while let Some((_, body)) = request(&mut stream, true) {
                     stream.write_all(&octets(&body)).expect("it is taken");
-                    // After this pause the plane has received the answer.
+                    // During this pause the plane receives the answer.
                     std::thread::sleep(Duration::from_millis(10));
                     let other = filled(b"of another call", size);
                     stream.write_all(&octets(&other)).expect("it is taken");

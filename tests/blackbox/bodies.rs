@@ -1,4 +1,4 @@
-//! The bodies of requests and of pods' answers, and the form in which the other side gets them.
+//! The bodies of requests and of pods' answers, and what the plane changes in them on their way.
 
 use std::time::Duration;
 

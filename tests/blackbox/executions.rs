@@ -309,8 +309,8 @@ fn an_id_is_known_only_whole() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // The first two letters of an id are the number of the io thread. Of the others, which name
-        // the place and hold the random bits, each letter counts.
+        // The first two letters of an id are the number of the io thread. The other letters hold
+        // the place of the record and the random bits; a change of any of them must give a 404.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

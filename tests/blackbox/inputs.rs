@@ -67,8 +67,8 @@ fn a_small_job_body_is_in_its_environment() {
     }
 }
 
-/// The body is charged twice, because the call and the Job's environment (or the body to fetch)
-/// both hold it.
+/// The plane charges the body twice, because it holds two copies: in the call, and in the Job's
+/// environment or in the body that the Job fetches.
 #[test]
 fn a_jobs_body_is_charged_for_each_copy() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);

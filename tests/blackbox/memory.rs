@@ -1,5 +1,5 @@
-//! The memory that is held for clients, measured by the plane's own account and by the size of the
-//! process: unread answers, bodies of waiting calls, buffers of idle connections.
+//! The memory that the plane holds for clients, measured by the plane's own account and by the size
+//! of the process: unread answers, bodies of waiting calls, buffers of idle connections.
 
 use std::time::Duration;
 

@@ -446,8 +446,8 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // The small answers come first. They keep the io thread busy, so that it sends only at the end
-    // of its iteration. So the last small answer is still being sent when the io thread makes the
+    // The small answers come first. They keep the io thread busy, and it sends only at the end of
+    // its iteration. So the last small answer is still being sent when the io thread makes the
     // large answers.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);

@@ -1,5 +1,5 @@
-//! A shortage of memory: a small budget, and clients that hold it because they read slowly or not
-//! at all.
+//! A shortage of memory: a small budget, which clients use up because they read slowly or not at
+//! all.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;

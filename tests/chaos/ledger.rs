@@ -47,7 +47,7 @@ struct Execution {
     /// When the client received the answer that accepted the call.
     accepted: Option<At>,
     cancelled: bool,
-    /// The function, and the life of it in which pods received the call.
+    /// The function and its life in which pods received the call.
     seen: Option<(usize, u64)>,
     spans: Vec<AttemptSpan>,
     /// The attempt that gave the execution its result.

@@ -89,8 +89,8 @@ fn seed() -> u64 {
     setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()))
 }
 
-/// The largest number of rounds. In each round all forms run, until every kind of operation and end
-/// has occurred.
+/// The largest number of rounds. All forms run in each round. The test ends earlier when every kind
+/// of operation and end has occurred.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {

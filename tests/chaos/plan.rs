@@ -140,7 +140,8 @@ pub(crate) enum ClientLeave {
     InRequest(u64),
     /// This many milliseconds after the request.
     Waiting(u64),
-    /// After the request, which ends with a FIN. The client reads an answer if the plane sends one.
+    /// After the request, which ends with a FIN. The client reads the answer if the plane sends an
+    /// answer.
     HalfClosed,
 }
 

@@ -1,5 +1,5 @@
 //! JOB calls whose pods die: the call's error has the cluster's reason, and the call runs again
-//! only if that can help.
+//! only if another attempt may succeed.
 
 use std::time::Duration;
 

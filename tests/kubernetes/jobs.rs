@@ -149,7 +149,7 @@ pub(crate) fn a_cancelled_calls_job_goes_soon() {
     let ended = plane.ended(&id);
     assert_eq!(ended["error"]["code"], "CANCELLED", "{ended}");
     gone("long");
-    // A client that closes its connection cancels the call, too.
+    // A client that closes its connection also cancels the call.
     let request = Request::invoke("long", &json!({"do": "sleep", "ms": 200_000}));
     let wire = request.begin(plane.api);
     until("the call's pod runs", GONE, || !pods_of("long").is_empty());

@@ -55,9 +55,9 @@ pub(crate) fn both_refused(plane: &RunningPlane, name: &str, more: &Value) -> [S
     both(plane, name, more).map(|name| refused(plane, &name))
 }
 
-/// Waits until the Job is gone and its pod is being deleted. It does not wait until the pod is
-/// gone, because a kubelet of 1.20 may take most of a minute to remove a pod whose container never
-/// ran.
+/// Waits until the Job is gone and its pod is being deleted. The test does not wait until the pod
+/// is gone, because a kubelet of 1.20 may take most of a minute to remove a pod whose container
+/// never ran.
 #[track_caller]
 fn gone(function: &str) {
     until("the call's Job and pod are gone", GONE, || {
@@ -259,7 +259,8 @@ pub(crate) fn an_unschedulable_pod_fails_at_the_start_deadline() {
         assert!(message.contains("Insufficient cpu"), "{message}");
         assert!(message.contains("5000 ms"), "{message}");
     }
-    // Apart from that, this plane works like a plane inside the cluster.
+    // The plane starts a pod that fits on the node, as a plane inside the cluster does. The call
+    // may still fail with 503 at the start deadline of 5 s.
     let plane = &outside.plane;
     plane.register(&spec("small", "JOB", json!({})));
     let answer = plane.invoke("small", &json!({"do": "echo", "value": 1}));

@@ -78,7 +78,8 @@ struct MeasuredAnswer {
     held: Duration,
 }
 
-/// The function of a pattern on this machine. The pod of a POOL function lives as long as this.
+/// The function of a pattern on this machine. The pod of a POOL function lives as long as this
+/// value.
 struct PatternFunction {
     function: Value,
     _pod: Option<ScriptedPod>,

@@ -61,8 +61,8 @@ fn first_sentence(header: &str) -> &str {
     &header[..end]
 }
 
-/// Whether a file has the tests of one module. Such a file stands beside the module, and is a part
-/// of it.
+/// Whether a file contains only tests of the module beside it. Such a file is a part of that
+/// module.
 fn is_own_test(file: &Path) -> bool {
     let below_source = file.iter().any(|part| part == "src");
     below_source

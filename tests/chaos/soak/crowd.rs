@@ -135,7 +135,7 @@ impl<'a> Crowd<'a> {
         self.plane.register(&self.process("process"));
     }
 
-    /// Removes the functions at the end, except those of `short_lived`, which removes its own.
+    /// Removes the functions at the end. The worker `short_lived` has removed its own functions.
     pub(super) fn remove(&self) {
         for name in ["local", "tcp", "unix", "large", "broken", "process"] {
             self.plane.remove(name);

@@ -1,3 +1,3 @@
-# The same function as an image whose user is root, as in most images.
+# The image of the same function with root as its user, as in most images.
 FROM localhost/nanofaas-test:1
 USER root
