@@ -32,7 +32,7 @@ pub fn pool(name: &str, pod: &ScriptedPod) -> Value {
 }
 
 impl ScratchFolder {
-    /// A Python function in this folder.
+    /// A function with this Python handler, which runs in this folder.
     pub fn python(&self, name: &str, mode: &str, source: &str) -> Value {
         self.write("handler.py", source);
         let runtime = built::repository().join("python-runtime/src");
@@ -46,7 +46,8 @@ impl ScratchFolder {
         })
     }
 
-    /// A Python program in this folder that uses none of our code.
+    /// A function that is this Python program, which contains no code of this platform. The program
+    /// runs in this folder.
     pub fn program(&self, name: &str, mode: &str, source: &str) -> Value {
         let path = self.write("program.py", source);
         json!({
@@ -55,7 +56,7 @@ impl ScratchFolder {
         })
     }
 
-    /// A shell script in this folder.
+    /// A function that is this shell script. The script runs in this folder.
     pub fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
         json!({
             "name": name, "executionMode": mode,

@@ -19,7 +19,7 @@ fn path(name: &str) -> String {
     format!("/v1/functions/{name}:invoke")
 }
 
-/// Calls a function with exactly these bytes as JSON.
+/// Calls a function with a body of type JSON that has exactly these bytes.
 #[track_caller]
 fn raw(name: &str, body: impl Into<Vec<u8>>) -> Answer {
     plane().send(&Request::new("POST", &path(name)).body("application/json", body))

@@ -26,7 +26,7 @@ def handle(input):
     return input
 ";
 
-/// Runs long enough that concurrent calls need more pods.
+/// Returns the pid, after a time in which concurrent calls need more pods.
 pub(crate) const SLOW_PID: &str = "
 import os, time
 def handle(input):
