@@ -1,6 +1,7 @@
-//! A lane's waiting tickets of one class, in order of arrival. It grows with its longest queue so far.
-//! Tickets of calls that no longer wait stay in it until a sweep removes them. A sweep runs before the queue
-//! exceeds the limit of the spec or twice its live calls, whichever is larger. Only the lane uses it.
+//! A lane's waiting tickets of one class, in order of arrival. Its memory is that of the longest queue so
+//! far. Tickets of calls that no longer wait stay in the queue until a sweep removes them. A sweep runs
+//! before the queue is longer than both the most live calls and twice its length after the last sweep. Only
+//! the lane uses it.
 
 use std::collections::VecDeque;
 

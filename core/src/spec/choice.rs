@@ -1,5 +1,5 @@
-//! The settings that are one of a few names, as small `Copy` types, because calls read them. Each is written
-//! as its canonical name; only a mode is also shown as it was given.
+//! The settings whose value is one of a few names. They are small `Copy` types, because calls read them. Each
+//! value is written as its canonical name; only a mode is also shown as it was given.
 
 use std::fmt;
 
