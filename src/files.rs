@@ -84,7 +84,8 @@ impl fmt::Display for FilesError {
     }
 }
 
-/// Reads files, and folders with all their subfolders, in the order of their names. Two functions
+/// Reads the paths in the order given. In a folder, reads its function files and those of its subfolders, sorted by
+/// name; `find_below` skips some subfolders. Two functions
 /// with the same name are an error.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     let functions = read_all(paths)?;

@@ -60,7 +60,7 @@ pub(crate) struct SchedulerThreadConfig {
     pub(crate) entries: Arc<Entries>,
     /// The origin of the process's clock.
     pub(crate) origin: Instant,
-    /// A CPU for this thread alone. With `None` the thread is not pinned and does not spin.
+    /// The CPU that is reserved for this thread. With `None` the thread is bound to no CPU and does not spin.
     pub(crate) cpu: Option<usize>,
 }
 

@@ -14,7 +14,7 @@ use crate::header_value;
 pub enum Framing {
     /// No header announces a body.
     None,
-    /// Bytes.
+    /// `Content-Length`, in bytes.
     Length(u64),
     Chunked,
 }

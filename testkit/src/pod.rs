@@ -194,7 +194,7 @@ struct SeenCalls {
     open: Mutex<HashMap<usize, EitherSocket>>,
 }
 
-/// A pod whose answers a script decides.
+/// A test pod. A script (a closure) decides its answers.
 pub struct ScriptedPod {
     /// The `endpointUrl` of a function that uses this pod.
     pub url: String,

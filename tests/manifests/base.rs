@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::files::{at, base, document, documents, names, strings};
 
-/// Kinds that both Kubernetes 1.20 and current releases serve.
+/// API versions and kinds that the manifests may use. Kubernetes 1.20 and current releases serve all of them, except
+/// `Kustomization`, which kustomize reads, and `Function`, which is our own CRD.
 const SERVED: [(&str, &str); 11] = [
     ("v1", "Namespace"),
     ("v1", "Service"),

@@ -74,7 +74,7 @@ pub(crate) enum Question {
         id: ExecutionId,
         about: About,
     },
-    /// A repeat of a keyed call waits for its result.
+    /// A call with a key that is in use asks for the result of the first call.
     Join {
         id: ExecutionId,
         waiter: JoinWaiter,

@@ -40,7 +40,7 @@ pub(crate) enum ProcessEnd {
     GuardLost,
 }
 
-/// The state of a process. Its owner's bell is notified when the state changes.
+/// The state of a process. `bell` wakes the task that started the process when the state changes.
 pub(crate) struct ProcessHandle {
     id: u64,
     /// The pid, once the process runs.
