@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -181,6 +182,23 @@ def test_children_go_with_the_watchdog(start: Start) -> None:
     pod.process.kill()
     pod.process.wait(30)
     wait_for(lambda: gone(child))
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_children_go_though_the_link_closes_first(start: Start, kind: str) -> None:
+    source = KEEPS.format(then="return 1").replace("def handle", f"{kind} handle")
+    pod = start(source).ready()
+    pod.invoke()
+    child = child_of(pod)
+    with contextlib.ExitStack() as held:
+        # The kernel closes the dead watchdog's descriptors in any order. A second writer keeps the
+        # lifeline open, so that the worker learns of the end by its link alone.
+        for each in os.scandir(f"/proc/{pod.process.pid}/fd"):
+            if int(each.name) > 2 and os.readlink(each.path).startswith("pipe:"):
+                held.enter_context(open(each.path, "wb"))
+        pod.process.kill()
+        pod.process.wait(30)
+        wait_for(lambda: gone(child))
 
 
 def test_children_go_with_a_drained_worker(start: Start) -> None:

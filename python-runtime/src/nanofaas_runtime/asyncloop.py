@@ -13,6 +13,7 @@ from . import faults, log, paths
 from .accept import PAUSE_S, accept_some
 from .asyncpod import AsyncPod, hide
 from .pod import SWEEP_S
+from .process import end_with_watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,19 +74,16 @@ class Server:
         self._listener = listener
         self._link = link
         self._done = False
-        self._is_orphan = False
         self._looks = False
         self._accepting: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Returns when the pod may end; raises SystemExit when the watchdog has ended."""
+        """Returns when the pod may end. Ends the process when the watchdog has ended."""
         loop = self._loop
         loop.add_reader(self._listener.fileno(), self._accept)
         loop.add_reader(self._link.fileno(), self._stopped)
         loop.call_later(SWEEP_S, self._sweep)
         keep_running(loop, lambda: self._done)
-        if self._is_orphan:
-            raise SystemExit(1)
 
     def _end(self) -> None:
         self._done = True
@@ -128,9 +126,7 @@ class Server:
         except OSError:
             message = b""
         if not message:
-            self._loop.remove_reader(self._link.fileno())
-            self._is_orphan = True
-            self._end()
+            end_with_watchdog()
         elif not self._looks:
             self._looks = True
             self._pod.begin_stop()

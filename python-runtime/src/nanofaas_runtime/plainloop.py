@@ -13,6 +13,7 @@ from time import monotonic
 
 from .accept import PAUSE_S, accept_some
 from .pod import DRAIN_QUIET_S, SWEEP_S
+from .process import end_with_watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class PlainLoop:
         del self._transports[fd]
 
     def run(self) -> None:
-        """Returns when the pod may end; raises SystemExit when the watchdog has ended."""
+        """Returns when the pod may end. Ends the process when the watchdog has ended."""
         poll = self.epoll.poll
         transports = self._transports
         reads = select.EPOLLIN
@@ -200,7 +201,7 @@ class PlainLoop:
             except OSError:
                 message = b""
             if not message:
-                raise SystemExit(1)
+                end_with_watchdog()
             if not self._pod.stopping:
                 self._pod.begin_stop()
 

@@ -12,6 +12,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import NoReturn
 
     from .watch import Watch
 
@@ -72,10 +73,25 @@ class Worker:
     def kill_group(self) -> None:
         """Kills the worker and its children. Call it before the worker is reaped, because the
         kernel may give a reaped PID, which also names the group, to another process."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            os.kill(self.pid, signal.SIGKILL)  # The worker leads no group.
+        _kill_group(self.pid)
+
+
+def end_with_watchdog() -> NoReturn:
+    """Kills this worker and its children. A worker calls it when the link tells it that the
+    watchdog has ended.
+
+    The lifeline kills the same group, but only while the worker holds the lifeline open. The kernel
+    may close the link first, and a worker that just exited then would leave its children behind.
+    """
+    _kill_group(os.getpid())
+    os._exit(1)  # Not reached: SIGKILL ends this process before `kill` returns.
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(leader, signal.SIGKILL)  # The worker leads no group.
 
 
 def is_oom(how: int, worker: Worker) -> bool:

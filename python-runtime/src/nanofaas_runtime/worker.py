@@ -19,6 +19,7 @@ from .control_block import FINISHED, READY, SERVES
 from .function import Function, NoFunction, mentions_asyncio
 from .plainloop import PlainLoop
 from .pod import PlainPod
+from .process import end_with_watchdog
 from .stopsignal import StopHandler
 
 TYPE_CHECKING = False
@@ -127,9 +128,14 @@ def finish(link: Link, status: int) -> int:
     """Reports to the watchdog that this process is about to end by itself with that status."""
     try:
         link.sock.send(FINISHED + b"%d" % status)
+    except BlockingIOError:
+        pass  # The watchdog is busy, and will see how this process ended.
+    except OSError:
+        end_with_watchdog()
+    try:
         sys.stdout.flush()
     except Exception:
-        pass  # The watchdog has ended, or the function replaced `stdout`.
+        pass  # The function replaced `stdout`.
     return status
 
 
