@@ -2,9 +2,9 @@
 //! at once.
 //!
 //! The code is plain arithmetic, so it needs neither intrinsics nor unsafe code. On the short
-//! pieces of heads and JSON it is faster than vector compares; for long pieces the compiler, or
-//! memchr, uses vectors. It is the inner loop of its callers: `head`, `fast_path`, `request`, and
-//! the JSON reader of `io`.
+//! pieces of heads and JSON this arithmetic is faster than vector compares; for long pieces the
+//! compiler, or memchr, uses vectors. The search is the inner loop of `head`, `fast_path`,
+//! `request`, `response_head`, and the JSON reader of `io`.
 
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
@@ -16,12 +16,12 @@ pub trait ByteSet {
     /// meaning.
     fn find_in_word(word: u64) -> u64;
 
-    /// Whether one byte is in the set. The code has no branch, so that the compiler can check many
-    /// bytes at once.
+    /// Whether one byte is in the set. An implementation must have no branch, so that the compiler
+    /// can check many bytes at once.
     fn contains(byte: u8) -> bool;
 
-    /// The number of bytes at the start of `bytes`, which is long, that are not in the set. The
-    /// result may be too small, but never too large.
+    /// Returns how many bytes at the start of `bytes` are not in the set. The result may be too
+    /// small, but not too large. `first` calls `skip` for the rest of a long piece.
     #[inline(always)]
     fn skip(bytes: &[u8]) -> usize {
         let (blocks, _) = bytes.as_chunks::<32>();
@@ -37,8 +37,9 @@ pub trait ByteSet {
     }
 }
 
-/// The size of the windows in which a long text is searched: large enough for a fast search, and
-/// small enough that a text with a match in every line is not searched many times.
+/// The size, in bytes, of the parts in which memchr searches a long text. A large part makes the
+/// search fast. A small part limits how far memchr searches past a control character, at which the
+/// result ends.
 const WINDOW: usize = 256;
 
 /// Control characters, including the tab.
@@ -86,13 +87,13 @@ impl ByteSet for JsonRunEnd {
         (byte == b'"') | (byte == b'\\') | (byte < b' ')
     }
 
-    /// Uses memchr, and so the widest vectors that the machine has.
+    /// Uses memchr, which uses the widest vectors that the machine has.
     fn skip(bytes: &[u8]) -> usize {
         let mut at = 0;
         for window in bytes.chunks(WINDOW) {
             let end = memchr::memchr2(b'"', b'\\', window).unwrap_or(window.len());
-            // memchr cannot search for a range of bytes. The lowest byte of the window shows
-            // whether the window has a control character.
+            // memchr cannot search for a range of bytes. So the lowest byte before the match shows
+            // whether a control character comes before it.
             let lowest = window[..end]
                 .iter()
                 .fold(u8::MAX, |lowest, byte| lowest.min(*byte));
@@ -108,15 +109,14 @@ impl ByteSet for JsonRunEnd {
     }
 }
 
-/// Bytes that no target may hold, although httparse accepts them: `#`, and bytes that are not
-/// ASCII.
+/// Bytes that a request's target may not hold, although httparse accepts them: `#`, and bytes that
+/// are not ASCII.
 pub struct Foreign;
 
 impl ByteSet for Foreign {
     #[inline(always)]
     fn find_in_word(word: u64) -> u64 {
-        // Bit 7 of a byte is set if it is not ASCII, so the word itself is the second half of the
-        // result.
+        // Bit 7 is 1 in exactly the bytes that are not ASCII, so the word itself marks them.
         equal(word, b'#') | word
     }
 
@@ -126,7 +126,8 @@ impl ByteSet for Foreign {
     }
 }
 
-/// The bytes that end a target's path: the `?` of its query, and the bytes that no target may hold.
+/// The bytes that end a target's path: the `?` of its query, and the bytes that a target may not
+/// hold.
 pub struct PathEnd;
 
 impl ByteSet for PathEnd {
@@ -141,27 +142,28 @@ impl ByteSet for PathEnd {
     }
 }
 
-/// Marks the bytes below `limit`, which is at most 0x80. The subtraction for a match borrows from
-/// the byte above it, so only the first match is exact.
+/// Sets bit 7 of each byte below `limit`, which is at most 0x80. The subtraction for a match
+/// borrows from the next higher byte, so only the first mark is sure to be right.
 #[inline(always)]
 fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(ONES * u64::from(limit)) & !word
 }
 
-/// Marks the bytes equal to `byte`.
+/// Sets bit 7 of each byte that equals `byte`, with the limits of `below`.
 #[inline(always)]
 fn equal(word: u64, byte: u8) -> u64 {
     below(word ^ (ONES * u64::from(byte)), 1)
 }
 
-/// The offset, at or after `from`, of the first byte in the set; `bytes.len()` if there is none.
+/// Returns the offset of the first byte in the set, at or after `from`; `bytes.len()` if no byte is
+/// in the set.
 #[inline(always)]
 pub fn first<S: ByteSet>(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     let long = from + 32;
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        // `from_le_bytes` puts the first byte lowest, so that `trailing_zeros` finds the first
-        // match.
+        // `from_le_bytes` makes the first byte the lowest of the word, so `trailing_zeros` finds
+        // the first match.
         let stops = S::find_in_word(u64::from_le_bytes(*word)) & HIGHS;
         // This is a branch and not arithmetic, so that the CPU loads the next word before this
         // result is known.

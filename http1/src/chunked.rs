@@ -1,25 +1,26 @@
 //! Decodes the chunked transfer coding, piece by piece.
 //!
-//! The decoder holds a few words of state and no bytes: data goes directly to the caller's buffer;
+//! The decoder holds a few words of state and no bytes. Data goes directly to the caller's buffer;
 //! chunk extensions and trailers are parsed, limited and dropped. The outcome does not depend on
-//! how the input is split. Called by `io` and `runtime`, for requests and answers.
+//! how the input is split. `io` and `runtime` use the decoder for requests and answers.
 
 use crate::error::ParseError;
 
-/// Limit of a chunk-size line, with its extensions.
+/// The limit of a chunk-size line in bytes, with its extensions and its CR.
 pub const CHUNK_LINE_MAX: u32 = 1024;
-/// Limit of all chunk extensions of one body, because tiny chunks with long extensions would cost
-/// much work for little data.
+/// The limit of all chunk extensions of one body, in bytes. Without this limit, tiny chunks with
+/// long extensions would cost much work for little data.
 pub const EXTENSIONS_MAX: u32 = 16 * 1024;
-/// Limit of all trailers of one body, in bytes.
+/// The limit of all trailers of one body, in bytes.
 pub const TRAILERS_MAX: u32 = 16 * 1024;
-/// 16 hex digits are 64 bits, so a size within this limit cannot overflow.
+/// The limit of the hex digits of a chunk size. 16 hex digits are 64 bits, so a size within this
+/// limit cannot overflow.
 const SIZE_DIGITS_MAX: u32 = 16;
 
 /// The result of one piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// Bytes of the input that were used. Bytes after the body are not used.
+    /// The number of bytes of the input that were used. Bytes after the body are not used.
     pub consumed: usize,
     /// Whether the body is complete.
     pub done: bool,
@@ -48,8 +49,8 @@ enum ChunkState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkedDecoder {
     state: ChunkState,
-    /// The chunk's size while its line is read; after that, the bytes of the chunk that are still
-    /// missing.
+    /// The chunk's size as far as its digits were read; after its line, the number of the chunk's
+    /// bytes that are still missing.
     left: u64,
     digits: u32,
     line: u32,
@@ -66,18 +67,18 @@ impl ChunkedDecoder {
         out: &mut Vec<u8>,
         max: usize,
     ) -> Result<Decoded, ParseError> {
-        // `out` may already hold other bytes, such as the head before the body.
+        // `out` may already hold other bytes, for example the head before the body.
         let room = max.saturating_sub(out.len()) as u64;
         self.advance(input, Some(room), |data| out.extend_from_slice(data))
     }
 
-    /// Finds the end of a body of any length that is passed on undecoded.
+    /// Finds the end of a body that the caller passes on undecoded. The body may have any length.
     pub fn skip(&mut self, input: &[u8]) -> Result<Decoded, ParseError> {
         self.advance(input, None, |_| {})
     }
 
-    /// Passes the data in `input` to `take`. Refuses a chunk that is larger than `room`, if there
-    /// is a limit.
+    /// Passes the data in `input` to `take`. Refuses a chunk that is larger than what is left of
+    /// `room`, if there is a limit.
     #[inline]
     fn advance(
         &mut self,
@@ -140,7 +141,8 @@ impl ChunkedDecoder {
         }
         if self.state == ChunkState::Size {
             if let Some(digit) = char::from(byte).to_digit(16) {
-                // The limit counts leading zeros too, so the shift below cannot overflow.
+                // Leading zeros count too, so the shift below is done at most 16 times and cannot
+                // overflow.
                 self.digits += 1;
                 if self.digits > SIZE_DIGITS_MAX {
                     return Err(ParseError::Malformed("a chunk size has over 16 digits"));
@@ -179,7 +181,7 @@ impl ChunkedDecoder {
 
     fn begin_data(&mut self, room: Option<u64>) -> Result<ChunkState, ParseError> {
         (self.digits, self.line) = (0, 0);
-        // A chunk of size 0 is the last one (RFC 9112 §7.1). Its line leads to the trailers.
+        // A chunk of size 0 is the last one (RFC 9112 §7.1). The trailers follow its line.
         if self.left == 0 {
             return Ok(ChunkState::TrailerStart);
         }
@@ -229,7 +231,8 @@ fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// Decodes the whole input, and checks that the outcome is the same byte by byte.
+    /// Decodes the whole input at once, and checks that decoding it byte by byte gives the same
+    /// outcome.
     fn decode(input: &[u8], max: usize) -> Result<(Decoded, Vec<u8>), ParseError> {
         let mut out = Vec::new();
         let whole = ChunkedDecoder::default().decode(input, &mut out, max);
@@ -359,7 +362,8 @@ mod tests {
         ));
 
         assert!(decode(b"3\r\nabc\r\n2\r\nde", 5).is_ok());
-        // A chunk over the limit is refused by its size, before any of its data is taken.
+        // A chunk over the limit is refused as soon as its size is read, before any of its data is
+        // taken.
         let mut out = b"ab".to_vec();
         let outcome = ChunkedDecoder::default().decode(b"4\r\nabcd", &mut out, 5);
         assert_eq!((outcome, out.len()), (Err(ParseError::BodyTooLarge), 2));
@@ -371,7 +375,8 @@ mod tests {
         let line = |length: usize| format!("1;{}\r\na\r\n", "x".repeat(length - 3));
         assert!(decode(line(CHUNK_LINE_MAX as usize).as_bytes(), 1000).is_ok());
         assert!(decode(line(CHUNK_LINE_MAX as usize + 1).as_bytes(), 1000).is_err());
-        // One line of this length is allowed; the 17th one exceeds the limit of all extensions.
+        // One line of this length is allowed. The extensions of 17 such lines together exceed their
+        // limit.
         let lines = |count: usize| line(CHUNK_LINE_MAX as usize).repeat(count);
         assert!(decode(lines(16).as_bytes(), 1000).is_ok());
         assert!(decode(lines(17).as_bytes(), 1000).is_err());

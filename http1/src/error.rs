@@ -1,7 +1,7 @@
 //! Why a peer's bytes are refused: one error for heads and chunked bodies, and one for values.
 //!
-//! It writes no answer: `status` returns HTTP's status for each error, and the caller writes the
-//! text.
+//! This module writes no answer: `status` returns the HTTP status of a `ParseError`, `Display`
+//! gives the text of either error, and the caller writes the answer.
 
 use std::error::Error;
 use std::fmt;
@@ -25,7 +25,7 @@ pub enum ParseError {
 pub struct ValueError(pub &'static str);
 
 impl ParseError {
-    /// The status of the answer to the refused request.
+    /// Returns the status of the answer to the refused request.
     pub const fn status(self) -> u16 {
         match self {
             Self::Malformed(_) => 400,
@@ -39,9 +39,9 @@ impl ParseError {
         }
     }
 
-    /// The error for a head that httparse refuses after it has passed the line discipline.
-    /// `version` is the text at the position of the version. It decides whether the error is an
-    /// unsupported version or a message that is not HTTP.
+    /// Returns the error for a head that passes the line discipline but that httparse refuses.
+    /// `version` is the text at the position of the version. This text decides between an
+    /// unsupported version and a message that is not HTTP.
     pub(crate) fn of_httparse(error: httparse::Error, version: &[u8]) -> Self {
         use httparse::Error;
         match error {

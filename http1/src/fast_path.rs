@@ -1,13 +1,14 @@
-//! The fast path of parsing a head: it reads each byte once. It accepts only complete heads with
-//! nothing unusual. For every other head it returns no result, and `request` and `response_head`
-//! use the slow path: line discipline first, then httparse. For the heads that it accepts, the
-//! result equals the slow path's.
+//! The fast path of parsing a head, which reads each byte once. It accepts only complete heads with
+//! nothing unusual, and gives them the same result as the slow path would. For every other head it
+//! returns no result, and `request` and `response_head` use the slow path: line discipline first,
+//! then httparse.
 
 use crate::byte_scan::{self, Control};
 use crate::head::{HEAD_MAX, HEADERS_MAX};
 
-/// Passes the name and the value of each header line from `at` on to `take`, which may refuse it.
-/// Returns the offset after the empty line that ends the lines.
+/// Calls `take` with the name and the value of each header line; the first line begins at offset
+/// `at`. Returns the offset after the empty line that ends the head. Returns none if a line is
+/// unusual or `take` refuses it.
 #[inline(always)]
 pub(crate) fn headers<'b>(
     bytes: &'b [u8],
@@ -18,7 +19,7 @@ pub(crate) fn headers<'b>(
     // refuses.
     let seen = &bytes[..bytes.len().min(HEAD_MAX)];
     let mut at = at;
-    // The loop has one round more than the limit of headers, because the empty line needs a round,
+    // The loop has one round more than the limit of headers, because the empty line needs a round
     // too.
     for _ in 0..=HEADERS_MAX {
         if seen.get(at..at + 2)? == b"\r\n" {
@@ -32,7 +33,7 @@ pub(crate) fn headers<'b>(
         }
         let next = end + 2;
         let mut start = colon + 1;
-        // `seen[end]` is a CR, so the loop stops there at the latest.
+        // `seen[end]` is a CR, so this loop ends there at the latest.
         while seen[start] == b' ' {
             start += 1;
         }
@@ -49,7 +50,8 @@ pub(crate) fn headers<'b>(
     None
 }
 
-/// The offset of the colon that ends a header's name.
+/// Returns the offset of the colon that ends the header's name at `at`; none if the name is empty
+/// or not a token.
 #[inline(always)]
 fn name_end(seen: &[u8], at: usize) -> Option<usize> {
     let mut end = at;

@@ -2,9 +2,9 @@
 //! `Transfer-Encoding` and `Connection` together determine it (RFC 9112 §6 and §9.3).
 //!
 //! A message whose length two parsers could read differently is refused, because the second parser
-//! could take a part of it for another message: both headers at once, two lengths, a list of
-//! lengths, a coding after `chunked`, a coding in HTTP/1.0. It reads no body. Called by `request`
-//! and `response_head`.
+//! could take a part of it for another message. Examples are a message with both `Content-Length`
+//! and `Transfer-Encoding`, two lengths, a list of lengths, a coding after `chunked`, and a coding
+//! in HTTP/1.0. This module reads no body. `request` and `response_head` call it.
 
 use crate::error::ParseError;
 use crate::header_value;
@@ -77,7 +77,7 @@ impl FramingHeaders {
         match (self.coded, self.length) {
             (false, None) => Ok(Framing::None),
             (false, Some(length)) => Ok(Framing::Length(length)),
-            // RFC 9112 §6.3 would allow this reader to use the coding. But a proxy in front of it
+            // RFC 9112 §6.3 would allow this parser to use the coding. But a proxy in front of it
             // may use the length, and then take a part of the body for the next message.
             (true, Some(_)) => Err(ParseError::Malformed(
                 "both Content-Length and Transfer-Encoding: send one of them",

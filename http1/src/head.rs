@@ -1,8 +1,8 @@
 //! The common parts of requests' and answers' heads: their limits, the search for their end, the
 //! bytes that they may hold, and their header lines.
 //!
-//! The outcome depends on the bytes alone, never on how they were split. It keeps no bytes:
-//! positions in a head are offsets. Called by `request` and `response_head`.
+//! The outcome depends on the bytes alone, not on how they were split. This module keeps no bytes:
+//! positions in a head are offsets. `request` and `response_head` call it.
 
 use std::num::NonZeroU16;
 
@@ -10,11 +10,11 @@ use crate::byte_scan;
 use crate::error::ParseError;
 use crate::header_value;
 
-/// Limit of a head in bytes, with the empty line at its end.
+/// The limit of a head in bytes, with the empty line at its end.
 pub const HEAD_MAX: usize = 16 * 1024;
-/// Limit of the number of header lines.
+/// The limit of the number of header lines.
 pub const HEADERS_MAX: usize = 100;
-/// Limit of the request line or status line in bytes, without its CRLF.
+/// The limit of the request line or status line in bytes, without its CRLF.
 pub const START_LINE_MAX: usize = 8 * 1024;
 
 // A span stores offsets in 16 bits.
@@ -32,7 +32,7 @@ pub struct Span {
 const _: () = assert!(size_of::<Option<Span>>() == 4);
 
 impl Span {
-    /// The span of `piece`, which must be a part of `head`.
+    /// Returns the span of `piece`, which must be a part of `head`.
     pub fn of_piece(head: &[u8], piece: &[u8]) -> Self {
         let start = piece.as_ptr().addr() - head.as_ptr().addr();
         Self::new(start, start + piece.len())
@@ -47,7 +47,7 @@ impl Span {
         }
     }
 
-    /// The bytes of the span. `bytes` must start where the head starts.
+    /// Returns the bytes of the span. `bytes` must start where the head starts.
     #[inline]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[usize::from(self.start)..usize::from(self.end.get())]
@@ -69,20 +69,21 @@ impl Span {
 /// How far a head has been searched for its end. Use `default()` for the next head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadScan {
-    /// Bytes before this offset have been checked.
+    /// The bytes before this offset have been checked.
     at: u32,
-    /// Where the line that contains `at` begins.
+    /// The offset at which the line that contains `at` begins.
     line: u32,
-    /// The number of lines, without the empty line before the first.
+    /// The number of complete lines, without an empty line before the first.
     lines: u16,
     /// Whether an empty line came before the first line.
     blank: bool,
 }
 
 impl HeadScan {
-    /// The head's length, as soon as `bytes` holds the whole head. Checks the line discipline that
-    /// httparse does not check: only CRLF ends a line, no line begins with white space, no control
-    /// bytes. With `blank_first`, one empty line before the first is skipped (RFC 9112 §2.2).
+    /// Returns the head's length, or none if `bytes` does not yet hold the whole head. Checks the
+    /// line discipline, which httparse does not check: only CRLF ends a line, no line begins with
+    /// white space, and no line holds a control character other than the tab. With `blank_first`,
+    /// one empty line before the first line is skipped (RFC 9112 §2.2).
     pub(crate) fn end(
         &mut self,
         bytes: &[u8],
@@ -100,14 +101,14 @@ impl HeadScan {
                 ));
             }
             at = byte_scan::first::<byte_scan::Control>(seen, at);
-            // Of the control characters only the tab may be in a line.
+            // The tab is the only control character that may be in a line.
             if seen.get(at) == Some(&b'\t') {
                 at += 1;
                 continue;
             }
-            // This check comes before the match, because a line that is too long has to be refused
-            // before its end arrives. Otherwise the outcome would depend on how the bytes were
-            // split.
+            // This check comes before the match, so that a first line that is too long is refused
+            // even if its end has not arrived. Otherwise the outcome would depend on how the bytes
+            // were split.
             if self.lines == 0 && at - line > START_LINE_MAX {
                 return Err(ParseError::TargetTooLong);
             }
@@ -128,7 +129,7 @@ impl HeadScan {
                 (None, _) | (Some(b'\r'), None) if seen.len() == HEAD_MAX => {
                     return Err(ParseError::HeadTooLarge);
                 }
-                // The CR is checked again when the byte after it has arrived.
+                // A CR at the end of the bytes is checked again when the next byte has arrived.
                 (None, _) | (Some(b'\r'), None) => {
                     self.at = at as u32;
                     return Ok(None);
@@ -156,7 +157,8 @@ impl HeadScan {
 }
 
 /// Returns the name and the value of each header line, without the white space around the value.
-/// `head` may also be a head that was refused: its lines are then returned unchecked.
+/// Lines without a colon are skipped. `head` may also be a head that was refused: its lines are
+/// then returned unchecked.
 pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut start = 0;
     let lines = memchr::memchr_iter(b'\n', head).map(move |end| {

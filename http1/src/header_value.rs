@@ -1,7 +1,8 @@
 //! Parses the values of the headers and query parameters that the platform knows.
 //!
-//! It decides no framing (`framing` does) and allocates nothing. Called by `request` and
-//! `response_head` while they parse, and by `io` for values that only some requests need.
+//! The headers of the framing are parsed in `framing`. `request` and `response_head` call this
+//! module while they parse, and `io` calls it for values that only some requests need. Only
+//! `query_address` allocates.
 
 use std::net::IpAddr;
 
@@ -20,9 +21,9 @@ pub struct Prefer {
     wait_s: u32,
 }
 
-/// Whether a header's name is `known`, which is in lower case. The comparison folds case by setting
-/// bit 5. This is exact, because no other byte of a parsed name becomes a letter, a digit or a
-/// hyphen that way.
+/// Whether a header's name is `known`, which must be in lower case. The comparison ignores case by
+/// setting bit 5 of each byte. This is exact, because among the bytes that a name may hold, the
+/// upper-case letters are the only ones that become a letter, a digit or a hyphen that way.
 #[inline(always)]
 pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.
@@ -34,7 +35,7 @@ pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     }) == 0
 }
 
-/// The value without the spaces and tabs around it.
+/// Returns the value without the spaces and tabs around it.
 pub fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -45,7 +46,7 @@ pub fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// The members of a comma-separated list. Empty members are skipped (RFC 9110 §5.6.1).
+/// Returns the members of a comma-separated list. Empty members are skipped (RFC 9110 §5.6.1).
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')
@@ -88,14 +89,14 @@ pub fn is_identity(value: &[u8]) -> bool {
     value.is_empty() || value.eq_ignore_ascii_case(b"identity")
 }
 
-/// The `timeout` of `Keep-Alive`: for how many seconds the sender keeps an idle connection.
+/// Returns the `timeout` of `Keep-Alive`: for how many seconds the sender keeps an idle connection.
 pub fn parse_keep_alive(value: &[u8]) -> Option<u32> {
     list(value).find_map(|parameter| {
         let (name, seconds) = split_unquoted(parameter, b'=');
         let is_timeout = trim(name).eq_ignore_ascii_case(b"timeout");
         let seconds = digits(unquote(trim(seconds))).filter(|_| is_timeout)?;
-        // A number over 32 bits becomes the largest value: both are longer than this side keeps a
-        // connection.
+        // A number over 32 bits becomes the largest value of 32 bits, which is still longer than
+        // this side keeps a connection.
         Some(u32::try_from(seconds).unwrap_or(u32::MAX))
     })
 }
@@ -116,7 +117,7 @@ impl Prefer {
         wait_s: 0,
     };
 
-    /// `wait` in seconds. A number that is too large for the type becomes its largest value.
+    /// Returns `wait` in seconds. A number over 32 bits becomes the largest value of 32 bits.
     pub const fn wait_s(self) -> Option<u32> {
         if self.has_wait {
             Some(self.wait_s)
@@ -150,7 +151,8 @@ impl Prefer {
     }
 }
 
-/// The parts before and after the first `mark` that is not inside a quoted string.
+/// Returns the parts before and after the first `mark` that is not inside a quoted string. Without
+/// such a `mark`, the second part is empty.
 pub fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     let mut quoted = false;
     let mut at = 0;
@@ -166,15 +168,16 @@ pub fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     (value, &[])
 }
 
-/// The content of a quoted string. Escapes are not decoded, because no known value needs one.
+/// Returns the content of a quoted string, or any other value unchanged. Escapes stay undecoded,
+/// because no known value needs one.
 fn unquote(word: &[u8]) -> &[u8] {
     word.strip_prefix(b"\"")
         .and_then(|rest| rest.strip_suffix(b"\""))
         .unwrap_or(word)
 }
 
-/// The undecoded value of `name` in a query (without its `?`); none if the query has no such
-/// parameter.
+/// Returns the undecoded value of `name` in a query, which begins after its `?`; none if the query
+/// has no such parameter.
 fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, ValueError> {
     let mut found = None;
     for pair in query.split(|&byte| byte == b'&') {
@@ -191,7 +194,7 @@ fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, Valu
     Ok(found)
 }
 
-/// The whole number that a query has under `name`; none if the query has no such parameter.
+/// Returns the whole number that a query has under `name`; none if the query has no such parameter.
 pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);
@@ -206,7 +209,7 @@ pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, ValueError>
     ))
 }
 
-/// The IP address that a query has under `name`; none if the query has no such parameter.
+/// Returns the IP address that a query has under `name`; none if the query has no such parameter.
 pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);
@@ -219,8 +222,8 @@ pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, ValueEr
     ))
 }
 
-/// Decodes the `%XX` of one path segment, into `room` if the segment has any. A segment that is
-/// longer than `room` is refused, because no name is that long.
+/// Decodes the `%XX` of one path segment into `room`. A segment without a `%` is returned as it is.
+/// A decoded segment that is longer than `room` is refused, because no name is that long.
 pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b str, ValueError> {
     const BAD: ValueError =
         ValueError("the path must be UTF-8 text, with % only before two hex digits");
@@ -238,7 +241,7 @@ pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b s
     str::from_utf8(&room[..length]).map_err(|_| BAD)
 }
 
-/// The bytes with `%XX` decoded. `None` stands for a `%` without two hex digits after it.
+/// Returns the bytes with `%XX` decoded. `None` stands for a `%` without two hex digits after it.
 fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
     let mut rest = text.iter();
     std::iter::from_fn(move || {
@@ -252,13 +255,13 @@ fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
     })
 }
 
-/// The trace id of a `traceparent`: the 32 digits after the version. None if the value is not a
-/// valid `traceparent`.
+/// Returns the trace id of a `traceparent`: the 32 digits after the version. Returns none if the
+/// value has no valid trace id; the other parts are not checked.
 pub fn trace_of(traceparent: &[u8]) -> Option<&[u8]> {
     let (_, rest) = traceparent.split_at_checked(3)?;
     let (id, rest) = rest.split_at_checked(32)?;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    // W3C Trace Context: digits are in lower case, and an id of zeros only is invalid.
+    // By W3C Trace Context, digits are in lower case, and an id that has only zeros is invalid.
     let is_id = id.iter().all(is_digit) && id.iter().any(|byte| *byte != b'0');
     (traceparent[2] == b'-' && rest.first() == Some(&b'-') && is_id).then_some(id)
 }

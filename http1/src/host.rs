@@ -1,23 +1,26 @@
 //! Parses `Host`: a name or an address, with an optional port (RFC 9110 §7.2), and decides whether
-//! it names this machine. It allocates nothing. Called by `request` and `io`.
+//! it names this machine. This module allocates nothing. `request`, `io` and the management port
+//! call it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A valid host, without its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host<'a> {
-    /// A name or an IPv4 address, escapes not decoded; empty if the target names no host.
+    /// A name or an IPv4 address, with its escapes not decoded. It may be empty, because a client
+    /// sends an empty `Host` if the target names no host.
     Name(&'a [u8]),
     Ip6(Ipv6Addr),
 }
 
 impl<'a> Host<'a> {
-    /// None if the value is not a host, or if two parsers could read it differently.
+    /// Parses the value of `Host`. Returns none if the value is not a host, or if two parsers could
+    /// read it differently.
     pub fn parse(value: &'a [u8]) -> Option<Self> {
         if let [b'[', rest @ ..] = value {
             let end = rest.iter().position(|&byte| byte == b']')?;
-            // A zone is refused, because it has a meaning only on the client's machine (RFC 6874
-            // §4).
+            // The parser of addresses refuses a zone, which has a meaning only on the client's
+            // machine (RFC 6874 §4).
             let address = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
             return is_port_or_nothing(&rest[end + 1..]).then_some(Self::Ip6(address));
         }
@@ -42,8 +45,8 @@ impl<'a> Host<'a> {
 
     /// Whether the host is `localhost` or a loopback address. Other names of this machine do not
     /// count, because a resolver could give them another address.
-    // The function is inlined, because `parse` has just distinguished a name from an address, and
-    // the compiler can then omit the second distinction.
+    // The function is inlined, so that the compiler can omit this match after a call of `parse`,
+    // which has just distinguished a name from an address.
     #[inline]
     pub fn is_loopback(self) -> bool {
         match self {
@@ -60,8 +63,8 @@ fn is_loopback_name(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"localhost") || ip.is_some_and(|ip: Ipv4Addr| ip.is_loopback())
 }
 
-/// A colon and a valid port number, or nothing. A colon alone is refused, because some parsers read
-/// it as port 80 and others as no port.
+/// Whether `rest` is empty, or a colon with a valid port number. A colon alone is refused, because
+/// some parsers read it as port 80 and others as no port.
 fn is_port_or_nothing(rest: &[u8]) -> bool {
     match rest {
         [] => true,

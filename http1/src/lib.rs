@@ -1,10 +1,11 @@
-//! Parses HTTP/1.1 without I/O (RFC 9112): bytes in, offsets and lengths out. All sides use the
-//! same parser of heads and the same chunked decoder: `io` for clients' requests and pods' answers;
-//! `runtime` for requests, for the answers that its client gets, and for the watchdog's relay; the
-//! management port for `Host`.
+//! Parses HTTP/1.1 without I/O (RFC 9112): bytes in, offsets and lengths out. The crate has one
+//! parser of heads and one chunked decoder. `io` uses them for clients' requests and pods' answers;
+//! `runtime` for its requests, for the answers that its client gets, and for the messages that the
+//! watchdog passes on. The management port uses the parser of `Host`.
 //!
-//! It opens no socket, reads no clock, keeps no byte and writes no message. Its callers decide what
-//! a head means for a call. The outcome depends on the bytes alone, never on how they arrived.
+//! The crate opens no socket, reads no clock, keeps no byte and writes no message. The callers
+//! decide what a head means for a call. The outcome depends on the bytes alone, not on the pieces
+//! in which they arrived.
 //!
 //! # What is refused
 //!
@@ -25,7 +26,7 @@
 //!
 //! The parser also refuses features that no part of the platform serves: codings other than
 //! `chunked` (501), versions other than 1.1 and 1.0 (505), expectations other than `100-continue`
-//! (417), a switch of protocols. And it refuses a message over a limit: a head of 16 KiB or 100
+//! (417), a switch of protocols. It also refuses a message over a limit: a head of 16 KiB or 100
 //! headers (431), a first line of 8 KiB (414), chunk lines of 1 KiB, 16 KiB of chunk extensions, 16
 //! KiB of trailers.
 

@@ -1,23 +1,24 @@
 //! The meaning of a content type: which bodies the platform reads itself, and which types differ
-//! only in spelling (RFC 9110 §8.3.1). It reads no body.
+//! only in spelling (RFC 9110 §8.3.1). This module reads no body.
 
 use crate::header_value::{split_unquoted, trim};
 
 /// The kinds of bodies that the platform treats differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
-    /// `application/json` or `application/*+json`, in UTF-8.
+    /// `application/json` or `application/…+json`, in UTF-8.
     Json,
     /// `text/plain`, in UTF-8.
     Text,
-    /// Any other type, and the two types above in another charset.
+    /// Any other type, and a type of the two kinds above in another charset.
     Other,
     /// No type was sent.
     None,
 }
 
-/// The kind of a `Content-Type`. An empty value counts as none.
-// Inlined, so that the spelling that nearly all clients use costs no call of a function in another crate.
+/// Returns the kind of a `Content-Type`. An empty value counts as none.
+// This function is inlined, so that the spelling that nearly all clients use costs no call of a function in
+// another crate.
 #[inline]
 pub fn media_type(value: Option<&[u8]>) -> MediaType {
     if value == Some(b"application/json") {
@@ -53,7 +54,8 @@ pub fn is_plain_json(value: Option<&[u8]>) -> bool {
     media_type(value) == MediaType::Json && trim(essence).eq_ignore_ascii_case(b"application/json")
 }
 
-/// Whether a type is JSON by its name, or by its suffix (RFC 6839).
+/// Whether a type is `application/json`, or a type of `application/` with the suffix `+json` (RFC
+/// 6839).
 fn is_json(essence: &[u8]) -> bool {
     const TREE: &[u8] = b"application/";
     const SUFFIX: &[u8] = b"+json";
@@ -84,9 +86,9 @@ fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
         .any(|known| charset.eq_ignore_ascii_case(known))
 }
 
-/// A form that is the same for all spellings of one type: type, subtype and parameter names in
-/// lower case, values without quotes, parameters sorted by name. The charset is left out of a type
-/// that the platform reads itself, because it reads UTF-8 only.
+/// Returns a form that is the same for all spellings of one type: type, subtype, parameter names
+/// and the charset in lower case, values without quotes, parameters sorted by name. The form of a
+/// type that the platform reads itself has no charset, because the platform reads UTF-8 only.
 pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
     let is_read = matches!(
         media_type(Some(content_type)),
@@ -102,8 +104,8 @@ pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
             parameters.push((name, value));
         }
     }
-    // The sort compares only names and is stable, because the order of two values of one name may have a
-    // meaning.
+    // The sort is stable and compares only names, so two values of one name keep their order, which may have
+    // a meaning.
     parameters.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut form = trim(essence).to_ascii_lowercase();
     for (name, value) in parameters {
@@ -119,7 +121,7 @@ pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
     form
 }
 
-/// A parameter's name, and its value if it has one.
+/// Returns a parameter's name, and its value if it has one.
 fn parameter_of(parameter: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let (name, value) = split_unquoted(parameter, b'=');
     let has_value = name.len() < parameter.len();
@@ -131,7 +133,8 @@ fn parameter_of(parameter: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     (name, has_value.then_some(value))
 }
 
-/// The content of a quoted string with its escapes decoded. Other values are returned unchanged.
+/// Returns the content of a quoted string, with its escapes decoded. Returns any other value
+/// unchanged.
 fn unquoted(value: &[u8]) -> Vec<u8> {
     let [b'"', inner @ .., b'"'] = value else {
         return value.to_vec();

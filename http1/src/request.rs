@@ -1,10 +1,11 @@
 //! Parses a request's head in place: bytes in, a small `RequestHead` of offsets out.
 //!
-//! It never allocates, never copies a byte, and its outcome does not depend on how the bytes were
-//! split. It does not route and does not read bodies. `io`, the pod and the watchdog call it as
-//! bytes arrive. The rules are those of the contract for requests and bodies. The slow path applies
-//! them in three passes: line discipline (`HeadScan`), httparse, and the headers that determine the
-//! request's end. Nearly every head needs only one pass: `fast_path`.
+//! This module allocates nothing and copies no byte, and its outcome does not depend on how the
+//! bytes were split. It neither routes requests nor reads bodies. `io`, the pod and the watchdog
+//! call it as bytes arrive. The rules are those of the contract for requests and bodies. The slow
+//! path reads a head three times: for the line discipline (`HeadScan`), by httparse, and for the
+//! headers that have a meaning here. For nearly every head `fast_path` is enough, which reads it
+//! once.
 
 use std::mem::MaybeUninit;
 
@@ -33,14 +34,14 @@ pub enum Method {
 /// A request's head. Spans are offsets from the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// The head's length in bytes, with its empty line. The body starts here.
+    /// The head's length in bytes, with its empty line. This is also the offset of the body.
     pub len: usize,
     pub method: Method,
     /// HTTP/1.`minor`: 0 or 1.
     pub minor: u8,
-    /// The path as sent, escapes not decoded; `*` only for OPTIONS.
+    /// The path as it was sent, with its escapes not decoded. `*` is possible only for OPTIONS.
     pub path: Span,
-    /// The part after the `?`.
+    /// The part of the target after the `?`.
     pub query: Option<Span>,
     pub framing: Framing,
     pub keep_alive: bool,
@@ -59,16 +60,17 @@ pub struct RequestHead {
     pub tracestate: Option<Span>,
 }
 
-// The size is limited because a `RequestHead` is moved into the future that answers the request.
-// With eight bytes more the compiler builds that future elsewhere and copies it, which costs 350
-// instructions a call (`tests/counts`).
+// The size is limited because a `RequestHead` is moved into the future that answers the request. If
+// the head has eight bytes more, the compiler builds that future elsewhere and copies it, which
+// costs 350 instructions a call (`tests/counts`).
 const _: () = assert!(size_of::<RequestHead>() <= 88);
 
-/// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
-/// same `scan` when more bytes have come, so that the search continues where it ended.
+/// Parses the head at the start of `bytes`. Returns none if the head is not complete yet; call the
+/// function again with the same `scan` when more bytes have come, so that the search continues
+/// where it ended.
 pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
-    // After an incomplete head the fast path would read all bytes again, so only the slow path
-    // continues.
+    // After an incomplete head only the slow path is used, because the fast path would read all
+    // bytes again.
     if *scan == HeadScan::default()
         && let Some(head) = parse_fast(bytes)
     {
@@ -89,8 +91,7 @@ fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
         _ => return None,
     };
     let target_end = byte_scan::first::<byte_scan::WordEnd>(bytes, target_at);
-    // Two cases take the slow path, which returns their errors: an empty target, and a line that is
-    // too long.
+    // An empty target and a line that is too long take the slow path, which returns the error.
     if target_end == target_at || target_end >= START_LINE_MAX - VERSION.len() {
         return None;
     }
@@ -109,7 +110,7 @@ fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
     Some(head)
 }
 
-/// Parses any head, in three passes.
+/// Parses any head.
 fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
     let Some(end) = scan.end(bytes, true)? else {
         return Ok(None);
@@ -145,8 +146,8 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, 
 }
 
 impl RequestHead {
-    /// The length of the head and the body; `usize::MAX` for a chunked body, because its length is
-    /// unknown.
+    /// Returns the length of the head and the body together; `usize::MAX` for a chunked body,
+    /// because its length is unknown.
     pub fn whole(&self) -> usize {
         match self.framing {
             Framing::None => self.len,
@@ -228,7 +229,8 @@ impl RequestHead {
                 span,
                 "traceparent is there twice: send it once",
             )?,
-            // No decision depends on these values, so the first one is used.
+            // No decision depends on the values of these headers, so a second value is no error,
+            // and the first one is used.
             HeaderName::Origin => _ = self.origin.get_or_insert(span),
             HeaderName::TraceId => _ = self.trace_id.get_or_insert(span),
             HeaderName::Tracestate => _ = self.tracestate.get_or_insert(span),
@@ -247,15 +249,15 @@ impl RequestHead {
         self.settle_host(bytes, authority)?;
         self.framing = framing_headers.framing(self.minor)?;
         self.keep_alive = framing_headers.keep_alive(self.minor);
-        // A client that sends no body waits for nothing, and HTTP/1.0 does not define `100
-        // Continue`.
+        // A client that sends no body does not wait for `100 Continue`, and HTTP/1.0 does not
+        // define it.
         self.expect_continue &=
             self.minor == 1 && !matches!(self.framing, Framing::None | Framing::Length(0));
         Ok(())
     }
 
-    /// Determines the request's host: the `Host` header. A target in absolute form must name the
-    /// same host.
+    /// Determines the request's host and checks it. The host is that of `Host`, or that of the
+    /// target if an HTTP/1.0 request has no `Host`. If both name a host, it must be the same one.
     fn settle_host(&mut self, bytes: &[u8], authority: Option<Span>) -> Result<(), ParseError> {
         match (self.host, authority) {
             (None, _) if self.minor == 1 => {
@@ -282,7 +284,7 @@ impl RequestHead {
     }
 }
 
-/// Sets `place`. Refuses a second value, because two parsers could each use a different one.
+/// Sets `place`. Refuses a second value, because two parsers could each use a different value.
 fn once(place: &mut Option<Span>, span: Span, twice: &'static str) -> Result<(), ParseError> {
     match place.replace(span) {
         None => Ok(()),
@@ -357,7 +359,7 @@ fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, P
     })
 }
 
-/// The third word of the request line.
+/// Returns the text after the second space of the request line.
 fn version(head: &[u8]) -> &[u8] {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
@@ -386,7 +388,8 @@ enum HeaderName {
 }
 
 impl HeaderName {
-    /// Length and first letter leave one candidate, so most headers need no comparison.
+    /// The length and the first letter leave at most one known name, so most headers need no
+    /// comparison.
     #[inline]
     fn of(name: &[u8]) -> Option<Self> {
         let (is, known) = match (name.len(), name[0] | 0x20) {

@@ -1,8 +1,8 @@
 //! Parses the head of a pod's answer, as strictly as a client's request.
 //!
-//! Pure like `request`: offsets out, nothing kept. Called by `io`, by the runtime's client and by
-//! the watchdog. For `io` an error means that the pod sent an invalid answer: the connection is
-//! dropped, and the call ends as `BAD_OUTPUT`.
+//! Like `request`, this module returns offsets and keeps no bytes. `io`, the runtime's client and
+//! the watchdog call it. For `io` an error means that the pod sent an invalid answer: `io` drops
+//! the connection, and the call ends as `BAD_OUTPUT`.
 
 use std::mem::MaybeUninit;
 
@@ -21,7 +21,7 @@ const STATUS_END: usize = 12;
 pub enum ResponseBody {
     /// Answers with 1xx, 204 and 304 have no body.
     None,
-    /// Bytes.
+    /// `Content-Length`, in bytes.
     Length(u64),
     Chunked,
     /// No length was sent: the body ends when the pod closes the connection.
@@ -33,13 +33,14 @@ pub enum ResponseBody {
 pub struct ResponseHead {
     /// The head's length in bytes, with its empty line.
     pub len: usize,
-    /// 100 to 599. Below 200 the final answer follows after `len` bytes.
+    /// 100 to 599. An answer with a status below 200 is an interim one: another answer follows
+    /// directly after this head.
     pub status: u16,
     pub body: ResponseBody,
-    /// Whether an answer with 1xx or 204 announced a body, which it cannot have (RFC 9112 §6.3).
-    /// `body` is then `None`.
+    /// Whether an answer with 1xx or 204 announced a body, although such an answer cannot have one
+    /// (RFC 9112 §6.3). `body` is then `None`.
     pub has_forbidden_body: bool,
-    /// Whether the connection can carry another call when the body has been read.
+    /// Whether the connection can carry another request after the body has been read.
     pub keep_alive: bool,
     /// `Keep-Alive: timeout=`: for how many seconds the pod keeps an idle connection.
     pub keep_alive_s: Option<u32>,
@@ -47,29 +48,32 @@ pub struct ResponseHead {
     /// `Content-Encoding`, unless it is `identity`.
     pub content_encoding: Option<Span>,
     pub retry_after: Option<Span>,
-    /// `X-Cold-Start: true`.
+    /// Whether there is an `X-Cold-Start: true`.
     pub cold_start: bool,
-    /// `X-Init-Duration-Ms`, in milliseconds; none if the value is not a whole number.
+    /// `X-Init-Duration-Ms`, in milliseconds; none if the value is not a whole number of at most 32
+    /// bits.
     pub init_duration_ms: Option<u32>,
     /// The first `X-Execution-Id`: the call that this answer belongs to.
     pub execution_id: Option<Span>,
-    /// Whether there are several `X-Execution-Id`, which may differ.
+    /// Whether there is more than one `X-Execution-Id`. Their values may differ.
     pub has_several_ids: bool,
     /// Whether there is an `X-Not-Started: true`: the pod did not begin the call.
     pub not_started: bool,
-    /// Whether version and `Connection` keep the connection open, whatever body follows.
+    /// Whether the version and `Connection` keep the connection open. Unlike `keep_alive`, this is
+    /// also true for a body that ends only when the connection closes. It is false after a
+    /// forbidden body.
     pub persistent: bool,
 }
 
-/// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
-/// same `scan` when more bytes have come, so that the search continues where it ended, and with a
-/// new `scan` after an interim answer.
+/// Parses the head at the start of `bytes`. Returns none if the head is not complete yet; call the
+/// function again with the same `scan` when more bytes have come, so that the search continues
+/// where it ended. The answer after an interim answer needs a new `scan`.
 pub fn parse_response(
     bytes: &[u8],
     scan: &mut HeadScan,
 ) -> Result<Option<ResponseHead>, ParseError> {
-    // After an incomplete head the fast path would read all bytes again, so only the slow path
-    // continues.
+    // After an incomplete head only the slow path is used, because the fast path would read all
+    // bytes again.
     if *scan == HeadScan::default()
         && let Some(head) = parse_fast(bytes)
     {
@@ -100,10 +104,11 @@ fn parse_fast(bytes: &[u8]) -> Option<ResponseHead> {
     Some(head)
 }
 
-/// Parses any head: line discipline, httparse, and the headers that have a meaning.
+/// Parses any head: first the line discipline, then httparse, then the headers that have a meaning
+/// here.
 fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>, ParseError> {
     // `scan` reports a first line over its limit as a target that is too long. An answer has no
-    // target, so the error gets a message for the status line.
+    // target, so an error about the status line replaces it.
     let end = scan.end(bytes, false).map_err(|error| match error {
         ParseError::TargetTooLong => ParseError::Malformed("the status line is over 8 KiB"),
         error => error,
@@ -175,8 +180,8 @@ impl ResponseHead {
         }
     }
 
-    /// The same head as the answer to HEAD: no body follows, whatever the headers announce (RFC
-    /// 9112 §6.3).
+    /// Returns the same head as the answer to a HEAD request: no body follows, whatever the headers
+    /// announce (RFC 9112 §6.3).
     #[must_use]
     pub fn to_head_request(mut self) -> Self {
         self.body = ResponseBody::None;
@@ -203,8 +208,7 @@ impl ResponseHead {
         self.has_forbidden_body = self.body == ResponseBody::None
             && self.status != 304
             && !matches!(framing, Framing::None | Framing::Length(0));
-        // The pod may send the announced body although it is not allowed, so the connection cannot
-        // be used again.
+        // The pod may send the forbidden body all the same, so the connection cannot be used again.
         self.persistent = framing_headers.keep_alive(minor) && !self.has_forbidden_body;
         self.keep_alive = self.persistent && self.body != ResponseBody::UntilClose;
         Ok(())
@@ -248,7 +252,7 @@ impl ResponseHead {
                     ));
                 }
             }
-            // The value is only passed on, so the first one is used.
+            // The value is only passed on, so a second one is no error, and the first one is used.
             (11, b'r') if header_value::is_named(name, b"retry-after") => {
                 self.retry_after
                     .get_or_insert_with(|| Span::of_piece(bytes, value));
@@ -260,8 +264,8 @@ impl ResponseHead {
                 self.not_started |= says_true(value)
             }
             (14, b'x') if header_value::is_named(name, b"x-execution-id") => {
-                // Several ids are not refused here, because the watchdog removes the ids of its
-                // program and adds its own.
+                // Several ids are accepted here, because the watchdog removes the ids that its
+                // program sent and adds its own.
                 self.has_several_ids |= self.execution_id.is_some();
                 self.execution_id
                     .get_or_insert_with(|| Span::of_piece(bytes, value));

@@ -60,7 +60,8 @@ fn the_heads_end_is_searched_for_once() {
         );
     }
     assert!(parse_request(text, &mut scan).unwrap().is_some());
-    // The search does not read the same bytes again, so this change of a byte is not noticed.
+    // The search does not read a byte twice, so it does not notice that a byte before its position
+    // has changed.
     let mut scan = HeadScan::default();
     assert_eq!(parse_request(&text[..20], &mut scan), Ok(None));
     let mut changed = text.to_vec();
@@ -193,7 +194,7 @@ fn refuses_lines_that_parsers_end_or_fold_differently() {
     ] {
         assert!(is_malformed(with(lines)), "{lines:?}: {:?}", with(lines));
     }
-    // A folded line is refused directly after the request line too.
+    // A folded line is also refused directly after the request line.
     assert!(is_malformed(parse(b"GET / HTTP/1.1\r\n Host: h\r\n\r\n")));
     assert!(is_malformed(parse(b"GET / HTTP/1.1\nHost: h\n\n")));
     // An error that is certain is reported before the head is complete.
