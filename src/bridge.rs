@@ -1,6 +1,6 @@
-//! The bridge thread. Its tokio runtime runs the backend, which manages pods, and the management
-//! port. The thread never touches a call. A panic on it may come from a dependency, so it does not
-//! end the process: the bridge is rebuilt, with backoff, and keeps its work queue. `serve` starts it.
+//! The bridge thread. Its tokio runtime runs the backend, which manages pods, and the management port. The
+//! thread never touches a call. Its panics may come from a dependency, so a panic does not end the process:
+//! the bridge is rebuilt, with backoff, and keeps its work queue. `serve` starts the thread.
 
 mod endpoint;
 mod podless;
@@ -39,40 +39,41 @@ use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A bridge that ran for this long counts as healthy: its next failure gets the first backoff
-/// again.
+/// A bridge that ran longer than this counts as healthy: after its next failure the backoff begins at
+/// `FIRST_BACKOFF` again.
 const SOUND: Duration = Duration::from_secs(60);
-/// Pause between two checks whether the io threads have applied all functions.
+/// Pause between two checks whether the start has succeeded.
 const POLL: Duration = Duration::from_millis(1);
 /// Pause before a full ring is tried again.
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// The system that runs pods.
 pub(crate) enum Backend {
-    /// The configuration is made anew each time the bridge is rebuilt.
+    /// Makes the configuration; called each time the bridge is built.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
     Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
-    /// Nothing runs pods.
+    /// No system runs pods.
     None,
 }
 
-/// Sends the result of the start to the main thread, which waits for it.
+/// The channel that carries the result of the start to the main thread, which waits for it.
 pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 
 /// The arguments of the bridge thread.
 pub(crate) struct BridgeThreadConfig {
     pub(crate) backend: Backend,
     pub(crate) inbox: BridgeInbox,
-    /// Notified by the inbox's bell.
+    /// The inbox's bell notifies this.
     pub(crate) wake: Arc<Notify>,
     pub(crate) io: Vec<IoPost>,
     pub(crate) scheduler: SchedulerPost,
     pub(crate) registry: Registry,
     /// Converts the process's clock to wall-clock time.
     pub(crate) clock: WallClock,
-    /// Functions to register at the start.
+    /// The functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
-    /// Receives the result once: when all io threads have applied these functions, or when the start fails.
+    /// Receives the result one time: when all io threads have applied `functions` and the backend is ready,
+    /// or when the start fails.
     pub(crate) settled: Settled,
     pub(crate) listener: TcpListener,
     pub(crate) management: Arc<Management>,
@@ -99,7 +100,7 @@ pub(crate) struct BridgeThread {
 }
 
 impl BridgeThread {
-    /// Makes the thread stop the backend and then end.
+    /// Requests that the thread stop the backend and end.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -109,7 +110,7 @@ impl BridgeThread {
     }
 }
 
-/// Starts the thread.
+/// Starts the bridge thread.
 pub(crate) fn start(config: BridgeThreadConfig, on_end: OnEnd) -> io::Result<BridgeThread> {
     let (stop, stopped) = watch::channel(false);
     let thread = Builder::new()
@@ -121,7 +122,7 @@ pub(crate) fn start(config: BridgeThreadConfig, on_end: OnEnd) -> io::Result<Bri
     Ok(BridgeThread { stop, thread })
 }
 
-/// The bridge's bell, and the `Notify` that it notifies.
+/// Makes the bridge's bell, and the `Notify` that the bell notifies.
 pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
     struct Ringer(Arc<Notify>);
     impl Wake for Ringer {
@@ -142,7 +143,8 @@ struct Bridge {
     listener: TcpListener,
     management: Arc<Management>,
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
-    /// Taken by the task that sends the result of the start, so that it is sent once.
+    /// The code that sends the result of the start takes the channel out, so that the result is sent only one
+    /// time.
     settled: Rc<RefCell<Option<Settled>>>,
     /// What a rebuilt Kubernetes bridge must know from the bridge before it.
     memory: Rc<Memory>,
@@ -158,8 +160,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
     let mut work_queue =
         WorkQueue::new(config.inbox, config.io, config.scheduler, registry, starts);
     if let Err(error) = register(&mut work_queue, config.functions) {
-        // A closed channel is no error, because the main thread may have stopped waiting for the
-        // start.
+        // A closed channel is no error, because the main thread may have stopped waiting.
         let _ = config.settled.send(Err(error));
         return;
     }
@@ -180,8 +181,8 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
             Ok(Ok(Ended::Asked | Ended::Deposed)) => return,
             Ok(Ok(Ended::Panicked)) | Err(_) => "it panicked".to_owned(),
             Ok(Err(error)) => {
-                // While the main thread still waits for the start, a failure ends the start. Later
-                // the bridge is rebuilt instead.
+                // If the main thread still waits for the start, a failure ends the bridge thread. After the
+                // start, the bridge is rebuilt instead.
                 let first = bridge.settled.borrow_mut().take();
                 if let Some(first) = first {
                     let _ = first.send(Err(error));
@@ -275,10 +276,10 @@ impl Bridge {
         Ok(ended)
     }
 
-    /// Passes the work queue's commands to `endpoints` and to the backend, for ever.
+    /// Passes the work queue's commands to `endpoints` and to the backend, without end.
     async fn run_controller_loop(&self, backend: &RunningBackend) {
         let endpoints = Endpoints::new(self.work_queue.clone());
-        // After a rebuild, the new `endpoints` do not know the registered functions yet.
+        // The new `endpoints` must learn the functions that were registered before a rebuild.
         let functions: Vec<_> = self
             .work_queue
             .borrow()
@@ -363,7 +364,8 @@ enum RunningBackend {
 }
 
 impl RunningBackend {
-    /// Whether it has adopted the existing pods of the cluster. The other backends adopt nothing.
+    /// Whether a Kubernetes backend has adopted the existing pods of the cluster. Another backend adopts no
+    /// pods, so it is always ready.
     fn is_ready(&self) -> bool {
         match self {
             Self::Kubernetes(bridge) => bridge.is_ready(),
@@ -371,7 +373,7 @@ impl RunningBackend {
         }
     }
 
-    /// Waits until another control plane has taken the Lease. Without a cluster it waits for ever.
+    /// Waits until another control plane has taken the Lease. Without a cluster, waits without end.
     async fn deposed(&self) {
         match self {
             Self::Kubernetes(bridge) => bridge.deposed().await,
@@ -388,7 +390,7 @@ impl RunningBackend {
     }
 }
 
-/// The data that the metrics page needs about the functions.
+/// Returns the data of the functions that the metrics page shows.
 fn functions(work_queue: &WorkQueue) -> ScrapedFunctions {
     let registered = work_queue.functions().iter();
     ScrapedFunctions {
@@ -405,7 +407,7 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-/// The output of the future that is ready first; the other future is dropped.
+/// Returns the output of the future that is ready first, and drops the other future.
 async fn first_of<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
     let (mut one, mut other) = (pin!(one), pin!(other));
     poll_fn(|context| match one.as_mut().poll(context) {

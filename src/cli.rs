@@ -1,7 +1,7 @@
-//! The commands other than `serve`. Each sends one or a few requests to a running `nanofaas serve`;
-//! only `simulate` needs no server. A command uses the API and never reads the server's process or
-//! files. `main` parses the commands and calls `run`. Exit code 0: success; 1: the call or the
-//! request failed; 2: wrong use, or no server.
+//! The commands other than `serve`. Each sends requests to a running `nanofaas serve`, except `simulate`,
+//! which needs no server. A command uses the API and never reads the server's process or files. `main` parses
+//! the commands and calls `run`. Exit code 0: success; 1: the call or the request failed; 2: wrong use, or no
+//! server.
 
 mod apply;
 mod call;

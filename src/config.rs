@@ -1,6 +1,6 @@
-//! What an operator may set: the flags of `nanofaas serve`, each with its environment variable, and
-//! what they mean together on this machine. `ServeArgs` are the arguments; `Config` is resolved.
-//! It never opens, reads or starts anything. `main` parses it, `serve` resolves it once.
+//! What an operator may set: the flags of `nanofaas serve`, each with its environment variable, and how they
+//! combine on this machine. `ServeArgs` are the arguments; `Config` is the result of `resolve`. This module
+//! never opens, reads or starts anything. `main` parses `ServeArgs`, and `serve` resolves them.
 
 mod unknown;
 mod value;
@@ -38,7 +38,7 @@ pub(crate) enum BackendKind {
 }
 
 impl BackendKind {
-    /// The value of the flag.
+    /// Returns the value of the flag.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -86,7 +86,7 @@ pub(crate) enum SchedulerDriver {
 }
 
 impl SchedulerDriver {
-    /// The value of the flag.
+    /// Returns the value of the flag.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Inline => "inline",
@@ -268,28 +268,28 @@ pub(crate) struct ServeArgs {
 /// The facts about the machine that defaults depend on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineFacts {
-    /// Cores that the process may use, by affinity and quota.
+    /// The number of cores that the process may use, by affinity and quota.
     pub(crate) cores: usize,
     /// Whether this process runs in a pod of a cluster.
     pub(crate) in_cluster: bool,
-    /// The address of that pod.
+    /// The address of that pod; `None` outside a pod.
     pub(crate) pod_ip: Option<IpAddr>,
 }
 
-/// The settings for the life of the process.
+/// The settings, which do not change during the life of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) management: SocketAddr,
     pub(crate) internal_listen: Option<SocketAddr>,
     pub(crate) callback_url: Option<String>,
-    /// The address of the pod that this process runs in.
+    /// The address of the pod that this process runs in; `None` outside a pod.
     pub(crate) pod_ip: Option<IpAddr>,
     pub(crate) backend: BackendKind,
     pub(crate) functions: Vec<PathBuf>,
-    /// Only the kubernetes backend reads this.
+    /// Only the kubernetes backend reads this name.
     pub(crate) namespace: Option<String>,
-    /// Only the kubernetes backend reads this.
+    /// Only the kubernetes backend reads this path.
     pub(crate) pod_template: Option<PathBuf>,
     pub(crate) io_threads: usize,
     pub(crate) io_driver: DriverChoice,
@@ -311,13 +311,13 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
 }
 
-/// Flags that contradict each other; the message names both and what to do.
+/// An error about flags that contradict each other. The message names the flags and says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ConfigError(String);
 
 impl ServeArgs {
-    /// Fills in defaults, and refuses flags that contradict each other.
+    /// Fills in the defaults, and refuses flags that contradict each other.
     pub(crate) fn resolve(self, machine: MachineFacts) -> Result<Config, ConfigError> {
         let (io_threads, scheduler) = self.threads(machine.cores)?;
         self.check_addresses()?;
@@ -363,8 +363,8 @@ impl ServeArgs {
         })
     }
 
-    /// The number of io threads and the scheduler's thread: a flag that is not given follows from
-    /// the other one.
+    /// Returns the number of io threads and the scheduler's thread. If only one of the two flags is given,
+    /// the other value follows from it.
     fn threads(&self, cores: usize) -> Result<(usize, SchedulerDriver), ConfigError> {
         let by_cores = if cores < 4 { 1 } else { cores - 2 };
         let by_cores = by_cores.min(nanofaas_core::limits::IO_THREADS_MAX);
@@ -420,7 +420,8 @@ impl ServeArgs {
                  the largest answers need {needed} bytes; raise the first or lower the second"
             )));
         }
-        // The budget must be twice this charge, because the waiting calls of one function may hold only half of it.
+        // The budget must be twice this charge, because the waiting calls of one function may hold only half
+        // of the budget.
         let needed = 2 * nanofaas_io::start::charge_for(body);
         if held < needed {
             return Err(ConfigError(format!(
@@ -434,9 +435,10 @@ impl ServeArgs {
 }
 
 impl Config {
-    /// `http://host:port` under which pods reach `/v1/internal`. It is the address of this
-    /// process's pod or, outside a pod, an address of this machine. `listen` and `internal` are the
-    /// actual addresses of the listeners.
+    /// Returns the base URL `http://host:port` under which pods reach `/v1/internal`. Without
+    /// `--callback-url`, the host is the listener's address. If that is unspecified, the host is the pod's
+    /// address or, outside a pod, loopback. `listen` and `internal` are the actual addresses of the
+    /// listeners.
     pub(crate) fn callback_base(&self, listen: SocketAddr, internal: Option<SocketAddr>) -> String {
         if let Some(url) = &self.callback_url {
             return url.clone();
@@ -451,7 +453,7 @@ impl Config {
     }
 }
 
-/// An address to connect to: an unspecified address (`0.0.0.0`, `[::]`) becomes loopback.
+/// Returns an address to connect to: an unspecified address (`0.0.0.0`, `[::]`) becomes loopback.
 pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

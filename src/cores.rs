@@ -1,6 +1,5 @@
-//! The cores that the process may use, and the threads that get a core of their own. `serve`
-//! detects the cores before any thread is pinned, because a pinned thread would see only its own
-//! core.
+//! The cores that the process may use, and the threads that get a core of their own. `serve` detects the
+//! cores before any thread is pinned, because a pinned thread would see only its own core.
 
 use std::thread::available_parallelism;
 
@@ -14,12 +13,12 @@ use crate::config::SchedulerDriver;
 pub(crate) struct Cores {
     /// The numbers of the CPUs that the process may run on.
     allowed: Vec<usize>,
-    /// How many of these CPUs it may use at once. Under a quota this is less than the length of
+    /// How many of these CPUs the process may use at once. Under a quota, `count` is less than the length of
     /// `allowed`.
     pub(crate) count: usize,
 }
 
-/// The CPUs to which threads are pinned. With too few cores no thread is pinned.
+/// The CPUs to which threads are pinned. If there are too few cores, no thread is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pinning {
     /// One CPU for each io thread.
@@ -38,13 +37,13 @@ impl Cores {
         Self { allowed, count }
     }
 
-    /// Gives each io thread and the pinned scheduler a core of its own, and leaves at least one
-    /// core for the rest: the bridge, the functions, the kernel.
+    /// Reserves a core for each io thread and for the pinned scheduler. At least one core is left for the
+    /// bridge, the functions and the kernel.
     pub(crate) fn plan(&self, io_threads: usize, scheduler: SchedulerDriver) -> Pinning {
         let pinned = scheduler == SchedulerDriver::Pinned;
         let threads = io_threads + usize::from(pinned);
-        // Under a quota, processes outside our control may be pinned to the same cores. With fewer
-        // than four cores, a pinned thread could not make way for a function.
+        // Under a quota, processes of other pods may be pinned to the same cores. With fewer than four cores,
+        // the functions would have too few cores beside the pinned threads.
         let whole = self.allowed.len() == self.count && self.count >= 4;
         if !whole || threads + 1 > self.count {
             return Pinning::default();

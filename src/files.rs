@@ -1,6 +1,6 @@
-//! Function files: finds and reads them, and knows the line of each field. It never decides whether
-//! a function is valid (`nanofaas_core::spec` does) and never writes. `serve --functions`, `apply
-//! -f` and `simulate` call it.
+//! Function files: finds and reads them, and keeps the line of each field. It never decides whether a
+//! function is valid (`nanofaas_core::spec` does) and never writes a file. `serve --functions`, `apply -f`
+//! and `simulate` call it.
 
 mod build;
 mod node;
@@ -17,11 +17,11 @@ use nanofaas_core::spec::{FieldError, FunctionDraft, Json};
 
 use node::Located;
 
-/// Longest function file, in bytes: the same limit as for a function in the API.
+/// The longest function file, in bytes: the API has the same limit for a function.
 pub(crate) const FILE_LEN_MAX: u64 = 1024 * 1024;
-/// Deepest nesting of folders that is searched.
+/// The deepest nesting of folders that is searched.
 const FOLDER_DEPTH_MAX: usize = 16;
-/// Most functions that one command reads.
+/// The largest number of functions that one command reads.
 const FUNCTIONS_MAX: usize = 10_000;
 
 /// One function as a file describes it.
@@ -30,14 +30,14 @@ pub(crate) struct FunctionFile {
     pub(crate) path: PathBuf,
     /// The line where its YAML document begins, counted from 1.
     pub(crate) line: u32,
-    /// `local.directory` is made absolute.
+    /// The description of the function, in which `local.directory` is absolute.
     pub(crate) draft: FunctionDraft,
     /// The line of each field, by the field's path in a `FieldError`.
     lines: BTreeMap<String, u32>,
 }
 
 impl FunctionFile {
-    /// `file:line: field: message`, with the line of the field or of its nearest known parent.
+    /// Returns `file:line: field: message`, with the line of the field or of its nearest known parent.
     pub(crate) fn locate(&self, fault: &FieldError) -> String {
         format!(
             "{}:{}: {fault}",
@@ -46,7 +46,7 @@ impl FunctionFile {
         )
     }
 
-    /// A warning line for each unknown field, which the server ignores.
+    /// Returns a warning line for each unknown field, which the server ignores.
     pub(crate) fn ignored(&self) -> Vec<String> {
         let message = "is not a field of a function, and is ignored";
         let unknown = self.draft.unknown_fields().into_iter();
@@ -68,13 +68,13 @@ impl FunctionFile {
         }
     }
 
-    /// `file:line`.
+    /// Returns `file:line`, where the function begins.
     pub(crate) fn place(&self) -> String {
         format!("{}:{}", self.path.display(), self.line)
     }
 }
 
-/// All reasons why files could not be read, one line each.
+/// The reasons why files could not be read, one line each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct FilesError(pub(crate) Vec<String>);
 
@@ -84,9 +84,8 @@ impl fmt::Display for FilesError {
     }
 }
 
-/// Reads the paths in the order given. In a folder, reads its function files and those of its subfolders, sorted by
-/// name; `find_below` skips some subfolders. Two functions
-/// with the same name are an error.
+/// Reads the paths in the given order. A folder stands for its function files and those of its subfolders,
+/// sorted by name; `find_below` skips some subfolders. Two functions with the same name are an error.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     let functions = read_all(paths)?;
     let errors = repeated_names(&functions);
@@ -165,7 +164,8 @@ pub(crate) fn read_text(
     Ok(functions)
 }
 
-/// Sets the working folder. The default is the file's own folder, and a relative path starts at that folder.
+/// Makes the working folder absolute. A relative path starts at the file's own folder, which is also the
+/// default.
 fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
     let given = draft.get("local.directory");
     let directory = match given {
@@ -173,7 +173,7 @@ fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
         Some(Json::Text(relative)) if !relative.is_empty() => folder.join(relative),
         Some(_) => return,
     };
-    // A path that is not UTF-8 cannot be written into a function's description.
+    // A path that is not UTF-8 cannot be written into a draft, so the field stays as it was.
     if let Some(directory) = directory.to_str() {
         draft.set("local.directory", Json::from(directory));
     }
@@ -184,8 +184,7 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     let file = File::open(path).map_err(failed)?;
     let is_regular = file.metadata().map_err(failed)?.is_file();
     let mut bytes = Vec::new();
-    // `take` limits the size, because the length of a pipe or a device is not known before it is
-    // read.
+    // `take` limits the size, because the length of a pipe or a device is unknown before the end of the file.
     file.take(FILE_LEN_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
@@ -207,8 +206,8 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     read_text(path, &text, &folder_of(path, is_regular).map_err(failed)?)
 }
 
-/// The folder in which the functions of a file run: the file's own folder. A pipe is in no folder,
-/// so its functions run in the current folder, like functions from stdin.
+/// Returns the folder in which the functions of a file run: the file's own folder. A pipe is in no folder, so
+/// its functions run in the current folder, like functions from stdin.
 fn folder_of(path: &Path, is_regular: bool) -> std::io::Result<PathBuf> {
     if !is_regular {
         return std::env::current_dir();
@@ -243,7 +242,7 @@ fn find_below(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> std::io
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // Do not follow a link to a folder, because the link could lead back to a parent of the folder.
+        // This skips links to folders, because such a link could lead back to a parent of the folder.
         if entry.file_type()?.is_dir() {
             let built = matches!(name, "target" | "node_modules" | "__pycache__");
             if levels > 0 && !built {

@@ -1,10 +1,9 @@
-//! The log on stderr: one JSON object a line, or text for people. Threads that log never wait:
-//! their lines go through a bounded queue, and a line that finds the queue full is dropped and
-//! counted. This module itself logs nothing. `serve` sets it up once.
+//! The log on stderr: one JSON object a line, or text for people. A thread that logs does not wait: its lines
+//! go through a bounded queue, and a line that finds the queue full is dropped and counted. Only `at_once`
+//! writes directly. This module itself logs nothing. `serve` sets it up.
 //!
-//! tracing-serde reads the fields of an event. The JSON form of tracing-subscriber is not used,
-//! because it cannot leave an empty field out and cannot put the fields of a function's own log
-//! line next to the message.
+//! tracing-serde reads the fields of an event. The module writes its own JSON, because tracing-subscriber's
+//! JSON form keeps empty fields and cannot put the fields of a function's own log line next to the message.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -22,7 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogForm, LogLevel};
 
-/// The largest number of lines that wait for stderr. A process that logs very much writes about as many in a second.
+/// The largest number of lines that wait for stderr: about one second of a very busy log.
 const LINES_MAX: usize = 16_384;
 
 /// Writes the waiting lines when it is dropped.
@@ -31,7 +30,7 @@ pub(crate) struct LogHandle {
     pub(crate) dropped: ErrorCounter,
 }
 
-/// Sends every event of the process to stderr from now on.
+/// Sends every later event of the process to stderr.
 pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
@@ -45,9 +44,9 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // For libraries only warnings and errors are logged. kube's client is off, because it logs
-    // every failed request as an error, and the bridge reports failures itself. The target
-    // `function` has the lines that functions print.
+    // Of libraries, only warnings and errors are logged. kube's client is off: it logs every failed request
+    // as an error, which the bridge reports too. Events with the target `function` are the lines that
+    // functions print.
     let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -60,7 +59,7 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
     }
 }
 
-/// Writes one line directly, not through the queue, because the process is about to end.
+/// Writes one line before it returns, without the queue, because the process may end next.
 pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
     let line = LogLine {
         timestamp: now(),
@@ -68,7 +67,7 @@ pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
         message: message.to_owned(),
         fields: Map::new(),
     };
-    // A failed write is ignored, because without stderr there is no place to report it.
+    // A failed write is ignored, because without stderr there is no place to report the failure.
     let _ = writeln!(io::stderr().lock(), "{}", line.show(form));
 }
 
@@ -78,10 +77,10 @@ fn now() -> String {
     text
 }
 
-/// The fields that every line has. No field of an event may replace their values.
+/// The fields that every line has. Further fields cannot replace their values.
 const OWN: [&str; 3] = ["timestamp", "level", "message"];
 
-/// One line of the log, in the order of its JSON members.
+/// One line of the log. Its fields are in the order of the JSON members.
 #[derive(Serialize)]
 struct LogLine<'a> {
     timestamp: String,
@@ -108,7 +107,7 @@ impl LogLine<'_> {
             match &*name {
                 "message" => line.message = text_of(&value),
                 "members" => members = text_of(&value),
-                // An empty value is left out: for example, a call may have no trace id.
+                // An empty value is left out. For example, a call may have no trace id.
                 _ if value == "" => {}
                 name if OWN.contains(&name) => {
                     line.fields.insert(format!("{name}_"), value);
@@ -122,8 +121,7 @@ impl LogLine<'_> {
         line
     }
 
-    /// Adds the members of a JSON object that a function wrote. They never replace the event's own
-    /// members.
+    /// Adds the members of a JSON object that a function wrote. They never replace the event's own members.
     fn add_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
         for (name, value) in members {
@@ -133,7 +131,7 @@ impl LogLine<'_> {
         }
     }
 
-    /// `{"timestamp","level","message", fields}`, or `12:00:00 LEVEL message name=value`.
+    /// Returns `{"timestamp","level","message", fields}`, or `12:00:00 LEVEL message name=value`.
     fn show(&self, form: LogForm) -> String {
         match form {
             LogForm::Json => serde_json::to_string(self).unwrap_or_default(),
@@ -172,8 +170,8 @@ where
     }
 }
 
-/// Replaces control characters, because the text may come from a function and a terminal would
-/// obey them.
+/// Replaces control characters except newlines. The text may come from a function, and a terminal would obey
+/// its control characters.
 fn plain(text: &str) -> String {
     let shown = |c: char| {
         if c.is_control() && c != '\n' {

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Prints what is wrong with the command line, or the requested help.
 fn refuse(error: &clap::Error) -> ExitCode {
-    // A failed write is ignored, because without a terminal there is no place to report it.
+    // A failed write is ignored, because without a terminal there is no place to report the failure.
     let _ = error.print();
     if let Some(variable) = config::name_the_variable(error) {
         eprintln!("\nThe value comes from the environment variable {variable}.");

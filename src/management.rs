@@ -1,5 +1,5 @@
-//! The management port: health and metrics, on the bridge's runtime.
-//! It never touches a call and changes nothing. The kubelet, Prometheus and operators call it.
+//! The management port: health and metrics, on the bridge's runtime. It never touches a call and changes no
+//! setting. The kubelet, Prometheus and operators call it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,23 +28,24 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::metrics::{self, FunctionLabels, ProcessInfo, ScrapedFunctions};
 
-/// A thread counts as stuck if it has not beaten for this long after it was asked to.
+/// A thread counts as stuck if it has not beaten for this long after a health check asked for a beat.
 const BEAT_MAX: Duration = Duration::from_secs(10);
-/// Most open connections. When there are more, the connection that has been silent for the longest
-/// is closed. They use descriptors that the io threads leave free.
+/// The largest number of open connections. For a further connection, the one that has been silent for the
+/// longest is closed. The connections use descriptors that the io threads leave free.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
-/// A connection that has been silent for a shorter time than this is not closed to free a descriptor.
+/// If descriptors run out, only a connection that has been silent for at least this long is closed.
 const BRIEF: Duration = Duration::from_secs(1);
 /// Time limit from the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// Time limit for the bridge to send the functions; after that the page shows the last answer.
+/// Time limit for the bridge to send the functions. After that, the page shows the functions that it received
+/// last.
 const ASK_MAX: Duration = Duration::from_secs(1);
 /// Pause before a failed accept is tried again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// A scrape's request for the functions; the bridge answers through this channel.
+/// The channel through which the bridge answers a scrape's request for the functions.
 pub(crate) type Ask = oneshot::Sender<ScrapedFunctions>;
 
 /// Whether the process is alive and ready.
@@ -54,16 +55,16 @@ pub(crate) struct HealthState {
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     /// The pinned scheduler's beat. An inline scheduler has none, because its io thread beats.
     pub(crate) scheduler_beat: Option<Arc<Beat>>,
-    /// The bells of all these threads.
+    /// The bells of the io threads and of a pinned scheduler.
     pub(crate) bells: Vec<Arc<Doorbell>>,
-    /// True when the start is complete. Writer: the main thread.
+    /// True from the end of the start. Writer: the main thread.
     pub(crate) started: AtomicBool,
-    /// True when no new calls are accepted. Writer: the main thread.
+    /// True as soon as no new calls are accepted. Writer: the main thread.
     pub(crate) draining: AtomicBool,
 }
 
 impl HealthState {
-    /// The reason why the process is not ready.
+    /// Returns the reason why the process is not ready.
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.load(Relaxed) {
             Some("draining")
@@ -74,11 +75,12 @@ impl HealthState {
         }
     }
 
-    /// The thread that does not beat.
+    /// Asks every thread for a beat. Returns which kind of thread does not beat.
     fn not_alive(&self) -> Option<&'static str> {
         let now = Uptime::ZERO + self.origin.elapsed().into();
         let is_late = |beat: &Beat| beat.ask(now) > BEAT_MAX.into();
-        // Every thread is asked to beat, even if an earlier one is late.
+        // `filter` must see all io threads, because every thread must be asked for a beat, even if another
+        // one is late.
         let late_io = self.ledgers.iter().filter(|one| is_late(&one.beat)).count();
         let is_scheduler_late = self.scheduler_beat.as_deref().is_some_and(is_late);
         for bell in &self.bells {
@@ -98,7 +100,7 @@ impl HealthState {
 pub(crate) struct Management {
     pub(crate) health: Arc<HealthState>,
     pub(crate) ask: mpsc::Sender<Ask>,
-    /// Called at every scrape.
+    /// Collects the data of the process; called at every scrape.
     pub(crate) process: Box<dyn Fn() -> ProcessInfo + Send + Sync>,
     scrapes: Mutex<Scrapes>,
 }
@@ -133,8 +135,8 @@ impl Management {
         timeout(ASK_MAX, answered).await.ok()?.ok()
     }
 
-    /// Writes the metrics page. It is not called on the bridge's thread, because it takes long when
-    /// there are many functions.
+    /// Writes the metrics page. The bridge's thread must not call this, because it takes long if there are
+    /// many functions.
     fn page(&self, functions: Option<ScrapedFunctions>) -> String {
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(functions) = functions {
@@ -145,7 +147,7 @@ impl Management {
     }
 }
 
-/// Serves until the future is dropped.
+/// Serves the port until the future is dropped.
 pub(crate) async fn serve(
     listener: std::net::TcpListener,
     management: Arc<Management>,
@@ -167,8 +169,7 @@ pub(crate) async fn serve(
     axum::serve(listener, routes).await
 }
 
-/// The reason why a request is refused. As in the API, a page of another site may not send
-/// requests.
+/// Returns the reason why a request is refused. As in the API, a page of another site may not send requests.
 fn forbidden(headers: &HeaderMap, is_loopback: bool) -> Option<&'static str> {
     if headers.contains_key(header::ORIGIN) {
         return Some("requests of browsers from other sites are not taken; send no Origin header");
@@ -253,9 +254,9 @@ struct BoundedListener {
 
 /// An open connection, as the listener knows it.
 struct OpenConnection {
-    /// Time of the last read or write, in milliseconds since the listener began.
+    /// The time of the last read or write, in milliseconds since the listener began.
     moved_ms: Arc<AtomicU64>,
-    /// Sending on it ends the connection; its receiver is dropped with the connection.
+    /// A message on this channel ends the connection. The connection drops the receiver at its end.
     end: oneshot::Sender<()>,
 }
 
@@ -264,8 +265,7 @@ impl BoundedListener {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// Ends the connection that has been silent for the longest, if its silence is at least
-    /// `silent`.
+    /// Ends the connection that has been silent for the longest, if its silence is at least `silent`.
     fn make_room(&mut self, silent: Duration) {
         let latest_ms = self.now_ms().saturating_sub(silent.as_millis() as u64);
         let moved_ms = |open: &OpenConnection| open.moved_ms.load(Relaxed);
@@ -310,8 +310,8 @@ impl Listener for BoundedListener {
                 Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
-                    // This error (out of descriptors) also comes when no client waits, because the
-                    // kernel allocates the descriptor first.
+                    // The usual error is a lack of descriptors. It also comes when no client waits, because
+                    // the kernel allocates the descriptor first.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }
@@ -324,15 +324,15 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection that ends by itself when no bytes move on it, or when a request or its answer takes
-/// too long.
+/// A connection that ends when no bytes move on it for too long, or when the answer to a request begins too
+/// late.
 struct ManagementConnection {
     stream: TcpStream,
     began: Instant,
     moved_ms: Arc<AtomicU64>,
     is_ended: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
-    /// Whether bytes of a request have come and no bytes of its answer have been sent yet.
+    /// Whether bytes of a request have come, and no bytes of its answer have been sent yet.
     is_asked: bool,
 }
 
@@ -347,8 +347,8 @@ impl ManagementConnection {
         self.deadline.as_mut().reset(at);
     }
 
-    /// Ends an operation that would wait: with an error after the deadline, or when the listener
-    /// closes this connection to make room.
+    /// Ends an operation that would wait: with an error, after the deadline or when the listener ends this
+    /// connection.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,6 +1,5 @@
-//! The metrics page in Prometheus's text format 0.0.4, written from the live counters. It never
-//! changes a counter and knows no HTTP. `management` calls it for every scrape, on a thread other
-//! than the bridge's.
+//! The metrics page in Prometheus's text format 0.0.4, written from the live counters. It never changes a
+//! counter and knows no HTTP. `management` calls it for every scrape, on a thread other than the bridge's.
 
 mod process;
 mod text;
@@ -23,12 +22,13 @@ const OTHER: &str = "_other";
 /// The label of calls that were refused before their function was looked up.
 const UNKNOWN: &str = "_unknown";
 
-/// The data of the functions for one scrape. Collecting it costs little; the page is made of it on another thread.
+/// The data of the functions for one scrape. The bridge collects the data quickly; another thread writes the
+/// page from it.
 #[derive(Clone, Default)]
 pub(crate) struct ScrapedFunctions {
     /// Sorted by name.
     pub(crate) registered: Vec<(Arc<str>, Arc<QueueStats>)>,
-    /// Lanes of removed functions whose last calls still run.
+    /// The lanes of removed functions whose last calls still run.
     pub(crate) leaving: Vec<Arc<QueueStats>>,
     /// How long cold starts took until each phase.
     pub(crate) cold_starts: Arc<StartTimes>,
@@ -45,8 +45,8 @@ pub(crate) struct ProcessInfo {
     pub(crate) log_lines_dropped: u64,
 }
 
-/// The functions that have series of their own. The functions that are called first get series and
-/// keep them, so that a counter stays in the same series while its function exists.
+/// The functions that have series of their own: the first `most` that were called. A function keeps its
+/// series while it exists, so that its counters stay in one series.
 pub(crate) struct FunctionLabels {
     most: usize,
     own: BTreeMap<Arc<str>, bool>,
@@ -58,8 +58,8 @@ impl FunctionLabels {
         Self { most, own }
     }
 
-    /// Removes functions that are gone, and gives new functions series of their own while there are
-    /// free ones.
+    /// Removes functions that are gone. A new function gets series of its own while fewer than `most`
+    /// functions have them.
     fn update(&mut self, called: &[(Arc<str>, Totals)]) {
         let names: BTreeSet<&str> = called.iter().map(|(name, _)| &**name).collect();
         self.own.retain(|name, _| names.contains(&**name));
@@ -162,7 +162,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// `None` before the function's first call.
+    /// Returns `None` before the function's first call.
     fn of(stats: &QueueStats) -> Option<Self> {
         let mut totals: Option<Self> = None;
         for metrics in stats.metrics_seen() {
@@ -208,7 +208,7 @@ fn add_each(sums: &mut [u64], more: &[u64]) {
     }
 }
 
-/// The whole page.
+/// Writes the whole page.
 pub(crate) fn page(
     functions: &ScrapedFunctions,
     info: &ProcessInfo,
@@ -246,7 +246,7 @@ pub(crate) fn page(
     page.done()
 }
 
-/// The functions that have been called, by label.
+/// Returns the label and the figures of each function that has been called.
 fn series(functions: &ScrapedFunctions, labels: &mut FunctionLabels) -> Vec<(Arc<str>, Totals)> {
     let called: Vec<_> = functions
         .registered
@@ -314,8 +314,8 @@ fn write_rejected(page: &mut MetricsPage, series: &[(Arc<str>, Totals)], info: &
             page.sample(NAME, &labels, refused);
         }
     }
-    // The rate limit is checked before the function is looked up, so it also refuses calls of
-    // unknown functions.
+    // The rate limit is checked before the function is looked up, so it also refuses calls of unknown
+    // functions.
     let unknown = sum(info, |ledger| ledger.rejected_unknown.get());
     let labels = [
         ("function", UNKNOWN),

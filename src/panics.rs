@@ -1,6 +1,6 @@
-//! The effect of a panic. On an io or scheduler thread it ends the process, because an invariant of
-//! our code is broken and calls may be in an inconsistent state. On the bridge's thread it ends
-//! only the bridge. This hook never unwinds or catches. `serve` installs it once.
+//! The effect of a panic. A panic of an io thread or of the scheduler's thread ends the process, because an
+//! invariant of our code is broken and calls may be in an inconsistent state. A panic on the bridge's thread
+//! ends only the bridge. A panic of another thread is only logged. `serve` installs this hook.
 
 use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};
@@ -15,21 +15,21 @@ use crate::log;
 /// The name of the bridge's thread.
 pub(crate) const BRIDGE: &str = "bridge";
 
-/// Notified when a task of the bridge has panicked. Tokio ends only that task, which may have left
-/// work for other tasks half done, so the whole bridge has to end.
+/// Notified when the bridge's thread has panicked. Tokio ends only the task that panicked, which may have
+/// left work for other tasks half done, so the whole bridge has to end.
 pub(crate) fn on_bridge() -> &'static Notify {
     static PANICKED: LazyLock<Notify> = LazyLock::new(Notify::new);
     &PANICKED
 }
 
-/// Installs the hook: from now on panics are logged and end the process or the bridge.
+/// Installs the hook, which logs a panic and then ends the process, ends the bridge, or does no more.
 pub(crate) fn install(form: LogForm) {
     set_hook(Box::new(move |panic| {
         let thread = current();
         let name = thread.name().unwrap_or("unnamed");
         let message = message(name, panic);
         if ends_the_process(name) {
-            // The backtrace must be taken here, because the process aborts next.
+            // Take the backtrace here, because the process aborts below.
             let trace = Backtrace::force_capture();
             log::at_once(
                 form,

@@ -1,7 +1,7 @@
-//! Claims of listen addresses. The io threads share a port with SO_REUSEPORT, and a second control
-//! plane could share it, too: the kernel would then distribute connections to both. So each process
-//! claims an address before it listens there. This module never serves a connection. `serve` claims
-//! all addresses before it starts a thread.
+//! Claims of listen addresses. The io threads share a port with SO_REUSEPORT, and a second control plane
+//! could share that port, too: the kernel would then distribute connections to both processes. So each
+//! process claims an address before it listens there. This module never serves a connection. `serve` claims
+//! its addresses before it starts a thread for calls.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -21,12 +21,12 @@ const TRIES: usize = 16;
 pub(crate) struct AddressClaim {
     /// The address, with the actual port if port 0 was requested.
     pub(crate) address: SocketAddr,
-    /// A socket name that only one process of this network namespace can have. The kernel frees the name
-    /// at every kind of end of the process.
+    /// A socket name that only one process of this network namespace can have. The kernel frees the name at
+    /// every kind of end of the process.
     _name: UnixDatagram,
 }
 
-/// Why an address cannot be claimed; the message says what to do.
+/// Why an address cannot be claimed. The message says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {why}, or choose another address with {flag}")]
 pub(crate) struct ClaimError {
@@ -60,7 +60,7 @@ pub(crate) fn listen(
         why,
     };
     for _ in 0..TRIES {
-        // This bind, without SO_REUSEPORT, fails if any process listens there, even one that runs
+        // This bind, without SO_REUSEPORT, fails if any process listens there, even if that process runs
         // another program.
         let listener = listener(wanted).map_err(|error| taken(why(wanted, &error)))?;
         let address = listener
@@ -74,8 +74,8 @@ pub(crate) fn listen(
                 };
                 return Ok((claim, listener));
             }
-            // Another control plane has claimed the port that the kernel chose, and does not listen on it
-            // yet: try another port.
+            // Another control plane has claimed the port that the kernel chose, and does not listen there
+            // yet. Try another port.
             Err(_) if wanted.port() == 0 => {}
             Err(_) => return Err(taken(format!("{}; stop it", holder(wanted)))),
         }
@@ -113,7 +113,7 @@ fn holder(address: SocketAddr) -> String {
     }
 }
 
-/// The process that listens on a port, if this process has the permission to see it.
+/// Returns the process that listens on a port, if this process may read the other's descriptors.
 fn listener_on(port: u16) -> Option<(i32, String)> {
     let tables = [tcp(), tcp6()].into_iter().flatten().flatten();
     let listening = tables

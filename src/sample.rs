@@ -1,5 +1,5 @@
-//! How to call a function that was just loaded, as a line for a shell.
-//! It never calls anything. `serve` prints the lines for people.
+//! How to call a function that was just loaded, as a line for a shell. This module calls nothing. `serve`
+//! prints the lines for people.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,12 +7,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// The annotation of a function file with a sample input, as JSON.
+/// The annotation of a function file that has a sample input, as JSON.
 const INPUT: &str = "nanofaas.io/sample";
-/// The annotation with a file name for the output, if the output is not suited for a terminal.
+/// The annotation that has a file name for the output, if the output is not suited for a terminal.
 const OUTPUT: &str = "nanofaas.io/sample-output";
 
-/// How to call a function.
+/// A sample input, and the file for the output.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SampleCall {
     input: Value,
@@ -28,7 +28,7 @@ impl Default for SampleCall {
     }
 }
 
-/// The `curl` line that invokes a function.
+/// Returns the `curl` line that invokes a function.
 pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &SampleCall) -> String {
     let body = json!({ "input": sample.input }).to_string();
     let output = sample.output.as_deref();
@@ -45,7 +45,8 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The samples in a function file, by function. Empty if the file cannot be read or has no samples.
+/// Returns the samples in a function file, by function. Returns none if the file cannot be read or has no
+/// samples.
 pub(crate) fn of_file(path: &Path) -> BTreeMap<String, SampleCall> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     of_text(&text)

@@ -1,7 +1,6 @@
-//! The pinned driver: the thread that runs the scheduler for two or more io threads. It takes
-//! events, sweeps the lanes' bitmap, runs turns and delivers their output. It decides nothing
-//! (`nanofaas_core::scheduler` does) and never waits for space in a ring. `serve` starts it; a
-//! panic here ends the process.
+//! The pinned driver: the thread that runs the scheduler for two or more io threads. It takes events, sweeps
+//! the lanes' bitmap, runs turns and delivers their output. `nanofaas_core::scheduler` makes the decisions.
+//! The thread never waits for space in a ring. `serve` starts it; a panic here ends the process.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,13 +21,13 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::cores;
 
-/// How long the thread spins without work before it sleeps. This is longer than the pause between
-/// two calls at some hundred calls a second, so that only an idle control plane pays for a wake-up.
+/// How long the thread spins without work before it sleeps. This is longer than the pause between two calls
+/// at some hundred calls a second, so that only an almost idle control plane pays for a wake-up.
 const SPIN: Nanos = Nanos::from_ms(2);
 /// Pause before a full ring to the bridge or to an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Wakes the thread. A wake before the thread runs does nothing; no work is missed, because the thread
+/// Wakes the thread. A wake before the thread runs does nothing, but the thread misses no work, because it
 /// looks for work before its first sleep.
 #[derive(Default)]
 struct UnparkScheduler(OnceLock<Thread>);
@@ -44,7 +43,7 @@ impl Wake for UnparkScheduler {
 /// The part of the scheduler's bell that the thread must set up.
 pub(crate) struct WakeEnd(Arc<UnparkScheduler>);
 
-/// The scheduler's bell, and the part that the thread must set up so that the bell can wake it.
+/// Makes the scheduler's bell, and the part that the thread must set up so that the bell can wake it.
 pub(crate) fn bell() -> (Arc<Doorbell>, WakeEnd) {
     let unpark = Arc::new(UnparkScheduler::default());
     let bell = Doorbell::new(unpark.clone().into());
@@ -72,7 +71,7 @@ pub(crate) struct SchedulerThread {
     thread: JoinHandle<()>,
 }
 
-/// Starts the thread.
+/// Starts the thread that runs the scheduler.
 pub(crate) fn start(
     config: SchedulerThreadConfig,
     on_end: OnEnd,
@@ -94,10 +93,11 @@ pub(crate) fn start(
 }
 
 impl SchedulerThread {
-    /// Ends the thread. Call this after the io threads have ended, because they use the scheduler.
+    /// Ends the thread. The caller must have ended the io threads before, because they use the scheduler.
     pub(crate) fn stop(self) {
         self.stop.store(true, Relaxed);
-        // Unpark the thread, because an unpark also ends a sleep that begins later; a ring of the bell does not.
+        // Unpark the thread, because an unpark also ends a sleep that begins later. A ring of the bell does
+        // not.
         self.thread.thread().unpark();
         self.bell.ring();
         // `join` cannot fail, because a panic of that thread ends the process.
@@ -117,10 +117,10 @@ struct Driver {
     out: Outbox,
     /// The lanes that the last sweep found.
     swept: Vec<u32>,
-    /// Orders that wait because the bridge's ring was full; at most a few for each pod and lane.
+    /// Orders that wait because the bridge's ring was full: at most a few for each pod and lane.
     orders: VecDeque<Order>,
-    /// Notices that wait because an io thread's ring was full, with the thread's number; at most
-    /// one for each lane and thread.
+    /// Notices that wait because an io thread's ring was full, with the io thread's number: at most one for
+    /// each lane and io thread.
     notices: VecDeque<(usize, Notice)>,
 }
 
@@ -143,8 +143,8 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        // Set the handle before this thread first announces a sleep; otherwise a ring could find no thread
-        // to wake.
+        // Set the handle before this thread first announces a sleep; otherwise a ring of the bell could find
+        // no thread to wake.
         let _ = self.config.alarm.0.0.set(current());
         let spins = self.config.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);
@@ -173,10 +173,10 @@ impl Driver {
         }
     }
 
-    /// Does all available work; returns whether there was any.
+    /// Does the work that is available now. Returns whether there was any.
     fn round(&mut self, now: Uptime) -> bool {
-        // All events are taken before the mailboxes are swept, so that a retry that was posted
-        // earlier keeps its position.
+        // Take the events before the lanes' rings. A retry's ticket comes as an event, and must stay before
+        // tickets that were queued later.
         let mut worked = self.take_events(now);
         worked |= self.sweep(now);
         if self.scheduler.next_due().is_some_and(|due| due <= now) {
@@ -208,10 +208,9 @@ impl Driver {
         if self.swept.is_empty() {
             return false;
         }
-        // Take the events again if a swept lane is unknown. It was registered, and its first ticket
-        // posted, after the first `take_events`. The io thread that posted the ticket got the lane from
-        // the registry, which sends each lane to this thread first. So the registration is among the
-        // events now.
+        // Take the events again if a swept lane is unknown. Its registration and its first ticket were posted
+        // after the first `take_events`. The io thread got the lane from the registry, which sends each lane
+        // to this thread first. So the registration is among the events now.
         if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
             self.take_events(now);
         }
@@ -239,7 +238,7 @@ impl Driver {
         }
         for notice in self.out.notices.drain(..) {
             let Notice::StartsFail { lane, .. } = &notice;
-            // A later notice about a lane replaces earlier ones that are not delivered yet.
+            // A later notice about a lane replaces the earlier ones that have not been delivered yet.
             let of_lane = |(_, old): &(usize, Notice)| {
                 let Notice::StartsFail { lane: other, .. } = old;
                 other == lane

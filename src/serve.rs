@@ -1,6 +1,5 @@
-//! The life of `nanofaas serve`: the ordered start, the wait for a signal, and the drain. Comments
-//! give the reason for each step of the order. It never touches a call. `main` runs it on the main
-//! thread.
+//! The life of `nanofaas serve`: the ordered start, the wait for a signal, and the drain. `Serving::start`
+//! gives the reasons for the order. This module never touches a call. `main` runs it on the main thread.
 
 mod ending;
 mod functions;
@@ -50,13 +49,13 @@ use functions::Loaded;
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Pause between two checks whether a signal has come.
 const SETTLE_POLL: Duration = Duration::from_millis(50);
-/// How long function processes have to end by themselves: a runtime waits 2 s for calls that may
-/// still arrive.
+/// How long function processes may take to end after they were asked to stop. A runtime waits 2 s for calls
+/// that may still arrive.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// Most scrapes that wait for the bridge at once.
+/// The largest number of scrapes that wait for the bridge at the same time.
 const ASKS_MAX: usize = 16;
 
-/// Why the process did not start; each message says what to do.
+/// Why the process did not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
     #[error("{0}")]
@@ -91,7 +90,6 @@ pub(crate) const fn platform(config: &Config) -> Platform {
 
 /// Runs the server until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
-    // Detect the cores before any thread is pinned, because a pinned thread sees only its own core.
     let cores = Cores::detect();
     let machine = MachineFacts {
         cores: cores.count,
@@ -105,7 +103,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Start the log before any code that logs. It is dropped last, because the drop flushes it.
+    // Start the log before any code that logs. It is dropped last, because the drop writes the waiting lines.
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
@@ -123,7 +121,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// Everything that runs after the start.
+/// The threads and other parts that run after the start.
 struct Serving {
     config: Config,
     signals: signals::Signals,
@@ -132,7 +130,7 @@ struct Serving {
     scheduler: Option<SchedulerThread>,
     bridge: BridgeThread,
     health: Arc<HealthState>,
-    /// Held so that no other control plane takes our addresses.
+    /// Held so that no other control plane can listen on our addresses.
     _claims: Vec<AddressClaim>,
 }
 
@@ -205,8 +203,8 @@ impl Serving {
             draining: AtomicBool::new(false),
         });
         let backend = backend(&config, &addresses, &wiring, &loaded)?;
-        // The io threads start before the bridge, because the bridge sends the functions to the io
-        // threads and waits until every thread has applied them.
+        // Start the io threads before the bridge, because the bridge sends them the functions and waits until
+        // every io thread has applied them.
         let plumbing = Plumbing {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,
@@ -234,7 +232,8 @@ impl Serving {
                 .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
-                // The bridge gets no functions here: they are written into the cluster, and it reads them from there.
+                // The bridge gets no functions here. They are written into the cluster, and the bridge reads
+                // them from there.
                 BackendKind::Kubernetes => Vec::new(),
                 BackendKind::Local | BackendKind::None => drafts(&loaded),
             },
@@ -260,9 +259,9 @@ impl Serving {
         Ok(serving)
     }
 
-    /// Waits until the io threads know the functions of the start; returns false if a signal ended
-    /// the wait. On Kubernetes there is no time limit, because the wait lasts as long as another
-    /// control plane holds the Lease.
+    /// Waits until the io threads know the functions of the start. Returns false if a signal ended the wait.
+    /// On Kubernetes there is no time limit, because the wait may last as long as another control plane holds
+    /// the Lease.
     fn settle(
         &self,
         started: &Receiver<Result<(), bridge::StartError>>,
@@ -314,14 +313,14 @@ impl Addresses {
         }
     }
 
-    /// Whether only processes on this machine and outside of pods can reach the callback address.
+    /// Whether pods, and processes on other machines, cannot reach the callback address.
     fn is_callback_local(&self, has_pod_ip: bool) -> bool {
         let ip = self.internal.unwrap_or(self.listen).ip();
         ip.is_loopback() || ip.is_unspecified() && !has_pod_ip
     }
 }
 
-/// Claims management, API and internal address in this order, and listens on the first.
+/// Claims the management, API and internal addresses in this order, and listens on the first one.
 fn claim(config: &Config) -> Result<(Vec<AddressClaim>, TcpListener), ServeError> {
     let (management, listener) = ports::listen("--management", config.management)?;
     let mut claims = vec![management, ports::claim("--listen", config.listen)?];
@@ -331,8 +330,8 @@ fn claim(config: &Config) -> Result<(Vec<AddressClaim>, TcpListener), ServeError
     Ok((claims, listener))
 }
 
-/// Raises the limit of descriptors to the most that the kernel allows, because each connection
-/// takes one.
+/// Raises the limit of descriptors to the most that the kernel allows, because each connection takes a
+/// descriptor.
 fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -369,7 +368,7 @@ fn start_scheduler(
     Ok((Some(thread), handle, SchedulerPost::Pinned(post)))
 }
 
-/// The bells of all threads that beat.
+/// Returns the bells of all threads that beat.
 fn bells(io: &[IoPost], scheduler: &SchedulerPost) -> Vec<Arc<Doorbell>> {
     let mut bells: Vec<_> = io.iter().map(|post| post.bell().clone()).collect();
     if let SchedulerPost::Pinned(post) = scheduler {
@@ -419,7 +418,8 @@ fn backend(
             callback_base: callback_base.clone(),
             start_timeout,
             stop_grace: STOP_GRACE,
-            // Do not use the path of the program, because the file there may be replaced while we run.
+            // Do not use the path of the program, because the file there may be replaced while this process
+            // runs.
             guard: vec!["/proc/self/exe".into(), "guard".into()],
             run_base: None,
             origin,
@@ -448,7 +448,7 @@ fn backend(
     })
 }
 
-/// The data of the process for a scrape.
+/// Returns the function that collects the data of the process for a scrape.
 fn process_info(
     config: &Config,
     io: &IoThreads,

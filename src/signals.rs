@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends
-//! it at once. Signals are never blocked, because function processes would inherit the mask.
-//! `serve` starts this module before anything that takes long.
+//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends it at once.
+//! The signal mask is left as it is, because function processes would inherit it. `serve` starts this module
+//! before any work that takes long.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,7 +23,8 @@ pub(crate) enum MainEvent {
     End,
 }
 
-/// Capacity for a signal, and for all threads that end before the main thread begins to wait.
+/// The capacity for the events. An event of a thread that finds the channel full may be dropped, because the
+/// main thread checks every thread after any event.
 const EVENTS_MAX: usize = 8;
 
 /// The events for the main thread.
@@ -35,12 +36,12 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on there may be calls, so the first signal only asks for a stop.
+    /// From the call of this function there may be calls, so the next signal only asks for a stop.
     pub(crate) fn serving(&self) {
         self.serving.store(true, Relaxed);
     }
 
-    /// Whether a signal has come since `serving` was called.
+    /// Whether a signal has come since `serving` was called. Call `serving` first.
     pub(crate) fn is_asked(&self) -> bool {
         !self.serving.load(Relaxed)
     }
@@ -51,8 +52,8 @@ pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    // The handlers are installed before this function returns, so that no later signal has its
-    // default effect.
+    // Install the handlers before this function returns, so that a later signal does not have its default
+    // effect.
     let inside = runtime.enter();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -80,13 +81,12 @@ struct EndWaker(SyncSender<MainEvent>);
 
 impl Wake for EndWaker {
     fn wake(self: Arc<Self>) {
-        // A full channel is ignored, because an event in it wakes the main thread, which then checks
-        // every thread.
+        // A full channel is ignored, because its events wake the main thread, which then checks every thread.
         let _full = self.0.try_send(MainEvent::End);
     }
 }
 
-/// The name of the next signal, and the exit code of a process that it ends.
+/// Waits for the next signal. Returns its name, and the exit code of a process that it ends.
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
     poll_fn(|context| {
         if let Poll::Ready(Some(())) = terminate.poll_recv(context) {

@@ -1,6 +1,6 @@
-//! The addresses of POOL functions. Host names are resolved here, every 30 s, so that no call waits
-//! for a look-up. This module never opens a connection. Functions with the same host and port share
-//! one look-up. The bridge's loop passes every function to this module, whichever backend runs.
+//! The addresses of POOL functions. This module looks each host name up again every 30 s, so that no call
+//! waits for a look-up. Functions with the same host and port share one look-up. The module opens no
+//! connection. The bridge's loop passes it every function, whichever backend runs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -20,20 +20,20 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-/// Pause between two look-ups of a name that has an address.
+/// Pause between two look-ups of a name whose address is known.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Pause between two look-ups of a name that has no address yet.
+/// Pause between two look-ups of a name whose address is not known yet.
 const AGAIN_UNKNOWN: Duration = Duration::from_secs(2);
 /// Time limit of one look-up.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// The largest number of look-ups at once, because each occupies a thread of tokio's blocking pool.
+/// The largest number of look-ups at the same time. Each occupies a thread of tokio's blocking pool.
 const LOOKUPS_AT_ONCE: usize = 8;
 
 type HostKey = (String, u16);
 
 struct EndpointHost {
     lanes: RefCell<BTreeSet<LaneId>>,
-    /// The address, or the error, that the io threads received last.
+    /// The address, or the error, that was sent last to the io threads.
     sent: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
     is_failing: Cell<bool>,
 }
@@ -56,7 +56,7 @@ impl Endpoints {
         })
     }
 
-    /// Handles a new or changed function: sends its address to the io threads as soon as it is
+    /// Handles a new or changed function: sends its address to the io threads as soon as the address is
     /// known.
     pub(super) fn follow(self: &Rc<Self>, function: &Function) {
         let lane = function.lane;
@@ -116,7 +116,7 @@ impl Endpoints {
         spawn_local(async move { this.resolve(&key, &host).await });
     }
 
-    /// Looks a name up periodically until no function needs it.
+    /// Looks a name up periodically until no function has it as its host.
     async fn resolve(&self, key: &HostKey, host: &EndpointHost) {
         loop {
             let found = self.look_up(key).await;
@@ -143,10 +143,11 @@ impl Endpoints {
         let was = host.sent.borrow().clone();
         let now = choose(was.as_ref(), found);
         if let Err(why) = &now {
-            // Log once for each series of failures. The last good address stays in use.
+            // Log only the first of several failures in a row.
             if !host.is_failing.replace(true) {
                 tracing::warn!(host = key.0, "{why}");
             }
+            // Keep the last good address in use.
             if matches!(was, Some(Ok(_))) {
                 return;
             }
@@ -163,7 +164,7 @@ impl Endpoints {
     }
 }
 
-/// Keeps the previous address if the name still resolves to it.
+/// Returns the previous address if the name still resolves to it, otherwise the first address that was found.
 fn choose(
     was: Option<&Result<SocketAddr, Arc<str>>>,
     found: Result<Vec<SocketAddr>, Arc<str>>,

@@ -1,6 +1,6 @@
-//! The backend that runs no pods (`--backend none`). Functions that need no pod from a backend (LOCAL,
-//! POOL) can be called. The start of a pod fails with a message that says what the user can do. The
-//! bridge's loop passes the work queue's commands to this backend.
+//! The backend that runs no pods (`--backend none`). Functions that need no pod from a backend (LOCAL, POOL)
+//! can be called. The start of a pod fails with a message that names the ways out. The bridge's loop passes
+//! the work queue's commands to this module.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,6 @@ use nanofaas_core::work_queue::{BridgeCommand, WorkQueue};
 const NO_PODS: &str = "this control plane runs no pods; start it with another --backend, \
                        or give the function executionMode POOL or LOCAL";
 
-/// Answers each command with an error.
 pub(super) fn take(work_queue: &RefCell<WorkQueue>, command: BridgeCommand) {
     let mut work_queue = work_queue.borrow_mut();
     match command {

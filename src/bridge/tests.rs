@@ -18,7 +18,7 @@ use super::*;
 use crate::management::HealthState;
 use crate::metrics::tests::info_of;
 
-/// The lane of the function that was registered as the `index`th, counted from 0.
+/// Returns the lane of the function that was registered as the `index`th, counted from 0.
 const fn id(index: u32) -> LaneId {
     let epoch = index + 1;
     LaneId { index, epoch }
@@ -49,7 +49,7 @@ fn health() -> Arc<HealthState> {
     })
 }
 
-/// A bridge with these functions, one io thread and an inline scheduler.
+/// Starts a bridge with these functions, one io thread and an inline scheduler.
 fn fixture(backend: Backend, functions: &[&str]) -> BridgeFixture {
     let (io_bell, _waking) = bell();
     let (io_post, io) = IoPost::pair(io_bell, false);
@@ -84,8 +84,8 @@ fn fixture(backend: Backend, functions: &[&str]) -> BridgeFixture {
 }
 
 impl BridgeFixture {
-    /// The next message to the io thread for which `find` returns a value. Acknowledges the
-    /// function messages before it.
+    /// Returns the first value that `find` returns for a message to the io thread. Acknowledges the function
+    /// messages before that message.
     fn next<T>(&mut self, mut find: impl FnMut(&Message) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
@@ -111,7 +111,7 @@ impl BridgeFixture {
         });
     }
 
-    /// The address to which calls of that lane go.
+    /// Returns the address to which calls of that lane go.
     fn endpoint(&mut self, lane: LaneId) -> Result<PodAddress, Arc<str>> {
         self.next(|message| match message {
             Message::Endpoint { lane: of, address } if *of == lane => Some(address.clone()),
@@ -232,7 +232,7 @@ fn an_endpoints_address_is_reported_once_known() {
         panic!("no address");
     };
     assert!(address.ip().is_loopback() && address.port() == 9);
-    // One look-up serves both functions.
+    // The second function gets the address from the same look-up.
     assert_eq!(fixture.endpoint(id(1)), Ok(PodAddress::Tcp(address)));
     fixture.end();
 }
@@ -268,7 +268,7 @@ fn a_panic_rebuilds_the_bridge_around_its_desk() {
             callback_base: "http://127.0.0.1:9".to_owned(),
             start_timeout: LONGEST,
             stop_grace: Duration::ZERO,
-            // `cat` ends when its standard input is closed, as a guard does.
+            // `cat` is the guard here, because it ends like a guard when its standard input is closed.
             guard: vec!["cat".into()],
             run_base: Some(std::env::temp_dir()),
             origin: Instant::now(),

@@ -1,6 +1,6 @@
-//! `apply`: reads function files, runs their build lines, and registers each function. It never
-//! checks fields itself, because only the server knows its platform. It shows the faults that the
-//! server reports at the lines of the file.
+//! `apply`: reads function files, runs their build lines, and registers each function. The server checks the
+//! fields, because only the server knows its platform. `apply` shows each fault that the server reports at
+//! its line of the file.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -79,14 +79,13 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, CliError> {
 
 /// A function that the server accepted.
 struct Applied {
-    /// The function before this command; `None` if there was none, or if the server did not return
-    /// it.
+    /// The function before this command. `None` if there was no function, or if the server did not return it.
     before: Option<Value>,
     answer: ApiResponse,
 }
 
 impl Applied {
-    /// What happened to the function, in the words of kubectl.
+    /// Returns what happened to the function, in the words of kubectl.
     fn done(&self) -> &'static str {
         let after = without_status(serde_json::from_slice(&self.answer.body).ok());
         match self.answer.status {
@@ -97,14 +96,15 @@ impl Applied {
     }
 }
 
-/// The function without its status, because a status changes without an `apply`.
+/// Returns the function without its status, because a status changes without an `apply`.
 fn without_status(function: Option<Value>) -> Option<Value> {
     let mut function = function?;
     function.as_object_mut()?.remove("status");
     Some(function)
 }
 
-/// Registers one function. Returns `None` if the server refused it; the reason is then printed.
+/// Registers one function. Returns `None` if a fault was found or the server refused the function; the reason
+/// is then printed.
 fn apply(
     client: &ApiClient,
     function: &FunctionFile,
@@ -139,8 +139,8 @@ fn apply(
     Ok(None)
 }
 
-/// Warns of fields that the server ignores. This program has not warned of these fields, because it
-/// knows them; an older server may know fewer fields.
+/// Prints the server's warnings, except those about the fields that this program does not know either: `run`
+/// has printed these. An older server may ignore fields that this program knows.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown

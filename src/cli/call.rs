@@ -1,5 +1,5 @@
-//! `invoke` and `enqueue`: build a request from the arguments and show the answer. Input and output
-//! are passed through as bytes; they are never parsed and serialised again.
+//! `invoke` and `enqueue`: build a request from the arguments and show the answer. Input and output are
+//! passed through as bytes, and are not re-encoded.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use super::error::{ApiError, CliError};
 use super::{ConnectArgs, execution, function, show};
 use nanofaas_core::spec::bound::TIMEOUT_MS;
 
-/// Longest input that is read. The server's own limit is lower unless an operator raises it.
+/// The longest input that is read, in bytes. The server's own limit is lower unless an operator raises it.
 const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// Call a function and wait for its result
@@ -164,7 +164,7 @@ fn read_body(argument: &str) -> Result<Vec<u8>, CliError> {
     Ok(body)
 }
 
-/// An `InvocationResponse`; the bytes of its output are kept unchanged.
+/// An `InvocationResponse`. `output` keeps the bytes of the answer unchanged.
 #[derive(Deserialize)]
 struct InvocationResult<'a> {
     status: String,
@@ -199,7 +199,8 @@ pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     if answer.status == 202 {
         return accepted(&answer, command.connect.wants_json());
     }
-    // With a success, the output may be raw bytes. An error or an envelope is JSON with a status.
+    // The server sets this header if the body is the function's raw output. Otherwise the body is an envelope
+    // or an error.
     let raw_state = answer.header("x-execution-status");
     if let Some(state) = raw_state {
         report_outcome(state, &answer);
@@ -268,7 +269,7 @@ pub(super) fn enqueue(command: &EnqueueArgs) -> Result<(), CliError> {
     finish(&client, &id, command.connect.wants_json())
 }
 
-/// Shows the id of a call for whose end this command does not wait.
+/// Shows the id of a call whose end this command does not await.
 fn accepted(answer: &ApiResponse, wants_json: bool) -> Result<(), CliError> {
     if wants_json {
         return show::json(&answer.body);
@@ -282,7 +283,7 @@ fn accepted(answer: &ApiResponse, wants_json: bool) -> Result<(), CliError> {
     show::line(&id)
 }
 
-/// Waits for a call that was enqueued, and shows it like one that was invoked.
+/// Waits for the end of an enqueued call, and shows its result as `invoke` does.
 fn finish(client: &ApiClient, id: &str, wants_json: bool) -> Result<(), CliError> {
     let answer = execution::wait(client, id)?;
     if wants_json {

@@ -1,5 +1,5 @@
-//! The HTTP client of all commands: sends a request and reads the whole answer. It never follows
-//! redirects and never retries, and every wait has a deadline.
+//! The HTTP client of all commands: sends a request and reads the whole answer. It never follows redirects
+//! and never retries, and every wait has a deadline.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,15 +11,16 @@ use ureq::http::{HeaderMap, Request, Uri};
 
 use super::error::{ApiError, CliError};
 
-/// Longest answer that is read: far above the server's default limit of 6 MiB.
+/// The longest answer that is read, in bytes: far above the server's default limit of 6 MiB.
 const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
 const CONNECT_LONGEST: Duration = Duration::from_secs(10);
-/// Time limit for requests that the server answers at once.
+/// Time limit of a request that the server answers without a wait.
 pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
-/// The time limit of a request that the server was asked to hold is the time of the wait plus this.
+/// What is added to the time for which the server was asked to hold a request, to get the time limit of that
+/// request.
 pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
-/// A longer body is sent with `Expect: 100-continue`, so that a refusal by the head saves the
-/// upload.
+/// A body that is longer than this is sent with `Expect: 100-continue`, so that the server can refuse the
+/// head before the body is sent.
 const ASK_FIRST_LEN: usize = 64 * 1024;
 
 pub(super) struct ApiClient {
@@ -90,7 +91,8 @@ impl ApiClient {
         )
     }
 
-    /// Sends a request. Fails only if no complete answer comes; a refusal is an answer.
+    /// Sends a request. Fails if the request cannot be written as HTTP, or if no complete answer comes; a
+    /// refusal is an answer.
     pub(super) fn send(
         &self,
         method: &str,
@@ -157,7 +159,7 @@ impl ApiResponse {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The texts of the server's `Warning` headers, without code and quotes.
+    /// Returns the texts of the server's `Warning` headers, without code and quotes.
     pub(super) fn warnings(&self) -> Vec<String> {
         let values = self.headers.get_all("warning").iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -166,7 +168,7 @@ impl ApiResponse {
             .collect()
     }
 
-    /// Returns an answer with a 2xx status; any other answer becomes an error.
+    /// Returns an answer with a 2xx status. Any other answer becomes an error.
     pub(super) fn accepted(self) -> Result<Self, CliError> {
         if (200..300).contains(&self.status) {
             Ok(self)
@@ -183,7 +185,7 @@ impl ApiResponse {
     }
 }
 
-/// Extracts the text of `299 - "text"`.
+/// Extracts the text of a `Warning` value such as `299 - "text"`.
 fn warn_text(value: &str) -> Option<String> {
     let (_, quoted) = value.split_once(" \"")?;
     let mut text = String::new();
@@ -197,7 +199,7 @@ fn warn_text(value: &str) -> Option<String> {
     Some(text)
 }
 
-/// The address without its last slash, and whether it is a loopback address.
+/// Returns the address without its last slash, and whether it is a loopback address.
 fn parse_server(server: &str) -> Result<(String, bool), String> {
     let full = if server.contains("://") {
         server.to_owned()
@@ -218,14 +220,14 @@ fn parse_server(server: &str) -> Result<(String, bool), String> {
     Ok((full.trim_end_matches('/').to_owned(), loopback))
 }
 
-/// Characters that a path segment may contain unencoded (RFC 3986 §2.3).
+/// The encoding of a path segment: every character is encoded except those of RFC 3986 §2.3.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// One segment of a path, percent-encoded.
+/// Returns a text as one percent-encoded segment of a path.
 pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, UNRESERVED).to_string()
 }

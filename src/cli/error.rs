@@ -11,13 +11,13 @@ use super::show;
 
 #[derive(Debug)]
 pub(super) enum CliError {
-    /// The arguments make no sense, or a file cannot be read.
+    /// The arguments make no sense, a file cannot be read, or stdout cannot be written.
     Usage(String),
     /// No server answers, or no complete answer came.
     Connection(String),
     /// The server refused the request.
     Refused(ApiError),
-    /// A call did not end with success; its result has been shown already.
+    /// A call did not succeed; its result has been shown already.
     Call,
     /// The process that read our stdout has closed it.
     ReaderGone,
@@ -60,7 +60,7 @@ impl CliError {
     }
 }
 
-/// An `io::Error` without a file name comes only from writing to stdout.
+/// Converts the error of a write to stdout. Errors of files are converted where the file's name is known.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -71,8 +71,8 @@ impl From<io::Error> for CliError {
 }
 
 impl ApiError {
-    /// Reads an unsuccessful answer. If its body is not an error of our API, the beginning of the body is
-    /// the message.
+    /// Reads an unsuccessful answer. If its body is not an error of our API, the message is the beginning of
+    /// the body.
     pub(super) fn read(answer: &ApiResponse) -> Self {
         const SHOWN_MAX: usize = 200;
         let hint = |code: &str| hint(code, answer.header("retry-after"));

@@ -12,11 +12,10 @@ use super::error::CliError;
 use super::{ConnectArgs, show};
 use crate::files;
 
-/// The length of one long poll. It is below the server's maximum, so that the shown state is
-/// recent.
+/// The length of one long poll. It is below the server's maximum, so that the shown state is recent.
 const POLL: Duration = Duration::from_secs(20);
 
-/// Fields of an execution in the order in which they are shown.
+/// The fields of an execution, in the order in which they are shown.
 const FIELDS: [&str; 10] = [
     "executionId",
     "function",
@@ -53,7 +52,7 @@ pub(crate) struct CancelArgs {
     connect: ConnectArgs,
 }
 
-/// The path of an execution.
+/// Returns the path of an execution in the API.
 pub(super) fn path(id: &str) -> String {
     format!("/v1/executions/{}", segment(id))
 }
@@ -94,7 +93,8 @@ pub(super) fn cancel(command: &CancelArgs) -> Result<(), CliError> {
     }
 }
 
-/// Polls until the execution has ended; the server bounds how long that can take.
+/// Polls until the execution has ended. There is no time limit, because every execution has a deadline in the
+/// server.
 pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError> {
     let waited = Waited::begin(id);
     loop {
@@ -114,7 +114,7 @@ pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError
     }
 }
 
-/// A spinner on a terminal during the wait for an execution; nothing if stderr is no terminal.
+/// A spinner on the terminal during the wait for an execution; `None` if stderr is no terminal.
 struct Waited(Option<ProgressBar>);
 
 impl Waited {
@@ -149,7 +149,7 @@ fn is_terminal(state: &str) -> bool {
     !matches!(state, "queued" | "running")
 }
 
-/// The exit code of a call with this outcome.
+/// Returns the result of a command whose call ended in this state.
 pub(super) fn exit_of(state: &str) -> Result<(), CliError> {
     if state == "success" {
         Ok(())

@@ -58,7 +58,7 @@ pub(crate) struct ColdStartsArgs {
     connect: ConnectArgs,
 }
 
-/// The path of a function.
+/// Returns the path of a function in the API.
 pub(super) fn path(name: &str) -> String {
     format!("/v1/functions/{}", segment(name))
 }
@@ -203,7 +203,7 @@ pub(super) fn cold_starts(command: &ColdStartsArgs) -> Result<(), CliError> {
     )
 }
 
-/// The names of all phases, in the order of their first occurrence.
+/// Returns the names of all phases, in the order of their first occurrence.
 fn phases(starts: &[Value]) -> Vec<&str> {
     let mut names = Vec::new();
     for phase in starts.iter().flat_map(phases_of) {

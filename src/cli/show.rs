@@ -1,5 +1,5 @@
-//! How answers are printed: tables for people, JSON unchanged, and outputs byte for byte. Text from
-//! elsewhere never sends control characters to a terminal.
+//! How answers are printed: tables for people, JSON unchanged, and outputs byte for byte. Texts that do not
+//! come from this program are cleaned of control characters before a terminal shows them.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::error::CliError;
 
-/// A text without the control characters that a terminal would obey.
+/// Replaces the control characters of a text, except newlines and tabs, because a terminal would obey them.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(steers) {
         Cow::Owned(
@@ -69,7 +69,7 @@ fn is_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| steers(c) && c != '\r'))
 }
 
-/// Prints rows below a head, without lines between them.
+/// Prints rows below a head, without rules between the rows.
 pub(super) fn rows(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();
     table
@@ -90,8 +90,8 @@ fn one_line(text: String) -> String {
     plain(&text).replace(['\n', '\t'], " ")
 }
 
-/// Prints the fields of an object, one on each line, and fields of inner objects by their path.
-/// Null and empty fields are left out. The fields in `first` come first.
+/// Prints the fields of an object, one on each line, and fields of inner objects by their path. Null and
+/// empty fields are left out. The fields in `first` come first.
 pub(super) fn fields(object: &Map<String, Value>, first: &[&str]) -> Result<(), CliError> {
     let mut shown = Vec::new();
     let others = object
@@ -117,7 +117,7 @@ fn flatten(path: &str, value: &Value, shown: &mut Vec<Vec<String>>) {
     }
 }
 
-/// A value in a few characters, for a table.
+/// Returns a value in a few characters, for a table.
 pub(super) fn cell(value: &Value) -> String {
     const CELL_LEN_MAX: usize = 200;
     let text = match value {
@@ -136,7 +136,7 @@ pub(super) fn cell(value: &Value) -> String {
     format!("{short}… ({} bytes)", text.len())
 }
 
-/// The `Server-Timing` header as a readable text; empty without the header.
+/// Returns the `Server-Timing` header as a readable text, which is empty without the header.
 pub(super) fn timing(header: Option<&str>) -> String {
     let mut total = None;
     let mut parts = Vec::new();

@@ -1,5 +1,5 @@
-//! `simulate`: shows how a function's spec would handle a trace of calls. It needs no server:
-//! `nanofaas-core` makes the decisions, on virtual time. It never registers or starts anything.
+//! `simulate`: shows how the platform would handle a trace of calls of one function. It needs no server:
+//! `nanofaas-core` makes the decisions, on virtual time. `simulate` registers and starts nothing.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +17,7 @@ use super::error::CliError;
 use super::{OutputForm, show};
 use crate::files::{self, FunctionFile};
 
-/// Longest start and longest call that the arguments accept: a day.
+/// The longest start and the longest call that the arguments accept: a day, in milliseconds.
 const MS_MAX: u64 = 86_400_000;
 
 /// Show how a function would handle a trace of calls, without a server
@@ -122,8 +122,8 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
 
 /// Refuses a plot that would overwrite an input file.
 fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
-    // Compare the files themselves, because a file may have several names. Overwriting a terminal or a
-    // pipe loses nothing.
+    // Compare device and inode, because a file may have several names. Overwriting a terminal or a pipe loses
+    // nothing.
     let file = |path: &Path| {
         let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((seen.dev(), seen.ino()))
@@ -152,7 +152,7 @@ fn calls(path: &Path, service: Option<VaryingTime>) -> Result<Vec<TraceCall>, Cl
     read(file, service).map_err(|error| CliError::Usage(format!("{trace}: {error}")))
 }
 
-/// The spec with the defaults of `serve`. The choice of a backend makes no difference to a
+/// Returns the spec with the defaults of `serve`. The choice of a backend makes no difference to a
 /// simulation.
 fn spec(function: &FunctionFile) -> Result<FunctionSpec, CliError> {
     for ignored in function.ignored() {
@@ -279,7 +279,7 @@ fn failures(all: &Summary) -> [(&'static str, usize); 4] {
     ]
 }
 
-/// A sum, and its parts that are not zero.
+/// Returns a sum as a text, followed by its parts that are not zero.
 fn parts(sum: usize, parts: &[(&str, usize)]) -> String {
     let named = parts.iter().filter(|(_, count)| *count > 0);
     let named: Vec<String> = named
@@ -305,7 +305,7 @@ fn or_dash(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), time)
 }
 
-/// Milliseconds in a readable unit.
+/// Returns milliseconds as a text with a readable unit.
 fn time(ms: f64) -> String {
     match ms {
         0.0 => "0".to_owned(),
@@ -314,7 +314,7 @@ fn time(ms: f64) -> String {
     }
 }
 
-/// At most three decimals, without trailing zeros.
+/// Returns a number with at most three decimals, without trailing zeros.
 fn short(number: f64) -> String {
     let text = format!("{number:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

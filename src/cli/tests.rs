@@ -74,7 +74,7 @@ fn exit_of(line: &str) -> String {
 #[test]
 fn nothing_listening_and_wrong_addresses_exit_with_two() {
     let expected = format!("{:?}", ExitCode::from(2));
-    // This port was free a moment ago, so no process listens on it.
+    // The port is free again after the listener is dropped, so no process listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|socket| socket.local_addr())
         .expect("a free port")

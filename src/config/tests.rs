@@ -1,4 +1,4 @@
-//! Tests of each flag's default, of the message for each bad value, and of each contradiction.
+//! Tests of each flag's default, of the messages for bad values, and of the contradictions.
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -251,7 +251,7 @@ fn pods_call_back_where_something_listens() {
     assert_eq!(base(&[], "127.0.0.1:80", internal), "http://127.0.0.1:82");
     let given = &["--callback-url", "http://plane.faas:8082/"];
     assert_eq!(base(given, "127.0.0.1:80", None), "http://plane.faas:8082");
-    // In a pod the address is the pod's own, IPv4 or IPv6.
+    // In a pod, the host is the pod's own address, IPv4 or IPv6.
     for (ip, expected) in [
         ("10.0.0.7", "http://10.0.0.7:82"),
         ("fd00::7", "http://[fd00::7]:82"),

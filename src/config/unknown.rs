@@ -1,5 +1,5 @@
-//! Warnings for environment variables that look like settings and are not: without a warning, a
-//! misspelt setting would be ignored silently. It reads only the names of variables. `serve` logs
+//! Warnings for environment variables that look like settings and are no settings. Without a warning, a
+//! misspelt setting would be ignored silently. This module reads only the names of variables. `serve` logs
 //! the warnings at the start.
 
 use std::collections::BTreeSet;
@@ -9,15 +9,15 @@ use strsim::levenshtein;
 
 /// The prefix of all settings.
 const PREFIX: &str = "NANOFAAS_";
-/// No flag reads this variable; a test does (`core/src/sync.rs`).
+/// No flag reads this variable. `core/src/sync.rs` reads it in tests.
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
-/// The largest number of letters in which a suggested name may differ from the given name.
+/// The largest edit distance at which a known name is suggested for the given name.
 const DISTANCE_MAX: usize = 3;
-/// A longer name is cut to this length.
+/// The length to which a longer name is cut.
 const NAME_LEN_MAX: usize = 100;
 
-/// A line for each variable that is not a setting of any command. If `is_in_cluster`, variables that a
-/// kubelet sets for a Service are left out, because a Service may be named `nanofaas`.
+/// Returns a line for each variable that is not a setting of any command. If `is_in_cluster`, leaves out the
+/// variables that a kubelet sets for a Service, because a Service may be named `nanofaas`.
 pub(crate) fn unknown_variables(
     command: &Command,
     names: impl Iterator<Item = String>,
@@ -58,7 +58,7 @@ fn line(name: &str, known: &BTreeSet<String>) -> String {
     }
 }
 
-/// Whether the kubelet sets this variable for a Service: `NANOFAAS_PORT`,
+/// Whether the variable has the form of those that the kubelet sets for a Service: `NANOFAAS_PORT`,
 /// `NANOFAAS_X_SERVICE_HOST`, `NANOFAAS_PORT_8080_TCP_ADDR` and the like.
 fn is_of_a_service(name: &str) -> bool {
     let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];

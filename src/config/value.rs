@@ -1,5 +1,5 @@
-//! Parsers of the flags' values, with the allowed range of each flag. A parser sees one value and
-//! no other flag. clap calls them.
+//! Parsers of the flags' values, with the allowed range of each flag. A parser sees only its own value. clap
+//! calls the parsers.
 
 use std::fmt::Display;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -12,9 +12,9 @@ use nanofaas_core::rate::RateLimit;
 use nanofaas_core::spec::bound;
 
 const KIB: u64 = 1024;
-/// The allowed size of a message. Larger messages would leave too little memory for other calls.
+/// The allowed sizes of a message, in bytes. A larger message would leave too little memory for other calls.
 const MESSAGE_BYTES: RangeInclusive<u64> = KIB..=KIB * KIB * KIB;
-/// The largest size that is accepted: more memory than any machine has.
+/// The largest size that is accepted, in bytes: more memory than any machine has.
 const BYTES_MAX: u64 = 1 << 50;
 const HOUR_MS: u64 = 3_600_000;
 const WEEK_MS: u64 = 7 * 24 * HOUR_MS;
@@ -34,8 +34,8 @@ pub(super) fn io_threads(text: &str) -> Result<u32, String> {
     number(text, 1..=IO_THREADS_MAX as u32)
 }
 
-/// At most 10 ms, because a spin longer than a time slice of the kernel's scheduler would only take
-/// CPU time from the functions.
+/// Parses a spin time of at most 10 ms. A spin longer than a time slice of the kernel's scheduler would only
+/// take CPU time from the functions.
 pub(super) fn spin_us(text: &str) -> Result<u32, String> {
     number(text, 0..=10_000)
 }
@@ -123,7 +123,7 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
     }
 }
 
-/// A base URL, `http://host[:port]`, without its last slash.
+/// Parses a base URL, `http://host[:port]`, and removes its last slash.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     let base = text.strip_suffix('/').unwrap_or(text);
     let authority = base.strip_prefix("http://").unwrap_or_default();
@@ -145,8 +145,8 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// The environment variable that a refused value came from, if the flag was not on the command
-/// line. clap names only the flag, and a user who set the variable may not know the flag.
+/// Returns the environment variable from which a refused value came, if the value did not come from the
+/// command line. clap names only the flag, and a user who set the variable may not know the flag.
 pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     let (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) = (
         error.get(ContextKind::InvalidArg),
@@ -162,7 +162,7 @@ pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     (set && !typed).then_some(variable)
 }
 
-/// The variable of a flag: `NANOFAAS_X_Y` for `--x-y`.
+/// Returns the variable of a flag: `NANOFAAS_X_Y` for `--x-y`.
 pub(super) fn variable_of(flag: &str) -> Option<String> {
     let name = flag.strip_prefix("--")?;
     Some(format!(

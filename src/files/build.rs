@@ -1,5 +1,5 @@
-//! Runs a function's `local.build` line once and shows its progress. It never looks at the files
-//! that the line builds. If the build ends within its time limit, no process of it keeps running.
+//! Runs a function's `local.build` line once and shows its progress. It never looks at the files that the
+//! line builds. A process that the build leaves in the background keeps running.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Read};
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanofaas_core::spec::{FunctionDraft, Json};
 
-/// Longest build. A first build of a Rust function fetches and compiles its dependencies.
+/// Time limit of a build. The first build of a Rust function fetches and compiles its dependencies.
 const BUILD_LONGEST: Duration = Duration::from_secs(30 * 60);
 /// Pause between two checks of a running build.
 const POLL: Duration = Duration::from_millis(100);
-/// The last lines of its output that a failed build shows.
+/// The largest number of output lines that the error of a failed build shows.
 const LINES_KEPT: usize = 30;
-/// Longest line that is kept, in bytes.
+/// The length at which a line of the output is cut, in bytes.
 const LINE_LEN_MAX: u64 = 4096;
 
 /// Why a function could not be built; `Display` ends with the last lines of the output.
@@ -45,7 +45,7 @@ impl BuildProgress<'_> {
     }
 }
 
-/// Runs the build of one function, if it has one; blocks until it is done.
+/// Runs the build of one function, if it has one, and waits for its end.
 pub(crate) fn build(
     draft: &FunctionDraft,
     progress: &mut BuildProgress<'_>,
@@ -75,7 +75,7 @@ pub(crate) fn build(
     }
 }
 
-/// Runs the line. Returns the reason of a failure, or `None`.
+/// Runs the line. Returns the reason of a failure, or `None` after success.
 fn run(
     line: &str,
     directory: Option<&str>,
@@ -90,8 +90,8 @@ fn run(
         command.current_dir(directory);
     }
     let mut child = command.spawn()?;
-    // `command` holds the write ends of the pipe, and the reader gets an end of file only after
-    // they are closed.
+    // `command` holds the write ends of the pipe. The reader would never get an end of file if they stayed
+    // open.
     drop(command);
     let (send, lines) = sync_channel(LINES_KEPT);
     let reader = thread::Builder::new().name("build-output".to_owned());
@@ -143,9 +143,9 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // A process that the build left in the background may hold the pipe for ever, so the loop does
-        // not wait for its end of file. The poll before this one found that the build itself had ended,
-        // so all lines of the build have been read.
+        // A process that the build left in the background may hold the pipe open, so the loop does not wait
+        // for the end of file. The previous iteration found that the build itself had ended, and no line has
+        // come since then. So the loop has all lines of the build.
         if quiet && ended {
             break;
         }
@@ -217,7 +217,7 @@ impl<'a, 'b> BuildDisplay<'a, 'b> {
     }
 }
 
-/// A spinner on stderr, with the elapsed time and a message.
+/// Returns a spinner on stderr, with the elapsed time and a message.
 pub(crate) fn spinner(prefix: String) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());

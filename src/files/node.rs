@@ -1,5 +1,5 @@
-//! YAML documents (and so JSON) as values with the line of each field. It knows nothing of functions
-//! except where the Kubernetes form keeps their fields.
+//! YAML documents, and so also JSON documents, as values with the line of each field. This module knows
+//! nothing of functions except where the Kubernetes form keeps their fields.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use serde_saphyr::{SnippetMode, Spanned, UserMessageFormatter};
 
 /// One document.
 pub(super) struct Located {
-    /// The line of its first node, counted from 1.
+    /// The line of the document's first node, counted from 1.
     pub line: u32,
     pub json: Json,
     /// The line of each field, by the field's path in a `FieldError`.
     pub lines: BTreeMap<String, u32>,
 }
 
-/// All documents of a text that are not empty. An error has the line where it is.
+/// Returns the documents of a text, except empty ones. An error has the line where it is.
 pub(super) fn documents(text: &str) -> Result<Vec<Located>, (u64, String)> {
     let nodes: Vec<Node> = serde_saphyr::from_multiple(text).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
@@ -48,8 +48,8 @@ enum Value {
 }
 
 impl Node {
-    /// Separates the values from their lines. A field gets the line of its name, because the value
-    /// of a block begins one line later.
+    /// Separates the values from their lines. A field gets the line of its name, because the value of a block
+    /// begins one line later.
     fn take(self, path: String, lines: &mut BTreeMap<String, u32>) -> Json {
         match self.value {
             Value::Leaf(json) => json,
@@ -74,7 +74,7 @@ impl Node {
     }
 }
 
-/// The path of a field. In the Kubernetes form, a function's fields are below `spec`.
+/// Returns the path of a field. In the Kubernetes form, a function's fields are below `spec`.
 fn below(path: &str, name: &str) -> String {
     match path {
         "" | "spec" => name.to_owned(),

@@ -32,7 +32,7 @@ impl FunctionFolder {
         self.read_path(&self.0)
     }
 
-    /// Reads a path. The test's own folder is removed from the texts of errors.
+    /// Reads a path. Removes the test's own folder from the texts of errors.
     fn read_path(&self, path: &Path) -> Result<Vec<FunctionFile>, Vec<String>> {
         let prefix = format!("{}/", self.0.display());
         read(&[path.to_owned()])
@@ -223,8 +223,8 @@ fn two_functions_of_one_name_are_refused() {
     assert_eq!(errors, [expected]);
 }
 
-/// If exactly one function is asked for, functions with the same name are not reported as
-/// duplicates.
+/// `read_one` does not report functions with the same name as duplicates, because its error is that there is
+/// more than one function.
 #[test]
 fn one_function_is_one() {
     let folder = FunctionFolder::new();
@@ -241,7 +241,7 @@ fn one_function_is_one() {
     assert_eq!(name(&one), Ok(Some("f".to_owned())));
 }
 
-/// A pipe, as a shell's `<(...)` names it, and a device without an end.
+/// Reads a pipe, as a shell's `<(...)` names it, and a device without an end.
 #[test]
 fn a_pipe_is_read_and_runs_here() {
     let (ours, theirs) = nix::unistd::pipe().expect("a pipe");
@@ -336,6 +336,6 @@ fn a_build_that_leaves_something_behind_still_ends() {
     assert_eq!(ended, Ok(()));
     let pid = fs::read_to_string(folder.0.join("pid")).expect("its pid");
     let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
-    // The process still runs, so the build did not wait for it.
+    // The process still runs, so the build did not wait for its end.
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("still running");
 }

@@ -11,7 +11,7 @@ use nanofaas_core::time::Uptime;
 use super::*;
 use crate::metrics::tests::info_of;
 
-/// A served port. Its thread runs until the process ends.
+/// A served port, whose thread runs until the process ends.
 struct ManagementPort {
     address: SocketAddr,
     health: Arc<HealthState>,
@@ -73,7 +73,7 @@ impl ManagementPort {
         answer
     }
 
-    /// The status and body of the answer.
+    /// Sends a `GET` and returns the status and body of the answer.
     fn get(&self, path: &str) -> (u16, String) {
         let answer = self.ask(&format!("GET {path}"));
         let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
@@ -198,8 +198,8 @@ fn health_is_answered_beside_connections_that_say_nothing() {
         .map(|at| {
             let mut stream = Blocking::connect(port.address).expect("a connection");
             if at % 2 == 0 {
-                // The write fails if the server has already closed this connection to make room for
-                // a newer one.
+                // The write fails if the server has already closed this connection to make room for a newer
+                // one.
                 let _closed = stream.write_all(b"GET /metrics HT");
             }
             stream

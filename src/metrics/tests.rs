@@ -1,4 +1,4 @@
-//! Tests that parse the page by the rules of the format and compare its figures with their sources.
+//! Tests that parse the page by the rules of the format and compare its figures with the counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ fn info(threads: usize) -> ProcessInfo {
     info_of((0..threads).map(|_| ThreadLedger::default()).collect())
 }
 
-/// A process with these ledgers.
+/// Returns the data of a process with these ledgers.
 pub(crate) fn info_of(ledgers: Arc<[ThreadLedger]>) -> ProcessInfo {
     ProcessInfo {
         ledgers,
@@ -31,7 +31,7 @@ fn lane(name: &str, threads: usize) -> (Arc<str>, Arc<QueueStats>) {
     (name.into(), Arc::new(QueueStats::new(threads)))
 }
 
-/// The value of each sample by its name and labels; panics if the page breaks a rule of the format.
+/// Returns the value of each sample by its name and labels. Panics if the page breaks a rule of the format.
 fn parse(page: &str) -> BTreeMap<String, f64> {
     let mut samples = BTreeMap::new();
     let mut families = BTreeSet::new();
@@ -201,8 +201,7 @@ fn surplus_functions_are_summed_and_keep_their_series() {
         let owned = names.iter().map(|(name, n)| ((*name).to_owned(), *n));
         owned.collect::<Vec<_>>()
     };
-    // f and g were called first, so d and e are summed under `_other`, though their names sort
-    // earlier.
+    // f and g were called first, so d and e are summed under `_other`, though d and e are first by name.
     assert_eq!(
         count(&functions(2..4), &mut labels),
         own(&[("f", 1), ("g", 1)])
@@ -211,7 +210,7 @@ fn surplus_functions_are_summed_and_keep_their_series() {
         count(&functions(0..4), &mut labels),
         own(&[("_other", 2), ("f", 1), ("g", 1)])
     );
-    // g is gone: d stays in `_other`, and the next new function can get the free series.
+    // g is gone. d stays in `_other`, and the next new function can get the free series.
     assert_eq!(
         count(&functions(0..3), &mut labels),
         own(&[("_other", 2), ("f", 1)])

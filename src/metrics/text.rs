@@ -1,5 +1,5 @@
-//! Prometheus's text format: families, samples, histograms, escaped labels.
-//! It knows the format and no particular metric.
+//! Prometheus's text format: families, samples, histograms, escaped labels. This module knows the format and
+//! no particular metric.
 
 use std::fmt::{Display, Write};
 
@@ -20,14 +20,14 @@ impl MetricsPage {
         self.put(format_args!("{name}{} {value}\n", LabelSet(labels)));
     }
 
-    /// A family of one sample without labels.
+    /// Adds a family of one sample without labels.
     pub(super) fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
     }
 
-    /// Adds a histogram of times in seconds, under one label. The counts are not cumulative: each is the
-    /// count of one bucket.
+    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket alone, so
+    /// this function adds them up.
     pub(super) fn histogram(
         &mut self,
         name: &str,

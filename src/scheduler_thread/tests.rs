@@ -1,4 +1,4 @@
-//! Tests of the driver on its real thread. The test plays the io threads and the bridge.
+//! Tests of the pinned driver on its real thread. The test plays the io threads and the bridge.
 
 use std::task::Waker;
 
@@ -112,7 +112,7 @@ impl Drop for SchedulerFixture {
     }
 }
 
-/// Polls until `look` returns a value; panics after a generous time limit.
+/// Polls until `poll` returns a value. Panics after a generous time limit.
 fn until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {

@@ -1,6 +1,6 @@
-//! The end of the process. The process refuses new calls and lets running calls go on for the time of
-//! the drain; then the threads stop in the order of their dependencies. No call is given up before the
-//! time of the drain has passed.
+//! The end of the process. After a signal, the process refuses new calls and lets running calls go on for the
+//! time of the drain. Then the threads stop in the order of their dependencies. If an io thread or the
+//! scheduler has ended, there is no drain.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,13 +16,12 @@ use crate::signals::MainEvent;
 const BRIDGE: &str = "the bridge";
 /// Pause between two checks while something ends.
 const POLL: Duration = Duration::from_millis(10);
-/// How long a send to an io thread's full inbox is retried, and how long the main thread waits until a thread that
-/// sent `End` is finished.
+/// How long a send to an io thread's full inbox is retried, and how long the main thread waits until a thread
+/// that sent `End` is finished.
 const SEND_MAX: Duration = Duration::from_secs(5);
 /// Time limit for io threads, after `Stop`, to answer the calls that are left.
 const IO_STOP_MAX: Duration = Duration::from_secs(10);
-/// Time limit for the bridge to end the function processes, in addition to `STOP_GRACE`, which is
-/// the time limit of the processes.
+/// Time limit for the bridge to end the function processes, after the `STOP_GRACE` that the processes have.
 const BRIDGE_STOP_MAX: Duration = Duration::from_secs(10);
 
 impl Serving {
@@ -39,8 +38,8 @@ impl Serving {
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
-                    // Drain, because calls can go on without the bridge for a while. The bridge has ended
-                    // because another control plane took the Lease, or because it cannot go on.
+                    // Drain, because calls can go on without the bridge for a while. The bridge ends if
+                    // another control plane took the Lease or if it cannot go on.
                     self.drain();
                 }
                 self.stop();
@@ -80,16 +79,14 @@ impl Serving {
         }
     }
 
-    /// Refuses new calls, and waits until every accepted call has ended or the time of the drain
-    /// has passed.
+    /// Refuses new calls, and waits until every accepted call has ended or the time of the drain has passed.
     fn drain(&self) {
         // Set `draining` first, so that no readiness probe succeeds while calls are already refused.
         self.health.draining.store(true, Relaxed);
         self.send_to_all(|| Message::Drain);
         let began = Instant::now();
         let longest = Duration::from_millis(self.config.drain_ms);
-        // A call may be accepted just before its thread receives `Drain`, so a single check is not
-        // enough.
+        // A call may be accepted just before its io thread receives `Drain`, so a single check is not enough.
         let mut quiet = 0;
         while quiet < 3 && began.elapsed() < longest {
             quiet = if self.unfinished() == 0 { quiet + 1 } else { 0 };
@@ -106,8 +103,8 @@ impl Serving {
 
     fn unfinished(&self) -> u64 {
         let ledgers = self.health.ledgers.iter();
-        // `finished` is read first, so that a call that ends between the two reads can only make
-        // the result too high.
+        // Read `finished` first, so that a call that ends between the two reads can only make the result too
+        // high.
         let of = ledgers.map(|ledger| {
             let finished = ledger.finished.get();
             ledger.accepted.get().saturating_sub(finished)
@@ -115,8 +112,8 @@ impl Serving {
         of.sum()
     }
 
-    /// The io threads stop first, because they answer calls; then the scheduler, which they use;
-    /// then the bridge, which ends the processes in which calls ran.
+    /// Stops the threads. The io threads are first, because they answer the calls. The scheduler, which they
+    /// use, is next. The bridge is last, because it ends the processes in which calls ran.
     fn stop(&mut self) {
         self.send_to_all(|| Message::Stop);
         let io = std::mem::take(&mut self.io.threads);

@@ -1,5 +1,5 @@
-//! The functions of `--functions`: they are read and checked before anything starts, built, and
-//! shown with the line that calls each. The bridge registers them.
+//! The functions of `--functions`. They are read and checked before a thread for calls starts, then built,
+//! and shown with the line that calls each. The bridge registers them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,7 +11,7 @@ use crate::config::{BackendKind, Config, reachable};
 use crate::files::{self, BuildProgress, FilesError, FunctionFile};
 use crate::sample::{self, SampleCall};
 
-/// Most functions for which a line is shown.
+/// The largest number of functions for which a line is shown.
 const SHOWN_MAX: usize = 20;
 
 /// One function, and a sample call of it.
@@ -26,7 +26,7 @@ pub(super) struct Loaded {
 #[error("{0}")]
 pub(super) struct LoadError(String);
 
-/// Reads all files. All faults of all functions are returned together, with file, line and field.
+/// Reads the files. Returns all faults of the functions together, with file, line and field.
 pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
     let read = files::read(&config.functions)?;
     let mut faults = Vec::new();
@@ -73,7 +73,7 @@ pub(super) fn build(loaded: &[Loaded], config: &Config) -> Result<(), LoadError>
     Ok(())
 }
 
-/// Prints on stdout how to call each function.
+/// Prints on stdout how to call the first `SHOWN_MAX` functions.
 pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
     let listen = reachable(listen);
     let mut text = format!("\nnanofaas listens on http://{listen}\n");
@@ -85,6 +85,6 @@ pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
     if let Some(more) = loaded.len().checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
         text.push_str(&format!("\n… and {more} more functions: nanofaas list\n"));
     }
-    // A failed write is ignored: the process that read our stdout has closed it.
+    // A failed write is ignored, because it means that the process that read our stdout has closed it.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

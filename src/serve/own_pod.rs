@@ -1,11 +1,11 @@
-//! The Pod that this process runs in, read from environment variables that its manifest sets. It
-//! makes no request to the cluster.
+//! The Pod that this process runs in, read from environment variables that its manifest sets. This module
+//! sends no request to the cluster.
 
 use nanofaas_k8s_bridge::OwnPod;
 
 use crate::config::{BackendKind, Config};
 
-/// `None` if the process runs in no pod, or if its manifest does not set the variables.
+/// Returns `None` if the process runs in no pod, or if its manifest does not set the variables.
 pub(super) fn find() -> Option<OwnPod> {
     let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     Some(OwnPod {
@@ -16,7 +16,8 @@ pub(super) fn find() -> Option<OwnPod> {
     })
 }
 
-/// The process's service account, if functions could name it: only on Kubernetes.
+/// Returns the process's service account if the backend is Kubernetes, because only there could a function's
+/// podTemplate name it.
 pub(super) fn account(config: &Config) -> Option<String> {
     let own_pod = find().filter(|_| config.backend == BackendKind::Kubernetes)?;
     if own_pod.service_account.is_none() {
