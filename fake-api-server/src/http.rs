@@ -1,5 +1,5 @@
-//! The part of HTTP/1.1 that a client of an API server needs: it reads requests of a known length and
-//! writes answers. It knows the paths and verbs of Kubernetes, and no object.
+//! The part of HTTP/1.1 that a client of an API server needs: reads requests whose length the head gives, and
+//! writes answers. This module knows the paths and verbs of Kubernetes, but no object.
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -13,14 +13,14 @@ pub(crate) struct ServedRequest {
     pub(crate) verb: &'static str,
     pub(crate) group: String,
     pub(crate) resource: String,
-    /// Empty for a collection.
+    /// The name of the object; empty if the request is for a collection.
     pub(crate) name: String,
     pub(crate) subresource: Option<String>,
     pub(crate) query: String,
     pub(crate) body: Value,
 }
 
-/// The next request; none if the client has closed the connection.
+/// Reads the next request; returns none if the client has closed the connection or sent no valid head.
 pub(crate) async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<ServedRequest> {
     let mut first = String::new();
     stream.read_line(&mut first).await.ok()?;
@@ -129,7 +129,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Writes an answer; returns whether the client received it.
+/// Writes an answer; returns whether all of it could be written.
 pub(crate) async fn write_answer(
     stream: &mut BufReader<TcpStream>,
     code: u16,
@@ -149,7 +149,7 @@ pub(crate) async fn write_answer(
     stream.write_all(whole.as_bytes()).await.is_ok()
 }
 
-/// Writes half an answer; returns false, so that the caller closes the connection.
+/// Writes the head and half the body of an answer. Returns false, so that the caller closes the connection.
 pub(crate) async fn cut_answer(stream: &mut BufReader<TcpStream>, body: &Value) -> bool {
     let body = body.to_string();
     let (half, whole) = (&body[..body.len() / 2], body.len());

@@ -1,6 +1,6 @@
-//! The kubelet and the Job controller of the fake cluster. A pod runs at its own loopback address and
-//! answers `/health` there, or has the fate that the test chose; a Job gets a pod; a deleted object
-//! disappears a little later. The test makes each decision that a test may need.
+//! The kubelet and the Job controller of the fake cluster. A new pod runs at a loopback address of its own
+//! and answers `/health` there, or has another fate that the test chose. A new Job gets a pod. A deleted pod
+//! disappears a little later.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +20,7 @@ use crate::store::{ApiRefusal, name_of};
 
 /// The time between two steps of a pod.
 const STEP: Duration = Duration::from_millis(2);
-/// Used as a pod's health status: the pod does not answer.
+/// Stands for a health status: the pod does not answer requests.
 const BUSY: u16 = 0;
 /// The port at which pods listen.
 const PORT: u16 = 8080;
@@ -30,7 +30,7 @@ const PORT: u16 = 8080;
 pub enum Fate {
     #[default]
     Runs,
-    /// It runs, but its port accepts no connection.
+    /// It runs, but answers no request.
     RunsMute,
     /// Its container waits, with this reason and this message.
     Waits(&'static str, &'static str),
@@ -43,13 +43,13 @@ pub enum Fate {
 
 /// The state of the fake kubelet; tests set most of it.
 pub struct Kubelet {
-    /// The status that new pods answer at their health path; the next field is that path.
+    /// The HTTP status with which new pods answer at `health_path`.
     pub health: Cell<u16>,
     pub health_path: RefCell<String>,
     next: RefCell<VecDeque<Fate>>,
     otherwise: RefCell<Fate>,
     running: RefCell<HashMap<String, RunningPod>>,
-    /// How long a deleted pod still exists.
+    /// How long a deleted pod still exists, in addition to `STEP`.
     pub lingering: Cell<Duration>,
     jobs: Cell<u32>,
 }
@@ -79,7 +79,7 @@ impl Drop for RunningPod {
     }
 }
 
-/// A listener at an address that no other test uses.
+/// Binds a listener at a loopback address that no other test uses.
 async fn own_address() -> (Ipv4Addr, TcpListener) {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     // Try several addresses, because another process may use some of them.
@@ -95,7 +95,7 @@ async fn own_address() -> (Ipv4Addr, TcpListener) {
     panic!("port {PORT} is taken at every loopback address");
 }
 
-/// Answers `health` at the pod's health path, and 421 at other paths.
+/// Answers requests of the pod's health path with the status `health`, and requests of other paths with 421.
 async fn answer_health(listener: TcpListener, path: String, health: Rc<Cell<u16>>) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
@@ -122,7 +122,7 @@ fn container(state: &Value) -> Value {
 }
 
 impl Kubelet {
-    /// Sets the fate of the next pod or Job. A further call sets the fate of the one after it, and so on.
+    /// Sets the fate of the next pod or Job. If fates are already set, this one comes after them.
     pub fn next(&self, fate: Fate) {
         self.next.borrow_mut().push_back(fate);
     }
@@ -137,7 +137,7 @@ impl Kubelet {
         next.unwrap_or_else(|| self.otherwise.borrow().clone())
     }
 
-    /// Called when a client has created an object.
+    /// Runs a new pod, or the pod of a new Job, that a client has created.
     pub(crate) fn created(&self, server: &FakeApiServer, resource: &str, name: &str) {
         let (server, name) = (server.clone(), name.to_owned());
         match resource {
@@ -154,7 +154,7 @@ impl Kubelet {
         }
     }
 
-    /// Called when a client deletes a pod: the pod disappears a little later.
+    /// Marks a pod as deleted for a client. The pod disappears a little later.
     pub(crate) fn deleted(
         &self,
         server: &FakeApiServer,
@@ -174,7 +174,7 @@ impl Kubelet {
         Ok(pod)
     }
 
-    /// Deletes the pods of a deleted Job, as the garbage collector does.
+    /// Deletes the pods of a deleted Job, as the garbage collector of Kubernetes does.
     pub(crate) fn collect(&self, server: &FakeApiServer, job: &str) {
         let (server, job) = (server.clone(), job.to_owned());
         spawn_local(async move {
@@ -242,7 +242,7 @@ impl FakeApiServer {
             let path = self.0.kubelet.health_path.borrow().clone();
             spawn_local(answer_health(listener, path, health.clone()))
         } else {
-            // Nothing accepts connections, but the listener keeps the address in use.
+            // No task accepts connections; the listener only keeps the address in use.
             spawn_local(async move {
                 let _kept = listener;
                 std::future::pending().await
@@ -291,7 +291,7 @@ impl FakeApiServer {
         self.set_status(pod, &status);
     }
 
-    /// Makes the pod's node evict it.
+    /// Makes the node evict the pod.
     pub fn evict(&self, pod: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let why = "The node was low on resource: memory.";

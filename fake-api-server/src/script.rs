@@ -1,5 +1,5 @@
-//! Faults between a control plane and its API server, for a number of requests of one kind.
-//! It holds no object; the server asks it for a fault before each answer.
+//! The script of a test: faults of the API server, each for a number of requests of one kind. The server asks
+//! the script for a fault before it answers a request.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::store::{ApiRefusal, refusal};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Which {
     pub verb: Option<&'static str>,
-    /// With the subresource, for instance `functions/status`.
+    /// The resource, with the subresource if there is one, for instance `functions/status`.
     pub resource: Option<&'static str>,
 }
 
@@ -98,10 +98,10 @@ pub fn too_many(retry_after_s: u32) -> Fault {
     }
 }
 
-/// The message of a quota's admission plugin.
+/// The message with which the quota plugin refuses a pod.
 pub const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2";
 
-/// The faults that a test asked for.
+/// The faults that a test asked for, each with the number of requests that it is still for.
 #[derive(Default)]
 pub(crate) struct FaultScript {
     faults: Vec<(Which, usize, Fault)>,
@@ -116,7 +116,7 @@ impl FaultScript {
         self.faults.clear();
     }
 
-    /// The fault of a request, if it has one.
+    /// Takes the fault for a request from the script, if there is one.
     pub(crate) fn next(&mut self, verb: &str, resource: &str) -> Option<Fault> {
         let mut faults = self.faults.iter_mut();
         let found = faults.find(|(which, times, _)| *times > 0 && which.matches(verb, resource))?;

@@ -1,6 +1,6 @@
-//! A scripted API server over plain HTTP on loopback: it lists, watches, gets, creates, updates,
-//! patches and deletes the objects that a control plane uses, records every request, and produces the
-//! faults of a script. It runs on the test's own thread, so that the test controls the time.
+//! A scripted API server over plain HTTP on loopback. It lists, watches, gets, creates, updates, patches and
+//! deletes the objects that a control plane uses, records every request, and produces the faults of a script.
+//! It runs on the test's own thread, so that the test controls the time.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -28,7 +28,8 @@ pub struct FakeApiServer(pub(crate) Rc<ServerState>);
 pub(crate) struct ServerState {
     pub(crate) store: RefCell<ObjectStore>,
     pub(crate) asked: RefCell<Vec<Asked>>,
-    /// Requests that hung until the client closed the connection, each with the time of the close.
+    /// The requests that hung until the client closed the connection: verb, resource, and the time of the
+    /// close.
     given_up: RefCell<Vec<(&'static str, String, Instant)>>,
     pub(crate) kubelet: Kubelet,
     pub(crate) changed: Notify,
@@ -102,7 +103,8 @@ impl FakeApiServer {
             .for_each(|task| task.abort());
     }
 
-    /// Closes all connections. After that it closes new connections at once if `is_slamming`, or serves them.
+    /// Closes all connections and listens again. From then on it closes new connections at once if
+    /// `is_slamming`, and serves them otherwise.
     pub async fn slam(&self, is_slamming: bool) {
         self.0.is_slamming.set(is_slamming);
         self.leave();
@@ -120,12 +122,12 @@ impl FakeApiServer {
         self.0.page.set(objects);
     }
 
-    /// The resources with an open watch, once for each watch.
+    /// Returns the resource of each open watch. A resource with two watches is returned twice.
     pub fn watched(&self) -> Vec<String> {
         self.0.watches.borrow().clone()
     }
 
-    /// How many connections the server has accepted so far.
+    /// Returns how many connections the server has accepted so far.
     pub fn accepted(&self) -> usize {
         self.0.accepted.get()
     }
@@ -140,7 +142,7 @@ impl FakeApiServer {
         self.0.script.borrow_mut().clear();
     }
 
-    /// The requests of a kind that it received so far.
+    /// Returns the requests of a kind that the server received since the start, or since `forget_asked`.
     pub fn asked(&self, which: Which) -> Vec<Asked> {
         let asked = self.0.asked.borrow();
         let of = asked
@@ -153,7 +155,7 @@ impl FakeApiServer {
         self.asked(which).len()
     }
 
-    /// When clients gave up hung requests of a kind.
+    /// Returns the times at which clients closed the connections of hung requests of a kind.
     pub fn given_up(&self, which: Which) -> Vec<Instant> {
         let all = self.0.given_up.borrow();
         let of = all
@@ -178,7 +180,7 @@ impl FakeApiServer {
         self.0.store.borrow().get(resource, name).cloned()
     }
 
-    /// All objects of a resource.
+    /// Returns all objects of a resource.
     pub fn objects(&self, resource: &str) -> Vec<Value> {
         let store = self.0.store.borrow();
         store.all(resource).into_iter().cloned().collect()
@@ -190,7 +192,7 @@ impl FakeApiServer {
         all.into_iter().map(|one| name_of(one).to_owned()).collect()
     }
 
-    /// How many objects of a resource were ever created.
+    /// Returns how many objects of a resource were created since the start, or since `compact`.
     pub fn ever(&self, resource: &str) -> usize {
         let store = self.0.store.borrow();
         let all = store.history.iter();
@@ -219,20 +221,20 @@ impl FakeApiServer {
         self.0.changed.notify_waiters();
     }
 
-    /// Makes each watch expire that begins at a version older than the present one.
+    /// Makes a watch expire if it begins at a version older than the present one.
     pub fn forget_history(&self) {
         let mut store = self.0.store.borrow_mut();
         store.oldest = store.version();
     }
 
-    /// Makes all watches expire.
+    /// Makes a watch expire if it begins at any version that the server has reached so far.
     pub fn compact(&self) {
         self.0.store.borrow_mut().compact();
     }
 
     async fn serve(self, stream: TcpStream) {
-        // Switch Nagle's algorithm off, because the paused test clock does not wait for a segment that the kernel
-        // holds back.
+        // Switch Nagle's algorithm off. If the kernel held a segment back, the paused test clock would not
+        // wait for it.
         stream.set_nodelay(true).expect("a TCP stream");
         let mut stream = BufReader::new(stream);
         while let Some(request) = read_request(&mut stream).await {

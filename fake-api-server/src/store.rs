@@ -1,5 +1,5 @@
-//! The objects of the fake API server with their versions, and the history of their changes.
-//! It starts no task: the server answers requests from it, and the kubelet changes it.
+//! The objects of the fake API server with their versions, and the history of their changes. The server and
+//! the kubelet read and change the objects.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,7 +25,7 @@ pub(crate) fn refusal(code: u16, reason: &str, message: &str) -> ApiRefusal {
     (code, status)
 }
 
-/// The objects by resource and name.
+/// The objects by resource and name, and the history of their changes.
 #[derive(Default)]
 pub(crate) struct ObjectStore {
     objects: BTreeMap<(String, String), Value>,
@@ -45,7 +45,7 @@ const KINDS: [(&str, &str, &str); 6] = [
     ("replicasets", "apps/v1", "ReplicaSet"),
 ];
 
-/// `apiVersion` and `kind` of a resource.
+/// Returns the `apiVersion` and the `kind` of a resource.
 pub(crate) fn kind_of(resource: &str) -> (&'static str, &'static str) {
     let known = KINDS.iter().find(|(name, ..)| *name == resource);
     let (_, api, kind) = known.unwrap_or_else(|| panic!("no such resource: {resource}"));
@@ -117,7 +117,8 @@ impl ObjectStore {
         Ok(self.happened(resource, "ADDED", object))
     }
 
-    /// Replaces a whole object; refused with 409 if its version is not the stored one.
+    /// Replaces the `spec` and the `data` of an object. If `new` has a version, and this is not the stored
+    /// version, refuses with 409.
     pub(crate) fn replace(
         &mut self,
         resource: &str,
@@ -149,8 +150,8 @@ impl ObjectStore {
     ) -> Result<Value, ApiRefusal> {
         let there = self.existing(resource, name)?.clone();
         let mut object = there.clone();
-        // A patch of the object changes only its spec, and a patch of the status only the status. An
-        // Event has neither.
+        // A patch of an object changes only its spec, and a patch of the status only the status. A patch of
+        // an Event may change any field, because an Event has neither spec nor status.
         if resource == "events" {
             merge(&mut object, patch);
         } else {
@@ -212,7 +213,8 @@ impl ObjectStore {
         Ok(self.happened(resource, "DELETED", object))
     }
 
-    /// Clears the history, as a compaction of etcd does.
+    /// Clears the history, as a compaction of etcd does. The version grows, so that a watch from any version
+    /// so far has expired.
     pub(crate) fn compact(&mut self) {
         self.version += 1;
         self.oldest = self.version;
@@ -220,7 +222,7 @@ impl ObjectStore {
     }
 }
 
-/// A JSON merge patch (RFC 7386).
+/// Applies a JSON merge patch (RFC 7386).
 fn merge(base: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *base = patch.clone();
@@ -238,7 +240,7 @@ fn merge(base: &mut Value, patch: &Value) {
     }
 }
 
-/// Whether an object's labels match a selector of the terms `a=b`, `a!=b` and `a`.
+/// Returns whether an object's labels match a selector of the terms `a=b`, `a!=b` and `a`.
 pub fn selects(selector: &str, object: &Value) -> bool {
     let label = |name: &str| object["metadata"]["labels"][name].as_str();
     let terms = selector.split(',').filter(|term| !term.is_empty());
@@ -253,7 +255,7 @@ pub fn selects(selector: &str, object: &Value) -> bool {
     })
 }
 
-/// Whether an object's fields match a selector of terms `path=value`.
+/// Returns whether an object's fields match a selector of terms `path=value`.
 pub(crate) fn has_fields(selector: &str, object: &Value) -> bool {
     let terms = selector.split(',').filter(|term| !term.is_empty());
     terms.into_iter().all(|term| {

@@ -1,5 +1,5 @@
-//! Watches: they send the changes of objects, one line for each change, or fail as a script says. The
-//! server begins them.
+//! The watches of the server. A watch sends the changes of objects, one line for each change, or fails as the
+//! script says.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,8 +24,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// Serves a watch that fails as `fault` says. Returns whether the connection stays open: it is closed after half
-/// a line.
+/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. It does not after
+/// half a line, and not after `Mute`, which ends when the client closes the connection.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),
@@ -50,7 +50,8 @@ pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> 
     is_written && !matches!(fault, Fault::CutLine)
 }
 
-/// Sends the changes until the watch's time is over or the client is gone.
+/// Sends the changes until the watch's time is over or the client is gone; returns whether the connection
+/// stays open.
 pub(crate) async fn watch(
     server: &FakeApiServer,
     request: &ServedRequest,
@@ -82,7 +83,8 @@ pub(crate) async fn watch(
             }
         }
         if Instant::now() >= until {
-            // The bookmark gives the version that was reached, even if no event was sent.
+            // The bookmark gives the client the version that the watch has reached, even if no event was
+            // sent.
             let version = reached.to_string();
             let object = json!({"kind": kind_of(&request.resource).1, "apiVersion":
                 kind_of(&request.resource).0, "metadata": {"resourceVersion": version}});
@@ -95,7 +97,8 @@ pub(crate) async fn watch(
         }
         let again = next.unwrap_or(until).min(until);
         let wait = first_of(first_of(changed, sleep_until(again)), async {
-            // The client sends nothing more, so this ends when it closes the connection.
+            // The client sends nothing during a watch, so this read ends when the client closes the
+            // connection.
             let _ = stream.fill_buf().await;
         });
         if wait.await == FirstDone::Second {
@@ -104,7 +107,7 @@ pub(crate) async fn watch(
     }
 }
 
-/// The events that may be sent by now, and when the next one may be sent.
+/// Returns the events that may be sent now, and the time at which a delayed event may be sent.
 fn due(
     server: &FakeApiServer,
     request: &ServedRequest,

@@ -57,8 +57,8 @@ impl KubernetesBridge {
         let server = found.cluster_url.to_string();
         let client = client::client(found)?;
         tracing::info!(server, namespace, "the control plane asks for its Lease");
-        // The channel needs no bound, because its receiver is a task of the same thread and takes all reports each
-        // time it runs.
+        // The channel needs no bound, because its receiver is a task of the same thread and takes all reports
+        // each time it runs.
         #[expect(
             clippy::disallowed_methods,
             reason = "holds what tasks report in one turn"
@@ -87,7 +87,7 @@ impl KubernetesBridge {
         self.0.take(command);
     }
 
-    /// Whether the functions and pods of the cluster are known and each adopted pod was probed.
+    /// Returns whether the functions and pods of the cluster are known and each adopted pod was probed.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.get()
     }

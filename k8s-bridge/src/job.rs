@@ -1,7 +1,7 @@
-//! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2).
-//! The result goes to the io thread that owns the call, and not to this module; that thread reports when the
-//! attempt is over. This module reads the end of a Job from the pod's status and not from the Job's conditions,
-//! because releases of Kubernetes set the conditions at different times.
+//! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2). The result goes
+//! to the io thread that owns the call, and not to this module; that thread reports when the attempt is over.
+//! This module reads the end of a Job from the pod's status and not from the Job's conditions, because
+//! releases of Kubernetes set the conditions at different times.
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};

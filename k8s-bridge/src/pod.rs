@@ -121,12 +121,13 @@ impl ClusterPod {
         self.bell.notify_one();
     }
 
-    /// Whether it gets no new call: the scheduler stopped it, its deletion was requested, or it is gone.
+    /// Returns whether it gets no new call: the scheduler stopped it, its deletion was requested, or it is
+    /// gone.
     pub(crate) fn is_going(&self) -> bool {
         self.is_stopped() || self.is_gone.get() || self.seen.borrow().leaving
     }
 
-    /// Whether it was made from a spec with this hash.
+    /// Returns whether it was made from a spec with this hash.
     pub(crate) fn has_shape(&self, shape: u64) -> bool {
         !self.is_stale.get() && self.shape == shape
     }
@@ -138,7 +139,7 @@ impl ClusterPod {
         seen.fault.zip(why)
     }
 
-    /// Whether it has ended or its deletion was requested.
+    /// Returns whether it has ended or its deletion was requested.
     pub(crate) fn has_gone(&self) -> bool {
         self.is_over() || self.seen.borrow().leaving
     }

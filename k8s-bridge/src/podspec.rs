@@ -174,7 +174,8 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
             let name = name_of(one).unwrap_or_default();
             !names.iter().any(|ours| ours == name)
         });
-        // Our variables come first: Kubernetes expands `$(NAME)` only if the variable NAME is earlier in the list.
+        // Our variables come first: Kubernetes expands `$(NAME)` only if the variable NAME is earlier in the
+        // list.
         env.extend(kept);
         container["env"] = env.into();
     }

@@ -102,7 +102,8 @@ impl Reconciler {
         let reconciler = self.clone();
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
-            // Do this before the pod leaves its table, because `pods::there` deletes a pod that is in no table.
+            // Do this before the pod leaves its table, because `pods::there` deletes a pod that is in no
+            // table.
             if let PodFate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }

@@ -1,6 +1,5 @@
-//! The backend of one machine: each pod and each Job has its own task. It never waits for a pod or a
-//! Job, and touches no call's bytes.
-//! The process's bridge passes the work queue's commands to it, on the bridge's thread.
+//! The backend of one machine. It executes the commands of the work queue on the bridge's thread. Each pod
+//! and each Job has a task, so no command waits for a pod or a Job.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,8 +25,9 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// The pause between two times at which the OOM kills that were attributed to no process are discarded. The end
-/// of a killed process is reported sooner than this, so an older kill belongs to no pod or Job.
+/// The pause between two refreshes of the OOM watch. A refresh discards the kills that were attributed to no
+/// process. If it comes between the kill of a pod and the report of the pod's end, it discards that kill too;
+/// so refreshes are seconds apart.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend.
@@ -41,8 +41,9 @@ struct LocalDispatcher {
 }
 
 impl LocalBridge {
-    /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`;
-    /// between the calls other code on the same thread may use the work queue.
+    /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`. Other
+    /// code of the thread may use the work queue too, because no task of the bridge borrows it across an
+    /// await.
     pub fn open(
         config: LocalConfig,
         work_queue: Rc<RefCell<WorkQueue>>,
@@ -82,7 +83,7 @@ impl LocalDispatcher {
     fn take(self: &Rc<Self>, command: BridgeCommand) {
         match command {
             // Do nothing, because a function needs no process before its first pod, and the work queue has
-            // already changed its table of functions.
+            // already changed the function table.
             BridgeCommand::Function(_)
             | BridgeCommand::Removed { .. }
             | BridgeCommand::Change { .. } => {}
@@ -161,7 +162,7 @@ impl LocalDispatcher {
         self.context.is_stopping.set(true);
         self.context.link.terminate_all();
         let deadline = Instant::now() + self.context.config.stop_grace;
-        // Poll, because no bell is notified when the last process has ended.
+        // Poll, because nothing notifies this task when the last process has ended.
         while !self.context.link.is_empty() && Instant::now() < deadline {
             sleep(Duration::from_millis(5)).await;
         }
@@ -169,7 +170,8 @@ impl LocalDispatcher {
     }
 }
 
-/// Discards OOM kills that hit no function process, for ever.
+/// Discards, again and again, the OOM kills that were attributed to no process. Returns only if there is no
+/// counter.
 async fn watch_memory(context: Rc<LocalContext>) {
     while context.oom.has_counter() {
         if context.link.is_empty() {

@@ -1,5 +1,5 @@
-//! What every task of the bridge gets: the settings, the guard, the work queue, the clock, and the state
-//! that all processes share. A task knows neither the bridge nor other tasks.
+//! What every task of the bridge gets: the settings, the link to the guard, the announcer, and the state that
+//! all processes share. A task uses this context, and knows neither the bridge nor another task.
 
 pub(crate) mod config;
 

@@ -1,12 +1,11 @@
-//! The guard: a process of its own and the parent of all function processes. When its control plane
-//! is gone for any reason, it ends all its descendants. It never decides which processes run; the
-//! control plane does.
-//! It is the same program as the control plane, run by `link` as `nanofaas guard`.
+//! The guard: a process of its own that is the parent of all function processes. It ends all its descendants
+//! as soon as its control plane is gone for any reason. It runs the same program as the control plane: `link`
+//! starts it as `nanofaas guard`, and sends it the processes to start and the signals to deliver.
 //!
-//! The guard makes each process that it starts a subreaper: orphans below that process become children of
-//! that process, as they do for the first process of a container. So all descendants of a pod stay below the
-//! pod's process while this process runs, and become the guard's children when it ends. Therefore a child
-//! that the guard did not start belongs to a pod that has ended.
+//! The guard makes each process that it starts a subreaper. Orphans below such a process become its children,
+//! as they do for the first process of a container. So all descendants of a pod stay below the pod's process
+//! while that process runs, and become the guard's children when it ends. Therefore a child that the guard
+//! did not start belongs to a pod or Job that has ended.
 
 pub(crate) mod descent;
 pub(crate) mod link;
@@ -32,7 +31,7 @@ use nix::unistd::{Pid, close, setsid};
 
 use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
-/// Runs the guard. Its standard input is the socket to the control plane.
+/// Runs the guard. Standard input must be the socket to the control plane.
 pub fn guard_main() -> ExitCode {
     let served = Guard::enter().and_then(|mut guard| guard.serve());
     let all_ended = descent::end_all();
@@ -74,8 +73,8 @@ impl Guard {
         setsid()?;
         prctl::set_child_subreaper(true)?;
         let _ = prctl::set_name(c"nanofaas-guard");
-        // Go back to the kernel's default for huge pages, which processes of a shell have. The control plane has
-        // switched huge pages off for itself, and functions would inherit that.
+        // Return to the kernel's default for huge pages, because the control plane has switched huge pages
+        // off for itself and functions would inherit this setting.
         let _ = prctl::set_thp_disable(false);
         child_signal().thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -107,7 +106,7 @@ impl Guard {
         }
     }
 
-    /// Reads what the control plane sent; false if it is gone.
+    /// Reads and executes the control plane's messages; returns false if the control plane is gone.
     fn listen(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 64 * 1024];
         match self.plane.read(&mut bytes) {
@@ -148,8 +147,8 @@ impl Guard {
                 message: why_not(&start, &error),
             })?,
         }
-        // Reap here, because `spawn` unblocks SIGCHLD for a moment, and the end of a child in that moment leaves no
-        // signal to read.
+        // Reap here, because `spawn` unblocks SIGCHLD for a moment, and the end of a child in that moment
+        // leaves no signal to read.
         self.reap()
     }
 
@@ -165,7 +164,8 @@ impl Guard {
         };
     }
 
-    /// Reaps ended children, adopted ones too, and reports the ends of those that the guard started.
+    /// Reaps ended children, including adopted ones, and reports the ends of those that the guard started. If
+    /// a child has ended, its orphans are ended too.
     fn reap(&mut self) -> io::Result<()> {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let mut any = false;
@@ -198,9 +198,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Ends the processes that ended pods have left behind. As in a container, no process outlives its pod, even if
-    /// the process chose another group, session or environment. The children of a process that is killed here become
-    /// the guard's children; the guard ends them when it reaps that process.
+    /// Ends the processes that ended pods have left behind. As in a container, a process does not outlive its
+    /// pod, even if the process chose another group, session or environment. The children of a process that
+    /// is killed here become children of the guard, which ends them after it has reaped the killed process.
     fn end_orphans(&self) {
         for pid in descent::children() {
             if !self.by_pid.contains_key(&pid) {
@@ -215,8 +215,8 @@ impl Guard {
     }
 }
 
-/// Closes descriptors that the control plane inherited from its own parent, because a function must not get
-/// them. An example is a pipe of a build tool, which waits until every holder has closed it.
+/// Closes the descriptors that the control plane inherited from its own parent, so that functions do not get
+/// them. For example, a build tool waits until every holder of its pipe has closed the pipe.
 fn close_inherited(plane: &UnixStream) -> io::Result<()> {
     let mut open = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
@@ -231,7 +231,8 @@ fn close_inherited(plane: &UnixStream) -> io::Result<()> {
         .into_iter()
         .filter(|fd| *fd > 2 && *fd != plane.as_raw_fd())
     {
-        // One of these is the descriptor of the directory listing, which is closed already: ignore the error.
+        // One of these descriptors is that of the directory listing, which is closed already. So ignore the
+        // error.
         let _ = close(fd);
     }
     Ok(())
@@ -254,7 +255,7 @@ fn spawn(start: &Start) -> io::Result<Pid> {
         command.current_dir(directory);
     }
     adopts_its_orphans(&mut command);
-    // Unblock SIGCHLD, because the child would inherit the blocked signal.
+    // Unblock SIGCHLD, because otherwise the child would inherit the blocked signal.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;
@@ -262,8 +263,8 @@ fn spawn(start: &Start) -> io::Result<Pid> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Makes the new process a subreaper, so that it adopts the orphans below it. It is set between fork and exec
-/// and stays set after exec; the children of the process do not inherit it.
+/// Makes the new process a subreaper, so that it adopts the orphans below it. The flag is set between fork
+/// and exec and stays set after exec; the children of the process do not inherit the flag.
 #[allow(
     unsafe_code,
     reason = "std offers no other way to run a system call in the child"
@@ -276,19 +277,19 @@ fn adopts_its_orphans(command: &mut Command) {
     }
 }
 
-/// Opens the writing end of a named pipe that the control plane reads. It fails if nothing reads the pipe.
+/// Opens the writing end of a named pipe that the control plane reads. Fails if no process reads the pipe.
 fn pipe(path: &str) -> io::Result<File> {
     let nonblocking = OFlag::O_NONBLOCK.bits();
     let file = OpenOptions::new()
         .write(true)
         .custom_flags(nonblocking)
         .open(path)?;
-    // Make writes block again, because the function expects that; only the open must not block.
+    // Make writes block again, because the function expects blocking writes. Only the open must not block.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(file)
 }
 
-/// Whether another try would fail in the same way.
+/// Returns whether another try would fail in the same way.
 fn is_permanent(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return error.kind() == io::ErrorKind::InvalidInput;
@@ -308,7 +309,7 @@ fn is_permanent(error: &io::Error) -> bool {
     )
 }
 
-/// The system's error, and what the user should check.
+/// Describes the system's error, and what the user should check.
 fn why_not(start: &Start, error: &io::Error) -> String {
     let program = start.argv.first().map_or("", String::as_str);
     match &start.directory {

@@ -1,5 +1,6 @@
-//! One attempt of a JOB call: one process, which posts its result by itself (contract §3.2). The result goes to
-//! the io thread that owns the call, and not to this module; that thread reports when the attempt is over.
+//! One attempt of a call of a JOB function: one process, which posts its result to the control plane
+//! (contract §3.2). The io thread that owns the call receives the result, and sends `JobStop` when the
+//! attempt is over. This module does not see the result.
 
 use std::time::Duration;
 
@@ -13,19 +14,21 @@ use crate::guard::link::ProcessEnd;
 use crate::process::program::FunctionProgram;
 use crate::process::{self, Process, drain_output, forget_pipes};
 
-/// How long the process may take to end by itself after its attempt is over.
+/// How long the process may take to end after SIGTERM when its attempt is over.
 const STOP: Duration = Duration::from_secs(2);
-/// How long after the end of a process with exit status 0 the io thread's report may come.
+/// How long to wait for `JobStop` after the process exited with status 0, because the result may still be on
+/// its way from the io thread.
 const REPORT_BEHIND: Duration = Duration::from_millis(200);
 
-/// All Jobs that run.
+/// The Jobs that have a task.
 pub(crate) type LocalJobs = JobTable<JobAttempt>;
 
-/// How a Job failed, and whether for lack of memory; none if its attempt was over before the process ended.
+/// How a Job failed, and whether the OOM killer ended it; none if the io thread reported that the attempt is
+/// over.
 type JobEnd = Option<(ExecutionError, bool)>;
 
-/// Runs the Job from its start to its end. It announces each step but the end, which the caller
-/// passes to `announce_end`.
+/// Runs the Job from its start to its end. Announces every step except the end, which the caller announces
+/// with `announce_end`.
 pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     let now = announcer.now();
@@ -33,7 +36,8 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     run(job, context).await
 }
 
-/// Announces how the Job ended. Call this after the Job was removed from its table.
+/// Records the start times that the runtime reported, and announces the failure, if there is one. Call this
+/// after the Job was removed from its table.
 pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     if let Some(timestamps) = job.timestamps() {
@@ -50,7 +54,7 @@ pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobE
     announcer.job_ended(&job.start, &job.name, failure, oom);
 }
 
-/// Runs the attempt; returns the failure, or none if the attempt was over before its process ended.
+/// Runs the attempt and returns its failure; none if the io thread reported that the attempt is over.
 async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (link, run_dir) = (&context.link, &context.run_dir);
     let id = link.next_id();
@@ -89,7 +93,7 @@ async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     (!job.is_stopped()).then_some(why)
 }
 
-/// Waits until the attempt or its process is over.
+/// Waits until the attempt is over, its process has ended, or the deadline has passed.
 async fn running(
     job: &JobAttempt,
     context: &LocalContext,
@@ -134,7 +138,7 @@ async fn end(mut process: Process) {
     drain_output(process);
 }
 
-/// Why the process gave no result.
+/// Returns why the process gave no result, and whether the OOM killer ended it.
 async fn why(context: &LocalContext, mut process: Process) -> (ExecutionError, bool) {
     if let Some(ProcessEnd::NotStarted { message, .. }) = process.end() {
         return (ExecutionError::ColdStart(message.into()), false);

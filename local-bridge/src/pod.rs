@@ -1,5 +1,6 @@
-//! The local part of a warm pod's task: through the guard it starts a process on a Unix socket or a port,
-//! watches the process and ends it. The scheduler's orders and the process itself decide when.
+//! The part of a warm pod's task that only this backend has: it starts the pod's process through the guard,
+//! watches the process and ends it. The process serves calls on a Unix socket or a port. `life` of the
+//! backend crate decides when each step happens.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +26,7 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 /// The warm pods that have a task.
 pub(crate) type LocalPods = PodTable<WarmPod>;
 
-/// Runs the pod from its start to its end. It announces each step but the end, which the caller announces
+/// Runs the pod from its start to its end. Announces every step except the end, which the caller announces
 /// with `WarmPod::announce_end`.
 pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFate<()> {
     let id = context.link.next_id();
@@ -43,7 +44,7 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
     fate
 }
 
-/// All addresses at which a pod may listen.
+/// Returns the addresses at which a pod may listen.
 fn addresses(socket: &Path, port: u16) -> Vec<PodAddress> {
     let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
     // A server that listens at `localhost` uses the IPv4 address or the IPv6 address.
@@ -61,12 +62,12 @@ struct Created {
 struct ProcessRunner {
     context: Rc<LocalContext>,
     pod: Rc<WarmPod>,
-    /// The process's number in the link.
+    /// The number that names the process in the link.
     id: u64,
     socket: PathBuf,
     /// The addresses to probe.
     addresses: Vec<PodAddress>,
-    /// None before the process is started.
+    /// None until `create` has started the process.
     created: Option<Created>,
 }
 
@@ -100,7 +101,7 @@ impl ProcessRunner {
         }
     }
 
-    /// Removes the pipes and the socket of a pod that has ended.
+    /// Removes the pipes and the socket of the ended pod, and has the rest of its output read.
     fn clean_up(mut self) {
         forget_pipes(&self.context.run_dir, self.id);
         let _ = fs::remove_file(&self.socket);
@@ -169,8 +170,8 @@ impl PodRunner for ProcessRunner {
     }
 
     fn ready_at(&self) -> Option<PodAddress> {
-        // A pod that reports ready has made its socket before. A server that does not report is found by its answer
-        // to a probe.
+        // A pod makes its socket before it reports that it is ready. A pod that listens on a port in place of
+        // the socket is ready when it answers a probe.
         let has_socket = || self.pod.has_reported_ready() && self.socket.exists();
         let by_report = || has_socket().then(|| PodAddress::Unix(self.socket.clone()));
         self.pod.health.answered().or_else(by_report)

@@ -1,5 +1,5 @@
-//! One process of a function: starts it through the guard, reads its output, and describes its end.
-//! It never decides when a process ends; `pod` and `job` do.
+//! One process of a function. This module starts the process through the guard, reads its output, and
+//! describes its end; `pod` and `job` decide when it is to end.
 
 pub(crate) mod line;
 pub(crate) mod listener;
@@ -34,9 +34,9 @@ use crate::process::run_dir::RunDir;
 
 /// How long reading the last output of an ended process may take.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
-/// How long the kernel may take to end a killed process.
+/// How long to wait for the end of a process after SIGKILL.
 const KILLED: Duration = Duration::from_secs(5);
-/// Longest message that is made of a process's end and its last output, in bytes.
+/// The most bytes of a message, including the last output that is appended to it.
 const MESSAGE_LEN_MAX: usize = 4096;
 
 /// A process that the guard was asked to start.
@@ -49,7 +49,7 @@ pub(crate) struct Process {
     was_killed: bool,
 }
 
-/// Starts a process of a function. `bell` is notified when it runs and when it has ended.
+/// Starts a process of a function. `bell` is notified when the process runs and when it has ended.
 pub(crate) fn start(
     link: &Rc<Link>,
     run_dir: &RunDir,
@@ -108,7 +108,7 @@ fn text(path: &Path) -> io::Result<String> {
     text.ok_or_else(|| io::Error::other("the run directory is not UTF-8"))
 }
 
-/// Removes the names of a process's pipes. Nothing needs them once the process runs.
+/// Removes the files of a process's pipes. They are needed only until the process runs.
 pub(crate) fn forget_pipes(run_dir: &RunDir, id: u64) {
     for end in ["out", "err"] {
         let _ = fs::remove_file(run_dir.at(&format!("{id}.{end}")));
@@ -120,7 +120,7 @@ impl Process {
         self.known.pid.get().is_some()
     }
 
-    /// The process's state, for tasks other than its owner's.
+    /// Returns the process's state, which other tasks than the process's own may read.
     pub(crate) fn known(&self) -> Rc<ProcessHandle> {
         self.known.clone()
     }
@@ -129,7 +129,7 @@ impl Process {
         self.known.end()
     }
 
-    /// Sends SIGTERM to the process only, as a cluster does; the rest of its group gets no signal.
+    /// Sends SIGTERM to the process and not to the rest of its group, as the kubelet does.
     pub(crate) fn terminate(&self) {
         self.link.signal(&self.known, Signal::SIGTERM, false);
     }
@@ -144,7 +144,8 @@ impl Process {
         self.ended_before(Instant::now() + KILLED).await;
     }
 
-    /// Waits for its end; false if it still runs at the deadline. Other notifications of the bell are lost.
+    /// Waits for the end of the process; returns false if it still runs at the deadline. The wait consumes
+    /// every notification of the bell.
     pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
         loop {
             if self.end().is_some() {
@@ -156,7 +157,7 @@ impl Process {
         }
     }
 
-    /// Whether it ended by a SIGKILL that this control plane did not send.
+    /// Returns whether the process ended by a SIGKILL that this control plane did not send.
     pub(crate) fn fell_to_sigkill(&self) -> bool {
         let killed = ProcessEnding::Signal(Signal::SIGKILL as i32);
         !self.was_killed
@@ -170,7 +171,7 @@ impl Process {
         )
     }
 
-    /// How it ended, in words.
+    /// Describes how the process ended.
     pub(crate) fn how(&self) -> String {
         match self.end() {
             None => "it does not end although it was killed".to_owned(),
@@ -186,7 +187,7 @@ impl Process {
         }
     }
 
-    /// The message, followed by the last lines of the process's stderr.
+    /// Returns the message, followed by the last lines of the process's stderr.
     pub(crate) async fn with_last_output(&mut self, message: String) -> Arc<str> {
         let deadline = Instant::now() + LAST_OUTPUT;
         for mut following in self.following.drain(..) {

@@ -1,6 +1,6 @@
-//! The bridge against real processes, driven through a real work queue and real rings, as the control plane drives it.
-//! Each test is a process of its own, because a bridge makes its process a reaper.
-//! The same program also runs as the guard (`guard`) and as a control plane to be killed (`plane`).
+//! Tests the bridge with real processes. The tests drive it through a real work queue and real rings, as the
+//! control plane does. Each test is a process of its own, because a bridge makes its process a reaper. The
+//! same program also runs as the guard (`guard`) and as a control plane that a test kills (`plane`).
 
 #![allow(
     clippy::disallowed_methods,
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 type ProcessTest = (&'static str, fn());
 
 const AT_ONCE: usize = 4;
-/// The limit of one test, far above its usual time: a test that takes longer hangs.
+/// The limit of one test. It is far above the usual time of a test, so a test that reaches it hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn tests() -> Vec<ProcessTest> {
@@ -107,7 +107,7 @@ fn begin(name: &str) -> Child {
     command.spawn().expect("a test process")
 }
 
-/// Whether a test succeeded; none while it runs. A test beyond its limit is killed.
+/// Returns whether a test succeeded; none while it runs. Kills a test that has reached its limit.
 fn end(child: &mut Child, since: Instant) -> Option<bool> {
     if let Some(status) = child.try_wait().expect("our child") {
         return Some(status.success());

@@ -44,7 +44,8 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectE
         }
     };
     found.connect_timeout = Some(CONNECT);
-    // Set no read timeout, because a watch may get no event for a long time. Each request has its own deadline.
+    // Set no read timeout, because a watch may get no event for a long time. Each request has its own
+    // deadline.
     found.read_timeout = None;
     found.default_retry = false;
     Ok(found)

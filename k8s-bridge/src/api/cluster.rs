@@ -47,7 +47,7 @@ impl ClusterError {
         }
     }
 
-    /// Whether the same request would be refused again.
+    /// Returns whether the same request would be refused again.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(self.code(), 400 | 403 | 404 | 413 | 422)
     }
@@ -287,7 +287,7 @@ fn denied(why: &str) -> ClusterError {
     ClusterError::Unreachable(why.to_owned())
 }
 
-/// Whether the same request may get another answer later.
+/// Returns whether the same request may get another answer later.
 const fn may_mend(code: u16) -> bool {
     matches!(code, 408 | 429 | 500..=599)
 }

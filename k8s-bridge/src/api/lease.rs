@@ -27,7 +27,8 @@ const TENURE: Duration = Duration::from_secs(10);
 const RENEWAL: Duration = Duration::from_secs(4);
 /// The time between two reads of a Lease that another control plane holds.
 const POLL: Duration = Duration::from_secs(1);
-/// How long one request may take. It is short, so that there is still time to renew after a request without an answer.
+/// How long one request may take. It is short, so that there is still time to renew after a request without
+/// an answer.
 const TRY: Duration = Duration::from_secs(3);
 /// The wait after the first failed renewal; it doubles with each further failure.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -84,7 +85,8 @@ impl Tenure {
 /// Waits until `holder` has the Lease.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(POLL, 4 * POLL);
-    // The resource version of another control plane's Lease, and when this control plane first saw that version.
+    // The resource version of another control plane's Lease, and when this control plane first saw that
+    // version.
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {

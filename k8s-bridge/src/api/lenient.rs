@@ -1,5 +1,6 @@
 //! An object that may not match its type: it may have a field of another release, or a status that another
-//! client wrote. One such object must not hide the others of its list, so it is kept as JSON and parsed later.
+//! client wrote. One such object must not hide the others of its list, so it is kept as JSON and parsed
+//! later.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;

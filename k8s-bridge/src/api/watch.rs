@@ -1,7 +1,8 @@
 //! Lists and then watches one kind of object, for ever. After a lost connection, an expired version or a
-//! silent watch, a new list or a new watch begins, with backoff. Only a watch that lived for a while resets the
-//! backoff, so that a server that ends each watch at once does not get requests in a tight loop. An object that
-//! cannot be parsed is logged and skipped; its last readable state stays. This module never interprets an object.
+//! silent watch, a new list or a new watch begins, with backoff. Only a watch that lived for a while resets
+//! the backoff, so that a server that ends each watch at once does not get requests in a tight loop. An
+//! object that cannot be parsed is logged and skipped; its last readable state stays. This module never
+//! interprets an object.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -16,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::api::cluster::{Cluster, ClusterError, Object, chain, retry_after};
 use crate::api::lenient::Lenient;
 
-/// The server ends a watch after `WATCH_S`. If no event and no end comes for `SILENT`, the bridge drops the watch.
+/// The server ends a watch after `WATCH_S`. If no event and no end comes for `SILENT`, the bridge drops the
+/// watch.
 const WATCH_S: u32 = 60;
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
 /// A watch that lived for this long worked, so the backoff is reset.
@@ -76,7 +78,8 @@ pub(crate) async fn follow<K: Object>(
                     backoff.reset();
                 }
                 match end {
-                    // The server ended the watch after `WATCH_S`, as it should: begin the next watch without a wait.
+                    // The server ended the watch after `WATCH_S`, as it should: begin the next watch without
+                    // a wait.
                     None if began.elapsed() > SOUND => continue,
                     None => "the server ended the watch at once".to_owned(),
                     Some(why) => why,

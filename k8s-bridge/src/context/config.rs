@@ -24,7 +24,8 @@ pub struct KubernetesConfig {
     pub callback_base: String,
     /// The longest time from a pod's start to its readiness.
     pub start_timeout: Duration,
-    /// Functions that are written into the cluster at the start, unless the cluster has a function of that name.
+    /// Functions that are written into the cluster at the start, unless the cluster has a function of that
+    /// name.
     pub functions: Vec<FunctionDraft>,
     /// The origin of the process's clock. `clock` converts its times to and from wall time.
     pub origin: Instant,

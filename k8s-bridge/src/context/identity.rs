@@ -35,15 +35,16 @@ impl OwnPod {
 /// The identity of this control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct PlaneIdentity {
-    /// The holder's name in the Lease. It is the same for every process of one Pod, so that a restarted container
-    /// gets its Lease back at once.
+    /// The holder's name in the Lease. It is the same for every process of one Pod, so that a restarted
+    /// container gets its Lease back at once.
     pub(crate) holder: String,
-    /// The label of this process's Jobs. Each process has another one, because the tokens of Jobs are valid only in
-    /// the process that created them.
+    /// The label of this process's Jobs. Each process has another one, because the tokens of Jobs are valid
+    /// only in the process that created them.
     pub(crate) instance: String,
     /// The owner of Jobs, so that they are deleted with the control plane's Pod. None if the functions are in
-    /// another namespace: the garbage collector looks for an owner only in the namespace of its dependent, and
-    /// deletes the dependent if the owner is not there. In any case the next control plane deletes the Jobs.
+    /// another namespace: the garbage collector looks for an owner only in the namespace of its dependent,
+    /// and deletes the dependent if the owner is not there. In any case the next control plane deletes the
+    /// Jobs.
     pub(crate) pod: Option<OwnerReference>,
     /// The owner of warm pods: they outlive the Pod and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,

@@ -90,9 +90,9 @@ impl StartFault {
         }
     }
 
-    /// The kind for the message of a refusal. If a Job's pod is refused, the message comes from an Event of the
-    /// Job. A quota has no status code of its own: its admission plugin answers 403, as other plugins do, so the
-    /// text decides.
+    /// The kind for the message of a refusal. If a Job's pod is refused, the message comes from an Event of
+    /// the Job. A quota has no status code of its own: its admission plugin answers 403, as other plugins do,
+    /// so the text decides.
     pub(crate) fn of_refusal(message: &str) -> Self {
         if message.contains("exceeded quota") {
             Self::Quota

@@ -79,7 +79,7 @@ const SPECS: [&str; 5] = [
     "executable file not found",
 ];
 
-/// Whether the next try would fail for the same reason.
+/// Returns whether the next try would fail for the same reason.
 fn is_definite(reason: &str, message: &str) -> bool {
     let has = |phrases: &[&str]| phrases.iter().any(|phrase| message.contains(phrase));
     if reason.contains("Image") {
@@ -93,8 +93,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl ObservedPod {
-    /// Returns `now` with two reasons copied from this earlier state: a final reason, and the reason of the last
-    /// failed pull. A kubelet that waits for its next try reports only the pause and not the failure.
+    /// Returns `now` with two reasons copied from this earlier state: a final reason, and the reason of the
+    /// last failed pull. A kubelet that waits for its next try reports only the pause and not the failure.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);

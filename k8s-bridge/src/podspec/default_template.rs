@@ -62,7 +62,7 @@ impl LastRead {
         Ok(is_another)
     }
 
-    /// Whether the file was read, by this bridge or by one before a rebuild.
+    /// Returns whether the file was read, by this bridge or by one before a rebuild.
     pub(crate) const fn is_known(&self) -> bool {
         self.contents.is_some()
     }

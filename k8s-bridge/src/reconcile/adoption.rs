@@ -61,7 +61,7 @@ impl Adoption {
         self.busy.values().cloned().collect()
     }
 
-    /// Whether the pod was offered and the scheduler has not answered yet.
+    /// Returns whether the pod was offered and the scheduler has not answered yet.
     pub(crate) fn is_offered(&self, name: &str) -> bool {
         self.offered.values().any(|(of, _)| of == name)
     }
@@ -70,7 +70,7 @@ impl Adoption {
         self.unprobed.remove(name);
     }
 
-    /// Whether every pod that was found has its id and was probed.
+    /// Returns whether every pod that was found has its id and was probed.
     pub(crate) fn is_over(&self) -> bool {
         self.has_begun && self.offered.is_empty() && self.unprobed.is_empty()
     }
@@ -123,7 +123,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
         .with_work_queue(|queue| queue.event(Event::Adopt { lane, token, stale }));
 }
 
-/// Whether a pod was made from a spec that differs from the function's present one.
+/// Returns whether a pod was made from a spec that differs from the function's present one.
 fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) -> bool {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
@@ -145,12 +145,14 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// Called when the scheduler has answered an offer. `id` is the pod's id, none if the function was removed in between.
+/// Called when the scheduler has answered an offer. `id` is the pod's id, none if the function was removed in
+/// between.
 pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
-        // An earlier bridge of this process made the offer. This bridge offers the pod again, so give the old id back.
+        // An earlier bridge of this process made the offer. This bridge offers the pod again, so give the old
+        // id back.
         return id
             .into_iter()
             .for_each(|id| reconciler.context.announcer.unknown(id));

@@ -76,7 +76,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     if label(object, LABEL_KIND) == Some("job") {
         let job = label(object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            // Observe the deleted object before the pod counts as gone, because it may say how the container ended.
+            // Observe the deleted object before the pod counts as gone, because it may say how the container
+            // ended.
             job.observe(
                 &reconciler.context,
                 name.to_owned(),

@@ -1,7 +1,7 @@
 //! The functions that are stored in the cluster. A client's change is written to the cluster first and then
-//! made in the work queue's table of functions; changes by other clients of the API server are applied to the table,
-//! too. It also keeps the state of each object, for `status`. The work queue's registry decides whether a function is
-//! valid.
+//! made in the work queue's table of functions; changes by other clients of the API server are applied to the
+//! table, too. It also keeps the state of each object, for `status`. The work queue's registry decides
+//! whether a function is valid.
 
 mod write;
 
@@ -83,8 +83,8 @@ struct Writing {
 pub(crate) struct ClusterFunctions {
     known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
-    /// The uids of objects that this control plane deleted, each with the number of the listing at that time: the
-    /// watch may still report such an object.
+    /// The uids of objects that this control plane deleted, each with the number of the listing at that time:
+    /// the watch may still report such an object.
     deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
@@ -224,8 +224,8 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     note(registry, object, verdict);
 }
 
-/// Called for a rejected object: puts the last spec that an earlier control plane accepted in force again. The
-/// object's status has kept this spec.
+/// Called for a rejected object: puts the last spec that an earlier control plane accepted in force again.
+/// The object's status has kept this spec.
 fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();

@@ -138,7 +138,7 @@ impl FunctionObject {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// Whether its deletion was requested. A finalizer of another controller may delay the deletion.
+    /// Returns whether its deletion was requested. A finalizer of another controller may delay the deletion.
     pub(crate) const fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }

@@ -173,7 +173,7 @@ mod tests {
         ObservedFunction::for_test(3, SpecVerdict::Accepted, None)
     }
 
-    /// Whether it is ready, and the reason.
+    /// Returns whether it is ready, and the reason.
     fn of(
         known: &ObservedFunction,
         function: &Function,

@@ -119,7 +119,8 @@ impl ClusterRegistry {
             let is_change = match known.starts.outlook {
                 Outlook::Good => false,
                 Outlook::Unknown => true,
-                // The start of a pod with an older spec does not show whether pods with the present spec start.
+                // The start of a pod with an older spec does not show whether pods with the present spec
+                // start.
                 Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
             };
             if is_change {
@@ -152,8 +153,8 @@ impl ClusterRegistry {
     }
 }
 
-/// The current time in whole seconds. The API server stores no fractions, and a time that is read back must equal
-/// the time that was written.
+/// The current time in whole seconds. The API server stores no fractions, and a time that is read back must
+/// equal the time that was written.
 pub(crate) fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))

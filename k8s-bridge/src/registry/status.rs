@@ -20,8 +20,8 @@ use crate::registry::starts::now;
 
 /// The shortest time between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// The largest number of writes of one function's status within `BETWEEN` if conditions change. These writes come
-/// early, because `kubectl wait` waits for them.
+/// The largest number of writes of one function's status within `BETWEEN` if conditions change. These writes
+/// come early, because `kubectl wait` waits for them.
 const URGENT_MAX: usize = 5;
 /// The time between two polls for changed functions.
 const POLL: Duration = Duration::from_millis(500);
@@ -57,8 +57,8 @@ impl WritePace {
 
 /// A status that has to be written.
 struct StatusChange {
-    /// The uid of the object for which the status was computed. By the time of the write another object may have
-    /// the same name.
+    /// The uid of the object for which the status was computed. By the time of the write another object may
+    /// have the same name.
     uid: String,
     /// The object's present status.
     old: FunctionStatus,
@@ -187,9 +187,9 @@ fn condition(
     }
 }
 
-/// Whether a client may wait for this change: a condition has another status or generation, or is false
-/// for another reason. The reason of a true condition may change as often as the number of pods, so it is
-/// not urgent.
+/// Returns whether a client may wait for this change: a condition has another status or generation, or is
+/// false for another reason. The reason of a true condition may change as often as the number of pods, so it
+/// is not urgent.
 fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     new.conditions.iter().any(|new| {
         old.condition(&new.type_).is_none_or(|old| {

@@ -242,7 +242,8 @@ fn a_silent_pod_is_deleted_after_its_calls() {
         fixture.ready().await;
         let began = tokio::time::Instant::now();
         until("it is deleted", || !server.names("pods").contains(&pods[0])).await;
-        // The pod has 5 s for the first answer, and then the grace period: the function's timeoutMs (1 s) and 10 s.
+        // The pod has 5 s for the first answer, and then the grace period: the function's timeoutMs (1 s) and
+        // 10 s.
         let took = began.elapsed().as_secs();
         assert!((15..20).contains(&took), "{took} s");
         // A pod that ends by itself is not probed any more.

@@ -40,7 +40,7 @@ pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     fixture
 }
 
-/// Whether the table has the cluster's functions, and each function has its pods, running.
+/// Returns whether the table has the cluster's functions, and each function has its pods, running.
 fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
     let server = &fixture.server;
     let functions = server.objects("functions");

@@ -146,7 +146,8 @@ fn refused_events_delay_nothing_else() {
         let function = fixture.warm("g").await;
         fixture.running(&function).await;
         assert!(server.names("events").is_empty());
-        // The number of waiting Events is bounded; later Events are written once the server accepts them again.
+        // The number of waiting Events is bounded; later Events are written once the server accepts them
+        // again.
         server.mend();
         let function = fixture.warm("h").await;
         until("what was full is empty", || {

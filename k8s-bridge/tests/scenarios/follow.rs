@@ -1,5 +1,5 @@
-//! Functions that other clients change in the cluster: the table follows, even if updates are late or repeated,
-//! or are older than a change through the API.
+//! Functions that other clients change in the cluster: the table follows, even if updates are late or
+//! repeated, or are older than a change through the API.
 
 use std::time::Duration;
 
@@ -191,7 +191,8 @@ fn a_function_made_during_a_list_survives() {
         for number in 0..3 {
             server.create("functions", object(warm(&format!("m{number}"))));
         }
-        // The second page is sent 3 s late: a function that is registered in between may be missing from the list.
+        // The second page is sent 3 s late: a function that is registered in between may be missing from the
+        // list.
         server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
         server.script(
             of("list", "functions"),

@@ -1,5 +1,5 @@
-//! Functions that are changed through the API: the change is written to the cluster first and then made in the
-//! table. If the write fails, the client gets the reason.
+//! Functions that are changed through the API: the change is written to the cluster first and then made in
+//! the table. If the write fails, the client gets the reason.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! An API server that is slow, answers errors, or is gone. The control plane sends no requests in a tight loop,
-//! and afterwards its table and its pods agree with the cluster.
+//! An API server that is slow, answers errors, or is gone. The control plane sends no requests in a tight
+//! loop, and afterwards its table and its pods agree with the cluster.
 
 use std::time::Duration;
 

@@ -161,7 +161,8 @@ fn only_an_invalid_file_stops_the_start() {
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
-        // In another namespace the template is allowed, because an account of that name is another account there.
+        // In another namespace the template is allowed, because an account of that name is another account
+        // there.
         let mut elsewhere = ClusterFixture::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;
@@ -315,7 +316,8 @@ fn the_default_mounts_stay_below_a_functions_own() {
 fn two_templates_cannot_take_the_account_together() {
     scenario(|server| async move {
         // Each template is valid alone. Together they select the namespace's `default` account, which is the
-        // control plane's, because the function's template removes the account that the default template names.
+        // control plane's, because the function's template removes the account that the default template
+        // names.
         let file =
             File::new("spec: {serviceAccountName: mine, automountServiceAccountToken: true}");
         let mut fixture = ClusterFixture::scheduled(&server).under("default");

@@ -11,17 +11,18 @@ pub struct LocalConfig {
     pub callback_base: String,
     /// The longest time from a pod's start to its readiness.
     pub start_timeout: Duration,
-    /// How long processes may take to end by themselves when the control plane stops.
+    /// How long processes may take to end after SIGTERM when the control plane stops. The rest are then
+    /// killed.
     pub stop_grace: Duration,
-    /// Program and arguments that run `guard_main`.
+    /// The program and its arguments that run `guard_main`.
     pub guard: Vec<OsString>,
-    /// Where the private directory is made; if none, `$XDG_RUNTIME_DIR` or the temporary directory.
+    /// The parent of the private directory. If it is none, `run_dir::base` chooses the parent.
     pub run_base: Option<PathBuf>,
-    /// The origin of the process's clock.
+    /// The zero point of the control plane's clock.
     pub origin: Instant,
 }
 
-/// Why the bridge could not be started; the message tells the operator what to do.
+/// Why the bridge could not be opened; the message is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalOpenError {
     #[error("cannot make a private directory for sockets in {}: {why}", base.display())]

@@ -1,5 +1,5 @@
-//! Which process descends from which, read from /proc, and how all descendants are ended.
-//! It never ends a process that does not descend from the caller. The guard and the control plane call it.
+//! Reads from /proc which process descends from which, and kills descendants of this process. The guard and
+//! the control plane call it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,16 +10,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
-/// The largest number of SIGKILLs for one process. A process that still runs after this number hangs in the
-/// kernel, and waiting longer would not help.
+/// The most passes over the processes to kill; each pass sends SIGKILL to those that are left. A process that
+/// still runs after the last pass hangs in the kernel, so further passes would not help.
 const PASSES_MAX: u32 = 400;
 
-/// The pause after a pass: short at first, because most processes end at once.
+/// Returns the pause after a pass. The first pauses are short, because most processes end at once.
 fn pause(pass: u32) -> Duration {
     Duration::from_millis(u64::from(pass + 1).min(100))
 }
 
-/// The children of this process, including adopted ones.
+/// Returns the children of this process, including adopted ones.
 pub(crate) fn children() -> Vec<Pid> {
     let me = getpid();
     match listed_children(me) {
@@ -41,7 +41,7 @@ fn listed_children(of: Pid) -> Option<Vec<Pid>> {
     Some(children)
 }
 
-/// The children of every process.
+/// Returns the children of every process.
 fn descent() -> HashMap<Pid, Vec<Pid>> {
     let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -60,13 +60,14 @@ fn descent() -> HashMap<Pid, Vec<Pid>> {
 
 fn parent(pid: i32) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The field before it, the program's name, may contain any character, including brackets.
+    // Search for the last bracket, because the program's name before it may contain any character, including
+    // brackets.
     let rest = &stat[stat.rfind(')')? + 1..];
     let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(Pid::from_raw(parent))
 }
 
-/// A process and all its descendants, found in `children`.
+/// Returns a process and all its descendants, which `children` lists.
 fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     let mut family = vec![of];
     let mut at = 0;
@@ -77,7 +78,7 @@ fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     family
 }
 
-/// A process and all its descendants.
+/// Returns a process and all its descendants.
 pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
     let mut found = vec![pid];
     let mut at = 0;
@@ -92,7 +93,7 @@ pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
     found
 }
 
-/// Kills all descendants until none is left; false if some did not end.
+/// Kills all descendants until none is left; returns false if some did not end.
 #[expect(
     clippy::disallowed_methods,
     reason = "the guard has one thread and no timer"
@@ -115,8 +116,9 @@ pub(crate) fn end_all() -> bool {
     false
 }
 
-/// Kills the children that this process inherited from a dead guard, and their descendants. A child in another
-/// session is inherited, because a guard leaves the session of this process.
+/// Kills the children that this process inherited from a dead guard, and their descendants; returns false if
+/// some did not end. A child in another session was inherited, because a guard leaves the session of this
+/// process.
 pub(crate) async fn end_inherited() -> bool {
     let ours = getsid(None).ok();
     for pass in 0..PASSES_MAX {

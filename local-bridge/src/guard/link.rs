@@ -1,6 +1,7 @@
 //! The control plane's end of the connection to the guard. The link starts the guard and exchanges messages
-//! with it. If the guard is killed, the link ends the processes left behind, reports their ends, and starts a
-//! new guard. It never knows what a process is for; `process` asks it to start one.
+//! with it. If the guard ends unexpectedly, the link ends the processes that the guard left behind, reports
+//! their ends, and starts a new guard. `process` asks the link to start processes; the link does not know
+//! which pod or Job a process is for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,12 +28,12 @@ use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Capacity that the buffer of bytes to the guard keeps.
+/// The capacity that the buffers of bytes to the guard keep after a burst, in bytes.
 const OUT_KEPT: usize = 64 * 1024;
 /// How long a guard may take to end all processes after its control plane has closed the socket.
 const GUARD_END: Duration = Duration::from_secs(10);
 
-/// Why a process has ended, or never ran.
+/// How a process has ended, or why it never ran.
 #[derive(Clone, Debug)]
 pub(crate) enum ProcessEnd {
     NotStarted { message: String, permanent: bool },
@@ -43,7 +44,7 @@ pub(crate) enum ProcessEnd {
 /// The state of a process. `bell` wakes the task that started the process when the state changes.
 pub(crate) struct ProcessHandle {
     id: u64,
-    /// The pid, once the process runs.
+    /// The pid; none until the guard has started the process.
     pub(crate) pid: Cell<Option<Pid>>,
     end: RefCell<Option<ProcessEnd>>,
     bell: Rc<Notify>,
@@ -55,7 +56,7 @@ impl ProcessHandle {
     }
 }
 
-/// A guard that is running.
+/// A running guard, and our end of the socket to it.
 pub(crate) struct GuardProcess {
     child: Child,
     socket: StdStream,
@@ -65,11 +66,11 @@ pub(crate) struct GuardProcess {
 pub(crate) struct Link {
     /// The guard's program and arguments.
     program: Vec<OsString>,
-    /// Bytes not yet sent to the guard. They are bounded by the number of processes, because each
-    /// process is started once and signalled a few times.
+    /// The bytes that are not yet sent to the guard. The number of processes bounds them, because each
+    /// process is started one time and signalled a few times.
     out: RefCell<Vec<u8>>,
     more: Notify,
-    /// Notified when a process is to be started.
+    /// Notified when `start` sends a process to the guard.
     pub(crate) started: Notify,
     /// Every process whose end was not reported yet.
     processes: RefCell<HashMap<u64, Rc<ProcessHandle>>>,
@@ -103,8 +104,8 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
     })
 }
 
-/// Whether functions must not inherit this variable of the control plane's environment: its settings
-/// are private, and variables that the platform sets must not come from outside.
+/// Returns whether functions must not inherit this variable of the control plane. The control plane's
+/// settings are private, and a variable that the platform sets for functions must not come from outside.
 fn is_kept_from_functions(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
 }
@@ -123,12 +124,12 @@ impl Link {
         }
     }
 
-    /// A new number for a process.
+    /// Returns a new number for a process.
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
-    /// Starts a process; `bell` is notified when it runs, and when it has ended or cannot run.
+    /// Starts a process. `bell` is notified when the process runs, and when it has ended or cannot run.
     pub(crate) fn start(&self, start: Start, bell: Rc<Notify>) -> Rc<ProcessHandle> {
         let known = Rc::new(ProcessHandle {
             id: start.id,
@@ -173,7 +174,7 @@ impl Link {
         }
     }
 
-    /// Whether no process is left.
+    /// Returns whether no process is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.processes.borrow().is_empty()
     }
@@ -192,7 +193,7 @@ impl Link {
             let _ = guard.child.kill();
             let _ = guard.child.wait();
             self.lost(served).await;
-            // A guard that ran for a while worked, so the next restart need not wait longer.
+            // A guard that ran for this long worked, so the next back-off starts at the shortest again.
             if since.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }
@@ -259,18 +260,20 @@ impl Link {
             std::mem::swap(&mut sending, &mut self.out.borrow_mut());
             if sending.is_empty() {
                 if self.is_closing.get() {
-                    // Dropping `writer` shuts down this direction, and the guard reads the end of the stream.
+                    // Dropping `writer` shuts down this direction of the socket, so that the guard reads the
+                    // end of the stream.
                     return;
                 }
                 self.more.notified().await;
                 continue;
             }
             if write_all(&writer, &sending).await.is_err() {
-                // The reader sees the same error and returns.
+                // Return without the error, because `read` of the same socket fails too and reports it.
                 return;
             }
             sending.clear();
-            // Start messages contain the inputs of Jobs; do not keep the memory of a burst of them.
+            // Return the memory of a burst, because start messages contain the inputs of Jobs and may be
+            // large.
             sending.shrink_to(OUT_KEPT);
         }
     }
@@ -315,8 +318,8 @@ impl Link {
         }
     }
 
-    /// Closes the link, so that the guard ends the remaining processes and itself. Returns when it has ended, or
-    /// was killed after `GUARD_END`.
+    /// Closes the link, so that the guard ends the remaining processes and itself. Returns when the guard has
+    /// ended, or was killed after `GUARD_END`.
     pub(crate) async fn close(&self) {
         self.is_closing.set(true);
         self.more.notify_one();
@@ -324,8 +327,8 @@ impl Link {
     }
 }
 
-/// Waits for a guard that ends its processes. A guard that does not end in time is killed, and the processes
-/// that it leaves behind are ended here.
+/// Waits until a guard has ended its processes and itself. If the guard does not end in time, kills it and
+/// ends the processes that it leaves behind.
 async fn end_guard(mut child: Child) {
     let deadline = Instant::now() + GUARD_END;
     while Instant::now() < deadline {

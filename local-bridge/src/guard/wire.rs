@@ -1,32 +1,34 @@
-//! The messages between the control plane and its guard: one JSON object a line, over one socket.
-//! It does no I/O; `link` and `guard` do.
+//! The messages between the control plane and its guard: one JSON object a line, over one socket. This module
+//! does no I/O; `link` and `guard` do it.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Longest line, in bytes. A function's environment comes in a body of at most 1 MiB, and JSON may
-/// need six bytes for one of its bytes.
+/// The limit of one line, in bytes. A function's environment comes in a body of at most 1 MiB, and JSON may
+/// need six bytes to encode one byte of it.
 pub(crate) const LINE_MAX: usize = 8 * 1024 * 1024;
 
 /// Messages from the control plane to the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToGuard {
-    /// Answered by `Started` and later `Ended`, or by `NotStarted`.
+    /// Starts a process. The guard answers with `Started` and later `Ended`, or with `NotStarted`.
     Start(Box<Start>),
-    /// For a process or its whole group; ignored if the process has ended.
+    /// Sends a signal to a process, or to its whole group. The guard ignores this message if the process has
+    /// ended.
     Signal { id: u64, signal: i32, group: bool },
 }
 
 /// A process to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// The control plane's number for the process, never used twice.
+    /// The number that the link gave to the process. The link gives each number to one process.
     pub(crate) id: u64,
     pub(crate) argv: Vec<String>,
-    /// Overrides the guard's own environment.
+    /// Variables that override those of the guard's environment, which the process inherits.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) directory: Option<String>,
-    /// Paths of named pipes that the control plane reads.
+    /// The path of the named pipe for this stream, which the control plane reads; the same holds for
+    /// `stderr`.
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -74,7 +76,7 @@ pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
 #[derive(Default)]
 pub(crate) struct Lines {
     bytes: Vec<u8>,
-    /// How many bytes were searched for the end of a line already.
+    /// The number of bytes that were already searched for the end of a line.
     seen: usize,
 }
 
@@ -83,8 +85,8 @@ impl Lines {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next complete message. After an error the connection is of no use, because the other side sends
-    /// something that is no message.
+    /// Returns the next complete message. After an error the connection is of no use, because the bytes that
+    /// arrived are no messages.
     pub(crate) fn pop<T: DeserializeOwned>(&mut self) -> Option<Result<T, String>> {
         let Some(at) = self.bytes[self.seen..].iter().position(|b| *b == b'\n') else {
             self.seen = self.bytes.len();

@@ -1,5 +1,5 @@
 //! Reads a line that a function wrote. A line of one of our runtimes is a JSON object with a message, and has
-//! its own level and fields. It logs nothing; `output` does.
+//! a level and fields of its own. `output` logs what this module has read.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,8 @@ use tracing::Level;
 pub(crate) struct RuntimeLine<'a> {
     pub(crate) level: Level,
     pub(crate) message: Cow<'a, str>,
-    /// The other members of the object, as JSON; empty if the line is no object with a message.
+    /// The other members of the object, as JSON, including a level that is not known; empty if the line is no
+    /// object with a message.
     pub(crate) members: String,
 }
 
@@ -44,7 +45,7 @@ impl<'a> RuntimeLine<'a> {
     }
 }
 
-/// The level that a name means in our runtimes, in Python's `logging` and in most other libraries.
+/// Returns the level that a name has in our runtimes, in Python's `logging` and in most other libraries.
 fn level_of(name: &str) -> Option<Level> {
     Some(match name.to_ascii_lowercase().as_str() {
         "critical" | "fatal" | "error" => Level::ERROR,

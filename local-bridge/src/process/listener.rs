@@ -1,6 +1,6 @@
-//! Which process's server listens at a port, read from /proc: the listening sockets, and the processes of a
-//! pod that hold them. Without this check the control plane could send a pod's calls to another process that
-//! has taken its port. It connects nowhere.
+//! Finds out whether a pod's own server listens at a port: reads from /proc which sockets listen there, and
+//! which sockets the pod's processes hold. Without this check the control plane could send a pod's calls to
+//! another process that has taken the pod's port. This module makes no connection.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,8 +13,8 @@ use crate::guard::descent;
 /// The state `LISTEN` in the tables /proc/net/tcp and tcp6.
 const LISTEN: &str = "0A";
 
-/// Whether `pid` or a descendant holds every socket that could answer at a loopback address and port. A
-/// socket whose holder cannot be read counts as another process's.
+/// Returns whether `pid` and its descendants hold every socket that could answer at a loopback address and
+/// port. Returns false if there is no such socket, or if the holder of such a socket cannot be read.
 pub(crate) fn is_of(pid: Pid, ip: IpAddr, port: u16) -> bool {
     let mut inodes = listeners(ip, port);
     if inodes.is_empty() {
@@ -31,7 +31,7 @@ pub(crate) fn is_of(pid: Pid, ip: IpAddr, port: u16) -> bool {
     false
 }
 
-/// The inodes of all sockets that listen there, including servers that listen at all addresses.
+/// Returns the inodes of the sockets that listen on the port, at the address itself or at all addresses.
 fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
     let any = [v4(Ipv4Addr::UNSPECIFIED), v6(Ipv6Addr::UNSPECIFIED)];
     let own = match ip {
@@ -54,7 +54,8 @@ fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
             if state == Some(LISTEN) && address.is_some_and(is_there) {
                 // Skip the fields between the state and the inode: queues, timer, retries, uid and timeout.
                 let inode = fields.nth(5).and_then(|inode| inode.parse().ok());
-                // If it cannot be parsed, insert zero: no socket has this inode, so the result is "not the pod's".
+                // If the inode cannot be parsed, insert zero. No socket has this inode, so `is_of` returns
+                // false.
                 found.insert(inode.unwrap_or(0));
             }
         }
@@ -74,7 +75,7 @@ fn v6(ip: Ipv6Addr) -> String {
     words.map(|word| format!("{word:08X}")).collect()
 }
 
-/// The inodes of the sockets that a process holds.
+/// Returns the inodes of the sockets that a process holds.
 fn sockets(pid: Pid) -> Vec<u64> {
     let open = fs::read_dir(format!("/proc/{pid}/fd"));
     let open = open.into_iter().flatten().flatten();
@@ -98,7 +99,7 @@ mod tests {
         (address.ip(), address.port())
     }
 
-    /// A process that serves nothing.
+    /// Starts a process that listens nowhere.
     fn bystander() -> Child {
         let mut command = Command::new("sleep");
         command.arg("1000").stdout(Stdio::null());

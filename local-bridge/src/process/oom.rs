@@ -1,18 +1,19 @@
-//! Whether a SIGKILL came from the kernel's OOM killer: the control plane's cgroup counts OOM kills.
-//! Without such a counter no kill counts as an OOM kill. `bridge` owns the watch; pods and Jobs use it.
+//! Finds out whether the kernel's OOM killer sent a SIGKILL, by the counter of OOM kills of the control
+//! plane's cgroup. Without such a counter no kill counts as an OOM kill. `bridge` refreshes the watch; pods
+//! and Jobs use it.
 
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The counter of kills, and how many of them were discarded or attributed to a process.
+/// The counter of OOM kills, and how many of the kills were discarded or attributed to a process.
 pub(crate) struct OomWatch {
     file: Option<PathBuf>,
     accounted: Cell<u64>,
 }
 
 impl OomWatch {
-    /// Finds the counter of this process's cgroup; function processes are in the same cgroup.
+    /// Finds the counter of this process's cgroup, which is the cgroup of the function processes too.
     pub(crate) fn new() -> Self {
         let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let files = cgroups.lines().filter_map(counter);
@@ -28,7 +29,7 @@ impl OomWatch {
         watch
     }
 
-    /// Whether there is a counter; without one `is_guilty` is always false.
+    /// Returns whether there is a counter; without one `is_guilty` is always false.
     pub(crate) const fn has_counter(&self) -> bool {
         self.file.is_some()
     }
@@ -37,14 +38,14 @@ impl OomWatch {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }
 
-    /// Discards the kills so far. They hit processes other than a pod's main process, for instance a
-    /// worker that a pod started.
+    /// Discards the kills that were not attributed to a process. Usually they hit a process that is not the
+    /// main process of a pod or a Job, for instance a worker that a pod started.
     pub(crate) fn refresh(&self) {
         self.accounted.set(self.count());
     }
 
-    /// Called for a process that has just ended by a SIGKILL which this control plane did not send; returns
-    /// whether the OOM killer sent it. Each counted kill is attributed to one process.
+    /// Returns whether the OOM killer sent a SIGKILL that this control plane did not send. Call this one time
+    /// for a process, directly after its end, because each counted kill is attributed to one process.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {
@@ -54,7 +55,8 @@ impl OomWatch {
     }
 }
 
-/// The counter's file for a line of /proc/self/cgroup: `0::/path` (v2) or `4:memory:/path` (v1).
+/// Returns the counter's file for a line of /proc/self/cgroup: `0::/path` (version 2) or `4:memory:/path`
+/// (version 1).
 fn counter(line: &str) -> Option<PathBuf> {
     let mut parts = line.splitn(3, ':');
     let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);

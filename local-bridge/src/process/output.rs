@@ -1,7 +1,7 @@
-//! A function's output: each line goes to the log with the function's name. A line of one of our
-//! runtimes keeps its level and its fields. The last lines of stderr are kept for the message of a
-//! failed start. It never blocks a function for long: a line that is too long is cut, lines beyond
-//! the rate limit are left out, and the log says so in both cases.
+//! A function's output: each line goes to the log with the function's name. A line of one of our runtimes
+//! keeps its level and its fields. The last lines of stderr are kept for the message about a failed start or
+//! a failed Job. So that the function seldom waits for the log, a line that is too long is cut, and lines
+//! beyond the rate limit are left out; the log says so in both cases.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,22 +16,24 @@ use tracing::Level;
 
 use crate::process::line::RuntimeLine;
 
-/// Longest line that is logged, in bytes.
+/// The length at which a line is cut, in bytes.
 const LINE_LEN_MAX: usize = 8 * 1024;
-/// The rate limit of one stream: a burst of lines, and how many more each second.
+/// The rate limit of one stream: this many lines at once, and `LINES_PER_SECOND` more each second.
 const LINES_AT_ONCE: u32 = 1000;
 const LINES_PER_SECOND: u32 = 200;
-/// Limits of `OutputTail`: the number of lines, the bytes of each line, and the bytes of all lines.
+/// The limits of an `OutputTail`: `LINES_KEPT` lines, each of at most `KEPT_LINE_LEN_MAX` bytes, and
+/// `KEPT_LEN_MAX` bytes of text.
 const LINES_KEPT: usize = 20;
 const KEPT_LINE_LEN_MAX: usize = 1000;
 const KEPT_LEN_MAX: usize = 4000;
-/// After this many bytes beyond the rate limit, reading pauses, so that the pipe fills and slows the function.
+/// After this many bytes beyond the rate limit, reading pauses for `FLOOD_PAUSE`, so that the pipe fills and
+/// slows the function.
 const FLOOD_BYTES: usize = 64 * 1024;
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes of one read. The buffer is on the stack, so an idle pod has none.
+/// The size of the read buffer, in bytes. The buffer is on the stack of a read, so an idle pod has none.
 const READ_LEN: usize = 8 * 1024;
 
-/// Whose output a stream is.
+/// The function and the pod that a stream belongs to, and the name of the stream.
 pub(crate) struct StreamSource {
     pub(crate) function: Arc<str>,
     pub(crate) pod: String,
@@ -55,7 +57,8 @@ impl OutputTail {
         self.0.push_back(line[..end.unwrap_or(0)].to_owned());
     }
 
-    /// The kept lines; if they are too long together, only the last ones that fit.
+    /// Returns the kept lines. If they are longer than `KEPT_LEN_MAX` together, only the last lines that fit
+    /// are returned.
     pub(crate) fn text(&self) -> String {
         let mut left = KEPT_LEN_MAX;
         let fits = |line: &&String| {
@@ -99,10 +102,10 @@ struct StreamLog {
     tail: Option<Rc<RefCell<OutputTail>>>,
     /// The beginning of a line whose end was not read yet.
     begun: Vec<u8>,
-    /// Whether the line is too long; the rest of it is then skipped.
+    /// Whether `begun` was cut because the line is too long. The rest of that line is skipped.
     is_cut: bool,
     allowed: Allowance,
-    /// How many lines were left out since the last logged line.
+    /// The number of lines that were left out since the last logged line.
     left_out: u64,
 }
 
@@ -172,7 +175,8 @@ impl StreamLog {
             message,
             members,
         } = RuntimeLine::read(text);
-        // One call site for each level, because `tracing` fixes the level of an event at its call site.
+        // There is one call site for each level, because `tracing` fixes the level of an event at its call
+        // site.
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(

@@ -1,5 +1,5 @@
-//! Loopback ports for pods that run their own HTTP server. It listens nowhere: it finds a free port, and
-//! reserves it among this control plane's pods until its pod is gone.
+//! Loopback ports for pods that run their own HTTP server. This module finds a free port, and reserves it for
+//! one pod of this control plane until that pod is gone. It does not listen on the port.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -12,18 +12,19 @@ use std::rc::Rc;
 use nanofaas_backend::random::random;
 use tokio::net::TcpSocket;
 
-/// The range of ports for pods. Its ephemeral ports are not used, unless the whole range is ephemeral.
+/// The range of ports for pods. The ephemeral ports in it are left out; if the whole range is ephemeral, all
+/// of it is used.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;
 
 /// The ports of this control plane's pods.
 pub(crate) struct Ports {
-    /// The ports that the kernel gives to connections and to listeners that name no port. A pod's port must not
-    /// be one of them, because another process could get the port before the pod binds it.
+    /// The ports that the kernel gives to connections and to listeners that name no port. A pod should not
+    /// get one of these ports, because another process could take the port before the pod binds it.
     ephemeral: RangeInclusive<u16>,
     taken: RefCell<HashSet<u16>>,
 }
 
-/// A pod's port, reserved until this is dropped.
+/// A pod's port, which is reserved until this value is dropped.
 pub(crate) struct PodPort {
     pub(crate) number: u16,
     ports: Rc<Ports>,
@@ -49,8 +50,8 @@ impl Ports {
         }
     }
 
-    /// Reserves a port that is free now. The search begins at a random port, so that two control planes seldom
-    /// try the same ports.
+    /// Reserves a port that is free now. The search begins at a random port, so that two control planes
+    /// seldom try the same ports.
     pub(crate) fn take(self: &Rc<Self>) -> io::Result<PodPort> {
         let count = self.candidates().count();
         let first = usize::from_ne_bytes(random()) % count;
@@ -65,7 +66,7 @@ impl Ports {
         Err(io::ErrorKind::AddrInUse.into())
     }
 
-    /// The ports of the range that are not ephemeral; all ports if the whole range is ephemeral.
+    /// Returns the ports of the range that are not ephemeral, or all ports of the range if all are ephemeral.
     fn candidates(&self) -> impl Iterator<Item = u16> + Clone {
         let ephemeral = self.ephemeral.clone();
         let has_all = ephemeral.contains(PORTS.start()) && ephemeral.contains(PORTS.end());
@@ -73,10 +74,10 @@ impl Ports {
     }
 }
 
-/// Whether a server could bind the port at every address.
+/// Returns whether a server could bind the port at all addresses of IPv4 and of IPv6.
 fn is_free(port: u16) -> io::Result<bool> {
     let v4 = (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED));
-    // On a machine without IPv6 only IPv4 is checked.
+    // If the machine has no IPv6, only IPv4 is checked.
     let v6 = TcpSocket::new_v6().map(|socket| (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED)));
     // Check one address after the other, because our own IPv4 socket would conflict with the IPv6 socket.
     for (socket, address) in std::iter::once(v4).chain(v6) {
@@ -89,7 +90,7 @@ fn is_free(port: u16) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Parses the kernel's setting; the kernel's default range if it cannot be read.
+/// Parses the kernel's setting; returns the kernel's default range if the setting cannot be parsed.
 fn ephemeral(setting: &str) -> RangeInclusive<u16> {
     let mut bounds = setting.split_ascii_whitespace().map(str::parse);
     match (bounds.next(), bounds.next()) {
@@ -127,7 +128,8 @@ mod tests {
                 .map(|port| port.number)
                 .collect::<HashSet<u16>>()
         });
-        // By chance, one in seven such pairs has a common port: 50 × 50 ports / 17,304 candidates.
+        // The expected number of common ports is 50 × 50 / 17,304 candidates, so one in seven such pairs has
+        // one.
         let same = one.intersection(&other).count();
         assert!(same < 10, "{same} of 50");
     }

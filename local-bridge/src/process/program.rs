@@ -1,13 +1,13 @@
-//! The program of a pod or a Job: arguments, environment and directory from a function's spec. It
-//! starts nothing. `pod` and `job` make one `FunctionProgram` for each start.
+//! The program of a pod or a Job: its arguments, environment and directory, made from a function's spec.
+//! `pod` and `job` make one `FunctionProgram` for each start, and `process` starts it.
 
 use std::path::Path;
 
 use nanofaas_core::function::Function;
 
-/// What to run; it is not started yet.
+/// A program that is not started yet.
 pub(crate) struct FunctionProgram {
-    /// Its pod's name: `fn-<function>-<5 random>`.
+    /// The name of the pod or Job: `fn-<function>-<5 random>`.
     pub(crate) pod: String,
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -15,7 +15,8 @@ pub(crate) struct FunctionProgram {
 }
 
 impl FunctionProgram {
-    /// The part that is the same for every process of a function.
+    /// Makes the part of the program that pods and Jobs share. The caller then sets the variables that
+    /// differ.
     pub(crate) fn of(function: &Function, pod: String) -> Self {
         let spec = &function.spec;
         let directory = spec.local.directory.clone();
@@ -48,8 +49,8 @@ impl FunctionProgram {
         program
     }
 
-    /// Sets a variable. It overrides a variable of the function's spec with the same name, because it
-    /// comes later in the list.
+    /// Sets a variable. The value overrides a variable of the function's spec with the same name, because
+    /// later entries of the list win.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));
     }

@@ -1,5 +1,6 @@
-//! The private directory of one control plane, for its functions' sockets and pipes. It never touches the
-//! directory of a running control plane or of another user. `bridge` makes one at the start.
+//! The private directory of one control plane, for the sockets and pipes of its functions. `bridge` makes one
+//! at the start, and this also removes directories that ended control planes have left. A directory of a
+//! running control plane or of another user is not touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,22 +13,24 @@ use nix::unistd::Uid;
 const PREFIX: &str = "nanofaas-";
 const LOCK: &str = "lock";
 
-/// A directory without a lock that is younger than this may belong to a control plane that is still starting.
+/// A directory without a lock file that is younger than this may belong to a control plane that is still
+/// starting.
 const MAKING: Duration = Duration::from_secs(60);
 
-/// Longest name of a socket or pipe in the directory, with the slash before it.
+/// The limit of the name of a socket or pipe in the directory, including the slash before the name, in bytes.
 const NAME_LEN_MAX: usize = 24;
-/// The kernel has 108 bytes for the path of a socket, and the last byte is zero.
+/// The longest path of a socket, in bytes: the kernel has room for 108 bytes, and the last byte is zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
-/// The directory. Dropping this removes it with everything in it.
+/// A control plane's private directory. Dropping this value removes the directory and its contents.
 pub(crate) struct RunDir {
     path: PathBuf,
-    /// The lock, held while the control plane lives. The kernel releases it at every kind of end of the process.
+    /// The lock file, which is locked while the control plane runs. The kernel releases the lock however the
+    /// process ends.
     _lock: File,
 }
 
-/// The parent directory if `LocalConfig::run_base` is not set.
+/// Returns the parent of the private directory if `LocalConfig::run_base` is not set.
 #[expect(
     clippy::disallowed_methods,
     reason = "a place of the machine, no setting"
@@ -45,7 +48,8 @@ fn is_ours(path: &Path) -> bool {
 }
 
 impl RunDir {
-    /// Makes a new directory under `base`, and removes those of control planes that have ended.
+    /// Makes a new directory under `base`, and removes the directories there of control planes that have
+    /// ended.
     pub(crate) fn create(base: &Path) -> io::Result<Self> {
         remove_stale(base);
         let random = u32::from_ne_bytes(nanofaas_backend::random::random());
@@ -66,7 +70,7 @@ impl RunDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The path of a file in the directory; `name` is short.
+    /// Returns the path of a file in the directory. `name` must be shorter than `NAME_LEN_MAX`.
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         debug_assert!(name.len() < NAME_LEN_MAX, "{name}");
         self.path.join(name)

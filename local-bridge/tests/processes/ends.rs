@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[ProcessTest] = &[
     ("a_stopped_bridge_leaves_nothing", stopped),
 ];
 
-/// Runs a control plane with one pod of the program `pod.py` in `directory`, until it is killed.
+/// Runs a control plane with one pod of the program `pod.py` in `directory`, until the test kills it.
 pub(crate) fn plane(directory: &str) -> ExitCode {
     let directory = directory.to_owned();
     with(|mut fixture| async move {

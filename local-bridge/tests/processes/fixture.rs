@@ -1,4 +1,4 @@
-//! A bridge with its work queue and rings; the test stands for the rest of the control plane.
+//! A bridge with its work queue and rings. The test plays the rest of the control plane.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -41,7 +41,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What a test holds: the work queue, the other ends of the bridge's rings, and a scratch directory.
+/// What a test uses: the work queue, the other ends of the bridge's rings, and a scratch directory.
 pub(crate) struct LocalFixture {
     pub(crate) scratch: ScratchFolder,
     pub(crate) work_queue: Rc<RefCell<WorkQueue>>,
@@ -122,7 +122,7 @@ pub(crate) fn with_config<F>(
             Rc::new(LocalBridge::open(config, fixture.work_queue.clone()).expect("a bridge"));
         let (attended, work_queue) = (bridge.clone(), fixture.work_queue.clone());
         let controller = spawn_local(async move {
-            // A pause is 1 ms, so nothing has to wake the loop.
+            // Sleep for 1 ms, because the bells of this fixture wake no thread.
             let pause = async |_| tokio::time::sleep(Duration::from_millis(1)).await;
             controller_loop(&work_queue, |command| attended.take(command), pause).await;
         });
@@ -204,7 +204,7 @@ impl LocalFixture {
         Uptime::ZERO + self.start.elapsed().into()
     }
 
-    /// The next event that the scheduler gets.
+    /// Waits for the next event that the scheduler gets, and returns it.
     pub(crate) async fn event(&mut self) -> Event {
         let since = Instant::now();
         loop {
@@ -233,7 +233,8 @@ impl LocalFixture {
         }
     }
 
-    /// Moves the io threads' messages to `unread`, and acknowledges changes of functions at once.
+    /// Moves the io threads' messages to `unread`, except changes of functions, which it acknowledges at
+    /// once.
     fn take_messages(&mut self) {
         for (inbox, unread) in self.io.iter_mut().zip(&mut self.unread) {
             while let Some(message) = inbox.messages.pop() {
@@ -250,7 +251,8 @@ impl LocalFixture {
         }
     }
 
-    /// The next message that was sent to this io thread, if there is one.
+    /// Returns the next message that was sent to this io thread, if there is one. Changes of functions are
+    /// skipped.
     pub(crate) fn try_message(&mut self, thread: usize) -> Option<Message> {
         self.take_messages();
         self.unread[thread].pop_front()
@@ -296,7 +298,7 @@ impl LocalFixture {
         self.reply().await
     }
 
-    /// The address of a pod, which every io thread must have got before the scheduler gets `PodUp`.
+    /// Returns the address of a pod after `PodUp`. Checks that every io thread already has the address.
     fn sent_address(&mut self, pod: PodId) -> PodAddress {
         let mut found = None;
         for thread in 0..IO_THREADS {
@@ -328,7 +330,7 @@ impl LocalFixture {
         }
     }
 
-    /// The end of a pod, which every io thread must have got before the scheduler gets `PodDown`.
+    /// Returns the end of a pod after `PodDown`. Checks that every io thread already knows the end.
     pub(crate) fn gone(&mut self, pod: PodId) -> PodEnd {
         let mut found = None;
         for thread in 0..IO_THREADS {
@@ -343,7 +345,7 @@ impl LocalFixture {
         found.expect("an end")
     }
 
-    /// Starts a pod of that program and waits until it takes calls.
+    /// Starts a pod that runs `program`, and waits until the pod is up.
     pub(crate) async fn running(&mut self, program: &str) -> (Arc<Function>, PodId, PathBuf) {
         let command = format!(r#"["python3","{program}"]"#);
         let function = self.warm(&command, r#","timeoutMs":1"#).await;
@@ -353,7 +355,7 @@ impl LocalFixture {
         (function, pod, address)
     }
 
-    /// Waits for a file that ends with a whole line; returns its text.
+    /// Waits until a file ends with a complete line; returns the text of the file.
     pub(crate) async fn line(&self, name: &str) -> String {
         let file = self.scratch.join(name);
         until(&format!("{name} is written"), || {
@@ -373,7 +375,8 @@ impl LocalFixture {
     }
 }
 
-/// A pod that answers `/health` well until a file `sick` exists, and writes its pid into `pid`.
+/// The beginning of a pod that answers a GET with 200, or with 503 while a file `sick` exists, and that
+/// writes its pid into `pid`.
 pub(crate) const HEALTHY: &str = r#"
 import http.server, os, socketserver
 class Answer(http.server.BaseHTTPRequestHandler):

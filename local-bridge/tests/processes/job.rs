@@ -176,7 +176,7 @@ fn stops() {
     });
 }
 
-/// The process ends before the bridge gets the report that the result has arrived.
+/// Lets the process end before the bridge gets `JobStop`, which reports that the result has arrived.
 fn late_result() {
     const TRIES: usize = 5;
     with(|mut fixture| async move {
@@ -193,7 +193,7 @@ fn late_result() {
         while let Some(message) = fixture.try_message(1) {
             losses += usize::from(matches!(message, Message::JobEnded { .. }));
         }
-        // Allow some losses, because on a machine that stalls some of the reports may be too late.
+        // Allow some losses, because a machine that stalls may deliver some of the reports too late.
         assert!(losses < TRIES, "a result that came is called lost");
         fixture
     });

@@ -57,7 +57,7 @@ fn up_by_health() {
         let end = fixture.gone(pod);
         assert!(!end.oom && end.message.contains("SIGTERM"), "{end:?}");
         assert!(!is_alive(pid) && !socket.exists());
-        // An order for a pod that is gone is answered with the pod's end.
+        // An order for a pod that is gone is answered with `PodDown`.
         fixture.order(Order::Probe { pod });
         fixture.down(pod).await;
         fixture
@@ -112,7 +112,8 @@ fn up_by_its_report() {
         };
         assert_eq!(starts[0].pod, name);
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
-        // The pod's own timestamps are from 1970, so they sort before the phases that the control plane saw.
+        // The pod's own timestamps are from 1970, so they sort before the phases that the control plane
+        // recorded.
         assert_eq!(phases, ["started", "loaded", "ready", "spawned", "usable"]);
         let unknown = BridgeRequest::ColdStarts {
             name: "nobody".into(),
@@ -293,7 +294,8 @@ fn killed() {
 }
 
 fn environment() {
-    // The control plane's environment is this process's, so run the test again in a process with those variables.
+    // The control plane runs in this process and has its environment. So run the test again in a process that
+    // has the variables which functions must not get.
     let program = std::env::current_exe().expect("this program");
     let inner = std::env::var_os("NANOFAAS_LISTEN").is_some();
     if !inner {
@@ -341,7 +343,7 @@ fn environment() {
                 "{masks}"
             );
         }
-        // Allow descriptors from 10 on, because a shell keeps its script and saved descriptors there.
+        // Allow 10, 11, 12 and 255, because a shell keeps its script and saved descriptors there.
         let fds = fixture.line("fds").await;
         let known = ["0", "1", "2", "10", "11", "12", "255"];
         assert!(fds.lines().all(|fd| known.contains(&fd)), "{fds}");
@@ -352,7 +354,8 @@ fn environment() {
     });
 }
 
-/// Whether the child's mask is ours without SIGPIPE: Rust programs ignore that signal, their children must not.
+/// Returns whether the child's mask is ours without SIGPIPE. Rust programs ignore this signal, and their
+/// children must not.
 fn is_same_but_sigpipe(ours: &str, theirs: &str) -> bool {
     let parts = |line: &str| {
         let (name, mask) = line.split_once(":\t")?;

@@ -1,5 +1,5 @@
-//! Warm pods that are servers on a port. The control plane finds them by their answers to probes, and never
-//! confuses them with another process's server.
+//! Warm pods that are servers on a port. The control plane finds such a pod by its answer to a probe, and
+//! must not take another process's server for the pod.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -102,7 +102,7 @@ fn orphan() {
     });
 }
 
-/// Answers every request.
+/// Starts a thread that answers every request with 200.
 fn serve_all(listener: TcpListener) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
@@ -161,7 +161,7 @@ fn ports() {
     });
 }
 
-/// A process that leaves its group and session, changes its name and drops all environment variables.
+/// Starts a process that leaves its group and session, changes its name and drops all environment variables.
 const HIDES: &str = r#"
 import os
 if os.fork() == 0:
