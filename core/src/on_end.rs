@@ -1,4 +1,4 @@
-//! Wakes a task when a thread has ended, whatever the reason. The thread owns it and so drops it at its end.
+//! Wakes a task when a thread ends, also by a panic: the thread owns an `OnEnd`, which is dropped at its end.
 
 use std::task::Waker;
 

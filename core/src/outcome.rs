@@ -1,4 +1,5 @@
-//! How a call can end, and who is responsible for it. `io/http/response.rs` maps it to a status code.
+//! How a call can end, and who is responsible for its failure. `io/src/http/response.rs` maps each end to a
+//! status code.
 
 use std::sync::Arc;
 
@@ -20,14 +21,15 @@ impl Stage {
     }
 }
 
-/// How long something may take, in milliseconds, and who set this limit.
+/// The most time that a call or an attempt may take, and who set this limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeLimit {
-    /// Set by a client, for one call.
+    /// The milliseconds that a client set for one call.
     Client(u32),
-    /// Set by the function's spec, for each call, or for each attempt of an async call.
+    /// The milliseconds that the function's spec sets for each sync call and for each attempt of an async
+    /// call.
     Function(u32),
-    /// Set by the process's settings, for each async call.
+    /// The milliseconds that the process's settings allow for each async call.
     Async(u64),
 }
 
@@ -39,7 +41,7 @@ impl TimeLimit {
         }
     }
 
-    /// The name of the setting.
+    /// Returns the name of the header, field or option that sets the limit.
     pub const fn setting(self) -> &'static str {
         match self {
             Self::Client(_) => "X-Timeout-Ms",
@@ -49,17 +51,17 @@ impl TimeLimit {
     }
 }
 
-/// A function's report of its failure. It is behind an `Arc`, because failures are moved with every call and
-/// most calls have none.
+/// A function's report of its failure. `ExecutionError` holds it in an `Arc` and stays small, because errors
+/// are moved with every call although most calls have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandlerError {
     pub code: Arc<str>,
     pub message: Arc<str>,
-    /// For an answer with status 429: when the function wants to be called again, copied unchanged.
+    /// The `Retry-After` of an answer with status 429, copied unchanged.
     pub retry_after: Option<Arc<str>>,
 }
 
-/// A call waited for a pod until its deadline, and the reason is known.
+/// The failure of a call that waited for a pod until its deadline, where the reason is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartTimeout {
     pub limit: TimeLimit,
@@ -72,12 +74,12 @@ impl StartTimeout {
     }
 }
 
-/// Why no pod came up; the message of the cluster or of the process.
+/// Why no pod came up, with the message of the cluster or of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartTrouble {
     /// The last start failed.
     Failed(Arc<str>),
-    /// The start continues, and this delays it.
+    /// The start continues, but this reason delays it.
     HeldUp(Arc<str>),
 }
 
@@ -96,16 +98,16 @@ pub enum ExecutionError {
     Handler(Arc<HandlerError>),
     /// The pod was lost during the call.
     PodLost(Arc<str>),
-    /// No pod took the call, so it cannot have begun.
+    /// No pod took the call, so the function cannot have begun.
     PodUnreachable(Arc<str>),
     /// The pod's answer was invalid.
     BadOutput(Arc<str>),
     OutputTooLarge(Arc<str>),
-    /// No pod could be started; the message of the cluster or of the process.
+    /// No pod could be started. The text is the message of the cluster or of the process.
     ColdStart(Arc<str>),
     Timeout {
         stage: Stage,
-        /// None if a pod reported the timeout; the call then fills in its own limit.
+        /// None if a pod reported the timeout; the call's state machine then fills in the call's limit.
         limit: Option<TimeLimit>,
     },
     /// The deadline passed while no pod was up, and the reason is known.
@@ -126,13 +128,13 @@ pub enum Blame {
 }
 
 impl ExecutionError {
-    /// The output is larger than an answer may be.
+    /// Makes the error for an output that is larger than `bytes_max`.
     pub fn output_too_large(bytes_max: u64) -> Self {
         let why = format!("the output is larger than --max-response, {bytes_max} bytes");
         Self::OutputTooLarge(why.into())
     }
 
-    /// The code in the API.
+    /// Returns the error's code in the API.
     pub fn code(&self) -> &str {
         match self {
             Self::Handler(failure) => &failure.code,
@@ -148,7 +150,7 @@ impl ExecutionError {
         }
     }
 
-    /// What happened, for people.
+    /// Returns a text that tells people what happened.
     pub fn message(&self) -> Arc<str> {
         match self {
             Self::Handler(failure) => failure.message.clone(),
@@ -177,7 +179,7 @@ impl ExecutionError {
         }
     }
 
-    /// Bytes of the texts that it holds.
+    /// Returns how many bytes of memory the error holds behind its `Arc`s.
     pub fn text_bytes(&self) -> usize {
         match self {
             Self::Handler(failure) => {
@@ -195,7 +197,7 @@ impl ExecutionError {
         }
     }
 
-    /// Who is responsible for the failure.
+    /// Returns who is responsible for the failure.
     pub const fn blame(&self) -> Blame {
         match self {
             Self::Handler(_) | Self::BadOutput(_) | Self::OutputTooLarge(_) => Blame::Function,

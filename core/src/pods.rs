@@ -1,5 +1,5 @@
-//! The scheduler's table of pods: state, calls in flight, timestamps. Pods are started and ended by the
-//! bridge, which receives orders. Only the scheduler uses the table.
+//! The scheduler's table of pods, with their states, counts of running calls and times. The table starts and
+//! ends no pod: the bridge does that when it receives an order. Only the scheduler uses the table.
 
 use crate::ticket::{LaneId, PodId, PodIndex};
 use crate::time::Uptime;
@@ -7,14 +7,15 @@ use crate::time::Uptime;
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PodState {
-    /// Ordered, and not reported as up yet.
+    /// The pod was ordered or adopted, and has not been reported as up yet.
     Starting,
     Usable,
-    /// The pod's connection failed or a call was cut off in it; a probe decides what follows.
+    /// A connection to the pod failed, or a call was cut off in the pod. A probe decides which state follows.
     Quarantined,
     /// The pod gets no new call, and is stopped when its last call has ended.
     Draining,
-    /// The pod was ordered to stop, or is known to be gone. Its place is freed when its last call has ended.
+    /// The pod was ordered to stop, or is known to be gone. Its place becomes free when the pod is gone and
+    /// its last call has ended.
     Leaving,
 }
 
@@ -25,10 +26,10 @@ pub(crate) struct Pod {
     pub(crate) state: PodState,
     pub(crate) in_flight: u32,
     pub(crate) wanted_at: Uptime,
-    /// When it came up; none while it starts.
+    /// When the pod came up; none while it starts.
     pub(crate) usable_at: Option<Uptime>,
     pub(crate) idle_since: Uptime,
-    /// Whether the pod was made for an older spec: it takes calls until a new pod replaces it.
+    /// Whether the pod was made for an older spec. Such a pod takes calls until a new pod replaces it.
     pub(crate) stale: bool,
     /// Whether an earlier control plane started the pod. It may still run calls of that control plane.
     pub(crate) adopted: bool,
@@ -41,7 +42,8 @@ pub(crate) struct Pod {
     used: bool,
 }
 
-/// All pods. A reference to an earlier pod of a place finds nothing.
+/// The pods of all lanes. A freed place is used again for another pod; the `PodId` of the earlier pod then
+/// finds nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     table: Vec<Pod>,
@@ -49,7 +51,7 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
-    /// Takes a place for a pod that is being started, unless there are `PODS_MAX`.
+    /// Adds a pod that was ordered or is being adopted. Returns none if the table is full.
     pub(crate) fn add(&mut self, lane: LaneId, wanted_at: Uptime) -> Option<PodId> {
         let pod = Pod {
             lane,
@@ -80,20 +82,20 @@ impl Pods {
         Some(PodId::new(index, 0))
     }
 
-    /// The pod, unless the reference is to an earlier pod of the place.
+    /// Returns the pod, or none if its place was freed.
     pub(crate) fn get(&mut self, pod: PodId) -> Option<&mut Pod> {
         let found = self.table.get_mut(pod.index.get())?;
         (found.used && found.generation == pod.generation).then_some(found)
     }
 
-    /// The pod at a place of which its lane knows that it is taken.
+    /// Returns the pod at a place that is taken.
     pub(crate) fn at(&mut self, index: PodIndex) -> &mut Pod {
         let pod = &mut self.table[index.get()];
         assert!(pod.used, "a lane names a pod that is gone");
         pod
     }
 
-    /// Counts a call that begins in a pod.
+    /// Counts a call that begins in a pod. `cap` is the most calls that may run in one pod.
     pub(crate) fn enter(&mut self, index: PodIndex, cap: u32) -> &mut Pod {
         let pod = self.at(index);
         assert!(
@@ -104,7 +106,7 @@ impl Pods {
         pod
     }
 
-    /// Counts a call of that lane that ended in a pod.
+    /// Counts the end of a call of `lane` in a pod.
     pub(crate) fn leave(&mut self, pod: PodId, lane: LaneId) -> &mut Pod {
         let pod = self.get(pod).expect("a pod's place outlives its calls");
         assert!(pod.lane == lane, "a call ended in another function's pod");
@@ -113,7 +115,7 @@ impl Pods {
         pod
     }
 
-    /// The reference to a place that is taken.
+    /// Returns the `PodId` of the pod at a place that is taken.
     pub(crate) fn reference(&self, index: PodIndex) -> PodId {
         PodId {
             index,

@@ -1,5 +1,5 @@
-//! How threads send to each other: each thread has its rings and the bell that wakes it. A send never waits
-//! for room; a full ring returns the message to the sender.
+//! How threads send to each other: each receiving thread has rings, and a bell that wakes it. A sender never
+//! waits for room, because a full ring returns the message.
 
 use std::sync::Arc;
 
@@ -28,9 +28,10 @@ pub struct IoInbox {
 }
 
 impl IoPost {
-    /// Makes a post and its inbox. `granted` is whether grants come from another thread.
+    /// Makes the two ends of an io thread's rings. `granted` is whether another thread sends grants, which is
+    /// so if the scheduler is pinned.
     pub fn pair(bell: Arc<Doorbell>, granted: bool) -> (Self, IoInbox) {
-        // Inline, no grant passes through this ring, so it has the smallest capacity.
+        // With an inline scheduler no grant passes through this ring, so it has the smallest capacity.
         let (grants, grants_in) = channel(if granted { GRANTS_DEPTH } else { 2 });
         let (messages, messages_in) = channel(MESSAGES_DEPTH);
         let inbox = IoInbox {
@@ -48,7 +49,8 @@ impl IoPost {
         )
     }
 
-    /// Sends a grant. Each call has a reserved place, so a full ring is a broken invariant.
+    /// Sends a grant. The ring has room for a grant of each call of the io thread, so a full ring is a broken
+    /// invariant.
     pub fn grant(&self, grant: Grant) {
         assert!(self.grants.push(grant).is_ok(), "more grants than calls");
         self.bell.ring();
@@ -61,7 +63,7 @@ impl IoPost {
         Ok(())
     }
 
-    /// The thread's bell, which also announces items in another ring of this thread.
+    /// Returns the io thread's bell.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
@@ -102,8 +104,8 @@ impl PinnedPost {
         )
     }
 
-    /// Sends an event. The ends of attempts and the bridge's events have reserved places, so a full ring is a
-    /// broken invariant.
+    /// Sends an event. The ring has room for all events that can exist at once: the ends of attempts and the
+    /// bridge's events. So a full ring is a broken invariant.
     pub fn event(&self, event: Event) {
         assert!(
             self.events.push(event).is_ok(),
@@ -117,14 +119,14 @@ impl PinnedPost {
         &self.bell
     }
 
-    /// Marks the ticket's lane, whose mailbox has the ticket, and wakes the scheduler.
+    /// Marks the lane whose ring has the ticket, and wakes the scheduler.
     pub fn posted(&self, ticket: &Ticket) {
         self.lanes.set(ticket.lane.index as usize);
         self.bell.ring();
     }
 }
 
-/// The sending end to the scheduler, inline or pinned.
+/// The end by which the bridge sends to the scheduler, inline or pinned.
 #[derive(Clone)]
 pub enum SchedulerPost {
     /// The scheduler runs on the only io thread, which receives the events as messages.
@@ -133,7 +135,8 @@ pub enum SchedulerPost {
 }
 
 impl SchedulerPost {
-    /// Sends an event of the bridge. Inline, a full inbox returns it.
+    /// Sends an event of the bridge. With an inline scheduler the io thread's ring may be full; the event is
+    /// then returned.
     pub fn send(&self, event: Event) -> Result<(), Event> {
         match self {
             Self::Pinned(post) => {

@@ -1,6 +1,7 @@
-//! Predicts when a call that arrives now would begin. It assumes that the calls before it take the slots that
-//! exist and that will come with ordered pods, and that each call holds its slot for the measured time. It
-//! reads what the scheduler publishes about a lane, and decides nothing. `admission` uses it.
+//! Predicts when a call that arrives now would begin. The prediction assumes that the calls before this call
+//! take the slots that exist and the slots that ordered pods will bring. It also assumes that each call holds
+//! its slot for the measured time. It reads what the scheduler publishes about a lane. `admission` uses it
+//! and decides.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +9,7 @@ use crate::limits::START_BACKOFF_MAX;
 use crate::queue_stats::QueueStats;
 use crate::time::{Nanos, Uptime};
 
-/// The measured times of a lane, and the time now.
+/// The measured times of a lane, and the current time.
 pub(crate) struct Prediction<'a> {
     lane: &'a QueueStats,
     now: Uptime,
@@ -18,7 +19,7 @@ pub(crate) struct Prediction<'a> {
 }
 
 impl<'a> Prediction<'a> {
-    /// `service` is the measured time of a call.
+    /// Reads the other times of the lane; `service` is the measured time of a call.
     pub(crate) fn new(lane: &'a QueueStats, service: Nanos, now: Uptime) -> Self {
         Self {
             lane,
@@ -29,7 +30,8 @@ impl<'a> Prediction<'a> {
         }
     }
 
-    /// Groups of slots: when the slots of a group become free first, and their number.
+    /// Returns groups of slots: the time from which the slots of the group are free, and how many slots it
+    /// has.
     fn slots(&self) -> impl Iterator<Item = (Uptime, u64)> {
         let load = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
         let (now, most) = (load(&self.lane.slots_now), load(&self.lane.slots_max));
@@ -41,8 +43,8 @@ impl<'a> Prediction<'a> {
             ordered += u64::from(slots);
             is_doubtful |= self.lane.is_overdue(wanted_at, self.now);
         }
-        // Slots of pods that are not ordered yet count only while ordered pods come up in time; otherwise
-        // these slots may never exist.
+        // Slots of pods that are not ordered yet count only if starts succeed in time. Otherwise these slots
+        // may never exist.
         let missing = most.saturating_sub(now + ordered);
         let unordered = (!is_doubtful).then_some((self.now + self.start, missing));
         let coming = self.lane.capacity.coming();
@@ -55,13 +57,14 @@ impl<'a> Prediction<'a> {
             .chain(unordered)
     }
 
-    /// Whether a pod ordered at `wanted_at` counts before it is up.
+    /// Returns whether the slots of a pod that was ordered at `wanted_at` count although the pod is not up
+    /// yet.
     fn counts(&self, wanted_at: Uptime) -> bool {
         !self.lane.is_overdue(wanted_at, self.now) && !self.lane.capacity.starts_fail()
     }
 
-    /// When a slot that is held since `since` becomes free. A call that has exceeded the mean time is
-    /// expected to exceed it by as much again.
+    /// Returns when a slot becomes free that has been held since `since`. A call that has exceeded the mean
+    /// time is expected to exceed it by as much again.
     fn free_at(&self, since: Uptime) -> Uptime {
         let end = since.saturating_add(self.service);
         if end >= self.now {
@@ -71,12 +74,12 @@ impl<'a> Prediction<'a> {
         }
     }
 
-    /// Whether any slot exists or is expected. If there is no such slot, the wait cannot be predicted.
+    /// Returns whether any slot exists or is expected. Otherwise the wait cannot be predicted.
     pub(crate) fn is_known(&self) -> bool {
         self.slots().any(|(_, slots)| slots > 0)
     }
 
-    /// Whether `calls` of the waiting calls can have begun at `by`.
+    /// Returns whether the first `calls` waiting calls can have begun at `by`.
     pub(crate) fn can_begin(&self, calls: u64, by: Uptime) -> bool {
         let service = self.service.max(Nanos::from_ns(1));
         let mut left = calls;
@@ -92,26 +95,30 @@ impl<'a> Prediction<'a> {
         false
     }
 
-    /// By how much the answer of the last of `calls` calls may be late because times spread. Three parts are
-    /// added: twice the spread, for the call's own time; twice the spread of the total work before it, which
-    /// grows with the square root of the calls and is shared by the slots; and a quarter of the spread for
-    /// each wave of calls, because the measured mean is not exact. Without this margin 76 of 1,000 evenly
-    /// arriving calls were admitted and then missed their deadline, where times spread by a twentieth; with
-    /// it at most 2.
+    /// Returns by how much the answer of the last of `calls` calls may be late, because the times of calls
+    /// differ from their mean. The sum has three parts:
+    /// - Twice the spread, for the last call's own time.
+    /// - Twice the spread of the total work before that call. This spread grows with the square root of the
+    ///   number of calls, and the slots share it.
+    /// - A quarter of the spread for each wave of calls, because the measured mean is not exact.
+    ///
+    /// In a test with evenly arriving calls whose times spread by a twentieth, 76 of 1,000 calls were
+    /// admitted and then missed their deadline without this margin. With it at most 2 did.
     pub(crate) fn margin(&self, calls: u64) -> Nanos {
         let slots = u64::from(self.lane.slots_max.load(Ordering::Relaxed)).max(1);
         let waves_4 = calls / slots / 4;
         (2 + 2 * calls.isqrt() / slots + waves_4) * self.spread
     }
 
-    /// How long it takes until `calls` of the waiting calls have begun.
+    /// Returns how long it takes until the first `calls` waiting calls have begun.
     pub(crate) fn wait(&self, calls: u64) -> Nanos {
         let counted = self.slots().filter(|(_, slots)| *slots > 0);
         let Some(first) = counted.map(|(free_at, _)| free_at).min() else {
-            // Nothing is known about the next slot, but the next start is tried within this time.
+            // No slot is expected yet, but the next start is tried within this time.
             return START_BACKOFF_MAX;
         };
-        // The wait is at most this long, because the slot that is free first could run all `calls` alone.
+        // The wait is at most this long, because the first free slot could run all `calls` calls one after
+        // the other.
         let all = self.service.saturating_mul(calls);
         let most = first.since(self.now).saturating_add(all);
         let (mut low, mut high) = (Nanos::ZERO, most);

@@ -1,6 +1,5 @@
-//! What io threads see of a lane: live counters, measured times and, with a pinned scheduler, the mailbox. It
-//! decides nothing. Each field names its one writer. The exception is `depths`: each thread that moves a call
-//! into or out of the queue changes it.
+//! What io threads see of a lane: live counters, measured times and, with a pinned scheduler, the lane's
+//! ring. The comments of the fields name the writers.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -16,10 +15,10 @@ use crate::time::{Nanos, Uptime};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 
-/// The most calls that all io threads together hold.
+/// The most calls that all io threads together can hold.
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
-/// A start is overdue after twice its measured time, but not earlier than this.
+/// The shortest time after which a start is overdue. Otherwise it is overdue after twice the measured time.
 const OVERDUE_MIN: Nanos = Nanos::from_s(1);
 
 /// A measured time; none before the first sample.
@@ -32,7 +31,7 @@ impl MeasuredTime {
         ns.map(Nanos::from_ns)
     }
 
-    /// A sample that took no time counts as one nanosecond.
+    /// Stores a mean time. A time of zero is stored as one nanosecond, because zero stands for none.
     pub fn set(&self, time: Option<Nanos>) {
         let ns = time.map_or(0, |time| time.as_ns().max(1));
         self.0.store(ns, Ordering::Relaxed);
@@ -41,33 +40,34 @@ impl MeasuredTime {
 
 /// The part of a lane that all threads may read.
 pub struct QueueStats {
-    /// Calls that wait, by class.
+    /// Calls that wait, by class. Writers: each thread that moves a call into or out of the queue.
     depths: [AtomicU32; 2],
-    /// Bytes of the bodies larger than 1 KiB, of calls that arrive or wait. Writers: io threads.
+    /// Bytes of those bodies of arriving or waiting calls that are larger than 1 KiB. Writers: io threads.
     waiting_bytes: AtomicU64,
     /// Held slots. Writer: scheduler.
     pub running: AtomicU32,
     /// The most slots that the function may have. Writer: scheduler.
     pub slots_max: AtomicU32,
-    /// Slots that the function has now, held or free. Writer: scheduler.
+    /// Slots of the function's usable pods, held or free; at most its `concurrency`. Writer: scheduler.
     pub slots_now: AtomicU32,
-    /// Mean time for which a call holds its slot. Writer: scheduler.
+    /// The mean time for which a call holds its slot. Writer: scheduler.
     pub service_time: MeasuredTime,
-    /// Mean difference between a call's time and `service_time`, in nanoseconds. Writer: scheduler.
+    /// The mean difference between a call's time and `service_time`, in nanoseconds. Writer: scheduler.
     pub(crate) service_spread_ns: AtomicU64,
-    /// Mean time of a pod from wanted to usable. Writer: scheduler.
+    /// The mean time of a start, from the order until the pod is usable. Writer: scheduler.
     pub start_time: MeasuredTime,
-    /// Since when each slot is held, and which slots will come with ordered pods.
+    /// Since when each slot has been held, and which slots ordered pods will bring. Writer: scheduler.
     pub capacity: Capacity,
-    /// Usable, starting and other pods, for the gauges. Writer: scheduler.
+    /// The numbers of usable, starting and other pods, for the gauges. Writer: scheduler.
     pub pods: [AtomicU32; 3],
     mailbox: OnceLock<Mailbox>,
-    /// One place for each io thread, filled at the function's first call on that thread.
+    /// One item for each io thread, made when that thread first counts something for the function. Writer:
+    /// that thread.
     metrics: Box<[OnceLock<Box<FunctionMetrics>>]>,
 }
 
 impl QueueStats {
-    /// A lane that has seen no call yet.
+    /// Makes the counters of a lane that has had no call yet.
     pub fn new(io_threads: usize) -> Self {
         Self {
             depths: Default::default(),
@@ -85,17 +85,17 @@ impl QueueStats {
         }
     }
 
-    /// Calls that wait.
+    /// Returns how many calls wait.
     pub fn depth(&self) -> u32 {
         self.depth_of(Class::Sync) + self.depth_of(Class::Async)
     }
 
-    /// Waiting calls of one class.
+    /// Returns how many calls of one class wait.
     pub fn depth_of(&self, class: Class) -> u32 {
         self.depths[class as usize].load(Ordering::Relaxed)
     }
 
-    /// Takes a place in the queue of a class; false if all `most` places are taken.
+    /// Counts a new call among the waiting calls of its class. Returns false if `most` calls wait already.
     pub fn enter(&self, class: Class, most: u32) -> bool {
         let depth = &self.depths[class as usize];
         // The call is counted before the check, so that two threads cannot both take the last place.
@@ -107,26 +107,26 @@ impl QueueStats {
         true
     }
 
-    /// Takes a place for a call that was admitted before and waits again.
+    /// Counts a call that was admitted earlier and waits again.
     pub fn reenter(&self, class: Class) {
         let was = self.depths[class as usize].fetch_add(1, Ordering::Relaxed);
         assert!(was < CALLS_MAX, "more calls wait than there can be");
     }
 
-    /// Gives a place back. Called once, by the thread that moved the call out of the queue.
+    /// Counts a call as no longer waiting. Only the thread that moved the call out of the queue calls it.
     pub fn leave(&self, class: Class) {
         let was = self.depths[class as usize].fetch_sub(1, Ordering::Relaxed);
         assert!(was > 0, "more calls left a queue than were in it");
     }
 
-    /// Whether a pod that was ordered at `wanted_at` is overdue, so that it may never come up.
+    /// Returns whether a pod that was ordered at `wanted_at` is overdue, so that it may never come up.
     pub(crate) fn is_overdue(&self, wanted_at: Uptime, now: Uptime) -> bool {
         let patience = (2 * self.start_time.get().unwrap_or_default()).max(OVERDUE_MIN);
         now >= wanted_at.saturating_add(patience)
     }
 
-    /// The charge of the calls that arrive or wait: 1 KiB for each waiting call, and the bodies that are
-    /// larger.
+    /// Returns the charge of the calls that arrive or wait: 1 KiB for each waiting call, and the bytes of the
+    /// bodies that are larger than 1 KiB.
     pub fn waiting_bytes(&self) -> u64 {
         let calls = u64::from(self.depth()) * CALL_OVERHEAD_BYTES as u64;
         calls + self.waiting_bytes.load(Ordering::Relaxed)
@@ -137,7 +137,7 @@ impl QueueStats {
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Stops counting a body that no longer waits.
+    /// Stops counting a body that neither arrives nor waits any more.
     pub fn sub_waiting(&self, bytes: u64) {
         let was = self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         assert!(was >= bytes, "more bytes left a queue than were in it");
@@ -150,12 +150,13 @@ impl QueueStats {
         })
     }
 
-    /// Puts a ticket into the mailbox, which the first call creates. A full mailbox returns the ticket.
+    /// Puts a ticket into the lane's ring, which the first ticket creates. A full ring returns the ticket.
     pub fn post(&self, ticket: Ticket) -> Result<(), Ticket> {
         self.mailbox().0.push(ticket)
     }
 
-    /// The scheduler's end of the mailbox; `None` if the mailbox does not exist yet or its end is taken.
+    /// Takes the receiving end of the lane's ring. Returns `None` if the ring does not exist yet or its end
+    /// is already taken.
     pub fn take_mailbox(&self) -> Option<Consumer<Ticket>> {
         let (_, mailbox) = self.mailbox.get()?;
         mailbox
@@ -164,7 +165,7 @@ impl QueueStats {
             .take()
     }
 
-    /// Puts the scheduler's end of the mailbox back, because the function may be registered again with the
+    /// Puts the receiving end of the lane's ring back, because the function may be registered again with the
     /// same `QueueStats`.
     pub(crate) fn return_mailbox(&self, consumer: Consumer<Ticket>) {
         if let Some((_, mailbox)) = self.mailbox.get() {
@@ -172,12 +173,12 @@ impl QueueStats {
         }
     }
 
-    /// This function's counters on one io thread.
+    /// Returns the function's counters on one io thread.
     pub fn metrics(&self, thread: usize) -> &FunctionMetrics {
         self.metrics[thread].get_or_init(Default::default)
     }
 
-    /// The counters of those io threads that have had a call.
+    /// Returns the counters of those io threads that have counted something for the function.
     pub fn metrics_seen(&self) -> impl Iterator<Item = &FunctionMetrics> {
         self.metrics
             .iter()

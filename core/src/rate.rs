@@ -1,6 +1,6 @@
-//! The token bucket of the control plane: one for all io threads, in a single word without a lock. It is
-//! GCRA: the word is the time at which the bucket would be full again. It never reads a clock. Admission
-//! calls it.
+//! The token bucket by which admission limits the calls of all io threads. It is one atomic word without a
+//! lock, and it reads no clock. The algorithm is GCRA: the word is the time at which the bucket would be full
+//! again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,12 +10,12 @@ use crate::time::{Nanos, Uptime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     Off,
-    /// This many calls a second, and up to this many at once after a second without calls; 0 refuses all
+    /// This many calls a second, and up to this many at once after a second without calls. 0 refuses all
     /// calls.
     PerSecond(u32),
 }
 
-/// A token bucket.
+/// The token bucket that all io threads share.
 pub struct RateBucket {
     limit: RateLimit,
     full_at_ns: AtomicU64,
@@ -29,7 +29,7 @@ impl RateBucket {
         }
     }
 
-    /// Takes a token, or returns how long it takes until there is one.
+    /// Takes a token, or returns how long it takes until the next token exists.
     pub fn take(&self, now: Uptime) -> Result<(), Nanos> {
         let per_second = match self.limit {
             RateLimit::Off => return Ok(()),

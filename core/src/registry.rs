@@ -1,7 +1,7 @@
-//! The table of functions and its changes. It has one writer (the bridge thread). Each change is sent to the
-//! scheduler first, then to every io thread, and is answered when all of them have taken it over. Only a
-//! removal reaches the scheduler last. The registry sends nothing itself: `RegistryOut` holds what has to be
-//! sent.
+//! The table of functions and its changes. Its one writer is the bridge thread. A new or changed function
+//! goes to the scheduler first and then to every io thread; a removal goes to the io threads first. A change
+//! is answered when every io thread has acknowledged it. The registry sends nothing itself: `RegistryOut`
+//! holds what has to be sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,8 +42,8 @@ pub enum FunctionUpdate {
     },
 }
 
-/// What one step leaves to be sent, in this order. The scheduler comes first, because an io thread may send a
-/// ticket for a lane as soon as it has the function.
+/// What one step leaves to be sent, in the order of the fields. The scheduler comes first, because an io
+/// thread may send a ticket for a lane as soon as it has the function.
 #[derive(Default)]
 pub struct RegistryOut {
     pub scheduler: Vec<Event>,
@@ -75,7 +75,8 @@ struct Unacknowledged {
 struct Leaving {
     lane: LaneId,
     stats: Arc<QueueStats>,
-    /// Whether io threads still have to acknowledge the removal. Until then changes of this name wait.
+    /// Whether io threads still have to acknowledge the removal. Until they have, further changes of the
+    /// function's name wait in `put_off`.
     in_progress: bool,
 }
 
@@ -86,7 +87,7 @@ pub struct Registry {
     /// The control plane's own service account, if the pods of functions could use it.
     own_account: Option<String>,
     functions: BTreeMap<Arc<str>, Arc<Function>>,
-    /// Removed functions whose calls or pods are not gone yet.
+    /// Removed functions whose lane the scheduler still has, by name.
     leaving: HashMap<Arc<str>, Leaving>,
     free_lanes: Vec<u32>,
     lanes: u32,
@@ -114,30 +115,31 @@ impl Registry {
         }
     }
 
-    /// Forbids this service account to all functions.
+    /// Forbids all functions to use this service account.
     #[must_use]
     pub fn guarding(mut self, own_account: Option<String>) -> Self {
         self.own_account = own_account;
         self
     }
 
-    /// The registered functions by name.
+    /// Returns the registered functions by name.
     pub const fn functions(&self) -> &BTreeMap<Arc<str>, Arc<Function>> {
         &self.functions
     }
 
-    /// Lanes of removed functions whose last calls still run; the ledger counts them.
+    /// Returns the counters of removed functions whose lane the scheduler still has, because the ledger
+    /// counts their calls, too.
     pub fn leaving_stats(&self) -> impl Iterator<Item = &Arc<QueueStats>> {
         self.leaving.values().map(|leaving| &leaving.stats)
     }
 
-    /// Whether all io threads have taken over every change so far.
+    /// Returns whether every io thread has acknowledged every change so far.
     pub fn is_settled(&self) -> bool {
         self.unacknowledged.is_empty() && self.put_off.is_empty()
     }
 
-    /// Whether a change could be made now, for a registry whose home is the cluster. A removal is never
-    /// refused here, because only the cluster knows whether the function exists.
+    /// Checks whether a change can be made now, where the cluster holds the functions and the registry is a
+    /// copy. A removal always passes, because only the cluster knows whether the function exists.
     pub fn check(&self, change: &Change) -> Result<(), BridgeError> {
         match change {
             Change::Register { draft, replace } => {
@@ -162,7 +164,8 @@ impl Registry {
         }
     }
 
-    /// Whether a draft differs from the registered function of its name.
+    /// Returns whether a draft differs from the registered function of its name. An unregistered function
+    /// differs.
     pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, BridgeError> {
         let spec = self.resolve(draft)?;
         let known = self.functions.get(&spec.name);
@@ -188,7 +191,8 @@ impl Registry {
         Some(FieldError::new(format!("podTemplate.{field}"), message))
     }
 
-    /// Begins a change. A change that is impossible is answered at once.
+    /// Begins a change, or puts it off while a removal of the same name is in progress. A change that is
+    /// impossible is refused at once.
     pub fn change(&mut self, change: Change, reply: Option<ReplyTo>, out: &mut RegistryOut) {
         let name = match &change {
             Change::Register { draft, .. } => draft.name(),
@@ -264,7 +268,8 @@ impl Registry {
         Ok(())
     }
 
-    /// The lane of a removed function of this name while its last calls still run, otherwise a free lane.
+    /// Returns the lane of a removed function of this name, if the scheduler still has it, otherwise a free
+    /// lane. Returns none if no lane is free.
     fn lane_for(&mut self, name: &str) -> Option<(LaneId, Arc<QueueStats>)> {
         let (index, stats) = if let Some(gone) = self.leaving.remove(name) {
             (gone.lane.index, gone.stats)
@@ -310,7 +315,8 @@ impl Registry {
         function
     }
 
-    /// Events that let the scheduler replace every pod, one at a time for each function.
+    /// Returns the events by which the scheduler replaces every pod of WARM functions, one at a time for each
+    /// function.
     pub fn reshape_pods(&self) -> Vec<Event> {
         let keeps_pods =
             |function: &&Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
@@ -360,8 +366,8 @@ impl Registry {
                 in_progress: true,
             },
         );
-        // `acknowledge` sends the removal to the scheduler: before all io threads have taken it over, one of
-        // them may still admit a call for the lane.
+        // The scheduler gets the removal later, from `acknowledge`, because an io thread may admit a call for
+        // the lane until it has acknowledged the removal.
         let version = self.version;
         out.io_threads.push(FunctionUpdate::Removed {
             lane,
@@ -394,7 +400,7 @@ impl Registry {
         Ok(())
     }
 
-    /// An io thread has taken over a version. The last io thread completes the change.
+    /// Notes that an io thread has acknowledged a version. The last io thread completes the change.
     pub fn acknowledge(&mut self, version: u64, out: &mut RegistryOut) {
         let Some(change) = self.unacknowledged.get_mut(&version) else {
             return;
@@ -423,7 +429,7 @@ impl Registry {
         out.replies.push((change.reply, reply));
     }
 
-    /// The scheduler has nothing left of a removed function, so its lane is free again.
+    /// Frees the lane of a removed function of which the scheduler has no call and no pod left.
     pub fn lane_gone(&mut self, lane: LaneId) {
         let name = self
             .leaving
@@ -437,7 +443,7 @@ impl Registry {
     }
 }
 
-/// The same function with another minimum of pods. Only a WARM function has a minimum.
+/// Returns the same function with another minimum of pods. Only a WARM function has a minimum.
 fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, BridgeError> {
     if spec.execution_mode != ExecutionMode::Warm {
         return Err(BridgeError::NotWarm(spec.execution_mode));

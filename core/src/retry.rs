@@ -1,24 +1,24 @@
-//! Decides whether another attempt follows a failed attempt, and when. It never sleeps; the owner of the call
-//! waits. Random numbers are an argument.
+//! Decides whether another attempt follows a failed attempt, and after how long. The caller waits, and passes
+//! the random number as an argument.
 
 use crate::spec::RetryOn;
 use crate::ticket::Class;
 use crate::time::Nanos;
 
-/// How an attempt failed, as far as it matters for a retry.
+/// How an attempt failed: the kinds of failure that retries distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
-    /// The function cannot have begun: the connection was refused, nothing was sent, or the pod reported it.
+    /// The function cannot have begun: the connection was refused, nothing was sent, or the pod reported that
+    /// it did not begin the call.
     NotBegun,
-    /// The pod, or the worker in it, was lost during the attempt. `oom` is whether it ran out of memory; none
-    /// while that is not known.
+    /// The pod, or the worker in it, was lost during the attempt. `oom` is whether the pod ran out of memory;
+    /// none while that is not known.
     Lost { oom: Option<bool> },
     /// The attempt's own time limit passed.
     TimedOut,
     /// The function returned an error.
     Handler,
-    /// A retry would fail again or would be useless: an invalid output, a start that cannot succeed, a
-    /// cancelled call.
+    /// A retry would fail again or would be useless, for instance after an invalid output or a cancel.
     Final,
 }
 
@@ -26,7 +26,7 @@ pub enum AttemptFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Give,
-    /// Retry after this time; zero means at once.
+    /// Another attempt follows after this time; zero means at once.
     Retry(Nanos),
 }
 
@@ -37,7 +37,7 @@ pub struct Tried {
     pub attempts: u32,
     /// Attempts whose pod was lost.
     pub lost: u32,
-    /// Whether another pod may be able to take the call at once.
+    /// Whether the function has a usable pod that may be able to take the call at once.
     pub other_pod: bool,
 }
 
@@ -49,11 +49,12 @@ pub struct RetryRule {
     pub class: Class,
 }
 
-/// The back-off of a call that cannot have begun: the first wait, which doubles up to the longest wait.
+/// The back-off of a call that cannot have begun. The first wait is `NOT_BEGUN_FIRST`; each further wait is
+/// twice as long, up to `NOT_BEGUN_MAX`.
 const NOT_BEGUN_FIRST: Nanos = Nanos::from_ms(10);
 const NOT_BEGUN_MAX: Nanos = Nanos::from_ms(1000);
-/// The back-off of an async call that may have run. It is longer, because the function itself may be in
-/// trouble.
+/// The back-off of an async call that may have run. Its waits are longer, because the function itself may be
+/// in trouble.
 const ASYNC_FIRST: Nanos = Nanos::from_ms(100);
 const ASYNC_MAX: Nanos = Nanos::from_s(10);
 
@@ -61,15 +62,15 @@ fn doubling(first: Nanos, most: Nanos, times: u32) -> Nanos {
     first.saturating_mul(1 << times.min(20)).min(most)
 }
 
-/// Decides what happens next. `random` is uniform over all of `u64`.
+/// Decides what follows a failed attempt. `random` is uniform over all of `u64`.
 pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u64) -> Next {
     let retries = tried.attempts.saturating_sub(1);
     if retries >= rule.max_retries {
         return Next::Give;
     }
     let allowed = match failure {
-        // A retry is allowed whatever `retryOn` is, because the function has not begun. Another pod may take
-        // the call at once; without another pod an immediate retry would most likely fail, too.
+        // A retry is allowed whatever `retryOn` is, because the function has not begun. If a pod is usable,
+        // the call may begin at once; otherwise an immediate retry would most likely fail, too.
         AttemptFailure::NotBegun => {
             let backoff = doubling(NOT_BEGUN_FIRST, NOT_BEGUN_MAX, retries);
             return Next::Retry(if tried.other_pod {
@@ -79,8 +80,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
             });
         }
         AttemptFailure::Lost { oom } => {
-            // Only one such retry is made, because a call that makes its pod end would otherwise end one pod
-            // after the other.
+            // Only one lost attempt is retried, because a call that makes its pod end would otherwise end one
+            // pod after the other.
             oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
         }
         AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),
@@ -91,8 +92,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
         (false, _) => Next::Give,
         (true, Class::Sync) => Next::Retry(Nanos::ZERO),
         (true, Class::Async) => {
-            // The wait is random between zero and its maximum (full jitter), so that calls that failed
-            // together do not all come back together.
+            // The wait is random between zero and `most` (full jitter), so that calls that failed together
+            // are not all retried together.
             let most = doubling(ASYNC_FIRST, ASYNC_MAX, retries);
             Next::Retry(Nanos::from_ns(random % (most.as_ns() + 1)))
         }

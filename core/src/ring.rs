@@ -1,8 +1,8 @@
-//! The bounded ring that carries tickets, grants and events between threads. It has many producers and one
-//! consumer, keeps the order of each producer's items, and has one stamp for each slot.
+//! The bounded ring that carries tickets, grants, events and messages between threads. It has many producers
+//! and one consumer, keeps the order of each producer's items, and has one stamp for each slot.
 //!
-//! It never allocates after [`channel`], never waits, and never wakes a thread (`doorbell` does). Lanes'
-//! mailboxes, the event ring and the io threads' inboxes are rings.
+//! A ring allocates only in [`channel`]. It never waits and wakes no thread; `doorbell` does that. The lanes'
+//! rings, the scheduler's event ring and the inboxes of the io threads and of the bridge are rings.
 #![allow(unsafe_code)] // A slot is shared memory that a stamp hands over, which safe code cannot express.
 
 use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit};
@@ -13,10 +13,10 @@ use crate::sync::{
     UnsafeCell, planted,
 };
 
-/// Makes a ring of `capacity` places, a power of two and at least 2, and its two ends.
+/// Makes a ring of `capacity` places and returns its two ends.
 ///
 /// # Panics
-/// When `capacity` is anything else.
+/// If `capacity` is less than 2 or not a power of two.
 pub fn channel<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     let ring = Arc::new(Ring::with_capacity(capacity));
     let consumer = Consumer {
@@ -32,38 +32,41 @@ pub struct Producer<T: Send> {
     ring: Arc<Ring<T>>,
 }
 
-/// The receiving end. There is one, and one thread holds it: that is the single-consumer rule.
+/// The receiving end. A ring has one, and one thread holds it, so that there is a single consumer.
 pub struct Consumer<T: Send> {
     ring: Arc<Ring<T>>,
-    /// Position of the next item. Writer and reader: this end only.
+    /// The position of the next item. Writer and reader: this end only.
     head: u64,
     _not_sync: PhantomData<Cell<()>>,
 }
 
 struct Ring<T> {
-    /// Next position to be reserved. Writers and readers: producers. The loads are Acquire and pair with the
-    /// exchange, which is AcqRel. So a producer that reads a position sees everything that the earlier
-    /// producers had seen, above all which items were popped. The items do not need this, because the stamps
-    /// hand over the slots. A push into a reserved place needs it, see `push`.
+    /// The next position to be reserved. Writers and readers: producers. A producer's load is Acquire and
+    /// pairs with the exchange of an earlier producer, which is AcqRel. So a producer that reads a position
+    /// sees everything that the earlier producers had seen, above all which items were popped. Items do not
+    /// need this order, because the stamps hand over the slots. A push into a reserved place needs it, see
+    /// `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }
 
-/// Positions count up from 0 without end; position `p` is in slot `p mod capacity`.
+/// A slot of the ring. Positions count up from 0 without end; position `p` is in slot `p mod capacity`.
 struct Slot<T> {
-    /// Says which thread may use the slot. `p`: free, for the producer that reserves `p`. `p + 1`: published,
-    /// for the consumer whose head is `p`. Then `p + capacity`: free again, one lap later. With a capacity of
-    /// 1 the last two would be equal. Writers: the producer that reserved `p`, then the consumer.
+    /// Says which thread may use the slot. `p`: it is free, for the producer that reserves `p`. `p + 1`: it
+    /// is published, for the consumer whose head is `p`. `p + capacity`: it is free again, one lap later.
+    /// With a capacity of 1 the last two values would be equal. Writers: the producer that reserved `p`, then
+    /// the consumer.
     stamp: AtomicU64,
-    /// Writer: the producer that reserved `p`, until it publishes. After that only the consumer uses it.
+    /// The item. The producer that reserved `p` writes it before it publishes; after that only the consumer
+    /// uses it.
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: the ring moves every T from one thread to one other (`T: Send`), and never gives out a reference to
-// a T. The only field that is not Sync is `Slot::value`. A producer accesses it after it has reserved the
-// position and before it publishes; the exchange on `tail` gives each position to one producer. The consumer
-// accesses it after it is published and before it is free; there is one `Consumer`, which is neither Clone
-// nor Sync.
+// SAFETY: the ring moves every T from one thread to another (`T: Send`), and gives out no reference to a T.
+// The only field that is not Sync is `Slot::value`. A producer accesses the value after it has reserved the
+// position and before it publishes the slot; the exchange on `tail` gives each position to one producer. The
+// consumer accesses the value after the slot is published and before the slot is free. There is one
+// `Consumer`, which is neither Clone nor Sync.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
@@ -89,29 +92,30 @@ impl<T> Ring<T> {
 }
 
 impl<T: Send> Producer<T> {
-    /// Puts `item` at the end, or returns it if the ring is full.
+    /// Appends `item`, or returns it if the ring is full.
     ///
-    /// A push into a reserved place never fails. Places are reserved where at most `capacity` items exist at
-    /// once and a producer pushes only when it knows that a place is free for its item. It knows this from
-    /// the start, or because the consumer informed it after the pop of the item that had the place. The
-    /// reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place that a pop
-    /// had freed. Their producers knew of as many pops, and the latest of these is the pop of `p - capacity`
-    /// or a later one. `tail` passes this knowledge on (see `Ring::tail`), so `push` cannot read the stale
-    /// stamp that would mean full.
+    /// A push into a reserved place never fails. Places are reserved if at most `capacity` items can exist at
+    /// once, and each producer pushes only when it knows that a place is free for its item. A producer knows
+    /// this from the start, or from a message that was sent after the pop of the item that had the place.
+    ///
+    /// The reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place that a
+    /// pop had freed. The producers of these pushes knew of as many pops, and one of these pops is that of `p
+    /// - capacity` or a later one. `tail` passes this knowledge on (see `Ring::tail`), so `push` cannot read
+    /// the stale stamp that would mean full.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;
         let mut position = ring.tail.load(Acquire);
         loop {
             let slot = ring.slot(position);
-            // Acquire: pairs with the Release that frees the slot in `pop`, so that the consumer's read of
-            // the last lap's item comes before this write.
+            // Acquire: pairs with the Release in `pop` that frees the slot. So the consumer has read the last
+            // lap's item before this producer writes.
             let stamp = slot.stamp.load(Acquire);
             if stamp < position {
                 return Err(item);
             }
             if stamp > position {
-                // Other producers have reserved this position. Because of the Acquire above, this load reads
+                // Another producer has reserved this position. Because of the Acquire above, this load reads
                 // a later position.
                 position = ring.tail.load(Acquire);
                 continue;
@@ -120,12 +124,12 @@ impl<T: Send> Producer<T> {
                 position = newer;
                 continue;
             }
-            // SAFETY: the stamp says free for `position`, and the exchange on `tail` gave `position` to this
-            // producer alone, so no other thread accesses the value before it is published. The slot is
-            // vacant, so there is no old value to drop.
+            // SAFETY: the stamp says that the slot is free for `position`, and the exchange on `tail` gave
+            // `position` to this producer alone. So no other thread accesses the value before the slot is
+            // published. The slot is vacant, so the write overwrites no value that would have to be dropped.
             slot.value.with_mut(|value| unsafe { (*value).write(item) });
-            // Release: pairs with the Acquire in `pop`, so that the consumer sees the item once it
-            // sees the stamp.
+            // Release: pairs with the Acquire in `pop`, so that a consumer that sees the stamp sees the item,
+            // too.
             let publish = if planted("ring_relaxed_publish") {
                 Relaxed
             } else {
@@ -137,7 +141,8 @@ impl<T: Send> Producer<T> {
     }
 }
 
-/// Moves `tail` past `position`, or returns the value that `tail` has now. Orderings: see `Ring::tail`.
+/// Moves `tail` past `position`, or returns the current value of `tail`. The orderings are explained at
+/// `Ring::tail`.
 #[inline(always)]
 fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
     if planted("ring_reserve_without_exchange") {
@@ -154,8 +159,8 @@ fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
 }
 
 impl<T: Send> Consumer<T> {
-    /// Takes the oldest item if it is published. `None` does not mean that no place is reserved: a producer
-    /// may be between reserve and publish.
+    /// Takes the oldest item if it is published. `None` does not mean that the ring is empty: a producer may
+    /// have reserved a place and not published it yet.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         let slot = self.ring.slot(self.head);
@@ -167,13 +172,14 @@ impl<T: Send> Consumer<T> {
         if planted("ring_free_before_read") {
             slot.stamp.store(free, Release);
         }
-        // SAFETY: the stamp says published for this head, so the value is there and its producer no longer
-        // uses it. There is no other consumer, and only the consumer moves this stamp on, so the value is
-        // read out exactly once.
+        // SAFETY: the stamp says that the slot is published for this head, so the value is there and its
+        // producer no longer uses it. There is no other consumer, and only the consumer changes the stamp of
+        // a published slot, so the value is read out exactly once.
         let item = slot
             .value
             .with(|value| unsafe { (*value).assume_init_read() });
-        // Release: pairs with the Acquire in `push`; the read above stays before this store.
+        // Release: pairs with the Acquire in `push`, so that the read above comes before the next producer's
+        // write.
         slot.stamp.store(
             free,
             if planted("ring_relaxed_free") {
@@ -186,11 +192,12 @@ impl<T: Send> Consumer<T> {
         Some(item)
     }
 
-    /// Whether `pop` would find an item. This is the second look of `Doorbell::sleep`.
+    /// Returns whether `pop` would find an item. A sleeper passes this function to `Doorbell::sleep`, which
+    /// calls it after the announcement.
     ///
-    /// It reads the stamp of the head's slot and not `tail`, because a producer may be between reserve and
-    /// publish; that producer rings after it has published. Relaxed, because no item is taken here, and the
-    /// fence in `Doorbell::sleep` orders this load after the announcement.
+    /// It reads the stamp of the head's slot and not `tail`, because a producer may have reserved a place and
+    /// not published it yet; that producer rings after it has published. The load is Relaxed, because no item
+    /// is taken here, and the fence in `Doorbell::sleep` orders it after the announcement.
     #[inline]
     pub fn is_published(&self) -> bool {
         if planted("ring_look_at_reserved") {
@@ -214,8 +221,8 @@ impl<T> Drop for Ring<T> {
             return;
         }
         for (index, slot) in self.slots.iter().enumerate() {
-            // Relaxed: `&mut self` means that both ends are gone, and their Arc orders everything that they
-            // did before this drop.
+            // Relaxed: `&mut self` means that both ends are gone. Their `Arc` orders everything that they did
+            // before this drop.
             let stamp = slot.stamp.load(Relaxed) as usize;
             if stamp & (self.slots.len() - 1) != index {
                 // SAFETY: the stamp of a free slot equals its index mod capacity, so this slot is published
@@ -234,7 +241,8 @@ mod tests {
 
     use super::*;
 
-    /// Smaller under Miri, which runs these tests some thousand times slower.
+    /// The items of each producer. They are fewer under Miri, which runs these tests some thousand times
+    /// slower.
     const ITEMS: u64 = if cfg!(miri) { 200 } else { 100_000 };
     const PRODUCERS: u64 = 4;
 
@@ -305,7 +313,7 @@ mod tests {
                 popped += 1;
             }
             assert_eq!(drops.load(Relaxed), popped);
-            // The order in which the ends are dropped must not matter.
+            // Both orders of dropping the ends are tested, because the order must not matter.
             if pushes % 2 == 0 {
                 drop(producer);
                 drop(consumer);
@@ -380,7 +388,7 @@ mod tests {
                 let (producer, drops) = (producer.clone(), drops.clone());
                 scope.spawn(move || {
                     for _ in 0..each {
-                        // A refused item is dropped here, and counts like any other.
+                        // An item that a full ring returns is dropped here, and counts like any other item.
                         let _ = producer.push(counted(&drops));
                     }
                 });
@@ -397,7 +405,7 @@ mod tests {
         );
     }
 
-    /// Does not compile if the consumer is Sync or Clone, because `_` then has two solutions.
+    /// This function does not compile if `Consumer` is Sync or Clone, because `_` then has two solutions.
     #[test]
     fn the_consumer_stays_alone() {
         trait NotSync<A> {

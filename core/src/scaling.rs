@@ -1,6 +1,6 @@
-//! Decides which pods a lane wants: more while calls wait, fewer when pods are idle, new ones after a change
-//! of the spec. It starts and ends no pod; it sends orders to the bridge. It is part of the scheduler's state
-//! machine.
+//! Decides which pods a lane starts and stops: more pods while calls wait, fewer when pods are idle, new pods
+//! after a change of the spec. It is part of the scheduler's state machine: it only makes orders, and the
+//! bridge executes them.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::scheduler::Shared;
 use crate::ticket::{PodId, PodIndex};
 use crate::time::{Nanos, Uptime};
 
-/// A pod that ends sooner than this after it came up, without one successful call, counts as a failed start.
+/// A pod counts as a failed start if it ends sooner than this after it came up, and no call succeeded in it.
 /// Otherwise a function that crashes at its first call would be started again without a pause.
 const SHORT_LIFE: Nanos = Nanos::from_s(5);
-/// An ordered pod that no call needs for this long is stopped. The check has a timer with this period,
-/// because calls can leave the queue without an event.
+/// An ordered pod that no call needs for this long is stopped. A timer with this period checks it, because
+/// calls can leave the queue without an event.
 const POLL: Nanos = Nanos::from_s(1);
-/// The shortest time between two checks for idle pods, even if `idle_timeout` is shorter.
+/// The shortest time between two checks for idle pods, even if the plan's `idle_timeout` is shorter.
 const IDLE_POLL_MIN: Nanos = Nanos::from_ms(1);
 
 impl Shared {
@@ -36,8 +36,8 @@ impl Shared {
                 pod.idle_since = now;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
-                // An adopted pod was started by an earlier control plane, so it does not show how long a
-                // start takes.
+                // An earlier control plane started an adopted pod, so this pod does not show how long a start
+                // takes.
                 if !pod.adopted {
                     lane.learn_start(now.since(pod.wanted_at));
                 }
@@ -67,8 +67,8 @@ impl Shared {
             };
             return self.start_failed(lane, index, failure, now, out);
         }
-        // `wanted_at` is read before `forget`, which frees the pod's place. A pod that was ordered to stop
-        // has not failed.
+        // `wanted_at` is read before `forget` frees the pod's place. A pod that was ordered to stop has not
+        // died young.
         let wanted_at = pod.wanted_at;
         let died_young = pod.state != PodState::Leaving
             && !pod.proven
@@ -120,15 +120,17 @@ impl Shared {
         self.reconcile(lane, now, out);
     }
 
-    /// Keeps why a start is held up. Calls that wait for it get this reason if their deadline passes.
+    /// Keeps the reason why a start is held up. A call whose deadline passes while it waits for the start
+    /// ends with this reason.
     pub(crate) fn start_held_up(&mut self, lane: &mut Lane, pod: PodId, why: Option<Arc<str>>) {
         lane.starts.held_up = why.map(|why| (pod, why));
         lane.count(&mut self.pods);
     }
 
-    /// Takes over a running pod of an earlier control plane, if the table of pods has room. In exchange one
-    /// pod that is ordered and not up yet is stopped, unless the adopted pod is stale. The lane may have
-    /// ordered such a pod, because it opened before the bridge found the pods of the earlier control plane.
+    /// Adds a running pod of an earlier control plane to the lane, if the table of pods has room. Unless the
+    /// adopted pod is stale, it replaces one pod that is ordered and not up yet, which is stopped. The lane
+    /// may have ordered such a pod, because it opened before the bridge found the pods of the earlier control
+    /// plane.
     pub(crate) fn adopt(
         &mut self,
         lane: &mut Lane,
@@ -159,7 +161,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Stops one pod that this control plane has ordered and that is not up yet.
+    /// Stops one pod that this control plane has ordered and that is not up yet, if there is one.
     fn stop_ordered(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let ordered = lane.pods.iter().copied().find(|index| {
             let pod = self.pods.at(*index);
@@ -170,13 +172,14 @@ impl Shared {
         }
     }
 
-    /// Starts missing pods, and drains stale pods that new pods have replaced.
+    /// Starts missing pods, drains stale pods that new pods have replaced, and stops ordered pods that no
+    /// call needs.
     pub(crate) fn reconcile(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         if lane.plan.pods.is_none() || lane.is_removed {
             return;
         }
-        // Stale pods are drained before `pods_missing` is computed, because each drained pod changes the
-        // counts that it reads.
+        // Stale pods are drained before `pods_missing` is called, because a drained pod changes the counts
+        // that `pods_missing` reads.
         let surplus = lane.stale_surplus(now);
         if surplus > 0 {
             self.drain_stale(lane, surplus, out);
@@ -207,9 +210,9 @@ impl Shared {
         self.arm(lane, now + POLL);
     }
 
-    /// Stops ordered pods that no call needs any more, the latest first, because the earliest will be up
-    /// soonest. Sets a timer for the next check while pods are starting, or while calls wait that do not
-    /// justify a start yet.
+    /// Stops ordered pods that no call needs any more. The latest are stopped first, because the earliest
+    /// will be up soonest. Sets a timer for the next check while pods are starting, or while calls wait that
+    /// do not justify a start yet.
     fn take_back(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let mut left = lane.pods_too_many(now, POLL);
         if left > 0 {
@@ -231,7 +234,7 @@ impl Shared {
         }
     }
 
-    /// Orders one pod; false if the table of pods is full.
+    /// Orders one pod. Returns false if the table of pods is full.
     fn start(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) -> bool {
         let Some(pod) = self.pods.add(lane.id, now) else {
             return false;
@@ -257,7 +260,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains the pods above a lowered ceiling: stale pods first, then pods that are not usable, then the
+    /// Drains the pods above the plan's ceiling: stale pods first, then pods that are not usable, then the
     /// pods with the fewest calls.
     pub(crate) fn drain_surplus(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
@@ -277,7 +280,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains usable pods above the ceiling. The ceiling may have been lowered before these pods were
+    /// Drains usable pods above the plan's ceiling, which may have been lowered before these pods were
     /// adopted. Pods in other states are spared: a pod whose probe is not answered yet may still run a call
     /// of an earlier control plane.
     fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
@@ -298,7 +301,7 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Gives the pod no new call, and stops it once its last call has ended.
+    /// Gives the pod no new call, and stops it as soon as no call runs in it.
     pub(crate) fn drain(&mut self, lane: &mut Lane, index: PodIndex, out: &mut Outbox) {
         let pod = self.pods.at(index);
         match pod.state {
@@ -320,14 +323,14 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Frees the place of a pod that is down and empty.
+    /// Frees the place of a pod that is gone and has no running call.
     pub(crate) fn forget(&mut self, lane: &mut Lane, index: PodIndex) {
         self.pods.remove(index);
         lane.pods.retain(|other| *other != index);
         lane.count(&mut self.pods);
     }
 
-    /// Sets the timer that drains idle pods.
+    /// Sets the timer that drains idle pods, if the lane has more usable pods than the plan's floor.
     pub(crate) fn retire_later(&mut self, lane: &mut Lane, now: Uptime) {
         if let Some(plan) = lane.plan.pods
             && lane.counts.usable > plan.min
@@ -336,14 +339,15 @@ impl Shared {
         }
     }
 
-    /// Drains pods that had no call for `idle_timeout`, but keeps the pods that are needed. Sets the next
-    /// timer.
+    /// Drains usable pods that had no call for `idle_timeout`, but keeps as many as the calls and the plan's
+    /// floor need. Sets the next timer.
     pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now);
         let mut usable = lane.counts.usable;
         let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_POLL_MIN));
-        // The latest pods are checked first, because `Lane::choose` prefers the earlier pods.
+        // The latest pods are checked first, because `Lane::choose` prefers the earlier pods, so the latest
+        // are idle.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
             if pod.state != PodState::Usable || usable <= floor {
@@ -366,7 +370,8 @@ impl Shared {
     }
 }
 
-/// Ends the wait of a lane's calls if starts are hopeless and no pod is up or starting.
+/// Ends the wait of a lane's calls if the next start is expected to fail and no pod is usable, starting or
+/// quarantined.
 fn give_up(lane: &Lane, out: &mut Outbox) {
     if let Some(failed) = &lane.starts.failed
         && failed.are_hopeless()

@@ -1,6 +1,6 @@
-//! The scheduler's turn: it matches waiting tickets to free slots and orders the pods that are wanted. The
-//! scheduler is one state machine with time as an argument, and never sleeps, locks or allocates on the path
-//! of a warm call. Two drivers call it: an io thread (inline) or a thread of its own (pinned).
+//! The scheduler: it matches waiting tickets to free slots, and orders pods to be started and stopped. It is
+//! one state machine with time as an argument. It never sleeps, and for a warm call it takes no lock and
+//! allocates nothing. Its driver is an io thread (inline) or a thread of its own (pinned).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -17,40 +17,41 @@ use crate::sync::planted;
 use crate::ticket::{Done, Grant, LaneId, PodId, PodVerdict, Ticket};
 use crate::time::{Nanos, Uptime};
 
-/// Whether work is left that the next turn could do at once.
+/// Whether a turn left work that the next turn could do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     Idle,
     Busy,
 }
 
-/// How often the scheduler checks a removed lane in which calls still wait.
+/// The time between two checks of a removed lane in which calls still wait.
 const LEFT_OVER: Nanos = Nanos::from_ms(10);
 
-/// All lanes and pods. An event may name a lane or a pod that is gone. `event`, `ticket`, `collect` and
-/// `tick` look the lane up once and pass it on.
+/// All lanes and pods. An event may name a lane or a pod that is gone.
 pub struct Scheduler {
     lanes: Vec<Option<Lane>>,
     shared: Shared,
 }
 
-/// What all lanes share. It is apart from the lanes, so that one step can change a lane and this.
+/// What all lanes share. It is separate from the lanes, so that one step can change a lane and the shared
+/// data.
 pub(crate) struct Shared {
     pub(crate) pods: Pods,
     entries: Arc<Entries>,
     ready: VecDeque<LaneId>,
-    /// The lanes' timers, for idle pods and for starts that wait. At most one timer of a lane is valid.
+    /// The lanes' timers, for idle pods and for starts that were put off. At most one timer of a lane is
+    /// valid.
     due: BinaryHeap<Reverse<(Uptime, LaneId)>>,
 }
 
-/// The lane at this place, if it belongs to this registration.
+/// Returns the lane with this index, if the registration of `id` owns it.
 fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> {
     let lane = lanes.get_mut(id.index as usize)?.as_mut();
     lane.filter(|lane| lane.id == id)
 }
 
 impl Scheduler {
-    /// A scheduler without lanes. `entries` are the state words of all io threads.
+    /// Makes a scheduler without lanes. `entries` are the state words of all io threads.
     pub fn new(entries: Arc<Entries>) -> Self {
         Self {
             lanes: Vec::new(),
@@ -63,13 +64,13 @@ impl Scheduler {
         }
     }
 
-    /// Whether a lane is open at this place. A ticket for a lane that is not open can only arrive while the
-    /// event that opens the lane waits to be applied.
+    /// Returns whether the scheduler has a lane with this index. If it has none and a ticket for the lane
+    /// arrives, the event that opens the lane is on its way.
     pub fn knows(&self, index: u32) -> bool {
         matches!(self.lanes.get(index as usize), Some(Some(_)))
     }
 
-    /// Applies one event. `now` runs backwards at most as far as the clock does.
+    /// Applies one event. `now` is earlier than in the last call only if the clock stepped back.
     pub fn event(&mut self, event: Event, now: Uptime, out: &mut Outbox) {
         match event {
             Event::Ticket(ticket) => self.ticket(ticket, now, out),
@@ -111,8 +112,7 @@ impl Scheduler {
         }
     }
 
-    /// Applies an event of a pod. An event that was on its way may name a pod that is gone, and changes
-    /// nothing.
+    /// Applies an event of a pod. Does nothing if the pod has gone since the event was sent.
     fn of_pod(
         &mut self,
         pod: PodId,
@@ -131,7 +131,7 @@ impl Scheduler {
         }
     }
 
-    /// A call waits: queues its ticket.
+    /// Queues the ticket of a call that waits.
     pub fn ticket(&mut self, ticket: Ticket, now: Uptime, out: &mut Outbox) {
         let lane = self.lanes.get_mut(ticket.lane.index as usize);
         let Some(lane) = lane.and_then(Option::as_mut) else {
@@ -142,25 +142,26 @@ impl Scheduler {
             return;
         };
         if ticket.lane.epoch > lane.id.epoch {
-            // The function was removed and registered again, and the event of the removal has not arrived
-            // yet. The call must not run under the old plan, so its ticket is kept for the next registration.
+            // The function was removed and registered again, and the event of the new registration has not
+            // arrived yet. The call must not run under the old plan, so its ticket is kept for the next
+            // registration.
             return lane.early.push(ticket);
         }
         lane.push(ticket, &self.shared.entries);
         if ticket.lane != lane.id {
-            // The ticket belongs to a removed registration. The call's owner was informed and ends the call, so no
-            // pod is started for it.
+            // The ticket belongs to a removed registration. The io thread that owns the call knows of the
+            // removal and ends the call, so no pod is started for it.
             return;
         }
-        // A warm call skips this block: its lane has the pods that it needs, and no pod is starting.
+        // A warm call skips this block, because its lane has the pods that it needs and no pod is starting.
         if lane.lacks_pods() || lane.is_watched() {
             self.shared.reconcile(lane, now, out);
         }
         self.shared.list(lane);
     }
 
-    /// Empties a lane's mailbox. The driver calls it for every bit that it takes from the bitmap. If the lane
-    /// is not open yet, `open` empties the mailbox later.
+    /// Takes all tickets out of a lane's ring. The driver calls it for every bit that it takes from the
+    /// bitmap. If the lane is not open yet, `open` calls it later.
     pub fn collect(&mut self, index: u32, now: Uptime, out: &mut Outbox) {
         let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
@@ -222,17 +223,18 @@ impl Scheduler {
             }
             empty => empty.insert(Lane::new(id, stats, plan)),
         };
-        // A lane that was taken over has pods already. They are counted before `reconcile`, which starts only
-        // the pods that are missing.
+        // A lane that was taken over may have pods already. They are counted before `reconcile`, which starts
+        // only the pods that are missing.
         lane.count(&mut self.shared.pods);
         self.shared.reconcile(lane, now, out);
-        // A ticket may have arrived before this event. Its bit was then taken while there was no lane.
+        // A ticket may have arrived before this event. The driver then took the lane's bit while there was no
+        // lane.
         self.collect(id.index, now, out);
         let lane = find(&mut self.lanes, id).expect("a ticket closes no lane");
         self.shared.list(lane);
     }
 
-    /// Changes a function's plan. The registry sends this only between opening and removal.
+    /// Changes a lane's plan. The registry sends such a change only after the opening and before the removal.
     fn change(
         &mut self,
         id: LaneId,
@@ -256,12 +258,12 @@ impl Scheduler {
             }
         }
         lane.count(&mut shared.pods);
-        // Pods above the new ceiling are drained first, because `reconcile` compares the remaining pods with
+        // Pods above the new ceiling are drained before `reconcile`, which compares the remaining pods with
         // the need.
         shared.drain_surplus(lane, out);
         shared.reconcile(lane, now, out);
-        // After the floor was lowered, pods above it may be idle. Their timer is set here, because it may be
-        // that no call ends in them and sets it.
+        // If the floor was lowered, pods above it may be idle. Their timer is set here, because the end of a
+        // call would set it, but an idle pod runs no call.
         shared.retire_later(lane, now);
         shared.list(lane);
     }
@@ -279,8 +281,8 @@ impl Scheduler {
         self.finish_close(id, now, out);
     }
 
-    /// Forgets a removed lane once none of its calls runs and its pods are gone. A call that still waits is
-    /// about to leave, or it belongs to the next registration, whose `LaneOpened` takes the lane over.
+    /// Forgets a removed lane if none of its calls runs and its pods are gone. A call that still waits in it
+    /// is about to leave, or belongs to the next registration, whose `LaneOpened` takes the lane over.
     fn finish_close(&mut self, id: LaneId, now: Uptime, out: &mut Outbox) {
         let lane = find(&mut self.lanes, id).expect("a lane is forgotten once");
         assert!(lane.is_removed, "a lane was forgotten that is open");
@@ -312,8 +314,9 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let examined = shared.grant(lane, most, now, out);
-            // A lane in which as many tickets were examined as is allowed may have more to grant. Any other
-            // lane lacks tickets, slots or pods, and the event that brings one of them lists the lane again.
+            // If as many tickets were examined as is allowed, the lane may have more to grant. Otherwise it
+            // lacks tickets, slots or pods, and the event that brings what it lacks puts it into the list
+            // again.
             lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
@@ -329,13 +332,13 @@ impl Scheduler {
         }
     }
 
-    /// The earliest time at which `tick` has something to do.
+    /// Returns the earliest time at which `tick` may have something to do.
     pub fn next_due(&self) -> Option<Uptime> {
         self.shared.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Fires the timers that are due: drains idle pods, and starts pods whose start was put off. A timer may
-    /// be of a lane that is gone, or be out of date because the lane's timer was set again.
+    /// Fires the timers that are due: it drains idle pods, starts pods whose start was put off, and forgets
+    /// removed lanes. It skips a timer whose lane is gone or has set another timer since.
     pub fn tick(&mut self, now: Uptime, out: &mut Outbox) {
         while let Some(Reverse((at, id))) = self.shared.due.peek().copied() {
             if at > now {
@@ -357,7 +360,7 @@ impl Scheduler {
         }
     }
 
-    /// Slots held in all lanes; for the simulation and the ledger.
+    /// Returns the number of held slots in all lanes, for tests.
     pub fn held(&self) -> u64 {
         self.lanes
             .iter()
@@ -368,7 +371,7 @@ impl Scheduler {
 }
 
 impl Shared {
-    /// Puts a lane into the list of ready lanes, unless it is in the list.
+    /// Puts a lane with waiting tickets into the list of ready lanes, unless the list has the lane already.
     pub(crate) fn list(&mut self, lane: &mut Lane) {
         if !lane.listed && lane.waiting() > 0 {
             lane.listed = true;
@@ -376,7 +379,7 @@ impl Shared {
         }
     }
 
-    /// Sets the lane's timer, unless it already fires at or before `at`.
+    /// Sets the lane's timer to `at`, unless it fires at `at` or earlier already.
     pub(crate) fn arm(&mut self, lane: &mut Lane, at: Uptime) {
         if lane.due.is_none_or(|due| at < due) {
             lane.due = Some(at);
@@ -391,8 +394,8 @@ impl Shared {
         }
     }
 
-    /// The function was registered again while calls of its old registration run. The new registration takes
-    /// over the lane with its counts. From here on only those calls name the lane by its old id.
+    /// Opens a removed lane for the next registration of its function. The lane still has calls or pods,
+    /// which stay counted. From here on only calls of the old registration name the lane by its old id.
     fn take_over(&mut self, lane: &mut Lane, id: LaneId, plan: LanePlan) {
         assert!(
             lane.is_removed && lane.id.epoch < id.epoch,
@@ -453,10 +456,10 @@ impl Shared {
         }
     }
 
-    /// Grants up to `most` tickets of a lane; returns how many it examined.
+    /// Grants slots to the calls of up to `most` tickets of a lane. Returns how many tickets it examined.
     fn grant(&mut self, lane: &mut Lane, most: usize, now: Uptime, out: &mut Outbox) -> usize {
-        // A call that waits in a removed lane belongs to the next registration, whose plan has not arrived
-        // yet.
+        // A call that waits in a removed lane is about to leave, or belongs to the next registration, whose
+        // plan has not arrived yet.
         if lane.is_removed {
             return 0;
         }
@@ -465,19 +468,19 @@ impl Shared {
                 return examined;
             }
             let needs_pod = lane.plan.pods.is_some();
-            // This is checked before the pop, because a ticket that was popped has lost its place in the
-            // queue. Any pod with room will do here. Which pod the call gets depends on the ticket.
+            // A pod with room is sought before the pop, because a popped ticket has lost its place in the
+            // queue. Any pod will do here, because only the ticket shows which pod the call should avoid.
             if needs_pod && lane.choose(&mut self.pods, None).is_none() {
                 return examined;
             }
             let ticket = lane.pop().expect("something waits");
-            // The ticket belongs to a removed registration. The call's owner was informed and ends the call,
-            // so the ticket is dropped.
+            // The ticket belongs to a removed registration. The io thread that owns the call knows of the
+            // removal and ends the call, so the ticket is dropped.
             if ticket.lane != lane.id && !planted("scheduler_ignores_epochs") {
                 continue;
             }
-            // Decides between this grant and the owner, which may take the call out of the queue. Only the
-            // thread whose exchange succeeds lowers the depth.
+            // The owner of the call may take it out of the queue at the same time. The exchange of the state
+            // word decides, and only the thread whose exchange succeeds lowers the depth.
             if !self.entries.grant(ticket.call()) {
                 continue;
             }

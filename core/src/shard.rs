@@ -1,8 +1,8 @@
-//! The name of an io thread, as used in messages, ids and tables.
+//! The name of an io thread, as messages, ids and tables use it.
 
 use std::fmt;
 
-/// The number of one io thread. A count of threads, or any other number, has another type.
+/// The number of one io thread. It has a type of its own, so that no other number is taken for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ShardId(u16);
@@ -13,13 +13,13 @@ impl ShardId {
         Self(number)
     }
 
-    /// The number as execution ids contain it.
+    /// Returns the number that execution ids contain.
     #[inline]
     pub const fn number(self) -> u16 {
         self.0
     }
 
-    /// The thread's place in a list with one item for each io thread.
+    /// Returns the thread's index in a list with one item for each io thread.
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize

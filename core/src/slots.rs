@@ -1,6 +1,6 @@
-//! How many calls of a function may run at once, and since when each slot is held. A slot is held only if
-//! `held <= limit` stays true. After the limit was lowered below `held`, no slot is granted until enough
-//! slots are released. Only the lane uses it.
+//! How many calls of a function may run at once, and since when each slot has been held. A slot is granted
+//! only while fewer slots are held than the limit allows. A lower limit may be below `held`; then no slot is
+//! granted until enough slots are released. Only the lane uses it.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
 pub(crate) struct Slots {
     limit: u32,
     held: u32,
-    /// One bit for each slot, which is set while the slot is held.
+    /// One bit for each slot; the bit is set while the slot is held.
     taken: [u64; WORDS],
-    /// Where io threads read since when each slot is held.
+    /// The counters of the lane, in which io threads read since when each slot has been held.
     stats: Arc<QueueStats>,
 }
 
 impl Slots {
-    /// `limit` slots, all free.
+    /// Makes `limit` slots, all free.
     pub(crate) const fn new(limit: u32, stats: Arc<QueueStats>) -> Self {
         assert!(
             limit as usize <= WORDS * 64,
@@ -36,12 +36,12 @@ impl Slots {
         }
     }
 
-    /// Slots in use.
+    /// Returns how many slots are held.
     pub(crate) const fn held(&self) -> u32 {
         self.held
     }
 
-    /// Whether another call may run.
+    /// Returns whether another call may run.
     pub(crate) fn has_free(&self) -> bool {
         self.held < self.limit || (planted("slots_overcommit") && self.held <= self.limit)
     }
@@ -55,7 +55,7 @@ impl Slots {
         self.limit = limit;
     }
 
-    /// Takes the first free slot. `has_free` has to be true.
+    /// Takes the first free slot. The caller has checked `has_free`.
     pub(crate) fn hold(&mut self, now: Uptime) -> u16 {
         assert!(self.has_free(), "a slot was granted that does not exist");
         self.held += 1;
@@ -68,7 +68,7 @@ impl Slots {
         slot
     }
 
-    /// Releases a slot, once for each hold; returns for how long it was held.
+    /// Releases a slot, and returns for how long it was held. Panics if the slot is not held.
     pub(crate) fn release(&mut self, slot: u16, now: Uptime) -> Nanos {
         let (word, bit) = (usize::from(slot) / 64, slot % 64);
         let is_taken = self.taken[word] >> bit & 1 == 1;

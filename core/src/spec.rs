@@ -1,6 +1,6 @@
-//! What a function is: from an unchecked draft to a spec that is valid by construction. It reads no clock,
-//! disk or cluster; the platform is an argument. The registry calls `FunctionSpec::resolve` once for each
-//! change; all other code only reads the spec.
+//! What a function is: how an unchecked draft becomes a spec that is valid by construction. The code reads no
+//! clock, disk or cluster; the platform is an argument. The registry calls `FunctionSpec::resolve` for each
+//! draft; all other code reads the resolved spec.
 
 mod account;
 pub mod bound;
@@ -42,10 +42,10 @@ pub use shape::template_hash;
 use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
 use reader::{Reader, choose, one_of};
 
-/// The health path of the project's runtimes, and of many other servers.
+/// The default of `healthPath`: the path of the project's runtimes, and of many other servers.
 pub const HEALTH_PATH_DEFAULT: &str = "/health";
 
-/// Values for settings that a draft leaves out. Each value is within its `bound`.
+/// The values of fields that a draft leaves out. Each value is within the field's range in `bound`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Defaults {
     pub timeout_ms: u32,
@@ -69,8 +69,8 @@ impl Default for Defaults {
     }
 }
 
-/// A resolved function. Its fields are read through `Deref`. Only `resolve` and `with_min_replicas` create
-/// one, so no other code has to check it again.
+/// A resolved function, whose fields are read through `Deref`. Only `resolve` and `with_min_replicas` make a
+/// new one, so no other code has to check the fields again.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct FunctionSpec(SpecFields);
@@ -180,7 +180,7 @@ pub struct LocalRun {
 }
 
 impl SpecFields {
-    /// The program and its arguments on this machine; empty only if no process is needed.
+    /// Returns the program and its arguments on this machine; empty only if the function needs no process.
     pub fn local_command(&self) -> &[String] {
         if self.local.command.is_empty() {
             &self.command
@@ -189,26 +189,28 @@ impl SpecFields {
         }
     }
 
-    /// The function's own environment on this machine.
+    /// Returns the environment variables that the spec sets on this machine. A variable of `local` replaces
+    /// the function's variable of the same name.
     pub fn local_env(&self) -> BTreeMap<&str, &str> {
         let both = self.env.iter().chain(&self.local.env);
         both.map(|(name, value)| (name.as_str(), value.as_str()))
             .collect()
     }
 
-    /// How long a pod has to end by itself, in seconds.
+    /// Returns how long a pod may take to end after it was asked to, in seconds.
     pub fn grace_s(&self) -> u32 {
         self.timeout_ms / 1000 + bound::GRACE_EXTRA_S
     }
 
-    /// Hash of everything that shapes a pod on `platform`. A pod with another hash has to be replaced.
+    /// Returns the hash of all fields that shape a pod on `platform`. A pod with another hash has to be
+    /// replaced.
     pub fn shape_hash(&self, platform: Platform) -> u64 {
         shape::hash(self, platform)
     }
 }
 
 impl FunctionSpec {
-    /// Checks every field of a draft and fills in the rest. All faults are returned together.
+    /// Checks every field of a draft and fills in the missing fields. All faults are returned together.
     pub fn resolve(
         draft: &FunctionDraft,
         defaults: &Defaults,
@@ -269,7 +271,7 @@ impl FunctionSpec {
         }
     }
 
-    /// The same function with another minimum of pods.
+    /// Returns the same function with another minimum of pods.
     pub fn with_min_replicas(&self, replicas: u32) -> Result<Self, FieldError> {
         let most = self.scaling_config.max_replicas;
         if !MIN_REPLICAS.contains(&replicas) || replicas > most {

@@ -1,13 +1,13 @@
-//! The primitives of ring, bitmap and doorbell: std's atomics and cell, or loom's in a model build (`--cfg
-//! loom`). The switch for planted bugs is here, too.
+//! The primitives of ring, bitmap and doorbell: the atomics and the cell of std, or those of loom in a model
+//! build (`--cfg loom`). The switch for planted bugs is here, too.
 //!
 //! There is no protocol here: orderings are chosen and explained where they are used.
 //!
 //! A planted bug is an `if planted` with the bug's name beside the line that it breaks. Without the feature
-//! `planted-bugs` the result is a constant, and the branch is compiled away. With the feature, the variable
+//! `planted-bugs` `planted` is always false, and the branch is compiled away. With the feature, the variable
 //! `NANOFAAS_PLANTED_BUG` names the one bug that is active in the process, and the models or the simulation
-//! have to fail. `core/model planted` collects the names from the source files. A name begins with the name
-//! of its file (`ring_`, `doorbell_`, `bitmap_`, `slots_`, `fifo_` …).
+//! must fail. `core/model planted` collects the names from the source files. A name begins with the name of
+//! its file (`ring_`, `doorbell_`, `bitmap_`, `slots_`, `fifo_` …).
 
 #[cfg(loom)]
 pub use loom::{
@@ -27,7 +27,8 @@ pub use std::sync::{
 
 use std::ops::Deref;
 
-/// std's cell with the access closures of loom's cell, which show the model when an access begins and ends.
+/// The cell of std with the methods of loom's cell. They take a closure, so that the model sees when an
+/// access begins and ends.
 #[cfg(not(loom))]
 pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -48,7 +49,7 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// A value on two cache lines of its own, because x86 fetches lines in pairs.
+/// A value that shares no cache line with other data. It has two lines, because x86 fetches lines in pairs.
 #[repr(align(128))]
 pub struct CachePadded<T>(pub T);
 
@@ -78,14 +79,14 @@ pub fn planted(bug: &str) -> bool {
         == Some(bug)
 }
 
-/// loom's atomics, changed so that loom explores every order of accesses.
+/// The atomics of loom, changed so that loom explores every order of accesses.
 ///
-/// loom 0.7 keeps only the last access to each location. A thread's own load therefore hides that another
-/// thread read the same location before, and loom never tries the following store ahead of that read (loom's
-/// issue 166). So the pattern "load, then store", which is all that a ring does, stays unexplored. As a
-/// workaround, each access first stores to a location that no code ever reads: this puts all accesses into
-/// one chain that loom does reorder. Because the location is never read, the store orders nothing in the
-/// memory model.
+/// loom 0.7 keeps only the last access to each location. So a thread's own load hides that another thread
+/// read the same location earlier, and loom never tries to put the first thread's next store before that read
+/// (loom's issue 166). The pattern "load, then store", of which a ring consists, would stay unexplored. As a
+/// workaround, each access first stores to a second location, which no code ever reads. These stores form one
+/// chain of accesses that loom does reorder. They order nothing in the memory model, because the second
+/// location is never read.
 #[cfg(loom)]
 mod model {
     use loom::sync::atomic;
@@ -138,7 +139,7 @@ mod model {
                     self.value.compare_exchange(current, new, success, failure)
                 }
 
-                /// Never fails spuriously here; std's version may.
+                /// The operation never fails spuriously here; that of std may.
                 #[track_caller]
                 pub fn compare_exchange_weak(
                     &self,

@@ -1,5 +1,6 @@
-//! What travels between threads in place of a call: its ticket to the scheduler, and the grant back. No byte
-//! of a request travels with them; requests stay on the io thread that owns the sockets.
+//! What travels between threads in place of a call: its ticket to the scheduler, the grant back, and the
+//! `Done` of an attempt. No byte of a request travels with them: requests stay on the io thread that owns the
+//! sockets.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ use crate::index::Index;
 use crate::shard::ShardId;
 use crate::time::{Nanos, Uptime};
 
-/// Which of a lane's two queues a call waits in.
+/// The class of a call, which selects one of the lane's two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
@@ -15,26 +16,27 @@ pub enum Class {
     Async = 1,
 }
 
-/// A function's lane: a place in the tables of lanes, and the registration that owns it. The place is used
-/// again when its function is gone. A function that is removed and registered again while old calls run keeps
-/// its place. The epoch tells the registrations of a place apart.
+/// The name of a lane: its index in the tables of lanes, and the epoch of the registration that owns it. The
+/// index is used again for another function after the lane is gone. A function that is registered again while
+/// its old calls run keeps its index. The epoch tells the registrations of an index apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId {
     pub index: u32,
-    /// Grows with every registration of any function.
+    /// The number of the registration, which grows with every registration of any function.
     pub epoch: u32,
 }
 
-/// A call's entry in the table of `shard`, the io thread that owns the call.
+/// The name of a call: its entry in the table of `shard`, the io thread that owns the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
     pub index: u32,
-    /// Grows each time the entry is reused, so that an old reference finds nothing.
+    /// How often the entry was used again, so that a name of an earlier call finds nothing.
     pub generation: u32,
     pub shard: ShardId,
 }
 
-/// A place in the tables of pods. An absent place needs no extra bytes, which keeps tickets and grants small.
+/// An index in the tables of pods. `Option<PodIndex>` needs no extra bytes, which keeps tickets and grants
+/// small.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodIndex(Index);
 
@@ -54,7 +56,7 @@ impl fmt::Debug for PodIndex {
     }
 }
 
-/// A pod: its place, and a number that tells the successive pods of that place apart.
+/// The name of a pod: its index, and a number that tells the successive pods with this index apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId {
     pub index: PodIndex,
@@ -71,7 +73,7 @@ impl PodId {
 const _: () = assert!(size_of::<Option<PodIndex>>() == size_of::<u32>());
 const _: () = assert!(size_of::<Option<PodId>>() == size_of::<u64>());
 
-/// A call that waits for a slot.
+/// The ticket of a call that waits for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// When the call began to wait.
@@ -79,7 +81,7 @@ pub struct Ticket {
     pub index: u32,
     pub generation: u32,
     pub lane: LaneId,
-    /// The pod of the last attempt, which a retry avoids if another pod has room.
+    /// The pod of the last attempt. A retry avoids it if another pod has room.
     pub avoid: Option<PodIndex>,
     pub shard: ShardId,
     pub class: Class,
@@ -88,7 +90,7 @@ pub struct Ticket {
 const _: () = assert!(size_of::<Ticket>() == 32);
 
 impl Ticket {
-    /// The entry of the call.
+    /// Returns the name of the call.
     pub const fn call(&self) -> CallId {
         CallId {
             index: self.index,
@@ -98,7 +100,7 @@ impl Ticket {
     }
 }
 
-/// A slot granted to a call, which may now run in that pod.
+/// A grant: the call holds the slot from now on, and may run in the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub call: CallId,
@@ -108,21 +110,21 @@ pub struct Grant {
     /// The slot that the call holds.
     pub slot: u16,
     pub granted_at: Uptime,
-    /// How much of the wait was spent on the start of a pod.
+    /// How much of the call's wait the start of the pod took.
     pub start: Nanos,
 }
 
-/// How the pod behaved in an attempt, as far as it matters for its next calls.
+/// How the pod behaved in an attempt. The verdict decides whether the pod gets further calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodVerdict {
     Healthy,
-    /// The connection failed or was refused: the pod gets no call until a probe succeeds.
+    /// The connection failed or was refused. The pod gets no call until a probe succeeds.
     Lost,
-    /// A call was cut off in it: it gets no call until a probe succeeds.
+    /// The call was cut off in the pod. The pod gets no call until a probe succeeds.
     CutOff,
 }
 
-/// The end of an attempt; it frees the slot.
+/// The report that an attempt ended, which frees its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     pub lane: LaneId,
@@ -134,14 +136,14 @@ pub struct Done {
     pub held: Held,
 }
 
-/// What the time for which an attempt held its slot shows about later calls.
+/// What the scheduler learns about service times from the time for which an attempt held its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// The time that a call takes: the function answered.
+    /// The time is a service time, because the function answered.
     Whole,
-    /// A lower bound of that time: the attempt was cut off.
+    /// The time is a lower bound of the service time, because the attempt was cut off.
     CutOff,
-    /// Nothing: the attempt never began, or its worker died.
+    /// The time shows nothing, because the attempt never began or its worker died.
     Nothing,
 }
 

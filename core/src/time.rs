@@ -1,8 +1,8 @@
-//! Times, as two types: a point of the process's clock (`Uptime`) and a span (`Nanos`). With two types the
-//! compiler rejects what makes no sense: two points have a distance and a point plus a span is a point, but
-//! two points have no sum. Both are one word, in nanoseconds. std's `Instant` and `Duration` take two words
-//! each, which is too much for tickets, timers and atomics, and `Instant` has no zero at which a simulation
-//! could begin. Nothing here reads a clock.
+//! Times, as two types: a point of the process's clock (`Uptime`) and a span (`Nanos`). The difference of two
+//! points is a span, and a point plus a span is a point; the compiler rejects the sum of two points. Both
+//! types are one word, in nanoseconds. `Instant` and `Duration` of std take two words each, which is too much
+//! for tickets, timers and atomics, and `Instant` has no zero at which a simulation could begin. Nothing here
+//! reads a clock.
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Sub, SubAssign};
@@ -28,19 +28,19 @@ impl Nanos {
         Self(ns)
     }
 
-    /// Converts microseconds; at most the longest span.
+    /// Converts microseconds. A result that is too long becomes `MAX`.
     #[inline]
     pub const fn from_us(us: u64) -> Self {
         Self(us.saturating_mul(NS_PER_US))
     }
 
-    /// Converts milliseconds; at most the longest span.
+    /// Converts milliseconds. A result that is too long becomes `MAX`.
     #[inline]
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms.saturating_mul(NS_PER_MS))
     }
 
-    /// Converts seconds; at most the longest span.
+    /// Converts seconds. A result that is too long becomes `MAX`.
     #[inline]
     pub const fn from_s(s: u64) -> Self {
         Self(s.saturating_mul(NS_PER_S))
@@ -51,13 +51,13 @@ impl Nanos {
         self.0
     }
 
-    /// Whole microseconds, rounded down.
+    /// Returns whole microseconds, rounded down.
     #[inline]
     pub const fn as_us(self) -> u64 {
         self.0 / NS_PER_US
     }
 
-    /// Whole milliseconds, rounded down.
+    /// Returns whole milliseconds, rounded down.
     #[inline]
     pub const fn as_ms(self) -> u64 {
         self.0 / NS_PER_MS
@@ -143,7 +143,7 @@ impl Div<u64> for Nanos {
     }
 }
 
-/// How many times one span fits into another.
+/// Computes how many whole times one span fits into another.
 impl Div for Nanos {
     type Output = u64;
 
@@ -159,7 +159,7 @@ impl Sum for Nanos {
     }
 }
 
-/// The longest span, if the duration is longer.
+/// Converts a duration. A duration that is too long becomes `MAX`.
 impl From<Duration> for Nanos {
     #[inline]
     fn from(duration: Duration) -> Self {
@@ -174,7 +174,7 @@ impl From<Nanos> for Duration {
     }
 }
 
-/// A point of the process's clock: how long the process had been running.
+/// A point of the process's clock: the time since the clock's origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Uptime(u64);
@@ -193,20 +193,20 @@ impl Uptime {
         self.0
     }
 
-    /// The span from `earlier` to this point; zero if `earlier` is later.
+    /// Returns the span from `earlier` to this point; zero if `earlier` is later.
     #[inline]
     pub const fn since(self, earlier: Self) -> Nanos {
         Nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The last possible point, if the sum is later.
+    /// Adds a span. A sum that is too late becomes the last possible point.
     #[inline]
     #[must_use]
     pub const fn saturating_add(self, span: Nanos) -> Self {
         Self(self.0.saturating_add(span.0))
     }
 
-    /// The origin, if the difference is before it.
+    /// Subtracts a span. A difference before the origin becomes the origin.
     #[inline]
     #[must_use]
     pub const fn saturating_sub(self, span: Nanos) -> Self {
@@ -239,8 +239,8 @@ impl Sub<Nanos> for Uptime {
     }
 }
 
-/// An optional point that several threads read. Each access is relaxed, because the data that belongs to a
-/// point is published by other means.
+/// An optional point that several threads read. Each access is Relaxed, so no other data may be published by
+/// means of a point.
 #[derive(Debug, Default)]
 pub struct AtomicUptime(AtomicU64);
 
@@ -257,7 +257,7 @@ impl AtomicUptime {
         }
     }
 
-    /// The clock's origin is stored as one nanosecond after it, because 0 means none.
+    /// Stores a point. The origin is stored as the point one nanosecond later, because 0 stands for none.
     #[inline]
     pub fn set(&self, point: Option<Uptime>) {
         let ns = point.map_or(0, |point| point.0.max(1));

@@ -1,17 +1,18 @@
-//! A hierarchical timer wheel. Deadlines are in milliseconds, setting and cancelling are O(1), and the caller
-//! chooses the keys. It never reads a clock, and allocates only when it holds more timers than ever before.
-//! Each io thread has its own wheel.
+//! A hierarchical timer wheel with ticks of a millisecond. Setting and cancelling a timer is O(1), and the
+//! caller chooses the keys. The wheel never reads a clock, and allocates only when it holds more timers than
+//! ever before. Each io thread has its own wheel.
 
 use crate::index::Index;
 use crate::time::{Nanos, Uptime};
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// 64^5 ms are twelve days. A later timer waits in the last level and is placed again after each lap.
+/// The number of levels. 64^5 ms are twelve days; a timer that is further away waits in the last level and is
+/// placed again after each lap.
 const LEVELS: usize = 5;
 const TICK_NS: u64 = Nanos::from_ms(1).as_ns();
 
-/// A timer that was set. Cancelling it twice, or after it fired, does nothing.
+/// A reference to a timer that was set. It may be used after the timer has fired: `cancel` then does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerRef {
     index: Index,
@@ -25,7 +26,7 @@ struct TimerEntry {
     generation: u32,
     next: Option<Index>,
     prev: Option<Index>,
-    /// Level * SLOTS + slot; none while the timer is free.
+    /// `level * SLOTS + slot`; none while no timer is set in this entry.
     place: Option<u16>,
 }
 
@@ -40,7 +41,7 @@ pub struct Wheel {
 }
 
 impl Wheel {
-    /// An empty wheel that begins at `now`.
+    /// Makes an empty wheel that begins at `now`.
     pub fn new(now: Uptime) -> Self {
         Self {
             timers: Vec::new(),
@@ -52,7 +53,7 @@ impl Wheel {
         }
     }
 
-    /// How many timers are set.
+    /// Returns how many timers are set.
     pub const fn len(&self) -> usize {
         self.live
     }
@@ -61,9 +62,10 @@ impl Wheel {
         self.live == 0
     }
 
-    /// Sets a timer: `advance` returns `key` in the first millisecond that is not before `at`.
+    /// Sets a timer with a key. It fires in the first whole millisecond that is not before `at`, but at the
+    /// earliest in the next one.
     pub fn set(&mut self, at: Uptime, key: u64) -> TimerRef {
-        // The current tick is already drained, so the earliest possible tick is the next one.
+        // The timers of the current tick have fired already, so the earliest possible tick is the next one.
         let tick = at.as_ns().div_ceil(TICK_NS).max(self.tick + 1);
         let index = if let Some(index) = self.free {
             self.free = self.timers[index.get()].next;
@@ -89,7 +91,7 @@ impl Wheel {
         TimerRef { index, generation }
     }
 
-    /// Cancels a timer; false if it has fired or was cancelled before.
+    /// Cancels a timer. Returns false if the timer has fired or was cancelled already.
     pub fn cancel(&mut self, timer: TimerRef) -> bool {
         let found = &self.timers[timer.index.get()];
         if found.generation != timer.generation || found.place.is_none() {
@@ -100,7 +102,7 @@ impl Wheel {
         true
     }
 
-    /// A time before which `advance` returns no key; not later than the earliest timer.
+    /// Returns a time at or before the earliest timer. `advance` fires no timer before this time.
     pub fn next_at(&self) -> Option<Uptime> {
         if self.live == 0 {
             return None;
@@ -110,8 +112,8 @@ impl Wheel {
         Some(Uptime::from_ns(earliest * TICK_NS))
     }
 
-    /// Advances to `now` and passes the key of every due timer to `due`. If the clock steps back, nothing
-    /// moves.
+    /// Advances to `now` and passes the key of every due timer to `due`. Does nothing if the clock stepped
+    /// back.
     pub fn advance(&mut self, now: Uptime, mut due: impl FnMut(u64)) {
         let until = now.as_ns() / TICK_NS;
         while self.tick < until {
@@ -125,8 +127,8 @@ impl Wheel {
                 return;
             }
             self.tick = next.max(self.tick + 1);
-            // Timers of higher levels are moved down before the tick fires, because one of them may be due in
-            // this very tick.
+            // Timers of higher levels are moved down before the tick's timers fire, because some of them may
+            // be due in this tick.
             self.cascade();
             self.fire(&mut due);
         }
@@ -182,7 +184,7 @@ impl Wheel {
         self.live -= 1;
     }
 
-    /// The first tick at which a slot of `level` has to be processed.
+    /// Returns the first tick at which a slot of `level` has to be processed, if a timer is in the level.
     fn next_in_level(&self, level: usize) -> Option<u64> {
         let occupied = self.occupied[level];
         if occupied == 0 {
@@ -190,7 +192,7 @@ impl Wheel {
         }
         let shift = level as u32 * SLOT_BITS;
         let here = (self.tick >> shift) as u32 & (SLOTS as u32 - 1);
-        // The search begins at the slot after the current slot; the current slot comes last, one lap later.
+        // The search begins at the slot after the current one and ends, one lap later, at the current slot.
         let ahead = occupied
             .rotate_right((here + 1) % SLOTS as u32)
             .trailing_zeros()
@@ -203,7 +205,7 @@ impl Wheel {
         self.heads[place].take()
     }
 
-    /// At the start of a higher level's slot, its timers move to lower levels.
+    /// Moves the timers of those higher levels to lower levels of which a slot begins at the current tick.
     fn cascade(&mut self) {
         for level in (1..LEVELS).rev() {
             let shift = level as u32 * SLOT_BITS;
@@ -249,7 +251,7 @@ mod tests {
 
     #[test]
     fn timers_fire_in_time_whatever_the_distance() {
-        // The wheel is compared with a sorted map, with random distances, cancels and strides.
+        // The wheel is compared with a sorted map, under random distances, cancels and strides.
         let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: u64| {
             seed ^= seed << 13;

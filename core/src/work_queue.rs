@@ -1,7 +1,7 @@
-//! The bridge's work queue: it sorts the bridge's incoming messages, makes the registry's changes and sends them in
-//! the right order, and keeps what does not fit into a full ring until there is room. It never waits, sleeps
-//! or starts anything: a `BridgeCommand` names what a backend has to do. Each bridge owns one work queue and runs
-//! `controller_loop`; the management port reads the functions from the queue.
+//! The bridge's work queue. It sorts the messages that the bridge receives, makes the registry's changes,
+//! sends them in the right order, and keeps messages for a full ring until the ring has room. It never waits,
+//! sleeps or starts anything: a `BridgeCommand` names what a backend has to do. Each bridge owns one work
+//! queue and runs `controller_loop`; the management port reads the functions from the queue.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,8 @@ use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
 
-/// The most messages that one `pump` handles, because the bridge's other tasks run on the same thread.
+/// The most messages that one `pump` handles. The bridge's other tasks run on the same thread and have to
+/// wait meanwhile.
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
@@ -50,32 +51,34 @@ pub enum BridgeCommand {
     Probe {
         pod: PodId,
     },
-    /// The place of a pod that an earlier control plane started.
+    /// The answer to `Event::Adopt`: the id that the scheduler gave to a pod of an earlier control plane, or
+    /// none.
     Adopted {
         lane: LaneId,
         token: u64,
         pod: Option<PodId>,
     },
     Job(Box<JobStart>),
-    /// The attempt is over, whether or not its Job has ended.
+    /// The attempt is over; its Job may still run.
     JobStop {
         call: CallId,
         attempt: u32,
         timestamps: Option<ReadyTimestamps>,
     },
     PodReady(Box<PodReady>),
-    /// The registry's home is the cluster: write the change there, then call `WorkQueue::apply`, or refuse it.
+    /// The registry's home is the cluster, so the backend writes the change there and then calls
+    /// `WorkQueue::apply`, or refuses the change.
     Change {
         change: Change,
         reply: ReplyTo,
     },
 }
 
-/// A warm pod reports that it is ready.
+/// The report of a warm pod that it is ready.
 pub struct PodReady {
     pub token: Box<str>,
     pub pod: Box<str>,
-    /// Where it listens, as it reports.
+    /// The address at which the pod listens, if it reports one.
     pub address: Option<IpAddr>,
     pub timestamps: ReadyTimestamps,
     pub reply: ReplyTo,
@@ -84,9 +87,9 @@ pub struct PodReady {
 /// Where a change of the registry is made first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
-    /// In this process: there is no other copy.
+    /// In this process; there is no other copy.
     Memory,
-    /// In the cluster; the registry is a copy of what is there.
+    /// In the cluster; the registry is a copy of the functions there.
     Cluster,
 }
 
@@ -95,14 +98,14 @@ pub enum Home {
 pub enum Rest {
     /// The loop must not sleep: a message is published, so it pumps at once.
     No,
-    /// A ring was full: the loop pumps again in a millisecond, or when the bell rings.
+    /// A ring was full: the loop pumps again after a millisecond, or as soon as the bell rings.
     Shortly,
     /// The loop sleeps until the bell rings.
     UntilBell,
 }
 
-/// The loop of the bridge that owns a work queue; it never returns. `take` receives each command, in
-/// order; `pause` waits as long as its `Rest` says, or until the bell rings.
+/// Runs the loop of the bridge that owns a work queue; never returns. `take` receives the commands in order;
+/// `pause` waits for as long as its `Rest` allows.
 pub async fn controller_loop(
     work_queue: &RefCell<WorkQueue>,
     mut take: impl FnMut(BridgeCommand),
@@ -128,10 +131,11 @@ pub struct WorkQueue {
     registry: Registry,
     home: Home,
     pub starts: ColdStarts,
-    /// One queue for all rings, because order matters across them: an io thread has to receive a pod's
-    /// address before the scheduler receives that the pod is up.
+    /// The messages that wait for room, in one queue for all rings, because their order matters across rings:
+    /// an io thread has to receive a pod's address before the scheduler receives that the pod is up.
     backlog: VecDeque<Delivery>,
-    /// The function of each lane. A removed function stays until its calls and pods are gone.
+    /// The function of each lane. A removed function stays until its lane is gone or belongs to another
+    /// registration.
     lanes: Vec<Option<Arc<Function>>>,
     commands: Vec<BridgeCommand>,
 }
@@ -157,13 +161,14 @@ impl WorkQueue {
         }
     }
 
-    /// Delivers the backlog, handles new messages, and returns the backend's commands, in order.
+    /// Delivers what the rings have room for, handles new messages, and returns the backend's commands in
+    /// order.
     pub fn pump(&mut self) -> Vec<BridgeCommand> {
         self.inbox.bell.awake();
         self.flush();
         for _ in 0..MESSAGES_PER_PUMP {
-            // While the backlog is full nothing more is taken, acknowledgements included. The backlog drains
-            // without them, because the other threads empty their rings.
+            // While the backlog is full, no message is taken, not even an acknowledgement. The backlog drains
+            // all the same, because the other threads empty their rings.
             if self.backlog.len() >= WORK_QUEUE_BACKLOG {
                 break;
             }
@@ -175,7 +180,7 @@ impl WorkQueue {
         std::mem::take(&mut self.commands)
     }
 
-    /// Announces sleep, and returns how long the sleep may last.
+    /// Returns how long the bridge may sleep. Announces sleep if it may sleep until the bell rings.
     #[must_use]
     pub fn rest(&mut self) -> Rest {
         if !self.commands.is_empty() {
@@ -228,7 +233,7 @@ impl WorkQueue {
                     pod,
                     wanted_at,
                 }),
-                // The lane no longer has such a function, so no pod is started; the pod is reported as down.
+                // The lane no longer has this function, so no pod is started and the pod is reported as down.
                 None => self.event(Event::PodDown(pod)),
             },
             Order::Stop { pod } => self.commands.push(BridgeCommand::Stop { pod }),
@@ -296,19 +301,20 @@ impl WorkQueue {
         self.reply(to, reply);
     }
 
-    /// Replaces every pod, because a setting changed that shapes pods and is in no spec.
+    /// Lets the scheduler replace every pod of WARM functions, because a setting changed that shapes pods and
+    /// is in no spec.
     pub fn reshape_pods(&mut self) {
         for event in self.registry.reshape_pods() {
             self.event(event);
         }
     }
 
-    /// Whether a draft differs from the registered function, or what is wrong with the draft.
+    /// Returns whether a draft differs from the registered function, or the draft's faults.
     pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, BridgeError> {
         self.registry.differs(draft)
     }
 
-    /// Registers a function for which no client waits, for instance from a file at the start.
+    /// Registers a function for which no client waits, for instance a function from a file at the start.
     pub fn register(
         &mut self,
         draft: Box<FunctionDraft>,
@@ -374,8 +380,8 @@ impl WorkQueue {
         self.send(Delivery::Io { shard, message });
     }
 
-    /// Reports that a pod is gone: first to the io threads, because they may have calls in it, then to the
-    /// scheduler.
+    /// Reports that a pod is gone. The io threads get the report before the scheduler, because they may have
+    /// calls in the pod.
     pub fn gone(&mut self, pod: PodId, end: &PodEnd) {
         self.broadcast(|| Message::PodGone {
             pod,
@@ -390,28 +396,29 @@ impl WorkQueue {
         self.send_to(to.shard, Message::Reply { token, reply });
     }
 
-    /// The registered functions by name.
+    /// Returns the registered functions by name.
     pub const fn functions(&self) -> &BTreeMap<Arc<str>, Arc<Function>> {
         self.registry.functions()
     }
 
-    /// Lanes of removed functions whose last calls still run.
+    /// Returns the counters of removed functions whose lane the scheduler still has.
     pub fn leaving_stats(&self) -> impl Iterator<Item = &Arc<QueueStats>> {
         self.registry.leaving_stats()
     }
 
-    /// The function of a lane, even if it is removed, until its calls and pods are gone.
+    /// Returns the function of a lane. A removed function is found until its lane is gone or belongs to
+    /// another registration.
     pub fn function_at(&self, lane: LaneId) -> Option<&Arc<Function>> {
         let function = self.lanes.get(lane.index as usize)?.as_ref();
         function.filter(|function| function.lane == lane)
     }
 
-    /// Whether all io threads have acknowledged every change and the backlog is empty.
+    /// Returns whether every io thread has acknowledged every change and the backlog is empty.
     pub fn is_settled(&self) -> bool {
         self.backlog.is_empty() && self.registry.is_settled()
     }
 
-    /// How many messages wait for room.
+    /// Returns how many messages wait for room.
     pub fn waiting(&self) -> usize {
         self.backlog.len()
     }
@@ -425,7 +432,7 @@ impl WorkQueue {
     }
 
     fn send(&mut self, delivery: Delivery) {
-        // A message goes behind the backlog, because messages must not overtake each other.
+        // A message goes behind the backlog, because messages must stay in order.
         let undelivered = if self.backlog.is_empty() {
             self.try_send(delivery).err()
         } else {
@@ -433,7 +440,7 @@ impl WorkQueue {
         };
         if let Some(delivery) = undelivered {
             self.backlog.push_back(delivery);
-            // The bell is rung, because the task in `controller_loop` may sleep and has to deliver this
+            // The bell is rung, because the task in `controller_loop` may sleep, and has to deliver this
             // message later.
             self.inbox.bell.ring();
         }

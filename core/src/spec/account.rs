@@ -1,17 +1,18 @@
-//! Checks whether a `podTemplate` uses the control plane's own service account, whose token may change every
-//! function and create any pod. It compares only the names of accounts. The registry calls it for each
-//! function, the Kubernetes bridge for the control plane's own template.
+//! Checks that a `podTemplate` does not use the control plane's own service account, whose token may change
+//! every function and create any pod. The check compares only the names of accounts. The registry makes it
+//! for the template of each function, the Kubernetes bridge for the default template and for the template
+//! that is merged from both.
 
 use super::FieldError;
 use super::json::{Json, JsonObject};
 
-/// The account of a pod whose template names none.
+/// The service account of a pod whose template names none.
 const DEFAULT: &str = "default";
-/// The field, and its older name.
+/// The field that names a pod's service account, and the older name of that field.
 const NAMES: [&str; 2] = ["serviceAccountName", "serviceAccount"];
 
-/// The fault of a template whose pods would get the token of `own`. The fault's field is a path inside the
-/// template.
+/// Returns a fault if the template's pods would get the token of the account `own`. The fault's field is a
+/// path inside the template.
 pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldError> {
     let Some(spec) = template.get("spec").and_then(Json::as_object) else {
         return Ok(());
@@ -41,7 +42,7 @@ pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldError>
     Ok(())
 }
 
-/// The field by which a template asks for a token of its pods' account, whichever that is.
+/// Returns the field by which a template asks for a token of the pod's account, without naming the account.
 fn token_wish(spec: &JsonObject) -> Option<String> {
     let automount = "automountServiceAccountToken";
     if matches!(spec.get(automount), Some(Json::Bool(true))) {

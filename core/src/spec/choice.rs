@@ -1,5 +1,6 @@
-//! The settings whose value is one of a few names. They are small `Copy` types, because calls read them. Each
-//! value is written as its canonical name; only a mode is also shown as it was given.
+//! The fields of a function whose value is one of a few names. Their types are small and `Copy`, because
+//! every call reads them. Each value is written as its canonical name, except an execution mode, which is
+//! also written as it was given.
 
 use std::fmt;
 
@@ -21,7 +22,7 @@ pub enum ExecutionMode {
 }
 
 impl ExecutionMode {
-    /// Every accepted name: first the canonical ones, then the aliases.
+    /// All accepted names: the canonical names first, then the aliases.
     pub const NAMES: [(&'static str, Self); 6] = [
         ("JOB", Self::Job),
         ("WARM", Self::Warm),
@@ -40,14 +41,14 @@ impl ExecutionMode {
         }
     }
 
-    /// Whether a bridge has to run pods (or processes) for this mode.
+    /// Returns whether a bridge has to run pods or processes for this mode.
     pub const fn has_pods(self) -> bool {
         matches!(self, Self::Job | Self::Warm)
     }
 }
 
-/// A mode with the name that was given for it, which may be an alias. A client reads back the name that it
-/// sent.
+/// An execution mode with the name that the client gave, which may be an alias. The client reads back the
+/// name that it sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GivenMode {
     name: &'static str,
@@ -55,7 +56,7 @@ pub struct GivenMode {
 }
 
 impl GivenMode {
-    /// The same names as those of `ExecutionMode`.
+    /// The same names as `ExecutionMode::NAMES`.
     pub const NAMES: [(&'static str, Self); ExecutionMode::NAMES.len()] = {
         let mut names = [("", Self::new("JOB", ExecutionMode::Job)); ExecutionMode::NAMES.len()];
         let mut at = 0;
@@ -109,7 +110,7 @@ impl RuntimeMode {
         ("FILE", Self::File),
     ];
 
-    /// The value of the variable `EXECUTION_MODE` in a pod.
+    /// Returns the value of the variable `EXECUTION_MODE` in a pod.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
@@ -136,15 +137,16 @@ impl ImagePullPolicy {
     ];
 }
 
-/// How much a function's pods may do to their node, in the terms of Kubernetes' Pod Security Standards. A
-/// process on this machine always has the rights of the control plane's user.
+/// What a function's pods may do to their node, in the terms of Kubernetes' Pod Security Standards. A process
+/// of the local backend always has the rights of the control plane's user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodSecurity {
-    /// Not root, no capabilities, no way to gain rights.
+    /// The pod does not run as root, has no capabilities, and cannot gain rights.
     #[default]
     Restricted,
-    /// The image's own user, even root, with the capabilities that the container runtime gives.
+    /// The pod runs as the image's user, even as root, with the capabilities that the container runtime
+    /// gives.
     Baseline,
 }
 
@@ -162,7 +164,7 @@ impl PodSecurity {
     }
 }
 
-/// For which failures a call may run again although it may have run already: a set in one byte.
+/// The failures after which a call may run again although it may have run already. The set takes one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryOn(u8);
 
@@ -181,7 +183,7 @@ impl RetryOn {
         ("ERROR", Self::ERROR),
     ];
 
-    /// Whether this set contains all of `other`.
+    /// Returns whether this set contains all of `other`.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -205,12 +207,12 @@ impl Serialize for RetryOn {
     }
 }
 
-/// What runs the pods. It determines which settings a function needs.
+/// What runs the pods. The platform determines which fields a function needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Platform {
     /// Processes on this machine.
     Local,
     Kubernetes,
-    /// Nothing runs pods: only POOL and LOCAL functions.
+    /// Nothing runs pods, so only POOL and LOCAL functions are possible.
     None,
 }

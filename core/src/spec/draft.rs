@@ -1,6 +1,6 @@
-//! A function as its author wrote it: JSON or YAML whose fields are not checked yet. It rejects no single
-//! field; `FunctionSpec::resolve` does, and returns all faults together. The API's bodies, function files and
-//! the Kubernetes object are all read into this.
+//! A function as its author wrote it, in JSON or YAML, with unchecked fields. Reading a draft rejects no
+//! single field: `FunctionSpec::resolve` checks them and returns all faults together. The API's bodies,
+//! function files and the Kubernetes object are all read as drafts.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::json::{Json, JsonObject};
 
-/// Group and version of the Kubernetes form.
+/// The group and version of the Kubernetes form.
 pub const API_VERSION: &str = "nanofaas.io/v1";
-/// Kind of the Kubernetes form.
+/// The kind of the Kubernetes form.
 pub const KIND: &str = "Function";
 
-/// Every field of a function.
+/// All fields of a function.
 pub const FIELDS: [&str; 21] = [
     "name",
     "image",
@@ -38,11 +38,11 @@ pub const FIELDS: [&str; 21] = [
     "local",
 ];
 
-/// Fields that only a resolved function has. They are removed from a draft that was made from an answer of
-/// the API.
+/// The fields that only a resolved function has. They are removed from each draft, because a client may have
+/// made its draft from an answer of the API.
 pub const RESOLVED_FIELDS: [&str; 1] = ["effectiveExecutionMode"];
 
-/// The fields that are objects with known fields.
+/// The fields that are objects, each with the names of its own fields.
 const INNER_FIELDS: [(&str, &[&str]); 3] = [
     ("resources", &["cpu", "memory"]),
     (
@@ -60,10 +60,10 @@ const INNER_FIELDS: [(&str, &[&str]); 3] = [
 /// The fields of the Kubernetes form next to `spec`.
 const AROUND: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
 
-/// A field with an invalid value. Shown as `field: message`.
+/// A field with an invalid value. `Display` writes `field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct FieldError {
-    /// Dotted path, for instance `scalingConfig.minReplicas`.
+    /// The dotted path of the field, for instance `scalingConfig.minReplicas`.
     pub field: String,
     /// What the value must be, and what it is.
     pub message: String,
@@ -84,20 +84,21 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The fields of a function as given, in the bare form (`name` next to the other fields).
+/// The fields of a function as its author gave them.
 ///
-/// Reading accepts the bare form and the Kubernetes object; writing produces the bare form.
+/// Reading accepts the bare form, in which `name` stands beside the other fields, and the Kubernetes form.
+/// Writing produces the bare form.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FunctionDraft {
     fields: JsonObject,
-    /// What was wrong with the object around the fields.
+    /// The faults of the object around the fields.
     faults: Vec<FieldError>,
-    /// Only for the Kubernetes form: fields of the object that no object of this kind has.
+    /// The unknown fields beside `spec`; none in the bare form.
     around: Option<Vec<String>>,
 }
 
 impl FunctionDraft {
-    /// Splits a JSON value into its fields. Fails only if it is not an object.
+    /// Makes a draft from a JSON value in either form. Fails only if the value is not an object.
     pub fn from_json(value: Json) -> Result<Self, FieldError> {
         let Json::Object(fields) = value else {
             let message = format!("must be an object, is {}", value.describe());
@@ -159,12 +160,12 @@ impl FunctionDraft {
         }
     }
 
-    /// The name, if there is one and it is a text. It may be invalid.
+    /// Returns the name, if the field is a text. The name may be invalid.
     pub fn name(&self) -> Option<&str> {
         self.get("name").and_then(Json::as_text)
     }
 
-    /// Sets the name from a request's path. Another name in the body is a fault.
+    /// Sets the name to that in a request's path. Another name in the body is a fault.
     pub fn name_by_path(&mut self, name: &str) {
         let given = self.get("name");
         if let Some(given) = given.filter(|given| given.as_text() != Some(name)) {
@@ -174,7 +175,7 @@ impl FunctionDraft {
         self.set("name", Json::from(name));
     }
 
-    /// A field by its dotted path. Null counts as absent.
+    /// Returns the field at a dotted path. Null counts as absent.
     pub fn get(&self, path: &str) -> Option<&Json> {
         let mut parts = path.split('.');
         let mut value = self.fields.get(parts.next()?)?;
@@ -184,8 +185,8 @@ impl FunctionDraft {
         (!value.is_null()).then_some(value)
     }
 
-    /// Sets a field by its dotted path. Missing or null objects on the path are created. If a part of the
-    /// path is something else, it is left for `resolve` to report.
+    /// Sets the field at a dotted path. Creates objects on the path that are missing or null. Does nothing if
+    /// a part of the path is another value, because `resolve` reports that part.
     pub fn set(&mut self, path: &str, value: Json) {
         let mut parts: Vec<&str> = path.split('.').collect();
         let Some(last) = parts.pop() else { return };
@@ -201,7 +202,8 @@ impl FunctionDraft {
         fields.insert(last.to_owned(), value);
     }
 
-    /// Paths of fields that no function has. They are ignored, and often misspelt.
+    /// Returns the paths of the fields that no function has. Such fields are ignored; often they are
+    /// misspelt.
     pub fn unknown_fields(&self) -> Vec<String> {
         let mut unknown = Vec::new();
         for (name, value) in &self.fields {
@@ -219,13 +221,13 @@ impl FunctionDraft {
         unknown
     }
 
-    /// The message about a field that no function has.
+    /// Returns the warning about a field that no function has.
     pub fn ignored(field: &str) -> String {
         format!("{field} is not a field of a function, and is ignored")
     }
 
-    /// The unknown fields by their paths in the source: inside `spec` in the Kubernetes form, together with
-    /// the unknown fields next to `spec`.
+    /// Returns the unknown fields by their paths in the source. In the Kubernetes form these are paths inside
+    /// `spec` and the unknown fields beside `spec`.
     pub fn unknown_paths(&self) -> Vec<String> {
         let inside = self.unknown_fields();
         match &self.around {
@@ -241,7 +243,7 @@ impl FunctionDraft {
         &self.fields
     }
 
-    /// What was wrong around the fields (`apiVersion`, `kind`, `spec`).
+    /// Returns the faults of the object around the fields (`apiVersion`, `kind`, `spec`, `name`).
     pub fn faults(&self) -> &[FieldError] {
         &self.faults
     }

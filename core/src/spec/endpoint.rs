@@ -1,5 +1,5 @@
-//! The address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`. It never
-//! resolves a name; a bridge does that, so that no call waits for it.
+//! The address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`. Nothing here
+//! resolves a host name: a bridge does that, so that no call waits for it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::bound::{ENDPOINT_LEN_MAX, SOCKET_PATH_LEN_MAX};
 
-/// The path of a POOL function's calls if its address has none. It is the path of calls to any pod.
+/// The path of the calls if the address has none. It is the path of the calls to any pod, too.
 const PATH_DEFAULT: &str = "/invoke";
 
 const HTTP: &str = "http://";
@@ -27,7 +27,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The request target, query included.
+    /// Returns the request target, query included.
     pub fn path(&self) -> &str {
         match self {
             Self::Http { path, .. } | Self::Unix { path, .. } => path,

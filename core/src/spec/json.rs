@@ -1,6 +1,6 @@
-//! A JSON value, for the parts of a function's description whose fields Kubernetes defines (`podTemplate`),
-//! and for naming the field that has a wrong type. Calls' inputs and outputs stay bytes, because a tree costs
-//! far more than a check.
+//! A JSON value as a tree. A draft is read as one, so that a message can name a field with a wrong type;
+//! `podTemplate`, whose fields Kubernetes defines, stays one. The inputs and outputs of calls stay bytes,
+//! because a tree costs far more than a check.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::bound::DEPTH_MAX;
 /// The fields of a JSON object, in the order of their names.
 pub type JsonObject = BTreeMap<String, Json>;
 
-/// One JSON value. Objects are sorted by name, so equal values have equal texts and hashes.
+/// One JSON value. The fields of objects are sorted by name, so equal values have equal texts and hashes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
     Null,
@@ -22,7 +22,7 @@ pub enum Json {
     Unsigned(u64),
     /// A negative whole number.
     Signed(i64),
-    /// Always finite.
+    /// A finite number with a fraction or an exponent, or outside the ranges of the other two.
     Float(f64),
     Text(String),
     List(Vec<Self>),
@@ -48,7 +48,7 @@ impl Json {
         }
     }
 
-    /// How a message names this value: short values as they are, other values by their type.
+    /// Returns how a message names this value: short values as they are, other values by their type.
     pub(super) fn describe(&self) -> String {
         const TEXT_SHOWN_MAX: usize = 60;
         match self {
@@ -98,7 +98,7 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Reads one value that may contain this many more levels.
+/// Reads one value that has at most this many levels of lists and objects.
 #[derive(Clone, Copy)]
 struct Level(usize);
 

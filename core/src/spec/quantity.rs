@@ -1,9 +1,9 @@
-//! An amount of CPU or memory as Kubernetes writes it (`500m`, `256Mi`, `1.5`, `1e3`). It checks the form and
-//! keeps the text; it never calculates with it.
+//! An amount of CPU or memory as Kubernetes writes it (`500m`, `256Mi`, `1.5`, `1e3`). The form is checked
+//! and the text is kept; nothing calculates with the amount.
 
 use serde::Serialize;
 
-/// A checked amount above zero, as it was written.
+/// A checked amount above zero, as its author wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(String);

@@ -1,5 +1,5 @@
-//! Reads typed values from a draft's fields and notes every fault under the field's name. It never stops at a
-//! fault: an invalid value counts as absent, so that the other fields are checked, too.
+//! Reads typed values from a draft's fields and notes every fault under the field's name. An invalid value
+//! counts as absent, so that one fault does not hide the faults of the fields after it.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use super::json::{Json, JsonObject};
 
 pub(super) struct Reader<'a> {
     fields: Option<&'a JsonObject>,
-    /// Empty, or a path that ends with a dot.
+    /// The path of the object that is read, which ends with a dot; empty at the top.
     prefix: String,
     faults: &'a mut Vec<FieldError>,
 }
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
             .push(FieldError::new(format!("{}{field}", self.prefix), message));
     }
 
-    /// Whether the field was given, valid or not.
+    /// Returns whether the field has a value other than null, valid or not.
     pub(super) fn has(&self, field: &str) -> bool {
         self.raw(field).is_some()
     }
@@ -41,7 +41,7 @@ impl<'a> Reader<'a> {
         self.fault(field, format!("must be {wanted}, is {}", given.describe()));
     }
 
-    /// A reader of the object inside this field. An absent object counts as empty.
+    /// Returns a reader of the object in this field. An absent object counts as empty.
     pub(super) fn object(&mut self, field: &str) -> Reader<'_> {
         let fields = match self.raw(field) {
             None => None,
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An object of any shape.
+    /// Reads an object of any shape.
     pub(super) fn any_object(&mut self, field: &str) -> Option<&'a JsonObject> {
         let given = self.raw(field)?;
         let fields = given.as_object();
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A text that is not empty and contains no NUL, because neither a process nor a pod accepts NUL.
+    /// Reads a text that is not empty and contains no NUL, because neither a process nor a pod accepts NUL.
     pub(super) fn text(&mut self, field: &str) -> Option<&'a str> {
         let given = self.raw(field)?;
         match given {
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A text that has to pass `check`.
+    /// Reads a text that has to pass `check`.
     pub(super) fn checked<T>(
         &mut self,
         field: &str,
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
             .ok()
     }
 
-    /// Like `checked`, but a number is accepted as its digits (`cpu: 2` in YAML).
+    /// Reads a text that has to pass `check`. A number counts as the text of its digits (`cpu: 2` in YAML).
     pub(super) fn checked_or_number<T>(
         &mut self,
         field: &str,
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// A list of texts. A fault names the item (`command[1]`).
+    /// Reads a list of texts. A fault names the item (`command[1]`).
     pub(super) fn texts(&mut self, field: &str) -> Option<Vec<&'a str>> {
         let given = self.raw(field)?;
         let Json::List(items) = given else {
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         Some(texts)
     }
 
-    /// An object of texts. A fault names the entry (`env.HOME`).
+    /// Reads an object whose values are texts. A fault names the entry (`env.HOME`).
     pub(super) fn text_map(&mut self, field: &str) -> BTreeMap<String, String> {
         let mut texts = BTreeMap::new();
         let Some(entries) = self.any_object(field) else {
@@ -184,10 +184,12 @@ impl<'a> Reader<'a> {
 }
 
 const NO_NUL: &str = "must not contain a NUL character";
-/// YAML reads words like `yes` and digits as other types. The message says how to write a text.
+/// What a field of type text must be. The quotes are named, because YAML reads `yes` and digits without
+/// quotes as values of other types.
 const TEXT: &str = "a text (in quotes)";
 
-/// JSON has only one type of number, so `4.0` is as whole as `4`.
+/// Converts a number that is whole and in the range of `u32`. JSON has only one type of number, so `4.0` is
+/// as whole as `4`.
 fn whole(value: f64) -> Option<u32> {
     let fits = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
     #[expect(
@@ -205,7 +207,7 @@ pub(super) fn choose<T: Copy>(text: &str, names: &[(&str, T)]) -> Option<T> {
         .map(|(_, value)| *value)
 }
 
-/// `A, B or C`.
+/// Returns the names as `A, B or C`.
 pub(super) fn one_of<T>(names: &[(&str, T)]) -> String {
     let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
     match names.as_slice() {

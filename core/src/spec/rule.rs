@@ -1,11 +1,11 @@
 //! The rules about names, and about fields that depend on each other or on the platform. Ranges are in
-//! `bound`; types of single fields are checked in `reader`.
+//! `bound`; `reader` checks the types of single fields.
 
 use super::bound::{HEALTH_PATH_LEN_MAX, KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX};
 use super::draft::FunctionDraft;
 use super::{ExecutionMode, FieldError, Platform, SpecFields};
 
-/// Environment variables that the platform sets in every pod, so that a function cannot set them.
+/// The environment variables that a function cannot set, because the platform sets them in pods.
 pub const ENV_RESERVED: [&str; 15] = [
     "PORT",
     "NANOFAAS_SOCKET",
@@ -24,7 +24,7 @@ pub const ENV_RESERVED: [&str; 15] = [
     "INVOCATION_PAYLOAD_URL",
 ];
 
-/// Whether a text is a function name on this platform; the error describes valid names.
+/// Checks that a text is a function name on this platform. The error describes valid names.
 pub fn check_name(name: &str, platform: Platform) -> Result<(), String> {
     if platform == Platform::Kubernetes {
         return check_kubernetes_name(name);
@@ -70,7 +70,7 @@ pub(super) fn check_image(image: &str) -> Result<String, String> {
     }
 }
 
-/// Accepts only characters that a request line may contain unchanged.
+/// Checks a health path: it has only characters that a request line may contain unchanged.
 pub(super) fn check_health_path(path: &str) -> Result<String, String> {
     let plain = path
         .bytes()
@@ -84,7 +84,7 @@ pub(super) fn check_health_path(path: &str) -> Result<String, String> {
     ))
 }
 
-/// Kubernetes' rule for the names of Secrets.
+/// Checks a name by Kubernetes' rule for the names of Secrets.
 pub(super) fn check_secret_name(name: &str) -> Result<(), String> {
     let outer = |byte: Option<u8>| {
         byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
@@ -111,14 +111,15 @@ pub(super) fn check_env_name(name: &str) -> Result<(), String> {
     Err("must be a name of letters, digits, _, - or . that does not begin with a digit".to_owned())
 }
 
-/// Checks what the mode and the platform need. An invalid field is not reported again as missing.
+/// Checks which fields the mode and the platform need. A field that is given but invalid is not reported as
+/// missing, because its own fault is reported already.
 pub(super) fn check_across(
     spec: &SpecFields,
     draft: &FunctionDraft,
     platform: Platform,
     faults: &mut Vec<FieldError>,
 ) {
-    // An unknown mode does not show which other fields are needed.
+    // With an unknown mode it is not known which other fields are needed.
     if faults.iter().any(|fault| fault.field == "executionMode") {
         return;
     }

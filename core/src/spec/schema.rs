@@ -1,7 +1,7 @@
 //! The JSON Schema of a function's fields, in the form that the API server needs for the CRD. It is generated
-//! from the Rust types, with the ranges of `bound`. It has no defaults, because a missing field gets its
-//! value from the control plane's settings. No field is required, because the control plane's own message
-//! about a missing field is better.
+//! from the Rust types and the ranges of `bound`. It has no defaults, because a missing field gets its value
+//! from the control plane's settings. It requires no field, because the control plane's own message about a
+//! missing field is better.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -18,7 +18,7 @@ use super::choice::{ExecutionMode, GivenMode, ImagePullPolicy, PodSecurity, Retr
 use super::quantity::Quantity;
 use super::{FIELDS, RESOLVED_FIELDS, SpecFields};
 
-/// The fields with a range.
+/// The fields with a range, as paths below the schema's `properties`.
 const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
     ("/timeoutMs", &TIMEOUT_MS),
     ("/concurrency", &CONCURRENCY),
@@ -33,7 +33,8 @@ const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
     ("/scalingConfig/properties/idleTimeoutMs", &IDLE_TIMEOUT_MS),
 ];
 
-/// The schema of the object's `spec`: every field except the name, which belongs to the object's metadata.
+/// Returns the schema of the object's `spec`: the fields of a draft without the name, which is in the
+/// object's metadata.
 pub fn schema() -> Value {
     let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
     let generated = settings
@@ -60,7 +61,8 @@ pub fn schema() -> Value {
 fn clean(value: &mut Value) {
     let Value::Object(schema) = value else { return };
     for key in ["required", "default", "title", "$schema", "components"] {
-        // A field of a function may have one of these names. The value is then a schema, and is kept.
+        // A field of a function may have one of these names. Its value is then a schema, which is an object,
+        // and is kept.
         if !schema.get(key).is_some_and(Value::is_object) || key == "components" {
             schema.remove(key);
         }
@@ -70,7 +72,8 @@ fn clean(value: &mut Value) {
         schema.remove("minimum");
     }
     describe(schema);
-    // Null means the same as a missing field, everywhere.
+    // Null means the same as a missing field. Items of lists and values of maps may not be null; the end of
+    // this function takes `nullable` from them.
     if schema.contains_key("type") || schema.contains_key("x-kubernetes-int-or-string") {
         schema.insert("nullable".into(), json!(true));
     }
@@ -87,14 +90,14 @@ fn clean(value: &mut Value) {
     }
 }
 
-/// Joins the lines of a doc comment.
+/// Joins the lines of a description, which was a doc comment, into one line.
 fn describe(schema: &mut Map<String, Value>) {
     if let Some(Value::String(text)) = schema.get_mut("description") {
         *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     }
 }
 
-/// An object whose fields are not defined in this crate.
+/// The schema of an object whose fields this crate does not define.
 pub(super) struct AnyObject;
 
 impl JsonSchema for AnyObject {

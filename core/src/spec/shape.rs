@@ -1,6 +1,6 @@
-//! The hash that shows whether a running pod still fits its function's spec. It is FNV-1a with 64 bits. It is
-//! written by hand because a pod keeps its hash when the control plane is replaced by another build: the same
-//! fields must always have the same hash.
+//! The hash that shows whether a running pod still fits its function's spec. It is FNV-1a with 64 bits,
+//! written here and not taken from a library: a pod keeps its hash when another build of the control plane
+//! takes over, so the same fields must always have the same hash.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub(super) fn hash(spec: &SpecFields, platform: Platform) -> u64 {
     shape.0
 }
 
-/// Hash of a template that is merged into pods besides a function's own fields.
+/// Returns the hash of the default template, which is merged into pods together with a function's own fields.
 pub fn template_hash(template: &JsonObject) -> u64 {
     let mut hash = Fnv::new();
     hash.object(template);
@@ -66,7 +66,7 @@ impl Fnv {
         }
     }
 
-    /// The length goes first, so that no two different lists have the same bytes.
+    /// Adds the length before the bytes, so that two different lists of texts never become the same bytes.
     fn bytes(&mut self, bytes: &[u8]) {
         self.raw(&(bytes.len() as u64).to_le_bytes());
         self.raw(bytes);

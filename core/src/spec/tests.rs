@@ -1,4 +1,4 @@
-//! Every rule of a function's description, on both sides of every bound.
+//! Tests of the rules of a function's description, on both sides of their bounds.
 
 mod part;
 mod property;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A function that every platform takes, with some fields changed.
+/// Makes a draft that every platform accepts, with some fields changed.
 fn sound_with(changes: Value) -> FunctionDraft {
     let mut fields = json!({"name": "f", "image": "img:1", "command": ["./f"]});
     let Value::Object(changes) = changes else {

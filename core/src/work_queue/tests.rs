@@ -1,4 +1,4 @@
-//! The work queue, with the test in place of io threads, scheduler and backend.
+//! Tests of the work queue, in which the test acts in place of io threads, scheduler and backend.
 
 use super::*;
 use crate::cold_start::WallClock;
@@ -69,7 +69,7 @@ fn order(fixture: &WorkQueueFixture, order: Order) {
     assert!(fixture.bridge.send(BridgeMessage::Order(order)).is_ok());
 }
 
-/// The lane of the first function.
+/// The lane of the function that is registered first.
 const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
 const POD: PodId = PodId::new(3, 1);
@@ -291,7 +291,7 @@ fn a_function_with_the_planes_account_is_refused() {
     assert_eq!(own, ["timeoutMs", "podTemplate.spec.serviceAccountName"]);
     let other: Vec<_> = faults(registry.check(&change("mine")).expect_err("refused"));
     assert_eq!(other, ["timeoutMs"]);
-    // The registry itself refuses the change, too, and not only the check before it.
+    // The registry also refuses a change that was not checked before.
     let mut out = RegistryOut::default();
     registry.change(change("plane"), None, &mut out);
     assert!(registry.functions().is_empty());

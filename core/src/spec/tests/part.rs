@@ -1,4 +1,4 @@
-//! The parts of a function that are tested alone: addresses, amounts, sets, hashes, drafts.
+//! Tests of single parts of a function: addresses, amounts, sets, hashes, drafts.
 
 use serde_json::{Value, json};
 
@@ -154,7 +154,8 @@ fn a_hash_changes_only_with_the_pods_shape() {
     };
     let local = |changes: Value| sound(changes).shape_hash(Platform::Local);
     let base = kubernetes(json!({}));
-    // Pods keep this number when the control plane is replaced. If it changed, every pod would be replaced.
+    // This exact hash is tested because pods keep theirs when another build of the control plane takes over.
+    // If the hash changed, every pod would be replaced.
     assert_eq!(base, 8_316_861_864_895_607_808);
     let shaping = [
         json!({"image": "img:2"}),

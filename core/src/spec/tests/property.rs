@@ -1,4 +1,4 @@
-//! Random drafts: a resolved draft reads back as the same function, and nothing panics.
+//! Tests with random drafts: a resolved draft reads back as the same function, and no draft causes a panic.
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -83,7 +83,7 @@ fn sound_fields() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Any JSON in any field, mostly in known fields.
+/// Makes objects with any JSON in any field, mostly in known fields.
 fn any_fields() -> impl Strategy<Value = Value> {
     let names = prop_oneof![
         proptest::sample::select(vec![
@@ -119,7 +119,7 @@ fn any_fields() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    // A failure prints its smallest input. Nothing is written to the source folder.
+    // A failing test prints its smallest input, so that input is not also written to the source folder.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
