@@ -1,6 +1,6 @@
-//! Drives one call: takes the steps that its state machine (`core/src/call.rs`) returns, with real sockets, and
-//! reports events to it. It decides neither whether a call is tried again nor how it ends, and it touches no
-//! client's socket. `admit` calls it in the client's task, `stored` in a task of the call's own.
+//! Drives one call: executes the steps that the call's state machine (`core/src/call.rs`) returns, and
+//! reports events to the machine. It does not decide whether a call is tried again or how the call ends, and
+//! it touches no client's socket. `admit` runs it in the client's task, `stored` in a task of the call's own.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -26,7 +26,7 @@ pub(crate) struct Finished {
     pub(crate) never_ran: bool,
 }
 
-/// Serves an admitted call to its end. Admission has counted it in the lane's depth.
+/// Serves an admitted call to its end. Admission has counted the call in the lane's depth.
 pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     let thread = call.thread;
     let mut answer = None;
@@ -77,8 +77,8 @@ async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodId) {
     .await
 }
 
-/// Frees the slot of an ended attempt. The client gets its answer only afterwards, so that a call that it sends
-/// next finds the slot free.
+/// Frees the slot of an ended attempt. The client gets its answer only afterwards, so that the client's next
+/// call finds the slot free.
 fn release(call: &ServedCall<'_>, done: Done) {
     let thread = call.thread;
     thread.schedule(Event::Done(done), thread.recent());
@@ -87,8 +87,8 @@ fn release(call: &ServedCall<'_>, done: Done) {
     }
 }
 
-/// Gives back the slot of a call that left the queue after it was granted: at once, or, if the grant has not
-/// come yet, when it comes.
+/// Gives back the slot of a call that ended after the scheduler had granted it. If the grant has not come
+/// yet, the slot is given back when the grant comes.
 fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.call_id) {
@@ -118,7 +118,7 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
         return None;
     };
     note_start(call, grant, &attempt);
-    // An attempt that was answered has just read the clock.
+    // If the attempt was answered, the clock was read when the answer came.
     let now = if attempt.answered_at.is_some() {
         thread.recent()
     } else {
@@ -133,8 +133,8 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
 async fn until_stopped<T>(call: &ServedCall<'_>, attempt: impl Future<Output = T>) -> Option<T> {
     let mut attempt = pin!(attempt);
     poll_fn(|cx| {
-        // The attempt is polled first, so that an answer that has come counts, even if the call is ended in the
-        // same poll.
+        // The attempt is polled first, so that an answer that has come counts even if the call is ended in
+        // the same poll.
         if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
             return Poll::Ready(Some(done));
         }
@@ -175,7 +175,7 @@ fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    // The record of a warm attempt is complete without these fields.
+    // A warm attempt changes neither field.
     if has_started || attempt.init_ms.is_some() {
         call.note(|record| {
             record.cold_start = call.is_cold.get();

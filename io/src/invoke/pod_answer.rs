@@ -1,5 +1,5 @@
-//! Reads a pod's complete answer from its connection: finds its end, and checks that it belongs to this call.
-//! It does not interpret the content; its caller `to_pod` does.
+//! Reads a pod's complete answer from a connection: finds the end of the answer, and checks that the answer
+//! belongs to this call. It does not interpret the answer; `to_pod` does.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -15,14 +15,14 @@ use crate::runtime::buffers::Buffers;
 use crate::state::Tables;
 use crate::state::pod_conn::PodConn;
 
-/// The most `1xx` answers before the real one.
+/// The most `1xx` answers that a pod may send before the real answer.
 const INTERIM_MAX: u32 = 8;
 
 /// The buffer of a body without a length grows step by step up to this size. For a longer body the buffer gets
 /// the size of the largest allowed body in one step.
 const GROWN_MAX: usize = 1024 * 1024;
 
-/// Why there is no answer.
+/// Why no complete answer was read.
 pub(crate) enum Broken {
     /// The connection ended before the answer was complete.
     Closed,
@@ -32,39 +32,39 @@ pub(crate) enum Broken {
     Nonsense(ParseError),
 }
 
-/// The position of an answer's body.
+/// Where the body of an answer is.
 pub(crate) struct AnswerBytes {
     /// The decoded body, if it came in chunks; otherwise none, and the body follows the head in the head's
     /// buffer.
     pub(crate) chunked: Option<Vec<u8>>,
     pub(crate) length: usize,
-    /// Whether no byte came after the answer.
+    /// Whether the end of the body is known by its framing, and no byte came after it.
     pub(crate) exact: bool,
 }
 
-/// What an answer has to match.
+/// What the reader of an answer needs to know of the call.
 pub(crate) struct Expected<'a> {
-    /// The call's id, which an answer may contain.
+    /// The call's id. If the answer names an id, it has to be this one.
     pub(crate) execution_id: &'a [u8],
-    /// The most bytes of the body.
+    /// The most bytes that the body may have.
     pub(crate) bytes_max: usize,
-    /// The request's body, which may still be on its way to the pod.
+    /// The request's body, which may not be sent completely yet.
     pub(crate) request: &'a [u8],
     pub(crate) thread: &'a Tables,
 }
 
 /// A complete answer.
 pub(crate) struct Whole {
-    /// The head, and what followed it.
+    /// The head, and the bytes that followed it.
     pub(crate) buffer: Vec<u8>,
     pub(crate) head: ResponseHead,
     pub(crate) body: AnswerBytes,
-    /// The charge for the memory that the answer holds, and later its envelope.
+    /// The charge for the memory of the answer, and later of the envelope.
     pub(crate) charge: Charge,
 }
 
-/// Reads one complete answer, also while its request is still being sent: a pod may answer before it has read
-/// the whole request, or refuse it unread.
+/// Reads one complete answer, also while the request is still being sent, because a pod may answer before it
+/// has read the whole request.
 pub(crate) async fn read_answer(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -96,8 +96,8 @@ pub(crate) async fn read_answer(
         let why = "X-Execution-Id is there twice: send it once";
         return Err(Broken::Nonsense(ParseError::Malformed(why)));
     }
-    // An answer that names another call shows that the connection is out of step. Only the client of that call
-    // may see it.
+    // If an answer names another call, the connection is out of step. Only the client of that other call may
+    // see the answer.
     if let Some(named) = head.execution_id
         && named.of(&connection.received) != expected.execution_id
     {
@@ -122,8 +122,8 @@ pub(crate) async fn read_answer(
     })
 }
 
-/// Charges an answer of so many bytes with its envelope, at once or after a wait in line. Until it is charged,
-/// nothing more is read from the pod, so that no uncharged bytes are held.
+/// Charges an answer of `bytes` bytes and its envelope, at once or after a wait in line. During the wait
+/// nothing is read from the pod, so that no more bytes are held without a charge.
 async fn room(connection: &mut PodConn, expected: &Expected<'_>, bytes: usize) -> Charge {
     let account = &expected.thread.account;
     let bytes = Buffers::size_for(bytes + HEAD_ROOM) as u64;
@@ -142,12 +142,13 @@ async fn turn(connection: &mut PodConn, expected: &Expected<'_>, mut wait: Wait)
     .await
 }
 
-/// Waits for more bytes.
+/// Waits for more bytes; fails if the connection is closed.
 async fn more(connection: &mut PodConn, expected: &Expected<'_>) -> Result<(), Broken> {
     let before = connection.received.len();
     poll_fn(|cx| {
-        // Both directions move in one poll, because a pod may echo the request while it is still receiving. If
-        // this side read nothing before it had sent everything, both sides would wait for each other.
+        // Each poll both sends and reads, because a pod may send its answer while it still receives the
+        // request. If this thread read nothing until it had sent the whole request, both sides could wait for
+        // each other.
         connection.poll_sent(expected.request, cx);
         connection.poll_read(cx);
         if connection.received.len() > before {
@@ -185,8 +186,8 @@ async fn known_length(
     Ok((body, charge))
 }
 
-/// Charges a body without a length while bytes of it are missing: the charge is for the largest size that the
-/// body may reach. A body that is complete already is charged by its size, in `corrected`.
+/// Charges a body without a length before more of it is read, by the largest size that it may reach. If the
+/// body is complete at once, `corrected` charges its real size instead.
 async fn room_for_any(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -197,7 +198,7 @@ async fn room_for_any(
     }
 }
 
-/// Corrects the charge of a body without a length at its end, when its size is known.
+/// Corrects the charge of a body without a length at the end of the body, when its size is known.
 async fn corrected(
     connection: &mut PodConn,
     expected: &Expected<'_>,
@@ -224,8 +225,8 @@ async fn chunks(
     loop {
         let max = expected.bytes_max;
         if body.len() > GROWN_MAX && body.capacity() < max {
-            // The buffer gets its full size in one step. If it grew by doubling, it could hold more than the
-            // limit, and the charge covers only the limit.
+            // The buffer gets its full size in one step. If it grew by doubling, its capacity could exceed
+            // the limit, and the charge covers only the limit.
             body.reserve_exact(max - body.len());
         }
         let progress = {
@@ -255,7 +256,7 @@ async fn chunks(
     }
 }
 
-/// Drops decoded bytes. At the end of the body it returns whether no byte came after it.
+/// Drops the bytes that were decoded. At the end of the body, returns whether no byte came after it.
 fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Decoded) -> Option<bool> {
     received.drain(head..head + progress.consumed);
     progress.done.then(|| {

@@ -1,5 +1,6 @@
-//! One attempt of a JOB call: the bridge starts a process or pod for it, which posts its result to the control
-//! plane. It starts nothing itself. `drive` runs it; `api::executions` passes results on.
+//! One attempt of a JOB call: the bridge starts a process or a pod, which posts the result to the control
+//! plane. This module starts nothing itself. `drive` runs the attempt; `api::executions` passes the result
+//! on.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,17 +25,17 @@ use crate::runtime::Runtime;
 use crate::state::call_table::{JobAnswer, JobOutput, JobUpdate};
 use crate::state::job_inputs::JobInput;
 
-/// A Job fetches a larger envelope; a smaller one is in its environment. Linux takes at most 128 KiB for a
-/// variable (`MAX_ARG_STRLEN`), with its name and its end.
+/// The longest body that a Job gets in its environment; a Job fetches a longer one. Linux allows at most 128
+/// KiB for a variable, with its name and its final zero (`MAX_ARG_STRLEN`).
 const INLINE_MAX: usize = 120 * 1024;
 
-/// A Job's clock may reach the deadline this much before ours. The Job counts from the start of its container,
-/// and the bridge sees that start later.
+/// How much earlier than the control plane a Job may reach the deadline. The Job counts from the start of its
+/// container, and the bridge sees that start later.
 const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
 
-/// Cleans up after an attempt, however it ends: its drop stops the Job and removes the Job's body.
+/// A running attempt. Its drop, however the attempt ends, stops the Job and removes the Job's input.
 struct RunningJob<'a> {
     call: &'a ServedCall<'a>,
     grant: &'a Grant,
@@ -46,7 +47,7 @@ struct RunningJob<'a> {
 impl Drop for RunningJob<'_> {
     fn drop(&mut self) {
         let thread = self.call.thread;
-        // The record shows how far the start came, also for an attempt that was stopped.
+        // The record shows how far the start came, also if the attempt was stopped.
         let seen = thread.calls.take_job_start(self.call.call_id);
         let phases = phases(thread, self.grant, &seen, self.timestamps);
         self.call.note(|record| record.start = Some(phases));
@@ -78,8 +79,8 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
         .ok()
         .filter(|body| json && !body.contains('\0'))
         .map(Arc::<str>::from);
-    // The input is kept even if the Job gets the payload in its environment, because a Job may always ask for
-    // it.
+    // The input is kept even if the Job gets its payload in its environment, because a Job may always ask for
+    // its input.
     let content_type = request
         .content_type()
         .unwrap_or(b"application/octet-stream");
@@ -112,7 +113,8 @@ fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
     }
 }
 
-/// Runs the attempt and waits for its callback, its end, or the deadline.
+/// Starts the Job, and waits until the Job posts its result or the bridge reports the Job's end. At the
+/// deadline, `drive` drops this future.
 pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let thread = call.thread;
     let attempt = call.attempt();
@@ -139,7 +141,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         }
         let held_up = thread.calls.job_held_up(call.call_id);
         call.life.borrow_mut().job_is_held_up(held_up);
-        // `poll_events` has registered this task's waker, which every update of the Job wakes.
+        // Each update of the Job wakes this task, because `poll_events` registers the task's waker.
         thread
             .calls
             .take_job(call.call_id)
@@ -152,12 +154,12 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     let Outcome { result, timestamps } = outcome(update, left);
     running.timestamps = timestamps;
     drop(running);
-    // The runtime's timestamp is exact; the time at which the bridge saw the start may be a second late.
+    // The runtime's timestamp is exact; the bridge may see the start a second late.
     let reported_at = timestamps
         .and_then(|timestamps| timestamps.started_at_ms)
         .map(|epoch_ms| thread.uptime_at(epoch_ms));
     let sent_at = reported_at.or(seen_at).unwrap_or(now);
-    // The runtime's clock may be another machine's, so the time is kept within the attempt.
+    // The runtime's clock may be that of another machine, so its timestamp may be outside the attempt.
     let sent_at = sent_at.clamp(grant.granted_at, now);
     FinishedAttempt {
         answered_at: result.is_ok().then_some(now),
@@ -173,7 +175,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     }
 }
 
-/// The time from the runtime's first instruction to a loaded handler, in milliseconds.
+/// Returns the time from the runtime's first instruction until it was ready, in milliseconds.
 fn init_ms(timestamps: ReadyTimestamps) -> Option<u32> {
     let took_ms = timestamps
         .ready_at_ms?
@@ -181,7 +183,8 @@ fn init_ms(timestamps: ReadyTimestamps) -> Option<u32> {
     u32::try_from(took_ms).ok()
 }
 
-/// The phases of the Job's start: those that the bridge saw, and those of the runtime's timestamps.
+/// Returns the phases of the Job's start, by time: those that the bridge saw, and those that the runtime
+/// reported.
 fn phases(
     thread: &Runtime,
     grant: &Grant,
@@ -200,11 +203,11 @@ fn phases(
 /// How a Job's attempt ended.
 struct Outcome {
     result: Result<JobOutput, AttemptError>,
-    /// The timestamps of its runtime's start, if it sent them.
+    /// The timestamps of the runtime's start, if the runtime sent them.
     timestamps: Option<ReadyTimestamps>,
 }
 
-/// The outcome of an attempt that had `left` until its deadline.
+/// Returns the outcome of an attempt that had `left` until its deadline.
 fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
     match update {
         JobUpdate::Answered(answer) => {
@@ -255,7 +258,7 @@ struct JobResult<'a> {
     output: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    // These three fields are not one flattened field, because serde would copy the other members to fill it.
+    // These three fields are not one flattened field: serde would copy the other members to fill it.
     #[serde(default)]
     started_at: Option<f64>,
     #[serde(default)]
@@ -264,12 +267,12 @@ struct JobResult<'a> {
     ready_at: Option<f64>,
 }
 
-/// Whether the body is a result object, and not an output with a content type of its own.
+/// Returns whether the body is a result object, and not an output with a content type of its own.
 fn is_result(content_type: Option<&[u8]>) -> bool {
     media_type(content_type) == MediaType::None || is_plain_json(content_type)
 }
 
-/// The failure of a call whose Job posted an unreadable result.
+/// Returns the failure of a call whose Job posted an unreadable result.
 pub(crate) fn bad_result(why: &HttpError) -> ExecutionError {
     let why = match why {
         HttpError::BadRequest(why) => why.clone(),
@@ -279,7 +282,8 @@ pub(crate) fn bad_result(why: &HttpError) -> ExecutionError {
     ExecutionError::BadOutput(format!("the Job's result was no result: {why}").into())
 }
 
-/// Reads a callback's body; a body of the wrong form is an error of the request, not of the call.
+/// Reads the body that a Job posted. Fails if the body has the wrong form; the request is refused then, and
+/// the Job may post another result.
 pub(crate) fn read_result(
     content_type: Option<&[u8]>,
     content_encoding: Option<&[u8]>,

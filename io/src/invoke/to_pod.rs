@@ -1,5 +1,5 @@
-//! One attempt in a pod, over a kept-alive connection of this thread's own: sends the request and reads the
-//! answer. It decides no retry; it reports whether the attempt can have begun. `drive` runs it.
+//! One attempt in a pod, over a keep-alive connection of this thread: sends the request and reads the answer.
+//! It decides no retry; it reports whether the pod may have begun the attempt. `drive` runs it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -27,14 +27,14 @@ use crate::runtime::net::Unsent;
 use crate::state::pod_conn::PodConn;
 use crate::state::pod_pool::Owner;
 
-/// A pod's code TIMEOUT counts as our deadline if at most this time is left. The pod counts whole milliseconds
-/// from the request's arrival, by its own clock.
+/// If a pod answers with the code TIMEOUT, the answer counts as the call's own timeout if at most this much
+/// time is left. The pod may reach the deadline early, because it counts whole milliseconds by its own clock.
 const EARLY: Nanos = Nanos::from_ms(50);
 
 /// The pause before a connection is tried again, if no descriptor was free for it.
 const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 
-/// Runs the call in the pod that the grant names, or at the function's endpoint.
+/// Runs the attempt in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let owner = match grant.pod {
         Some(pod) => Owner::Pod(pod),
@@ -50,7 +50,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     exchange(call, &owner, until, &call.timestamps).await
 }
 
-/// The address that the owner's connections go to.
+/// Returns the address to which the owner's connections go.
 fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     let thread = call.thread;
     match owner {
@@ -58,7 +58,8 @@ fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<s
         Owner::Pod(pod) => thread.pods.address(*pod).map_or_else(
             || {
                 // Grants and messages have separate rings, so a grant may come before the message that
-                // introduces its pod. That message was sent first, so it is in its ring.
+                // introduces its pod. The bridge sent that message before the pod was granted, so the message
+                // is in its ring already.
                 bridge::take_messages(thread);
                 thread
                     .pods
@@ -70,7 +71,7 @@ fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<s
     }
 }
 
-/// The pod's name in messages.
+/// Returns how error messages name the pod.
 fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     match address(call, owner) {
         Ok(address) => format!("the pod at {address}"),
@@ -78,8 +79,8 @@ fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     }
 }
 
-/// Opens a connection, within `connect_timeout_ms`. A missing descriptor says nothing about the pod, so the
-/// attempt then waits for a free one, for as long as the call may wait.
+/// Opens a connection within `connect_timeout_ms`. If no descriptor is free, that is no fault of the pod. So
+/// the attempt waits for a descriptor, until the call is stopped.
 async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<PodConn> {
     let alarm = thread.alarms.alarm();
     loop {
@@ -217,11 +218,11 @@ async fn exchange(
     }
 }
 
-/// Room for the head of a request whose client sent no long header values.
+/// The room for the head of a request whose client sent no long header values.
 const REQUEST_ROOM: usize = 768;
 
-/// Writes the head of the request for the pod, in a buffer that has room for the body, or for a piece of a
-/// large one.
+/// Writes the head of the request for the pod. The buffer has room for the body, too, or for a piece of a
+/// large body.
 fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
@@ -264,7 +265,7 @@ fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -
         }
     }
     let left_ns = deadline.since(thread.recent()).as_ns();
-    // The time is rounded up, so that the pod does not read 0 while time is left.
+    // The remaining time is rounded up, so that the pod does not read 0 before the deadline.
     let left_ms = left_ns.div_ceil(Nanos::from_ms(1).as_ns());
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),
@@ -321,7 +322,7 @@ fn interpret(
     (Err(error), verdict)
 }
 
-/// The failure that a function describes in an answer other than 2xx.
+/// Returns the failure that a function describes in an answer other than 2xx.
 fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> ExecutionError {
     let status = head.status;
     // An encoded body is not decoded here, so it counts as empty.
@@ -341,7 +342,8 @@ fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Exec
     failure
 }
 
-/// A header's value for the caller; none if it is not plain text of at most 64 bytes.
+/// Returns a header's value for the client; none if the value is empty, longer than 64 bytes, or not plain
+/// ASCII.
 fn passed_on(value: &[u8]) -> Option<Arc<str>> {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
     let is_fine = !value.is_empty() && value.len() <= 64 && value.iter().all(is_plain);

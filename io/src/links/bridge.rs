@@ -1,5 +1,5 @@
-//! An io thread's link to the bridge: applies the bridge's messages, and asks it for changes. It decides
-//! nothing about functions and pods.
+//! An io thread's link to the bridge: applies the bridge's messages, and asks the bridge for changes. It
+//! decides nothing about functions and pods.
 
 use std::rc::Rc;
 use std::task::Waker;
@@ -15,9 +15,9 @@ use crate::runtime::phase::ShutdownPhase;
 use crate::state::call_table::JobUpdate;
 use crate::state::functions::FunctionEntry;
 
-/// Messages that are applied in a row before the loop polls its I/O.
+/// The most messages that are applied in a row before the loop polls its I/O.
 pub(crate) const BATCH_MAX: usize = 512;
-/// How long a request to the bridge may wait for its answer.
+/// The most time that a request to the bridge waits for its answer.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 impl Links {
@@ -42,8 +42,9 @@ impl Links {
     }
 }
 
-/// Applies the messages in the bridge's ring. A call does this, too, if its grant names a pod that a message
-/// in the ring may introduce. Grants and questions stay in their rings, because no call waits for them here.
+/// Applies the messages that the bridge has sent to this thread. The inbox calls this function. A call does,
+/// too, if its grant names a pod that this thread does not know, because one of the messages may introduce
+/// the pod.
 pub(crate) fn take_messages(thread: &Links) {
     let Some(inbox) = thread.inbox.get() else {
         return;
@@ -113,7 +114,7 @@ fn take(thread: &Links, message: Message) {
                 .job(call, attempt, JobUpdate::Ended { failure, oom });
         }
         Message::Reply { token, reply } => {
-            // The answer may come too late for the client, but the change was made.
+            // The answer may come too late for the client. It is dropped then, although the change was made.
             let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),
@@ -126,8 +127,8 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// Acknowledges messages of the bridge. The ring has room for each acknowledgement, because the bridge sends
-/// no more messages before its last messages are acknowledged.
+/// Acknowledges a version of a function. The acknowledgement must not be lost, because the bridge completes a
+/// change only when every io thread has acknowledged it.
 fn acknowledge(thread: &Links, version: u64) {
     let sent = thread.bridge.send(BridgeMessage::Ack { version });
     assert!(

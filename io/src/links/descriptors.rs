@@ -1,18 +1,18 @@
-//! Frees descriptors when they are short: on this thread, or by a request to the other threads.
-//! `state::descriptors` decides which client goes.
+//! Frees descriptors when few are left: on this thread, or by a request to the other threads.
+//! `state::descriptors` decides which client is closed.
 
 use crate::links::Links;
 
 impl Links {
-    /// Frees a descriptor for a connection to a pod: closes an idle connection to a pod, or an idle client,
-    /// here or on another thread.
+    /// Frees a descriptor for a connection to a pod: closes an idle connection to a pod, or else an idle
+    /// client. If this thread has neither, it asks the other threads.
     pub(crate) fn free_descriptor(&self) {
         if !self.pods.close_one() && !self.descriptors.make_room(self.now()) {
             self.want_descriptor();
         }
     }
 
-    /// Asks the other threads to close an idle connection.
+    /// Wakes the io threads; the first one that takes the request closes an idle connection.
     pub(crate) fn want_descriptor(&self) {
         self.descriptors.want();
         for shard in &self.shards {
@@ -20,7 +20,7 @@ impl Links {
         }
     }
 
-    /// Closes an idle connection, if another thread asked for that.
+    /// Closes an idle connection, if a thread needs a descriptor.
     pub(crate) fn grant_descriptor(&self) {
         if self.descriptors.take_wish() && !self.pods.close_one() {
             self.descriptors.make_room(self.now());

@@ -1,4 +1,4 @@
-//! Questions to other threads that wait for their answers. Their number is bounded, and every wait has a
+//! The questions of a thread to other threads. Their number is bounded, and every wait for an answer has a
 //! deadline. `bridge` and `shards` ask; the inbox delivers the answers.
 
 use std::cell::{Cell, RefCell};
@@ -11,27 +11,28 @@ use nanofaas_core::time::Uptime;
 
 use crate::runtime::timers::Alarms;
 
-/// Why there is no answer.
+/// Why a question has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoAnswer {
-    /// Too many questions wait.
+    /// Too many questions are open, or the ring to the bridge is full.
     Full,
-    /// The bridge did not answer in time; the change may still happen.
+    /// The answer did not come in time. If it was a change that the bridge was asked for, the change may
+    /// still happen.
     Late,
 }
 
 enum PendingState<T> {
-    /// The waker of the task, once it waits.
+    /// The question has no answer yet. The waker is that of the task, if it waits already.
     Open(Option<Waker>),
     Answered(T),
     /// The wait ended before the answer came.
     Abandoned,
 }
 
-/// The questions of a thread.
+/// The questions of a thread, by their tokens.
 pub(crate) struct PendingRequests<T> {
-    /// Whether each question gets an answer in the end, however late. A question then keeps its place until
-    /// its answer comes, so there are never more answers on their way than places.
+    /// Whether each question gets an answer in the end, however late. If so, a question keeps its place until
+    /// its answer comes, so that no more than `QUESTIONS_MAX` answers can be in flight.
     certain: bool,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, PendingState<T>>>,
@@ -43,7 +44,7 @@ impl<T> PendingRequests<T> {
         Self::new(false)
     }
 
-    /// Makes a table for questions that all get exactly one answer.
+    /// Makes a table for questions of which each gets exactly one answer.
     pub(crate) fn certain() -> Self {
         Self::new(true)
     }
@@ -56,7 +57,7 @@ impl<T> PendingRequests<T> {
         }
     }
 
-    /// A token for a new question.
+    /// Opens a question, and returns its token; none if too many questions are open.
     pub(crate) fn expect(&self) -> Option<u64> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= QUESTIONS_MAX {
@@ -73,7 +74,7 @@ impl<T> PendingRequests<T> {
         self.waiting.borrow_mut().remove(&token);
     }
 
-    /// Ends a wait. A question that was answered has freed its place already.
+    /// Ends a wait. If the question has no answer yet but is certain to get one, it keeps its place.
     fn leave(&self, token: u64) {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
@@ -84,7 +85,8 @@ impl<T> PendingRequests<T> {
         }
     }
 
-    /// Delivers an answer, or gives it back if its wait has ended.
+    /// Delivers an answer to the task that waits for it. Returns the answer as the error if the wait has
+    /// ended.
     pub(crate) fn answer(&self, token: u64, reply: T) -> Result<(), T> {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {

@@ -1,5 +1,5 @@
-//! Questions of io threads to one another about an execution, which belongs to one of them. It answers nothing;
-//! `api::executions` and `join` do.
+//! The questions that io threads ask each other about an execution, which belongs to one of them. This module
+//! answers no question; `api::executions` and `join` do.
 
 use nanofaas_core::memory::Loose;
 use nanofaas_core::time::Uptime;
@@ -8,7 +8,7 @@ use nanofaas_core::time::Uptime;
 #[derive(Debug)]
 pub(crate) enum About {
     OfClient(ClientQuestion),
-    /// From a Job, which sends the token of its attempt.
+    /// A Job asks, and sends the token of its attempt.
     OfJob {
         token: Box<[u8]>,
         question: JobQuestion,
@@ -18,7 +18,7 @@ pub(crate) enum About {
 /// A question of a client.
 #[derive(Debug)]
 pub(crate) enum ClientQuestion {
-    /// Asks for the state, when it is final, or after so many milliseconds.
+    /// Asks for the state, which is answered when the state is final, or after `wait_ms` milliseconds.
     Status {
         wait_ms: u64,
     },
@@ -26,10 +26,10 @@ pub(crate) enum ClientQuestion {
     Cancel,
 }
 
-/// A question of a Job, or its result.
+/// A question of a Job, or a Job's result.
 #[derive(Debug)]
 pub(crate) enum JobQuestion {
-    /// The Job's result; none if its body was over the limit.
+    /// Delivers the Job's result. `body` is none if the body was over the limit.
     Complete {
         content_type: Option<Box<[u8]>>,
         content_encoding: Option<Box<[u8]>>,
@@ -38,15 +38,17 @@ pub(crate) enum JobQuestion {
     Input,
 }
 
-/// A repeat of a keyed call.
+/// A repeat of a keyed call, which waits for the result of the call that has the key.
 #[derive(Debug)]
 pub(crate) struct JoinWaiter {
     pub(crate) trace_id: Option<Box<[u8]>>,
-    /// When the repeat needs an answer.
+    /// The repeat's own deadline, at which it needs an answer.
     pub(crate) deadline: Uptime,
-    /// When the repeat takes the state instead of waiting for the result, by its `Prefer: wait`.
+    /// The end of the time that `Prefer: wait` sets. The repeat then gets the state if there is no result
+    /// yet.
     pub(crate) answer_by: Option<Uptime>,
-    /// Whether the repeat is an `:enqueue`, or prefers to be one, so that it gets the state at once.
+    /// Whether the repeat is an `:enqueue`, or has `Prefer: respond-async`, so that it gets the state at
+    /// once.
     pub(crate) enqueue: bool,
     pub(crate) arrived_at: Uptime,
 }
@@ -56,6 +58,6 @@ pub(crate) struct JoinWaiter {
 pub(crate) enum NotJoined {
     /// The execution and its key are not stored any more.
     Gone,
-    /// A queue inside the platform is full.
+    /// The question was refused, or got no answer in time.
     Busy,
 }

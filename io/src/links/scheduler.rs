@@ -1,5 +1,5 @@
-//! How this thread reaches the scheduler: by a function call (inline), or through rings (pinned). It decides
-//! nothing. It delivers the grants, orders and notices of a turn.
+//! How an io thread reaches the scheduler: by a function call (inline), or through rings (pinned). This
+//! module delivers the grants, orders and notices of an inline turn, and decides nothing.
 
 use std::cell::RefCell;
 
@@ -18,11 +18,11 @@ use crate::runtime::due::Due;
 use crate::state::call_machine::CallMachine;
 use crate::state::call_table::Delivered;
 
-/// The scheduler on this thread.
+/// The inline scheduler, which runs on this thread.
 pub(crate) struct InlineScheduler {
     scheduler: Scheduler,
     out: Outbox,
-    /// Orders that found the bridge's ring full. They are sent before newer ones.
+    /// The orders for which the bridge's ring had no room. They are sent before newer orders.
     held_back: Vec<Order>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) enum SchedulerHandle {
     Pinned(PinnedPost),
 }
 
-/// Where the scheduler runs. It is made on the thread on which it runs.
+/// Where the scheduler runs. An inline scheduler is created on the io thread itself.
 #[derive(Clone)]
 pub enum SchedulerSetup {
     /// On the only io thread.
@@ -62,7 +62,7 @@ impl SchedulerHandle {
 }
 
 impl Links {
-    /// Passes a call's ticket to the scheduler; false if the lane's mailbox is full.
+    /// Passes a call's ticket to the scheduler; false if the scheduler is pinned and the lane's ring is full.
     pub(crate) fn submit(&self, ticket: Ticket, stats: &QueueStats) -> bool {
         match &self.scheduler {
             SchedulerHandle::Inline(inline) => {
@@ -104,12 +104,12 @@ impl Links {
         }
     }
 
-    /// Runs one turn and delivers its outcome. A delivery wakes tasks and fills rings but runs no task, so the
-    /// scheduler stays borrowed. If the turn leaves work, the thread rings its bell, so that the loop polls its
-    /// I/O before the work goes on.
+    /// Runs one turn and delivers its outcome. A delivery wakes tasks and fills rings but runs no task, so
+    /// the scheduler can stay borrowed. If work is left after the turn, the thread rings its own bell, so
+    /// that the loop polls its I/O before the next turn.
     fn turn(&self, inline: &mut InlineScheduler, now: Uptime) {
-        // A slot whose call is gone is given back, which may make another grant. The number of rounds is
-        // bounded, because each one uses up at least one such call.
+        // If a grant finds its call gone, its slot is given back, and another turn may grant the slot again.
+        // The number of turns is bounded, because each of them uses up at least one call that is gone.
         let mut turn = inline.scheduler.turn(now, &mut inline.out);
         while self.deliver_grants(inline) {
             turn = inline.scheduler.turn(now, &mut inline.out);
@@ -125,7 +125,8 @@ impl Links {
         }
     }
 
-    /// Wakes the ticker for the scheduler's next deadline, and for orders that were held back.
+    /// Sets the alarm of the ticker to the scheduler's next deadline, or to 1 ms from now if orders are held
+    /// back.
     fn plan_tick(&self, inline: &InlineScheduler, now: Uptime) {
         let soon = (!inline.held_back.is_empty()).then_some(now + Nanos::from_ms(1));
         let next_at = inline.scheduler.next_due().into_iter().chain(soon).min();
@@ -137,7 +138,7 @@ impl Links {
         }
     }
 
-    /// Delivers the grants; returns whether one found its call gone.
+    /// Delivers the grants; returns whether the call of one of them was gone.
     fn deliver_grants(&self, inline: &mut InlineScheduler) -> bool {
         let mut unwanted = false;
         let mut grants = std::mem::take(&mut inline.out.grants);
@@ -162,8 +163,8 @@ impl Links {
         }
         let held_back = std::mem::take(&mut inline.held_back);
         for order in held_back.into_iter().chain(inline.out.orders.drain(..)) {
-            // Once one order is held back, all later orders are held back, too, so that they arrive in their
-            // order.
+            // If one order is held back, all later orders are held back, too, so that the bridge gets them in
+            // their order.
             let behind = !inline.held_back.is_empty();
             if behind || self.bridge.send(BridgeMessage::Order(order)).is_err() {
                 inline.held_back.push(order);

@@ -1,11 +1,12 @@
 //! Messages between io threads: an execution or a key belongs to one of them, and the others ask it.
 //!
-//! - A question may be refused: a full inbox is a 503 to the client, which may ask again.
-//! - An answer has a reserved place: a thread waits for at most `QUESTIONS_MAX` of them.
-//! - A notice is never lost, because nothing would repeat it. If the inbox is full, the notice is owed to it,
-//!   and the ticker sends it when there is room.
+//! - A question may be refused: if the inbox is full, the client gets a 503, and may ask again.
+//! - An answer has a reserved place, because a thread has at most `QUESTIONS_MAX` questions without an
+//!   answer.
+//! - A notice is never lost, because it is sent only one time. If the inbox is full, the sender owes it the
+//!   notice, and sends the notice when there is room.
 //!
-//! It decides nothing about keys and executions; `idempotency` and `api::executions` do.
+//! This module decides nothing about keys and executions; `idempotency` and `api::executions` do.
 
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,10 @@ use crate::links::questions::{About, JoinWaiter, NotJoined};
 use crate::state::executions::IdempotencyKey;
 use crate::state::idempotency::{Asker, Claim};
 
-/// The most time that a question waits for its answer: longer than any long poll, and than any deadline of a
-/// waiter.
+/// The most time that a question waits for its answer. It is longer than any long poll, and than the deadline
+/// of any waiter.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
-/// The pause before notices that are owed to a full inbox are sent again.
+/// The pause before owed notices are sent again.
 const OWED: Nanos = Nanos::from_ms(1);
 
 /// The sending ends of the queues to one io thread.
@@ -43,18 +44,19 @@ pub(crate) struct ShardPost {
     bell: Arc<Doorbell>,
 }
 
-/// The receiving ends of an io thread.
+/// The receiving ends of the queues to one io thread.
 pub(crate) struct ShardInbox {
     pub(crate) messages: Consumer<ShardMessage>,
-    /// Each answer with the token of its question.
+    /// The answers, each with the token of its question.
     pub(crate) answers: Consumer<(u64, ShardAnswer)>,
 }
 
-/// The link of one io thread to another.
+/// The link of one io thread to another one, or to itself.
 pub(crate) struct ShardLink {
     post: ShardPost,
-    /// Notices that found the other thread's inbox full, the oldest first. Their number is bounded: each key of
-    /// the other thread that this thread holds makes two, and no further key is claimed while a notice is owed.
+    /// The notices for which the other thread's inbox had no room, the oldest first. Their number is bounded:
+    /// each key of the other thread that this thread holds makes at most two, a full store makes one, and no
+    /// further key is claimed while a notice is owed.
     owed: RefCell<VecDeque<ShardNotice>>,
 }
 
@@ -74,7 +76,7 @@ pub(crate) enum Question {
         id: ExecutionId,
         about: About,
     },
-    /// A call with a key that is in use asks for the result of the first call.
+    /// A repeat of a keyed call asks for the result of the call that has the key.
     Join {
         id: ExecutionId,
         waiter: JoinWaiter,
@@ -86,7 +88,7 @@ pub(crate) enum Question {
     },
 }
 
-/// The owner's answer.
+/// The owner's answer to a question.
 pub(crate) enum ShardAnswer {
     Response(Box<Response>),
     NotJoined(NotJoined),
@@ -96,7 +98,7 @@ pub(crate) enum ShardAnswer {
 /// A notice to the owner of an execution or a key.
 pub(crate) enum ShardNotice {
     Key(KeyNotice),
-    /// The store's budget is exceeded, and this thread has the oldest finished execution.
+    /// The store's budget is exceeded, and the receiver has the oldest finished execution.
     StoreFull,
 }
 
@@ -107,7 +109,7 @@ pub(crate) enum KeyNotice {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
     },
-    /// The execution gives the key up, because it is gone or never ran; or it was refused, for this reason.
+    /// The execution no longer holds the key: it was refused for this reason, it never ran, or it is gone.
     Released {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
@@ -148,13 +150,14 @@ impl ShardLink {
         }
     }
 
-    /// Wakes the thread. If it is this one, it goes on after the loop has polled its I/O.
+    /// Wakes the thread at the end of this link. A thread may ring its own bell: its inbox is then served
+    /// after the loop has polled its I/O.
     pub(crate) fn ring(&self) {
         self.post.bell.ring();
     }
 
-    /// Sends a question; false if the inbox is full. No question overtakes an owed notice, because a claim that
-    /// came before the release of its key would join an execution that is gone.
+    /// Sends a question; false if the inbox is full or is owed a notice. A question must not overtake an owed
+    /// notice: a claim that came before the release of its key would join an execution that is gone.
     fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
         let question = Box::new(question);
         let ask = ShardMessage::Ask {
@@ -173,13 +176,13 @@ impl ShardLink {
         self.ring();
     }
 
-    /// Sends a notice: at once (true), or later if the inbox is full (false).
+    /// Sends a notice; false if the inbox is full. The notice is then owed, and `pay` sends it later.
     fn notify(&self, notice: ShardNotice) -> bool {
         self.owed.borrow_mut().push_back(notice);
         self.pay()
     }
 
-    /// Sends owed notices while there is room; false if some are left.
+    /// Sends owed notices while there is room; false if some are still owed.
     fn pay(&self) -> bool {
         let mut owed = self.owed.borrow_mut();
         while let Some(notice) = owed.pop_front() {
@@ -195,7 +198,7 @@ impl ShardLink {
     }
 }
 
-/// Asks another io thread, and waits for the answer until `until`.
+/// Asks another io thread; none if the question is refused, or if no answer comes before `until`.
 async fn ask(
     thread: &Rc<Links>,
     owner: ShardId,
@@ -212,7 +215,7 @@ async fn ask(
     answer.await.ok()
 }
 
-/// The answer of an execution's owner; none if its inbox is full.
+/// Asks an execution's owner; none if the question is refused or gets no answer in time.
 pub(crate) async fn ask_about(
     thread: &Rc<Links>,
     id: ExecutionId,
@@ -225,7 +228,7 @@ pub(crate) async fn ask_about(
     }
 }
 
-/// The answer of an execution's owner to a repeat of its call.
+/// Asks an execution's owner for its answer to a repeat of the call.
 pub(crate) async fn join(
     thread: &Rc<Links>,
     id: ExecutionId,
@@ -243,8 +246,8 @@ fn until(thread: &Links) -> Uptime {
     thread.now() + ANSWER_WAIT_MAX
 }
 
-/// Claims a key for `id`, from the thread that owns the key. The caller of a claim that may run reports
-/// afterwards whether its call was admitted: `admit_key` or `refuse_key`.
+/// Claims a key for `id` from the thread that owns the key; none if no answer comes before `until`. A caller
+/// that gets `Claim::Run` has to report whether its call was admitted, by `admit_key` or `refuse_key`.
 pub(crate) async fn claim(
     thread: &Rc<Links>,
     key: &IdempotencyKey,
@@ -282,7 +285,7 @@ pub(crate) async fn claim(
     }
 }
 
-/// Reports that the execution that claimed the key was admitted.
+/// Reports to the key's owner that the execution that claimed the key was admitted.
 pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
     let key = Box::new(key.clone());
     send_to_owner(
@@ -292,14 +295,15 @@ pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
     );
 }
 
-/// Reports that the execution that claimed the key was refused; the calls that wait for it are refused, too.
+/// Reports to the key's owner that the execution that claimed the key was refused. The claims that wait for
+/// this decision are refused, too.
 pub(crate) fn refuse_key(thread: &Links, key: IdempotencyKey, id: ExecutionId, why: &HttpError) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
     send_to_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
-/// Gives a key up, to the thread that owns it.
+/// Reports to the key's owner that the execution no longer holds the key.
 pub(crate) fn release_key(thread: &Links, key: IdempotencyKey, id: ExecutionId) {
     let (key, refused) = (Box::new(key), None);
     let owner = owner_of(thread, &key);
@@ -318,7 +322,7 @@ fn send_to_owner(thread: &Links, owner: ShardId, notice: KeyNotice) {
     }
 }
 
-/// Asks the thread with the oldest finished execution to drop it.
+/// Asks `owner`, which has the oldest finished execution of the process, to drop that execution.
 pub(crate) fn ask_to_drop(thread: &Links, owner: ShardId) {
     notify(thread, owner, ShardNotice::StoreFull);
 }
@@ -329,9 +333,9 @@ fn notify(thread: &Links, owner: ShardId, notice: ShardNotice) {
     }
 }
 
-/// Sends the owed notices. The ticker calls it; `owed_alarm` wakes the ticker.
+/// Sends the owed notices. The ticker calls this function, and `owed_alarm` wakes the ticker.
 pub(crate) fn pay(thread: &Links) {
-    // Every thread is tried, so that one full inbox holds up no other.
+    // The loop goes on after a full inbox, so that notices to other threads are not held up.
     let mut paid = true;
     for shard in &thread.shards {
         let owes = !shard.owed.borrow().is_empty();
@@ -342,7 +346,7 @@ pub(crate) fn pay(thread: &Links) {
     }
 }
 
-/// Applies a notice about a key of this thread.
+/// Applies a notice about a key that this thread owns.
 pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
     match notice {
         KeyNotice::Admitted { key, id } => {
@@ -351,7 +355,8 @@ pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
             }
         }
         KeyNotice::Released { key, id, refused } => {
-            // Without a reason, the key was given up before the claim was decided.
+            // A release without a reason leaves no execution to join, so the waiting claims have to be
+            // repeated.
             let why = refused.unwrap_or_else(|| Box::new(HttpError::Busy));
             for asker in thread.keys.release(&key, id) {
                 decide(thread, asker, Claim::Refused(why.clone()));
@@ -360,7 +365,7 @@ pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
     }
 }
 
-/// Answers a claim that waited.
+/// Answers a claim that waited for a decision about its key.
 fn decide(thread: &Links, asker: Asker, claim: Claim) {
     let Asker {
         thread: asking,
@@ -375,13 +380,13 @@ fn decide(thread: &Links, asker: Asker, claim: Claim) {
     }
 }
 
-/// Takes the answer to a question of this thread.
+/// Delivers the answer to a question that this thread asked.
 pub(crate) fn take_answer(thread: &Links, token: u64, answer: ShardAnswer) {
     if let Err(ShardAnswer::Claim(Claim::Run { key, id })) =
         thread.asked_of_shards.answer(token, answer)
     {
-        // The deadline of the call that claimed the key passed first, and its client got the answer that the
-        // control plane is busy. So no call will run under the key, and the key is given up.
+        // The claim succeeded, but its call does not wait for it any more, for example because the call's
+        // deadline has passed. So no call will run under the key, and the key is released.
         refuse_key(thread, *key, id, &HttpError::Busy);
     }
 }

@@ -1,6 +1,6 @@
-//! Listening: each io thread has one listener for each port, and each connection has its own task.
-//! When descriptors run out, the clients that have been idle for the longest are closed. When no
-//! client is idle, new clients wait to be accepted, and the log says so. It ends no call.
+//! Accepts connections: each io thread has one listener for each port, and each connection has its own task.
+//! When descriptors run out, the clients that have been idle for the longest are closed. When no client is
+//! idle, new clients wait to be accepted, and the log says so. No connection with a call is closed here.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -24,16 +24,16 @@ use crate::server::request_pool::RequestPool;
 use crate::server::serve;
 use crate::state::descriptors::LogLimit;
 
-/// Connections that the kernel keeps until they are accepted; it takes no more than `net.core.somaxconn`.
+/// The most connections that wait in the kernel to be accepted. `net.core.somaxconn` may make them fewer.
 const BACKLOG: i32 = 4096;
-/// Pause before the next check whether a descriptor is free.
+/// The pause before the next check whether a descriptor is free.
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
-/// The most iterations that a closed client needs to give its descriptor back.
+/// The most iterations in which the descriptor of a client that is being closed is awaited.
 const CLOSED_WITHIN: usize = 8;
-/// Connections that are accepted in a row before other tasks have their turn.
+/// The connections that are accepted in a row before other tasks are polled.
 const BURST: u32 = 64;
 
-/// Why there is no listener.
+/// The reason why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error("cannot listen on {address}: {why}")]
@@ -42,7 +42,7 @@ pub enum ListenError {
     System(#[from] std::io::Error),
 }
 
-/// A listener without SO_REUSEPORT: no other socket can listen on its address.
+/// Opens a listener without SO_REUSEPORT, so that no other socket can listen on its address.
 pub fn listener(address: SocketAddr) -> std::io::Result<StdListener> {
     Ok(bound(address, false)?.into())
 }
@@ -62,8 +62,8 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     match address {
         SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
         SocketAddr::V6(v6) => {
-            // With the address `::` the socket takes IPv4, too, whatever the machine's `net.ipv6.bindv6only`
-            // says.
+            // With the address `::` the socket takes IPv4, too, even if `net.ipv6.bindv6only` is set on the
+            // machine.
             setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
             bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
         }
@@ -73,8 +73,8 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// `count` listeners on one address. A bind with SO_REUSEPORT can succeed although another process
-/// uses the port, so the port is first bound without SO_REUSEPORT, which fails where it is in use.
+/// Opens `count` listeners on one address. The address is bound without SO_REUSEPORT first, because that
+/// fails if another process uses the port. With SO_REUSEPORT the bind could succeed even then.
 pub(crate) fn listeners(
     address: SocketAddr,
     count: usize,
@@ -102,8 +102,8 @@ pub(crate) fn listeners(
         .collect()
 }
 
-/// Waits until the descriptor of the next client is not one of those that are kept back for pods and health
-/// checks. The last accepted client has taken one of those, so an idle client has to be closed.
+/// Waits until the next client would get a descriptor that is not kept back for pods, the bridge and health
+/// checks. The last accepted client has one that is kept back, so idle clients are closed meanwhile.
 async fn until_room(thread: &Links, alarm: &Alarm) {
     while thread.phase.get() != ShutdownPhase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
@@ -113,8 +113,8 @@ async fn until_room(thread: &Links, alarm: &Alarm) {
     }
 }
 
-/// Closes the client that has been idle for the longest, and waits for its descriptor; false if no client is
-/// idle.
+/// Closes the client of this thread that has been idle for the longest, and waits for its descriptor for a
+/// few iterations; false if no client is idle.
 async fn until_closed(thread: &Links) -> bool {
     let is_closing = thread.descriptors.make_room(thread.now());
     for _ in 0..CLOSED_WITHIN {
@@ -126,9 +126,9 @@ async fn until_closed(thread: &Links) -> bool {
     is_closing
 }
 
-/// Whether the next client's descriptor is not one of those that are kept back.
+/// Returns whether the next client would get a descriptor that is not kept back.
 fn has_room(thread: &Links) -> bool {
-    // The kernel gives the lowest free number, so a duplicate shows which one the next client will get.
+    // The kernel gives the lowest free number, so a duplicate has the number that the next client would get.
     let next = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0);
     next.is_ok_and(|next| !thread.descriptors.keep_back(next.as_raw_fd() as u64))
 }
@@ -156,8 +156,8 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Listener
                 }
             }
             Err(error) => {
-                // This error also comes when no client waits, because the kernel allocates the descriptor
-                // before it looks for a client.
+                // `accept` fails for want of a descriptor even if no client waits, because the kernel
+                // allocates the descriptor first. An idle client is closed in that case, too.
                 if descriptors::are_missing(&error) && until_closed(&thread).await {
                     continue;
                 }

@@ -27,37 +27,38 @@ use crate::state::descriptors::IdleClient;
 
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(75);
 const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
-/// Bytes that a client may send ahead of its answers.
+/// The bytes that a client may send ahead of its answers. With more bytes pending, the reader stops.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
-/// Bytes that a connection takes in before the other connections have their turn. A request counts
-/// as `REQUEST_SHARE`, so a turn has at most 8 requests. The limit is low because each request is a
-/// system call on epoll, and the first call of a new connection waits for about four turns of all
-/// the other connections.
+/// The bytes that a connection takes in before the other connections are polled. Each request counts as
+/// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row. The limit is low because each
+/// request is a system call on epoll, and the first call of a new connection waits for about four polls of
+/// every other connection.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
 /// How often `poll_for_end` checks whether a client that has sent too much ahead has left.
 const END_POLL: Nanos = Nanos::from_ms(100);
 
-/// Which listener a connection came from.
+/// The listener that a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerPort {
-    /// Clients, and also pods, if there is no other listener.
+    /// The listener for clients. If `internal` is true, pods use it, too, because they have no listener of
+    /// their own.
     Public { internal: bool },
-    /// Pods alone.
+    /// The listener for pods alone.
     Internal,
 }
 
-/// The body that is being read.
+/// The body that the server is waiting for.
 #[derive(Clone, Copy, Default)]
 enum AwaitedBody {
     #[default]
     None,
-    /// The length of the whole request, with its head.
+    /// A body of known length. The number is the length of the whole request, with its head.
     Until(usize),
     Chunks,
 }
 
-/// The connection, shared by the half that reads and the half that serves.
+/// One client's connection. The reader (`poll_read`) and the server (`serve`) share it.
 pub(crate) struct ClientConn {
     pub(crate) thread: Rc<Links>,
     pub(crate) port: ListenerPort,
@@ -68,7 +69,7 @@ pub(crate) struct ClientConn {
     /// Whether the last receive filled its buffer.
     was_full: Cell<bool>,
     body: Cell<AwaitedBody>,
-    /// The charge for what the client sent ahead of its answers, or for an incomplete head.
+    /// The charge for an incomplete head, or for what the client sent ahead of its answers.
     ahead: RefCell<Option<Charge>>,
     pub(crate) eof: Cell<bool>,
     /// Whether the reader has to be polled again.
@@ -77,19 +78,19 @@ pub(crate) struct ClientConn {
     /// The call that ends when the client leaves.
     pub(crate) serving: Cell<Option<CallId>>,
     pub(crate) alarm: Alarm,
-    /// The timer of `poll_for_end`, made when it is first needed.
+    /// The timer of `poll_for_end`, which makes it at its first use.
     end_alarm: RefCell<Option<Alarm>>,
-    /// Whether the connection came to a loopback address; `Host` then has to be a loopback host, too.
+    /// Whether the connection came to a loopback address. If so, `Host` has to be a loopback host, too.
     pub(crate) loopback: bool,
     /// The round-trip time to the client, where it is known.
     pub(crate) round_trip: Option<Nanos>,
-    /// Since when the connection waits for a request; none while a request is on its way.
+    /// Since when the connection waits for a request; none while a request is being served.
     idle_from: Cell<Option<Uptime>>,
-    /// How long the client waited before it was accepted.
+    /// How long the client waited to be accepted without sending anything; 0 if it has sent something.
     silent_for: Cell<Nanos>,
     /// Whether the client has sent a request.
     has_asked: Cell<bool>,
-    /// The bytes that the outgoing answer holds, and when its request came.
+    /// The bytes that the outgoing answer holds in memory, and the time at which its request came.
     pub(crate) sending: Cell<(u64, Uptime)>,
 }
 
@@ -129,7 +130,8 @@ impl IdleClient for ClientConn {
 
 /// Why no further request is read.
 pub(crate) enum StopReading {
-    /// The client left, or stayed idle.
+    /// The connection ends without an answer: the client left or was idle for too long, or the control plane
+    /// stops.
     Quiet,
     Refused(HttpError),
 }
@@ -141,7 +143,7 @@ impl<P: Into<HttpError>> From<P> for StopReading {
 }
 
 impl ClientConn {
-    /// A connection on which nothing was received yet.
+    /// Makes a connection on which nothing was received yet.
     pub(crate) fn new(thread: Rc<Links>, accepted: Accepted, port: ListenerPort) -> Self {
         Self {
             alarm: thread.alarms.alarm(),
@@ -167,13 +169,13 @@ impl ClientConn {
         }
     }
 
-    /// Whether the client left before its call begins. The client's FIN may have come with the
-    /// request, and the event loop may not have seen it yet, so the socket is asked.
+    /// Returns whether the client left before its call begins. The socket is asked, because the client's FIN
+    /// may have come with the request, and the event loop may not have seen the FIN yet.
     pub(crate) fn has_left(&self) -> bool {
         self.eof.get() || self.socket.has_ended()
     }
 
-    /// Receives what the client sent, as long as there is room for it and the share is not used up.
+    /// Receives what the client sent, until there is no room for more or the connection's share is used up.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
         self.poll_bytes(cx);
         if self.serving.get().is_some() && !self.eof.get() && !self.take_room() {
@@ -181,8 +183,8 @@ impl ClientConn {
         }
     }
 
-    /// While the reader stops because too much is pending, checks every `END_POLL` whether the
-    /// client has left.
+    /// Checks every `END_POLL` whether the client has left, while the reader stops because too much is
+    /// pending.
     fn poll_for_end(&self, cx: &Context<'_>) {
         let mut alarm = self.end_alarm.borrow_mut();
         let alarm = alarm.get_or_insert_with(|| {
@@ -198,7 +200,7 @@ impl ClientConn {
         }
     }
 
-    /// Notes that the client sends nothing more.
+    /// Notes that the client has ended its direction, and ends the call that ends when its client leaves.
     fn end(&self) {
         self.eof.set(true);
         if let Some(call_id) = self.serving.get() {
@@ -206,9 +208,9 @@ impl ClientConn {
         }
     }
 
-    /// Whether more is read from the client now. Bytes beyond one small buffer that the client sends ahead of
-    /// an answer are charged. Without memory for the charge they are not read, and stay in the kernel and with
-    /// the client.
+    /// Returns whether the reader may read more now. What the client sends ahead of an answer is charged, as
+    /// soon as a small buffer's worth of it is pending. If there is no memory for the charge, the bytes stay
+    /// unread in the kernel.
     #[inline]
     fn take_room(&self) -> bool {
         let pending = self.pending.borrow();
@@ -226,20 +228,21 @@ impl ClientConn {
         is_of_body || self.charge_pending(&pending, SMALL)
     }
 
-    /// Charges the pending bytes that belong to no body, together with the next read of `next`
-    /// bytes.
+    /// Charges the buffer of the pending bytes, which belong to no body, and the next read of `next` bytes;
+    /// false if there is no memory.
     fn charge_pending(&self, pending: &PendingBytes, next: usize) -> bool {
         self.charge(pending.held_bytes() + next as u64)
     }
 
-    /// Enlarges the charge for bytes that are not a request yet to `due` bytes; false if there is no memory.
+    /// Enlarges `ahead`, the charge for bytes that are not a request yet, to `due` bytes; false if there is
+    /// no memory.
     fn charge(&self, due: u64) -> bool {
         let mut ahead = self.ahead.borrow_mut();
         let ahead = ahead.get_or_insert_with(|| self.thread.account.nothing());
         due <= ahead.bytes() || ahead.grow(due - ahead.bytes())
     }
 
-    /// Called when the answer is sent, or queued to be sent. The reader is polled again, because it may have
+    /// Asks for another poll of the reader after an answer was sent or queued, because the reader may have
     /// held back the next request.
     pub(crate) fn end_answer(&self) {
         if self.ahead.borrow().is_some() {
@@ -247,9 +250,9 @@ impl ClientConn {
         }
     }
 
-    /// The size of the next receive's buffer. A receive may wait for long and holds its buffer
-    /// meanwhile, so the buffer is large only if it will be filled: because a body is still to
-    /// come, or because the socket has more bytes than a small buffer takes.
+    /// Returns the size of the next receive's buffer. A receive may wait for long, and holds its buffer
+    /// meanwhile. So the buffer is large only if it can be filled: because much of a body is missing, or
+    /// because the socket has more bytes than a small buffer takes.
     fn next_read(&self) -> usize {
         let missing = match self.body.get() {
             AwaitedBody::Until(whole) => whole.saturating_sub(self.pending.borrow().len()),
@@ -264,8 +267,8 @@ impl ClientConn {
         }
     }
 
-    /// Charges a large read, as `take_room` does. The bytes of a chunked body are charged
-    /// elsewhere.
+    /// Charges a large read; false if there is no memory. A chunked body needs no charge here, because
+    /// `chunked` charges the body's buffer.
     fn take_large_room(&self) -> bool {
         matches!(self.body.get(), AwaitedBody::Chunks)
             || self.charge_pending(&self.pending.borrow(), LARGE)
@@ -276,7 +279,8 @@ impl ClientConn {
             let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
                 return;
             };
-            // The clock is read because the deadlines that these bytes set use `recent`.
+            // The clock is read, so that `recent` is the time at which these bytes came. Their deadlines are
+            // counted from `recent`.
             let _came_at = self.thread.now();
             let buffer = read.unwrap_or_default();
             if buffer.is_empty() {
@@ -290,7 +294,8 @@ impl ClientConn {
         }
     }
 
-    /// Waits until more than `seen` bytes are pending.
+    /// Waits until more than `seen` bytes are pending; fails if the client's bytes end or the alarm fires
+    /// first.
     pub(crate) async fn more(&self, seen: usize) -> Result<(), Late> {
         std::future::poll_fn(|cx| self.poll_more(seen, cx)).await
     }
@@ -305,8 +310,8 @@ impl ClientConn {
         self.alarm.poll(cx).map(|()| Err(Late::Alarm))
     }
 
-    /// Like `more`, between two requests. It fails if the last answer is not sent completely, because the next
-    /// request may not begin before that.
+    /// Waits for bytes of the next request, as `more` does. Fails if the last answer is not sent completely,
+    /// because the next request may begin only after that.
     async fn more_in_turn(&self, seen: usize) -> Result<(), Late> {
         std::future::poll_fn(|cx| {
             if self.socket.is_behind() {
@@ -317,7 +322,8 @@ impl ClientConn {
         .await
     }
 
-    /// Waits while the connection's share is used up; the connection's task yields in that case.
+    /// Waits while the connection's share is used up. `serve` then yields, and renews the share at the next
+    /// poll.
     async fn own_turn(&self) {
         std::future::poll_fn(|_| {
             if self.share.is_used_up() {
@@ -329,13 +335,13 @@ impl ClientConn {
         .await;
     }
 
-    /// Lets the reader take up to `room` bytes ahead.
+    /// Lets the reader go on until more than `room` bytes are pending.
     pub(crate) fn set_room(&self, room: usize) {
         self.room.set(room);
         self.kick.set(true);
     }
 
-    /// The next request's head.
+    /// Waits for the next request's head, and returns it with the time at which the request began.
     pub(crate) async fn head(&self) -> Result<(RequestHead, Uptime), StopReading> {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
@@ -362,22 +368,22 @@ impl ClientConn {
                 if !pending.is_empty() {
                     if let Some(head) = parse_request(&pending, &mut scan)? {
                         if pending.len() <= head.whole() {
-                            // The charge for bytes sent ahead ends, because all pending bytes are this
-                            // request, which is charged by itself.
+                            // All pending bytes belong to this request, which has a charge of its own. So the
+                            // charge for bytes sent ahead ends.
                             self.ahead.take();
                         }
                         self.share.take(REQUEST_SHARE);
                         self.idle_from.set(None);
                         self.has_asked.set(true);
-                        // The clock was read when the bytes of a new request came. A request that
-                        // was sent ahead begins now, so the clock is read again.
+                        // If bytes of this request came during this wait, the clock was read when they came.
+                        // A request that was sent ahead begins now, so the clock is read now.
                         let now = if has_come {
                             thread.recent()
                         } else {
                             thread.now()
                         };
                         thread.active(now);
-                        // The thread beats here, too, because much work may come before its bell has its turn.
+                        // The thread beats here, too, because it may do much work before it reads its bell.
                         thread.ledger().beat.beat(now);
                         return Ok((head, now));
                     }
@@ -412,11 +418,11 @@ impl ClientConn {
         }
     }
 
-    /// Takes the first `whole` bytes; bytes that the client sent ahead stay.
+    /// Takes the first `whole` bytes. The bytes behind them, which the client sent ahead, stay.
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
         if pending.len() > self.room.get() {
-            // The reader may have stopped because there was no room, and this call makes room.
+            // The reader may have stopped because there was no room. This function makes room.
             self.kick.set(true);
         }
         let taken = pending.split(whole, &self.thread.buffers);
@@ -445,6 +451,6 @@ impl ClientConn {
 pub(crate) enum Late {
     Eof,
     Alarm,
-    /// Some posted bytes are not sent yet.
+    /// The bytes that were posted to the socket are not all sent yet.
     Behind,
 }

@@ -1,4 +1,4 @@
-//! Judges whether a transfer keeps the required pace: 16 KiB a second, over every 60 s from its first byte. It
+//! Judges whether a transfer keeps the required pace: on average 16 KiB a second in each window of 60 s. It
 //! has no clock; `client_conn` uses it for bodies, `sending` for answers.
 
 use nanofaas_core::time::{Nanos, Uptime};
@@ -7,7 +7,7 @@ const WINDOW: Nanos = Nanos::from_s(60);
 const BYTES_PER_WINDOW: u64 = 60 * 16 * 1024;
 
 pub(crate) struct TransferPace {
-    /// When the window began, and the bytes that had moved by then.
+    /// The beginning of the current window, and the bytes that had moved by then.
     since: Uptime,
     moved: u64,
 }
@@ -17,13 +17,13 @@ impl TransferPace {
         Self { since: now, moved }
     }
 
-    /// When the pace is judged next.
+    /// Returns when the current window ends, so that `judge` is called.
     pub(crate) fn due(&self) -> Uptime {
         self.since + WINDOW
     }
 
-    /// Whether the pace was kept in the window that ends now; the call begins the next window. `moved` counts
-    /// the bytes from the beginning of the transfer.
+    /// Returns whether the pace was kept in the current window, and begins the next one. `moved` counts the
+    /// bytes from the beginning of the transfer.
     pub(crate) const fn judge(&mut self, now: Uptime, moved: u64) -> bool {
         let kept = moved - self.moved >= BYTES_PER_WINDOW;
         *self = Self::begin(now, moved);
@@ -35,7 +35,8 @@ impl TransferPace {
 mod tests {
     use super::*;
 
-    /// The seconds that a client at this rate gets, up to ten minutes.
+    /// Returns the second in which a transfer at this rate is judged too slow, or 600 if it is not within ten
+    /// minutes.
     fn lasts_s(bytes_per_s: u64) -> u64 {
         let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         for second in 1..=600 {

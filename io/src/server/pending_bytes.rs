@@ -1,6 +1,6 @@
-//! Bytes that a client sent and that were not taken yet: a buffer with an offset, so that a request that was
-//! sent ahead is not moved when the request before it is taken. A byte is moved a bounded number of times,
-//! however many requests are before it. `client_conn` has one for each connection.
+//! The bytes that a client sent and that were not taken yet. They are in a buffer with an offset, so that
+//! taking a request does not move the requests behind it. Each byte is moved a bounded number of times,
+//! however many requests are before it. `client_conn` has one such buffer for each connection.
 
 use std::ops::Deref;
 
@@ -31,8 +31,8 @@ impl PendingBytes {
             buffers.give(std::mem::replace(&mut self.buffer, came));
             return;
         }
-        // At least as many bytes were taken since the last move as are moved now. So each byte is moved a
-        // bounded number of times.
+        // The bytes that were taken since the last move are at least as many as those that are moved now. So
+        // each byte is moved a bounded number of times.
         if self.from >= self.len() {
             self.compact();
         }
@@ -41,7 +41,7 @@ impl PendingBytes {
         buffers.give(came);
     }
 
-    /// Makes room for so many more bytes, but for no more than the buffer of a size that fits all bytes.
+    /// Makes room for `more` bytes. If they do not fit, a larger buffer replaces this one.
     pub(crate) fn reserve(&mut self, more: usize, buffers: &Buffers) {
         let whole = self.buffer.len() + more;
         if whole <= self.buffer.capacity() {
@@ -56,12 +56,12 @@ impl PendingBytes {
         }
     }
 
-    /// Bytes that the buffer holds in memory.
+    /// Returns the size of the buffer, which may be more than the pending bytes.
     pub(crate) const fn held_bytes(&self) -> u64 {
         self.buffer.capacity() as u64
     }
 
-    /// Moves the bytes that are left to the beginning.
+    /// Moves the pending bytes to the beginning of the buffer.
     fn compact(&mut self) {
         self.buffer.drain(..std::mem::take(&mut self.from));
     }
@@ -74,7 +74,8 @@ impl PendingBytes {
         }
         let ahead = self.len() - count;
         if self.from == 0 && ahead <= count {
-            // The bytes that were sent ahead are the smaller part, so they are copied.
+            // The bytes that were sent ahead are no more than the request, so they are copied, and not the
+            // request.
             let rest = copied(&self[count..], buffers);
             self.buffer.truncate(count);
             return buffers.fitted(std::mem::replace(&mut self.buffer, rest));
@@ -94,7 +95,7 @@ impl PendingBytes {
         }
     }
 
-    /// Returns the buffer, so that it can be used again.
+    /// Returns the buffer for reuse.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }
@@ -141,7 +142,8 @@ mod tests {
         assert!(pending.is_empty());
     }
 
-    /// For every sequence of arrivals, takes and skips, the bytes come out as they came, in their order.
+    /// After any sequence of arrivals, takes and skips, the bytes come out unchanged and in the order in
+    /// which they came in.
     #[test]
     fn bytes_come_out_as_they_went_in() {
         let buffers = Buffers::default();

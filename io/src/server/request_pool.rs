@@ -1,6 +1,6 @@
 //! Reusable memory for requests that are being served. A request needs several times the memory of an idle
-//! connection, and most connections are idle, so this memory is not in the connection's own task. `accept` has
-//! one pool for all of its connections.
+//! connection, and most connections are idle. So this memory is not part of the connection's own task. Each
+//! listener has one pool for all of its connections.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,7 +18,7 @@ impl<F> Default for RequestPool<F> {
 }
 
 impl<F: Future> RequestPool<F> {
-    /// Runs the future of `make` to its end, in a place of the pool.
+    /// Runs the future that `make` returns to its end, in a place of the pool.
     pub(crate) async fn run(&self, make: impl FnOnce() -> F) -> F::Output {
         let spare = self.0.borrow_mut().pop();
         let mut place = spare.unwrap_or_else(|| Box::pin(None));

@@ -1,5 +1,5 @@
-//! Sends answers to a client as fast as the client takes them, and judges that pace. An answer whose client is
-//! too slow is cut short, logged and counted. `serve` and `client_conn` send through it.
+//! Sends answers to a client as fast as the client takes them. If the client is slower than the required
+//! pace, the answer is cut short, logged and counted. `serve` and `client_conn` send through this module.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use crate::runtime::buffers::LARGE;
 use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::pace::TransferPace;
 
-/// Sends the answer to a request that came at `arrived_at`; false if the client did not take it.
+/// Sends the answer to a request that came at `arrived_at`; false if the client did not take it all.
 pub(crate) async fn send_outgoing(
     conn: &ClientConn,
     outgoing: Outgoing,
@@ -34,7 +34,7 @@ pub(crate) async fn send_outgoing(
     sent
 }
 
-/// Sends bytes; false if the client did not take them.
+/// Sends bytes; false if the client did not take them all.
 pub(crate) async fn send(conn: &ClientConn, bytes: Vec<u8>) -> bool {
     bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
 }
@@ -64,7 +64,7 @@ pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), 
         Framing::Chunked => head.len + 1,
         Framing::None => 0,
     };
-    // A client that has sent its body already does not wait for the invitation.
+    // A client that has sent its body already does not wait for `100 Continue`.
     if head.expect_continue && conn.pending.borrow().len() < whole {
         let sent = send(conn, response::CONTINUE.to_vec()).await;
         return if sent {
@@ -77,19 +77,19 @@ pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), 
 }
 
 impl ClientConn {
-    /// Waits until everything that was posted is sent; false if the client does not take it.
+    /// Waits until everything that was posted is sent; false if the client does not take it all.
     pub(crate) async fn sent(&self) -> bool {
         let sent = |cx: &mut Context<'_>| Poll::Ready(self.socket.poll_sent(cx));
         match poll_fn(sent).await {
             Poll::Ready(sent) => sent.is_ok(),
-            // The future is boxed, because it is off the warm path, and the future of a warm call should stay
-            // small.
+            // The future is boxed, because it is not needed on the warm path, and the future of a warm call
+            // should stay small.
             Poll::Pending => Box::pin(self.taken()).await,
         }
     }
 
-    /// Waits until the client has taken everything that was posted. False if the client is too slow, or if its
-    /// connection fails.
+    /// Waits until the client has taken everything that was posted; false if the client is too slow, or if
+    /// its connection fails.
     async fn taken(&self) -> bool {
         let thread = &self.thread;
         let moved = self.socket.moved();
@@ -117,13 +117,14 @@ impl ClientConn {
         .await;
         if let Err(Some(why)) = cut {
             self.cut(why);
-            // The charge is held until the kernel frees the memory that it covers.
+            // The caller holds the charge until this wait ends, because the kernel holds the memory that the
+            // charge covers.
             poll_fn(|cx| self.socket.poll_freed(cx)).await;
         }
         cut.is_ok()
     }
 
-    /// Ends the connection before its answer is out.
+    /// Ends the connection before its answer is sent completely, and logs why.
     pub(crate) fn cut(&self, why: &str) {
         let (held, _) = self.sending.get();
         self.thread.ledger().answers_cut.add();

@@ -1,6 +1,7 @@
-//! Serves one client's connection: requests in order, each routed, read and answered. A receive stays armed all
-//! the time (`client_conn`), so a client that leaves is noticed at once, and a pipelined request is there when
-//! its turn comes. It decides no call; `accept` starts it.
+//! Serves one client's connection: routes, reads and answers its requests, one after the other. The reader
+//! (`client_conn`) goes on meanwhile, so that a client that leaves is noticed during its call, and a
+//! pipelined request is already there when it is served. This module decides nothing about calls; `accept`
+//! starts it.
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use crate::server::sending::{invite, send, send_outgoing};
 /// reset the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
-/// Serves a connection to its end; `answer` answers each request, in a place of the pool.
+/// Serves a connection to its end. `answer` answers one request, in a place of the pool.
 pub(crate) async fn serve<F: Future<Output = Answered>>(
     conn: ClientConn,
     pool: Rc<RequestPool<F>>,
@@ -61,7 +62,8 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
                     if conn.share.is_used_up() {
                         return Poll::Ready(false);
                     }
-                    // `kick` means that the server has made room for which the reader waits.
+                    // `kick` is set if the server has made room. The reader may have stopped for want of
+                    // room.
                     if conn.eof.get() || !conn.kick.get() {
                         return Poll::Pending;
                     }
@@ -71,13 +73,14 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
             if over {
                 break;
             }
-            // The client has sent more, but the other connections have their turn first.
+            // The share is used up, so the other connections are polled before this one goes on.
             event_loop.yield_now().await;
         }
     }
     let left = conn.pending.take().into_buffer();
     conn.thread.buffers.give(left);
-    // Many clients that leave together free much memory, which the upkeep gives back.
+    // Many clients that leave at about the same time free much memory. The upkeep gives it back to the
+    // system.
     conn.thread.upkeep.worked(conn.thread.recent());
 }
 
@@ -94,7 +97,8 @@ async fn answer_and_close<F: Future<Output = Answered>>(
             Err(StopReading::Quiet) => break None,
             Err(StopReading::Refused(error)) => break Some(error_response(&error)),
         };
-        // The request is counted until its answer is sent, because the end of the thread waits for all answers.
+        // The request is counted until its answer is sent, because at shutdown the thread waits for its
+        // answers.
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
             pool.run(|| answer(conn.clone(), head, arrived_at)).await;
@@ -115,7 +119,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
     conn.socket.shutdown(Shutdown::Both);
 }
 
-/// The answer to a request, to be sent, and whether the connection stays open.
+/// The answer that is to be sent, and whether the connection stays open afterwards.
 pub(crate) struct Answered {
     outgoing: Outgoing,
     stays: AfterAnswer,
@@ -127,7 +131,8 @@ enum AfterAnswer {
     No,
 }
 
-/// Sends the answer to bytes that are no request, if there is one, and then waits until all bytes are sent.
+/// Sends `response`, the answer to bytes that are no request, if there is one. Waits until all bytes are
+/// sent.
 async fn last_words(conn: &ClientConn, response: Option<Response>) {
     if let Some(response) = response {
         let mut out = conn.thread.buffers.take(SMALL);
@@ -144,7 +149,7 @@ async fn last_words(conn: &ClientConn, response: Option<Response>) {
     conn.sent().await;
 }
 
-/// Reads and drops the bytes that still come, for a while, before the connection is closed.
+/// Reads and drops the bytes that still come, for at most `LINGER`, before the connection is closed.
 async fn linger(conn: &ClientConn) {
     if !conn.sent().await {
         return;
@@ -199,10 +204,10 @@ async fn answer_into(
                     outgoing,
                 };
                 match admit::begin(&admitted, &mut incoming) {
-                    // The client's FIN is here already, so the client has left and the call is not begun. This
-                    // is checked before admission, because the inline scheduler would grant the call before the
-                    // FIN is noticed. A request behind it is not answered either, because its answer would be
-                    // taken for this call's.
+                    // The client's FIN has already come, so the call is not begun. The FIN is checked before
+                    // admission, because the inline scheduler would grant the call before the event loop sees
+                    // the FIN. The connection ends, because the client would take the answer to a later
+                    // request for the answer to this call.
                     Ok(mode) if conn.has_left() && !mode.outlives_client(&incoming) => {
                         thread.buffers.give(incoming.into_buffer());
                         return AfterAnswer::No;
@@ -233,8 +238,8 @@ async fn answer_into(
             }
             Err(stop) => Err(stop),
         },
-        // The future is boxed, because it is off the warm path, and each place of the pool has room for
-        // everything that is not boxed.
+        // The future is boxed, because every place of the pool has room for all futures that are not boxed,
+        // and this one is not needed on the warm path.
         Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;
@@ -268,7 +273,7 @@ async fn answer_into(
         }
         Err(StopReading::Quiet) => AfterAnswer::No,
         Err(StopReading::Refused(error)) => {
-            // The body was not read to its end, so the next request cannot be found.
+            // The body was not read to its end, so it is unknown where the next request begins.
             let wire = Wire {
                 keep_alive: false,
                 ..wire
@@ -284,7 +289,8 @@ enum Admitted {
     Other,
 }
 
-/// The checks that need only the head: path, method, cross-site rules, and a call's first admission.
+/// Makes the checks that need only the head: path, method, listener, `Origin`, `Host`, and a call's first
+/// admission.
 fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, HttpError> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;
@@ -299,12 +305,13 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         }
         ListenerPort::Internal | ListenerPort::Public { .. } => {}
     }
-    // A browser sends Origin for a page of another site, which must not call functions.
+    // A browser sends `Origin` with a request of a page of another site. Such a page must not call functions.
     if head.origin.is_some() {
         let why = "requests of browsers from other sites are not taken; send no Origin header";
         return Err(HttpError::Forbidden(why));
     }
-    // A page whose name was made to resolve to a loopback address (DNS rebinding) sends that name as Host.
+    // If the name of a page was made to resolve to a loopback address (DNS rebinding), the browser sends that
+    // name as `Host`.
     if conn.loopback
         && !internal
         && let Some(host) = head.host

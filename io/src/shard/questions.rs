@@ -1,4 +1,4 @@
-//! Answers questions of other io threads about executions and keys that belong to this one. It decides nothing
+//! Answers questions of other io threads about the executions and keys of this thread. It decides nothing
 //! about them; `idempotency`, `api::executions` and `join` do.
 
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! Messages between io threads that come late, that find a full inbox, or that cross.
+//! Tests of messages between io threads that come late, find a full inbox, or cross each other.
 
 use std::task::Poll;
 
@@ -27,7 +27,7 @@ fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
     }
 }
 
-/// Takes the messages and answers none.
+/// Empties an inbox without answering its messages.
 fn drop_messages(fleet: &Fleet, index: usize) {
     let mut inbox = fleet.inboxes[index].borrow_mut();
     while inbox.shards.messages.pop().is_some() {}
@@ -41,8 +41,8 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
         let first = fleet.invoke(0, &key);
         settle().await;
         fleet.take(1);
-        // The waiters send their claims while the first call has the key and does not know that yet: on the
-        // thread of the first call, on the thread of the key, and on a third one.
+        // The claim of the first call has succeeded, but the answer was not read yet. Meanwhile three other
+        // calls claim the same key: on the first call's thread, on the key's thread, and on a third thread.
         let waiters = [0, 1, 2].map(|index| fleet.invoke(index, &key));
         settle().await;
         fleet.take(1);
@@ -68,7 +68,7 @@ fn a_release_survives_a_full_inbox() {
         admit_key(&fleet.threads[0], &key, id);
         release_key(&fleet.threads[0], key.clone(), id);
         pay(&fleet.threads[0]);
-        // This claim must not overtake the notices.
+        // This call's claim must not overtake the owed notices.
         let late = fleet.invoke(0, &fleet.key_of(1));
         settle().await;
         assert_eq!(status(&late), "503");

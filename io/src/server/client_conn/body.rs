@@ -1,4 +1,5 @@
-//! Reads the body of a request, which has to keep a pace, or drops the body of a refused request.
+//! Reads the body of a request, which has to come at the required pace, or drops the body of a refused
+//! request.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -11,11 +12,11 @@ use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::SMALL;
 use crate::server::pace::TransferPace;
 
-/// A refused body up to this size is read and dropped, so that the connection can be used again.
+/// A refused body of up to this many bytes is read and dropped, so that the connection can be used again.
 const SKIPPED_MAX: u64 = 256 * 1024;
 
 impl ClientConn {
-    /// The request with its body of `length` bytes.
+    /// Reads the body of `length` bytes, and returns the request with it.
     pub(crate) async fn sized(
         &self,
         head: RequestHead,
@@ -44,7 +45,8 @@ impl ClientConn {
         loop {
             let seen = self.pending.borrow().len();
             if seen >= whole {
-                // The clock is read, because the call's time in the queue begins now, not with its head.
+                // The clock is read, because the call's time in the queue is counted from the end of its
+                // body.
                 let _whole_at = self.thread.now();
                 return Ok(());
             }
@@ -52,7 +54,8 @@ impl ClientConn {
         }
     }
 
-    /// Waits for more than the `seen` bytes, as long as the body keeps its pace; `came` bytes of it have come.
+    /// Waits until more than `seen` bytes are pending; fails if the body comes too slowly. The pace is judged
+    /// by `came`, the bytes that have come so far.
     async fn body_bytes(
         &self,
         seen: usize,
@@ -74,8 +77,9 @@ impl ClientConn {
         }
     }
 
-    /// The request with a chunked body of at most `max` bytes. `grown` gets the bytes by which each piece
-    /// enlarges the body's buffer, and may refuse them.
+    /// Reads a chunked body of at most `max` bytes, and returns the request with it. After each piece,
+    /// `grown` is called with the bytes by which the piece has enlarged the body's buffer. If `grown` fails,
+    /// the request is refused.
     pub(crate) async fn chunked(
         &self,
         head: RequestHead,
@@ -118,8 +122,8 @@ impl ClientConn {
             Framing::Length(length) => length,
             Framing::Chunked => return false,
         };
-        // A client that was not invited may send its body or leave it out, so the next bytes may be a body or a
-        // request.
+        // A client that waits for `100 Continue` and does not get it may send its body or leave it out. So it
+        // is unknown whether the next bytes are this body or a new request, and the connection has to end.
         if head.expect_continue || length > SKIPPED_MAX {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Several clients at once: the tests check the order in which their requests are answered.
+//! Several clients send requests at once: a test checks in which order the requests are answered.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -9,13 +9,13 @@ use crate::runtime::net::{Accepted, Socket};
 use crate::shard::fleet::{Fleet, settle, with_fleet};
 
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
-/// The requests that a client sends ahead: few enough that all answers fit into the socket.
+/// The requests that a client sends ahead. Their number is so small that all answers fit into the socket.
 const AHEAD: usize = 150;
-/// The requests that `client_conn` serves of one connection before the others have their turn.
+/// The requests of one connection that `client_conn` serves before the other connections are polled.
 const SHARE_REQUESTS: usize = 8;
 
-/// Opens a connection with so many requests on it. Each answer appends the connection's name to `seen`. The
-/// caller has to keep the client's end.
+/// Opens a connection, and sends `requests` requests on it. Each request that is answered appends the
+/// connection's name to `seen`. The caller has to keep the client's end open.
 fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>>) -> UnixStream {
     let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.set_nonblocking(true).expect("a socket");
@@ -48,8 +48,8 @@ fn pipelining_clients_get_their_share_of_an_iteration() {
         }
         let seen = seen.borrow();
         assert_eq!(seen.len(), 2 * AHEAD + 1, "each is answered: {seen}");
-        // A task that yields may have a second share before the loop polls its I/O, because the bell may have
-        // been rung before.
+        // A task that yields may get a second share before the loop polls its I/O, because the bell may have
+        // been rung earlier.
         let most = 2 * SHARE_REQUESTS;
         let first = seen.find('o').expect("it was answered");
         assert!(first <= 2 * most, "{first} requests first: {seen}");
