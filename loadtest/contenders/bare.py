@@ -21,8 +21,8 @@ def serve(path, handle):
 
 
 def answer(connection, handle):
-    """Answers one request. One read gets its head and body: the load tool sends both in one
-    write."""
+    """Answers one request. One read gets its head and body, because the load tool sends both
+    in one write."""
     _, _, body = connection.recv(65536).partition(b"\r\n\r\n")
     output = json.dumps(handle(json.loads(body)["input"])).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

@@ -1,6 +1,7 @@
-//! A URL, parsed into a socket address, a `Host` and a path. It resolves no names. It refuses
-//! addresses of other machines unless the user allows them, because the tool must not load a
-//! stranger's server by accident. Plans and contenders call it.
+//! Parses a URL into a socket address, a `Host` and a path. `localhost` is the only host name that is
+//! accepted; no name is looked up. An address of another machine is refused unless the user allows it,
+//! because the tool must not put load on a server of others by accident. `plan`, `ask` and `footprint` call
+//! this module.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +13,6 @@ pub(crate) enum ServerAddress {
     Unix(PathBuf),
 }
 
-/// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ParsedUrl {
     pub(crate) address: ServerAddress,
@@ -20,11 +20,11 @@ pub(crate) struct ParsedUrl {
     pub(crate) path: String,
 }
 
-/// The longest path of a Unix socket that Linux accepts.
+/// The longest path of a Unix socket that Linux accepts, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl ParsedUrl {
-    /// Parses `http://127.0.0.1:8080/path` and `http+unix:///run/pod.sock:/path`.
+    /// Parses URLs like `http://127.0.0.1:8080/path` and `http+unix:///run/pod.sock:/path`.
     pub(crate) fn parse(url: &str, allow_remote: bool) -> Result<Self, String> {
         if let Some(rest) = url.strip_prefix("http+unix://") {
             return Self::unix(url, rest);
@@ -92,7 +92,8 @@ fn tcp(host: &str) -> Option<SocketAddr> {
     (name == "localhost").then(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
 }
 
-/// Checks a path, because it goes into the request line unchanged.
+/// Checks that a path has only visible ASCII characters, because the path goes into the request line
+/// unchanged.
 fn clean(url: &str, path: &str) -> Result<String, String> {
     if path.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(path.to_owned())

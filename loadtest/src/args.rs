@@ -1,4 +1,4 @@
-//! The command line: subcommands, their arguments, and the files for results. It measures nothing.
+//! The command line: subcommands, their arguments, and the files for results. This module measures nothing.
 //! `main` calls it once.
 
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::{comparison_view, cores, footprint};
 
 /// Load over HTTP/1.1, measured from the intended send time of each request
 ///
-/// The client is one thread. On a 2-core EPYC virtual machine, at 64 connections, it needs 7.6 µs
-/// for a request of 256 bytes over TCP, and 3.5 µs over a Unix socket: it saturates one core at
-/// about 130,000 and 280,000 requests a second. A run warns if the client used over 90 % of a core.
-/// Only this machine is called unless --allow-remote is given.
+/// The client is one thread. On a 2-core EPYC virtual machine, at 64 connections, it needs 7.6 µs for a
+/// request of 256 bytes over TCP, and 3.5 µs over a Unix socket. So it saturates one core at about 130,000
+/// requests a second over TCP and 280,000 over a Unix socket. A run warns if the client used over 90 % of a
+/// core. The tool calls only this machine unless --allow-remote is given.
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas-loadtest", version, max_term_width = 100)]
 pub(crate) struct ToolArgs {
@@ -33,9 +33,10 @@ enum ToolCommand {
     Run(Box<RunArgs>),
     /// Runs contenders in turns, round by round, and shows medians and paired ratios
     Compare(CompareArgs),
-    /// Starts a contender several times: time to ready, idle memory, memory of idle connections
+    /// Starts a contender several times and measures its time to ready, its idle memory, and the memory of
+    /// idle connections
     Footprint(FootprintArgs),
-    /// Writes a generated trace: heavy-tailed popularity, bursts, log-normal durations
+    /// Writes a generated trace with heavy-tailed popularity, bursts and log-normal durations
     Trace(TraceArgs),
 }
 
@@ -44,23 +45,23 @@ struct CompareArgs {
     /// The scenario: a file of loadtest/scenarios, or your own
     #[arg(value_name = "FILE")]
     scenario: PathBuf,
-    /// Rounds, instead of those in the file
+    /// The number of rounds, instead of the number in the file
     #[arg(short, long, value_name = "N")]
     rounds: Option<usize>,
-    /// Seconds that each run is measured, instead of those in the file
+    /// How many seconds of each run are measured, instead of the duration in the file
     #[arg(short, long, value_name = "S")]
     duration: Option<f64>,
-    /// Seconds of warm-up of each run, instead of those in the file
+    /// Seconds of warm-up of each run, instead of the warm-up in the file
     #[arg(long, value_name = "S")]
     warm_up: Option<f64>,
-    /// Counts only rounds in which a round trip between two cores takes at most this many
+    /// Counts only rounds in which no round trip of a cache line between two cores takes longer than this, in
     /// nanoseconds
     #[arg(long, value_name = "NS")]
     way_ns: Option<f64>,
     #[command(flatten)]
     programs: Programs,
-    /// Also counts rounds in which the machine was disturbed: to try a scenario out, not for
-    /// published figures
+    /// Also counts rounds in which the machine was disturbed. This is useful to try a scenario out, but not
+    /// for published figures
     #[arg(long)]
     keep_disturbed: bool,
     #[command(flatten)]
@@ -75,10 +76,10 @@ struct FootprintArgs {
     /// The contender: a file of loadtest/contenders, or your own
     #[arg(value_name = "FILE")]
     contender: PathBuf,
-    /// How often it is started
+    /// How many times the contender is started
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     times: usize,
-    /// Idle connections that are held open
+    /// The number of idle connections that are held open
     #[arg(short, long, value_name = "N", default_value_t = 1000)]
     connections: usize,
     #[command(flatten)]
@@ -88,13 +89,13 @@ struct FootprintArgs {
     json: bool,
 }
 
-/// Where the programs of contenders are.
+/// The folders of the contenders' programs.
 #[derive(Debug, Args)]
 struct Programs {
-    /// The repository
+    /// The folder of the repository
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     root: PathBuf,
-    /// Where the release binaries are [default: target/release in the repository]
+    /// The folder of the release binaries [default: target/release in the repository]
     #[arg(long, value_name = "FOLDER")]
     bin: Option<PathBuf>,
 }
@@ -204,7 +205,7 @@ impl TraceArgs {
 /// The destinations of a result.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
-    /// Writes the result to this file as JSON; - is the standard output, without the tables
+    /// Writes the result to this file as JSON; with - to the standard output, without the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Writes a page with plots to this file

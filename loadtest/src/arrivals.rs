@@ -1,6 +1,5 @@
-//! The intended send times of an open loop, in nanoseconds from the start of the run. They are
-//! fixed before any answer is known. It reads no clock and waits for nothing. The client asks for
-//! the next arrival.
+//! The intended send times of an open loop, in nanoseconds from the start of the run. They do not depend on
+//! answers. This module reads no clock and waits for nothing; the client asks it for the next arrival.
 
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
@@ -35,7 +34,7 @@ pub(crate) enum ArrivalSequence {
 }
 
 impl ArrivalSequence {
-    /// `None` for a closed loop. `rows` holds the rows of the trace that the load names.
+    /// Returns `None` for a closed loop. `rows` holds the rows of the trace that the load names.
     pub(crate) fn new(load: &LoadSpec, rows: Option<TraceRows>) -> Result<Option<Self>, String> {
         Ok(match &load.arrivals {
             None => None,
@@ -45,8 +44,8 @@ impl ArrivalSequence {
             }),
             Some(load::ArrivalPattern::Poisson(rate)) => Some(Self::Poisson {
                 gap_ns: Exp::new(rate / 1e9).map_err(|error| error.to_string())?,
-                // This generator is not the plan's, so that the send times stay the same when the
-                // targets change.
+                // The send times have a random generator of their own, apart from the plan's, so that they
+                // stay the same when the targets change.
                 dice: SmallRng::seed_from_u64(load.seed ^ 0x9e37_79b9_7f4a_7c15),
                 at_ns: 0.0,
             }),
@@ -54,7 +53,7 @@ impl ArrivalSequence {
                 rows: rows.unwrap_or_default(),
                 next: 0,
                 ns_per_ms: 1e6 / trace.speed,
-                // A trace has no warm-up: all of its rows are measured.
+                // The rows begin after the warm-up, so that all of them are measured.
                 begin_ns: load.warm_up_s * 1e9,
             }),
         })

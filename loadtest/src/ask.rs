@@ -1,5 +1,6 @@
-//! A single blocking request with a deadline, to check whether a server is ready and to register
-//! functions. It measures nothing and is not the load client. Contenders and footprints use it.
+//! Blocking requests, one at a time: they check whether a server is ready, prepare a contender, or get its
+//! first answer. A read waits at most 10 seconds. This module measures nothing and is not the load client.
+//! `running`, `first` and `footprint` use it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -40,7 +41,7 @@ impl BlockingConnection {
         Ok(Self { stream })
     }
 
-    /// Sends a complete request; returns the answer's status and its bytes.
+    /// Sends a complete request. Returns the answer's status, and all bytes of the answer with its head.
     pub(crate) fn ask(&mut self, request: &[u8], bodiless: bool) -> io::Result<(u16, Vec<u8>)> {
         self.stream.write_all(request)?;
         let mut reader = ResponseReader::new();
@@ -64,7 +65,7 @@ impl BlockingConnection {
     }
 }
 
-/// The address and the bytes of a request.
+/// Returns the address to which a request goes, and the bytes of the request.
 pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>), String> {
     let load = LoadSpec {
         targets: vec![target],
@@ -83,8 +84,8 @@ pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>),
     Ok((plan.urls[0].address.clone(), bytes))
 }
 
-/// Repeats a request, without a pause, until the answer is 2xx. Returns false if that does not
-/// happen before `end`, or if `alive` returns false.
+/// Repeats a `GET`, with pauses of 1 ms, until the answer is 2xx. Returns false if `end` comes or `alive`
+/// returns false before such an answer.
 pub(crate) fn until_ready(
     url: &str,
     end: Instant,

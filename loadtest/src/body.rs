@@ -1,14 +1,14 @@
-//! The body of a request: a given text, the content of a file, or generated text of a given size.
-//! It is made once, before the run starts. Plans hold it.
+//! The body of a request: a given text, the content of a file, or generated text of a given size. A body is
+//! made once, before the run starts, and the plan keeps it.
 
 use crate::load::RequestTarget;
 
-/// A request's body.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     /// A body whose length is already in the formatted head.
     Fixed(Vec<u8>),
-    /// The text before and after the duration, which changes the body's length.
+    /// The text before and after the duration. The length of the duration varies, so the head of each request
+    /// gets its own content-length.
     Timed(String, String),
 }
 
@@ -16,7 +16,7 @@ pub(crate) enum RequestBody {
 const DURATION: &str = "{duration_ms}";
 
 impl RequestBody {
-    /// `None` if the target has no body.
+    /// Returns `None` if the target has no body.
     pub(crate) fn of(target: &RequestTarget) -> Result<Option<Self>, String> {
         let given = usize::from(target.body.is_some())
             + usize::from(target.body_file.is_some())

@@ -1,7 +1,7 @@
-//! The load client: one thread, one epoll set, one read and one write per request. It sends the
-//! requests of the plan at the times of the arrivals, and reports the end of each to the tally. It
-//! never retries and never waits for a server after the run has ended. It measures every request
-//! from its intended send time. `run` calls it once.
+//! The load client: one thread with one epoll set, which makes one read and one write for a usual request. It
+//! sends the requests of the plan, in an open loop at the times of the arrivals, and reports the end of each
+//! request to the tally. It never repeats a request. After the end of the load it waits for answers for a
+//! limited time. A latency runs from the intended send time of its request. `run` calls the client once.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -19,11 +19,11 @@ use crate::plan::{PlannedRequest, RequestPlan};
 use crate::pool::{Pool, refused};
 use crate::tally::{MeasuredSpan, RequestError, RequestTimes, RunTally, Window};
 
-/// Limit of the requests that wait in the client; each takes 24 bytes.
+/// The largest number of requests that wait in the client for one address; each takes 24 bytes.
 const QUEUE_MAX: usize = 4_000_000;
-/// Pause before a failed connection is opened again, so that a dead server is not flooded.
+/// The pause before a failed connection is opened again, so that a dead server is not flooded with connects.
 const REST_NS: u64 = 10_000_000;
-/// How often the client checks for timeouts, and for closed connections whose pause is over.
+/// The interval at which the client checks for timeouts, and for closed connections whose pause is over.
 const TICK_NS: u64 = 20_000_000;
 const TICK_MS: u8 = 20;
 const TIMER: u64 = u64::MAX;
@@ -45,15 +45,16 @@ pub(crate) struct LoadClient {
     pool: Pool,
     flights: Vec<Option<Flight>>,
     in_flight: usize,
-    /// Open loop, for each address: the requests that wait for a connection, and the connections
-    /// that may be idle, each listed once.
+    /// The requests of an open loop that wait for a connection, by address.
     queues: Vec<VecDeque<Arrival>>,
+    /// The connections that may be idle, by address. An open loop takes connections from these lists.
     idle: Vec<VecDeque<usize>>,
+    /// Whether each connection is in `idle`.
     listed: Vec<bool>,
-    /// Closed loop, for each client: the request that it sends as soon as its connection is idle.
+    /// The request that each client of a closed loop sends as soon as its connection is idle.
     pending: Vec<Option<PlannedRequest>>,
     timer: TimerFd,
-    /// The time for which the timer is set.
+    /// The intended send time for which the timer is set.
     armed_ns: u64,
     start: Instant,
     end_ns: u64,
@@ -64,7 +65,7 @@ pub(crate) struct LoadClient {
 }
 
 impl LoadClient {
-    /// Opens all connections; sends no request yet.
+    /// Opens all connections, but sends no request.
     pub(crate) fn connect(
         load: &LoadSpec,
         plan: RequestPlan,
@@ -107,7 +108,7 @@ impl LoadClient {
         })
     }
 
-    /// Sends the load. Returns at the latest when `drain` has passed after the end of the load.
+    /// Sends the load, and then waits for missing answers, at most about as long as `drain`.
     pub(crate) fn run(mut self, start: Instant, drain: Duration) -> Result<RunTally, String> {
         self.start = start;
         let drained_ns = self.end_ns + drain.as_nanos() as u64;
@@ -152,14 +153,13 @@ impl LoadClient {
 
     fn is_over(&self, now_ns: u64, drained_ns: u64) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.is_empty());
-        // If the thread is late, it must still send the requests that were due before the end.
+        // A thread that is late must still send the requests that were due before the end.
         let due = self.next.is_some_and(|next| next.intended_ns < self.end_ns);
         let waits = self.in_flight > 0 || queued || due;
         now_ns >= drained_ns || now_ns >= self.end_ns && !waits
     }
 
-    /// Open loop: appends due requests to the queue of their address, and sends them if a
-    /// connection is idle.
+    /// Queues the due requests of an open loop by address, and sends those for which a connection is idle.
     fn admit(&mut self, now_ns: u64) {
         while let Some(arrival) = self.next.filter(|next| next.intended_ns <= now_ns) {
             if arrival.intended_ns >= self.end_ns {
@@ -200,8 +200,8 @@ impl LoadClient {
         }
     }
 
-    /// Closed loop: draws the next request of a client and sends it as soon as its connection is
-    /// idle.
+    /// Draws the next request of a client of a closed loop. Sends the request now if the connection is idle,
+    /// otherwise as soon as it becomes idle.
     fn draw(&mut self, client: usize, now_ns: u64) {
         if now_ns >= self.end_ns {
             return;
@@ -302,7 +302,7 @@ impl LoadClient {
         flight
     }
 
-    /// Closed loop: starts the client's next request after the previous one has ended.
+    /// Starts the next request of a client of a closed loop after the client's previous request has ended.
     fn follow(&mut self, index: usize, now_ns: u64) {
         if self.arrivals.is_none() {
             let client = self.pool.client_at(index);
@@ -352,7 +352,8 @@ impl LoadClient {
         }
     }
 
-    /// Sets the timer for the next request. Returns true if there is no time to sleep.
+    /// Sets the timer for the next request of an open loop. Returns true if the thread must not sleep,
+    /// because it spins or because the request is due.
     fn arm(&mut self, now_ns: u64) -> Result<bool, String> {
         if self.spin {
             return Ok(true);
@@ -390,8 +391,8 @@ impl LoadClient {
             }
         }
         if let Some(window) = self.tally.tick(now_ns) {
-            // The error of a closed channel is ignored, because the watcher may have ended, and the
-            // tally keeps the window.
+            // The send fails if the watcher has ended. That error is ignored, because the tally keeps the
+            // window too.
             let _ = self.windows.send(window.clone());
         }
     }
@@ -411,7 +412,7 @@ impl LoadClient {
             self.tally
                 .failed(RequestError::Unfinished, arrival.call.target, times);
         }
-        // These requests were due but never queued, because the thread was late.
+        // Because the thread was late, these requests were due but never queued.
         while let Some(arrival) = self.next.filter(|next| next.intended_ns < self.end_ns) {
             let times = unsent(arrival, now_ns);
             self.tally

@@ -1,6 +1,6 @@
-//! A comparison: contenders take turns, round by round, on the same cores under the same load. A
-//! turn in which the machine was disturbed is repeated; if every repetition is disturbed too, the
-//! round is dropped. It prints only progress; `comparison` evaluates the rounds.
+//! A comparison: contenders take turns, round by round, on the cores and under the load of the scenario. A
+//! turn in which the machine was disturbed is repeated. If every repetition is disturbed too, the round is
+//! dropped. This module prints only progress; `comparison` evaluates the rounds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,7 +25,8 @@ use crate::{cores, first, tally};
 pub(crate) struct CompareOptions {
     pub(crate) installation: Installation,
     pub(crate) quiet: bool,
-    /// Keeps disturbed rounds. This is for trying a scenario out, not for published figures.
+    /// Whether disturbed rounds are kept. This is useful to try a scenario out, but not for published
+    /// figures.
     pub(crate) keep_disturbed: bool,
 }
 
@@ -71,8 +72,8 @@ pub(crate) fn compare(
         capacity_per_s = Some(per_s);
     }
     if scenario.measure == Measure::FirstAnswer {
-        // Each contender first takes one unmeasured turn. Its start leaves state behind, such as
-        // compiled byte code, which then exists in all rounds.
+        // Each contender first takes one unmeasured turn, because a first start leaves state behind, such as
+        // compiled byte code. All rounds then begin with that state.
         for participant in &participants {
             comparer.turn(0, participant)?;
         }
@@ -114,14 +115,15 @@ pub(crate) fn compare(
 }
 
 struct Comparer<'a> {
-    /// The scenario, with its rate filled in from the measured capacity.
+    /// The scenario. If it names a capacity share, `compare` adds the rate that follows from the measured
+    /// capacity.
     scenario: Scenario,
     options: &'a CompareOptions,
 }
 
 impl Comparer<'_> {
-    /// Runs every contender once. Odd rounds use the reverse order, and the order is rotated every
-    /// two rounds, so that a drift of the machine over time affects all contenders alike.
+    /// Runs a turn of every contender. Every second round uses the reverse order, and after two rounds the
+    /// order is rotated, so that a drift of the machine over time affects all contenders alike.
     fn round(
         &self,
         number: usize,
@@ -165,7 +167,8 @@ impl Comparer<'_> {
         Ok(Ok(round))
     }
 
-    /// Runs a turn until nothing disturbs it; after the last try, returns the disturbance.
+    /// Repeats a turn until nothing disturbs it. Returns the reason of the disturbance after the last try, or
+    /// if the machine's speed does not become normal again.
     fn try_turn(
         &self,
         number: usize,
@@ -198,8 +201,8 @@ impl Comparer<'_> {
         }
     }
 
-    /// Waits until the speed is as at the other probes of this round and the cores are close enough
-    /// to each other. Returns whether they are.
+    /// Waits until the speed is as it was at the other probes of this round and the cores are close enough to
+    /// each other, at most for `patience_s`. Returns whether both hold.
     fn settle(&self, probes: &mut Vec<WorkNs>) -> Result<bool, String> {
         let limits = &self.scenario.disturbance;
         let end = Instant::now() + Duration::from_secs_f64(limits.patience_s);
@@ -336,7 +339,8 @@ impl Comparer<'_> {
         Ok(report.answers_per_s)
     }
 
-    /// Probes the speed of the cores while no contender runs.
+    /// Probes the speed of the cores that the scenario names, or of all cores if it names none. No contender
+    /// may run meanwhile.
     fn probe(&self) -> Result<WorkNs, String> {
         let named = self.scenario.named_cores();
         if named.is_empty() {
@@ -346,7 +350,8 @@ impl Comparer<'_> {
         }
     }
 
-    /// The disturbance of the finished turn, or of the machine's speed since the round began.
+    /// Returns what disturbed the finished turn: CPU time that others took, or a change of the machine's
+    /// speed since the round began.
     fn disturbance(&self, cpu: &CpuUsage, probes: &[WorkNs]) -> Option<String> {
         let limits = self.scenario.disturbance;
         let percent = |cpu_s: f64| cpu_s / cpu.length_s.max(1e-9) * 100.0;

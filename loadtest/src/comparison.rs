@@ -1,5 +1,5 @@
-//! The result of a comparison: figures of each round, medians, paired ratios, and whether goals
-//! were met. It measures nothing. Table, page and JSON show it.
+//! The result of a comparison: figures of each round, medians, paired ratios, and whether goals were met.
+//! This module measures nothing. A table, a page and JSON show the result.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,7 +44,7 @@ pub(crate) struct ContenderSummary {
     /// The latencies of all kept rounds together.
     pub(crate) latency: Latency,
     pub(crate) figures: BTreeMap<Figure, Spread>,
-    /// This contender's figure divided by the baseline's, for each round.
+    /// This contender's figure divided by the baseline's figure of the same round.
     pub(crate) ratios: BTreeMap<Figure, Spread>,
 }
 
@@ -66,9 +66,9 @@ impl ContenderSummary {
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Round {
-    /// The parts of the round, by the contender's name.
+    /// The parts of the round, by the names of the contenders.
     pub(crate) parts: BTreeMap<String, Part>,
-    /// Turns that were repeated, and why.
+    /// The turns that were repeated, each with the reason.
     pub(crate) repeated: Vec<String>,
 }
 
@@ -76,11 +76,11 @@ pub(crate) struct Round {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Part {
     pub(crate) figures: Figures,
-    /// CPU by process, in cores.
+    /// The CPU use of each process, of the load generator and of everything else, in cores.
     pub(crate) cpu: BTreeMap<String, f64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// Time of each core for a unit of work, before and after the turn.
+    /// The probes of the machine's speed before and after the turn.
     pub(crate) work_ns: Around,
 }
 
@@ -101,7 +101,7 @@ impl Part {
         }
     }
 
-    /// A turn that measured only the first answer.
+    /// Makes the part for a turn that measured only the first answer.
     pub(crate) fn of_first_answer(took: Duration) -> Self {
         Self {
             figures: Figures::from([(Figure::FirstAnswerUs, took.as_secs_f64() * 1e6)]),
@@ -114,7 +114,8 @@ impl Part {
 }
 
 impl Round {
-    /// Adds `added_p50_us`: a proxy's median minus the median of the direct call in the same round.
+    /// Adds `added_p50_us` to all contenders but the direct one: their median latency minus that of the
+    /// direct call in the same round.
     pub(crate) fn add_what_proxies_add(&mut self, direct: Option<&str>) {
         let Some(direct) = direct else {
             return;
@@ -129,7 +130,7 @@ impl Round {
         }
     }
 
-    /// All probes of the machine's speed in this round.
+    /// Returns the probes of the machine's speed around the turns of this round.
     fn probes(&self) -> Vec<&WorkNs> {
         let around = self.parts.values().map(|part| &part.work_ns);
         around
@@ -152,9 +153,9 @@ pub(crate) struct Dropped {
 #[derive(Debug, Serialize)]
 pub(crate) struct GoalVerdict {
     pub(crate) goal: Goal,
-    /// The value over all rounds; `None` if the figure was not measured.
+    /// The spread of the value over all rounds; `None` if the figure was not measured.
     pub(crate) found: Option<Spread>,
-    /// The value of each round.
+    /// The value of each round in which the figure was measured.
     pub(crate) rounds: Vec<f64>,
     pub(crate) met: bool,
     pub(crate) reached: bool,
@@ -177,7 +178,7 @@ impl Comparison {
         }
     }
 
-    /// Computes medians, ratios and verdicts from the rounds.
+    /// Computes medians, ratios, verdicts and differences of speed from the rounds.
     pub(crate) fn conclude(&mut self) {
         let rounds = &self.rounds;
         let baseline = &self.scenario.baseline;
@@ -229,7 +230,7 @@ impl Comparison {
         }
     }
 
-    /// What a reader must know before trusting the figures.
+    /// Returns what a reader must know before trusting the figures.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let (kept, wanted) = (self.rounds.len(), self.scenario.rounds);

@@ -1,4 +1,4 @@
-//! A comparison in readable form: tables in the terminal, and a page with plots. It decides nothing
+//! A comparison in readable form: tables in the terminal, and a page with plots. This module decides nothing
 //! and shows only the content of the comparison.
 
 use maud::html;
@@ -161,7 +161,7 @@ fn spread_of(spread: &Spread, show: impl Fn(f64) -> String) -> String {
     )
 }
 
-/// The text that describes a goal's figure.
+/// Returns the text that describes the value that a goal limits.
 fn what(comparison: &Comparison, goal: &Goal) -> String {
     let against = goal
         .against
@@ -206,7 +206,7 @@ fn verdict(comparison: &Comparison, verdict: &GoalVerdict) -> Vec<String> {
     ]
 }
 
-/// A plot with a dot for each round's value and a line at the goal's limit.
+/// Makes a plot with a dot for each round's value and a line at the goal's `must` limit.
 fn by_goal(comparison: &Comparison, verdict: &GoalVerdict) -> Plot {
     let goal = &verdict.goal;
     let label = match goal.kind {
@@ -223,7 +223,7 @@ fn by_goal(comparison: &Comparison, verdict: &GoalVerdict) -> Plot {
     }
 }
 
-/// A plot with a dot for each contender in each round.
+/// Makes a plot with a dot for each contender in each round.
 fn by_round(comparison: &Comparison, figure: Figure, unit: Unit, label: &str) -> Plot {
     let title = format!("{} in each round", figure.name());
     let takers = comparison.takers.iter().zip(COLOURS.iter().cycle());
@@ -241,7 +241,7 @@ fn of_rounds(title: &str, note: &str, label: &str, unit: Unit, dots: Vec<Series>
     Plot::new(title, note, x, Axis::new(label, Scale::Linear, unit), dots)
 }
 
-/// A series with a dot for each round that has a value.
+/// Makes a series with a dot for each round that has a value.
 fn dots(name: &str, colour: &'static str, values: impl Iterator<Item = Option<f64>>) -> Series {
     let numbered = (1..).zip(values);
     Series {

@@ -1,5 +1,5 @@
-//! One keep-alive connection with at most one request in flight. Nothing here blocks, except the
-//! first connect, before the run starts. It knows no plans and no times. The client drives it.
+//! One keep-alive connection with at most one request in flight. Only the first connect, before the run
+//! starts, blocks. This module knows no plan and reads no clock. The client drives the connection.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use crate::wire::{ResponseEnd, ResponseReader};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionState {
-    /// Not connected; a connect is tried again at this time.
+    /// The connection is closed, and the client connects again at `until_ns`.
     Resting {
         until_ns: u64,
     },
@@ -32,8 +32,9 @@ pub(crate) struct LoadConnection {
     pub(crate) state: ConnectionState,
     socket: Option<OwnedFd>,
     reader: ResponseReader,
-    /// The bytes of the request that is being sent, and how many of them have been sent.
+    /// The bytes of the current request.
     pub(crate) out: Vec<u8>,
+    /// How many bytes of `out` have been sent.
     sent: usize,
 }
 
@@ -42,23 +43,22 @@ pub(crate) struct LoadConnection {
 pub(crate) enum Read {
     Nothing,
     Answer(ResponseEnd),
-    /// The peer has closed the connection. This is no error if the connection is idle.
+    /// The peer has closed the connection while no request was in flight, which is no error.
     Closed,
     Failed(RequestError),
 }
 
-/// Time limit of the first connect.
+/// The time limit of a first connect over TCP.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 impl LoadConnection {
-    /// Connects before the run, so that the first requests do not include the connect.
+    /// Connects before the run, so that the latency of the first requests does not include the connect.
     pub(crate) fn open(address: &ServerAddress) -> Result<Self, String> {
         let socket: OwnedFd = match address {
             ServerAddress::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, CONNECT_MAX).map_err(|error| {
                     format!("no server answers at {address} ({error}); start the server first")
                 })?;
-                // Both options can be set on a connected socket.
                 stream
                     .set_nodelay(true)
                     .and_then(|()| stream.set_nonblocking(true))
@@ -122,7 +122,8 @@ impl LoadConnection {
         Ok(())
     }
 
-    /// Called when the socket became writable while connecting; checks whether it is connected.
+    /// Checks whether the connect has succeeded. The client calls this when epoll reports the connecting
+    /// socket.
     pub(crate) fn connected(&mut self) -> Result<(), Errno> {
         let socket = self.socket.as_ref().ok_or(Errno::EBADF)?;
         match getsockopt(socket, sockopt::SocketError)? {
@@ -138,7 +139,8 @@ impl LoadConnection {
         self.socket.as_ref()
     }
 
-    /// Closing also removes the socket from the epoll set, because it has no other descriptor.
+    /// Closes the socket. That also removes the socket from the epoll set, because it has no other
+    /// descriptor.
     pub(crate) fn close(&mut self) {
         self.socket = None;
         self.out.clear();
@@ -173,7 +175,7 @@ impl LoadConnection {
         Ok(true)
     }
 
-    /// Reads the bytes that have arrived, into `scratch`, whose content is not kept between calls.
+    /// Reads the bytes that have arrived. `scratch` is a buffer, whose content is not used after the call.
     pub(crate) fn read(&mut self, scratch: &mut [u8]) -> Read {
         let Some(socket) = &self.socket else {
             return Read::Nothing;
@@ -193,8 +195,8 @@ impl LoadConnection {
             }
             match self.reader.feed(&scratch[..length]) {
                 Ok(Some(answer)) => {
-                    // If the answer came before the whole request was sent, the connection must be
-                    // closed, because the server might read the rest as the next request.
+                    // If the answer came before the whole request was sent, the connection must be closed,
+                    // because the server would take the next request for the rest of this one.
                     let closes = answer.closes || self.sent < self.out.len();
                     return Read::Answer(ResponseEnd { closes, ..answer });
                 }

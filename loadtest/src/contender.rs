@@ -1,5 +1,5 @@
-//! A contender as its file describes it: its processes, how to detect that they are ready, the
-//! requests that prepare it, and its URL. It starts no process; `running` does.
+//! A contender as its file describes it: its processes, how to detect that they are ready, the requests that
+//! prepare it, and its URL. This module starts no process; `running` does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,14 @@ use crate::scenario::yaml;
 pub(crate) struct Contender {
     #[serde(default)]
     pub(crate) about: String,
-    /// Default values of its variables, which the scenario may replace.
+    /// Default values of the contender's variables, which the scenario may replace.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, String>,
     /// Names of loopback ports: `proxy` defines `{port.proxy}`.
     #[serde(default)]
     pub(crate) ports: Vec<String>,
-    /// Files of the contender's folder that are filled in and copied into `{folder}`.
+    /// Files next to the contender's file. Their variables are filled in, and the results are written into
+    /// `{folder}`.
     #[serde(default)]
     pub(crate) files: Vec<PathBuf>,
     pub(crate) processes: Vec<ProcessSpec>,
@@ -52,7 +53,7 @@ pub(crate) struct ProcessSpec {
     pub(crate) measured: bool,
 }
 
-/// A request that has to succeed, sent once or several times: `{n}` is its number, from 0.
+/// A request that must succeed. It is sent `repeat` times; `{n}` is the number of the repetition, from 0.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PrepareStep {
@@ -73,7 +74,7 @@ fn once() -> String {
     "1".to_owned()
 }
 
-/// Longest chain of files that name each other by `like`.
+/// The largest number of `like` steps from a contender's file to other files.
 const LIKENESS: usize = 4;
 
 impl Contender {

@@ -1,5 +1,5 @@
-//! The cores on which a thread may run. Threads and processes that a thread starts inherit its
-//! cores. It changes no other process.
+//! The cores on which a thread may run. Threads and processes that a thread starts inherit its cores. This
+//! module pins only the calling thread.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -19,7 +19,7 @@ pub(crate) fn pin(cores: &[usize]) -> Result<(), String> {
     })
 }
 
-/// The cores that the calling thread may use.
+/// Returns the cores that the calling thread may use.
 pub(crate) fn allowed() -> Vec<usize> {
     let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..CpuSet::count())
@@ -27,7 +27,7 @@ pub(crate) fn allowed() -> Vec<usize> {
         .collect()
 }
 
-/// Reads `0`, `0,2` and `0-3`.
+/// Parses a list of cores, like `0`, `0,2` or `0-3`.
 pub(crate) fn parse(text: &str) -> Result<Vec<usize>, String> {
     let wrong = || format!("{text:?} names no cores; write them like 0, or 0,2, or 0-3");
     let mut cores = Vec::new();

@@ -1,12 +1,13 @@
-//! CPU time that the machine, this tool and the watched processes used between two moments. It
-//! judges nothing. Runs read it at their beginning and end, the watcher ten times a second.
+//! CPU time that the machine, this tool and the watched processes used between two moments. This module
+//! judges nothing. A run reads the times at the beginning and end of its measured time, the watcher ten times
+//! a second.
 
 use std::time::Instant;
 
 use crate::machine::{self, MachineCpu};
 use crate::watcher::WatchedProcess;
 
-/// CPU time in seconds.
+/// The CPU time between two readings, in seconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CpuUsage {
     pub(crate) length_s: f64,
@@ -14,14 +15,14 @@ pub(crate) struct CpuUsage {
     pub(crate) steal_s: f64,
     pub(crate) load_s: f64,
     pub(crate) watched_s: Vec<f64>,
-    /// The sum over all other processes.
+    /// The CPU time of the processes that are neither this tool nor watched.
     others_s: f64,
 }
 
 impl CpuUsage {
-    /// CPU time of everything on the machine except the load tool and the watched servers. The
-    /// machine's own sum is sampled at each tick and misses short work. The sum over processes
-    /// misses processes that ended without being waited for. So the larger of the two sums is used.
+    /// Returns the CPU time of everything on the machine except the load tool and the watched servers. The
+    /// machine's own sum is sampled at each tick and misses short work. The sum over processes misses
+    /// processes that ended without being waited for. So the larger of the two sums is used.
     pub(crate) fn foreign_s(&self) -> f64 {
         let rest_s = self.machine_s - self.load_s - self.watched_s.iter().sum::<f64>();
         rest_s.max(self.others_s)
@@ -51,7 +52,7 @@ impl CpuReading {
         }
     }
 
-    /// Like `read`, but also reads every other process, which would be too slow ten times a second.
+    /// Reads what `read` reads, and also all other processes, which would be too slow ten times a second.
     pub(crate) fn read_all(watched: &[WatchedProcess]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {

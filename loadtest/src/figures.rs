@@ -1,5 +1,5 @@
-//! The figures by which contenders are compared, and their spread over rounds. It measures nothing
-//! and takes the figures from a run's report.
+//! The figures by which contenders are compared, and their spread over rounds. This module measures nothing:
+//! it takes the figures of a load from the run's report.
 
 use std::collections::BTreeMap;
 
@@ -11,30 +11,30 @@ use crate::report::RunReport;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figure {
-    /// Expected answers a second.
+    /// The expected answers a second.
     AnswersPerS,
-    /// Expected answers a second, divided by the cores that the measured processes used.
+    /// The expected answers a second, divided by the cores that the measured processes used.
     AnswersPerCoreS,
-    /// CPU of the measured processes for each answer.
+    /// The CPU time of the measured processes for each expected answer.
     CpuUsPerAnswer,
     P50Us,
     P99Us,
     MeanUs,
-    /// Time from the start of a process, or from the call, until the first answer. Only comparisons
-    /// with `measure: first_answer` have it.
+    /// The time from the start of a process, or from the call, until the first answer. Only comparisons with
+    /// `measure: first_answer` have this figure.
     FirstAnswerUs,
-    /// The median minus the median of the direct call.
+    /// The median latency minus the median latency of the direct call.
     AddedP50Us,
-    /// P99 of the most frequent refusal. Where the load names no refusals, P99 of the most frequent
-    /// status that was not expected.
+    /// P99 of the refusals with the most frequent refusal status. If the load names no refusals: of the
+    /// answers with the most frequent unexpected status.
     RefusedP99Us,
     Errors,
-    /// CPU use of the measured processes, in cores.
+    /// The CPU use of the measured processes, in cores.
     CpuCores,
     LoadCores,
-    /// Memory of the measured processes at the end of the run.
+    /// The memory of the measured processes at the end of the run.
     MemoryMib,
-    /// The growth of that memory during the run.
+    /// The growth of the memory of the measured processes during the run.
     MemoryGrowthMib,
 }
 
@@ -70,7 +70,7 @@ impl Figure {
         }
     }
 
-    /// The unit, for an axis of plain numbers.
+    /// Returns the label of an axis with plain numbers, which names their unit.
     pub(crate) fn axis(self) -> &'static str {
         match self {
             Self::AnswersPerS | Self::AnswersPerCoreS => "answers per second",
@@ -87,7 +87,7 @@ impl Figure {
         }
     }
 
-    /// A value with its unit.
+    /// Formats a value with its unit.
     pub(crate) fn show(self, value: f64) -> String {
         match self {
             Self::AnswersPerS | Self::AnswersPerCoreS => show::rate(value),
@@ -107,14 +107,15 @@ impl Figure {
 /// The figures of one contender in one round.
 pub(crate) type Figures = BTreeMap<Figure, f64>;
 
-/// Memory of the measured processes around a run, in bytes.
+/// The memory of the measured processes before and after a run, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Growth {
     pub(crate) before: u64,
     pub(crate) after: u64,
 }
 
-/// The figures of a run. `measured` says for each watched process whether it counts.
+/// Computes the figures of a run. `measured` says for each watched process whether it counts as the
+/// contender's.
 pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figures {
     let watched = || {
         report
@@ -158,13 +159,13 @@ pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figur
     figures
 }
 
-/// The median of some values, and their range.
+/// The median of some values, their range, and their quartiles.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// The quartiles: the middle half of the values lies between them.
+    /// The lower quartile: the middle half of the values lies between it and `upper_quartile`.
     pub(crate) lower_quartile: f64,
     pub(crate) upper_quartile: f64,
 }
@@ -174,7 +175,7 @@ impl Spread {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
-        // A quantile, interpolated between the two nearest values.
+        // Interpolates a quantile between the two nearest values.
         let at = |share: f64| {
             let parsed = share * last as f64;
             let (low, high) = (

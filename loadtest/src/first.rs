@@ -1,6 +1,6 @@
-//! A contender's first answer. The time starts when the process without a `ready` URL starts, or
-//! with the call if all processes are ready. It makes no load: it sends one request, and repeats it
-//! until the server answers. Comparisons measure it once in each turn.
+//! Measures a contender's first answer. The time starts with the first process that has no `ready` URL, or
+//! with the call if every process has one. This module makes no load: it sends one request, and repeats it
+//! while a starting server does not answer. Comparisons measure a first answer once in each turn.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use crate::ask::{self, BlockingConnection};
 use crate::load::RequestTarget;
 use crate::running::RunningContender;
 
-/// Pause between the readiness of the processes and the call.
+/// The pause between the readiness of the processes and the call.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Pause between two attempts to reach a starting process: much shorter than any start.
+/// The pause between two attempts to reach a starting process, which is much shorter than any start.
 const PAUSE: Duration = Duration::from_micros(200);
-/// Time limit from the start of a process to its answer.
+/// The time limit from the start of a process to its answer.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// The time until the first answer. An answer that is not 2xx is an error.
+/// Returns the time until the first answer. An answer that is not 2xx is an error.
 pub(crate) fn answer(
     running: &RunningContender,
     target: RequestTarget,

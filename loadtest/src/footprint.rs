@@ -1,5 +1,5 @@
-//! The resources of a contender without load: time to ready, idle memory, memory for each idle
-//! connection. It makes no load. The command line calls it.
+//! The resources of a contender without load: time to ready, idle memory, memory for each idle connection.
+//! The command line calls this module.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -20,18 +20,19 @@ use crate::table::ReportTable;
 pub(crate) struct Footprint {
     about: String,
     connections: usize,
-    /// Time from the start of the measured processes until their health checks answer.
+    /// The time from the start of a measured process until its `ready` URL answers, summed over these
+    /// processes.
     ready_ms: Spread,
     idle_mib: Spread,
-    /// Idle memory without the pages of the program's file, which the kernel can drop.
+    /// Idle memory without the pages of files, such as the program's own, which the kernel can drop.
     idle_private_mib: Spread,
     /// Memory for each connection that has never sent a byte.
     silent_bytes: Spread,
-    /// Memory for each of these connections after one answer.
+    /// Memory for each connection after one answer.
     used_bytes: Spread,
 }
 
-/// Pause before the memory of a process is read.
+/// The pause before the memory of a process is read.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Starts the contender `times` times and measures each start.
@@ -70,7 +71,7 @@ pub(crate) fn measure(
     })
 }
 
-/// Measures one start; returns the figures in the order of the struct's fields.
+/// Measures one start. Returns the figures in the order of the fields of `Footprint`.
 fn once(
     contender: &Contender,
     installation: &Installation,

@@ -1,5 +1,5 @@
-//! A goal: the limit of a figure, such as `>= 1.3`, and the check whether a measured value meets
-//! it. It measures nothing. Scenarios name goals, comparisons judge them.
+//! A goal: the limit of a figure, such as `>= 1.3`, and the check whether a measured value meets it. This
+//! module measures nothing. Scenarios name goals, and comparisons judge them.
 
 use std::fmt;
 
@@ -80,7 +80,7 @@ impl From<Limit> for String {
 }
 
 impl Limit {
-    /// Shows the limit, with its value in the figure's unit.
+    /// Formats the limit; `show` formats its value in the figure's unit.
     pub(crate) fn show(self, show: impl Fn(f64) -> String) -> String {
         format!(
             "{} {}",

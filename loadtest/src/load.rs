@@ -1,11 +1,11 @@
-//! The load that a user describes, with the same fields on the command line and in a scenario. It
-//! sends nothing; `plan` makes the requests from it, and `arrivals` their send times.
+//! The load that a user describes, with the same fields on the command line and in a scenario. This module
+//! sends nothing; `plan` makes the requests from the load, and `arrivals` their send times.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest run that is accepted.
+/// The longest run that is accepted: warm-up and measured time together, in seconds.
 pub(crate) const RUN_S_MAX: f64 = 3600.0;
 pub(crate) const CONNECTIONS_MAX: usize = 10_000;
 
@@ -25,11 +25,12 @@ pub(crate) struct LoadSpec {
     pub(crate) timeout_s: f64,
     /// The names that replace `{function}` in a URL.
     pub(crate) functions: Option<DrawnFunctions>,
-    /// Statuses that are no errors; if empty, 200 to 299.
+    /// The statuses of expected answers; if empty, 200 to 299.
     pub(crate) expect: Vec<u16>,
     /// Statuses by which a server refuses load. They count neither as answers nor as errors.
     pub(crate) refusals: Vec<u16>,
-    /// Never sleeps between requests: send times are exact, and the client uses a whole core.
+    /// Whether the client never sleeps between requests. Send times are then exact, and the client uses a
+    /// whole core.
     pub(crate) spin: bool,
     pub(crate) seed: u64,
 }
@@ -64,7 +65,7 @@ pub(crate) struct RequestTarget {
     /// The body, in which `{duration_ms}` is replaced by the duration of a trace's row.
     pub(crate) body: Option<String>,
     pub(crate) body_file: Option<PathBuf>,
-    /// A generated body of this size: `{"input":"xx…"}` for JSON, else this many letters.
+    /// The size of a generated body, in bytes: `{"input":"xx…"}` for JSON, else only letters.
     pub(crate) body_bytes: Option<usize>,
 }
 

@@ -1,6 +1,6 @@
-//! Resources that the machine and its processes have used so far, read from /proc. It changes
-//! nothing and keeps nothing: a caller that needs a difference reads twice. The watcher reads ten
-//! times a second, a round at its beginning and end.
+//! Resources that the machine and its processes have used so far, read from /proc. This module keeps no
+//! values, so a caller that needs a difference reads twice. The watcher reads ten times a second, a run at
+//! the beginning and end of its measured time.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use procfs::process::{Process, Stat, all_processes};
 use procfs::{CpuInfo, Current as _, CurrentSI as _, KernelStats, ticks_per_second};
 use serde::Serialize;
 
-/// CPU time of all cores, in seconds since the machine started.
+/// The CPU time of all cores since the machine started, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MachineCpu {
     /// Time of user code, kernel and interrupts.
@@ -22,7 +22,7 @@ impl MachineCpu {
         let Ok(KernelStats { total, .. }) = KernelStats::current() else {
             return Self::default();
         };
-        // `guest` is not added, because it is already part of `user`.
+        // `user` already includes `guest`.
         let in_interrupts = total.irq.unwrap_or_default() + total.softirq.unwrap_or_default();
         Self {
             busy_s: seconds(total.user + total.nice + total.system + in_interrupts),
@@ -35,13 +35,13 @@ fn seconds(ticks: u64) -> f64 {
     ticks as f64 / ticks_per_second() as f64
 }
 
-/// CPU time of a process and all of its descendants, in seconds, including children that have ended
+/// Returns the CPU time of a process and its descendants, in seconds. It includes children that have ended
 /// and were reaped.
 pub(crate) fn cpu_s(pid: u32) -> f64 {
     tree(pid).iter().filter_map(used_s).sum()
 }
 
-/// CPU time of every process except this one and those in `except` with their descendants, in
+/// Returns the CPU time of all processes but this one and those in `except` with their descendants, in
 /// seconds.
 pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
     let trees = except.iter().copied().flat_map(tree);
@@ -52,13 +52,13 @@ pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
     others.filter_map(|process| used_s(&process)).sum()
 }
 
-/// CPU time of this process without its children, in seconds.
+/// Returns the CPU time of this process without its children, in seconds.
 pub(crate) fn own_cpu_s() -> f64 {
     let stat = Process::myself().and_then(|process| process.stat());
     stat.map_or(0.0, |stat| seconds(stat.utime + stat.stime))
 }
 
-/// `None` if the process has ended.
+/// Returns the CPU time of a process and its reaped children, in seconds; `None` if the process has ended.
 fn used_s(process: &Process) -> Option<f64> {
     let Stat {
         utime,
@@ -103,7 +103,7 @@ impl std::ops::AddAssign for MemoryUse {
     }
 }
 
-/// The process and its descendants that still run.
+/// Returns the process and its descendants, as far as they still exist.
 fn tree(pid: u32) -> Vec<Process> {
     let mut pids = vec![pid];
     let mut found = Vec::new();

@@ -7,7 +7,7 @@ use nanofaas_plot::{Plot, SeriesMark};
 
 use crate::machine::MachineInfo;
 
-/// A page with its title, machine and parts.
+/// Formats a page with its title, machine and parts.
 pub(crate) fn page(title: &str, about: &str, machine: &MachineInfo, parts: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -32,7 +32,7 @@ pub(crate) fn page(title: &str, about: &str, machine: &MachineInfo, parts: &Mark
     page.into_string()
 }
 
-/// Large figures side by side, each with its label.
+/// Formats large figures side by side, each with its label.
 pub(crate) fn figures(figures: &[(String, &str)]) -> Markup {
     html! {
         div.figures { @for (value, name) in figures { div { b { (value) } span { (name) } } } }
@@ -43,7 +43,7 @@ pub(crate) fn notes(notes: &[String]) -> Markup {
     html! { @if !notes.is_empty() { ul.notes { @for note in notes { li { (note) } } } } }
 }
 
-/// Plots, two in a row if the window is wide enough.
+/// Formats plots, two in a row if the browser's window is wide enough.
 pub(crate) fn plots(plots: &[Plot]) -> Markup {
     html! {
         div.plots {
@@ -67,7 +67,7 @@ pub(crate) fn plots(plots: &[Plot]) -> Markup {
     }
 }
 
-/// The time at which a report is made.
+/// Returns the current time in UTC, which a report shows.
 pub(crate) fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

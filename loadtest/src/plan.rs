@@ -1,5 +1,5 @@
-//! The requests, formatted before the run starts, and the choice of the next one. It opens no
-//! socket and reads no clock. The client sends the requests.
+//! The requests of a run, formatted before it starts, and the random choice of the next request. This module
+//! opens no socket and reads no clock. The client sends the requests.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -9,7 +9,7 @@ use crate::address::ParsedUrl;
 use crate::body::RequestBody;
 use crate::load::{LoadSpec, RequestTarget};
 
-/// One planned request. It is small, because a million requests may wait.
+/// One planned request. The type is small, because millions of requests may wait in the client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PlannedRequest {
     pub(crate) target: u32,
@@ -20,14 +20,14 @@ pub(crate) struct PlannedRequest {
 /// A target's request in pieces; the fixed pieces are already formatted.
 #[derive(Debug)]
 struct Template {
-    /// The bytes up to the function's name in the path; without a name, the whole head.
+    /// The bytes up to the function's name; without a name, the whole fixed head.
     before: Vec<u8>,
-    /// The bytes from the name to the end of the fixed head; `None` if the path has no name.
+    /// The bytes after the function's name, to the end of the fixed head; `None` without a name.
     after: Option<Vec<u8>>,
     body: RequestBody,
 }
 
-/// All requests of a run.
+/// The formatted requests of a run, and the random choice among them.
 #[derive(Debug)]
 pub(crate) struct RequestPlan {
     pub(crate) urls: Vec<ParsedUrl>,
@@ -41,7 +41,7 @@ pub(crate) struct RequestPlan {
 #[derive(Debug)]
 struct Draw {
     dice: SmallRng,
-    /// Cumulative weights of the targets; the last weight is 1.
+    /// The cumulative weights of the targets; the last one is 1, up to rounding.
     weights: Vec<f64>,
     zipf: Option<Zipf<f64>>,
 }
@@ -49,7 +49,8 @@ struct Draw {
 const FUNCTION: &str = "{function}";
 
 impl RequestPlan {
-    /// `names` are the names in a trace. Without a trace they come from the load's template.
+    /// Formats the requests. `names` are the function names of a trace. Without a trace the names come from
+    /// the load's template.
     pub(crate) fn new(
         load: &LoadSpec,
         names: Vec<String>,
@@ -115,7 +116,7 @@ impl RequestPlan {
         self.draw.call()
     }
 
-    /// Draws a target. This is also used for the rows of a trace, which name no target.
+    /// Draws a target for a row of a trace, because a row names no target.
     pub(crate) fn draw_target(&mut self) -> u32 {
         self.draw.target()
     }
@@ -143,7 +144,7 @@ impl RequestPlan {
 impl Draw {
     fn call(&mut self) -> PlannedRequest {
         let function = match &self.zipf {
-            // Zipf counts from 1, names count from 0.
+            // The distribution draws numbers from 1, but names are numbered from 0.
             Some(zipf) => zipf.sample(&mut self.dice) as u32 - 1,
             None => 0,
         };

@@ -1,5 +1,5 @@
-//! The connections of a run, and the epoll set that watches them: one for each client and address.
-//! It sends no request and knows no times. The client owns it.
+//! The connections of a run, one for each client and address, and the epoll set that watches them. This
+//! module sends no request and reads no clock. The load client owns the pool.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -9,11 +9,12 @@ use crate::connection::{ConnectionState, LoadConnection};
 
 pub(crate) struct Pool {
     pub(crate) epoll: Epoll,
-    /// The distinct addresses; each client has one connection to each.
+    /// The distinct addresses; each client has one connection to each of them.
     addresses: Vec<ServerAddress>,
     /// The index of each target's address.
     address_of: Vec<usize>,
-    /// The connection at index `client * addresses + address`.
+    /// The connections. The connection of a client to an address has the index `client * addresses +
+    /// address`.
     pub(crate) connections: Vec<LoadConnection>,
 }
 
@@ -54,22 +55,22 @@ impl Pool {
         self.addresses.len()
     }
 
-    /// The address of a target.
+    /// Returns the index of a target's address.
     pub(crate) fn address_of(&self, target: u32) -> usize {
         self.address_of[target as usize]
     }
 
-    /// The address that a connection leads to.
+    /// Returns the index of the address to which a connection leads.
     pub(crate) fn address_at(&self, index: usize) -> usize {
         index % self.addresses.len()
     }
 
-    /// The client that a connection belongs to.
+    /// Returns the client to which a connection belongs.
     pub(crate) fn client_at(&self, index: usize) -> usize {
         index / self.addresses.len()
     }
 
-    /// A client's connection to the address of a target.
+    /// Returns the index of a client's connection to the address of a target.
     pub(crate) fn index(&self, client: usize, target: u32) -> usize {
         client * self.addresses.len() + self.address_of(target)
     }
@@ -78,7 +79,7 @@ impl Pool {
         self.connections[index].state == ConnectionState::Idle
     }
 
-    /// Closes a connection; it is opened again at this time.
+    /// Closes a connection. The client opens it again at `until_ns`.
     pub(crate) fn rest(&mut self, index: usize, until_ns: u64) {
         self.connections[index].close();
         self.connections[index].state = ConnectionState::Resting { until_ns };
@@ -95,7 +96,7 @@ impl Pool {
                 .is_some_and(|socket| self.epoll.add(socket, event).is_ok())
     }
 
-    /// Changes the events that epoll reports. Returns false if the kernel refuses.
+    /// Changes the events that epoll reports for a connection. Returns false if the kernel refuses.
     pub(crate) fn watch(&self, index: usize, flags: EpollFlags) -> bool {
         let mut event = EpollEvent::new(flags, index as u64);
         let socket = self.connections[index].socket();

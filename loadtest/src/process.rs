@@ -1,7 +1,7 @@
-//! One server process: started on its cores, with its output in a file, and killed with all its
-//! descendants. It never outlives this tool: a small shell waits on a pipe from the tool. When the
-//! tool has ended, for any reason, the shell kills the server and removes its folder. Running
-//! contenders own servers.
+//! One server process: it runs on its cores, writes its output into a file, and is killed with its process
+//! group. The group does not outlive this tool, because a small shell waits on a pipe from the tool. As soon
+//! as the tool has ended, for any reason, the shell kills the group and removes the server's folder. A
+//! running contender owns its servers.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -17,14 +17,15 @@ use crate::cores;
 
 pub(crate) struct ServerProcess {
     child: Child,
-    /// The shell that waits on its stdin, which is closed when this tool ends.
+    /// The shell that kills the server as soon as the shell's stdin is closed, which happens when this tool
+    /// ends.
     guard: Child,
     log: PathBuf,
 }
 
 /// How long a server may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_millis(500);
-/// Lines of the log that an error message shows.
+/// The number of log lines that an error message shows.
 const LINES: usize = 12;
 
 impl ServerProcess {
@@ -83,8 +84,8 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// Checks without reaping the child, because the kernel does not reuse a PID before it is
-    /// reaped.
+    /// Checks whether the server still runs. This does not reap an ended child, so that the kernel cannot
+    /// give its PID to another process.
     pub(crate) fn is_alive(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         matches!(
@@ -93,7 +94,7 @@ impl ServerProcess {
         )
     }
 
-    /// The last lines of the server's log.
+    /// Returns the last lines of the server's log.
     pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();

@@ -1,5 +1,5 @@
-//! The result of one run in plain numbers: the content of the JSON, of the tables and of the plots.
-//! It measures nothing. Field names end with their unit.
+//! The result of one run in plain numbers, which JSON, tables and plots show. This module measures nothing.
+//! The name of a field whose value has a unit ends with that unit.
 
 use std::collections::BTreeMap;
 
@@ -29,10 +29,11 @@ pub(crate) struct RunReport {
     pub(crate) unasked: u64,
     pub(crate) reconnects: u64,
     pub(crate) latency: Latency,
-    /// Latency of answers with an unexpected status, including refusals.
+    /// Latency of the answers with an unexpected status or a refusal, by status.
     pub(crate) unexpected: BTreeMap<u16, Latency>,
     pub(crate) targets: Vec<TargetReport>,
-    /// Time from the intended send time until the request was sent.
+    /// The time from the intended send time until the client sent the request, of the requests that got an
+    /// answer.
     pub(crate) client_wait: Latency,
     pub(crate) cpu: CpuReport,
     pub(crate) windows: Vec<WindowReport>,
@@ -186,7 +187,7 @@ impl RunReport {
         }
     }
 
-    /// What a reader must know before trusting the figures.
+    /// Returns what a reader must know before trusting the figures.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.cpu.load_cores > 0.9 {
@@ -214,7 +215,7 @@ impl RunReport {
                 self.cpu.steal_cores * 100.0
             ));
         }
-        // Without a watched server, the server's CPU time would count as foreign.
+        // If no server is watched, the server's CPU time counts as foreign, and a warning would be wrong.
         if !self.cpu.watched.is_empty() && self.cpu.foreign_cores > 0.1 {
             warnings.push(format!(
                 "other processes used {:.0} % of a core: the machine was not quiet",

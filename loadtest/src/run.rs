@@ -1,5 +1,5 @@
-//! One run: a plan, a client, a watcher thread, and CPU times at the beginning and end. It prints
-//! no result. The command line calls it once, a comparison once for every turn.
+//! One run: a plan, a client, a watcher thread, and CPU times at the beginning and end. This module prints no
+//! result. The command line makes one run, a comparison one for each turn under load.
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -22,13 +22,12 @@ pub(crate) struct Setting {
     pub(crate) title: String,
 }
 
-/// The result of a run.
 pub(crate) struct RunResult {
     pub(crate) load: LoadSpec,
     pub(crate) tally: RunTally,
     pub(crate) samples: Vec<CpuSample>,
     pub(crate) watched: Vec<WatchedProcess>,
-    /// CPU time used within the measured time.
+    /// The CPU time that was used within the measured time.
     pub(crate) cpu: CpuUsage,
 }
 
@@ -44,8 +43,8 @@ pub(crate) fn run(load: &LoadSpec, setting: &Setting) -> Result<RunResult, Strin
         _ => None,
     };
     if let (Some(rows), Some(load::ArrivalPattern::Trace(trace))) = (&rows, &load.arrivals) {
-        // The rows are the load: there is no warm-up, and the run ends with the last row at the
-        // latest.
+        // The rows of the trace are the load. So there is no warm-up, and the load ends with the last row or
+        // earlier.
         let last_ms = rows.rows.last().map_or(0.0, |row| row.start_ms);
         load.warm_up_s = 0.0;
         load.duration_s = load.duration_s.min(last_ms / 1000.0 / trace.speed + 0.001);
@@ -98,8 +97,8 @@ fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// Raises the limit of open descriptors, because each connection takes a descriptor. If that fails,
-/// the connects report it.
+/// Raises the limit of open descriptors, because each connection takes a descriptor. If the limit stays too
+/// low, the connects report that.
 pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -1,5 +1,5 @@
-//! The arguments of `run`, and the load that they describe.
-//! It measures nothing. `args` calls it once.
+//! The arguments of `run`, and the load that they describe. This module measures nothing. `args` calls it
+//! once.
 
 use std::path::PathBuf;
 
@@ -14,12 +14,12 @@ use crate::{cores, run_view};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// http://127.0.0.1:8080/path or http+unix:///run/a.sock:/path; a blank and a number after it
-    /// are its weight among several URLs, like 'http://127.0.0.1:8080/a 3'. {function} is replaced
-    /// by a drawn name
+    /// http://127.0.0.1:8080/path or http+unix:///run/a.sock:/path. A blank and a number after a URL are its
+    /// weight among several URLs, like 'http://127.0.0.1:8080/a 3'. A drawn name replaces {function} in a URL
     #[arg(required = true, value_name = "URL [WEIGHT]")]
     urls: Vec<String>,
-    /// Connections to each address; without a rate, each is a client of a closed loop
+    /// The number of connections to each address. In a closed loop, which has neither a rate nor a trace,
+    /// each connection is a client
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     connections: usize,
     /// Open loop: requests a second, evenly spaced
@@ -40,13 +40,13 @@ pub(crate) struct RunArgs {
     /// Seconds that are measured; with the warm-up at most 3600
     #[arg(short, long, value_name = "S", default_value_t = 10.0)]
     duration: f64,
-    /// Seconds for which answers are waited for after the end
+    /// Seconds for which the client waits for answers after the end
     #[arg(long, default_value_t = 2.0, value_name = "S")]
     drain: f64,
     /// Seconds after which a request without an answer is an error
     #[arg(long, default_value_t = 10.0, value_name = "S")]
     timeout: f64,
-    /// The method; POST with a body, else GET
+    /// The method [default: POST with a body, else GET]
     #[arg(short = 'X', long)]
     method: Option<String>,
     /// A header, like 'content-type: text/plain'; repeatable
@@ -61,10 +61,10 @@ pub(crate) struct RunArgs {
     /// A body of this size: {"input":"xx…"} for JSON, which is the default, else this many letters
     #[arg(long, value_name = "N")]
     body_bytes: Option<usize>,
-    /// Draws {function} among this many names by Zipf
+    /// Draws {function} among this many names by Zipf's law
     #[arg(long, value_name = "N")]
     functions_zipf: Option<u32>,
-    /// The exponent: with 0 all names are equally likely
+    /// The exponent of Zipf's law; with 0 all names are equally likely
     #[arg(
         long,
         default_value_t = 1.1,
@@ -72,7 +72,7 @@ pub(crate) struct RunArgs {
         requires = "functions_zipf"
     )]
     zipf_s: f64,
-    /// The names; {} is replaced by the number, from 0
+    /// The form of the names; the number of a name, from 0, replaces {}
     #[arg(
         long,
         default_value = "f{}",
@@ -80,19 +80,19 @@ pub(crate) struct RunArgs {
         requires = "functions_zipf"
     )]
     name_template: String,
-    /// Statuses that are expected [default: 200 to 299]; repeatable
+    /// A status that is expected [default: 200 to 299]; repeatable
     #[arg(long, value_name = "STATUS")]
     expect: Vec<u16>,
-    /// Statuses by which the server refuses load: neither answers nor errors; repeatable
+    /// A status by which the server refuses load, which is neither an answer nor an error; repeatable
     #[arg(long, value_name = "STATUS")]
     refusal: Vec<u16>,
     /// Another seed draws other names, targets and times
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Never sleeps: send times are exact, and the client uses a whole core
+    /// Never sleeps, so that send times are exact; the client then uses a whole core
     #[arg(long)]
     spin: bool,
-    /// Runs on these cores only, like 0 or 2-3
+    /// Runs the client on these cores only, like 0 or 2-3
     #[arg(long, value_name = "CORES")]
     cores: Option<String>,
     /// Watches the CPU of a process and its descendants, like server=1234; repeatable

@@ -1,4 +1,4 @@
-//! One run in readable form: tables in the terminal, and a page with plots. It measures nothing and
+//! One run in readable form: tables in the terminal, and a page with plots. This module measures nothing and
 //! shows the content of the report.
 
 use maud::html;
@@ -60,7 +60,7 @@ fn about(report: &RunReport) -> String {
     format!("{kind} {connections}. {}.", summary(report))
 }
 
-/// The latencies that get a line of their own.
+/// Returns the latencies that get a line of their own, each with its name.
 fn latencies(report: &RunReport) -> Vec<(String, &Latency)> {
     let mut latencies = vec![("expected answers".to_owned(), &report.latency)];
     if report.targets.len() > 1 {
@@ -124,7 +124,7 @@ fn us(us: f64) -> String {
     show::duration(us * 1e3)
 }
 
-/// One line with the number of requests, their rate, and the failures.
+/// Formats one line with the number of requests, their rate, and the failures.
 fn summary(report: &RunReport) -> String {
     let mut parts = vec![format!(
         "{} requests in {} s, {} answers/s",
@@ -179,13 +179,13 @@ fn line(name: &str, colour: &'static str, points: Vec<(f64, f64)>) -> Series {
     }
 }
 
-/// The same series as a thin line, which is drawn behind the others.
+/// Makes a thin line of a series; the other series are drawn over it.
 fn thin(line: Series) -> Series {
     let mark = SeriesMark::Thin;
     Series { mark, ..line }
 }
 
-/// A plot of values over time, with the warm-up shaded.
+/// Makes a plot of values over time, with the warm-up shaded.
 fn timed(title: &str, note: &str, y: Axis, series: Vec<Series>) -> Plot {
     let x = Axis::new("time (s)", Scale::Linear, Unit::Plain);
     Plot {
@@ -194,7 +194,7 @@ fn timed(title: &str, note: &str, y: Axis, series: Vec<Series>) -> Plot {
     }
 }
 
-/// One point for each value of the histogram, thinned to the resolution of a plot.
+/// Makes one point for each value of the histogram, but no more than the plot can show.
 fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
     let total = latency.count as f64;
     // The axis ends at this value, because beyond it the line would depend on a single request.
@@ -202,7 +202,7 @@ fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
     let mut points: Vec<(f64, f64)> = Vec::new();
     let mut sum = 0;
     for (value_ns, count) in &latency.histogram_ns {
-        // Each value is drawn from the share of requests that were faster than it.
+        // A value is drawn at the share of the requests that were faster.
         let x = (1.0 / (1.0 - sum as f64 / total)).min(last);
         sum += count;
         let far = points
@@ -218,7 +218,7 @@ fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
     points
 }
 
-/// A plot over the windows in which an answer came.
+/// Makes a plot of the latency over time, from the windows in which an answer came.
 fn over_time(report: &RunReport) -> Plot {
     let answered = |of: fn(&WindowReport) -> f64| {
         let windows = report.windows.iter();

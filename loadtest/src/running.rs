@@ -1,5 +1,5 @@
-//! A running contender: its folder, ports and processes, ready for calls. Dropping it ends all of
-//! them. It makes no load. Turns and footprints start contenders.
+//! A running contender: its folder, ports and processes, ready for calls. Dropping it ends the processes and
+//! removes the folder. This module makes no load. Turns and footprints start contenders.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -35,18 +35,18 @@ pub(crate) struct RunningContender {
     pub(crate) url: String,
     /// Time from the start of each process until it was ready.
     pub(crate) ready_after: Vec<Duration>,
-    /// When the first process without a `ready` URL started; the tool does not wait for such a
-    /// process.
+    /// The start of the first process that has no `ready` URL. The tool does not wait until such a process is
+    /// ready.
     pub(crate) unawaited: Option<Instant>,
-    // This is the last field, so that the folder is removed after the processes have ended.
+    // This field is the last, so that the folder is removed after the processes have ended.
     _folder: ContenderFolder,
 }
 
 const START_MAX: Duration = Duration::from_secs(30);
 
 impl RunningContender {
-    /// Starts the processes one after another, waiting until each is ready, and sends the requests
-    /// of the contender's `prepare`.
+    /// Starts the processes one after another, waits for the `ready` URL of each that has one, and sends the
+    /// requests of the contender's `prepare`.
     pub(crate) fn set_up(
         contender: &Contender,
         set: &BTreeMap<String, String>,
@@ -135,7 +135,7 @@ impl RunningContender {
         Ok(())
     }
 
-    /// The processes that a run has to watch.
+    /// Returns the processes that a run has to watch.
     pub(crate) fn watched(&self) -> Vec<WatchedProcess> {
         let servers = self.names.iter().zip(&self.servers);
         servers
@@ -146,12 +146,12 @@ impl RunningContender {
             .collect()
     }
 
-    /// For each process, whether it counts as the contender's own.
+    /// Returns for each process whether it counts as the contender's own.
     pub(crate) fn measured(&self) -> &[bool] {
         &self.measured
     }
 
-    /// The memory of the measured processes.
+    /// Returns the memory of the measured processes.
     pub(crate) fn memory(&self) -> MemoryUse {
         let mut sum = MemoryUse::default();
         for (server, measured) in self.servers.iter().zip(&self.measured) {
@@ -182,7 +182,7 @@ impl Drop for RunningContender {
     }
 }
 
-/// Whether a variable changes what nanofaas or a Python function does.
+/// Returns whether an environment variable changes what nanofaas or a Python function does.
 fn sets_up(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || name.starts_with("PYTHON")
 }
@@ -197,7 +197,7 @@ fn await_ready(name: &str, server: &ServerProcess, url: &str, end: Instant) -> R
     ))
 }
 
-/// Free ports. All listeners are open until the last port is found, so the ports differ.
+/// Returns free ports. All listeners stay open until the last port is found, so the ports differ.
 fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let listeners: Result<Vec<TcpListener>, _> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
@@ -211,8 +211,8 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The name of the user who runs this tool. It is needed because a server that is started as root
-/// may switch to another user.
+/// Returns the name of the user who runs this tool. A contender's file can pass it to a server that, started
+/// as root, would switch to another user.
 fn user() -> Result<String, String> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {
@@ -270,8 +270,7 @@ fn prepare(step: &PrepareStep, variables: &mut Variables) -> Result<(), String> 
     Ok(())
 }
 
-/// A temporary folder with a short name, because the path of a Unix socket in it has a length
-/// limit.
+/// A temporary folder. Its name is short, because Linux limits the length of a Unix socket's path.
 struct ContenderFolder(PathBuf);
 
 impl ContenderFolder {

@@ -1,5 +1,5 @@
-//! The scenario of a comparison, read from its file: contenders, the load, cores, goals. It starts
-//! nothing. `compare` runs it.
+//! The scenario of a comparison, read from its file: contenders, the load, cores, goals. This module starts
+//! nothing; `compare` runs the scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::goal::Goal;
 use crate::load::{ArrivalPattern, LoadSpec, RequestTarget};
 
-/// Fields of a load or request that override the fields of another source.
+/// Fields of a load or a request that override the defaults.
 type Partial = Map<String, Value>;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub(crate) struct Scenario {
     pub(crate) rounds: usize,
     #[serde(default)]
     pub(crate) measure: Measure,
-    /// Cores of the load generator (`load`) and of each process, by its name.
+    /// The cores of the load generator, under `load`, and of the processes, under their names.
     #[serde(default)]
     pub(crate) cores: BTreeMap<String, Vec<usize>>,
     /// Fields of the load that all contenders share.
@@ -34,12 +34,13 @@ pub(crate) struct Scenario {
     #[serde(default)]
     request: Partial,
     pub(crate) contenders: Vec<ContenderEntry>,
-    /// The contender by whose figures ratios are divided.
+    /// The contender by whose figures the figures of the others are divided.
     pub(crate) baseline: String,
-    /// The contender without a proxy. `added_p50_us` is the latency that a proxy adds to it.
+    /// The contender that calls the pod without a proxy. `added_p50_us` is a contender's median latency minus
+    /// that of this one.
     #[serde(default)]
     pub(crate) direct: Option<String>,
-    /// An open loop at a share of the measured capacity of one contender.
+    /// If present, the load is an open loop at a share of the measured capacity of one contender.
     #[serde(default)]
     pub(crate) capacity: Option<CapacityShare>,
     #[serde(default)]
@@ -52,7 +53,7 @@ fn usual_rounds() -> usize {
     5
 }
 
-/// The measurement of each contender in a round.
+/// The figure that a turn measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {
@@ -68,7 +69,7 @@ pub(crate) enum Measure {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContenderEntry {
     pub(crate) name: String,
-    /// The path of its file, relative to the scenario's folder.
+    /// The path of the contender's file, relative to the scenario's folder.
     #[serde(rename = "use")]
     pub(crate) file: PathBuf,
     #[serde(default)]
@@ -95,26 +96,26 @@ fn usual_connections() -> usize {
     64
 }
 
-/// The limits above which a round is not counted.
+/// The limits above which a turn is disturbed, and how often turns and rounds are repeated.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Disturbance {
-    /// CPU time taken by the hypervisor, in percent of one core.
+    /// CPU time that the hypervisor took, in percent of one core.
     pub(crate) steal_percent: f64,
     /// CPU time of processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// How much longer, in percent, a core took for a fixed piece of work at one probe than at
-    /// another probe of the round.
+    /// How much longer, in percent, a core took for the same work at one probe than at another probe of the
+    /// round, or a cache line for its round trip between two cores.
     pub(crate) speed_percent: f64,
-    /// Longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
+    /// The longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
     pub(crate) way_ns: Option<f64>,
-    /// How often a turn is tried in a round.
+    /// How many times a turn is tried in a round.
     pub(crate) tries: usize,
-    /// How long to wait until the machine's speed is as before.
+    /// How long a comparison waits until the machine's speed is as before.
     pub(crate) patience_s: f64,
-    /// How many rounds may be dropped and repeated. On a shared host, changes of its speed alone
-    /// disturbed five of eight rounds of two contenders: ten repeats would often be too few to get
-    /// five valid rounds.
+    /// How many rounds may be dropped and repeated. On a shared host, changes of the host's speed alone
+    /// disturbed five of eight rounds with two contenders. So ten repeats would often be too few to get five
+    /// valid rounds.
     pub(crate) repeats: usize,
 }
 
@@ -173,7 +174,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// All cores that the scenario names.
+    /// Returns all cores that the scenario names.
     pub(crate) fn named_cores(&self) -> Vec<usize> {
         let entries = self.contenders.iter().map(|entry| &entry.cores);
         let all = std::iter::once(&self.cores).chain(entries);
@@ -181,19 +182,19 @@ impl Scenario {
         numbers.into_iter().collect()
     }
 
-    /// Sets the arrivals of all contenders.
+    /// Sets the arrivals of all contenders that have none of their own.
     pub(crate) fn offer(&mut self, arrivals: &ArrivalPattern) -> Result<(), String> {
         let value = serde_json::to_value(arrivals).map_err(|error| error.to_string())?;
         self.load.insert("arrivals".to_owned(), value);
         Ok(())
     }
 
-    /// Replaces a duration of the file, such as `duration_s`.
+    /// Replaces a duration that all contenders share, such as `duration_s`.
     pub(crate) fn last(&mut self, field: &str, seconds: f64) {
         self.load.insert(field.to_owned(), seconds.into());
     }
 
-    /// The load for one contender at `url`.
+    /// Returns the load for one contender at `url`.
     pub(crate) fn load(&self, entry: &ContenderEntry, url: String) -> Result<LoadSpec, String> {
         let mut target: RequestTarget =
             merge(&RequestTarget::default(), &[&self.request, &entry.request])?;
@@ -204,7 +205,7 @@ impl Scenario {
     }
 }
 
-/// Takes each field from the last element of `over` that has it.
+/// Takes each field from the last element of `over` that has the field, or else from `usual`.
 fn merge<T: Serialize + DeserializeOwned>(usual: &T, over: &[&Partial]) -> Result<T, String> {
     let mut value = serde_json::to_value(usual).map_err(|error| error.to_string())?;
     for partial in over {

@@ -1,11 +1,10 @@
-//! Probes the speed of the machine: it times a fixed piece of work on all cores at once, and a
-//! cache line that two cores pass back and forth. A host may move virtual cores: onto a physical
-//! core that another machine shares, or away from the cache of the other core, so that traffic
-//! between cores costs several times as much. Such a move changes figures by a third within
-//! seconds, and no counter of the kernel shows it. This module also decides whether a round counts,
-//! and how much the speed differed between rounds. It knows no contender, and measures only while
-//! no contender's process runs. Comparisons probe before the first turn of a round and after each
-//! turn.
+//! Probes the speed of the machine: it times a fixed piece of work on all cores at once, and a cache line
+//! that two cores pass back and forth. A host may move a virtual core onto a physical core that another
+//! machine shares. It may also move two cores so far apart that they share no cache and traffic between them
+//! costs several times as much. Such a move changes figures by a third within seconds, and no counter of the
+//! kernel shows it. This module also decides whether the speed disturbed a round, and how much the speed
+//! differed between rounds. It knows no contender. Comparisons probe before the first turn of a round and
+//! after each turn, while no contender's process runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::{black_box, spin_loop};
@@ -21,8 +20,8 @@ use serde::Serialize;
 use crate::cores;
 use crate::scenario::Disturbance;
 
-/// Nanoseconds for a unit of work, by core or pair of cores. Only comparisons between them are
-/// meaningful.
+/// Nanoseconds for a unit of work, by core, and for a round trip, by pair of cores. A value has a meaning
+/// only in comparison with other values of the same core or pair.
 pub(crate) type WorkNs = BTreeMap<String, f64>;
 
 /// The probes around a turn.
@@ -33,31 +32,31 @@ pub(crate) struct Around {
 }
 
 const WAY: &str = "the way";
-/// Words that a unit computes over: 256 KiB, which fit into a core's own cache.
+/// The number of words that a unit computes over: 256 KiB, which fit into a core's own cache.
 const WORDS: usize = 32 * 1024;
-/// Bytes that a unit sends through a socket, one at a time; this takes about as long as the
+/// The number of bytes that a unit sends through a socket, one at a time, which takes about as long as the
 /// computation.
 const TRIPS: usize = 6;
-/// Units that are timed together; they take 0.3 ms.
+/// The number of units that are timed together; they take 0.3 ms.
 const UNITS: u32 = 16;
-/// Timings of one visit.
+/// The number of timings that a core makes in one visit.
 const TIMINGS: usize = 6;
-/// Untimed round trips at the beginning, until the thread on the other core runs.
+/// The number of untimed round trips at the beginning, until the thread on the other core runs.
 const WARM_UP: u32 = 50;
-/// Timed round trips.
+/// The number of timed round trips.
 const PASSES: u32 = 500;
-/// Time limit for the round trips. They take only a small part of it, because both cores are idle.
+/// The time limit for the round trips of a pair. On idle cores they take only a small part of it.
 const PASS_MAX: Duration = Duration::from_secs(1);
-/// Timings that are ignored: the first has cold caches and a low clock, and during the first and
-/// the last one another core may be idle.
+/// The timings that are ignored. The first has cold caches and a low clock. During the first and the last
+/// one, another core may be idle.
 const ALONE: [usize; 2] = [0, TIMINGS - 1];
-/// Number of visits to each core, and the pause before each. A burst of a neighbour that is shorter
-/// than a tenth of a second should not cost a round, because it is short compared with a turn. The
-/// least time of all visits counts: on an unchanged machine it varied by 1.5 %, the median by 29 %.
+/// The number of visits to each core, and the pause before each. The least time of all visits counts, so that
+/// a neighbour's burst of less than a tenth of a second does not cost a round: it is short compared with a
+/// turn. On an unchanged machine the least time varied by 1.5 %, the median by 29 %.
 const VISITS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Probes the cores. It takes an eighth of a second, and 10 ms of CPU time on each core.
+/// Probes the cores. A probe takes about an eighth of a second, and 10 ms of CPU time on each core.
 pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
     let named = |error: std::io::Error| format!("cannot probe the speed: {error}");
     let mut works = Vec::new();
@@ -79,7 +78,7 @@ pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
     Ok(least)
 }
 
-/// Times all cores at once, each by a thread that is pinned to it, so that the caller's cores stay
+/// Times all cores at once. Each core has a thread that is pinned to it, so that the caller's own cores stay
 /// unchanged.
 fn visit(works: &mut [(usize, SpeedProbe)]) -> Result<Vec<(String, f64)>, String> {
     let start = Barrier::new(works.len());
@@ -116,7 +115,7 @@ fn visit_one(core: usize, work: &mut SpeedProbe, start: &Barrier) -> Result<(Str
     Ok((format!("core {core}"), least))
 }
 
-/// Nanoseconds for a round trip of a cache line between two cores.
+/// Measures the time of a round trip of a cache line between two cores, in nanoseconds.
 fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     let word = AtomicU32::new(0);
     let end = Instant::now() + PASS_MAX;
@@ -160,7 +159,7 @@ fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     })
 }
 
-/// A unit of work: about half computation and half system calls, which neighbours slow down most.
+/// A unit of work: about half computation and half system calls, because neighbours slow these down most.
 struct SpeedProbe {
     words: Vec<u64>,
     near: UnixStream,
@@ -174,7 +173,7 @@ impl SpeedProbe {
         Ok(Self { words, near, far })
     }
 
-    /// Nanoseconds for one unit.
+    /// Measures the time of one unit, in nanoseconds.
     fn time(&mut self) -> std::io::Result<f64> {
         let begun = Instant::now();
         for _ in 0..UNITS {
@@ -200,9 +199,9 @@ fn mix(words: &[u64]) -> u64 {
     lanes.iter().fold(0, |sum, lane| sum ^ lane)
 }
 
-/// The reason why a round with these probes, in the order of time, is not counted: the slowest
-/// probe of a core or pair is more than the allowed percentage above its fastest, or a round trip
-/// between two cores takes too long.
+/// Returns the reason if a round with these probes, in the order of time, does not count. The first possible
+/// reason is that a round trip between two cores takes too long. The second is that the slowest probe of a
+/// core or pair is slower than its fastest by more than the allowed percentage.
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;
@@ -246,7 +245,7 @@ pub(crate) struct Differences {
 }
 
 impl Differences {
-    /// `rounds` has the probes of each round.
+    /// Computes the differences; `rounds` has the probes of each round. Returns `None` if nothing was probed.
     pub(crate) fn of(rounds: &[Vec<&WorkNs>]) -> Option<Self> {
         let mut differences = Self {
             within_percent: 0.0,
@@ -271,7 +270,7 @@ impl Differences {
         (!places.is_empty()).then_some(differences)
     }
 
-    /// The differences as a text for the end of a sentence.
+    /// Formats the differences as a part of a sentence.
     pub(crate) fn describe(&self) -> String {
         let within = self.within_percent;
         let mut text =
@@ -283,7 +282,7 @@ impl Differences {
     }
 }
 
-/// The names of all probed cores and pairs.
+/// Returns the names of all probed cores and pairs.
 fn known<'a>(probes: impl Iterator<Item = &'a WorkNs>) -> BTreeSet<String> {
     probes.flat_map(WorkNs::keys).cloned().collect()
 }

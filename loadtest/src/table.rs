@@ -1,12 +1,11 @@
-//! Tables for the terminal and for a page. A table decides nothing about its figures; the JSON has
-//! more figures.
+//! Tables for the terminal and for a page. They show only some of the figures; the JSON has all of them.
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use maud::{Markup, html};
 
-/// Rows of cells under columns. The first column is text, the others are figures. In a cell, the
-/// text after a line break is less important.
+/// Rows of cells under columns. The first column is text, the others are figures. In a cell, the text after a
+/// line break is less important, and a page shows it smaller.
 pub(crate) struct ReportTable {
     pub(crate) title: String,
     pub(crate) columns: Vec<&'static str>,

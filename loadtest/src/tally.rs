@@ -1,5 +1,5 @@
-//! How every request ended, and how long it took. Times are nanoseconds since the start of the run.
-//! It reads no clock. The client reports each end; reports use the sums.
+//! How every request ended, and how long it took. Times are nanoseconds since the start of the run. This
+//! module reads no clock. The client reports each end, and reports use the sums.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 
 use crate::load::LoadSpec;
 
-/// A histogram with three significant digits, from 1 µs to an hour, in nanoseconds.
+/// Makes a histogram with three significant digits, from 1 µs to an hour, in nanoseconds.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("these bounds are sound")
 }
@@ -44,7 +44,8 @@ impl RequestError {
     }
 }
 
-/// The measured requests: their intended send time is at or after `begin_ns` and before `end_ns`.
+/// The measured time. A request is measured if its intended send time is at or after `begin_ns` and before
+/// `end_ns`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MeasuredSpan {
     pub(crate) begin_ns: u64,
@@ -75,7 +76,7 @@ pub(crate) struct RunTally {
     refusals: Vec<u16>,
     /// Requests that were meant to be sent within the span.
     pub(crate) requests: u64,
-    /// Expected answers that came within the span, with any intended send time.
+    /// Expected answers that came within the span, whatever their requests' intended send time was.
     pub(crate) answered_in_span: u64,
     /// Latency of expected answers. A timeout or an unfinished request is included with the time
     /// until its end, because the percentiles would look too good without it.
@@ -84,15 +85,15 @@ pub(crate) struct RunTally {
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
     /// Latency for each target; empty if there is only one target.
     by_target: Vec<Histogram<u64>>,
-    /// Time from the intended send time to the first sent byte: the wait in this client.
+    /// The time from the intended send time to the first sent byte, of the requests that got an answer: the
+    /// wait in this client.
     pub(crate) wait: Histogram<u64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<RequestError, u64>,
-    /// Failed connects.
     pub(crate) connect_errors: u64,
-    /// Bytes and failures on connections without a request.
+    /// Failures of connections on which no request was in flight, such as bytes without a request.
     pub(crate) unasked: u64,
-    /// New connects after the start.
+    /// Attempts to connect again after the start of the run.
     pub(crate) reconnects: u64,
     pub(crate) windows: Vec<Window>,
     window: Histogram<u64>,
@@ -138,7 +139,7 @@ impl RunTally {
         }
     }
 
-    /// Answers whose status is neither expected nor a refusal.
+    /// Returns the number of answers whose status is neither expected nor a refusal.
     pub(crate) fn unwanted(&self) -> u64 {
         let unwanted = self.unexpected.iter();
         unwanted
@@ -196,12 +197,12 @@ impl RunTally {
         }
     }
 
-    /// The latency of one target.
+    /// Returns the latency of one target.
     pub(crate) fn of_target(&self, target: usize) -> &Histogram<u64> {
         self.by_target.get(target).unwrap_or(&self.latency)
     }
 
-    /// Closes the current window if its time is over.
+    /// Closes and returns the current window if its time is over.
     pub(crate) fn tick(&mut self, now_ns: u64) -> Option<&Window> {
         if now_ns < self.window_begin_ns + WINDOW_NS {
             return None;

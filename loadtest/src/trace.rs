@@ -1,6 +1,6 @@
-//! Traces: which function was called when, and how long it ran. They are read from CSV, or
-//! generated like the public Azure Functions traces. A trace names no server. `run` replays a
-//! trace, `trace` writes one.
+//! Traces: which function was called when, and how long it ran. They are read from CSV, or generated like the
+//! public Azure Functions traces. A trace names no server. The command `run` replays a trace, and the command
+//! `trace` writes one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -85,20 +85,20 @@ impl TraceRows {
 /// The parameters of a generated trace.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TraceShape {
-    /// How many functions there are
+    /// The number of functions
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) functions: u32,
-    /// How long the trace is, in seconds
+    /// The length of the trace, in seconds
     #[arg(long, default_value_t = 60.0)]
     pub(crate) seconds: f64,
     /// Calls a second of all functions together, on average
     #[arg(long, default_value_t = 100.0)]
     pub(crate) rate: f64,
-    /// How unequal the functions are: the n-th is called in proportion to n^-S
+    /// How unequal the functions are: the n-th function is called in proportion to n^-POPULARITY
     #[arg(long, default_value_t = 1.5)]
     pub(crate) popularity: f64,
-    /// The share of functions that are called in bursts; half of the others have timers, half are
-    /// called at random times
+    /// The share of functions that are called in bursts. Of the others, half have timers and half are called
+    /// at random times
     #[arg(long, default_value_t = 0.4)]
     pub(crate) bursty: f64,
     /// The median duration of all functions' medians, in milliseconds
@@ -109,7 +109,7 @@ pub(crate) struct TraceShape {
     pub(crate) seed: u64,
 }
 
-/// Limit of the rows of a trace. All rows are held in memory.
+/// The largest number of rows of a trace, because all rows are held in memory.
 const ROWS_MAX: f64 = 20_000_000.0;
 
 impl TraceShape {
@@ -155,7 +155,7 @@ impl TraceShape {
         Ok(TraceRows { names, rows })
     }
 
-    /// The times of the calls of one function, in milliseconds.
+    /// Draws the times of the calls of one function, in milliseconds.
     fn starts(&self, rate: f64, dice: &mut SmallRng) -> Result<Vec<f64>, String> {
         let end_ms = self.seconds * 1000.0;
         let exponential = |mean_ms: f64| Exp::new(1.0 / mean_ms).map_err(|error| error.to_string());
@@ -181,7 +181,7 @@ impl TraceShape {
                 at = stop + off.sample(dice);
             }
         } else if kind < self.bursty + (1.0 - self.bursty) / 2.0 {
-            // A timer: equal gaps from a random phase.
+            // A timer calls the function at equal gaps from a random phase.
             let gap = 1000.0 / rate;
             let mut at = dice.random::<f64>() * gap;
             while at < end_ms {
@@ -264,7 +264,7 @@ mod tests {
             functions: 1,
             ..shape()
         };
-        // The variance of calls a second divided by their mean: 1 for Poisson, far above 1 with
+        // The variance of the calls in a second, divided by their mean, is 1 for Poisson and far above 1 with
         // bursts.
         let dispersion = |shape: &TraceShape| {
             let rows = shape.make().expect("a trace").rows;

@@ -1,13 +1,13 @@
-//! Variables in braces and their values: `{folder}`, `{port.proxy}`, `{flags}`. Braces around
-//! anything but a plain word stay unchanged, so JSON and nginx.conf need no escapes. It fills in
-//! the files of contenders.
+//! Variables in braces and their values: `{folder}`, `{port.proxy}`, `{flags}`. Braces around anything but a
+//! plain word stay unchanged, so JSON and nginx.conf need no escapes. The files of contenders contain such
+//! variables.
 
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Variables(BTreeMap<String, String>);
 
-/// Variables that the load tool itself fills in for each request.
+/// Variables that stay unchanged here, because the load plan fills them in for each request.
 const LATER: [&str; 2] = ["function", "duration_ms"];
 /// The longest chain of values that refer to other variables.
 const DEPTH: usize = 8;
@@ -64,7 +64,7 @@ impl Variables {
     }
 }
 
-/// The variable in braces at the beginning of a text.
+/// Returns the name of the variable in braces at the beginning of a text.
 fn word(text: &str) -> Option<&str> {
     let (word, _) = text.strip_prefix('{')?.split_once('}')?;
     let plain =

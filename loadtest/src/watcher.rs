@@ -1,6 +1,6 @@
-//! Watches a run on a thread of its own: CPU times ten times a second, and the progress bar. It
-//! never touches the client's sockets or figures; it receives the windows through a channel. `run`
-//! starts its thread and waits for it.
+//! Watches a run on a thread of its own: it reads CPU times ten times a second and shows the progress bar.
+//! The watcher never touches the client's sockets or figures; it receives the client's windows through a
+//! channel. `run` starts the thread and waits for its end.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -12,30 +12,30 @@ use serde::Serialize;
 use crate::cpu::CpuReading;
 use crate::tally::Window;
 
-/// A process whose CPU time is watched, with its descendants.
+/// A process whose CPU time is watched, together with that of its descendants.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct WatchedProcess {
     pub(crate) name: String,
     pub(crate) pid: u32,
 }
 
-/// CPU use in a tenth of a second, in cores.
+/// The CPU use in a tenth of a second, in cores.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CpuSample {
     /// The middle of the tenth, in seconds from the end of the warm-up.
     pub(crate) at_s: f64,
-    /// Everything that ran on this machine.
+    /// The CPU use of everything that ran on this machine.
     pub(crate) machine: f64,
     pub(crate) steal: f64,
     pub(crate) load: f64,
-    /// CPU use of each watched process, in the order of the processes.
+    /// The CPU use of each watched process, in the order of `Watcher::watched`.
     pub(crate) watched: Vec<f64>,
 }
 
 pub(crate) struct Watcher {
     pub(crate) start: Instant,
     pub(crate) warm_up: Duration,
-    /// Length of the warm-up and the measured time.
+    /// The length of the warm-up and the measured time together.
     pub(crate) length: Duration,
     pub(crate) watched: Vec<WatchedProcess>,
     pub(crate) windows: Receiver<Window>,

@@ -1,6 +1,6 @@
-//! Reads answers: finds the end and the status of each, independently of how the bytes are split.
-//! It keeps no body and repairs nothing: bytes that are not valid HTTP/1.1 are an error. A
-//! connection feeds it the bytes that it reads.
+//! Reads answers: finds the end and the status of each, independently of how the bytes are split. The reader
+//! keeps no body and repairs nothing: bytes that are not valid HTTP/1 are an error. A connection feeds it the
+//! bytes that arrive.
 
 use std::mem::MaybeUninit;
 
@@ -16,10 +16,10 @@ pub(crate) struct ResponseEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MalformedResponse;
 
-/// The longest head that is read.
+/// A head that is still incomplete after this many bytes is an error.
 const HEAD_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 64;
-/// The longest size line of a chunk, including extensions.
+/// The longest size line of a chunk, including extensions, and the longest trailer line.
 const SIZE_LINE_MAX: usize = 1024;
 
 #[derive(Debug)]
@@ -35,11 +35,11 @@ enum Await {
     ChunkEnd {
         seen_cr: bool,
     },
-    /// Reading trailers, which end with an empty line.
+    /// The trailers, which end with an empty line.
     Trailers {
         line: usize,
     },
-    /// The body ends with the connection.
+    /// A body that ends with the connection.
     Close,
 }
 
@@ -67,13 +67,13 @@ impl ResponseReader {
         }
     }
 
-    /// Prepares for the answer of the next request.
+    /// Prepares for the answer of the next request. `bodiless` says that the request is a HEAD.
     pub(crate) fn begin(&mut self, bodiless: bool) {
         self.bodiless = bodiless;
     }
 
-    /// Takes received bytes. An answer must end exactly at the end of the bytes: only one request
-    /// is in flight, so more bytes are an error.
+    /// Reads received bytes. Only one request is in flight, so bytes after the end of its answer are an
+    /// error.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<ResponseEnd>, MalformedResponse> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -91,7 +91,8 @@ impl ResponseReader {
         Ok(None)
     }
 
-    /// Handles the end of the connection, which is also the end of an answer without a length.
+    /// Handles the end of the connection. Returns the answer if its body has no length and so ends with the
+    /// connection.
     pub(crate) fn close(&self) -> Option<ResponseEnd> {
         matches!(self.await_, Await::Close).then_some(ResponseEnd {
             closes: true,
@@ -141,7 +142,7 @@ impl ResponseReader {
     }
 
     fn head(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
-        // The usual case: the whole head came in one read and is parsed without a copy.
+        // Usually the whole head comes in one read, and is parsed without a copy.
         if self.carry.is_empty() {
             return match self.parse_head(bytes)? {
                 Some((length, ended)) => Ok((length, ended)),
@@ -164,7 +165,8 @@ impl ResponseReader {
         }
     }
 
-    /// The head's length, and whether the answer ends with it; `None` if the head is incomplete.
+    /// Returns the head's length, and whether the answer ends with the head; `None` if the head is
+    /// incomplete.
     fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, MalformedResponse> {
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut []);
@@ -198,8 +200,8 @@ impl ResponseReader {
             }
         }
         if status < 200 {
-            // 101 is not allowed here; the other 1xx are interim answers, which come before the
-            // answer.
+            // The client asks for no other protocol, so 101 is an error. Any other 1xx is an interim answer,
+            // which comes before the final one.
             return if status == 101 {
                 Err(MalformedResponse)
             } else {

@@ -1,12 +1,11 @@
-//! A figure in one SVG file: plots in rows, each with its title and its legend, readable on a light
-//! and on a dark screen. It has no script and loads nothing. The same plots always give the same
-//! bytes.
+//! A figure in one SVG file: plots in rows, each with its title and its legend, readable on a light and on a
+//! dark screen. The file has no script and loads nothing. The same plots always give the same bytes.
 
 use maud::{Markup, PreEscaped, html};
 
 use crate::plot::{COLOURS, HEIGHT, LEFT, Plot, SeriesMark, WIDTH, px};
 
-/// `COLOURS` for a dark background, in the same order.
+/// The colours that replace `COLOURS` on a dark background, in the same order.
 const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
     "#56b4e9", "#ff9e5e", "#3fcf9b", "#e39bcf", "#e0c040", "#8ec9f0", "#bbbbbb", "#b99bff",
 ];
@@ -14,7 +13,7 @@ const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
 const MARGIN: f64 = 12.0;
 const TITLE: f64 = 52.0;
 const CAPTION: f64 = 44.0;
-/// The approximate width of a letter at 12.5 pixels.
+/// The approximate width of a letter of 12.5 pixels, in pixels.
 const LETTER: f64 = 6.6;
 
 /// Plots with a title.
@@ -29,7 +28,7 @@ pub struct Drawing {
 }
 
 impl Drawing {
-    /// The complete SVG file.
+    /// Returns the complete SVG file.
     pub fn svg(&self) -> String {
         let columns = self.columns.max(1);
         let rows = self.plots.len().div_ceil(columns);
@@ -63,7 +62,7 @@ fn translate(x: f64, y: f64) -> String {
     format!("translate({x} {y})")
 }
 
-/// Title, note and legend of a plot.
+/// Draws the title, the note and the legend of a plot.
 fn caption(plot: &Plot) -> Markup {
     let starts = plot.series.iter().scan(LEFT, |next, series| {
         let width = mark_size(series.mark).0 + 22.0 + LETTER * series.name.chars().count() as f64;
@@ -82,7 +81,7 @@ fn caption(plot: &Plot) -> Markup {
     }
 }
 
-/// Width and height of a series' mark in the legend.
+/// Returns the width and the height of a series' mark in the legend.
 fn mark_size(mark: SeriesMark) -> (f64, f64) {
     match mark {
         SeriesMark::Line => (18.0, 3.0),
@@ -91,7 +90,7 @@ fn mark_size(mark: SeriesMark) -> (f64, f64) {
     }
 }
 
-/// The style sheet. Elements have the colours of a light screen; on a dark screen a rule for each
+/// Makes the style sheet. Elements have the colours of a light screen; on a dark screen a rule for each
 /// colour replaces that colour.
 fn style() -> String {
     let mut dark = DARK.to_owned();

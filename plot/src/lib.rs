@@ -1,11 +1,11 @@
-//! Plots as SVG text, and numbers in readable form. maud writes the elements and escapes the texts.
-//! This crate reads nothing and knows nothing about the data. Reports of load tests, simulations
-//! and soak tests use it.
+//! Plots as SVG text, and numbers in readable form. maud writes the elements and escapes the texts. This
+//! crate reads nothing and knows nothing about the data. Reports of load tests, simulations and soak tests
+//! use it.
 //!
-//! Axes, ticks and lines are drawn here and not by a plotting crate. plotters (0.3.7) rounds all
-//! positions to whole pixels (its issue 128), which shows as steps in an enlarged picture. It has
-//! neither a percentile axis nor the ticks that are needed here, so this code would be needed
-//! anyway. Other crates draw with scripts in a browser, and these files must work without scripts.
+//! This crate draws axes, ticks and lines itself. The plotting crate plotters (0.3.7) rounds all positions to
+//! whole pixels (its issue 128), which shows as steps in an enlarged picture. It also has neither a
+//! percentile axis nor the ticks that are needed here. Other crates draw with scripts in a browser, but these
+//! files must work without scripts.
 
 mod drawing;
 mod plot;

@@ -1,4 +1,4 @@
-//! Plots as inline SVG: axes with units, a grid, lines, dots and a legend. It knows nothing about
+//! Plots as inline SVG: axes with units, a grid, lines, dots and a legend. This module knows nothing about
 //! the meaning of the values and loads nothing. Pages and drawings contain plots.
 
 use maud::{Markup, html};
@@ -17,7 +17,7 @@ pub const COLOURS: [&str; 8] = [
 pub enum Scale {
     Linear,
     Log,
-    /// x is 1 / (1 - quantile), on a logarithmic scale, labelled in percent.
+    /// A value is 1 / (1 - quantile). The scale is logarithmic, with labels in percent.
     Percentile,
 }
 
@@ -25,9 +25,9 @@ pub enum Scale {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Plain,
-    /// Values are microseconds.
+    /// The values are microseconds.
     Time,
-    /// Values are a count per second.
+    /// The values are counts per second.
     Rate,
 }
 
@@ -37,7 +37,7 @@ pub struct Axis {
     pub label: String,
     pub scale: Scale,
     pub unit: Unit,
-    /// The range that the axis must include.
+    /// Two values that the axis must include.
     pub span: Option<(f64, f64)>,
 }
 
@@ -51,7 +51,7 @@ impl Axis {
         }
     }
 
-    /// This axis, with a range that it must include.
+    /// Returns this axis with two values that it must include.
     #[must_use]
     pub fn spanning(self, low: f64, high: f64) -> Self {
         let span = Some((low, high));
@@ -108,7 +108,7 @@ fn percent(value: f64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeriesMark {
     Line,
-    /// A thinner, lighter line, drawn behind the other series.
+    /// A thinner, lighter line, for a series over which the next ones are drawn.
     Thin,
     Dots,
 }
@@ -137,18 +137,18 @@ pub struct Plot {
     pub level: Option<f64>,
 }
 
-/// Most columns of points in a plot.
+/// The largest number of columns of points in a plot.
 const COLUMNS: usize = 700;
 pub(crate) const WIDTH: f64 = 720.0;
 pub(crate) const HEIGHT: f64 = 300.0;
-/// The edges of the area inside the axes; labels are outside it.
+/// The edges of the area inside the axes, in pixels; the labels are outside this area.
 pub(crate) const LEFT: f64 = 74.0;
 const RIGHT: f64 = 706.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 254.0;
 
 impl Plot {
-    /// A plot of these series, without a warm-up and without a horizontal line.
+    /// Makes a plot of these series, without a warm-up and without a horizontal line.
     pub fn new(title: &str, note: &str, x: Axis, y: Axis, series: Vec<Series>) -> Self {
         Self {
             title: title.to_owned(),
@@ -161,7 +161,7 @@ impl Plot {
         }
     }
 
-    /// The plot as an `svg` element. The page that contains it must style its classes.
+    /// Returns the plot as an `svg` element. The page or drawing that contains it must style its classes.
     pub fn svg(&self) -> Markup {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);
@@ -208,7 +208,7 @@ fn warm_up(end: f64) -> Markup {
     }
 }
 
-/// A grid line at a tick of the y axis, with its label.
+/// Draws a grid line at a tick of the y axis, with its label.
 fn row(at: f64, label: &str) -> Markup {
     html! {
         path d=(format!("M{LEFT} {at:.1}H{RIGHT}")) class="grid" {}
@@ -216,7 +216,7 @@ fn row(at: f64, label: &str) -> Markup {
     }
 }
 
-/// A grid line at a tick of the x axis, with its label.
+/// Draws a grid line at a tick of the x axis, with its label.
 fn column(at: f64, label: &str) -> Markup {
     // The last label must not extend beyond the picture.
     let (anchor, text_at) = match at > RIGHT - 24.0 {
@@ -252,13 +252,13 @@ fn draw(series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(f64) -> f64) -> Ma
     }
 }
 
-/// A coordinate to a tenth of a pixel, so that lines stay smooth at twice the size.
+/// Formats a coordinate to a tenth of a pixel, so that lines stay smooth at twice the size.
 pub(crate) fn px(at: f64) -> String {
     format!("{at:.1}")
 }
 
-/// Reduces the points of a long run to the columns of a plot. Of neighbouring points the lowest and
-/// the highest are kept, so that every spike stays visible.
+/// Reduces the points of a long run to the columns of a plot. Of the points in a column the lowest and the
+/// highest are kept, so that every spike stays visible.
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let group = points.len().div_ceil(COLUMNS).max(1);
     if group < 3 {

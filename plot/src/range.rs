@@ -1,8 +1,9 @@
-//! The visible range of an axis, and the positions of its ticks. It draws nothing; `plot` does.
+//! The visible range of an axis, and the positions of its ticks. This module draws nothing; `plot` does.
 
 use crate::plot::{Axis, Scale};
 
-/// The visible range of an axis, in the axis's own coordinates, and the positions of its ticks.
+/// The visible range of an axis and the positions of its ticks. `low` and `high` are logarithms unless the
+/// scale is linear; ticks are values.
 pub(crate) struct Range {
     pub(crate) low: f64,
     pub(crate) high: f64,
@@ -27,7 +28,7 @@ impl Range {
         }
     }
 
-    /// About five ticks at round numbers; the range starts at zero if `zero` is true.
+    /// Puts about five ticks at round numbers. If `zero` is true, the range includes zero.
     fn linear(mut low: f64, mut high: f64, zero: bool) -> Self {
         if zero {
             low = low.min(0.0);
@@ -48,7 +49,7 @@ impl Range {
         }
     }
 
-    /// Ticks at powers of ten, and between them if the range has few powers.
+    /// Puts ticks at powers of ten, and also between them if the range has few powers.
     fn log(low: f64, high: f64) -> Self {
         let (low, high) = (low.max(1e-3).log10(), high.max(2e-3).log10());
         let steps: &[f64] = match high - low {
@@ -68,7 +69,7 @@ impl Range {
         }
     }
 
-    /// A tick for each additional nine: 90 %, 99 %, 99.9 %.
+    /// Puts a tick at each additional nine: 90 %, 99 %, 99.9 %.
     fn percentile(high: f64) -> Self {
         let high = high.max(10.0).log10();
         let ticks = (0..=high.floor() as i32).map(|nines| 10_f64.powi(nines));
@@ -79,8 +80,7 @@ impl Range {
         }
     }
 
-    /// Adds space beside the first and the last dot. Ticks stay only at whole numbers, where the
-    /// dots are.
+    /// Adds space beside the first and the last dot. Ticks stay only at whole numbers, where the dots are.
     pub(crate) fn widen(&mut self) {
         self.ticks.retain(|tick| tick.fract() == 0.0);
         self.low -= 0.4;
@@ -92,7 +92,7 @@ impl Range {
     }
 }
 
-/// The smallest round step that is not below `least`.
+/// Returns the smallest round step that is not below `least`, up to rounding.
 fn step(least: f64) -> f64 {
     let decade = 10_f64.powf(least.log10().floor());
     [1.0, 2.0, 2.5, 5.0, 10.0]

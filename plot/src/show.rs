@@ -1,7 +1,7 @@
-//! Numbers in readable form: with a unit and at most three digits. Tables, plots and progress bars
-//! use it; JSON has plain numbers.
+//! Numbers in readable form: with a unit and usually three digits. Tables, plots and progress bars show them
+//! so; JSON has plain numbers.
 
-/// A time, given in nanoseconds.
+/// Formats a time, given in nanoseconds.
 pub fn duration(ns: f64) -> String {
     let us = ns / 1e3;
     if us < 1_000.0 {
@@ -13,7 +13,7 @@ pub fn duration(ns: f64) -> String {
     }
 }
 
-/// A count. Whole numbers stay exact, because 1234 shown as 1,230 would look like an estimate.
+/// Formats a count. All digits are shown, because 1234 shown as 1,230 would look like an estimate.
 pub fn count(number: u64) -> String {
     let text = number.to_string();
     let mut shown = String::new();
@@ -26,7 +26,7 @@ pub fn count(number: u64) -> String {
     shown
 }
 
-/// A rate, given as a number per second.
+/// Formats a rate, given as a number per second.
 pub fn rate(per_s: f64) -> String {
     if per_s >= 100.0 {
         count(per_s.round() as u64)
@@ -35,7 +35,7 @@ pub fn rate(per_s: f64) -> String {
     }
 }
 
-/// A size in memory.
+/// Formats a size in memory.
 pub fn bytes(bytes: f64) -> String {
     if bytes < 1024.0 {
         format!("{} B", digits(bytes))
@@ -46,7 +46,7 @@ pub fn bytes(bytes: f64) -> String {
     }
 }
 
-/// A number with three digits.
+/// Formats a number with three digits, or with all digits before the point if these are more.
 pub fn digits(number: f64) -> String {
     let size = number.abs();
     if size >= 100.0 || size == 0.0 {

@@ -87,7 +87,7 @@ fn a_refusal_is_no_answer_and_no_error() {
     ]);
     let count = |status: u16| outcome.count(&format!("/statuses/{status}"));
     assert!(count(429) > 10, "{}", outcome.json);
-    // The expected statuses do not include 503.
+    // 503 is neither expected nor a refusal.
     assert_eq!(outcome.count("/errors"), count(503));
     assert_eq!(outcome.count("/latency/count"), count(200));
     assert_eq!(outcome.count("/unexpected/429/count"), count(429));
@@ -146,7 +146,8 @@ fn a_silent_server_does_not_hold_the_end() {
 
 #[test]
 fn a_server_that_leaves_ends_the_run() {
-    // This server accepts one connection, answers once, and closes its listener.
+    // This server accepts one connection and closes its listener. After 200 ms it closes the connection
+    // without an answer.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || {

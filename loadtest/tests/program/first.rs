@@ -1,4 +1,4 @@
-//! Comparisons of first answers: measured from the start of a process without a `ready` URL, or
+//! Tests of comparisons of first answers. The time runs from the start of a process without a `ready` URL, or
 //! from the call if every process has a `ready` URL.
 
 use std::path::Path;
@@ -62,7 +62,7 @@ goals:
         };
         let (call, start) = (ms("call"), ms("start"));
         assert!(call >= DELAY_MS, "{call}");
-        // No Python interpreter imports a server within 10 ms.
+        // No Python interpreter starts and imports an HTTP server within 10 ms.
         assert!(start > DELAY_MS + 10.0, "{start}");
     }
     assert_eq!(found["takers"][0]["latency"]["count"], 3);

@@ -1,6 +1,6 @@
-//! Scripted servers: they answer, wait, stall, close or send invalid answers on purpose, and record
-//! the requests. Each connection has a thread; a script may block all of them. They share no code
-//! with the tool's own HTTP.
+//! Scripted servers: they answer, wait, stall, close or send invalid answers on purpose, and record the
+//! requests. Each connection has a thread of its own, and a script may block all of these threads. The
+//! servers share no code with the tool's own HTTP.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct ReceivedRequest {
     pub(crate) first_line: String,
@@ -20,7 +19,6 @@ pub(crate) struct ReceivedRequest {
     pub(crate) number: usize,
 }
 
-/// The reply that a script makes.
 pub(crate) struct ScriptedReply {
     pub(crate) bytes: Vec<u8>,
     pub(crate) then_close: bool,
@@ -50,7 +48,7 @@ pub(crate) struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// The requests received so far.
+    /// Returns the requests received so far.
     pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen
             .lock()

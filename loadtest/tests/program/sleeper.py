@@ -1,5 +1,5 @@
 """A server that answers after the milliseconds in its first argument, on the port in its second.
-It writes its own pid and that of a child into the file that the third argument names, if any."""
+It starts a child and writes both pids into the file that the third argument names, if any."""
 
 import subprocess
 import sys

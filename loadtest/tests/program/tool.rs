@@ -1,5 +1,5 @@
-//! The tool under test: run with arguments, its result read as JSON, and timed from outside. Tests
-//! that check times run one at a time, so that they do not disturb each other.
+//! Runs the tool under test with arguments, reads its result as JSON, and times it from outside. Tests that
+//! check times run one at a time, so that they do not disturb each other.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The result of a run.
 pub(crate) struct ToolOutcome {
     pub(crate) json: Value,
     pub(crate) took: Duration,
@@ -26,7 +25,7 @@ fn output(arguments: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-/// Runs the tool; the run must succeed.
+/// Runs the tool, and checks that the run succeeds.
 #[track_caller]
 pub(crate) fn run(arguments: &[&str]) -> ToolOutcome {
     let begun = Instant::now();
@@ -40,7 +39,7 @@ pub(crate) fn run(arguments: &[&str]) -> ToolOutcome {
     outcome
 }
 
-/// The error message of a run that must be refused.
+/// Runs the tool, checks that it refuses the run, and returns its error message.
 #[track_caller]
 pub(crate) fn refusal(arguments: &[&str]) -> String {
     let output = output(&[&["run", "--quiet"], arguments].concat());
@@ -51,7 +50,7 @@ pub(crate) fn refusal(arguments: &[&str]) -> String {
 }
 
 impl ToolOutcome {
-    /// A latency in milliseconds.
+    /// Returns a latency in milliseconds.
     #[track_caller]
     pub(crate) fn ms(&self, name: &str) -> f64 {
         self.json["latency"][name].as_f64().expect("a figure") / 1e3
@@ -81,7 +80,7 @@ impl ToolOutcome {
     }
 }
 
-/// A lock that tests hold while they check times, so that they run one at a time.
+/// Takes the lock that tests hold while they check times, so that they run one at a time.
 pub(crate) fn quiet() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

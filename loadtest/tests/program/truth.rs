@@ -17,7 +17,7 @@ fn a_fixed_service_time_is_found() {
     let (min, p50) = (outcome.ms("min_us"), outcome.ms("p50_us"));
     assert!((5.0..6.5).contains(&min), "{min}");
     assert!((5.0..8.0).contains(&p50), "{p50}");
-    // There is one connection, so one request runs at a time.
+    // There is one connection, so one request runs at a time, and rate times latency is 1.
     let rate = outcome.json["answers_per_s"].as_f64().expect("a rate");
     let mean = outcome.ms("mean_us");
     assert!(
@@ -46,7 +46,7 @@ fn two_modes_are_told_apart() {
     assert!((60.0..100.0).contains(&p99), "{p99}");
 }
 
-/// A server that answers in about a millisecond and once stops for a second, for all connections.
+/// Starts a server that answers in about a millisecond. Once, it stops for a second, for all connections.
 fn stalling() -> ScriptedServer {
     let only_one = Mutex::new(());
     ScriptedServer::tcp(move |got| {
@@ -81,7 +81,7 @@ fn an_open_loop_shows_a_stall() {
     assert!(p50 < 100.0, "{p50}");
     assert!((450.0..900.0).contains(&p90), "{p90}");
     assert!((850.0..1500.0).contains(&p99), "{p99}");
-    // All delayed requests but four waited in the client; `client_wait` must show these waits.
+    // All delayed requests but four waited in the client, and `client_wait` must show these waits.
     let waited = outcome.json["client_wait"]["p90_us"]
         .as_f64()
         .expect("a figure")
@@ -103,7 +103,7 @@ fn a_closed_loop_cannot_show_it() {
 #[test]
 fn an_overload_is_not_hidden() {
     let _turn = quiet();
-    // The server takes 4 ms for each request, one at a time: at most 250/s. The load is 500/s.
+    // The server takes 4 ms for each request of the one connection: at most 250/s. The load is 500/s.
     let server = ScriptedServer::tcp(|_| {
         wait_ms(4);
         ok()

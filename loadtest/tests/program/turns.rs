@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::tool::{ToolFolder, program, quiet};
 
-/// Writes a contender file whose server has a known delay, and a scenario with two of them.
+/// Writes a contender file whose server has a known delay, and a scenario with two such contenders.
 fn scenario(folder: &ToolFolder, more: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let contender = format!(
@@ -202,7 +202,7 @@ fn an_open_loop_takes_a_capacity_share() {
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A zombie counts as dead, because it has ended; only its parent has not reaped it yet.
+    // A zombie counts as dead, because it has ended and only waits until its parent reaps it.
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status
         .rsplit_once(") ")
