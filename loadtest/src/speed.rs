@@ -159,7 +159,8 @@ fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     })
 }
 
-/// A unit of work: about half computation and half system calls, because neighbours slow these down most.
+/// A unit of work: about half computation and half system calls, the kinds of work that neighbours slow down
+/// most.
 struct SpeedProbe {
     words: Vec<u64>,
     near: UnixStream,
@@ -235,12 +236,12 @@ pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<Str
     (percent > limits.speed_percent).then(|| format!("{parsed} was {percent:.0} % slower {when}"))
 }
 
-/// The largest differences of speed.
+/// How much the machine's speed differed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Differences {
-    /// Between the probes of one round.
+    /// The largest difference between the probes of one round.
     pub(crate) within_percent: f64,
-    /// Between the means of rounds; `None` if there is only one round.
+    /// The largest difference between the means of rounds; `None` if there is only one round.
     pub(crate) between_percent: Option<f64>,
 }
 
