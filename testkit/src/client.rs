@@ -1,6 +1,6 @@
-//! A small raw HTTP/1.1 client over a blocking socket. It can send any bytes, also invalid ones,
-//! and reads answers strictly. Every read has a deadline. The client never repairs an answer,
-//! follows a redirect or retries a request. All tests use it.
+//! A small raw HTTP/1.1 client over a blocking socket. It sends any bytes, even invalid ones, and reads
+//! answers strictly. Every read has a deadline. The client never repairs an answer, follows a redirect or
+//! retries a request. The tests of the running program use it.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -30,7 +30,7 @@ impl Answer {
         value
     }
 
-    /// All values of a header that may occur several times.
+    /// Returns the values of a header that may occur several times.
     pub fn headers(&self, name: &str) -> Vec<&str> {
         let found = self.headers.iter().filter(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str()).collect()
@@ -45,15 +45,15 @@ impl Answer {
             .unwrap_or_else(|fault| panic!("no JSON ({fault}) in {} {}", self.status, self.text()))
     }
 
-    /// Fails the test unless the answer has this status.
+    /// Fails the test if the answer has another status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{:?} {}", self.headers, self.text());
         self
     }
 
-    /// Checks an answer that reports an error outside an execution: its status, its code, that it
-    /// has a message, and that its content type is JSON.
+    /// Checks an answer that reports an error outside an execution: its status, its code, its message and its
+    /// content type, JSON.
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
@@ -81,7 +81,7 @@ impl Answer {
         answer
     }
 
-    /// The id of the execution, from the answer's headers.
+    /// Returns the id of the execution from the answer's headers.
     #[track_caller]
     pub fn id(&self) -> String {
         let id = self.header("x-execution-id");
@@ -118,7 +118,7 @@ impl Request {
         Self::new("DELETE", path)
     }
 
-    /// A sync call with the body `{"input": …}`.
+    /// Makes a sync call with the body `{"input": …}`.
     pub fn invoke(function: &str, input: &Value) -> Self {
         let envelope = serde_json::json!({ "input": input });
         Self::new("POST", &format!("/v1/functions/{function}:invoke")).json(&envelope)
@@ -161,7 +161,7 @@ impl Request {
         self
     }
 
-    /// The bytes of the request.
+    /// Returns the bytes of the request.
     pub fn bytes(&self) -> Vec<u8> {
         let Self {
             method, path, host, ..
@@ -186,7 +186,7 @@ impl Request {
         answer.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.path))
     }
 
-    /// Sends the request over a new connection and returns the connection.
+    /// Sends the request over a new connection, and returns the connection without reading the answer.
     pub fn begin(&self, to: SocketAddr) -> RawClient {
         let mut wire = RawClient::connect(to);
         wire.send(&self.bytes());
@@ -212,7 +212,7 @@ impl RawClient {
         Self::of(stream.into())
     }
 
-    /// Connects to a Unix socket; an error if no process accepts there.
+    /// Connects to a Unix socket. Returns an error if no process accepts there.
     pub fn unix(path: &Path) -> io::Result<Self> {
         UnixStream::connect(path).map(|stream| Self::of(stream.into()))
     }
@@ -222,7 +222,7 @@ impl RawClient {
         Self { socket, unread }
     }
 
-    /// A second handle of the connection, with which another thread can send.
+    /// Returns a second handle of the connection, with which another thread can send.
     pub fn sender(&self) -> Self {
         Self::of(self.socket.handle())
     }
@@ -232,13 +232,13 @@ impl RawClient {
         self.socket.read(bytes)
     }
 
-    /// Sends bytes. Ignores an error, because the peer may have closed the connection; reading the
-    /// answer then reports the error.
+    /// Sends bytes. Ignores an error, because the peer may have closed the connection: the read of the answer
+    /// reports the error.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.socket.write_all(bytes);
     }
 
-    /// Sends bytes; returns whether the connection was still open.
+    /// Sends bytes. Returns whether the connection was still open.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.socket.write_all(bytes).is_ok()
     }
@@ -257,7 +257,7 @@ impl RawClient {
         self.socket.set_patience(patience);
     }
 
-    /// The next answer; `with_body` is false after a HEAD.
+    /// Reads the next answer. `with_body` is false after a HEAD.
     pub fn read(&mut self, with_body: bool) -> io::Result<Answer> {
         let head = self.take_until(b"\r\n\r\n")?;
         let head = String::from_utf8(head).map_err(|_| bad("a head that is not UTF-8"))?;
@@ -285,7 +285,7 @@ impl RawClient {
         Ok(answer)
     }
 
-    /// Reads the next answer; fails the test if none comes.
+    /// Reads the next answer. Fails the test if no answer comes.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
         self.read(true)
@@ -353,7 +353,7 @@ impl RawClient {
         }
     }
 
-    /// Whether the peer closes the connection within `patience` without sending anything more.
+    /// Returns whether the peer closes the connection within `patience` and sends no more bytes.
     pub fn closes_within(&mut self, patience: Duration) -> bool {
         if !self.unread.is_empty() {
             return false;
@@ -362,7 +362,7 @@ impl RawClient {
         matches!(self.fill(), Err(error) if !is_timeout(&error))
     }
 
-    /// Whether the peer sends nothing and keeps the connection open for `time`.
+    /// Returns whether the peer sends nothing and keeps the connection open for `time`.
     pub fn stays_quiet_for(&mut self, time: Duration) -> bool {
         self.set_patience(time);
         let quiet = matches!(self.fill(), Err(error) if is_timeout(&error));

@@ -1,6 +1,6 @@
-//! The real process under test. It is started with flags, used over HTTP and ended by its pid, and
-//! its log is recorded. This module never looks inside the process. A control plane that several
-//! tests share lives until the test process ends; then `keeper` ends it.
+//! The real process under test. A test starts it with flags, uses it over HTTP and ends it by its pid, and
+//! this module records its log. The module never looks inside the process. A control plane that several tests
+//! share lives until the test process ends; `keeper` then ends the control plane.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,8 +21,8 @@ use crate::metrics::ScrapedMetrics;
 use crate::process::ProcessLog;
 use crate::wait::{PATIENCE, eventually, lock};
 
-/// The program, without environment variables that would configure it. NANOFAAS_PLANTED_BUG is
-/// kept, because it is not a setting.
+/// Returns a command that runs the program without environment variables that would configure it.
+/// NANOFAAS_PLANTED_BUG is kept, because it is not a setting.
 pub fn program() -> Command {
     let mut command = Command::new(built::program("nanofaas"));
     for (name, _) in std::env::vars() {
@@ -43,7 +43,7 @@ pub struct ControlPlane {
     pub log: Arc<ProcessLog>,
 }
 
-/// Prints a line of the log if a developer needs it beside the test's own output.
+/// Prints a line of the log if it reports a panic, or if NANOFAAS_TEST_SHOW_LOG asks for the whole log.
 fn show(line: &str) {
     if line.contains("panicked") || std::env::var_os("NANOFAAS_TEST_SHOW_LOG").is_some() {
         eprintln!("plane: {line}");
@@ -73,7 +73,7 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a control plane with these io threads, scheduler and driver instead of those of this
+    /// Starts a control plane with the io threads, scheduler and driver of `form` instead of those of this
     /// test run.
     #[track_caller]
     pub fn start_in(form: &[&str], more: &[&str]) -> Self {
@@ -108,10 +108,9 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a control plane for a cluster whose API server has not answered. The process logs its
-    /// addresses only after that answer, so this function chooses the addresses. They are on
-    /// 127.0.0.2, because on 127.0.0.1 the kernel could give the port to another socket before the
-    /// process binds it.
+    /// Starts a control plane for a cluster whose API server has not answered. The process would log its
+    /// addresses only after that answer, so this function chooses the addresses. They are on 127.0.0.2,
+    /// because on 127.0.0.1 the kernel could assign the port to another socket before the process binds it.
     #[track_caller]
     pub fn start_unanswered(kubeconfig: &Path) -> Self {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.2:0").expect("a port"));
@@ -131,8 +130,8 @@ impl ControlPlane {
             internal: None,
             log,
         };
-        // A successful connection does not prove that the control plane runs, because a control
-        // plane that fails to start also listens for a moment.
+        // Wait for an answer. A successful connection is no proof that the control plane runs, because a
+        // control plane that fails to start also listens for a moment.
         for (address, path) in [(listen, "/openapi.yaml"), (management, "/healthz")] {
             let request = Request::get(path).bytes();
             let serves = || {
@@ -183,7 +182,7 @@ impl ControlPlane {
         self.send(&Request::get(path))
     }
 
-    /// Registers a function, which must succeed.
+    /// Registers a function. Fails the test if the control plane refuses the function.
     #[track_caller]
     pub fn register(&self, function: &Value) {
         let request = Request::new("POST", "/v1/functions").json(function);
@@ -212,19 +211,19 @@ impl ControlPlane {
         self.send(&Request::invoke(name, input))
     }
 
-    /// Enqueues a call, which must succeed, and returns its id.
+    /// Enqueues a call and returns its id. Fails the test if the control plane refuses the call.
     #[track_caller]
     pub fn enqueue(&self, name: &str, input: &Value) -> String {
         self.send(&Request::enqueue(name, input)).expect(202).id()
     }
 
-    /// The status of an execution.
+    /// Returns the state of an execution as the API shows it.
     #[track_caller]
     pub fn status(&self, id: &str) -> Value {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
-    /// The final status of an execution, which must end within a minute.
+    /// Waits for the end of an execution, at most a minute, and returns its state.
     #[track_caller]
     pub fn ended(&self, id: &str) -> Value {
         let status = self
@@ -286,15 +285,15 @@ impl ControlPlane {
     }
 
     pub fn signal(&self, signal: Signal) {
-        // The child is reaped only under this lock, so its pid cannot belong to another process
-        // yet.
+        // The child is reaped only under this lock. So as long as the child has not been reaped here, its pid
+        // cannot belong to another process.
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
             kill(self.pid, signal).expect("our own child");
         }
     }
 
-    /// The exit status, if the process exits within `patience`.
+    /// Returns the exit status if the process exits within `patience`.
     pub fn exit_within(&self, patience: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + patience;
         loop {
@@ -308,7 +307,7 @@ impl ControlPlane {
         }
     }
 
-    /// The resident memory of the process, in bytes.
+    /// Returns the resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid);
         let status = std::fs::read_to_string(path).expect("it runs");
@@ -344,7 +343,7 @@ impl Drop for ControlPlane {
     }
 }
 
-/// The start-up line, which is the line with the management address.
+/// Parses a line of the log. Returns it if it has the addresses, as the start-up line has.
 fn addresses(line: &str) -> Option<Value> {
     let line: Value = serde_json::from_str(line).ok()?;
     (address(&line, "listen").is_some() && address(&line, "management").is_some()).then_some(line)
@@ -355,7 +354,7 @@ fn address(line: &Value, field: &str) -> Option<SocketAddr> {
     text.strip_prefix("http://").unwrap_or(text).parse().ok()
 }
 
-/// A control plane that the tests of a module share; the first test that uses it starts it.
+/// A control plane that the tests of a module share. The first test that uses it starts it.
 pub struct SharedControlPlane {
     flags: &'static [&'static str],
     plane: OnceLock<ControlPlane>,

@@ -1,17 +1,17 @@
-//! A folder for the files of one test, which is deleted when the test ends.
+//! A folder for the files of one test. The folder is deleted when the test ends.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder for one test.
+/// A folder for the files of one test.
 pub struct ScratchFolder(PathBuf);
 
 impl ScratchFolder {
     pub fn create() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // The name is short, because the path of a Unix socket can have 107 bytes at most.
+        // The name is short, because the path of a Unix socket can have at most 107 bytes.
         let name = format!("nft-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&path);
@@ -42,7 +42,7 @@ impl ScratchFolder {
         path
     }
 
-    /// The content of a file in this folder; `None` while it is absent or empty.
+    /// Returns the content of a file in this folder, or `None` while the file is absent or empty.
     pub fn read(&self, name: &str) -> Option<String> {
         let text = std::fs::read_to_string(self.join(name)).ok()?;
         (!text.is_empty()).then_some(text)

@@ -1,9 +1,9 @@
-//! The form of this test run: the scheduler, the number of io threads and the io driver of its
-//! control planes, from variables that `./ci blackbox` sets.
+//! The form of this test run: the scheduler, the number of io threads and the io driver of its control
+//! planes, from variables that `./ci blackbox` sets.
 
 use std::net::SocketAddr;
 
-/// Whether the scheduler of this test run is `pinned` (else `inline`).
+/// Returns whether the scheduler of this test run is `pinned`, otherwise it is `inline`.
 pub fn is_pinned() -> bool {
     match std::env::var("NANOFAAS_TEST_SCHEDULER").as_deref() {
         Ok("pinned") => true,
@@ -12,8 +12,8 @@ pub fn is_pinned() -> bool {
     }
 }
 
-/// The number of io threads of this test run: the requested number, or else two with a pinned
-/// scheduler and one with an inline scheduler.
+/// Returns the number of io threads of this test run. If the run does not set it, the number is two with a
+/// pinned scheduler and one with an inline scheduler.
 pub fn io_threads() -> usize {
     let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
         return if is_pinned() { 2 } else { 1 };
@@ -25,12 +25,12 @@ pub fn io_threads() -> usize {
     threads
 }
 
-/// The io driver of this test run: `auto`, `uring` or `epoll`.
+/// Returns the io driver of this test run: `auto`, `uring` or `epoll`.
 pub fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The flags that every control plane gets; a test's own flags follow them.
+/// Returns the flags that every control plane gets. A test's own flags follow them.
 pub(crate) fn flags() -> Vec<String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     flags_at(any, any)

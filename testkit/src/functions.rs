@@ -9,7 +9,7 @@ use crate::built;
 use crate::folder::ScratchFolder;
 use crate::pod::ScriptedPod;
 
-/// `function`, extended or overwritten by the fields of `more`.
+/// Returns `function` with the fields of `more`, which are added or replace its own.
 pub fn with(mut function: Value, more: &Value) -> Value {
     let fields = function.as_object_mut().expect("an object");
     for (name, value) in more.as_object().expect("an object") {
@@ -18,12 +18,12 @@ pub fn with(mut function: Value, more: &Value) -> Value {
     function
 }
 
-/// A LOCAL function: the control plane itself runs it, and it returns its input.
+/// Makes a LOCAL function: the control plane itself runs it and returns its input.
 pub fn local(name: &str) -> Value {
     json!({"name": name, "executionMode": "LOCAL"})
 }
 
-/// A POOL function that sends its calls to the pod, one at a time and without retries.
+/// Makes a POOL function that sends its calls to the pod, one at a time and without retries.
 pub fn pool(name: &str, pod: &ScriptedPod) -> Value {
     json!({
         "name": name, "executionMode": "POOL", "endpointUrl": pod.url,
@@ -32,7 +32,7 @@ pub fn pool(name: &str, pod: &ScriptedPod) -> Value {
 }
 
 impl ScratchFolder {
-    /// A function with this Python handler, which runs in this folder.
+    /// Makes a function with this Python handler, which runs in this folder.
     pub fn python(&self, name: &str, mode: &str, source: &str) -> Value {
         self.write("handler.py", source);
         let runtime = built::repository().join("python-runtime/src");
@@ -46,7 +46,7 @@ impl ScratchFolder {
         })
     }
 
-    /// A function that is this Python program, which contains no code of this platform. The program
+    /// Makes a function that is this Python program, which contains no code of this platform. The program
     /// runs in this folder.
     pub fn program(&self, name: &str, mode: &str, source: &str) -> Value {
         let path = self.write("program.py", source);
@@ -56,7 +56,7 @@ impl ScratchFolder {
         })
     }
 
-    /// A function that is this shell script. The script runs in this folder.
+    /// Makes a function that is this shell script, which runs in this folder.
     pub fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
         json!({
             "name": name, "executionMode": mode,
@@ -65,9 +65,8 @@ impl ScratchFolder {
     }
 }
 
-/// The path of the Python program that `python3` starts. If a version manager is installed,
-/// `python3` is a script that forks about thirty times, and on a busy machine that takes longer
-/// than a call may wait.
+/// Returns the path of the Python program that `python3` starts. With a version manager, `python3` is a
+/// script that forks about thirty times. On a busy machine that script takes longer than a call may wait.
 pub fn interpreter() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {

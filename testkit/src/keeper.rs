@@ -1,4 +1,4 @@
-//! Ends the control planes that still run when the test process ends, also if that process crashes.
+//! Ends the control planes that still run when the test process ends, even if the test process crashes.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -8,8 +8,8 @@ use nix::unistd::Pid;
 
 use crate::wait::lock;
 
-/// A shell that reads from a pipe. When the test process ends, its end of the pipe closes; the
-/// shell then kills every control plane that still runs, and ends.
+/// A shell that reads from a pipe. The pipe closes when the test process ends. The shell then kills every
+/// control plane that still runs, and ends.
 pub(crate) struct Keeper(Mutex<Child>);
 
 const SCRIPT: &str = r#"

@@ -59,12 +59,12 @@ impl ScrapedMetrics {
         self.matching(name, labels).next().is_some()
     }
 
-    /// The sum of all series with this name and these labels.
+    /// Returns the sum of all series with this name and these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.matching(name, labels).sum()
     }
 
-    /// The ledger's drift: accepted − finished − waiting − running.
+    /// Returns the ledger's drift: accepted − finished − waiting − running.
     pub fn drift(&self) -> f64 {
         let part = |part: &str| {
             let name = format!("nanofaas_executions_{part}");

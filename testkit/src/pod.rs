@@ -1,6 +1,6 @@
-//! Scripted pods: endpoints of POOL functions that answer, wait, send wrong answers or die on
-//! purpose, and record the calls that they get. A connection passes its calls to the script one at
-//! a time. Scripted pods share no code with the platform's own HTTP.
+//! Scripted pods: endpoints of POOL functions that answer, wait, send wrong answers or die on purpose, and
+//! record their calls. A connection passes its calls to the script one at a time. Scripted pods share no code
+//! with the platform's own HTTP.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -22,9 +22,9 @@ pub struct ReceivedCall {
     pub first_line: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The number of its connection, counted from 0.
+    /// The number of the call's connection, counted from 0.
     pub connection: usize,
-    /// The number of the call over all connections, counted from 0.
+    /// The number of the call over all connections of the pod, counted from 0.
     pub number: usize,
 }
 
@@ -40,7 +40,7 @@ impl ReceivedCall {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
-    /// The `input` field of the call's envelope.
+    /// Returns the `input` field of the call's envelope.
     pub fn input(&self) -> Value {
         self.json()["input"].clone()
     }
@@ -54,7 +54,7 @@ pub struct ScriptedConn {
 }
 
 impl ScriptedConn {
-    /// Sends bytes; returns whether the connection was still open.
+    /// Sends bytes. Returns whether the connection was still open.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
@@ -75,8 +75,8 @@ impl ScriptedConn {
         self.answer(200, "Content-Type: application/json\r\n", body.as_bytes())
     }
 
-    /// Waits until the gate opens. If the platform closes the connection first, counts a cut and
-    /// returns false.
+    /// Waits until the gate opens. If the platform closes the connection earlier, counts a cut and returns
+    /// false.
     pub fn wait(&mut self, gate: &Gate) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -91,7 +91,7 @@ impl ScriptedConn {
         panic!("the gate never opened and the platform never closed");
     }
 
-    /// Whether the platform closes the connection within `time`.
+    /// Returns whether the platform closes the connection within `time`.
     pub fn closes_within(&mut self, time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
@@ -178,7 +178,7 @@ impl ScriptedConn {
 pub enum After {
     Keep,
     Close,
-    /// Close the connection; over TCP, by a reset.
+    /// Close the connection; a TCP connection is closed by a reset.
     Reset,
 }
 
@@ -190,11 +190,11 @@ struct SeenCalls {
     more: Condvar,
     connections: AtomicUsize,
     forgets: AtomicBool,
-    /// Open connections by number.
+    /// The open connections, by number.
     open: Mutex<HashMap<usize, EitherSocket>>,
 }
 
-/// A test pod. A script (a closure) decides its answers.
+/// A test pod, whose script (a closure) decides its answers.
 pub struct ScriptedPod {
     /// The `endpointUrl` of a function that uses this pod.
     pub url: String,
@@ -210,7 +210,7 @@ enum ListenAddress {
 }
 
 impl ScriptedPod {
-    /// A pod on a TCP port of this machine.
+    /// Starts a pod on a TCP port of this machine.
     pub fn tcp(
         script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {
@@ -232,7 +232,7 @@ impl ScriptedPod {
         )
     }
 
-    /// A pod on a Unix socket.
+    /// Starts a pod on a Unix socket.
     pub fn unix(
         script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {
@@ -280,17 +280,17 @@ impl ScriptedPod {
         pod
     }
 
-    /// Answers every call with the text that `output` returns for it.
+    /// Starts a pod that answers every call with the text that `output` returns for the call.
     pub fn answering(output: impl Fn(&ReceivedCall) -> String + Send + Sync + 'static) -> Self {
         Self::tcp(move |got, line| line.json(&output(got)))
     }
 
-    /// Answers every call with its own input.
+    /// Starts a pod that answers every call with the call's input.
     pub fn echo() -> Self {
         Self::answering(|got| got.input().to_string())
     }
 
-    /// Answers each call with its input, after the gate has opened.
+    /// Starts a pod that waits for the gate and then answers every call with the call's input.
     pub fn held(gate: &Gate) -> Self {
         let gate = gate.clone();
         Self::tcp(move |got, line| {
@@ -302,7 +302,7 @@ impl ScriptedPod {
         })
     }
 
-    /// Answers every call with these bytes, and closes the connection.
+    /// Starts a pod that answers every call with these bytes and closes the connection.
     pub fn saying(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::tcp(move |_, line| {
@@ -311,7 +311,7 @@ impl ScriptedPod {
         })
     }
 
-    /// The pod's port, if it listens on TCP.
+    /// Returns the pod's port, if the pod listens on TCP.
     pub fn port(&self) -> Option<u16> {
         match &self.address {
             ListenAddress::Tcp(address) => Some(address.port()),
@@ -319,7 +319,7 @@ impl ScriptedPod {
         }
     }
 
-    /// Stops recording calls, for tests with too many calls to keep.
+    /// Stops the record of calls, for tests with too many calls to keep.
     #[must_use]
     pub fn forgetful(self) -> Self {
         self.seen.forgets.store(true, Ordering::SeqCst);
@@ -333,17 +333,17 @@ impl ScriptedPod {
         }
     }
 
-    /// All calls that the pod has received.
+    /// Returns the calls that the pod has received.
     pub fn calls(&self) -> Vec<ReceivedCall> {
         lock(&self.seen.calls).clone()
     }
 
-    /// The number of connections that the pod has accepted.
+    /// Returns the number of connections that the pod has accepted.
     pub fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    /// The number of calls whose connection the platform closed while they waited at a gate.
+    /// Returns the number of calls whose connection the platform closed while the script waited at a gate.
     pub fn cuts(&self) -> usize {
         self.cuts.load(Ordering::SeqCst)
     }
@@ -386,8 +386,8 @@ fn talk(stream: EitherSocket, seen: &SeenCalls, script: &Script, cuts: Arc<Atomi
         seen.more.notify_all();
         after = script(&got, &mut line);
     }
-    // This drops the other descriptor of the connection, because a socket is closed or reset only
-    // when its last descriptor is dropped.
+    // Drop the other descriptor of the connection, because a socket is closed or reset only when its last
+    // descriptor is dropped.
     lock(&seen.open).remove(&connection);
     if after == After::Reset {
         line.stream.reset_on_close();
@@ -399,8 +399,8 @@ fn talk(stream: EitherSocket, seen: &SeenCalls, script: &Script, cuts: Arc<Atomi
 impl Drop for ScriptedPod {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // The accepting thread reads `stopped` only after `accept` returns, so this connection
-        // makes `accept` return once more.
+        // The accepting thread reads `stopped` only after `accept` returns. This connection makes `accept`
+        // return.
         match &self.address {
             ListenAddress::Tcp(address) => drop(TcpStream::connect(address)),
             ListenAddress::Unix(path) => {

@@ -1,5 +1,4 @@
-//! Processes of a test: whether a process lives, its descendants, and the lines that it writes to
-//! stderr.
+//! Processes of a test: whether a process lives, its descendants, and the lines that it writes to stderr.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,14 +9,14 @@ use nix::unistd::Pid;
 
 use crate::wait::{PATIENCE, lock};
 
-/// Whether a process exists and is not a zombie.
+/// Returns whether a process exists and is not a zombie.
 pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     !state.is_empty() && !state.starts_with('Z') && kill(Pid::from_raw(pid), None).is_ok()
 }
 
-/// The descendants of a process, each before its parent.
+/// Returns the descendants of a process, each before its parent.
 pub fn descendants(pid: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = tasks.into_iter().flatten().flatten();
@@ -46,8 +45,8 @@ struct RecordedLines {
 }
 
 impl ProcessLog {
-    /// Records the lines of a process's stderr until stderr is closed. Calls `each` with every line
-    /// before the line is recorded.
+    /// Records the lines of a process's stderr until stderr is closed. Calls `each` with every line before
+    /// the line is recorded.
     pub fn of(
         stderr: impl Read + Send + 'static,
         each: impl Fn(&str) + Send + 'static,
@@ -71,7 +70,7 @@ impl ProcessLog {
         lock(&self.lines).so_far.clone()
     }
 
-    /// Waits for a line for which `find` returns a value.
+    /// Waits for a line for which `find` returns a value. Returns `None` after `patience`.
     pub fn wait<T>(&self, patience: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + patience;
         let mut lines = lock(&self.lines);

@@ -1,12 +1,12 @@
-//! A small seeded random number generator (SplitMix64), so that a seed replays a plan on every
-//! machine. It never reads a clock. The plans and storms of tests/chaos use it.
+//! A small seeded random number generator (SplitMix64), so that a seed replays a plan on every machine. The
+//! generator never reads a clock. The plans and storms of tests/chaos use it.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct SeededRng(u64);
 
 impl SeededRng {
-    /// Different stream numbers give independent streams of the same seed.
+    /// Makes a stream of a seed. Different stream numbers give independent streams.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
         rng.draw();
@@ -21,7 +21,7 @@ impl SeededRng {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 to `count` - 1.
+    /// Returns a number from 0 to `count` - 1.
     pub fn below(&mut self, count: u64) -> u64 {
         self.draw() % count
     }
@@ -30,12 +30,12 @@ impl SeededRng {
         from + self.below(to - from + 1)
     }
 
-    /// Returns true in `percent` of 100 draws.
+    /// Returns true in about `percent` of 100 draws.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// Draws an entry of a list by the entries' weights.
+    /// Draws an entry of a list by the weights of the entries.
     pub fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
         let mut at = self.below(list.iter().map(|(weight, _)| weight).sum());
         for (weight, value) in list {

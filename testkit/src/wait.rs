@@ -1,10 +1,10 @@
-//! Waiting in tests: waits that fail their test at a deadline, gates that a test opens, and locks
-//! that stay usable after a failed test.
+//! Waits in tests: waits that fail their test at a deadline, gates that a test opens, and locks that stay
+//! usable after a failed test.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// No step of a test should take this long, also on a busy machine.
+/// A time that no step of a test should take, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `holds` returns true, and fails the test after `PATIENCE`.
@@ -19,7 +19,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until the closure returns something.
+/// Waits until `it` returns a value, and returns that value. Fails the test after `PATIENCE`.
 #[track_caller]
 pub fn until<T>(what: &str, mut it: impl FnMut() -> Option<T>) -> T {
     let mut found = None;
@@ -30,7 +30,7 @@ pub fn until<T>(what: &str, mut it: impl FnMut() -> Option<T>) -> T {
     found.expect("it came")
 }
 
-/// A gate that is closed until a test opens it; the scripts of pods wait for it.
+/// A gate that is closed until a test opens it. The scripts of pods wait for it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -49,7 +49,7 @@ impl Gate {
     }
 }
 
-/// Locks a mutex, also if a test failed while it held the lock.
+/// Locks a mutex, even if a test has panicked while it held the lock.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Admission: each reason for a refusal, with its headers. The reasons are in the order in which
-//! the plane checks them.
+//! Admission: each reason for a refusal, with its headers. The tests are in the order in which the plane
+//! checks the reasons.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Checks a refusal with all of its headers.
+/// Checks a refusal and its headers.
 #[track_caller]
 fn expect_refusal(answer: Answer, reason: &str) {
     let answer = answer.expect_error(429, "TOO_MANY_REQUESTS");
@@ -36,7 +36,7 @@ fn expect_refusal(answer: Answer, reason: &str) {
     );
 }
 
-/// The head of a call that waits for a `100 Continue` before it sends its body.
+/// Returns the head of a call that waits for a `100 Continue` before it sends its body.
 fn expecting(name: &str, length: usize) -> String {
     format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -177,8 +177,8 @@ fn a_full_queue_refuses_and_counts_live_calls() {
     let (mut left, mut leaving) = (begin("left"), begin("leaving"));
     plane().wait_for("depth", 2, 1);
     expect_refusal(plane().invoke("depth", &json!("refused")), "depth");
-    // Next, two clients leave, one call is cancelled and one call times out. None of these calls
-    // counts any more.
+    // Next, two clients leave, one call is cancelled and one call times out. None of these calls counts in
+    // the depth any more.
     left.finish();
     drop(leaving);
     plane().wait_for("depth", 0, 1);
@@ -252,8 +252,8 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // Admission predicts a wait only if a call has been measured and a call waits. As long as one
-    // of the two is missing, it accepts a call with a short deadline.
+    // Admission predicts a wait only if a call has been measured and a call waits. Otherwise it accepts a
+    // call with a short deadline.
     let mut first = begin();
     pod.wait_calls(1);
     let mut second = begin();
@@ -304,8 +304,8 @@ fn later_async_calls_refuse_no_sync_one() {
         .map(|_| plane().enqueue("after", &json!(1)))
         .collect();
     plane().wait_for("after", 59, 1);
-    // The 60 async calls ahead of the sync call would take 18 s. But sync calls go first, so the
-    // sync call waits for only one or two of the async calls.
+    // The 60 async calls ahead of the sync call would take 18 s. But sync calls go before async calls, so the
+    // sync call waits for only one or two of them.
     let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
     let mut sync = sync.begin(plane().listen);
     plane().wait_for("after", 60, 1);
@@ -362,8 +362,8 @@ fn calls_begin_in_the_order_they_came() {
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
-        // With several io threads, the calls keep this order only if each call is counted before
-        // the next call is sent.
+        // With several io threads, the calls keep this order only if each call is counted before the next
+        // call is sent.
         wires.push(Request::invoke("order", &json!(number)).begin(plane().listen));
         let waiting = u32::try_from(wires.len() - 1).expect("few");
         plane().wait_for("order", waiting, 1);
@@ -413,8 +413,7 @@ fn sync_calls_go_first_and_async_ones_follow() {
 
 #[test]
 fn a_full_call_table_refuses_as_memory() {
-    // The size of the call table of one io thread. The test uses one connection, which belongs to
-    // one io thread.
+    // The size of the call table of one io thread. The test uses one connection and therefore one io thread.
     const CALLS: usize = 16_384;
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::held(&Gate::default());
@@ -435,7 +434,7 @@ fn a_full_call_table_refuses_as_memory() {
             } else if answer.header("x-queue-reject-reason") != Some("depth") {
                 first.get_or_insert(answer);
             } else {
-                // The call was refused because the mailbox of a pinned scheduler was full.
+                // The call was refused because the lane's ring to a pinned scheduler was full.
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

@@ -58,7 +58,7 @@ fn heads_that_are_not_whole_are_charged() {
     };
     let mut begun = begin(100);
     eventually("100 heads are charged", || inflight(&plane) > 100 * 15_000);
-    // These heads exceed the budget. Clients whose heads no longer fit get a 503.
+    // These heads exceed the budget. A client whose head does not fit gets a 503.
     begun.extend(begin(1500));
     let mut refused = 0;
     for wire in &mut begun[100..] {
@@ -69,7 +69,7 @@ fn heads_that_are_not_whole_are_charged() {
     }
     assert!(refused > 0);
     assert!(inflight(&plane) <= 16 * MIB);
-    // The rest of a head is sent, and the complete request is answered.
+    // The rest of a charged head is sent, and the complete request is answered.
     let first = &mut begun[0];
     first.send(b"\r\nHost: localhost\r\n\r\n");
     first.answer().expect(200);
@@ -77,8 +77,8 @@ fn heads_that_are_not_whole_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// While other calls use the whole budget, the plane does not read the bytes that a client sends
-/// ahead. The plane reads them after it has answered the client's earlier call.
+/// While other calls use the whole budget, the plane leaves the bytes unread that a client sends ahead. The
+/// plane reads them after it has answered the client's earlier call.
 #[test]
 fn pipelined_requests_are_served_in_turn_without_memory() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -92,16 +92,15 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     };
     register("full");
     register("ahead");
-    // The call has a key, because while a keyed call runs, the plane does not read further bytes to
-    // detect that the client has left.
+    // The call has a key. The plane does not watch whether the client of a keyed call leaves, so it reads no
+    // further bytes while the call runs.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());
     pod.wait_calls(1);
-    // The held calls leave so little of the budget that a small call fits and a large read does
-    // not.
+    // The held calls leave so little of the budget that only a small call fits, and no large read.
     let held = fill(&plane, &pod, 16 * MIB);
-    // The head alone is longer than the bytes that the plane reads without charging them.
+    // The head alone is longer than the bytes that the plane reads without a charge.
     let padded = Request::invoke("ahead", &json!(1)).header("X-Pad", &"p".repeat(3000));
     wire.send(&padded.bytes());
     std::thread::sleep(Duration::from_millis(200));
@@ -109,7 +108,7 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     wire.answer().expect(200);
     let second = wire.answer();
     if second.status != 200 {
-        // The second call is refused if it arrived before the other calls had ended.
+        // The second call is refused if it was read before the other calls had ended.
         second.expect_error(429, "TOO_MANY_REQUESTS");
     }
     eventually("nothing is charged", || inflight(&plane) == 0);

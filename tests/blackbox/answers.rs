@@ -1,5 +1,5 @@
-//! Each call gets its own answer, although pods send without a request, close idle connections,
-//! close with an answer, answer before they have read the request, or answer another call.
+//! Each call gets its own answer, although pods send bytes without a request, close idle connections, close
+//! together with an answer, answer before they have read the request, or send the answer of another call.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -22,7 +22,7 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// An endpoint that passes each connection to `talk`.
+/// Starts an endpoint that passes each connection to `talk`, and returns its URL.
 fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -35,9 +35,9 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// An endpoint like `endpoint`, on a Unix socket that holds at most 200 KiB of unread bytes. When a
-/// system call at one end returns, its effect has reached the other end. Over TCP that takes some
-/// time on a busy machine.
+/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. A
+/// write to a Unix socket has reached the peer when it returns; over TCP the transfer takes some time on a
+/// busy machine.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -60,7 +60,7 @@ fn call(name: &str, body: Vec<u8>) -> Answer {
     plane().send(&request.body("application/octet-stream", body))
 }
 
-/// Reads a request's head, and the whole body if `whole` is true. `None` at the end of the stream.
+/// Reads a request's head, and the whole body if `whole` is true. Returns `None` at the end of the stream.
 fn request(stream: &mut impl Read, whole: bool) -> Option<(String, Vec<u8>)> {
     let mut held = Vec::new();
     let mut bytes = [0; 4096];
@@ -96,7 +96,7 @@ fn length(head: &str) -> usize {
     header(head, "content-length").parse().expect("a length")
 }
 
-/// An answer with these bytes, of type application/octet-stream.
+/// Returns an answer with these bytes, of type application/octet-stream.
 fn octets(body: &[u8]) -> Vec<u8> {
     let mut answer = head("200 OK", body.len(), "");
     answer.extend_from_slice(body);
@@ -111,14 +111,14 @@ fn head(status: &str, length: usize, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// `body`, padded up to `size`.
+/// Returns `body`, padded to `size` bytes.
 fn filled(body: &[u8], size: usize) -> Vec<u8> {
     let mut body = body.to_vec();
     body.resize(size.max(body.len()), b' ');
     body
 }
 
-/// Calls one after the other. Between two calls the pod does something to the idle connection.
+/// Makes one call after another. Between two calls the pod does something to the idle connection.
 #[track_caller]
 fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
     for caller in 0..10 {
@@ -126,9 +126,8 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
         let answer = call(name, body.clone()).expect(200);
         assert_eq!(answer.text().into_bytes(), body, "caller {caller}, {size}");
         did.recv_timeout(PATIENCE).expect("the pod goes on");
-        // The plane guarantees nothing for a call that it accepts and reads in the same loop
-        // iteration. The pod's action ends the plane's wait, so a new iteration begins during this
-        // pause.
+        // The plane notices the pod's action in its next loop iteration, which begins during this pause. For
+        // a call in the same iteration, the plane guarantees nothing.
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -143,7 +142,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             std::thread::spawn(move || {
                 while let Some((_, body)) = request(&mut stream, true) {
                     stream.write_all(&octets(&body)).expect("it is taken");
-                    // During this pause the plane receives the answer.
+                    // During this pause the plane receives the call's own answer.
                     std::thread::sleep(Duration::from_millis(10));
                     let other = filled(b"of another call", size);
                     stream.write_all(&octets(&other)).expect("it is taken");
@@ -209,8 +208,8 @@ fn a_pod_may_answer_before_all_is_sent() {
         };
         let mut left = length(&request_head);
         let mut bytes = [0; 65536];
-        // The pod answers before it reads the body. A plane that does not read while it sends would
-        // block here.
+        // The pod answers before it reads the body. A plane that did not read while it sends would block
+        // here.
         let mut goes_on = stream.write_all(&head("200 OK", left, "")).is_ok();
         while goes_on && left > 0 {
             if body.is_empty() {
@@ -263,8 +262,7 @@ fn a_reset_ends_a_lengthless_answer_as_lost() {
         let half =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nthe first";
         stream.write_all(half).expect("it is taken");
-        // The plane must receive the bytes before the reset arrives, because a reset discards
-        // unread bytes.
+        // The plane must receive the bytes before the reset arrives, because a reset discards unread bytes.
         std::thread::sleep(Duration::from_millis(50));
         let at_once = nix::libc::linger {
             l_onoff: 1,

@@ -1,4 +1,4 @@
-//! The bodies of requests and of pods' answers, and what the plane changes in them on their way.
+//! The bodies of requests and of pods' answers, and what the plane changes in them.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn raw(name: &str, body: impl Into<Vec<u8>>) -> Answer {
     plane().send(&Request::new("POST", &path(name)).body("application/json", body))
 }
 
-/// The bytes of the envelope's `output`.
+/// Returns the bytes of the envelope's `output`.
 fn output_bytes(answer: &Answer) -> String {
     let text = answer.text();
     let start = text.find(r#""output":"#).expect("an output") + r#""output":"#.len();
@@ -223,7 +223,7 @@ fn a_json_type_with_parameters_is_json() {
     }
 }
 
-/// The answer to a call whose pod answers with this type and body.
+/// Calls a function whose pod answers with this type and body, and returns the plane's answer.
 #[track_caller]
 fn answered(name: &str, content_type: Option<&'static str>, body: &'static [u8]) -> Answer {
     let header = content_type
@@ -350,7 +350,7 @@ fn a_pods_answer_may_have_any_framing() {
 
 #[test]
 fn a_pod_connection_with_unread_bytes_is_dropped() {
-    // The pod sends a second answer without a request. The next call must not get that answer.
+    // The pod sends a second answer without a request. The next call must not get that second answer.
     let pod = ScriptedPod::tcp(|got, line| {
         line.json(&got.number.to_string());
         std::thread::sleep(Duration::from_millis(if got.number == 0 { 0 } else { 30 }));
@@ -360,8 +360,8 @@ fn a_pod_connection_with_unread_bytes_is_dropped() {
     for number in 0..4 {
         let answer = plane().invoke("smuggled", &json!(1)).expect(200).json();
         assert_eq!(answer["output"], number);
-        // Wait until the second answer has arrived, because the plane can only notice bytes that
-        // have arrived.
+        // Wait until the pod's second answer has arrived, because the plane can only notice bytes that have
+        // arrived.
         std::thread::sleep(Duration::from_millis(60));
     }
     assert_eq!(pod.connections(), 4);

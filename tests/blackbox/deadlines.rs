@@ -1,4 +1,4 @@
-//! Deadlines, retries, clients that set a short deadline and clients that leave.
+//! Deadlines, retries, clients that set a short deadline, and clients that leave.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -83,8 +83,8 @@ fn an_expired_time_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // The message also names the setting if the pod itself reports a timeout shortly before the
-    // deadline. If the call has time left, code and message are the function's own.
+    // A pod that itself reports a timeout shortly before the deadline gets the same message. If the call has
+    // time left, code and message are the function's own.
     let late = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
         line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)
@@ -161,8 +161,8 @@ fn an_async_call_has_a_greatest_age() {
     assert_eq!(pod.calls().len(), 1);
 }
 
-/// Calls a pod that fails in one way, under one retry rule; returns the number of attempts and the
-/// error code.
+/// Calls a pod that fails in one way, under one retry rule. Returns the number of attempts and the error
+/// code.
 fn tries(name: &str, rule: &Value, pod: &ScriptedPod) -> (usize, String) {
     plane().register(&with(pool(name, pod), rule));
     let body = plane().invoke(name, &json!(1)).json();
@@ -253,13 +253,14 @@ fn what_cannot_have_begun_is_always_retried() {
         tries("unbegun-once", &rule(0), &refusing(100)),
         (1, unreachable)
     );
-    // A 503 without the header `X-Not-Started` may come from an attempt that ran the function.
+    // A 503 without the header `X-Not-Started` may come from an attempt that ran the function, so there is no
+    // retry.
     let busy = ScriptedPod::tcp(|_, line| line.answer(503, "", b""));
     assert_eq!(
         tries("busy", &rule(3), &busy),
         (1, "HANDLER_ERROR".to_owned())
     );
-    // With another status than 503, the header comes from the function itself.
+    // With another status than 503, the header comes from the function itself, so there is no retry either.
     let odd = ScriptedPod::tcp(|_, line| line.answer(500, "X-Not-Started: true\r\n", b""));
     assert_eq!(
         tries("odd", &rule(3), &odd),
@@ -404,8 +405,8 @@ fn a_large_calls_leaving_client_is_noticed() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("large-left", &pod));
-    // The body is larger than the bytes that the plane reads ahead of a call, so that the plane
-    // uses larger reads for this connection.
+    // The body is longer than the bytes that the plane reads ahead of a call, so the plane uses larger reads
+    // for this connection.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
         let mut wire = RawClient::connect(plane().listen);

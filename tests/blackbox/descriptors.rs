@@ -1,4 +1,4 @@
-//! A plane with few descriptors: which idle connections it closes for new ones, and which it keeps.
+//! A plane with few descriptors: which idle connections it closes for new connections, and which it keeps.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use nanofaas_testkit::pod::ScriptedPod;
 use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
-/// A plane with too few descriptors for a hundred clients.
+/// Starts a plane with too few descriptors for a hundred clients.
 fn plane() -> ControlPlane {
     ControlPlane::start_in_shell(
         "ulimit -n 96; exec \"$@\"",
@@ -26,16 +26,16 @@ fn idle_clients_make_room_for_new_ones() {
     let silent: Vec<_> = (0..150)
         .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
         .collect();
-    // The call may have to wait, because a connection that has never sent a byte is closed only
-    // after a second.
+    // The call may have to wait, because the plane closes a connection that has never sent a byte only after
+    // a second.
     assert_eq!(
         plane.invoke("room", &json!(1)).expect(200).json()["output"],
         1
     );
     Request::get("/healthz").send(plane.management).expect(200);
     drop(silent);
-    // Clients whose call was answered are idle, too, and the plane closes their connections at
-    // once.
+    // Clients whose call was answered are idle, too. The plane closes their connections as soon as it needs
+    // descriptors.
     let served: Vec<_> = (0..150)
         .map(|at| {
             let mut wire = Request::invoke("room", &json!(at)).begin(plane.listen);

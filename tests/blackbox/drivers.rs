@@ -1,6 +1,5 @@
-//! The choice of the io driver in a sandbox that allows the set-up of io_uring and refuses its use.
-//! The tests simulate the sandbox with strace; without strace they only print that they were
-//! skipped.
+//! The choice of the io driver in a sandbox that allows the set-up of io_uring and refuses its use. The tests
+//! simulate the sandbox with strace. Without strace they print that they were skipped.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -12,8 +11,8 @@ use nanofaas_testkit::control_plane::program;
 use nanofaas_testkit::wait::PATIENCE;
 use serde_json::Value;
 
-/// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is not a
-/// `ControlPlane`, because a `ControlPlane` fails the test if the process panics.
+/// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is not a `ControlPlane`, because
+/// a `ControlPlane` fails the test if the process panics.
 struct Sandboxed {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
@@ -25,8 +24,8 @@ impl Sandboxed {
             println!("strace is not installed: nothing is tested");
             return None;
         }
-        // With -D, strace is not the parent of the plane: the child of the test is the plane, so
-        // the test sees its exit status.
+        // With -D, the plane stays a child of the test and strace becomes its descendant, so the test sees
+        // the plane's exit status.
         let inject = format!("inject=io_uring_enter:error=EPERM:when={}+", allowed + 1);
         let serve = program();
         let mut command = Command::new("strace");
@@ -61,7 +60,7 @@ impl Sandboxed {
         panic!("it ended: {seen:#?}");
     }
 
-    /// Waits until the plane is ready; returns its driver and its address.
+    /// Waits until the plane is ready. Returns the plane's driver and address.
     fn ready(&mut self) -> (String, SocketAddr) {
         self.wait(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
@@ -110,8 +109,7 @@ fn an_unenterable_ring_stops_the_start() {
 
 #[test]
 fn a_later_refused_ring_ends_the_process() {
-    // 3,000 successful calls of `io_uring_enter` are enough for the start and for a few function
-    // calls.
+    // 3,000 successful calls of `io_uring_enter` are enough for the start and for a few function calls.
     let Some(mut plane) = Sandboxed::start("auto", 3_000) else {
         return;
     };

@@ -1,5 +1,5 @@
-//! The record of an execution: its fields, how long the plane keeps it, and that the record never
-//! changes after the execution has ended.
+//! The record of an execution: its fields, how long the plane keeps it, and that it never changes after the
+//! execution has ended.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Checks a time in RFC 3339 and UTC. All such texts have the same length, so their alphabetical
-/// order is the order of the times.
+/// Checks that a time is in RFC 3339 and UTC. Such texts have the same length, so their alphabetical order is
+/// the order of the times.
 fn time(value: &Value) -> String {
     let text = value.as_str().unwrap_or_else(|| panic!("no time: {value}"));
     let shape: String = text
@@ -161,8 +161,8 @@ fn a_plain_sync_call_leaves_a_record() {
 #[test]
 fn the_last_4096_plain_sync_calls_are_remembered() {
     plane().register(&local("many"));
-    // All calls use one connection, and so one io thread, because each io thread keeps 4096 records
-    // of its own.
+    // The calls use one connection and therefore one io thread, because each io thread keeps 4096 records of
+    // its own.
     let mut wire = RawClient::connect(plane().listen);
     let request = Request::invoke("many", &json!(1)).bytes();
     let mut ids = Vec::new();
@@ -173,8 +173,7 @@ fn the_last_4096_plain_sync_calls_are_remembered() {
     plane()
         .get(&format!("/v1/executions/{}", ids[0]))
         .expect(404);
-    // The test reads fewer than the 4096 kept records, because other tests make calls on the same
-    // plane.
+    // The test reads fewer than the 4096 kept records, because other tests make calls on the same plane.
     for id in &ids[ids.len() - 3000..] {
         wire.send(&Request::get(&format!("/v1/executions/{id}")).bytes());
         wire.answer().expect(200);
@@ -193,8 +192,7 @@ fn ids_are_lower_case_short_and_all_different() {
         ids.iter().all(|id| id.len() <= 40 && id.chars().all(fine)),
         "{ids:?}"
     );
-    // Random ids differ in most positions. If the ids came from a counter, they would be equal
-    // there.
+    // Random ids differ in most positions. Ids from a counter would be equal in most positions.
     let list: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes()).collect();
     let varied = (0..list[0].len()).filter(|at| {
         list.iter()
@@ -309,8 +307,8 @@ fn an_id_is_known_only_whole() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // The first two letters of an id are the number of the io thread. The other letters hold
-        // the place of the record and the random bits; a change of any of them must give a 404.
+        // The first two letters of an id are the number of the io thread. The other letters hold the index of
+        // the record and random bits, and a change of any of these letters must give a 404.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

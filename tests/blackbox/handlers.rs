@@ -1,4 +1,4 @@
-//! Python functions for tests, correct and faulty.
+//! Python functions for tests, correct ones and faulty ones.
 
 /// Returns the pid of the process that answers.
 pub(crate) const PID: &str = "
@@ -26,7 +26,7 @@ def handle(input):
     return input
 ";
 
-/// Returns the pid, after a time in which concurrent calls need more pods.
+/// Returns the pid after a pause that is so long that concurrent calls need more pods.
 pub(crate) const SLOW_PID: &str = "
 import os, time
 def handle(input):
@@ -46,7 +46,7 @@ def handle(input):
     return [dict(os.environ), os.getcwd()]
 ";
 
-/// Writes the name of the exception that stopped it to a file.
+/// Writes the name of the exception that stopped the handler to a file.
 pub(crate) const STOPPED: &str = "
 import time
 def handle(input):
@@ -58,8 +58,8 @@ def handle(input):
         raise
 ";
 
-/// Does the same as STOPPED, but as a coroutine, which has no thread of its own. With input 1 it
-/// returns at once.
+/// Does the same as STOPPED, but as a coroutine, which has no thread of its own. With input 1, returns at
+/// once.
 pub(crate) const STOPPED_ASYNC: &str = "
 import asyncio
 async def handle(input):
@@ -119,7 +119,7 @@ def handle(input, context):
     return [os.getpid(), input, context.attempt, context.metadata]
 ";
 
-/// Returns the length of a text; any other input is returned as it is.
+/// Returns the length of a text, and any other input unchanged.
 pub(crate) const LENGTH: &str = "
 def handle(input):
     return len(input) if isinstance(input, str) else input
@@ -151,7 +151,7 @@ def handle(input):
     return [os.getpid(), os.getppid(), child.pid]
 ";
 
-/// Ends in the way that `input` names; each run appends a mark to a file.
+/// Ends in the way that `input` names. Each run appends a mark to a file.
 pub(crate) const DIES: &str = "
 import os, signal
 def handle(input):
@@ -164,15 +164,15 @@ def handle(input):
     return input
 ";
 
-/// Returns the URL at which its runtime reports that it is ready.
+/// Returns the URL at which the runtime of the handler reports that it is ready.
 pub(crate) const READY_URL: &str = "
 import os
 def handle(input):
     return os.environ['NANOFAAS_READY_URL']
 ";
 
-/// A program, not a handler. It answers the first `input` attempts of a call with POD_LOST, as the
-/// parent of a lost worker does. It answers later attempts with its pid.
+/// A program, not a handler. It answers the first `input` attempts of a call with POD_LOST, as the parent of
+/// a lost worker does. It answers later attempts with its pid.
 pub(crate) const TELLS_OF_ITS_WORKER: &str = "
 import http.server, json, os, socketserver
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-//! An idle plane: nothing wakes it, and it returns unused memory.
+//! An idle plane: its threads sleep, and it returns unused memory.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use nanofaas_testkit::wait::eventually;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// The number of sleeps and the CPU time, in hundredths of a second, of each thread. A thread that
-/// never sleeps shows only in the CPU time.
+/// Returns the number of sleeps and the CPU time of each thread, the latter in hundredths of a second. A
+/// thread that never sleeps shows only in the CPU time.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {
@@ -51,8 +51,8 @@ fn until_still(plane: &ControlPlane) {
     }
 }
 
-/// An idle plane stays idle while it still has executions. `until_still` waits long enough for idle
-/// pod connections to close (half a minute), but not long enough for executions to expire.
+/// A plane is idle although it still has executions. `until_still` waits long enough for idle pod connections
+/// to close (half a minute), but not long enough for executions to expire.
 #[test]
 fn nothing_wakes_an_idle_plane() {
     let plane = ControlPlane::start(&[]);
@@ -73,7 +73,7 @@ fn nothing_wakes_an_idle_plane() {
     Request::get("/healthz").send(plane.management).expect(200);
 }
 
-/// After the deadlines of all connections and executions the plane is idle.
+/// After its clients have left, a plane becomes idle.
 #[test]
 fn nothing_runs_once_all_clients_are_gone() {
     let plane = ControlPlane::start(&[]);
@@ -116,7 +116,7 @@ fn functions_have_huge_pages_the_plane_has_none() {
     assert_eq!(kib, Some("0"), "{smaps}");
 }
 
-/// The resident anonymous memory of a process, in KiB.
+/// Returns the resident anonymous memory of a process, in KiB.
 fn anonymous_kib(pid: Pid) -> u64 {
     let path = format!("/proc/{pid}/smaps_rollup");
     let smaps = std::fs::read_to_string(path).expect("its memory");

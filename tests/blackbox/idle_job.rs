@@ -6,10 +6,10 @@ use nanofaas_testkit::folder::ScratchFolder;
 use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-/// A Job that writes its environment to a file and then does nothing.
+/// A Job that writes its environment to a file and then sleeps.
 pub(crate) const IDLES: &str = "env > env.part; mv env.part env.txt; exec sleep 60";
 
-/// The callback and the execution of an idle Job.
+/// The callback path and the execution of an idle Job.
 pub(crate) struct IdleJob {
     /// The path `/v1/internal/<token>/executions`.
     pub(crate) base: String,

@@ -1,5 +1,5 @@
-//! How a Job gets the body of its call, from its environment or by a request; and how many bytes
-//! are charged for the body.
+//! How a Job gets the body of its call, from its environment or by a request, and how many bytes are charged
+//! for the body.
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -67,8 +67,8 @@ fn a_small_job_body_is_in_its_environment() {
     }
 }
 
-/// The plane charges the body twice, because it holds two copies: in the call, and in the Job's
-/// environment or in the body that the Job fetches.
+/// The plane charges the body twice, because it holds two copies: one in the call, and one for the Job's
+/// environment or for the Job's request.
 #[test]
 fn a_jobs_body_is_charged_for_each_copy() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);

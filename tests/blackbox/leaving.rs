@@ -1,6 +1,6 @@
-//! Clients that send a FIN together with their request: a call does not run, and any other request
-//! is answered. The test stops the plane while the client sends, so that the plane finds the
-//! request and the FIN at the same time.
+//! Clients that send a FIN together with their request: a call does not run, and any other request is
+//! answered. The test stops the plane's threads while the client sends, so that the plane finds the request
+//! and the FIN at the same time.
 
 use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -15,7 +15,7 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Sends bytes and a FIN that reach the connection before the plane reads either.
+/// Sends bytes and a FIN, both of which arrive before the plane reads either.
 fn send_with_fin(plane: &ControlPlane, wire: &mut RawClient, bytes: &[u8]) {
     plane.signal(Signal::SIGSTOP);
     eventually("all of its threads are stopped", || stands_still(plane));
@@ -24,7 +24,7 @@ fn send_with_fin(plane: &ControlPlane, wire: &mut RawClient, bytes: &[u8]) {
     plane.signal(Signal::SIGCONT);
 }
 
-/// Whether all threads are stopped; a running thread could read the bytes before the FIN arrives.
+/// Returns whether all threads are stopped. A running thread could read the bytes before the FIN arrives.
 fn stands_still(plane: &ControlPlane) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it lives");
     let mut stats = threads
@@ -33,7 +33,7 @@ fn stands_still(plane: &ControlPlane) -> bool {
     stats.all(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
 }
 
-/// A connection on which the plane has answered one request.
+/// Returns a connection on which the plane has answered one request.
 fn used(plane: &ControlPlane) -> RawClient {
     let mut wire = Request::get("/v1/functions").begin(plane.listen);
     wire.answer().expect(200);
@@ -148,8 +148,8 @@ fn pipelined_calls_do_not_run_after_a_fin() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("fin-ahead", &pod));
-    // Each of these pipelines has more bytes than one receive takes, and fewer bytes than a client
-    // may send ahead.
+    // Each of these pipelines has more bytes than one receive takes, and fewer bytes than a client may send
+    // ahead.
     for (count, length) in [(10, 300), (20, 1500), (3, 15_000)] {
         let call = Request::invoke("fin-ahead", &json!("x".repeat(length))).bytes();
         let bytes = call.repeat(count);

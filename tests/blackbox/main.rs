@@ -1,5 +1,5 @@
-//! The guarantees for clients, pods and operators, tested on the real process over HTTP: it is
-//! started with flags, and everything else happens on sockets. No test looks inside the process.
+//! The guarantees for clients, pods and operators, tested on the real process. The tests start the process
+//! with flags and use it by sockets and signals. No test looks into its memory.
 //!
 //! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and
 //! `NANOFAAS_TEST_IO_THREADS` (2 by default with pinned) select the tested form; the guarantees are
@@ -9,7 +9,6 @@
     clippy::disallowed_methods,
     reason = "tests act in place of clients, pods and clocks"
 )]
-// Tests print durations for the developer who runs them.
 #![allow(clippy::print_stdout, reason = "durations are reported, not gated on")]
 
 mod handlers;

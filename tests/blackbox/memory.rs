@@ -1,5 +1,5 @@
-//! The memory that the plane holds for clients, measured by the plane's own account and by the size
-//! of the process: unread answers, bodies of waiting calls, buffers of idle connections.
+//! The memory that the plane holds for clients, as the plane's own account and the size of the process show
+//! it: unread answers, bodies of waiting calls, buffers of idle connections.
 
 use std::time::Duration;
 
@@ -91,15 +91,15 @@ fn a_body_of_unknown_length_is_charged_exactly() {
     });
     plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
     let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
-    // Until the answer ends, the plane charges as many bytes as the largest allowed answer has,
-    // because it does not know the answer's length.
+    // Until the answer ends, the plane charges the size of the largest allowed answer, because the length of
+    // this answer is unknown.
     eventually("the answer is charged", || inflight(&plane) > 2 * MIB);
     gate.open();
     assert_eq!(waiting.answer().expect(200).json()["output"], 12);
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// A call whose body comes in chunks, so that its head has no length.
+/// Returns a call whose body comes in chunks, so that the head has no length.
 fn in_chunks(name: &str, body: usize) -> Vec<u8> {
     let head = format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -132,7 +132,7 @@ fn waiting_calls_in_chunks_count_as_well() {
         refused.expect(429).header("x-queue-reject-reason"),
         Some("memory")
     );
-    // One call runs. The other calls wait, and waiting calls may hold at most half of the budget.
+    // One call runs. The other held calls wait, and waiting calls may hold at most half of the budget.
     assert!((4..=10).contains(&held.len()), "{} are held", held.len());
     gate.open();
 }
@@ -243,8 +243,8 @@ fn what_is_refused_was_not_done() {
     }
 }
 
-/// The answer of a finished call waits for memory. It must not become a 503, because the client
-/// would repeat the call.
+/// The answer of a finished call waits for memory. The answer must not become a 503, because the client would
+/// repeat the call.
 #[test]
 fn a_call_that_ran_without_memory_says_so() {
     let plane = ControlPlane::start(&SMALL_BUDGET);

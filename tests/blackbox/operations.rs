@@ -46,8 +46,7 @@ fn metrics_count_from_a_functions_first_call() {
     for _ in 0..3 {
         plane().invoke("counted", &json!(1)).expect(200);
     }
-    // With a pinned scheduler, the end of the last call is counted a little after the client has
-    // the answer.
+    // With a pinned scheduler, the end of the last call is counted shortly after the client has the answer.
     eventually("nothing runs", || {
         plane().metrics().sum("function_inFlight", &name) == 0.0
     });
@@ -275,8 +274,7 @@ fn missing_descriptors_pause_accepting_and_stop_nothing() {
     let plane = ControlPlane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
     let many: Vec<RawClient> = (0..300).map(|_| RawClient::connect(plane.listen)).collect();
-    // Each call uses a new connection, because the plane may close an idle connection to free its
-    // descriptor.
+    // Each call uses a new connection, because the plane may close an idle connection to free its descriptor.
     for _ in 0..5 {
         plane.invoke("scarce", &json!(1)).expect(200);
     }
@@ -315,7 +313,6 @@ fn a_signal_ends_running_functions_with_the_plane() {
     eventually("the Job's process is ended", || !is_alive(pid));
 }
 
-/// An io thread that spins between calls answers each call.
 #[test]
 fn a_thread_that_spins_serves_on() {
     let plane = ControlPlane::start(&["--io-spin-us", "10000"]);

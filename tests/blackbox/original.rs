@@ -1,6 +1,6 @@
-//! The client and the pods of the original nanofaas, as its documentation describes them: the
-//! requests of its command line, the fields that it reads from answers, its SDKs' servers, and the
-//! programs of its one-shot images. docs/coming-from-the-original.md lists the tested features.
+//! The client and the pods of the original nanofaas, as its documentation describes them: the requests of its
+//! command line, the fields that it reads from answers, its SDKs' servers, and the programs of its one-shot
+//! images. docs/coming-from-the-original.md lists the tested features.
 
 use nanofaas_testkit::client::{Answer, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -15,7 +15,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// A request as Java's HTTP client sends it over plain HTTP, with an upgrade to HTTP/2 each time.
+/// Makes a request as Java's HTTP client sends it over plain HTTP: every request asks for an upgrade to
+/// HTTP/2.
 fn java(method: &str, path: &str) -> Request {
     let host = plane().listen.to_string();
     Request::new(method, path)
@@ -33,7 +34,7 @@ fn send(request: &Request) -> Answer {
     plane().send(request)
 }
 
-/// A spec with every field that the client sends; fields without a value are null.
+/// Makes a spec with every field that the client sends. Fields without a value are null.
 pub(crate) fn spec(name: &str, more: &Value) -> Value {
     let mut spec = json!({"name": name, "image": format!("registry.example/{name}:1")});
     for field in [
@@ -67,14 +68,14 @@ pub(crate) fn get(name: &str) -> Answer {
     send(&java("GET", &format!("/v1/functions/{name}")))
 }
 
-/// `fn delete`: also succeeds if the function does not exist.
+/// Does what `fn delete` does, which also succeeds if the function does not exist.
 #[track_caller]
 fn delete(name: &str) {
     let answer = send(&java("DELETE", &format!("/v1/functions/{name}")));
     assert!(matches!(answer.status, 204 | 404), "{}", answer.status);
 }
 
-/// `fn apply`: registers a function, after it has deleted an existing function of that name.
+/// Does what `fn apply` does: deletes an existing function of that name, and registers the new one.
 #[track_caller]
 fn apply(spec: &Value) {
     let answer = register(spec);
@@ -88,7 +89,7 @@ fn apply(spec: &Value) {
     }
 }
 
-/// A request of the command line, which puts the input into an envelope without metadata.
+/// Makes a request of the command line, which puts the input into an envelope without metadata.
 fn request(name: &str, how: &str, input: &Value) -> Request {
     let body = json!({"input": input, "metadata": null});
     java("POST", &format!("/v1/functions/{name}:{how}")).json(&body)
@@ -98,7 +99,7 @@ pub(crate) fn invoke(name: &str, input: &Value) -> Answer {
     send(&request(name, "invoke", input))
 }
 
-/// `enqueue` and `exec get --watch`: polls until the state is final.
+/// Does what `enqueue` and `exec get --watch` do: polls until the state is final.
 #[track_caller]
 pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
     let queued = send(&request(name, "enqueue", input)).expect(202).json();
@@ -126,9 +127,9 @@ pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
     last
 }
 
-// --- its pods ---
+// --- the original's pods ---
 
-/// A server of an SDK: it gets the whole envelope, and the call's id in a header.
+/// Starts a server of an SDK, which gets the whole envelope, and the call's id in a header.
 pub(crate) fn sdk_server() -> ScriptedPod {
     ScriptedPod::tcp(|got: &ReceivedCall, line: &mut ScriptedConn| {
         if got.header("x-execution-id").is_none() {
@@ -162,7 +163,7 @@ fn pool(name: &str, pod: &ScriptedPod) {
     apply(&spec(name, &mode));
 }
 
-/// A one-shot program: it reads its call from its environment, and posts the result.
+/// A one-shot program, which reads its call from its environment and posts the result.
 pub(crate) const ONE_SHOT: &str = r#"
 import json, os, urllib.request
 call = json.loads(os.environ["INVOCATION_PAYLOAD"])
@@ -185,8 +186,7 @@ request = urllib.request.Request(url, json.dumps(result).encode(), headers)
 urllib.request.urlopen(request, timeout=10)
 "#;
 
-/// A function for the local backend. Its `command` is not a field of the original's client; the
-/// other fields are.
+/// Makes a function for the local backend. Except `command`, its fields are fields of the original's client.
 pub(crate) fn local(folder: &ScratchFolder, name: &str, program: &str, more: &Value) -> Value {
     let path = folder.write(&format!("{name}.py"), program);
     let command = json!({"local": {"command": [interpreter(), path]}});
@@ -207,8 +207,8 @@ fn its_client_lists_applies_gets_and_deletes() {
     assert_eq!(answer["name"], "orig-fn");
     assert_eq!(answer["image"], "registry.example/orig-fn:1");
     register(&first).expect_error(409, "FUNCTION_EXISTS");
-    // `apply` runs with the same spec, and then with another image. Each time it deletes the
-    // function and registers it again.
+    // `apply` runs with the same spec, and after that with another image. Each time it deletes the function
+    // and registers it again.
     apply(&first);
     apply(&with(
         first,
@@ -255,7 +255,7 @@ fn its_client_invokes_what_its_sdks_serve() {
     assert_eq!(got.body, body, "the envelope as it was sent");
     assert_eq!(got.header("x-execution-id"), Some(id.as_str()));
     assert_eq!(got.header("x-dispatch-attempt"), Some("1"));
-    // The plane does not send the client's upgrade to HTTP/2 to the pod.
+    // The plane does not pass the client's upgrade to HTTP/2 on to the pod.
     assert_eq!(got.header("upgrade"), None);
 
     let named = request("orig-sdk", "invoke", &json!("a"))
@@ -279,7 +279,7 @@ fn its_client_invokes_what_its_sdks_serve() {
     none.expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
-/// A handler of the original sets its status with `X-NanoFaaS-Function-Status`. Here this header
+/// A handler of the original sets its status with `X-NanoFaaS-Function-Status`. On this platform the header
 /// has no effect.
 #[test]
 fn a_handlers_status_does_not_reach_the_client() {

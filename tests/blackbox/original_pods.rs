@@ -1,4 +1,4 @@
-//! The original's images as processes of this machine, and fields of its specs that this platform
+//! The original's images as processes of this machine, and fields of the original's specs that this platform
 //! does not have. The module `original` has the original's client.
 
 use nanofaas_testkit::folder::ScratchFolder;
@@ -8,7 +8,7 @@ use crate::original::{
     ONE_SHOT, enqueue_and_watch, get, invoke, local, register, sdk_server, spec,
 };
 
-/// The server of an SDK image: it listens on `PORT`, and contains no code of this platform.
+/// The server of an SDK image. It listens on `PORT`, and contains no code of this platform.
 const SDK: &str = r#"
 import http.server, json, os
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,5 +1,4 @@
-//! Every row of the table of outcomes of `:invoke`: status, state and code for each way in which a
-//! pod can fail.
+//! The outcomes of `:invoke`: status, state and code for the ways in which a pod can fail.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -371,7 +370,7 @@ fn every_answer_carries_its_id_and_trace() {
     timing(&answer);
 }
 
-/// The parts of `Server-Timing` by name, in milliseconds.
+/// Returns the parts of `Server-Timing` by name, in milliseconds.
 fn timing(answer: &Answer) -> Vec<(String, f64)> {
     let header = answer.header("server-timing").expect("Server-Timing");
     let parts = header.split(", ").map(|part| {
@@ -407,7 +406,7 @@ fn server_timing_takes_the_time_apart() {
     }
 }
 
-/// The sum of all parts except `total`.
+/// Returns the sum of all parts except `total`.
 fn parts_ms(answer: &Answer) -> f64 {
     let parts = timing(answer);
     let (total, parts) = parts.split_last().expect("a total");

@@ -1,5 +1,5 @@
-//! Outputs in memory: clients that read the same stored output share it, the store may drop an
-//! output while it is being sent, and large outputs arrive complete with every framing.
+//! Outputs in memory. Clients that read the same stored output share its memory, the store may drop an output
+//! while a client receives it, and large outputs arrive complete with every framing.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn a_dropped_output_is_cut_not_mixed_up() {
     eventually("the output is being sent", || inflight(&plane) > 0);
     let other = plane.enqueue("dropped", &json!(2));
     plane.ended(&other);
-    // The connection closes before the client has all bytes of the Content-Length.
+    // The connection closes before the client has all bytes that the Content-Length announces.
     assert!(reader.read(true).is_err());
     let cut = || plane.metrics().sum("nanofaas_answers_cut_total", &[]);
     eventually("the cut answer is counted", || cut() == 1.0);
@@ -89,8 +89,8 @@ fn error_texts_are_cut_and_weigh_little() {
     assert!(weight < 3000.0, "{weight}");
 }
 
-/// The plane copies small outputs and sends large stored outputs in parts. These answers are larger
-/// than a copied output, and larger than one part.
+/// The plane copies small outputs, and sends large stored outputs in parts. These answers are larger than a
+/// copied output and larger than one part.
 #[test]
 fn large_answers_are_whole_in_every_form() {
     const LARGE: usize = 200_000;

@@ -30,7 +30,7 @@ fn pid_of(name: &str) -> i32 {
 }
 
 fn kill_now(pid: i32) {
-    // The result does not matter, because the process may have ended by itself.
+    // The result does not matter, because the process may have ended already.
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
@@ -43,8 +43,8 @@ fn functions_of_one_endpoint_share_its_connections() {
         plane.register(&pool(&name, &pod));
         plane.invoke(&name, &json!(number)).expect(200);
     }
-    // The calls run one after the other, so each call can use the connection of an earlier call. Io
-    // threads do not share connections.
+    // The calls run one after another, so each call can use the connection of an earlier call. Io threads do
+    // not share connections.
     let connections = pod.connections();
     assert!(
         connections <= io_threads(),
@@ -461,7 +461,7 @@ fn a_crash_loop_backs_off_until_replaced() {
         .get("/v1/functions/loop/cold-starts")
         .expect(200)
         .json();
-    // The newest start may still be running and has no failure yet.
+    // The newest start may still be running, and then it has no failure yet.
     let starts = body["coldStarts"].as_array().expect("a list");
     let failure = starts.iter().find_map(|start| start["failure"].as_str());
     let failure = failure.unwrap_or_default();
@@ -470,7 +470,7 @@ fn a_crash_loop_backs_off_until_replaced() {
     pid_of("loop");
 }
 
-/// A listener whose backlog is full and that accepts no connection.
+/// The endpoint is a listener whose backlog is full and that accepts no connection.
 #[test]
 fn an_unaccepted_connection_is_given_up_in_time() {
     use nix::sys::socket::{

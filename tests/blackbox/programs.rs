@@ -1,5 +1,5 @@
-//! Programs that were not written for this platform, as warm functions: servers on a port, with
-//! their own health path or without one; and processes that hide from their function.
+//! Programs that were not written for this platform, as warm functions: servers on a port, with or without a
+//! health path of their own, and processes that hide from the backend.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,8 +19,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// A server that uses PORT. It answers a GET with the status in the file `health`, and a call with
-/// its pid, its port, its environment and the body's encoding.
+/// A server that listens on PORT. It answers a GET with the status in the file `health`, and a call with its
+/// pid, its port, its environment and the body's encoding.
 const SERVER: &str = r#"
 import http.server, json, os
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -99,8 +99,8 @@ fn servers_on_ports_do_not_meet() {
     }
 }
 
-/// Calls a function while its server is not healthy yet; the call waits until the server is
-/// healthy. Returns the probes that the server has recorded.
+/// Calls a function whose server becomes healthy only during the call. Returns the probes that the server has
+/// recorded.
 fn asked_until_well(folder: &ScratchFolder, function: Value) -> String {
     let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
@@ -121,7 +121,7 @@ fn a_503_at_its_health_path_is_unready() {
     assert!(asked.lines().all(is_right), "{asked}");
 }
 
-/// A function whose program is the same server, run by the watchdog.
+/// Makes a function whose program is the same server, run by the watchdog.
 fn guarded(folder: &ScratchFolder, name: &str, mode: &str) -> Value {
     let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     let mut function = folder.program(name, mode, SERVER);
@@ -144,7 +144,7 @@ fn a_program_hears_how_a_body_is_encoded() {
     }
 }
 
-/// The watchdog probes the program as the platform would, because the watchdog is ready only after
+/// The watchdog probes the program at the function's health path, because the watchdog is ready only after
 /// the program is ready.
 #[test]
 fn the_watchdog_asks_the_same_health_path() {
@@ -199,7 +199,7 @@ fn every_pod_knows_its_functions_timeout() {
     assert_eq!(output[2]["TIMEOUT_MS"], "12345");
 }
 
-/// Forks twice, leaves its session, and continues under another name and without an environment.
+/// Forks twice, leaves its session, and goes on under another name and without an environment.
 const HIDES: &str = r#"
 import os
 if os.fork() == 0:

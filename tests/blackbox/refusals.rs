@@ -1,5 +1,5 @@
-//! Requests that are refused or end early: limits, ambiguous framing, cut connections, and whether
-//! the connection stays open.
+//! Requests that are refused or end early: limits, ambiguous framing, cut connections, and whether the
+//! connection stays open.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn plane() -> &'static ControlPlane {
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The status of the answer to these bytes, and whether the plane then closed the connection.
+/// Sends these bytes. Returns the status of the answer, and whether the plane then closed the connection.
 #[track_caller]
 fn answer_to(bytes: &[u8]) -> (u16, bool) {
     let mut wire = RawClient::connect(plane().listen);
@@ -234,8 +234,8 @@ fn a_connection_serves_one_request_after_the_other() {
             (&*answer.version, answer.header("connection")),
             ("HTTP/1.1", None)
         );
-        // The plane keeps the connection open after a refusal for the request's content. It closes
-        // the connection only after a refusal for the request's framing.
+        // The plane keeps the connection open after it has refused a request for its content. It closes the
+        // connection only after a refusal for the request's framing.
         wire.send(&Request::invoke("nobody", &json!(number)).bytes());
         wire.answer().expect(404);
     }
@@ -311,12 +311,12 @@ fn expect_100_continue_is_answered_before_the_body() {
         wire.send(body);
         assert_eq!(wire.answer().expect(200).json()["output"], "later");
     }
-    // The plane sends the final answer instead of the 100, because it refuses the call and does not
-    // need the body.
+    // The plane sends the final answer instead of the 100, because it refuses the call and does not need the
+    // body.
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
-    // A client that sends its body without waiting for the 100 may get a 100, but always before the
-    // final answer.
+    // A client that sends its body without waiting for the 100 may still get a 100, but only before the final
+    // answer.
     let mut wire = RawClient::connect(plane().listen);
     let mut at_once = head("/v1/functions/expect:invoke").into_bytes();
     at_once.extend(body);
@@ -404,8 +404,8 @@ fn a_request_may_be_split_at_any_byte() {
     assert_eq!(wire.answer().expect(200).json()["output"], "whole");
 }
 
-/// Sends one byte after each pause until the peer closes or answers; returns the time that this
-/// took, and the status.
+/// Sends one byte after each pause until the peer closes or answers. Returns how long that took, and the
+/// status.
 fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
     let begun = Instant::now();
     let mut wire = RawClient::connect(plane().listen);

@@ -1,5 +1,5 @@
-//! A call never outlives its function: the function is removed, replaced or registered again while
-//! the call is between two attempts and therefore in no queue.
+//! A call never outlives its function. The tests remove, replace or re-register the function while the call
+//! is between two attempts and therefore in no queue.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -12,15 +12,14 @@ use nanofaas_testkit::pod::{After, ScriptedPod};
 use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
-/// A plane for one test. Tests do not share a plane, because the fault that these tests found ended
-/// the process.
+/// Starts a plane for one test. Tests share no plane, because a fault in this area may end the process.
 fn plane() -> ControlPlane {
     ControlPlane::start(&["--rate-max-per-second", "off"])
 }
 
-/// A function whose endpoint refuses all connections.
+/// Makes a function whose endpoint refuses all connections.
 fn unreachable(name: &str) -> Value {
-    // No process listens at this address: the listener is dropped here, and no other test uses
+    // No process listens at this address, because the listener is dropped here and no other test uses
     // 127.0.0.3.
     let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -97,8 +96,8 @@ fn another_function_gets_no_call_of_it() {
             }
         })
     };
-    // The new function gets the lane of the removed function. The call of the new function holds
-    // the lane's only slot.
+    // The new function gets the lane of the removed function. The call of the new function holds the lane's
+    // only slot.
     plane.register(&pool("new", &new_pod));
     let own = plane.enqueue("new", &json!("of the new function"));
     let ended = plane.ended(&id);

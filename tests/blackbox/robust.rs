@@ -1,5 +1,5 @@
-//! Load, losses and many functions: every accepted call ends exactly once, and nothing is left
-//! behind.
+//! Load, losses and many functions: every accepted call ends exactly once, and no process, call or memory is
+//! left behind.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ fn a_hundred_impatient_clients_leave_no_trace() {
     assert_eq!(pod.calls().len(), 2, "a call of a client that had left ran");
 }
 
-/// Kills a process, unless it has ended by itself.
+/// Kills a process. Returns false if the process had ended already.
 fn kill_now(pid: i32) -> bool {
     kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
 }
@@ -114,8 +114,7 @@ fn killed_pods_leave_every_execution_one_end() {
                             answer.text()
                         );
                         if answer.status == 500 {
-                            // The pod lives longer than its worker, and reports how the worker
-                            // ended.
+                            // The pod lives longer than its worker, and reports how the worker ended.
                             assert_eq!(answer.json()["error"]["code"], "OOM");
                         }
                         answered.fetch_add(1, Ordering::Relaxed);
@@ -133,8 +132,8 @@ fn killed_pods_leave_every_execution_one_end() {
             let pids = std::fs::read_dir(folder.path().join("pids")).expect("a folder");
             for entry in pids.map_while(Result::ok) {
                 let pid: i32 = entry.file_name().to_string_lossy().parse().expect("a pid");
-                // Every second time, the target is the worker's parent, the watchdog, whose death
-                // ends the whole pod. Otherwise the target is the worker.
+                // Every second time, the target is the worker's parent, the watchdog, whose death ends the
+                // whole pod. Otherwise the target is the worker.
                 let whole = kills % 2 == 0;
                 let target = if whole {
                     parent_of(pid).unwrap_or(pid)
@@ -189,7 +188,7 @@ fn killed_pods_leave_every_execution_one_end() {
     });
 }
 
-/// Stops the callers when it is dropped, so also when the test fails.
+/// Stops the callers when it is dropped, which also happens when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -198,7 +197,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The parent of a process, if it is a watchdog of a function (and not the guard or the plane).
+/// Returns the parent of a process if the parent is a function's watchdog, and not the guard or the plane.
 fn parent_of(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let parent: i32 = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
@@ -255,7 +254,7 @@ fn a_killed_guard_is_restarted_and_leaves_nothing() {
     eventually("the new guard ends them", || !is_alive(next));
 }
 
-/// The children of all threads of a process.
+/// Returns the children of all threads of a process.
 fn children_of(pid: Pid) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let lists = threads
@@ -266,7 +265,7 @@ fn children_of(pid: Pid) -> Vec<i32> {
     pids.collect::<Result<_, _>>().expect("pids")
 }
 
-/// Raises the limit of descriptors as far as allowed, and returns it.
+/// Raises the limit of descriptors as far as allowed, and returns the new limit.
 fn raise_descriptors() -> u64 {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("within the limit");
@@ -323,8 +322,7 @@ fn ten_thousand_functions_and_idle_connections_fit() {
         resident >> 20,
         by_functions >> 20,
     );
-    // The limit grows with the number of io threads, because each io thread has its own tables and
-    // rings.
+    // The limit grows with the number of io threads, because each io thread has its own tables and rings.
     let most = 100 + 50 * io_threads() as u64;
     assert!(resident < most << 20, "{} MiB", resident >> 20);
 }
@@ -358,8 +356,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // The plane closed the connection between two requests, so it accepted
-                            // no call.
+                            // The plane closed the connection between two requests, so it accepted no further
+                            // call.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;
@@ -395,8 +393,7 @@ fn sigterm_under_load_answers_every_accepted_call() {
     );
 }
 
-/// Returns whether every call that reached the pod was answered, after a short wait for the last
-/// answers.
+/// Returns whether every call that reached the pod was answered. Waits first for the last answers.
 fn pod_saw_all(pod: &ScriptedPod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
@@ -446,9 +443,8 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // The small answers come first. They keep the io thread busy, and it sends only at the end of
-    // its iteration. So the last small answer is still being sent when the io thread makes the
-    // large answers.
+    // The small answers come first. They keep the io thread busy, and the io thread sends only at the end of
+    // its iteration. So the last small answer is still being sent when the io thread makes the large answers.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

@@ -1,5 +1,5 @@
-//! The start of a plane, with its flags, variables, ports and function files, and the errors for
-//! which the plane does not start.
+//! The start of a plane, with its flags, variables, ports and function files, and the errors for which the
+//! plane does not start.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;
@@ -16,14 +16,14 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Runs the program, and waits until it ends by itself.
+/// Runs the program and waits until it ends.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = program();
     command.args(arguments).envs(variables.iter().copied());
     command.output().expect("the program starts")
 }
 
-/// Runs the program with flags that it must refuse; returns its error.
+/// Runs the program with flags that it must refuse, and returns its error.
 #[track_caller]
 fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut all = vec![

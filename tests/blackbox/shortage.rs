@@ -1,5 +1,4 @@
-//! A shortage of memory: a small budget, which clients use up because they read slowly or not at
-//! all.
+//! A shortage of memory: a small budget that clients use up because they read slowly or not at all.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -17,7 +16,7 @@ use serde_json::json;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A client with a small receive buffer.
+/// Connects a client with a small receive buffer.
 pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
     let SocketAddr::V4(to) = to else {
         panic!("the plane listens on IPv4");
@@ -29,7 +28,7 @@ pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
     fd.into()
 }
 
-/// A client that sends a request and reads nothing.
+/// Connects a client that sends a request and reads nothing.
 pub(crate) fn unread(plane: &ControlPlane, request: &Request) -> RawClient {
     let mut wire = RawClient::over(narrow(plane.listen));
     wire.send(&request.bytes());
@@ -40,9 +39,9 @@ pub(crate) fn inflight(plane: &ControlPlane) -> u64 {
     plane.metrics().sum("nanofaas_inflight_bytes", &[]) as u64
 }
 
-/// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes
-/// are charged. With several io threads a call may be refused earlier, because each thread reserves
-/// bytes that the other threads cannot use.
+/// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes are charged.
+/// With several io threads a call may be refused earlier, because each io thread reserves bytes that the
+/// other io threads cannot use.
 pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<RawClient> {
     let before = pod.calls().len();
     let mut held = Vec::new();
@@ -65,8 +64,8 @@ pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<R
     held
 }
 
-/// Opens the gate and reads all answers in parallel, because the plane closes a client that does
-/// not read.
+/// Opens the gate and reads the answers in parallel, because the plane closes the connection of a client that
+/// does not read.
 pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
     std::thread::scope(|scope| {
         for mut one in held {
@@ -79,7 +78,7 @@ pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
     });
 }
 
-/// The highest value that `now` returns while `work` runs.
+/// Returns the highest value that `now` returns while `work` runs.
 pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 {
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -92,7 +91,7 @@ pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 
             high
         });
         let end = catch_unwind(AssertUnwindSafe(work));
-        // `over` is also set if `work` has failed, because the scope waits for the watching thread.
+        // Set `over` even if `work` has panicked, because the scope waits for the watching thread.
         over.store(true, std::sync::atomic::Ordering::Relaxed);
         let high = watch.join().expect("it watches");
         end.unwrap_or_else(|failure| resume_unwind(failure));

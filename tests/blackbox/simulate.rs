@@ -1,5 +1,4 @@
-//! Tests of the command `nanofaas simulate`: the command needs no server, and reports errors in its
-//! input.
+//! Tests of the command `nanofaas simulate`, which needs no server and reports errors in its input.
 
 use std::process::Output;
 
@@ -38,7 +37,7 @@ fn shown(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-/// Runs the program with input that it must refuse, and returns its error.
+/// Checks that the program refused its input, and returns its error.
 #[track_caller]
 fn refused(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -75,8 +74,8 @@ fn people_and_machines_are_shown_the_same() {
         (&summary["madeIt"], &summary["starts"]),
         (&3.into(), &1.into())
     );
-    // The third call waits from 20 ms to 100 ms. Then the first call ends, and its slot on the pod
-    // of `minReplicas` is free.
+    // The third call waits from 20 ms to 100 ms. At 100 ms the first call ends, and its slot on the pod of
+    // `minReplicas` is free.
     assert_eq!(summary["waitMs"]["max"], 80.0);
     let calls = report["overTime"].as_array().expect("a list").iter();
     let calls: i64 = calls.filter_map(|slice| slice["calls"].as_i64()).sum();
@@ -142,7 +141,7 @@ fn bad_input_is_named_by_file_and_line() {
     assert!(said.contains("--start-ms must be a number"), "{said}");
 }
 
-/// A plot never overwrites an input file, also if the plot's path is another link to that file.
+/// A plot never overwrites an input file, even if the plot's path is another link to that file.
 #[test]
 fn a_plot_does_not_overwrite_what_is_read() {
     let folder = folder();
@@ -210,7 +209,7 @@ fn async_calls_have_no_perfect_knowledge() {
     assert!(text.lines().any(|found| found == line), "{text}");
 }
 
-/// The examples in the help, README and docs/simulate.md can be copied.
+/// The example in the help, README and docs/simulate.md works as it is written there.
 #[test]
 fn the_example_works() {
     let mut command = program();

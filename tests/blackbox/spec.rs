@@ -15,7 +15,7 @@ fn post(function: &Value) -> Answer {
     plane().send(&Request::new("POST", "/v1/functions").json(function))
 }
 
-/// Registers an echo with these fields; returns the names of the invalid fields.
+/// Registers a LOCAL function with these fields. Returns the names of the invalid fields.
 #[track_caller]
 fn faults(name: &str, more: &Value) -> Vec<String> {
     let base = json!({"name": name, "executionMode": "LOCAL"});

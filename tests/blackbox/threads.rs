@@ -1,5 +1,5 @@
-//! Guarantees for any number of io threads: one key, one store and one answer, independently of the
-//! io thread that has the client's connection.
+//! Guarantees for any number of io threads: a key, an output and an answer are the same, whichever io thread
+//! has the client's connection.
 
 use std::time::{Duration, Instant};
 
@@ -80,8 +80,8 @@ fn the_stores_account_ends_at_zero() {
     }
 }
 
-/// The number of the io thread that owns an execution. Its second digit is enough, because the
-/// tests have fewer than ten io threads.
+/// Returns the number of the io thread that owns an execution. The second digit is enough, because the tests
+/// have fewer than ten io threads.
 fn thread_of(id: &str) -> &str {
     assert!(id.starts_with('0'), "{id}");
     &id[1..2]
@@ -96,8 +96,8 @@ fn a_drained_thread_answers_for_its_executions() {
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
-    // The loop opens connections until one belongs to another io thread. Then a request stays
-    // unfinished on that connection.
+    // The loop opens connections until one belongs to another io thread than the execution. A request stays
+    // unfinished on that connection, so that its io thread does not end.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = RawClient::connect(plane.listen);
@@ -113,7 +113,7 @@ fn a_drained_thread_answers_for_its_executions() {
     wire.send(&request.bytes());
     wire.answer().expect(100);
     plane.signal(Signal::SIGTERM);
-    // Waits until the execution's io thread has ended, but at most a second.
+    // Wait until the execution's io thread has ended, but at most a second.
     let name = format!("io-{}", thread_of(&asked));
     let is_there = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it runs");
