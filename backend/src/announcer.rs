@@ -1,6 +1,6 @@
-//! Sends what happens to pods and Jobs through the work queue: to the scheduler, to the io threads and to
-//! the records of cold starts. It fixes the order of messages that depend on each other, and keeps
-//! no state but the clock.
+//! Sends what happens to pods and Jobs through the work queue: to the scheduler, to the io threads and to the
+//! records of cold starts. It fixes the order of messages that depend on each other. Its only state is the
+//! clock.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_core::work_queue::WorkQueue;
 
-/// The work queue, and the process's clock.
+/// Sends the messages of a backend through the work queue, with times of the process's clock.
 pub struct Announcer {
     work_queue: Rc<RefCell<WorkQueue>>,
     origin: Instant,
@@ -48,8 +48,8 @@ impl Announcer {
         self.with_work_queue(|queue| queue.starts.reached(function.name(), pod, phase, at));
     }
 
-    /// Reports that a pod takes calls. The io threads get its address before the scheduler gets `PodUp`,
-    /// because the scheduler may then send calls to the pod at once.
+    /// Reports that a pod takes calls. The io threads get the pod's address before the scheduler gets
+    /// `PodUp`, because the scheduler may send calls to the pod as soon as it has that event.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_work_queue(|queue| {
@@ -68,7 +68,7 @@ impl Announcer {
         self.with_work_queue(|queue| queue.event(Event::StartFailed { pod, failure }));
     }
 
-    /// Reports that a pod could not start and that a later try may work.
+    /// Reports that a pod could not start for a reason that may go away.
     pub fn cannot_start(&self, pod: PodId, why: &str) {
         let failure = StartFailure {
             permanent: false,
@@ -82,13 +82,14 @@ impl Announcer {
         self.with_work_queue(|queue| queue.gone(pod, end));
     }
 
-    /// Reports the end of a pod for which this backend has no task. The end may have been reported before, or
-    /// the pod belonged to an earlier bridge; a second report does no harm.
+    /// Reports the end of a pod for which this backend has no task: its end may have been reported already,
+    /// or it belonged to an earlier bridge. A second report does no harm.
     pub fn unknown(&self, pod: PodId) {
         self.gone(pod, &ended("it was gone already"));
     }
 
-    /// Reports the progress of a Job's start. `running_since` is the time when the Job's program began to run.
+    /// Reports the progress of a Job's start. `running_since` is when the Job's program began to run; none
+    /// before that.
     pub fn job_starting(
         &self,
         start: &JobStart,
@@ -108,7 +109,8 @@ impl Announcer {
         });
     }
 
-    /// Reports that a Job ended before the io thread reported the end of its attempt.
+    /// Reports that a Job ended, or could not be started, before the io thread reported the end of its
+    /// attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: ExecutionError, oom: bool) {
         self.with_work_queue(|queue| {
             if let ExecutionError::ColdStart(why) = &failure {
@@ -126,7 +128,7 @@ impl Announcer {
     }
 }
 
-/// An end for a reason other than lack of memory.
+/// Makes the end of a pod for a reason other than lack of memory.
 pub fn ended(message: &str) -> PodEnd {
     PodEnd {
         oom: false,

@@ -1,5 +1,5 @@
-//! The wait before the next try: it doubles up to a maximum and has jitter. This module never sleeps.
-//! Each task of a backend that retries has one `Backoff`.
+//! The wait before the next try: it doubles up to a maximum and has jitter. The caller sleeps, not this
+//! module. Each task of a backend that retries has a `Backoff` of its own.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl Backoff {
         }
     }
 
-    /// Returns a random time between half of the next wait and the whole of it, so that many tasks do not retry
-    /// at the same time.
+    /// Returns a random time between half of the next wait and the whole wait, so that many tasks do not
+    /// retry at the same time.
     pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.longest);
@@ -31,7 +31,7 @@ impl Backoff {
         whole.mul_f64(0.5 + share / 2.0)
     }
 
-    /// Called after a success: the next wait is the first one again.
+    /// Makes the next wait the shortest one again. The task calls it after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }

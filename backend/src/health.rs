@@ -1,6 +1,6 @@
-//! Probes a pod over HTTP: at each of its addresses in turn, until one answers well. A starting pod
-//! is probed from the moment its address is known, and a quarantined pod is probed when the scheduler
-//! orders it. This module decides nothing; `pod::life` sets the deadline.
+//! Probes a pod over HTTP, at each of its addresses in turn, until it answers well at one of them. A starting
+//! pod is probed as soon as its address is known, and a quarantined pod when the scheduler orders a probe.
+//! `pod::life` sets the deadline and decides what the result means.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -22,31 +22,33 @@ use crate::task::AbortOnDrop;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long one answer may take.
+/// The longest time that a probe may wait for an answer.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How many bytes of an answer's body are read, so that its server gets no reset.
+/// The most bytes of an answer's body that are read, so that the pod's server gets no reset.
 const REST_MAX: u64 = 64 * 1024;
 
-/// The probes of one pod and their results. It notifies the pod's bell when a result changes.
+/// The probes of one pod and their results. It notifies the pod's bell after the first probe and when the pod
+/// has answered well.
 pub struct HealthCheck {
     request: Vec<u8>,
     health: Health,
     bell: Rc<Notify>,
-    /// The address that answered well.
+    /// The address at which the pod answered well.
     answered: RefCell<Option<PodAddress>>,
     was_probed: Cell<bool>,
-    /// The last answer, if it was a bad one.
+    /// The last bad answer.
     last: RefCell<Option<Unwell>>,
-    /// Whether a probe failed because this process had no free file descriptor. The failure says nothing about the pod.
+    /// Whether a probe failed because this process had no free file descriptor. Such a failure shows nothing
+    /// about the pod.
     descriptor_shortage: Cell<bool>,
 }
 
-/// Why an answer does not make a pod ready.
+/// Why an answer of a pod is a bad one.
 enum Unwell {
     Status(u16),
-    /// The first bytes are no answer of an HTTP server.
+    /// The first bytes are not the answer of an HTTP server.
     NoHttp,
-    /// Another process listens at the pod's port.
+    /// The process that listens at this address is not known to be the pod's.
     Stranger(SocketAddr),
 }
 
@@ -76,8 +78,8 @@ impl HealthCheck {
         }
     }
 
-    /// Probes until the pod answers well at one of these addresses. Dropping the result stops the probes.
-    /// `is_own` says whether the server at an address is the pod's own.
+    /// Starts a task that probes until the pod answers well at one of these addresses. Dropping the returned
+    /// value stops the probes. `is_own` returns whether the server at an address is the pod's own.
     pub fn begin(
         self: &Rc<Self>,
         addresses: Vec<PodAddress>,
@@ -92,24 +94,24 @@ impl HealthCheck {
         }))
     }
 
-    /// The address that answered well, since the last `begin`.
+    /// Returns the address at which the pod has answered well since the last `begin`.
     pub fn answered(&self) -> Option<PodAddress> {
         self.answered.borrow().clone()
     }
 
-    /// Whether a probe has ended at least once, with any result.
+    /// Returns whether at least one probe has ended, with any result.
     pub fn was_probed(&self) -> bool {
         self.was_probed.get()
     }
 
-    /// The pod's last bad answer, worded to be appended to a message; empty if there is none.
+    /// Returns the pod's last bad answer as the end of a message; empty if there is none.
     pub fn last_answer(&self) -> String {
         let last = self.last.borrow();
         last.as_ref()
             .map_or_else(String::new, |unwell| format!("; {unwell}"))
     }
 
-    /// Whether a probe failed for lack of a descriptor since this was last read.
+    /// Returns whether a probe has failed for lack of a descriptor since the last call of this function.
     pub fn take_descriptor_shortage(&self) -> bool {
         self.descriptor_shortage.take()
     }
@@ -139,7 +141,7 @@ impl HealthCheck {
         }
     }
 
-    /// Probes one address; returns whether the pod answered well.
+    /// Probes one address. Returns whether the pod answered well.
     async fn ask(
         &self,
         address: &PodAddress,
@@ -153,7 +155,8 @@ impl HealthCheck {
             None => Unwell::NoHttp,
             Some(status) if !self.health.is_well(status) => Unwell::Status(status),
             Some(status) => match address {
-                // Check the owner only after a good status, because the check costs more than the request.
+                // The owner is checked only after a good status, because the check costs more than the
+                // request.
                 PodAddress::Tcp(at) if !is_own(*at) => Unwell::Stranger(*at),
                 _ => {
                     self.health.note(status);
@@ -177,9 +180,9 @@ impl HealthCheck {
     }
 }
 
-/// Reads the rest of an answer, so that a server that is still writing it gets no reset.
+/// Reads the rest of an answer, so that a server that is still writing gets no reset.
 async fn read_to_end(stream: impl AsyncRead + Unpin) {
     let mut rest = stream.take(REST_MAX);
-    // The result is not needed: the probe has its answer already.
+    // The result is not needed, because the probe has its answer already.
     let _ = timeout(ANSWER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }

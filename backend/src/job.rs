@@ -1,6 +1,6 @@
-//! What is the same in every backend for one attempt of a JOB call: the environment of its program,
-//! the end of the attempt, and the table of all Jobs. The call's result goes to the io thread that owns
-//! the call, and not to this module; that thread reports when the attempt is over.
+//! What is the same in every backend for one attempt of a JOB call: the environment of its program, the end
+//! of the attempt, and the table of all Jobs. The call's result goes directly to the io thread that owns the
+//! call. That thread reports when the attempt is over.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -13,14 +13,14 @@ use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// How long after its call's deadline a Job may still run. The io thread ends a call at its deadline, so
-/// the io thread has forgotten a Job that runs longer than this.
+/// How long a Job may still run after its call's deadline. The io thread ends the call and its Job at the
+/// deadline, so a Job that runs this much longer is one that no io thread knows any more.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Names an attempt: the call, and the number of the attempt.
+/// The name of an attempt: the call, and the number of the attempt.
 pub type AttemptKey = (CallId, u32);
 
-/// The part of a Job that tasks other than its own use.
+/// The part of a Job that other tasks use, besides the Job's own task.
 pub struct JobAttempt {
     pub name: String,
     pub start: Box<JobStart>,
@@ -45,8 +45,7 @@ impl JobAttempt {
         (self.start.call, self.start.attempt)
     }
 
-    /// Called when the attempt is over. `timestamps` are the start times that its runtime reported, if
-    /// any.
+    /// Notes that the attempt is over. `timestamps` are the start times that the runtime reported, if any.
     pub fn stop(&self, timestamps: Option<ReadyTimestamps>) {
         self.timestamps.set(timestamps);
         self.stop.set(true);
@@ -61,12 +60,12 @@ impl JobAttempt {
         self.timestamps.get()
     }
 
-    /// Waits for the bell; false if the deadline comes first.
+    /// Waits for the bell. Returns false if the deadline comes first.
     pub async fn rung_before(&self, deadline: Instant) -> bool {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Waits at most `time`; returns whether the attempt was reported as over. The report may arrive
+    /// Waits at most `time` for the report that the attempt is over, and returns whether it came. It may come
     /// shortly after the program that sent the result has exited.
     pub async fn is_stopped_within(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
@@ -74,7 +73,8 @@ impl JobAttempt {
         self.is_stopped()
     }
 
-    /// The variables that describe the call to its program and say where to send the result.
+    /// Returns the environment variables that describe the call to its program and name the URL for the
+    /// result.
     pub fn env(&self, callback_base: &str) -> Vec<(&'static str, String)> {
         let start = &self.start;
         let callback = format!("{callback_base}/v1/internal/{}/executions", start.token);
@@ -99,7 +99,7 @@ impl JobAttempt {
     }
 }
 
-/// All Jobs that run, by attempt and by name. `J` may hold more about a Job than a `JobAttempt` does.
+/// All Jobs that have a task, by attempt and by name. `J` may hold more about a Job than a `JobAttempt` does.
 pub struct JobTable<J> {
     by_key: HashMap<AttemptKey, Rc<J>>,
     by_name: HashMap<String, AttemptKey>,
@@ -115,7 +115,7 @@ impl<J> Default for JobTable<J> {
 }
 
 impl<J: Borrow<JobAttempt>> JobTable<J> {
-    /// Adds a Job, and stops an earlier one of the same attempt.
+    /// Adds a Job, and stops an earlier Job of the same attempt.
     pub fn add(&mut self, job: &Rc<J>) {
         let core: &JobAttempt = (**job).borrow();
         self.by_name.insert(core.name.clone(), core.key());
@@ -131,7 +131,7 @@ impl<J: Borrow<JobAttempt>> JobTable<J> {
         self.by_key.remove(&job.key());
     }
 
-    /// Called when the attempt is over.
+    /// Notes that an attempt is over, if the table has its Job.
     pub fn stop(&self, key: AttemptKey, timestamps: Option<ReadyTimestamps>) {
         if let Some(job) = self.by_key.get(&key) {
             let job: &JobAttempt = (**job).borrow();

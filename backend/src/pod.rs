@@ -1,5 +1,5 @@
-//! The part of a warm pod that tasks other than its own use: through it the scheduler and the pod itself
-//! send requests and reports to the pod's task. It takes no action; `life` does.
+//! What a warm pod shares with other tasks. Through it the scheduler's orders and the pod's own reports reach
+//! the pod's task. It takes no action; `life` does.
 
 pub mod life;
 pub mod table;
@@ -22,12 +22,12 @@ use crate::announcer::Announcer;
 use crate::health::HealthCheck;
 use crate::random::random;
 
-/// The part of a pod that tasks other than its own use.
+/// The part of a pod that other tasks use, besides the pod's own task.
 pub struct WarmPod {
-    /// The scheduler's id of the pod. None for a pod that lost its id and is only probed.
+    /// The scheduler's id of the pod; none for a pod that lost its id and is only probed.
     id: Option<PodId>,
     pub name: String,
-    /// A caller that knows this token may report the pod as ready.
+    /// The secret with which a caller may report the pod as ready.
     pub token: String,
     pub function: Arc<Function>,
     pub wanted_at: Uptime,
@@ -64,12 +64,12 @@ impl WarmPod {
         }
     }
 
-    /// The scheduler's id of the pod.
+    /// Returns the scheduler's id of the pod. Panics if the pod has none.
     pub fn id(&self) -> PodId {
         self.id.expect("a pod that runs has an id")
     }
 
-    /// Ends the pod. Calls that still run in it have the grace period to finish.
+    /// Asks the pod's task to end the pod. Calls that still run in the pod have the grace period to finish.
     pub fn stop(&self) {
         self.stop.set(true);
         self.bell.notify_one();
@@ -79,20 +79,20 @@ impl WarmPod {
         self.stop.get()
     }
 
-    /// Starts a health check.
+    /// Asks the pod's task to probe the pod.
     pub fn probe(&self) {
         self.probe.set(true);
         self.bell.notify_one();
     }
 
-    /// The pod reported that it is ready, optionally with its IP.
+    /// Notes that the pod reported that it is ready, and the IP address that it reported, if any.
     pub fn report_ready(&self, address: Option<IpAddr>) {
         self.reported_address.set(address);
         self.reported_ready.set(true);
         self.bell.notify_one();
     }
 
-    /// Whether it reported ready or answered a probe well, since the last probe began.
+    /// Returns whether the pod has reported ready, or answered a probe well, since the last probe began.
     pub fn is_ready(&self) -> bool {
         self.has_reported_ready() || self.health.answered().is_some()
     }
@@ -105,12 +105,12 @@ impl WarmPod {
         self.reported_address.get()
     }
 
-    /// Waits for the bell; false if the deadline comes first.
+    /// Waits for the bell. Returns false if the deadline comes first.
     pub async fn rung_before(&self, deadline: Instant) -> bool {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Announces how the pod's life ended. Call this after the pod was removed from its table.
+    /// Announces how the pod's life ended. The caller has removed the pod from its table before.
     pub fn announce_end<F>(&self, announcer: &Announcer, fate: PodFate<F>, is_expected: bool) {
         let (function, pod) = (self.function.name(), &self.name);
         match fate {
@@ -148,8 +148,8 @@ impl<F> PodStartError<F> {
 /// How a pod's life ended.
 pub enum PodFate<F> {
     StartFailed(PodStartError<F>),
-    /// It ran before this backend knew it, and did not answer in time. It may be busy, and still runs.
+    /// The pod ran before this backend knew it, and did not answer in time. It still runs, and may be busy.
     Unanswered(PodStartError<F>),
-    /// It took calls before, or was stopped during its start.
+    /// The pod ended after it took calls, or was stopped during its start.
     Ended(PodEnd),
 }

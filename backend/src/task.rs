@@ -1,8 +1,9 @@
-//! Tasks of the bridge's thread that are aborted when their owner is dropped. It starts no task.
+//! The handle of a task of the bridge's thread that is aborted when its owner is dropped. The module starts
+//! no task.
 
 use tokio::task::JoinHandle;
 
-/// A task that is aborted when this is dropped.
+/// Aborts the task when it is dropped.
 pub struct AbortOnDrop<T>(pub JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {

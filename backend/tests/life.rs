@@ -1,5 +1,5 @@
-//! The life of a pod, with a runner that only notes what it is asked to do. The test stands for the
-//! scheduler and for an io thread. Time is paused: it advances when no task can run.
+//! Tests of the life of a pod, with a runner that only notes what it is asked to do. The test acts in place
+//! of the scheduler and of an io thread. Time is paused: it advances only when no task can run.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep};
 const LIMIT: Duration = Duration::from_secs(30);
 const POD: PodId = PodId::new(3, 1);
 
-/// A runner whose pod listens nowhere: the pod is ready when it reports ready.
+/// A runner whose pod listens nowhere. The pod becomes ready when it reports ready.
 struct NotingRunner {
     pod: Rc<WarmPod>,
     announcer: Announcer,
@@ -111,7 +111,7 @@ impl PodRunner for NotingRunner {
     }
 }
 
-/// The messages that the scheduler and the only io thread got.
+/// The inboxes of the scheduler and of the only io thread.
 struct Inboxes {
     scheduler: PinnedInbox,
     io: IoInbox,
@@ -119,7 +119,7 @@ struct Inboxes {
 }
 
 impl Inboxes {
-    /// The scheduler's events in order, by name.
+    /// Takes the scheduler's events about the pod and returns their names in order.
     fn events(&mut self) -> Vec<&'static str> {
         let events = std::iter::from_fn(|| self.scheduler.events.pop());
         let named = events.filter_map(|event| match event {
@@ -180,7 +180,7 @@ fn fixture() -> (NotingRunner, Inboxes) {
     (runner, inboxes)
 }
 
-/// Runs a test with paused time, which advances when no task can run.
+/// Runs a test with paused time.
 fn run(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().start_paused(true).build();

@@ -1,4 +1,5 @@
-//! Steps at the beginning of admission: the call's id, and a token of the process's rate limit.
+//! Benches of two steps at the beginning of admission: the call's id, and a token of the process's rate
+//! limit.
 
 use std::hint::black_box;
 

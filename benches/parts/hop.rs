@@ -1,7 +1,6 @@
-//! The hop: a warm LOCAL call over a connection to the real process, with the scheduler on the io
-//! thread and on a thread of its own. The difference is the cost of the messages between the two
-//! threads: two to the scheduler and one back. Each result includes parsing, routing, admission and
-//! the reply.
+//! Benches of the hop: a LOCAL call over a kept connection to the real process, with the scheduler on the io
+//! thread and on a thread of its own. The difference is the cost of the messages between these two threads:
+//! two to the scheduler and one back. Each result includes parsing, routing, admission and the reply.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -50,7 +49,7 @@ impl HopFixture {
             .expect("the program starts");
         let mut log = BufReader::new(process.stderr.take().expect("a pipe"));
         let address = listen(&mut log);
-        // Reads the rest of the log, because a full pipe would block the process's log.
+        // This thread reads the rest of the log, because a full pipe would block the process's log.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         let connection = TcpStream::connect(address).expect("a connection");
         connection.set_nodelay(true).expect("a socket");
@@ -71,7 +70,7 @@ impl HopFixture {
         plane
     }
 
-    /// Sends the request and reads its answer, which is small enough to come in one read.
+    /// Sends the request and reads its answer, which is small enough to arrive in one read.
     fn exchange(&mut self, expected: &[u8]) {
         self.connection
             .write_all(&self.request)
@@ -99,8 +98,8 @@ fn request(path: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The program of the release build, also if the bench is a debug build. Benches are in
-/// `target/*/deps`.
+/// Returns the path of the program of the release build, also in a debug build of the benches. The benches
+/// are in `target/*/deps`.
 fn program() -> PathBuf {
     let bench = std::env::current_exe().expect("a path");
     let target = bench.ancestors().nth(3).map(Path::to_path_buf);
@@ -110,7 +109,7 @@ fn program() -> PathBuf {
     program
 }
 
-/// Reads the listen address from the log.
+/// Returns the listen address that the log names.
 fn listen(log: &mut impl BufRead) -> SocketAddr {
     for line in log.lines().map_while(Result::ok) {
         let said: Value = serde_json::from_str(&line).unwrap_or_default();

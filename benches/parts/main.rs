@@ -1,8 +1,10 @@
-//! Times of the parts of a call, measured by criterion on a quiet machine. They are only for
-//! information; the tests that fail on higher costs are `tests/counts` and
-//! `io/tests/allocations.rs`. Routing, admission and the encoding of replies are private to `io`,
-//! so only `hop` measures them, as parts of a whole call. `cargo build --release && cargo bench -p
-//! nanofaas-benches` gives figures; `./ci benches` runs each bench once, unoptimised.
+//! Times of the parts of a call, which criterion measures. They are only for information and need a quiet
+//! machine; the tests that fail on higher costs are `tests/counts` and `io/tests/allocations.rs`. Routing,
+//! admission and the encoding of replies are private to `io`, so only `hop` measures them, as parts of a
+//! whole call.
+//!
+//! `cargo bench -p nanofaas-benches` after a release build measures the times; `./ci benches` runs each bench
+//! once, unoptimised.
 
 mod ring;
 mod parse;

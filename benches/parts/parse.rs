@@ -1,4 +1,4 @@
-//! Parsing of a request: its head, and the single pass over its body.
+//! Benches of parsing a request: its head, and the single pass over its body.
 
 use std::hint::black_box;
 
@@ -36,7 +36,7 @@ pub(crate) fn head(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// An envelope whose input has about this many bytes of typical JSON.
+/// Makes an envelope whose input has about this many bytes of typical JSON.
 fn body(bytes: usize) -> String {
     const ITEM: &str = r#"{"id": 17, "name": "grün", "tags": ["a", "b"], "score": -0.25e3},"#;
     let items = ITEM.repeat((bytes / ITEM.len()).max(1));

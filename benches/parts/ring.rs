@@ -1,5 +1,5 @@
-//! The ring, compared with two public crates: rtrb, for one producer, and crossbeam's ArrayQueue,
-//! for many producers and consumers. Each item has the size of a ticket, 32 bytes.
+//! Benches of the ring and of two public crates: rtrb, for one producer, and crossbeam's ArrayQueue, for many
+//! producers and consumers. Each item has the size of a ticket, 32 bytes.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crossbeam_queue::ArrayQueue;
 use nanofaas_core::ring::channel;
 
 const CAPACITY: usize = 256;
-/// Polls of an empty or full ring before the thread yields its core. If both ends share one core,
-/// only a yield lets the other end run.
+/// The polls of an empty or full ring after which a thread yields its core. If both ends share one core, only
+/// a yield lets the other end run.
 const LOOKS: u32 = 100;
 
 type Item = [u64; 4];
 
-/// The two ends of a ring of any kind: one puts an item in, one takes an item out.
+/// The two ends of a ring of any kind: the first puts an item in, the second takes an item out.
 type RingEnds = (
     Box<dyn FnMut(Item) -> bool + Send>,
     Box<dyn FnMut() -> Option<Item> + Send>,
@@ -56,8 +56,8 @@ const RINGS: [&str; 3] = ["nanofaas", "rtrb", "crossbeam ArrayQueue"];
 pub(crate) fn same_thread(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring, push and pop on one thread");
     group.throughput(Throughput::Elements(1));
-    // Each ring is called by its own type, because a call through a trait object would cost as much
-    // as a push.
+    // Each ring is called by its own type, because a call through a trait object would cost as much as a
+    // push.
     group.bench_function(RINGS[0], |bencher| {
         let (producer, mut consumer) = channel(CAPACITY);
         bencher.iter(|| {
@@ -95,7 +95,7 @@ fn spin(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A round trip between two threads, as a ticket and its grant make it.
+/// Measures a round trip between two threads, like that of a ticket and its grant.
 pub(crate) fn two_threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring, round trip between two threads");
     for ring in RINGS {

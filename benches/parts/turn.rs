@@ -1,4 +1,4 @@
-//! The scheduler's turn: a call arrives, is granted and ends, with few or many functions, and with
+//! Benches of the scheduler's turn: a call arrives, is granted and ends, with few or many functions, and with
 //! few or many other calls that wait.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 
-/// Number of call entries, which are used in turn; an io thread has more.
+/// The number of call entries, which are used one after the other; an io thread has more.
 const CALLS: u32 = 8192;
 const QUEUE_SIZE: u32 = 10_000;
 
@@ -30,7 +30,8 @@ struct TurnFixture {
 }
 
 impl TurnFixture {
-    /// Functions without pods; each runs one call at a time.
+    /// Makes a scheduler with the lanes of `functions` functions without pods. Each function runs one call at
+    /// a time.
     fn new(functions: u32) -> Self {
         let entries = Arc::new(Entries::new(1));
         let mut plane = Self {
@@ -90,7 +91,7 @@ impl TurnFixture {
             lane: id(lane),
             pod: None,
             verdict: PodVerdict::Healthy,
-            // A lane has only this slot.
+            // The only slot of the lane has this number.
             slot: 0,
             held: Held::Whole,
         }));
@@ -104,8 +105,7 @@ pub(crate) fn functions(criterion: &mut Criterion) {
         let mut lane = 0;
         group.bench_function(BenchmarkId::from_parameter(functions), |bencher| {
             bencher.iter(|| {
-                // The step and the number of lanes have no common factor, so every lane gets its
-                // turn.
+                // The step and the number of lanes have no common factor, so every lane is used.
                 lane = (lane + 7919) % functions;
                 plane.call(lane);
                 plane.turn();

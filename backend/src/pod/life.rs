@@ -1,6 +1,6 @@
 //! The life of a warm pod, the same in every backend: the pod is created, probed until it is ready,
-//! announced, in use, probed again while it is quarantined, and stopped or ended. This module never
-//! decides when a step begins: the scheduler's orders and the pod itself do. A `PodRunner` runs the pod.
+//! announced, in use, probed again while it is quarantined, and stopped or ended. The scheduler's orders and
+//! the pod itself decide when a step begins, not this module. A `PodRunner` runs the pod.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use super::{PodFate, PodStartError, WarmPod};
 use crate::announcer::{Announcer, ended};
 use crate::task::AbortOnDrop;
 
-/// How long a quarantined pod has to answer.
+/// The time in which a quarantined pod has to answer well.
 pub const PROBE: Duration = Duration::from_secs(5);
 
-/// What runs one pod: a Pod object of a cluster, or a process.
+/// What runs one pod, as a Pod object of a cluster or as a process.
 pub trait PodRunner {
     /// The backend's kind of start fault.
     type Fault;
@@ -29,46 +29,47 @@ pub trait PodRunner {
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
-    /// Called during the start, each time that something may have changed.
+    /// Looks at the start again. It is called each time that something may have changed during the start.
     fn observe_start(&mut self);
-    /// Why it can no longer become ready; none while it can.
+    /// Returns why the pod can no longer become ready; none while it still can.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
-    /// The addresses to probe; empty while none is known.
+    /// Returns the addresses to probe; empty while none is known.
     fn addresses(&self) -> Vec<PodAddress>;
-    /// Says whether the server at an address is the pod's own.
+    /// Returns a function that tells whether the server at an address is the pod's own.
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
-    /// The address at which it takes calls, once it is ready.
+    /// Returns the address at which the pod takes calls, if the pod is ready.
     fn ready_at(&self) -> Option<PodAddress>;
-    /// Called if it is not ready at the deadline: returns why.
+    /// Returns why the pod is not ready. It is called at the start's deadline.
     fn not_ready(&mut self) -> impl Future<Output = PodStartError<Self::Fault>>;
-    /// Ends a pod whose start was given up; no call runs in it.
+    /// Ends a pod whose start failed, was late or was stopped. No call runs in the pod.
     fn abandon(&mut self) -> impl Future<Output = ()>;
-    /// Called after it was announced with this address.
+    /// Notes that the pod was announced with this address.
     fn on_up(&mut self, address: &PodAddress);
-    /// How it ended, if it ended by itself.
+    /// Returns how the pod ended, if it has ended without an order.
     fn end(&mut self) -> Option<PodEnd>;
-    /// Whether another client of the cluster asked it to end: it takes no new call, and running calls may finish.
+    /// Returns whether another client of the cluster asked the pod to end. The pod then gets no new call, and
+    /// its running calls may finish.
     fn is_leaving(&self) -> bool;
-    /// Ends it with its grace period, and waits for its end.
+    /// Ends the pod with its grace period, and waits for its end.
     fn stop(&mut self) -> impl Future<Output = PodEnd>;
-    /// Ends it at once, because it does not answer.
+    /// Ends the pod at once, because it does not answer.
     fn end_unwell(&mut self, why: String) -> impl Future<Output = PodEnd>;
 }
 
 /// The step at which a life begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// It has to be created.
+    /// The pod has to be created.
     Create,
-    /// It exists, and is not announced yet.
+    /// The pod exists, and is not announced yet.
     Start,
-    /// It ran under an earlier control plane. If it does not answer in time, it may be busy with a call.
+    /// The pod ran under an earlier control plane. If it does not answer in time, it may be busy with a call.
     Adopt,
-    /// It is announced already.
+    /// The pod is announced already.
     Serve,
 }
 
-/// Runs a pod from its creation to its end. It announces each step but the end, which the caller
+/// Runs a pod from the step `begin` to its end. It announces each step but the end, which the caller
 /// announces with `WarmPod::announce_end`. `limit` is how long the pod may take to become ready.
 pub async fn live<R: PodRunner>(
     runner: &mut R,
@@ -124,7 +125,8 @@ enum StartResult<F> {
 async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R::Fault> {
     let mut asking: Option<AbortOnDrop<()>> = None;
     loop {
-        // Check this first, because a pod that is not wanted any more must not be reported as a failed start.
+        // This is checked before the faults, because a pod that is not needed any more must not be reported
+        // as a failed start.
         if runner.pod().is_stopped() {
             return StartResult::Stopped;
         }
@@ -149,7 +151,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
     let mut was_leaving = false;
     loop {
-        // Check the end before the request to stop, because the request would hide how the pod ended.
+        // The end is checked before the request to stop, because the request would hide how the pod ended.
         if let Some(end) = runner.end() {
             return end;
         }
@@ -165,7 +167,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
                 .with_work_queue(|queue| queue.event(leaving));
         }
         if asking.is_none() && runner.pod().probe.get() {
-            // Clear the ready report of the pod's start, because it does not answer this probe.
+            // The ready report of the pod's start is cleared, because it does not answer this probe.
             runner.pod().reported_ready.set(false);
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
         }
@@ -185,7 +187,8 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
         }
         let pod = runner.pod();
         if pod.health.take_descriptor_shortage() {
-            // Probe again, because this process lacks descriptors and the failed probe says nothing about the pod.
+            // The pod is probed again, because the failed probe shows only that this process lacks
+            // descriptors.
             let (function, pod) = (pod.function.name(), &pod.name);
             tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
@@ -198,7 +201,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     }
 }
 
-/// Begins to probe the pod, if an address of it is known.
+/// Begins to probe the pod, if one of its addresses is known.
 fn ask<R: PodRunner>(runner: &R) -> Option<AbortOnDrop<()>> {
     let addresses = runner.addresses();
     let is_known = !addresses.is_empty();

@@ -68,12 +68,12 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         self.by_id.values().cloned().collect()
     }
 
-    /// The pods of a function.
+    /// Returns the pods of a function.
     pub fn of(&self, function: &str) -> &[Rc<P>] {
         self.by_function.get(function).map_or(&[], Vec::as_slice)
     }
 
-    /// A name that no pod of the table has.
+    /// Makes a name that no pod of the table has.
     pub fn new_name(&self, function: &str) -> String {
         loop {
             let name = pod_name::<5>(function, random());
@@ -83,7 +83,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         }
     }
 
-    /// Applies a caller's report that a pod is ready. The report counts only if it has the pod's token.
+    /// Applies a report that a pod is ready, and answers it. A report without the pod's token is refused.
     pub fn report_ready(&self, announcer: &Announcer, ready: &PodReady) {
         let pod = self.by_name.get(&*ready.pod);
         let pod = pod.map(|pod| -> &WarmPod { (**pod).borrow() });

@@ -1,6 +1,5 @@
-//! Tests the account of bytes under random use. Charges are admitted, cut, cancelled, refused or lost, in any
-//! order and on any thread. In the end nothing is charged, and the account never passes its bound by more
-//! than one answer.
+//! Tests of the account of bytes: io threads make, change, send and drop charges in a random order. In the
+//! end nothing is charged, and the account never exceeds its bound by more than one answer.
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,22 +29,23 @@ fn bells(count: usize) -> impl Iterator<Item = Arc<Doorbell>> {
     (0..count).map(|_| Arc::new(Doorbell::new(Waker::noop().clone())))
 }
 
-/// What one io thread does with the account.
+/// One step that an io thread takes with the account. A `usize` selects a charge, a message or a wait.
 #[derive(Clone, Debug)]
 enum AccountAct {
     /// A request arrives, and is charged or refused.
     Request(u64),
     /// An answer waits for room.
     Answer(u64),
-    /// A change of one held charge; the first number selects it.
+    /// The thread charges more for a held charge.
     Grow(usize, u64),
     Cut(usize, u64),
     Drop(usize),
-    /// A charge is sent to another thread, by a message that may be lost together with the charge.
+    /// The thread sends a held charge to another thread. `LoseMessage` drops the message and the charge with
+    /// it.
     Send(usize, usize),
     LoseMessage(usize),
     Take(usize),
-    /// Waits are polled, or given up.
+    /// The thread polls all its waits, or drops one.
     Poll,
     GiveUp(usize),
     Idle,
@@ -159,7 +159,7 @@ proptest! {
                 prop_assert_eq!(ledger.inflight_bytes.get(), held, "the gauge says what is held");
             }
         }
-        // Every waiting task gets its charge in the end, whatever else happens.
+        // Every wait ends, because the threads drop all charges that they get.
         let mut rounds = 0;
         while threads.iter().any(|thread| !thread.waits.is_empty()) {
             for thread in &mut threads {
@@ -194,7 +194,7 @@ fn waits_are_served_in_order() {
             held.push(charge);
         }
     }
-    // Two charges have room; the third charge is granted without room.
+    // Two charges have room; the third is granted without room.
     assert_eq!(held.len(), 3);
     assert!(account.taken() <= BYTES_MAX + (5 << 20));
     waits.drain(..3);
@@ -237,8 +237,8 @@ fn a_line_moved_by_others_bytes_stands_still() {
     };
     poll(&mut waits, &mut held);
     let moved = threads[0].moved();
-    // One thread takes bytes from other charges for the waiting tasks. All threads then see a lower `moved`,
-    // because these tasks do not get on by themselves.
+    // One thread notes that it takes bytes from other charges for the waiting tasks. All threads then see a
+    // lower `moved`, because only served waits raise it.
     threads[0].reclaim(4 << 20);
     assert!(threads[1].moved() < moved);
     let waiting = waits.len();
@@ -268,7 +268,7 @@ fn calls_that_hold_everything_get_on() {
     let mut rounds = 0;
     while !waits.is_empty() {
         let before = waits.len();
-        // A call that got its answer's charge ends at once, and drops the charge of its body.
+        // A call that got the charge of its answer ends at once: both its charges are dropped.
         waits.retain_mut(|(_, wait)| wait.poll(cx).is_pending());
         assert!(waits.len() < before, "somebody gets on");
         rounds += 1;
@@ -278,7 +278,7 @@ fn calls_that_hold_everything_get_on() {
     assert_eq!(account.taken(), 0);
 }
 
-/// Real threads and real bells: after a lost wake-up a thread would sleep for ever.
+/// This test has real threads and real bells: a thread that misses its wake-up would sleep for ever.
 #[test]
 fn threads_that_give_back_wake_those_that_wait() {
     struct FlagUnpark(std::thread::Thread, AtomicBool);
@@ -312,7 +312,7 @@ fn threads_that_give_back_wake_those_that_wait() {
                             break charge;
                         }
                         own.give_back_spare();
-                        // The bell only wakes a thread that has announced sleep.
+                        // The bell wakes only a thread that has announced sleep.
                         if bell.sleep(|| own.is_wanted()) {
                             while !rung.1.swap(false, Ordering::SeqCst) {
                                 std::thread::park_timeout(std::time::Duration::from_secs(20));

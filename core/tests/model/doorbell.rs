@@ -1,5 +1,5 @@
-//! Bitmap and doorbell under loom, alone and together with the ring as the scheduler uses them. A lost
-//! wake-up shows as a deadlock, a lost bit as a lane that the taker never visits.
+//! Models of bitmap and doorbell: each alone, and both together with the ring as the scheduler uses them. A
+//! lost wake-up shows as a deadlock, a lost bit as a lane that the consumer never visits.
 
 use std::{
     sync::{
@@ -22,7 +22,8 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// Where the sleeper sleeps. A wake-up that comes before the sleep is kept, as a byte in a socket is.
+/// The place where the sleeper sleeps. It keeps a wake-up that comes before the sleep, as a socket keeps a
+/// byte.
 struct Bed {
     woken: Mutex<bool>,
     wake: Condvar,
@@ -40,7 +41,8 @@ impl Bed {
         (bed, bell)
     }
 
-    /// The sleep has no deadline, so that the model ends in a deadlock if no producer wakes the sleeper.
+    /// Sleeps until a wake-up. There is no deadline, so that the model ends in a deadlock if no producer
+    /// wakes the sleeper.
     fn sleep(&self) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken {
@@ -58,7 +60,7 @@ impl Wake for Bed {
     }
 }
 
-/// Publications are Relaxed on purpose, because the fences alone have to order them.
+/// The producers publish with Relaxed stores, because only the fences of the doorbell must order them.
 #[test]
 fn no_wake_up_is_lost() {
     check(Some(3), || {
@@ -114,7 +116,8 @@ fn one_announcement_is_rung_for_once() {
     });
 }
 
-/// Two threads each set one of the two `lanes` while a sweep runs. Then a sweep runs alone.
+/// Lets two threads each set the bit of one of the two `lanes` during a sweep. Then a second sweep runs
+/// alone.
 fn no_bit_is_lost(lanes: [usize; 2]) {
     check(Some(4), move || {
         let bitmap = sync::Arc::new(Bitmap::with_capacity(128));
@@ -161,7 +164,8 @@ fn no_bit_is_lost_in_two_words() {
     no_bit_is_lost([3, 70]);
 }
 
-/// Push, bit and bell run against sweep, pop, second look and sleep. `lanes` holds the lane of each producer.
+/// Lets two producers push a ticket, set a bit and ring, while the consumer sweeps, pops and sleeps. `lanes`
+/// holds the lane of each producer.
 fn every_ticket_is_found(lanes: [usize; 2]) {
     check(Some(2), move || {
         let (bed, bell) = Bed::new();
@@ -208,7 +212,8 @@ fn every_ticket_is_found_in_two_lanes() {
     every_ticket_is_found([0, 64]);
 }
 
-/// An inbox has no bitmap, so the second look reads the ring's stamp and not the reserved positions.
+/// An inbox has no bitmap, so the check after the announcement reads the ring's stamp, not the reserved
+/// positions.
 #[test]
 fn every_grant_is_found_in_an_inbox() {
     check(Some(2), || {

@@ -1,5 +1,5 @@
-//! The models: ring, bitmap and doorbell under loom, which tries every interleaving and every stale read that
-//! the memory model allows, within the bound that each model names.
+//! The models of ring, bitmap and doorbell. loom tries every interleaving and every stale read that the
+//! memory model allows, within the bound that each model names.
 //!
 //! `core/model` runs them; in a normal build this file is empty.
 #![cfg(loom)]
@@ -14,8 +14,8 @@ use loom::model::Builder;
 mod ring;
 mod doorbell;
 
-/// Checks `model` in every schedule with at most `preemptions` forced switches (`None`: no limit).
-/// `LOOM_MAX_PREEMPTIONS` overrides this number. Prints how many executions there were.
+/// Checks `model` in every schedule with at most `preemptions` forced switches; `None` means no limit.
+/// `LOOM_MAX_PREEMPTIONS` overrides this number. Prints the number of executions.
 fn check(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(preemptions);

@@ -1,5 +1,4 @@
-//! The ring under loom: every interleaving and every stale read that the memory model allows, within the
-//! bound that each model names. The capacity is 2, so that full, empty and wrap-around all happen.
+//! Models of the ring. Its capacity is 2, so that a few pushes fill it and lead to the next lap.
 
 use std::sync::{
     Arc,
@@ -17,7 +16,7 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// Pops once. If the look before it returns "published", there has to be an item.
+/// Pops once. Fails if `is_published` was true before the pop and the pop finds no item.
 fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
     let published = consumer.is_published();
     let item = consumer.pop();
@@ -28,7 +27,7 @@ fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
     item
 }
 
-/// Pushes each of `items` once and returns the items that found a place.
+/// Pushes each of `items` once, and returns the items for which the ring had room.
 fn push(producer: &Producer<u64>, items: &[u64]) -> Vec<u64> {
     let mut pushed = Vec::new();
     for item in items {
@@ -55,8 +54,8 @@ fn one_producer_keeps_its_order_over_two_laps() {
     });
 }
 
-/// Both producers push while the consumer frees places, so one producer may reach a slot one lap after the
-/// other.
+/// Both producers push while the consumer frees places, so one producer may use a slot one lap after the
+/// other producer.
 #[test]
 fn two_producers_lose_and_double_nothing_in_order() {
     check(Some(3), || {
@@ -103,13 +102,13 @@ fn the_last_place_goes_to_one_producer() {
     });
 }
 
-/// A producer that knows of the pop that freed its place can push into it: no producer finds the ring full.
+/// A producer that knows of the pop that freed its place finds room: no push finds the ring full.
 #[test]
 fn a_push_into_a_reserved_place_never_fails() {
     check(Some(3), || {
         let (producer, mut consumer) = channel(2);
-        // Each producer has one reserved place. An answer gives the place back, as the end of an attempt does
-        // for a grant.
+        // Each producer has one reserved place. An answer gives the place back after the pop, as the end of
+        // an attempt does for a grant.
         let answers = [(); 2].map(|()| sync::Arc::new(AtomicU64::new(0)));
         let pushing = [0, 1].map(|who: usize| {
             let (producer, answer) = (producer.clone(), answers[who].clone());
@@ -150,7 +149,8 @@ fn every_item_is_dropped_once_wherever_it_ends() {
         let pushing = {
             let drops = drops.clone();
             thread::spawn(move || {
-                // The third item is refused and dropped here, unless the pop below came first.
+                // The ring refuses the third item, which is then dropped here, unless the pop below came
+                // first.
                 (0..3)
                     .filter(|_| producer.push(CountedDrop(drops.clone())).is_ok())
                     .count()
@@ -158,7 +158,7 @@ fn every_item_is_dropped_once_wherever_it_ends() {
         };
         let popped = usize::from(consumer.pop().is_some());
         assert!(drops.load(Relaxed) >= popped);
-        // The end that goes last drops the remaining items.
+        // The end of the ring that is dropped last drops the remaining items.
         drop(consumer);
         let pushed = pushing.join().unwrap();
         assert!(

@@ -1,5 +1,6 @@
-//! A bridge that executes its orders: it starts and ends pods, late and sometimes without success, and sends
-//! the answers to the scheduler. Some of its pods die. It also has the registry, which clients change.
+//! The model of the bridge. It executes the scheduler's orders: it starts and ends pods, late and sometimes
+//! without success, and sends the answers. Some of its pods die. It also has the real registry, which clients
+//! change.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -15,17 +16,17 @@ use nanofaas_core::time::Uptime;
 use crate::environment::{SharedEnvironment, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, StartBehaviour, draft};
 
-/// What happens later by itself.
+/// What happens to a pod at a later time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BridgeAct {
     Ready(PodId),
     StartFails(PodId, bool),
     IsHeldUp(PodId),
-    /// The process ends; the bridge notices it a little later.
+    /// The process ends; the bridge notices the end a little later.
     Dies(PodId),
     SeenDead(PodId),
     Answers(PodId),
-    /// The pod has not answered for five seconds, so it is ended.
+    /// The pod has not answered its probe for five seconds, so the bridge ends it.
     NeverAnswered(PodId),
     Stopped(PodId),
     Drained(PodId),
@@ -48,9 +49,9 @@ pub(crate) struct SimulatedBridge {
     pub(crate) started: u64,
     pub(crate) deaths: u64,
     pub(crate) changes: u64,
-    /// Dead pods of which io threads have to be informed.
+    /// Dead pods whose connections in the io threads have yet to break.
     pub(crate) dead: Vec<PodId>,
-    /// Whether nothing fails any more; true at the end of a run.
+    /// Whether pods no longer die at random and each living pod answers its probes; true at the end of a run.
     pub(crate) calm: bool,
 }
 
@@ -224,14 +225,15 @@ impl SimulatedBridge {
         match act {
             BridgeAct::Ready(pod) => self.ready(pod, shared),
             BridgeAct::StartFails(pod, permanent) => {
-                // If the pod was stopped before this, no `StartFailed` follows: the pod only goes down.
+                // If the pod was stopped meanwhile, its `PodDown` was sent already and no `StartFailed`
+                // follows.
                 if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
                     let failure = StartFailure { permanent, message };
                     shared.send_event(Event::StartFailed { pod, failure });
                 }
             }
-            // The event is sent whatever happened to the pod before, because a real report may be late, too.
+            // The event is sent whatever has happened to the pod, because a real report may be late, too.
             BridgeAct::IsHeldUp(pod) => {
                 let why = Some("it waits".into());
                 shared.send_event(Event::StartHeldUp { pod, why });
@@ -289,7 +291,7 @@ impl SimulatedBridge {
         }
     }
 
-    /// A pod is gone; reported once.
+    /// Reports once that a pod is gone.
     fn down(&mut self, pod: PodId, shared: &mut SharedEnvironment) {
         if self.pods.remove(&pod).is_none() {
             return;
@@ -300,7 +302,7 @@ impl SimulatedBridge {
         shared.send_event(Event::PodDown(pod));
     }
 
-    /// Sends a random request of a client.
+    /// Sends a random request of a client to the bridge.
     pub(crate) fn random_change(&mut self, names: &[Arc<str>], shared: &mut SharedEnvironment) {
         let name = names[shared.rng.below(names.len() as u64) as usize].clone();
         let register = |shared: &mut SharedEnvironment, name: &str| Change::Register {
@@ -310,8 +312,8 @@ impl SimulatedBridge {
         let change = match shared.rng.below(10) {
             0..3 => Change::Remove { name },
             3..5 => {
-                // The function is removed and registered again at once, so that both events are under way at
-                // the same time.
+                // The function is removed and registered again at once, so that the events of both changes
+                // are in flight together.
                 shared
                     .to_bridge
                     .push(ToBridge::Request(Change::Remove { name: name.clone() }));

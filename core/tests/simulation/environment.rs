@@ -1,6 +1,6 @@
-//! What all actors share: the clock, the rings between them, and the scheduler with its model. Inline, the
-//! actor that has an event calls the scheduler. Pinned, the scheduler is an actor of its own, and reads
-//! events from rings when it is its turn.
+//! What all actors share: the clock, the rings between them, and the scheduler with its model. With an inline
+//! scheduler the actor that has an event calls the scheduler. A pinned scheduler is an actor of its own,
+//! which takes events from rings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) enum SchedulerMode {
 
 /// A message to an io thread.
 pub(crate) enum ToIo {
-    /// Sent only if the scheduler is inline.
+    /// An event for the scheduler; sent only if the scheduler is inline.
     Event(Event),
     Notice(Notice),
     Update(FunctionUpdate),
@@ -45,7 +45,7 @@ pub(crate) enum ToBridge {
     Request(Change),
 }
 
-/// Both ends of a ring in one place, because actors run one at a time.
+/// Both ends of a ring in one value, because actors run one at a time.
 pub(crate) struct SimulatedRing<T: Send> {
     producer: Producer<T>,
     consumer: Consumer<T>,
@@ -89,9 +89,9 @@ pub(crate) struct SharedEnvironment {
     pub(crate) grants: Vec<SimulatedRing<Grant>>,
     pub(crate) to_io: Vec<SimulatedRing<ToIo>>,
     pub(crate) to_bridge: SimulatedRing<ToBridge>,
-    /// Pods whose process is alive, whether or not the other actors know it.
+    /// Pods whose process is alive, even if other actors do not know it yet.
     pub(crate) alive: BTreeSet<PodId>,
-    /// How many calls io threads run in each pod.
+    /// How many calls the io threads run in each pod.
     pub(crate) running_in: BTreeMap<PodId, u32>,
     pub(crate) grants_in_flight: u64,
     pub(crate) dones_in_flight: u64,
@@ -136,7 +136,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// Prints what happens, in a run of a single seed.
+    /// Prints what happens, if the run is of a single seed.
     pub(crate) fn show(&self, what: impl FnOnce() -> String) {
         if self.shown {
             println!("{:>16} {}", self.now.as_ns(), what());
@@ -217,13 +217,13 @@ impl SharedEnvironment {
         }
     }
 
-    /// Passes an event to the scheduler at once, and runs a turn.
+    /// Passes an event to the inline scheduler and runs a turn.
     pub(crate) fn feed_inline(&mut self, event: Event) {
         self.feed(event);
         self.turn();
     }
 
-    /// The scheduler's part of an io thread's pass, if it is inline.
+    /// Does the scheduler's part of an io thread's round, if the scheduler is inline.
     pub(crate) fn pass_inline(&mut self) {
         if self.mode == SchedulerMode::Inline {
             self.tick();
@@ -231,7 +231,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// Whether the scheduler has something to do now.
+    /// Returns whether the scheduler has something to do now.
     pub(crate) fn scheduler_is_due(&self) -> bool {
         let due = self.scheduler.next_due();
         let received =
@@ -239,7 +239,7 @@ impl SharedEnvironment {
         received || self.busy || due.is_some_and(|at| at <= self.now)
     }
 
-    /// One pass of the scheduler's own thread, which may read events and tickets late.
+    /// Runs one round of the pinned scheduler's thread, which may leave events and tickets for a later round.
     pub(crate) fn pass_pinned(&mut self) {
         if self.rng.chance(500) {
             self.sweep();
@@ -267,7 +267,8 @@ impl SharedEnvironment {
         lanes.into_iter().for_each(|lane| self.collect(lane));
     }
 
-    /// Sends an event of the bridge to the scheduler; inline through the inbox of io thread 0.
+    /// Sends an event of the bridge to the scheduler. An inline scheduler gets it through the inbox of io
+    /// thread 0.
     pub(crate) fn send_event(&mut self, event: Event) {
         match self.mode {
             SchedulerMode::Inline => self.to_io[0].push(ToIo::Event(event)),
@@ -275,7 +276,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// A new call waits. False if the lane's mailbox is full.
+    /// Sends the ticket of a new call. Returns false if the lane's ring is full.
     pub(crate) fn post(&mut self, stats: &Arc<QueueStats>, ticket: Ticket) -> bool {
         match self.mode {
             SchedulerMode::Inline => {
@@ -293,7 +294,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// A call waits again.
+    /// Sends the ticket of a call that waits again.
     pub(crate) fn post_again(&mut self, ticket: Ticket) {
         match self.mode {
             SchedulerMode::Inline => self.feed_inline(Event::Ticket(ticket)),
@@ -301,7 +302,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// An attempt ended.
+    /// Sends the end of an attempt.
     pub(crate) fn done(&mut self, done: Done) {
         match self.mode {
             SchedulerMode::Inline => self.feed_inline(Event::Done(done)),
@@ -327,7 +328,7 @@ impl SharedEnvironment {
         self.alive.contains(&pod)
     }
 
-    /// Whether no message is under way between actors.
+    /// Returns whether no message is in flight between actors and the scheduler's last turn left no work.
     pub(crate) fn is_quiet(&self) -> bool {
         let rings = self.events.has_some() || self.bits.any() || self.to_bridge.has_some();
         let inboxes = self.grants.iter().any(SimulatedRing::has_some)

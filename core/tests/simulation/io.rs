@@ -1,6 +1,6 @@
-//! An io thread. It admits calls, drives the state machine of each (`core/call.rs`) with scripted pods on
-//! virtual time, and passes on the messages of clients, the bridge and the scheduler. It makes none of the
-//! product's decisions: `judge` checks the state machine by rules of its own.
+//! The model of an io thread. It admits calls, drives the state machine of each call (`core/src/call.rs`)
+//! with scripted pods on virtual time, and passes on the messages of clients, the bridge and the scheduler.
+//! It makes none of the product's decisions: `judge` checks the state machine by rules of its own.
 
 mod client;
 mod environment;
@@ -28,7 +28,7 @@ use environment::ThreadEnvironment;
 
 const ASYNC_AGE_MAX: Nanos = Nanos::from_s(20);
 
-/// How a call can end, for the tally.
+/// The kinds of ends of calls that the tally counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CallEndKind {
     Ok,
@@ -67,23 +67,25 @@ pub(crate) struct Served {
 struct ServedSlot {
     generation: u32,
     call: Option<Served>,
-    /// Whether the call is over while a grant is on its way. The place is free when that grant has arrived.
+    /// Whether the call is over while a grant for it is in flight. This place in the table becomes free when
+    /// that grant arrives.
     is_owed_a_grant: bool,
 }
 
-/// What a pod, a client or the bridge does at a given time.
+/// What a pod, a client or the bridge does to a call at a given time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CallAct {
     Cancels,
     ClientLeaves,
-    /// The time of `Prefer: wait` is over.
+    /// The time of `Prefer: wait` is over, so the client no longer waits.
     Detaches,
-    /// A message of the registry or the scheduler that the call's own task receives a little later.
+    /// The call's own task receives a removal, or a notice that starts fail, a little later than its io
+    /// thread.
     FindsRemoved,
     FindsStartsFail,
     Answers,
     Fails,
-    /// `oom` as in `AttemptFailure::Lost`; set if the pod's own runtime reports it.
+    /// `oom` is that of `AttemptFailure::Lost`: known if the pod's runtime reports it.
     Lost {
         oom: Option<bool>,
     },
@@ -94,7 +96,8 @@ enum CallAct {
     },
 }
 
-/// An act belongs to one attempt of one call; later attempts ignore it.
+/// An act with its time, sequence number, index and generation of the call, and attempt. Acts of pods are
+/// ignored if the call has begun another attempt.
 type DueAct = (Uptime, u64, u32, u32, u32, CallAct);
 
 pub(crate) struct IoThread {
@@ -110,7 +113,7 @@ pub(crate) struct IoThread {
     pub(crate) refused: u64,
     pub(crate) retries: u64,
     pub(crate) ends: BTreeMap<CallEndKind, u64>,
-    /// How often each event happened to calls, by the phase in which they were.
+    /// How often each event happened to calls in each phase.
     pub(crate) happened: BTreeMap<(CallPhase, Happening), u64>,
 }
 
@@ -179,7 +182,7 @@ impl IoThread {
             || (shared.mode == SchedulerMode::Inline && shared.scheduler_is_due())
     }
 
-    /// One pass over everything that is due.
+    /// Runs one round of the io thread.
     pub(crate) fn pass(&mut self, shared: &mut SharedEnvironment) {
         let first = shared.rng.below(5);
         for part in 0..5 {
@@ -198,8 +201,8 @@ impl IoThread {
         if shared.mode == SchedulerMode::Inline {
             self.grants(shared);
         }
-        // Everything that was due at the start of the pass has to be done now. What became due during the
-        // pass waits for the next pass.
+        // A timer that was due at the start of the round has fired by now. A timer that the round itself set
+        // may be due already, and fires in the next round.
         let now = shared.now;
         for (_, served) in self.calls() {
             served.judge.check_in_time(&served.life, now);
@@ -215,7 +218,7 @@ impl IoThread {
                 continue;
             }
             let served = self.served(index);
-            // The timer fired, so `drive` must set another one.
+            // The timer has fired, so `drive` must set another one.
             served.timer_at = None;
             if served.life.until() <= shared.now {
                 self.happens(index, Happening::Time, shared.now);
@@ -226,7 +229,7 @@ impl IoThread {
         }
     }
 
-    /// A call's state machine, and its environment with fresh random numbers.
+    /// Returns a call's state machine, and its environment with new random numbers.
     fn life(
         &mut self,
         index: u32,
@@ -238,7 +241,7 @@ impl IoThread {
         (&mut served.life, &self.env)
     }
 
-    /// Counts what is about to happen to a call, and informs the judge.
+    /// Counts what is about to happen to a call, and tells the judge of it.
     fn happens(&mut self, index: u32, happening: Happening, now: Uptime) {
         let served = self.served(index);
         let phase = phase(&served.life);
@@ -253,7 +256,7 @@ impl IoThread {
         self.drive(index, shared);
     }
 
-    /// Does what the state machine asks until it waits or is over.
+    /// Executes the steps of a call's state machine until the call waits or is over.
     fn drive(&mut self, index: u32, shared: &mut SharedEnvironment) {
         loop {
             let served = self.served(index);
@@ -352,7 +355,8 @@ impl IoThread {
         shared.to_bridge.push(ToBridge::Ack(version));
     }
 
-    /// Ends all calls of a lane, some of them a little later, as their own tasks receive it later.
+    /// Ends all calls of a lane: all of them at once, or each a little later, because its own task may
+    /// receive the message later.
     fn end_all(&mut self, lane: LaneId, end: &End, later: CallAct, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()
@@ -394,7 +398,7 @@ impl IoThread {
         }
     }
 
-    /// A grant arrived for a call that is over.
+    /// Returns the slot of a grant that arrived for a call that is over.
     fn give_back(&mut self, grant: Grant, shared: &mut SharedEnvironment) {
         shared.show(|| format!("io finds {:?} gone", grant.call));
         let index = grant.call.index;
@@ -484,7 +488,7 @@ impl IoThread {
         }
     }
 
-    /// A pod died, so its connections break.
+    /// Breaks the connections of a pod that died.
     pub(crate) fn pod_died(&mut self, dead: PodId, shared: &mut SharedEnvironment) {
         let running = self
             .calls()

@@ -1,5 +1,5 @@
-//! Checks what a call must do and must not do, by rules of its own. It sees what happens to a call and the
-//! steps that its state machine takes, and never asks the state machine for a decision.
+//! Checks what a call must do and must not do, by rules of its own. The judge sees what happens to a call and
+//! which steps the call's state machine takes. It uses none of the state machine's decisions.
 
 use nanofaas_core::call::{Call, End, Environment, Report};
 use nanofaas_core::function::Function;
@@ -11,10 +11,10 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::scenario::{MS, SECOND};
 
-/// How late a timer may be. This includes the clock's backward steps of up to 5 ms.
+/// How late a timer may be, including the clock's backward steps of up to 5 ms.
 const SLACK: Nanos = Nanos::from_ms(8);
 
-/// Where a call is.
+/// The phase in which a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CallPhase {
     Queued,
@@ -73,7 +73,7 @@ enum Last {
     Failed(AttemptFailure),
 }
 
-/// The rules for the attempts that a grant begins.
+/// The rules of a spec for an attempt.
 #[derive(Clone, Copy)]
 struct Rules {
     version: u64,
@@ -101,17 +101,17 @@ pub(crate) struct Judge {
     rules: Rules,
     deadline: Uptime,
     is_async: bool,
-    /// Why the call must be over at once.
+    /// The event after which the call must be over at once.
     is_ended: Option<Happening>,
     starts_failed: bool,
     attempts: u32,
     released: u32,
     last: Last,
     last_end: Uptime,
-    /// When the wait after the last attempt can have begun: when its pod's end was reported, or was not
-    /// reported in time.
+    /// When the back-off after the last attempt can have begun: at the attempt's end, or at the last event
+    /// while the call waited for the report of its pod's end.
     waits_from: Uptime,
-    /// Since when the attempt's own time counts.
+    /// When the attempt's own time limit began; none before that.
     attempt_from: Option<Uptime>,
     lost_retries: u32,
     has_run: bool,
@@ -177,22 +177,22 @@ impl Judge {
         }
     }
 
-    /// The call no longer waits for a client.
+    /// Notes that no client waits for the call any more.
     pub(crate) const fn detached(&mut self, deadline: Uptime, now: Uptime) {
         self.is_async = true;
         self.deadline = deadline;
         self.detached_at = now;
     }
 
-    /// A grant arrived. `newest` is the function as its io thread knows it, if that registration still
-    /// exists.
+    /// Notes that a grant arrived. `newest` is the function as its io thread knows it; none if the call's
+    /// registration was removed.
     pub(crate) fn granted(&mut self, newest: Option<&Function>, now: Uptime) {
         if let Some(newest) = newest {
             self.rules = Rules::of(newest);
         }
         self.attempts += 1;
-        // If the grant was made under a spec of another mode, the attempt never runs, and this is its end. If
-        // the attempt runs, `runs` resets this.
+        // If the grant was made under a spec of another mode, the attempt never runs and ends here. Otherwise
+        // `runs` resets this value.
         self.last = Last::Failed(AttemptFailure::NotBegun);
         self.ends_at(now);
     }
@@ -236,7 +236,7 @@ impl Judge {
         self.ends_at(now);
     }
 
-    /// An attempt ended.
+    /// Notes when an attempt ended.
     const fn ends_at(&mut self, now: Uptime) {
         self.last_end = now;
         self.waits_from = now;
@@ -268,7 +268,7 @@ impl Judge {
         allowed && self.attempts <= self.rules.max_retries
     }
 
-    /// The call is queued for another attempt; `newest` as in `granted`.
+    /// Notes that the call is queued for another attempt. `newest` is that of `granted`.
     pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now: Uptime) {
         let newest = newest.expect("it waits for a function that is gone");
         assert!(self.is_ended.is_none(), "a call that ended is tried again");
@@ -277,8 +277,8 @@ impl Judge {
         self.lost_retries += u32::from(is_lost);
         let is_refused = self.last == Last::Failed(AttemptFailure::NotBegun);
         let waited = now.since(self.last_end) + SLACK;
-        // A function of any other mode has no other pod that could take the call at once, so the call backs
-        // off.
+        // Only a WARM function may have another pod that takes the call at once. A call of any other mode has
+        // to back off.
         let least = if is_refused && self.rules.mode != ExecutionMode::Warm {
             back_off(10 * MS, SECOND, self.attempts)
         } else {
@@ -289,7 +289,7 @@ impl Judge {
         self.rules = Rules::of(newest);
     }
 
-    /// By when the call has to leave the phase.
+    /// Returns by when the call has to leave the phase.
     fn latest(&self, phase: CallPhase) -> Uptime {
         let own = match phase {
             CallPhase::Queued => self.deadline,
@@ -311,11 +311,12 @@ impl Judge {
                 self.waits_from + back_off(first, most, self.attempts)
             }
         };
-        // The attempt may already have used up its own time limit when that limit begins to apply.
+        // The attempt may already have used up its own time limit when a detached call becomes async and that
+        // limit begins to apply.
         own.min(self.deadline).max(self.detached_at)
     }
 
-    /// What was due at the beginning of a pass must have been done in it.
+    /// Fails if the call has stayed in its phase for too long.
     pub(crate) fn check_in_time<E: Environment>(&self, life: &Call<E>, now: Uptime) {
         let phase = phase(life);
         let latest = self.latest(phase);
@@ -326,7 +327,7 @@ impl Judge {
         );
     }
 
-    /// The call is over. `is_current` is whether its registration still exists.
+    /// Checks a call that is over. `is_current` is whether its registration still exists.
     pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now: Uptime) {
         assert_eq!(self.released, self.attempts, "a slot was not released");
         assert_eq!(life.never_ran(), !self.has_run, "whether it ran is wrong");
@@ -363,7 +364,7 @@ impl Judge {
     }
 }
 
-/// The longest wait after the `attempt`th attempt.
+/// Returns the longest wait after the `attempt`th attempt.
 fn back_off(first: Nanos, most: Nanos, attempt: u32) -> Nanos {
     first
         .saturating_mul(1 << attempt.saturating_sub(1).min(20))

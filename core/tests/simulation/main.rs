@@ -1,9 +1,9 @@
-//! A seeded simulation of what core decides. Io threads, a bridge and pods are modelled around the real
-//! scheduler, lanes, registry, rings and timers, on virtual time, inline and pinned. It never reads a clock:
-//! a seed always gives the same run.
+//! A seeded simulation of what core decides. Models of io threads, a bridge and pods surround the real
+//! scheduler, lanes, registry, rings and timers, with an inline and a pinned scheduler. Time is virtual, so
+//! the same seed always makes the same run.
 //!
-//! `NANOFAAS_SEEDS=n` sets how many seeds are run (400), `NANOFAAS_SEED=s` runs one seed and prints what
-//! happens.
+//! `NANOFAAS_SEEDS=n` sets how many seeds are run (400 by default). `NANOFAAS_SEED=s` runs one seed and
+//! prints what happens.
 
 #![allow(
     clippy::disallowed_methods,

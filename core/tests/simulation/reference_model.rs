@@ -1,6 +1,6 @@
-//! A model of what the scheduler must know: tickets in their order, slots, pods. It is built only from the
-//! scheduler's input and output, and every grant and order is checked against it. It never asks the
-//! scheduler.
+//! A model of what the scheduler must know: tickets in their order, slots, pods. The model is built from the
+//! scheduler's input and output, and checks every grant and order. It never asks the scheduler, but reads the
+//! lanes' counters.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -18,7 +18,7 @@ enum ModelPodState {
     Starting,
     Usable,
     Quarantined,
-    /// The model knows that the pod gets no more grants.
+    /// The pod gets no more grants, and the model knows it.
     Draining,
     Stopped,
     Down,
@@ -30,7 +30,7 @@ struct ModelPod {
     state: ModelPodState,
     in_flight: u32,
     stale: bool,
-    /// Whether a probe was ordered since the pod was quarantined.
+    /// Whether a probe was ordered since the pod was last quarantined.
     probed: bool,
 }
 
@@ -38,30 +38,30 @@ struct ModelLane {
     stats: Arc<QueueStats>,
     plan: LanePlan,
     fifos: [VecDeque<CallId>; 2],
-    /// Calls of the registration that is about to take over the lane.
+    /// Tickets of the registration that is about to take over the lane.
     early: Vec<Ticket>,
     id: LaneId,
     held: u32,
     is_removed: bool,
-    /// Sync grants in a row while an async call waited.
+    /// Sync grants in a row, each made while an async call waited.
     sync_streak: u32,
-    /// Grants since an async call was granted before a waiting sync call.
+    /// Grants since the last grant of an async call while a sync call waited.
     since_jump: u32,
-    /// Whether a start failed since the last plan.
+    /// Whether a start failed or a pod went down since the last plan.
     failed: bool,
-    /// Whether the lane adopted pods; these may exceed the spec's maximum.
+    /// Whether the lane has ever adopted a pod. It may then have more pods than the spec's maximum.
     adopted: bool,
 }
 
 type ModelMailbox = (Arc<QueueStats>, VecDeque<Ticket>);
 
-/// What the scheduler has to do.
+/// The model's knowledge of all lanes and pods.
 #[derive(Default)]
 pub(crate) struct ReferenceModel {
     lanes: BTreeMap<u32, ModelLane>,
     pods: BTreeMap<PodId, ModelPod>,
-    /// The tickets in each lane's mailbox, by the address of its stats. The stats are kept, too, so that no
-    /// other stats can get the same address.
+    /// The tickets in each lane's ring, by the address of the lane's stats. The stats are kept, too, so that
+    /// no other stats can get the same address.
     mailboxes: BTreeMap<usize, ModelMailbox>,
     gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
@@ -77,12 +77,12 @@ impl ReferenceModel {
         self.pods.len()
     }
 
-    /// Slots held in all lanes.
+    /// Returns how many slots are held in all lanes.
     pub(crate) fn held(&self) -> u64 {
         self.lanes.values().map(|lane| u64::from(lane.held)).sum()
     }
 
-    /// A ticket was put into a mailbox.
+    /// Notes that a ticket was put into a lane's ring.
     pub(crate) fn posted(&mut self, stats: &Arc<QueueStats>, ticket: &Ticket) {
         let address = Arc::as_ptr(stats) as usize;
         let fresh = || (stats.clone(), VecDeque::new());
@@ -90,7 +90,7 @@ impl ReferenceModel {
         tickets.push_back(*ticket);
     }
 
-    /// The scheduler is asked to empty a lane's mailbox.
+    /// Notes that the scheduler is about to take all tickets out of a lane's ring.
     pub(crate) fn collected(&mut self, index: u32) {
         let Some(lane) = self.lanes.get_mut(&index) else {
             return;
@@ -103,7 +103,7 @@ impl ReferenceModel {
         }
     }
 
-    /// The scheduler receives this event next.
+    /// Notes an event that the scheduler receives next.
     pub(crate) fn on_event(&mut self, event: &Event, entries: &Entries) {
         match event {
             Event::Ticket(ticket) => match self.lanes.get_mut(&ticket.lane.index) {
@@ -139,7 +139,7 @@ impl ReferenceModel {
                     pod.drain();
                 }
             }
-            // These events change no pod and no call.
+            // These events change neither a pod nor a call.
             Event::StartHeldUp { .. } | Event::Adopt { .. } => {}
         }
     }
@@ -152,7 +152,7 @@ impl ReferenceModel {
             lane.id = id;
             lane.plan = plan;
             lane.failed = false;
-            // The owners of the waiting calls were informed before this event, and end the calls.
+            // The owners of the waiting calls knew of the removal before this event, and end the calls.
             lane.fifos = Default::default();
             for ticket in std::mem::take(&mut lane.early) {
                 lane.push(&ticket);
@@ -234,7 +234,7 @@ impl ReferenceModel {
         }
     }
 
-    /// The scheduler gave these orders.
+    /// Checks the orders that the scheduler gave, and notes them.
     pub(crate) fn ordered(&mut self, orders: &[Order]) {
         for order in orders {
             match *order {
@@ -300,7 +300,7 @@ impl ReferenceModel {
         assert!(was.is_none(), "one place for two pods");
     }
 
-    /// An adopted pod was made for an older spec.
+    /// Notes that an adopted pod was made for an older spec.
     pub(crate) fn adopted_stale(&mut self, pod: PodId) {
         self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
@@ -310,14 +310,16 @@ impl ReferenceModel {
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
 
-    /// Usable and starting pods according to the gauges, which count every drain, plus quarantined pods.
+    /// Counts the usable and starting pods by the gauges, which leave out drained pods, and adds the
+    /// quarantined pods of the model.
     fn serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         gauge(0) + gauge(1) + self.counts(id, ModelPodState::Quarantined)
     }
 
-    /// Like `serving`, without those quarantined pods that may be draining, because the scheduler does not
-    /// report drains. Only a pod with a call in flight may be draining; a pod without one is stopped at once.
+    /// Counts the pods of `serving` without those quarantined pods that may be draining, because the
+    /// scheduler does not report drains. Only a pod with a running call may be draining; a pod without one is
+    /// stopped at once.
     fn surely_serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let doubtful = self.pods.values().filter(|pod| {
             pod.lane == id && pod.state == ModelPodState::Quarantined && pod.in_flight > 0
@@ -346,14 +348,14 @@ impl ReferenceModel {
         );
     }
 
-    /// The scheduler made these grants in one turn.
+    /// Checks the grants that the scheduler made in one turn, and notes them.
     pub(crate) fn granted(&mut self, grants: &[Grant], entries: &Entries) {
         let batch: HashSet<CallId> = grants.iter().map(|grant| grant.call).collect();
         let waited = |call: &CallId| batch.contains(call) || entries.is_queued(*call);
         grants.iter().for_each(|grant| self.grant(grant, &waited));
     }
 
-    /// `waited` returns whether a call without a grant was waiting when this grant was made.
+    /// Checks one grant and notes it. `waited` returns whether a call was waiting when the turn began.
     fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallId) -> bool) {
         let lane = self
             .lanes
@@ -393,8 +395,8 @@ impl ReferenceModel {
         }
     }
 
-    /// Checks that no call waits while a slot for it is free. It is called when the scheduler has nothing
-    /// left to do.
+    /// Checks that no call waits while a slot for it is free. The simulation calls it when the scheduler has
+    /// nothing left to do.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {
@@ -419,7 +421,7 @@ impl ReferenceModel {
         let usable = || of_lane().filter(|pod| pod.state == ModelPodState::Usable);
         let starting = self.counts(id, ModelPodState::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
-        // In this model pods still count as usable after they were drained for a newer pod.
+        // In this model a pod still counts as usable after it was drained for a newer pod.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");
@@ -446,7 +448,7 @@ impl ReferenceModel {
             "more pods than the spec allows"
         );
         if serving < needed {
-            // While a pod serves, the waiting calls may not justify a start yet.
+            // While a pod is usable, the waiting calls may not justify a start yet.
             let may_wait = lane.failed || usable().next().is_some();
             assert!(may_wait, "{serving} pods of {needed}, and none starts");
             assert!(timer || starting > 0, "nothing will start the next pod");
@@ -476,7 +478,7 @@ impl ModelLane {
         }
     }
 
-    /// Takes a granted call out of its queue; all calls before it must have stopped waiting.
+    /// Takes a granted call out of its queue. Fails if a call before it in the queue still waited.
     fn take(&mut self, call: CallId, waited: &impl Fn(&CallId) -> bool) -> Class {
         for class in [Class::Sync, Class::Async] {
             let fifo = &mut self.fifos[class as usize];

@@ -1,8 +1,8 @@
-//! The only source of random numbers in a run: splitmix64 from the seed.
+//! The only source of random numbers in a run: splitmix64, which begins at the seed.
 
 use nanofaas_core::time::Nanos;
 
-/// A stream of numbers, which depends only on the seed.
+/// A stream of numbers that depends only on the seed.
 #[derive(Clone)]
 pub(crate) struct SimulationRng(u64);
 
@@ -19,12 +19,12 @@ impl SimulationRng {
         z ^ (z >> 31)
     }
 
-    /// Uniform below `end`, which is not 0.
+    /// Draws a number below `end`, which is not 0.
     pub(crate) const fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// Uniform from `first` to `last`, both included.
+    /// Draws a number from `first` to `last`, both included.
     pub(crate) const fn within(&mut self, first: u64, last: u64) -> u64 {
         first + self.below(last - first + 1)
     }
@@ -37,7 +37,8 @@ impl SimulationRng {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// A time whose order of magnitude is uniform between 1 µs and `most`.
+    /// Draws a span up to `most`. Its upper bound is drawn first, from powers of two of a microsecond, so
+    /// that short spans are as frequent as long ones.
     pub(crate) fn span(&mut self, most: Nanos) -> Nanos {
         let micros = most.as_ns() / 1000;
         let magnitudes = u64::from(64 - micros.max(1).leading_zeros());

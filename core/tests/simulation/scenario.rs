@@ -1,5 +1,5 @@
-//! The scenario of a seed: its functions, how their pods and handlers behave, and what is changed during the
-//! run. It runs nothing.
+//! The scenario of a seed: the specs of its functions, and how their pods, handlers and clients behave. It
+//! runs nothing.
 
 use nanofaas_core::spec::FunctionDraft;
 use nanofaas_core::time::Nanos;
@@ -20,23 +20,23 @@ pub(crate) enum StartBehaviour {
     Broken {
         permanent: bool,
     },
-    /// Pods come up and end at once.
+    /// Pods come up and end within a millisecond.
     CrashLoop,
 }
 
-/// How a function behaves, independent of its spec.
+/// How the pods, handlers and clients of a function behave, independent of its spec.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nature {
     pub(crate) starts: StartBehaviour,
     pub(crate) start_max: Nanos,
     pub(crate) service_max: Nanos,
-    /// Faults of attempts, per mille: handler errors, lost, refused, not started, never answered.
+    /// Faults of attempts, per mille of the attempts: handler error, lost, refused, refused, never answered.
     pub(crate) faults: [u64; 5],
-    /// Async calls, per mille.
+    /// Async calls, per mille of the calls.
     pub(crate) async_share: u64,
-    /// Clients that leave or cancel, per mille.
+    /// Clients that leave or cancel, per mille of the calls.
     pub(crate) fickle: u64,
-    /// Pods that die by themselves, per mille of those that come up.
+    /// Pods that die or are drained without an order, per mille of the pods that come up.
     pub(crate) mortality: u64,
 }
 
@@ -65,7 +65,7 @@ impl Nature {
     }
 }
 
-/// A random spec for `name`, as a client would write it.
+/// Makes a random spec for `name`, as a client would write it.
 pub(crate) fn draft(rng: &mut SimulationRng, name: &str) -> Box<FunctionDraft> {
     let mode = rng.pick(&["WARM", "WARM", "WARM", "LOCAL", "POOL", "JOB"]);
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 8, 40]);
@@ -76,7 +76,7 @@ pub(crate) fn draft(rng: &mut SimulationRng, name: &str) -> Box<FunctionDraft> {
         "name": name,
         "executionMode": mode,
         "command": ["run"],
-        // This changes the shape, so that pods of the old shape have to be replaced.
+        // The variable changes the shape, so that pods of the old shape have to be replaced.
         "env": {"SHAPE": rng.below(3).to_string()},
         "concurrency": concurrency,
         "queueSize": rng.pick(&[1, 3, 10, 50, 200]),

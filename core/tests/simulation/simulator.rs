@@ -15,10 +15,10 @@ use crate::judge::{CallPhase, Happening, phase};
 use crate::rng::SimulationRng;
 use crate::scenario::{MS, Nature, SECOND, draft};
 
-/// A run that has not ended after this many steps is a livelock.
+/// The most steps of a run. A longer run counts as a livelock.
 const STEPS_MAX: u64 = 200_000;
 
-/// What happened in all runs.
+/// How often things happened, in one run or in all runs.
 #[derive(Debug, Default)]
 pub(crate) struct SimulationTally {
     steps: u64,
@@ -53,7 +53,7 @@ impl SimulationTally {
         }
     }
 
-    /// Fails unless everything that can happen has happened, and often enough.
+    /// Fails if something that can happen has happened too seldom.
     pub(crate) fn assert_rich(&self) {
         let ends = [
             CallEndKind::Ok,
@@ -85,7 +85,7 @@ impl SimulationTally {
     }
 }
 
-/// What can happen to a call in each phase.
+/// Lists what can happen to a call in each phase.
 fn everything_that_happens() -> impl Iterator<Item = (CallPhase, Happening)> {
     let everywhere = [
         Happening::Time,
@@ -170,7 +170,8 @@ impl PlaneSimulator {
         }
     }
 
-    /// Runs until all calls have arrived and none is left, then removes every function.
+    /// Runs until all calls have arrived and ended and all changes are made. Then removes every function and
+    /// runs until none is left.
     pub(crate) fn run(mut self) -> SimulationTally {
         self.until("all calls ended", |simulator| {
             let arrived = simulator.io.iter().all(|io| io.arrivals_left == 0);
@@ -250,7 +251,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// Moves the clock to the next timer, because no actor has anything to do.
+    /// Moves the clock to the next timer. It is called when no actor has anything to do.
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_at);
         let change = (self.changes_left > 0).then_some(self.next_change);
@@ -261,8 +262,8 @@ impl PlaneSimulator {
         self.shared.now = self.shared.now.max(next);
     }
 
-    /// Advances the clock while actors act. The clock may also jump, as after a machine's sleep, or step back
-    /// a little.
+    /// Advances the clock a little at random. In some runs the clock may also jump, as after a machine's
+    /// sleep, or step back a little.
     fn drift_clock(&mut self) {
         let rng = &mut self.shared.rng;
         if rng.chance(300) {
@@ -277,8 +278,8 @@ impl PlaneSimulator {
         }
     }
 
-    /// Accepted calls minus those that wait, run, back off or have finished, according to the metrics that an
-    /// operator has.
+    /// Returns the ledger's drift: the accepted calls minus those that wait, run, back off or have finished,
+    /// as the metrics show them.
     fn drift(&self) -> i64 {
         let registry = &self.bridge.registry;
         let stats = registry
@@ -322,7 +323,8 @@ impl PlaneSimulator {
         assert_eq!(accepted, finished + live, "a call was lost or ended twice");
         let counted = sum(&|io| io.ledger().backing_off.load(Ordering::Relaxed));
         assert_eq!(counted, backing_off, "backing off is miscounted");
-        // Every slot has exactly one holder: a grant, a running attempt, or the `Done` of one.
+        // Every held slot has exactly one holder: a grant in flight, a running attempt, or a `Done` in
+        // flight.
         let held = shared.scheduler.held();
         let holders = running + shared.grants_in_flight + shared.dones_in_flight;
         assert_eq!(held, holders, "a slot without a holder, or two for one");
@@ -347,8 +349,8 @@ impl PlaneSimulator {
             seen += waiting;
         }
         assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
-        // The metrics count a call twice only while a ring holds its `Done`, or a grant for a call that has
-        // already ended.
+        // The metrics count a call twice only while its `Done` is in flight, or a grant for it although it
+        // has ended.
         let unborn = shared.grants_in_flight - granted;
         let under_way = shared.dones_in_flight + unborn;
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");

@@ -1,5 +1,5 @@
-//! Events about lanes and pods that are not there. An event that can be late is ignored; any other event
-//! stops the process.
+//! Tests with events about lanes and pods that do not exist. The scheduler ignores an event that may be late,
+//! and panics at any other.
 
 use nanofaas_core::event::{Event, LanePlan, Order, StartFailure};
 use nanofaas_core::ticket::LaneId;

@@ -1,5 +1,5 @@
-//! How a function goes, and how a function of the same name takes its place while calls and messages of the
-//! old one are still under way.
+//! Tests of how a function is removed, and how a function of the same name gets its lane while calls and
+//! messages of the old function are still in flight.
 
 use std::sync::Arc;
 
@@ -96,14 +96,14 @@ fn a_mailbox_outlives_a_lane_without_a_successor() {
     assert_eq!(plane.granted(), [second]);
 }
 
-/// The ticket of a call that was admitted under the lane's next registration.
+/// Makes the ticket of a call that was admitted under the lane's next registration.
 fn successors_ticket(plane: &mut SteppedScheduler) -> Ticket {
     let mut ticket = plane.ticket(0, Class::Sync);
     ticket.lane.epoch += 1;
     ticket
 }
 
-/// The bit of a ticket can be taken before the event that opens its lane.
+/// The bit of a ticket can be taken before the event that opens its lane arrives.
 #[test]
 fn a_ticket_before_its_lane_is_found() {
     let mut plane = SteppedScheduler::with(podless(1));
@@ -117,7 +117,7 @@ fn a_ticket_before_its_lane_is_found() {
     assert_eq!(plane.granted(), [ticket.call()]);
 }
 
-/// The ticket can also arrive before the event that removes the old function.
+/// The ticket can even arrive before the event that removes the old function.
 #[test]
 fn a_ticket_before_the_removal_is_kept() {
     let mut plane = SteppedScheduler::with(podless(1));
@@ -137,7 +137,7 @@ fn a_reused_lane_is_queued_once() {
     let mut plane = SteppedScheduler::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 1);
     plane.leave(0, gone[0]);
-    // The lane is in the list of ready lanes, but is gone before the next turn.
+    // The lane is in the list of ready lanes, but is removed before the next turn.
     remove(&mut plane);
     assert_eq!(plane.orders(), [GONE]);
     plane.open(0, podless(1000));

@@ -1,5 +1,5 @@
-//! A scheduler and its surroundings, controlled by a test: waiting calls, a bridge that does what the test
-//! demands, and a clock that only the test advances.
+//! The scheduler and its surroundings under the control of a test: waiting calls, a bridge that does what the
+//! test demands, and a clock that only the test advances.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct SteppedScheduler {
     calls: u32,
 }
 
-/// A plan without pods.
+/// Makes a plan without pods.
 pub(crate) fn podless(concurrency: u32) -> LanePlan {
     LanePlan {
         concurrency,
@@ -39,7 +39,7 @@ pub(crate) fn podless(concurrency: u32) -> LanePlan {
     }
 }
 
-/// A plan whose pods run one call each, with as many pods as calls may run at once. Idle pods stay for a
+/// Makes a plan whose pods run one call each. Its maximum of pods is `concurrency`, and idle pods stay for a
 /// second.
 pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     let pods = PodPlan {
@@ -54,7 +54,7 @@ pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     }
 }
 
-/// The pod of a warm call.
+/// Returns the pod of a warm call.
 pub(crate) fn pod_of(grant: &Grant) -> PodId {
     grant.pod.expect("a warm call runs in a pod")
 }
@@ -73,7 +73,7 @@ impl SteppedScheduler {
         }
     }
 
-    /// A scheduler with one function, in lane 0.
+    /// Makes a scheduler with one function, in lane 0.
     pub(crate) fn with(plan: LanePlan) -> Self {
         let mut plane = Self::new();
         plane.open(0, plan);
@@ -92,7 +92,7 @@ impl SteppedScheduler {
         self.on_event(Event::LaneOpened { lane, stats, plan });
     }
 
-    /// The lane's id in its last registration.
+    /// Returns the id that the lane has in its last registration.
     pub(crate) fn id(&self, lane: u32) -> LaneId {
         let (index, epoch) = (lane, self.epochs[&lane]);
         LaneId { index, epoch }
@@ -138,19 +138,19 @@ impl SteppedScheduler {
         (0..many).map(|_| self.call(lane, class)).collect()
     }
 
-    /// The owner takes a sync call out of the queue.
+    /// Takes a sync call out of the queue, as its owner does.
     pub(crate) fn leave(&mut self, lane: u32, call: CallId) {
         assert!(self.entries.leave(call), "a grant came first");
         self.stats[&lane].leave(Class::Sync);
     }
 
-    /// Runs one turn and returns its grants. The first value shows whether the turn left work.
+    /// Runs one turn. Returns whether the turn left work, and its grants.
     pub(crate) fn turn(&mut self) -> (Turn, Vec<Grant>) {
         let turn = self.scheduler.turn(self.now, &mut self.out);
         (turn, std::mem::take(&mut self.out.grants))
     }
 
-    /// Takes turns until none leaves work; returns all grants.
+    /// Runs turns until one leaves no work. Returns all grants.
     pub(crate) fn grants(&mut self) -> Vec<Grant> {
         let mut all = Vec::new();
         loop {
@@ -198,7 +198,8 @@ impl SteppedScheduler {
         std::mem::take(&mut self.out.notices)
     }
 
-    /// The pods that were ordered since the last call; nothing else may have been ordered.
+    /// Returns the pods that were ordered since the orders were last taken. Fails if there was any other
+    /// order.
     pub(crate) fn starts(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
@@ -209,7 +210,8 @@ impl SteppedScheduler {
             .collect()
     }
 
-    /// The pods that were ordered to stop since the last call; nothing else may have been ordered.
+    /// Returns the pods that were ordered to stop since the orders were last taken. Fails if there was any
+    /// other order.
     pub(crate) fn stops(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
@@ -236,7 +238,7 @@ impl SteppedScheduler {
         self.on_event(Event::StartFailed { pod, failure });
     }
 
-    /// Starts the ordered pods and reports them as up; nothing else may have been ordered.
+    /// Reports the ordered pods as up and returns them. Fails if there was any other order.
     pub(crate) fn started(&mut self) -> Vec<PodId> {
         let pods = self.starts();
         self.up(&pods);

@@ -1,5 +1,5 @@
-//! Which pods are started and ended: as many as calls need, none without a call, and not faster than starts
-//! succeed.
+//! Tests of which pods are started and ended: as many as the calls and the floor need, and not faster than
+//! starts succeed.
 
 use std::sync::atomic::Ordering;
 
@@ -140,10 +140,10 @@ fn a_crash_loop_backs_off_and_ends_waits() {
         panic!("one notice for all calls that wait: {notices:?}");
     };
     assert_eq!(&**why, "no such program");
-    // A call that arrives now is ended at once.
+    // A call that arrives now is ended at once, by another notice.
     plane.call(0, Class::Sync);
     assert_eq!((plane.notices().len(), plane.orders().len()), (1, 0));
-    // Later one start is tried again; if it succeeds, starts are no longer limited.
+    // One start is tried again later. After it has succeeded, starts are no longer limited.
     plane.calls(0, Class::Sync, 5);
     plane.notices();
     plane.pass(backoff);
@@ -236,7 +236,7 @@ fn a_lost_pod_is_probed_then_replaced() {
     let grants = plane.grants();
     plane.done(&grants[0], PodVerdict::Lost);
     assert_eq!(plane.orders(), [Order::Probe { pod: pods[0] }]);
-    // The slot is free, but the next call gets another pod.
+    // The slot is free, but the next call has to wait, because the only pod is quarantined.
     let second = plane.call(0, Class::Sync);
     assert!(plane.grants().is_empty());
     plane.up(&pods);
@@ -249,7 +249,7 @@ fn a_lost_pod_is_probed_then_replaced() {
     plane.pass(SECOND);
     let fresh = plane.started();
     assert_eq!(fresh.len(), 1);
-    // A late report is about an earlier pod of the place.
+    // This late report is about the earlier pod with this index, so it changes nothing.
     plane.up(&pods);
     let third = plane.call(0, Class::Sync);
     let grants = plane.grants();
@@ -300,7 +300,8 @@ fn an_adopted_pod_serves_a_foreign_one_not() {
     plane.up(&[pod]);
     let grants = plane.grants();
     assert_eq!((grants[0].call, pod_of(&grants[0])), (call, pod));
-    // One function does not exist any more, and one is being removed.
+    // The first adoption names a function that does not exist, the second one a function that is being
+    // removed.
     let gone = LaneId { index: 1, epoch: 1 };
     plane.on_event(adopt(gone));
     let refused = Order::Adopted {
@@ -352,7 +353,7 @@ fn an_adopted_pod_replaces_an_ordered_one() {
         plane.down(&[stopped]);
         adopted.push(pod);
     }
-    // A third adopted pod is one too many, but its adoption stops neither of the two others.
+    // A third adopted pod is one too many, but its adoption stops neither of the other two.
     let stale = false;
     plane.on_event(Event::Adopt {
         lane: LANE,

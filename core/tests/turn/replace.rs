@@ -1,5 +1,5 @@
-//! How pods change with a spec: one by one, each new pod before its old pod ends, and never more than one pod
-//! above the need.
+//! Tests of how pods are replaced after a change of the spec: one by one, each new pod before its old pod
+//! ends, and never with more than one pod above the need.
 
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict, Ticket};
@@ -14,8 +14,8 @@ fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
     });
 }
 
-/// Obeys every order until there are no more; returns the pods that serve in the end. Calls `look` with their
-/// number after each order.
+/// Obeys every order until there are no more, and returns the pods that serve in the end. Calls `check` with
+/// their number after each order.
 fn obey(
     plane: &mut SteppedScheduler,
     mut serving: Vec<PodId>,
@@ -82,7 +82,7 @@ fn an_old_pod_only_ends_its_calls() {
     let running = plane.grants();
     change(&mut plane, warm(1, 1), true);
     let fresh = plane.starts();
-    // The old pod is the only one, so it keeps serving until the new one is up.
+    // The old pod is the only pod that is up, so it keeps serving until the new pod is up.
     plane.done(&running[0], PodVerdict::Healthy);
     plane.call(0, Class::Sync);
     let running = plane.grants();
@@ -230,7 +230,7 @@ fn another_mode_drains_every_pod_and_needs_none() {
     assert_eq!(plane.scheduler.held(), 1);
 }
 
-/// Io threads may receive a registration, and even the one after it, before the scheduler receives either.
+/// Io threads may receive a registration, and even the next one, before the scheduler receives either.
 #[test]
 fn a_call_two_registrations_ahead_waits() {
     let mut plane = SteppedScheduler::with(podless(1));

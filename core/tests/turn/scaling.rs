@@ -1,5 +1,5 @@
-//! Whether a start is worth it: the wait of calls is compared with the time that a start takes, an order that
-//! is no longer needed is taken back, and calls use no pod that is not needed.
+//! Tests of when pods are started: a start is ordered if the calls wait longer than it takes, an order that
+//! is not needed any more is taken back, and calls use no pod that is not needed.
 
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
@@ -7,7 +7,7 @@ use nanofaas_core::time::Nanos;
 
 use crate::plane::{MS, SECOND, SteppedScheduler, warm};
 
-/// A function with measured times of a call and of a start, and one pod of one call that is up.
+/// Makes a function with measured times of a call and of a start. One pod is up, which runs one call at once.
 fn measured(service: Nanos, start: Nanos) -> SteppedScheduler {
     let mut plane = SteppedScheduler::with(warm(10, 1));
     plane.started();
@@ -34,7 +34,7 @@ fn a_burst_that_ends_early_starts_no_pod() {
 #[test]
 fn only_waits_longer_than_a_start_count() {
     let mut plane = measured(10 * MS, 50 * MS);
-    // One call runs; the five waiting calls will have begun by the time a pod is up.
+    // One call runs. The five waiting calls will have begun by the time that a new pod is up.
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
     plane.calls(0, Class::Sync, 5);
@@ -46,7 +46,7 @@ fn only_waits_longer_than_a_start_count() {
 #[test]
 fn a_wait_as_long_as_a_start_orders() {
     let mut plane = measured(MS, 50 * MS);
-    // Calls took 1 ms before. This call runs for 50 ms, and the second call waits for it.
+    // The measured time of a call is 1 ms. This call runs for 50 ms, and the second call waits for it.
     plane.calls(0, Class::Sync, 2);
     assert_eq!(plane.grants().len(), 1);
     assert!(plane.starts().is_empty());
@@ -76,7 +76,7 @@ fn an_unneeded_order_is_taken_back() {
     plane.calls(0, Class::Sync, 5);
     let starts = plane.starts();
     assert_eq!(starts.len(), 4);
-    // Calls are now fast: the pod that is up finishes them before the ordered pods are up.
+    // Calls are fast now, so the pod that is up finishes them before the ordered pods are up.
     for left in (0..5).rev() {
         let grants = plane.grants();
         plane.now += MS;
@@ -92,7 +92,7 @@ fn an_unneeded_order_is_taken_back() {
     assert_eq!(stops, starts);
 }
 
-/// Four clients, which each call again a moment after their answer, and one pod.
+/// Four clients share one pod. Each calls again a moment after its answer.
 #[test]
 fn steady_callers_get_the_pods_they_need() {
     let mut plane = measured(20 * MS, 900 * MS);

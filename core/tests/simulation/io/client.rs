@@ -1,4 +1,5 @@
-//! Clients: when their calls arrive, how each is admitted, and what they do before they are answered.
+//! The model of clients: when their calls arrive, how each call is admitted, and what the clients do before
+//! they get an answer.
 
 use nanofaas_core::call::{Call, Deadline, NotAdmitted};
 use nanofaas_core::outcome::TimeLimit;
@@ -89,7 +90,7 @@ impl IoThread {
         }
     }
 
-    /// Plans what the client of a call will do before it is answered.
+    /// Plans what the client of a call will do before it gets the answer.
     fn plan_client(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let name = self.served(index).life.function().name().clone();
         let fickle = shared.natures[&name].fickle;

@@ -1,5 +1,6 @@
-//! A call's attempts in scripted pods: each is answered, refused, lost or never answered. The bridge reports
-//! how a lost pod ended, late or not at all. The state machine decides whether another attempt follows.
+//! A call's attempts in scripted pods: each attempt is answered, refused, lost or never answered. The bridge
+//! reports how a lost pod ended, late or not at all. The state machine decides whether another attempt
+//! follows.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::judge::Happening;
 use crate::scenario::SECOND;
 
 impl IoThread {
-    /// An attempt begins.
+    /// Begins an attempt, and plans how it ends.
     pub(super) fn run(&mut self, index: u32, grant: Grant, shared: &mut SharedEnvironment) {
         let now = shared.now;
         let served = self.served(index);
@@ -42,8 +43,8 @@ impl IoThread {
             service += start;
         }
         let oom = shared.rng.chance(200);
-        // The bridge always knows how a Job ended. The runtime of a warm pod may report how its worker ended,
-        // or die with the worker.
+        // The bridge always knows how a Job ended. The runtime of a warm pod either reports how its worker
+        // ended, or dies with the worker.
         let is_told = mode == ExecutionMode::Job || service.as_ns().is_multiple_of(4);
         let faults = [
             CallAct::Fails,
@@ -56,7 +57,7 @@ impl IoThread {
         let mut dice = shared.rng.below(1000);
         for (at, share) in nature.faults.into_iter().enumerate() {
             if dice < share {
-                // The last kind of fault is a pod that never answers; no act is planned for it.
+                // The last kind of fault is an attempt that is never answered, for which no act is planned.
                 if let Some(fault) = faults.get(at) {
                     let after = if at < 2 {
                         service
@@ -72,7 +73,7 @@ impl IoThread {
         self.later(index, now + service, CallAct::Answers);
     }
 
-    /// What a pod does, or what the bridge reports about it.
+    /// Applies what a pod does to a call, or what the bridge reports about the pod.
     pub(super) fn act_of_pod(&mut self, index: u32, act: &CallAct, shared: &mut SharedEnvironment) {
         if let CallAct::PodEnds { oom } = *act {
             if self.served(index).life.awaited_pod().is_none() {
@@ -102,7 +103,8 @@ impl IoThread {
         self.plan_pod_end(index, shared);
     }
 
-    /// Plans when the bridge reports how the pod ended: in time for the waiting call, later, or never.
+    /// Plans when the bridge reports how a lost pod ended, if a call waits for the report: in time, too late
+    /// or never.
     fn plan_pod_end(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let place = &self.places[index as usize];
         let is_awaited = place
@@ -114,7 +116,7 @@ impl IoThread {
             let oom = shared.rng.chance(300);
             self.later(index, at, CallAct::PodEnds { oom });
         }
-        // Few calls are in this phase, so their clients act more often than others.
+        // Few calls are in this phase, so their clients act more often than other clients.
         for act in [CallAct::Cancels, CallAct::ClientLeaves, CallAct::Detaches] {
             if is_awaited && shared.rng.chance(80) {
                 let at = shared.now + shared.rng.span(2 * SECOND);
