@@ -1,6 +1,6 @@
-//! Decides whether a call may wait. It checks the queue's depth first, and then whether the predicted wait
-//! plus the call's own time fits the deadline. It reads only the lane's live counters; a refusal changes
-//! nothing. `io` calls it once for each call.
+//! Decides whether a call may wait. Admission first checks that the lane's queue has room, and then, for a
+//! sync call, that the predicted answer comes by the deadline. Admission reads only what `QueueStats` shows
+//! of the lane, and a refusal leaves that unchanged. `Call::admit` runs this check once for each call.
 
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
@@ -9,14 +9,14 @@ use crate::queue_stats::QueueStats;
 use crate::ticket::Class;
 use crate::time::{Nanos, Uptime};
 
-/// Why a call is refused, and when another try makes sense.
+/// Why a call is refused, and after how many seconds the client should try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionError {
     pub reason: RejectReason,
     pub retry_after_s: u64,
 }
 
-/// Whole seconds for `Retry-After`, at least 1.
+/// Rounds a wait up to whole seconds for `Retry-After`. The result is at least 1.
 pub fn retry_after_s(wait: Nanos) -> u64 {
     wait.as_ns().div_ceil(Nanos::SECOND.as_ns()).max(1)
 }
@@ -30,7 +30,8 @@ impl AdmissionError {
     }
 }
 
-/// The wait that a call would have now.
+/// Predicts how long a call that arrives now would wait for a slot. Returns zero before the first call was
+/// measured.
 pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
     let Some(service) = lane.service_time.get() else {
         return Nanos::ZERO;
@@ -39,8 +40,8 @@ pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
     Prediction::new(lane, service, now).wait(calls)
 }
 
-/// How many waiting calls get a slot before a new call of this class. For a sync call these are the waiting
-/// sync calls, and the async calls that get a grant between them.
+/// Counts the waiting calls that get a slot before a new call of this class. For a sync call these are the
+/// waiting sync calls, and the async calls that get a grant between them.
 fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
     match class {
@@ -49,8 +50,8 @@ fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     }
 }
 
-/// Takes a place in the lane's queue, or returns why there is none. A sync call whose answer would come after
-/// `deadline` is refused. No wait is predicted for async calls.
+/// Counts the call as waiting in the lane's queue, or returns why the call is refused: the queue is full, or
+/// a sync call would be answered after `deadline`. For an async call the deadline is not checked.
 pub fn admit(
     lane: &QueueStats,
     queue_size: u32,
@@ -59,7 +60,7 @@ pub fn admit(
     deadline: Uptime,
 ) -> Result<(), AdmissionError> {
     let refused = |reason| AdmissionError::new(reason, predicted_wait(lane, class, now));
-    // A full queue is refused as `depth`, even if the wait would be too long, too.
+    // If the queue is full, the reason is `depth`, even if the call would also be too late.
     let has_room = lane.depth_of(class) < queue_size;
     if has_room && class == Class::Sync && is_too_late(lane, now, deadline) {
         return Err(refused(RejectReason::EstWait));
@@ -71,8 +72,8 @@ pub fn admit(
     }
 }
 
-/// Whether a sync call would be answered after its deadline. False if no call was measured yet, or if no call
-/// waits.
+/// Returns whether a sync call would be answered after its deadline. Returns false if no call was measured
+/// yet, or if no call waits.
 fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     if lane.depth() == 0 {
         return false;
@@ -83,8 +84,8 @@ fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
     let prediction = Prediction::new(lane, service, now);
     let begins_by = deadline.saturating_sub(service + prediction.margin(calls));
-    // While no pod is up, and starts fail or are overdue, the wait is not predicted. The call then waits for
-    // the next start, or ends with the failure of a start, which explains more to the client than a refusal.
+    // While no pod is up, and starts fail or are overdue, no slot is expected and the wait is unknown. The
+    // call is then admitted, because the failure of a start explains more to the client than a refusal.
     prediction.is_known() && !prediction.can_begin(calls, begins_by)
 }
 
@@ -98,7 +99,7 @@ mod tests {
     const SECOND: Nanos = Nanos::SECOND;
     const NOW: Uptime = Uptime::from_ns(1_000_000_000_000);
 
-    /// A lane whose running calls all began now.
+    /// Makes a lane whose running calls all began at `NOW`.
     fn lane(slots: u32, running: u32, waiting: u32, service: Nanos) -> QueueStats {
         let lane = QueueStats::new(1);
         lane.slots_max.store(slots, Ordering::Relaxed);
@@ -137,7 +138,8 @@ mod tests {
     #[test]
     fn a_call_predicted_past_its_deadline_is_refused() {
         let lane = lane(2, 2, 4, SECOND);
-        // The two running calls take the first second; the four waiting calls take the two seconds after it.
+        // On the two slots, the running calls take the first second, and the four waiting calls the next two
+        // seconds.
         expect_wait(&lane, Class::Sync, 3 * SECOND);
         let refusal = admitted(&lane, Class::Sync, 4 * SECOND - MS).unwrap_err();
         assert_eq!(refusal.reason, RejectReason::EstWait);
@@ -151,7 +153,8 @@ mod tests {
         let lane = lane(1, 1, 1, SECOND);
         lane.capacity.hold(0, NOW - 900 * MS);
         expect_wait(&lane, Class::Sync, 1100 * MS);
-        // A call that has exceeded the mean time is expected to exceed it by as much again.
+        // A call that has run four seconds longer than the mean time is expected to run for another four
+        // seconds.
         lane.capacity.hold(0, NOW - 5 * SECOND);
         expect_wait(&lane, Class::Sync, 5 * SECOND);
     }
@@ -166,13 +169,12 @@ mod tests {
     fn waiting_async_calls_hardly_delay_a_sync_one() {
         let lane = lane(1, 1, 7, SECOND);
         (0..50).for_each(|_| lane.reenter(Class::Async));
-        // One call runs. Seven waiting sync calls get a slot before a new sync call, and so do two async
-        // calls.
+        // One call runs. Seven sync calls and two of the async calls get the slot before a new sync call.
         expect_wait(&lane, Class::Sync, 10 * SECOND);
         expect_wait(&lane, Class::Async, 58 * SECOND);
     }
 
-    /// Ten slots, one of them in a pod that is up; a start takes two seconds.
+    /// Makes a lane of ten slots, of which one is in a pod that is up. A start takes two seconds.
     fn starting(ordered: &[(Uptime, u32)], starts_fail: bool) -> QueueStats {
         let lane = lane(10, 1, 4, 10 * SECOND);
         lane.slots_now.store(1, Ordering::Relaxed);
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn an_unordered_pod_takes_a_whole_start() {
         expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND);
-        // Two slots are expected in one second, the other slots in two seconds.
+        // Two slots are expected after one second, and the other seven after two seconds.
         let some = starting(&[(NOW - SECOND, 2)], false);
         expect_wait(&some, Class::Sync, 2 * SECOND);
     }

@@ -1,6 +1,6 @@
-//! Shows whether a thread is alive. A thread beats only when a health check requests it, because a regular
-//! beat would wake idle threads. The caller of `ask` rings the thread's doorbell after it. Before the thread
-//! sleeps, it checks `is_owed` together with everything else that is published for it.
+//! Shows whether a thread still runs. A sleeping thread beats only if a health check requests a beat, because
+//! regular beats would wake idle threads. The health check calls `ask` and then rings the thread's doorbell.
+//! Before the thread sleeps, `is_owed` is part of the check for work, so that no request is missed.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -9,14 +9,15 @@ use crate::time::{Nanos, Uptime};
 /// The beat of one thread.
 #[derive(Debug, Default)]
 pub struct Beat {
-    /// Writer: the thread.
+    /// The time of the last beat. Writer: the thread.
     last_ns: AtomicU64,
-    /// Writer: the health check. Relaxed, because the doorbell's fences order it.
+    /// The time of the last request. Writer: the health check. The accesses are Relaxed, because the
+    /// doorbell's fences order them.
     requested_ns: AtomicU64,
 }
 
 impl Beat {
-    /// The thread is alive at `now`.
+    /// Notes that the thread runs at `now`.
     pub fn beat(&self, now: Uptime) {
         self.last_ns.store(now.as_ns(), Relaxed);
     }
@@ -25,13 +26,13 @@ impl Beat {
         Uptime::from_ns(self.last_ns.load(Relaxed))
     }
 
-    /// Whether a beat was requested and the thread has not beaten since.
+    /// Returns whether a beat was requested and the thread has not beaten since.
     pub fn is_owed(&self) -> bool {
         self.requested_at() > self.last()
     }
 
-    /// Requests a beat, unless an earlier request is unanswered. Returns for how long that earlier request
-    /// has been unanswered.
+    /// Requests a beat, unless an earlier request is unanswered. Returns for how long the earlier request has
+    /// been unanswered, or zero if this request is new.
     pub fn ask(&self, now: Uptime) -> Nanos {
         if self.is_owed() {
             return now.since(self.requested_at());

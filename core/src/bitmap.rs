@@ -1,9 +1,8 @@
-//! Shows which lanes have tickets: one bit for each lane, and one summary bit for each word of these bits. A
-//! sweep over 16,384 idle lanes therefore reads four words.
+//! Shows which lanes have new tickets: one bit for each lane, and one summary bit for each word of these
+//! bits. A sweep over 16,384 idle lanes therefore reads four words.
 //!
-//! The bitmap does not know what a lane holds. A lane whose bit is set may be empty or closed by now, so the
-//! scheduler checks each lane whose bit it takes. Producers set a bit after they have published the ticket;
-//! only the scheduler takes bits.
+//! A lane whose bit is set may be empty or closed when the bit is taken, so the scheduler checks the lane. A
+//! producer sets the bit after it has published a ticket. Only the scheduler takes bits.
 
 use crate::sync::{
     AtomicU64, CachePadded,
@@ -13,28 +12,30 @@ use crate::sync::{
 
 const WORD: usize = u64::BITS as usize;
 
-/// A two-level atomic bitmap; any number of threads set bits, one thread takes them.
+/// A two-level atomic bitmap. Any number of threads set bits, and one thread takes them.
 ///
-/// No bit is lost, because `set` writes the leaf and then the summary, while `take` reads the summary and
-/// then the leaf. Both change a summary word by a read-modify-write operation, so one of the two operations
-/// comes first. If the operation of `set` comes first, the `take` that clears the summary bit sees the leaf
-/// bit and takes it. If the operation of `take` comes first, the summary bit stays for the next `take`. With
-/// the opposite order `take` could read an empty leaf and then clear a summary bit that `set` has just set: a
-/// lost wake-up.
+/// No bit is lost, because `set` sets the leaf bit before the summary bit, and `take` clears the summary bit
+/// before the leaf bit. Both change a summary word by a read-modify-write operation, so one of these two
+/// operations comes first. If the operation of `set` comes first, the `take` that clears the summary bit sees
+/// the leaf bit. If the operation of `take` comes first, the summary bit stays set for the next `take`.
+///
+/// In the opposite order, `take` could read an empty leaf and then clear a summary bit that `set` has just
+/// set. The scheduler would then sleep although a lane has a ticket.
 pub struct Bitmap {
-    /// Bit `w`, counted over all words, is set if `leaves[w]` may hold a bit. Writers: all threads. Each word
-    /// has its own cache line, because a spinning scheduler reads these words all the time.
+    /// Bit `w`, counted over all words, is set if `leaves[w]` may have a set bit. Writers: all threads. A
+    /// spinning scheduler reads these words all the time, so each word has cache lines of its own and writes
+    /// to other data do not slow the reads.
     summary: Box<[CachePadded<AtomicU64>]>,
-    /// Bit `i`, counted over all words, is set if lane `i` got a ticket since this bit was last taken.
+    /// Bit `i`, counted over all words, is set if lane `i` got a ticket after the bit was last taken.
     /// Writers: all threads.
     leaves: Box<[AtomicU64]>,
 }
 
 impl Bitmap {
-    /// A bitmap of `bits` bits, rounded up to whole words, none set.
+    /// Makes a bitmap of `bits` bits, rounded up to whole words. No bit is set.
     ///
     /// # Panics
-    /// When `bits` is 0.
+    /// Panics if `bits` is 0.
     pub fn with_capacity(bits: usize) -> Self {
         assert!(bits > 0, "a bitmap needs at least one bit");
         let leaves = bits.div_ceil(WORD);
@@ -46,33 +47,35 @@ impl Bitmap {
         }
     }
 
-    /// Marks `lane`, whose ticket is already published. Ring the doorbell after this.
+    /// Sets the bit of `lane`. The caller publishes the ticket before this call, and rings the doorbell after
+    /// it.
     ///
     /// # Panics
-    /// When `lane` is not below the capacity.
+    /// Panics if `lane` is not below the capacity, rounded up to whole words.
     #[inline]
     pub fn set(&self, lane: usize) {
         let word = lane / WORD;
         let summary = || {
-            // Release: pairs with the Acquire on the summary in `take`, which then sees the leaf bit.
+            // Release: pairs with the Acquire on the summary in `take`, so that `take` sees the leaf bit.
             self.summary[word / WORD].fetch_or(1 << (word % WORD), Release);
         };
         if planted("bitmap_set_summary_first") {
             summary();
         }
-        // Release: pairs with the Acquire on the leaf in `take`, which then sees the ticket.
+        // Release: pairs with the Acquire on the leaf in `take`, so that the scheduler sees the ticket.
         self.leaves[word].fetch_or(1 << (lane % WORD), Release);
         if !planted("bitmap_set_summary_first") {
             summary();
         }
     }
 
-    /// Clears every bit that is set and passes its lane to `ready`, lowest first.
+    /// Clears the bits that are set, and passes their lanes to `ready`, the lowest lane first.
     #[inline]
     pub fn take(&self, mut ready: impl FnMut(usize)) {
         for (index, summary) in self.summary.iter().enumerate() {
             // This is a Relaxed load and not an exchange, because an idle sweep must not write to shared
-            // cache lines. If this load misses a bit, the doorbell's second look or the next sweep finds it.
+            // cache lines. If the load misses a bit, the doorbell's second look or the next sweep finds the
+            // bit.
             let seen = summary.load(Relaxed);
             if seen == 0 {
                 continue;
@@ -95,8 +98,8 @@ impl Bitmap {
         }
     }
 
-    /// Whether a `take` may find a bit. `Doorbell::sleep` uses this for its second look. Relaxed, because no
-    /// bit is taken here, and the fence in `Doorbell::sleep` orders this load after the announcement.
+    /// Returns whether a `take` may find a bit. This is the second look of `Doorbell::sleep`, whose fence
+    /// orders these loads after the announcement. The loads are Relaxed, because no bit is taken here.
     #[inline]
     pub fn any(&self) -> bool {
         self.summary
@@ -105,7 +108,7 @@ impl Bitmap {
     }
 }
 
-/// Calls `each` with the index of every set bit, lowest first.
+/// Calls `each` with the index of every set bit, the lowest first.
 #[inline(always)]
 fn for_each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
     while bits != 0 {
@@ -176,7 +179,8 @@ mod tests {
         const EACH: u64 = if cfg!(miri) { 100 } else { 50_000 };
         let bitmap = Bitmap::with_capacity(8192);
         let lanes = [3, 64, 4095, 8191];
-        // Items that a lane's producer has published; stands for the lane's ring.
+        // For each lane, the number of items that its producer has published. The number stands for the
+        // lane's ring.
         let published = [const { AtomicU64::new(0) }; 4];
         thread::scope(|scope| {
             for (lane, published) in lanes.iter().zip(&published) {
@@ -188,8 +192,8 @@ mod tests {
                     }
                 });
             }
-            // The test reads a count only when its bit is taken. If the last bit were lost, `seen` would stay
-            // too low for ever.
+            // The test reads a count only when the lane's bit is taken. If the last bit were lost, `seen`
+            // would stay too low and the test would not end.
             let mut seen = [0; 4];
             while seen != [EACH; 4] {
                 bitmap.take(|lane| {

@@ -1,9 +1,11 @@
-//! The life of one call, from its admission to its end: it is queued, granted and run. After a failed attempt
-//! it may wait to learn how the pod ended, back off, and be queued again. It ends exactly once. One state
-//! machine serves every mode. The state machine has no socket, task or clock: a driver does what `step`
-//! returns and reports what happened. `io` drives it with real sockets, the simulation with virtual time.
+//! The life of one call, from its admission to its end. A call is queued, granted a slot and run. After a
+//! failed attempt the call may wait for the report of how its pod ended, back off, and be queued again. A
+//! call ends exactly once.
 //!
-//! After each report the driver calls `step` until it returns `Step::Wait`.
+//! One state machine serves all execution modes. It has no socket, task or clock: a driver does what `step`
+//! returns, and reports what happened. After each report the driver calls `step` until `step` returns
+//! `Step::Wait` or `Step::Over`. `io` drives the state machine with real sockets, and the simulation drives
+//! it with virtual time.
 
 mod attempt;
 mod deadline;
@@ -32,38 +34,38 @@ use attempt::Attempt;
 
 /// What the state machine needs from the thread that drives it.
 pub trait Environment {
-    /// A function as this thread knows it.
+    /// How the driving thread keeps one version of a function.
     type Entry: Clone;
 
     fn function(entry: &Self::Entry) -> &Function;
 
-    /// The current version of the function, if this registration of it still exists.
+    /// Returns the current version of the function of `lane`, or none if this registration was removed.
     fn current(&self, lane: LaneId) -> Option<Self::Entry>;
 
     fn entries(&self) -> &Entries;
 
-    /// Uniform over all of `u64`.
+    /// Returns a random number, uniform over all of `u64`.
     fn random(&self) -> u64;
 
-    /// Adds `change` (1 or -1) to the number of calls that are between two attempts and in no queue. The
-    /// ledger counts these calls.
+    /// Adds `change`, which is 1 or -1, to the ledger's number of calls that are between two attempts and in
+    /// no queue.
     fn between_attempts(&self, change: i64);
 }
 
 /// What the driver has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing to do before `until` or the next report.
+    /// Do nothing until the time that `until` returns, or until the next report.
     Wait,
     /// Run an attempt with this grant, and report how it ended.
     Run(Grant),
-    /// Stop the running attempt, and report it with `stopped`.
+    /// Stop the running attempt, then call `stopped`.
     Stop,
-    /// An attempt ended: send this to the scheduler, because the slot is free.
+    /// Send this to the scheduler: an attempt ended, and its slot is free.
     Release(Done),
-    /// The call waits again: send this ticket to the scheduler.
+    /// Send this ticket to the scheduler: the call waits for another attempt.
     Queue(Ticket),
-    /// The call is over; `outcome` has the result.
+    /// The call is over; `outcome` returns the result.
     Over,
 }
 
@@ -93,38 +95,37 @@ enum State {
     Over(Result<(), ExecutionError>),
 }
 
-/// One call.
+/// The state machine of one call.
 pub struct Call<E: Environment> {
     call_id: CallId,
     class: Class,
-    /// The version of the function at the start of the last attempt, or when the call was queued last.
+    /// The version of the function when the call was last queued or granted.
     entry: E::Entry,
     state: State,
     deadline: Deadline,
-    /// Whether the client has stopped waiting. The async deadlines then apply; the class stays the same.
+    /// Whether the client no longer waits. If so, the async deadlines apply, but the class stays the same.
     is_detached: bool,
-    /// Since when the call waits: since its admission, or since the end of its last attempt.
+    /// When the current wait began: at the admission, or at the end of the last attempt.
     since: Uptime,
-    /// The pod of the last attempt, which the next one avoids.
+    /// The pod of the last attempt. The next attempt avoids this pod if another pod has room.
     avoid: Option<PodIndex>,
     attempts: u32,
-    /// Attempts whose pod was lost.
+    /// The number of attempts that lost the pod or the worker in it.
     lost: u32,
     /// Whether the function may have begun in an attempt.
     has_run: bool,
-    /// Whether the call ended while a grant was on its way.
+    /// Whether the call ended after the scheduler had granted it a slot and before the grant arrived.
     is_owed_a_grant: bool,
     release: Option<Done>,
     ticket: Option<Ticket>,
-    /// What keeps the Job of the current attempt from starting.
+    /// What keeps the Job of the current attempt from starting, if that is known.
     job_held_up: Option<Arc<str>>,
     times: Times,
 }
 
 impl<E: Environment> Call<E> {
-    /// Takes a place in the function's queue, or returns why there is none. The driver sends the first
-    /// ticket, which is returned with the call, to the scheduler. If the ticket cannot be sent, the driver
-    /// calls `turned_away`.
+    /// Queues a new call, or returns why the call is not admitted. The driver sends the returned ticket to
+    /// the scheduler. If the ticket cannot be sent, the driver calls `turned_away`.
     pub fn admit(
         env: &E,
         entry: E::Entry,
@@ -160,15 +161,16 @@ impl<E: Environment> Call<E> {
             times: Times::default(),
         };
         env.entries().queue(call_id);
-        // The ticket is made last, because the scheduler may grant it at once. By then `admit` has counted
-        // the call as waiting, and the call's entry says queued.
+        // The ticket is made last, because the scheduler may grant the call as soon as it has the ticket. By
+        // then the call must be counted as waiting, and the call's entry must say queued.
         let ticket = call.ticket(now);
         Ok((call, ticket))
     }
 
-    /// The lane's mailbox had no room for the first ticket, so the call was never accepted.
+    /// Takes the call out of the queue, because the lane's ring had no room for the first ticket. The call
+    /// was never accepted.
     pub fn turned_away(self, env: &E) {
-        // The ticket reached no other thread, so there can be no grant.
+        // The ticket reached no other thread, so no thread can have granted the call.
         assert!(
             env.entries().leave(self.call_id),
             "a call left a queue twice"
@@ -190,8 +192,7 @@ impl<E: Environment> Call<E> {
 
     /// Returns what the driver has to do now. Each release, ticket and grant is returned once.
     pub fn step(&mut self) -> Step {
-        // The slot is released first, because another call may be waiting for it, whatever this call does
-        // next.
+        // The slot is released before any other step, because another call may be waiting for it.
         if let Some(done) = self.release.take() {
             return Step::Release(done);
         }
@@ -212,8 +213,8 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// When the driver has to call `time`. This point may change, so the driver calls `until` again when its
-    /// timer fires.
+    /// Returns when the driver has to call `time`. A report may change this time, so the driver calls `until`
+    /// after each report and when its timer fires.
     pub fn until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -227,7 +228,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Does what is due at `now`: ends a wait or an attempt whose time is over.
+    /// Ends a wait or an attempt whose time is over at `now`. Does nothing if the driver called too early.
     pub fn time(&mut self, now: Uptime, env: &E) {
         if now < self.until() {
             return;
@@ -250,11 +251,11 @@ impl<E: Environment> Call<E> {
                 };
                 self.stop(failure);
             }
-            // The pod's end was not reported in time, so it is unknown whether the pod ran out of memory.
+            // No report of the pod's end came in time, so it is unknown whether the pod ran out of memory.
             State::AwaitingPodEnd { .. } if now < self.deadline.at => {
                 self.pod_ended(None, now, env);
             }
-            // No time is left for another attempt. The call ends with the failure of the last attempt.
+            // No time is left for another attempt, so the call ends with the failure of the last attempt.
             State::AwaitingPodEnd { failure, .. } => {
                 let failure = failure.clone();
                 self.over(Err(failure), now, env);
@@ -267,14 +268,15 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Ends the call on behalf of a client, the registry, the scheduler or a shutdown.
+    /// Applies a reason to end the call, which came from outside: a client, the registry, the scheduler or a
+    /// shutdown. Some reasons let a running attempt continue.
     pub fn end(&mut self, end: &End, now: Uptime, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {
             State::Queued => {
                 let has_left = self.leave_queue(env);
-                // If a grant came first and `end` spares attempts, the call runs, as if the grant had already
-                // arrived.
+                // If the scheduler granted the call first and `end` spares attempts, the call runs, as if the
+                // grant had already arrived.
                 if has_left || !end.spares_attempts() {
                     self.is_owed_a_grant = !has_left;
                     self.over(Err(end.failure()), now, env);
@@ -282,7 +284,7 @@ impl<E: Environment> Call<E> {
             }
             State::Running(_) if end.spares_attempts() => {}
             State::Running(_) => self.stop(end.failure()),
-            // The function was removed, so no attempt follows. The call ends with the failure of the last
+            // No attempt follows in a removed function, so the call ends with the failure of the last
             // attempt.
             State::AwaitingPodEnd { failure, .. } if removed => {
                 let failure = failure.clone();
@@ -299,18 +301,19 @@ impl<E: Environment> Call<E> {
                     self.over(Err(end.failure()), now, env);
                 }
             }
-            // The driver takes the next step at once after a grant or a stop, so no `end` comes in between.
+            // In these states the driver takes the next step at once, so no `end` comes in between.
             State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
         }
     }
 
-    /// The client no longer waits. The call goes on with the async deadlines.
+    /// Notes that the client no longer waits. The call goes on with this new deadline, and with the time
+    /// limit that each attempt of an async call has.
     pub fn detach(&mut self, deadline: Deadline) {
         self.is_detached = true;
         self.deadline = deadline;
     }
 
-    /// The call was granted a slot and may run.
+    /// Accepts a grant: the call may run.
     pub fn granted(&mut self, grant: Grant, now: Uptime, env: &E) {
         assert!(
             matches!(self.state, State::Queued),
@@ -332,8 +335,8 @@ impl<E: Environment> Call<E> {
             self.state = State::Granted(attempt);
             return;
         }
-        // The grant was made under a spec of another mode, in which a call runs in another place. So the
-        // function has not begun.
+        // The scheduler made this grant before the function changed to or from WARM, so the grant does not
+        // fit the new mode. The attempt ends here, and the function has not begun.
         let why = "the function's mode changed when the call was about to run";
         let report = Report::not_begun(
             ExecutionError::PodUnreachable(why.into()),
@@ -343,7 +346,7 @@ impl<E: Environment> Call<E> {
         self.attempted(report, now, env);
     }
 
-    /// Returns the slot of a grant whose call is already over.
+    /// Makes the message that frees the slot of a grant whose call is already over.
     pub const fn give_back(grant: &Grant) -> Done {
         Done {
             lane: grant.lane,
@@ -354,7 +357,8 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Takes the call out of the queue. False if a grant came first; the grant is then on its way.
+    /// Takes the call out of the queue. Returns false if the scheduler granted the call first; the grant then
+    /// still arrives.
     fn leave_queue(&self, env: &E) -> bool {
         let has_left = env.entries().leave(self.call_id);
         if has_left && !planted("call_stays_in_depth") {
@@ -363,7 +367,7 @@ impl<E: Environment> Call<E> {
         has_left || planted("call_forgets_its_grant")
     }
 
-    /// The failure of a call whose own deadline passed.
+    /// Returns the failure of a call whose own deadline passed at `stage`.
     fn too_late(&self, stage: Stage) -> ExecutionError {
         let limit = self.deadline.limit;
         if stage == Stage::Starting
@@ -375,7 +379,7 @@ impl<E: Environment> Call<E> {
         ExecutionError::Timeout { stage, limit }
     }
 
-    /// What a waiting call waits for; shown in messages.
+    /// Returns what a queued call waits for: the start of a pod, or a slot. Error messages show this stage.
     fn waiting_stage(&self) -> Stage {
         let function = self.function();
         let slots = function
@@ -401,8 +405,8 @@ impl<E: Environment> Call<E> {
             None => return self.over(Err(ExecutionError::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
-        // The ticket is made last, because the scheduler may grant it at once. By then the call is counted as
-        // waiting, and its entry says queued.
+        // The ticket is made last, because the scheduler may grant the call as soon as it has the ticket. By
+        // then the call must be counted as waiting, and the call's entry must say queued.
         self.function().stats.reenter(self.class);
         env.entries().queue(self.call_id);
         self.ticket = Some(self.ticket(now));
@@ -420,7 +424,7 @@ impl<E: Environment> Call<E> {
         self.set(State::Over(result), env);
     }
 
-    /// Changes the state, and updates the number of calls that are in no queue and hold no slot.
+    /// Changes the state, and updates the number of calls that are between two attempts.
     fn set(&mut self, state: State, env: &E) {
         let was = self.is_between_attempts();
         self.state = state;
@@ -449,7 +453,7 @@ impl<E: Environment> Call<E> {
         self.call_id
     }
 
-    /// The number of the current attempt; 0 before the first.
+    /// Returns the number of the last attempt, which may still run; 0 before the first attempt.
     pub const fn attempt(&self) -> u32 {
         self.attempts
     }
@@ -470,7 +474,8 @@ impl<E: Environment> Call<E> {
         matches!(self.state, State::Queued)
     }
 
-    /// The pod whose end decides whether another attempt follows.
+    /// Returns the pod whose end decides whether another attempt follows; none if the call does not wait for
+    /// that.
     pub const fn awaited_pod(&self) -> Option<PodId> {
         match self.state {
             State::AwaitingPodEnd { pod, .. } => Some(pod),
@@ -478,7 +483,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// How the call ended; none before the call is over.
+    /// Returns how the call ended; none if the call is not over.
     pub const fn outcome(&self) -> Option<&Result<(), ExecutionError>> {
         match &self.state {
             State::Over(result) => Some(result),
@@ -486,12 +491,14 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether the call ended before any attempt can have begun. If so, the next call with the same key runs.
+    /// Returns whether no attempt can have begun the function. If none can, a later call with the same key
+    /// may run.
     pub const fn never_ran(&self) -> bool {
         !self.has_run
     }
 
-    /// Whether a grant is still to come. The driver answers it with `give_back`.
+    /// Returns whether the call ended after the scheduler had granted it a slot and before the grant arrived.
+    /// The driver answers this grant with `give_back`.
     pub const fn is_owed_a_grant(&self) -> bool {
         self.is_owed_a_grant
     }

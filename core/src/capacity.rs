@@ -1,5 +1,5 @@
-//! Shows since when each slot of a lane is held, and which slots will come with ordered pods. Predictions
-//! read this. Writer: the scheduler; io threads read.
+//! Shows since when each slot of a lane is held, and how many slots the ordered pods will bring. The
+//! scheduler writes this, and io threads read it to predict waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -10,8 +10,8 @@ use crate::time::{AtomicUptime, Uptime};
 
 const CHUNK: usize = 64;
 const CHUNKS: usize = *CONCURRENCY.end() as usize / CHUNK;
-/// The number of groups. Pods ordered at the same time are one group. If there are more groups than this, the
-/// last group also counts the pods of all further groups.
+/// The number of groups of ordered pods. Pods that were ordered at the same time form one group. The last
+/// group also counts the pods that would need further groups.
 const GROUPS: usize = 8;
 
 type Chunk = Box<[AtomicUptime; CHUNK]>;
@@ -19,16 +19,17 @@ type Chunk = Box<[AtomicUptime; CHUNK]>;
 #[derive(Default)]
 pub struct Capacity {
     /// When each slot was granted; none while the slot is free. A chunk is allocated when one of its slots is
-    /// first held.
+    /// held for the first time.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// Whether a start has failed, or was taken back because it was overdue, since the last successful start.
+    /// Whether a start has failed and no call has succeeded in a new pod since, or an overdue start was taken
+    /// back and no pod has come up since.
     starts_fail: AtomicBool,
-    /// The known reason why starts do not succeed.
+    /// Why starts do not succeed, if that is known.
     trouble: Mutex<Option<StartTrouble>>,
 }
 
-/// Slots of pods that were ordered at the same time.
+/// The slots of pods that were ordered at the same time.
 #[derive(Default)]
 struct Group {
     wanted_at: AtomicUptime,
@@ -36,7 +37,7 @@ struct Group {
 }
 
 impl Capacity {
-    /// A slot has been held since `granted_at`.
+    /// Notes that `slot` has been held since `granted_at`.
     pub(crate) fn hold(&self, slot: u16, granted_at: Uptime) {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk =
@@ -44,7 +45,7 @@ impl Capacity {
         chunk[at].set(Some(granted_at));
     }
 
-    /// Frees a slot; returns since when it was held.
+    /// Notes that `slot` is free. Returns since when it was held.
     pub(crate) fn release(&self, slot: u16) -> Uptime {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk = self.held[chunk].get();
@@ -54,14 +55,15 @@ impl Capacity {
         since
     }
 
-    /// When each held slot was granted.
+    /// Returns for each held slot when it was granted.
     pub(crate) fn held(&self) -> impl Iterator<Item = Uptime> {
         let chunks = self.held.iter().map_while(OnceLock::get);
         let slots = chunks.flat_map(|chunk| chunk.iter());
         slots.filter_map(AtomicUptime::get)
     }
 
-    /// Stores which pods are ordered and not up yet: for each order its time and slots, in the order of time.
+    /// Publishes the pods that are ordered and not up yet. `orders` has the time and the slots of each order,
+    /// the earliest first.
     pub(crate) fn set_coming(
         &self,
         orders: impl Iterator<Item = (Uptime, u32)>,
@@ -82,7 +84,8 @@ impl Capacity {
         self.starts_fail.store(starts_fail, Ordering::Relaxed);
     }
 
-    /// This takes a lock, which is acceptable because a warm call never does this.
+    /// Publishes why starts do not succeed. The lock is acceptable, because this is called when a lane's pods
+    /// change, and not for each call.
     pub(crate) fn set_trouble(&self, trouble: Option<StartTrouble>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }

@@ -1,6 +1,6 @@
-//! Keeps the last cold starts of each function, by phase, and how long each phase took over all functions. It
-//! measures nothing itself: a backend reports when each phase was reached. The work queue owns one
-//! `ColdStarts`. Clients' requests and the metrics page read it.
+//! Keeps the last cold starts of each function, with the time of each phase, and histograms of these times
+//! over all functions. This module reads no clock: a backend reports when a phase was reached. The work queue
+//! owns the only `ColdStarts`; clients' requests and the metrics page read from it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use crate::limits::COLD_STARTS_KEPT;
 use crate::message::{ColdStart, Phases, ReadyTimestamps};
 use crate::time::{Nanos, Uptime};
 
-/// The phases of a start. The backend sees the phases of the cluster; the runtime reports its own. So a
-/// later phase from one source may be seen before an earlier phase from the other.
+/// The phases of a start. The backend observes most phases, and the runtime reports three: started, loaded
+/// and ready. So a later phase from one source may be known before an earlier phase from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Phase {
@@ -24,15 +24,15 @@ pub enum Phase {
     Address = 2,
     /// The container runs.
     Running = 3,
-    /// The process runs, on a machine without a cluster.
+    /// The process runs; only the local backend has this phase.
     Spawned = 4,
     /// The runtime executed its first instruction.
     Started = 5,
     /// The handler is loaded.
     Loaded = 6,
-    /// The pod takes calls.
+    /// The runtime is ready for calls.
     Ready = 7,
-    /// The scheduler may use the pod.
+    /// The control plane may send calls to the pod.
     Usable = 8,
 }
 
@@ -49,7 +49,8 @@ impl Phase {
         Self::Usable,
     ];
 
-    /// The phases with a runtime's timestamp, each in milliseconds since the epoch.
+    /// Returns the phases for which the runtime has a timestamp, each with its milliseconds since the Unix
+    /// epoch.
     pub fn reported(timestamps: ReadyTimestamps) -> impl Iterator<Item = (Self, u64)> {
         let all = [
             (Self::Started, timestamps.started_at_ms),
@@ -60,7 +61,7 @@ impl Phase {
         all.into_iter().filter_map(known)
     }
 
-    /// The name in the API.
+    /// Returns the name of the phase in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -76,7 +77,8 @@ impl Phase {
     }
 }
 
-/// Converts between the process's clock and the wall clock.
+/// Converts between the process's clock and the wall clock. The field is the wall clock's time at
+/// `Uptime::ZERO`.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock(pub SystemTime);
 
@@ -91,7 +93,7 @@ impl WallClock {
         u64::try_from(ms).unwrap_or(u64::MAX)
     }
 
-    /// A time of the wall clock as a time of the process's clock; zero if it is before that clock's origin.
+    /// Converts a time of the wall clock to the process's clock. A time before `Uptime::ZERO` becomes zero.
     pub fn uptime_at(self, epoch_ms: u64) -> Uptime {
         let ns = (u128::from(epoch_ms) * 1_000_000).saturating_sub(self.origin_ns());
         Uptime::from_ns(u64::try_from(ns).unwrap_or(u64::MAX))
@@ -101,14 +103,14 @@ impl WallClock {
 struct Record {
     pod: Box<str>,
     wanted_at: Uptime,
-    /// When each phase was reached.
+    /// When each phase was reached; none if that is not known.
     reached_at: [Option<Uptime>; Phase::ALL.len()],
     failure: Option<Arc<str>>,
 }
 
 impl Record {
-    /// The phases in order of time. A runtime's timestamps are whole milliseconds of another clock, so no
-    /// phase is shown before the phase that it follows.
+    /// Returns the known phases, sorted by time. A runtime's timestamps come from another clock, so a
+    /// runtime's phase that would be before the runtime's previous phase gets the time of that phase.
     fn phases(&self) -> Phases {
         let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();
@@ -128,7 +130,7 @@ impl Record {
     }
 }
 
-/// Times from wanted to each phase; the phase is the index.
+/// Histograms of the times from when a pod was wanted until it reached a phase; the phase is the index.
 pub type StartTimes = Histograms<{ Phase::ALL.len() }>;
 
 /// The last starts of each function.
@@ -147,12 +149,12 @@ impl ColdStarts {
         }
     }
 
-    /// The times from wanted to each phase, over all functions.
+    /// Returns the histograms of the starts of all functions.
     pub fn times(&self) -> Arc<StartTimes> {
         self.times.clone()
     }
 
-    /// A start begins.
+    /// Adds the record of a start, and drops the function's oldest record if `COLD_STARTS_KEPT` are kept.
     pub fn begin(&mut self, function: &Arc<str>, pod: &str, wanted_at: Uptime) {
         let records = self.records.entry(function.clone()).or_default();
         if records.len() == COLD_STARTS_KEPT {
@@ -171,7 +173,7 @@ impl ColdStarts {
         records.iter_mut().rev().find(|record| &*record.pod == pod)
     }
 
-    /// A phase was reached. Only the first report counts.
+    /// Notes when a phase was reached. Only the first report of a phase counts.
     pub fn reached(&mut self, function: &str, pod: &str, phase: Phase, at: Uptime) {
         let Some(record) = self.record(function, pod) else {
             return;
@@ -184,7 +186,7 @@ impl ColdStarts {
         }
     }
 
-    /// The runtime reported its timestamps. This may come after the pod is in use.
+    /// Applies the timestamps that a runtime reported. They may come when the pod is already in use.
     pub fn apply_timestamps(&mut self, function: &str, pod: &str, timestamps: ReadyTimestamps) {
         for (phase, epoch_ms) in Phase::reported(timestamps) {
             let at = self.clock.uptime_at(epoch_ms);
@@ -192,7 +194,7 @@ impl ColdStarts {
         }
     }
 
-    /// The start failed.
+    /// Notes why a start failed. Only the first reason is kept.
     pub fn failed(&mut self, function: &str, pod: &str, why: Arc<str>) {
         if let Some(record) = self.record(function, pod) {
             record.failure.get_or_insert(why);
@@ -204,13 +206,13 @@ impl ColdStarts {
         self.records.remove(function);
     }
 
-    /// The phases of one start that are known by now.
+    /// Returns the phases of one start that are known by now.
     pub fn phases(&mut self, function: &str, pod: &str) -> Phases {
         self.record(function, pod)
             .map_or_else(Phases::default, |record| record.phases())
     }
 
-    /// The starts of a function, oldest first.
+    /// Returns the starts of a function, the oldest first.
     pub fn of(&self, function: &str) -> Vec<ColdStart> {
         let records = self.records.get(function).into_iter().flatten();
         let shown = records.map(|record| ColdStart {

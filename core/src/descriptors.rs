@@ -1,14 +1,15 @@
-//! Recognises errors that mean that no descriptor was free. Such an error is about this process or the
-//! machine, and not about the peer. Every connection to a pod uses it.
+//! Recognises the errors that mean that no file descriptor was free. Such an error is about this process or
+//! the machine, and not about the peer. The errors are checked where clients are accepted, and where calls
+//! and probes connect to pods.
 
 use std::io;
 
-/// The errors at the limit of this process, and at the limit of the machine. Their numbers are the same on
-/// every Linux.
+/// This process has reached its limit of descriptors. The number of this error is the same on every Linux,
+/// and so is that of `ENFILE`, the error at the limit of the machine.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
-/// Whether an operation failed because no descriptor was free.
+/// Returns whether an operation failed because no descriptor was free.
 pub fn are_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }

@@ -1,8 +1,8 @@
 //! The protocol by which a thread sleeps without missing an item that another thread publishes for it. The
-//! scheduler, the io threads and the bridge sleep only in this way.
+//! pinned scheduler, the io threads and the bridge sleep only in this way.
 //!
-//! The doorbell itself does not block. The sleeper parks in its own way, and the `Waker` given to `new` ends
-//! that sleep (by a byte on a socket, an unpark, a notify).
+//! The doorbell itself does not block. The sleeper parks in its own way, and the `Waker` that `new` received
+//! ends that sleep, for example by a byte on a socket or by an unpark.
 
 use std::task::Waker;
 
@@ -24,16 +24,16 @@ use crate::sync::{
 /// the published item. If the sleeper's fence comes first, the producer reads `asleep` as true. So at least
 /// one of the two threads notices the other.
 pub struct Doorbell {
-    /// True if the sleeper has announced sleep and no producer has rung since. Writers: the sleeper, and the
-    /// producer whose exchange finds true. All accesses are Relaxed, because the fences order them and the
-    /// flag carries no data.
+    /// True from the sleeper's announcement until a producer rings or the sleeper withdraws the announcement.
+    /// Writers: the sleeper, and the producer whose exchange finds true. All accesses are Relaxed, because
+    /// the fences order them and the flag carries no data.
     asleep: CachePadded<AtomicBool>,
     waker: Waker,
 }
 
 impl Doorbell {
-    /// A bell whose sleeper is awake. `waker` must end the sleep even if it is called before the sleep
-    /// begins; a byte in a socket and an unpark token both do that.
+    /// Makes a bell whose sleeper is awake. `waker` must end the sleep even if it runs before the sleep
+    /// begins, as a byte in a socket and an unpark token do.
     pub fn new(waker: Waker) -> Self {
         Self {
             asleep: CachePadded(AtomicBool::new(false)),
@@ -41,9 +41,9 @@ impl Doorbell {
         }
     }
 
-    /// Wakes the sleeper if it has announced sleep, and returns true if this call woke it. Producers call it
-    /// after they have published. If several producers ring after one announcement, only one wakes the
-    /// sleeper.
+    /// Wakes the sleeper if it has announced sleep. Returns whether this call woke the sleeper. A producer
+    /// calls `ring` after it has published. If several producers ring after one announcement, one of them
+    /// wakes the sleeper.
     #[inline]
     pub fn ring(&self) -> bool {
         // Pairs with the fence in `sleep`.
@@ -56,7 +56,8 @@ impl Doorbell {
         self.wake()
     }
 
-    /// This function is separate from `ring`, so that `ring` is short enough to be inlined into a push.
+    /// Does the rare part of `ring`. The function is separate, so that `ring` is short enough to be inlined
+    /// into a push.
     #[cold]
     fn wake(&self) -> bool {
         if planted("doorbell_ring_without_exchange") {
@@ -72,12 +73,15 @@ impl Doorbell {
         true
     }
 
-    /// Announces sleep and looks again: `published` reads stamps or summary bits, never counters of reserved
-    /// places. Returns true if the sleeper may sleep now; it calls [`Self::awake`] afterwards. Returns false
-    /// if there is work; the announcement is then withdrawn.
+    /// Announces sleep, and then looks again whether anything is published (the second look). Returns true if
+    /// the sleeper may sleep; the sleeper calls [`Self::awake`] after that sleep. Returns false if there is
+    /// work; the announcement is then withdrawn.
     ///
-    /// A sleep may end without work, because a producer may have seen an earlier announcement just before it
-    /// was withdrawn. The sleeper then looks for work and announces sleep again.
+    /// `published` has to read stamps or summary bits. A counter of reserved places would also count items
+    /// that cannot be taken yet, and the sleeper would spin until they are published.
+    ///
+    /// A sleep may end without work, because a producer may have read an announcement just before it was
+    /// withdrawn. The sleeper then looks for work and announces sleep again.
     #[inline]
     #[must_use]
     pub fn sleep(&self, published: impl FnOnce() -> bool) -> bool {
@@ -93,9 +97,9 @@ impl Doorbell {
         true
     }
 
-    /// Withdraws the announcement, whatever ended the sleep (the bell, a timer, another socket). Until the
-    /// next announcement no producer needs to wake the sleeper. The sleeper calls it before it looks for
-    /// work, so that pushes during the work make no system call.
+    /// Withdraws the announcement. The sleeper calls `awake` after every sleep, whatever ended the sleep, and
+    /// before it looks for work. Until the next announcement no producer needs to wake the sleeper, so pushes
+    /// during the work make no system call.
     #[inline]
     pub fn awake(&self) {
         self.asleep.store(false, Relaxed);
@@ -114,7 +118,7 @@ mod tests {
     use super::*;
     use crate::ring::channel;
 
-    /// Unparks a thread and counts how often.
+    /// Unparks a thread and counts the unparks.
     struct Unpark(Thread, AtomicUsize);
 
     impl Wake for Unpark {
@@ -144,7 +148,7 @@ mod tests {
         assert_eq!(unpark.1.load(Relaxed), 1);
     }
 
-    /// A lost wake-up would show as a sleep that only its deadline ends.
+    /// If a wake-up were lost, a sleep would last until `DEADLINE`.
     #[test]
     fn no_wake_up_is_lost_between_threads() {
         const EACH: usize = if cfg!(miri) { 50 } else { 20_000 };

@@ -1,6 +1,7 @@
-//! One state word for each call of an io thread. The thread that moves the word out of QUEUED decides what
-//! happens to the call next. The word does not show why a call ended; the owner of the call knows the reason.
-//! Writers: the owning io thread, and the scheduler, which grants.
+//! The state words of calls: one for each call that an io thread may hold. The thread that moves a word out
+//! of QUEUED decides whether the call runs or leaves the queue. The word does not show why a call left the
+//! queue; the io thread that owns the call knows the reason. Writers: the owner, and the scheduler when it
+//! grants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,7 +25,7 @@ const fn word(generation: u32, state: u64) -> u64 {
 }
 
 impl Entries {
-    /// Words for `threads` io threads.
+    /// Makes the state words for `threads` io threads.
     pub fn new(threads: usize) -> Self {
         let table = || {
             (0..CALLS_PER_IO_THREAD_MAX)
@@ -40,16 +41,17 @@ impl Entries {
         &self.threads[call.shard.index()][call.index as usize]
     }
 
-    /// The owner queues a call: a new call, or one that is tried again after an attempt.
+    /// Marks a call as queued: a new call, or a call that waits for another attempt. Only the owner calls
+    /// this.
     pub fn queue(&self, call: CallId) {
-        // Relaxed, because only the owner writes a word that is not QUEUED.
+        // Relaxed: the word must not be QUEUED here, and only the owner writes such a word.
         let was = self.at(call).load(Ordering::Relaxed);
         assert!(
             was & STATE_MASK != QUEUED,
             "a call was queued twice: {call:?}"
         );
-        // Release: pairs with the Acquire in `grant`. The hand-over of the ticket also orders what the
-        // scheduler reads.
+        // Release: pairs with the Acquire of the exchange in `leave_queue`. The transfer of the ticket to the
+        // scheduler gives the same order.
         self.at(call)
             .store(word(call.generation, QUEUED), Ordering::Release);
     }
@@ -63,24 +65,24 @@ impl Entries {
             .is_ok()
     }
 
-    /// The scheduler grants a slot. False if the call no longer waits.
+    /// Marks a call as granted. Returns false if the call no longer waits. Only the scheduler calls this.
     pub fn grant(&self, call: CallId) -> bool {
         self.leave_queue(call, GRANTED)
     }
 
-    /// The owner takes a call out of the queue: it expired, was cancelled, its client left, or its function
-    /// was removed. False if a grant came first.
+    /// Takes a call out of the queue, for example because it expired or was cancelled. Returns false if the
+    /// scheduler granted the call first. Only the owner calls this.
     pub fn leave(&self, call: CallId) -> bool {
         self.leave_queue(call, LEFT)
     }
 
-    /// Whether the call still waits. True is only a hint, because another thread may change the word right
-    /// after this load. The exchange in `grant` or `leave` decides.
+    /// Returns whether the call still waits. True is only a hint, because another thread may change the word
+    /// right after this load. The exchange in `grant` or `leave` decides.
     pub fn is_queued(&self, call: CallId) -> bool {
         self.at(call).load(Ordering::Acquire) == word(call.generation, QUEUED)
     }
 
-    /// The owner no longer uses the entry.
+    /// Frees the entry, so that another call may use it. Only the owner calls this.
     pub fn free(&self, call: CallId) {
         let was = self
             .at(call)

@@ -1,5 +1,5 @@
-//! Everything that the scheduler receives, and everything that it sends: one enum for each direction. These
-//! types have no behaviour. Io threads, the bridge and the scheduler use them.
+//! What the scheduler receives, and what it sends: grants to calls, orders to the bridge, notices to the io
+//! threads. These types decide nothing. Io threads, the bridge and the scheduler use them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::time::{Nanos, Uptime};
 pub struct LanePlan {
     pub concurrency: u32,
     pub queue_size: u32,
-    /// The function's own pods; none for the modes LOCAL, JOB and POOL.
+    /// The limits on the function's own pods; none for the modes LOCAL, JOB and POOL.
     pub pods: Option<PodPlan>,
 }
 
@@ -22,13 +22,13 @@ pub struct LanePlan {
 pub struct PodPlan {
     pub min: u32,
     pub max: u32,
-    /// The most calls at once in one pod.
+    /// The most calls that one pod gets at once.
     pub cap: u32,
     pub idle_timeout: Nanos,
 }
 
 impl LanePlan {
-    /// The plan of a spec.
+    /// Makes the plan of a spec.
     pub fn of(spec: &FunctionSpec) -> Self {
         let scaling = &spec.scaling_config;
         let pods = (spec.execution_mode == ExecutionMode::Warm).then(|| PodPlan {
@@ -48,7 +48,7 @@ impl LanePlan {
 /// Why a start failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {
-    /// Whether the reason will not go away by itself: no such program, no such image, a wrong spec.
+    /// Whether later starts will fail for the same reason, for example because the program does not exist.
     pub permanent: bool,
     /// The message of the cluster or of the process.
     pub message: Arc<str>,
@@ -56,8 +56,8 @@ pub struct StartFailure {
 
 /// What the scheduler receives.
 pub enum Event {
-    /// A call waits. A first ticket is sent as this event if the scheduler is inline; the ticket of a retry
-    /// always is.
+    /// A call waits for another attempt. The first ticket of a call comes in another way: as an argument of
+    /// `Scheduler::ticket` (inline) or through the lane's ring (pinned).
     Ticket(Ticket),
     /// An attempt ended.
     Done(Done),
@@ -66,36 +66,34 @@ pub enum Event {
         stats: Arc<QueueStats>,
         plan: LanePlan,
     },
-    /// A spec was replaced. `reshaped` is whether the pods have to be replaced, too.
+    /// The plan of a function changed. `reshaped` is whether the function's pods have to be replaced.
     LaneChanged {
         lane: LaneId,
         plan: LanePlan,
         reshaped: bool,
     },
-    /// The function was removed: its pods drain. `Order::LaneGone` follows when all its calls and pods are
-    /// gone.
+    /// The function was removed: its pods drain. `Order::LaneGone` follows when the function's last call has
+    /// ended and its last pod is gone, unless the function is registered again before that.
     LaneRemoved {
         lane: LaneId,
     },
-    /// A pod may be used, for the first time or again.
+    /// A pod came up, or the probe of a quarantined pod succeeded.
     PodUp(PodId),
     /// A pod is gone.
     PodDown(PodId),
-    /// The pod is being ended from outside the control plane (by a node drain, for instance): it gets no new
-    /// call.
+    /// Something outside the control plane, for example a node drain, ends the pod. The pod gets no new call.
     PodLeaving(PodId),
     StartFailed {
         pod: PodId,
         failure: StartFailure,
     },
-    /// A pod does not come up, for a reason that may go away by itself. `why` is none once the reason has
-    /// gone away.
+    /// A start takes longer, for a reason that may go away. `why` is none when the reason has gone away.
     StartHeldUp {
         pod: PodId,
         why: Option<Arc<str>>,
     },
     /// The bridge found a running pod of an earlier control plane. `Order::Adopted` answers with the pod's
-    /// place.
+    /// place in the table of pods.
     Adopt {
         lane: LaneId,
         token: u64,
@@ -106,7 +104,8 @@ pub enum Event {
 /// What the scheduler sends to the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Start a pod. There is one answer: `PodUp` or `StartFailed`.
+    /// Start a pod. The answer is `PodUp` or `StartFailed`, or `PodDown` if the bridge no longer has the
+    /// function.
     Start {
         lane: LaneId,
         pod: PodId,
@@ -116,7 +115,7 @@ pub enum Order {
     Stop { pod: PodId },
     /// Probe a pod. The answer is `PodUp`, or `PodDown` if the probe fails for 5 s.
     Probe { pod: PodId },
-    /// Answers `Event::Adopt`. `pod` is none if the function is gone or the table of pods is full. The bridge
+    /// Answers `Event::Adopt`. `pod` is none if the function is gone or the table of pods is full; the bridge
     /// then has to end the pod.
     Adopted {
         lane: LaneId,
@@ -127,7 +126,7 @@ pub enum Order {
     LaneGone { lane: LaneId },
 }
 
-/// What the scheduler sends to every io thread.
+/// What the scheduler sends to all io threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The calls that wait in this lane end, because no pod can be started.
@@ -143,7 +142,8 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An outbox that is large enough for a full turn, so that a turn does not allocate.
+    /// Makes an outbox with room for the grants of a full turn, so that a turn with only warm calls does not
+    /// allocate.
     pub fn with_room() -> Self {
         Self {
             grants: Vec::with_capacity(crate::limits::GRANTS_PER_TURN * 2),

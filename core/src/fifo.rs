@@ -1,7 +1,8 @@
-//! A lane's waiting tickets of one class, in order of arrival. Its memory is that of the longest queue so
-//! far. Tickets of calls that no longer wait stay in the queue until a sweep removes them. A sweep runs
-//! before the queue is longer than both the most live calls and twice its length after the last sweep. Only
-//! the lane uses it.
+//! The waiting tickets of one class of a lane, in the order of arrival. Only the lane uses this queue.
+//!
+//! A ticket whose call no longer waits stays in the queue until it is popped or a sweep removes it. A push
+//! sweeps first if the queue has at least `live_max` tickets and at least twice as many as after the last
+//! sweep. The queue keeps the memory of its greatest length until `clear` frees it.
 
 use std::collections::VecDeque;
 
@@ -9,12 +10,12 @@ use crate::entries::Entries;
 use crate::sync::planted;
 use crate::ticket::Ticket;
 
-/// First in, first out.
+/// A first-in, first-out queue of tickets.
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
     /// The shortest length at which the next sweep runs: twice the length after the last sweep. So a sweep
-    /// checks at most twice as many tickets as were pushed since the last sweep.
+    /// checks at most twice as many tickets as were pushed after the last sweep.
     sweep_at: usize,
 }
 
@@ -27,12 +28,13 @@ impl Fifo {
         self.tickets.is_empty()
     }
 
-    /// Appends a ticket. At most `live_max` calls of this queue wait at once.
+    /// Appends a ticket. A queue with fewer than `live_max` tickets is not swept.
     pub(crate) fn push(&mut self, ticket: Ticket, live_max: usize, entries: &Entries) {
         if self.tickets.len() >= live_max.max(self.sweep_at) {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
-            // Without this length, each push into a queue full of live calls would check all its tickets.
+            // Without this limit, each push into a queue that is full of live calls would check all of its
+            // tickets.
             self.sweep_at = 2 * self.tickets.len();
         }
         if planted("fifo_lifo") {
@@ -42,7 +44,7 @@ impl Fifo {
         self.tickets.push_back(ticket);
     }
 
-    /// Takes out the ticket that has waited longest. Its call may no longer wait.
+    /// Takes out the ticket that has waited longest. The ticket's call may no longer wait.
     pub(crate) fn pop(&mut self) -> Option<Ticket> {
         if planted("fifo_drop") && self.tickets.len() == 3 {
             self.tickets.pop_front();
@@ -50,8 +52,8 @@ impl Fifo {
         self.tickets.pop_front()
     }
 
-    /// Frees memory after the function was removed and its calls were ended by their owners. A ticket whose
-    /// call still waits is kept: it belongs to the next registration and arrived before the removal.
+    /// Drops the tickets of calls that no longer wait, and frees memory, after the function was removed. If a
+    /// call still waits, its owner is about to end it, and its ticket stays.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.tickets
             .retain(|ticket| entries.is_queued(ticket.call()));

@@ -1,5 +1,5 @@
-//! A registered function as every thread has it: its spec and its lane. It is immutable; a change creates a
-//! new version. The registry creates it; io threads and bridges read it.
+//! A registered function: its spec, its lane and the lane's counters. A `Function` is immutable; a change of
+//! the function creates a new version. The registry creates the versions; io threads and bridges read them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub struct Function {
     pub spec: FunctionSpec,
     pub lane: LaneId,
     pub stats: Arc<QueueStats>,
-    /// Grows with every change of any function.
+    /// The number of this version. Each change of any function gets a higher number.
     pub version: u64,
 }
 

@@ -3,19 +3,19 @@
 
 use std::cell::Cell;
 
-/// Length of a status line up to the end of its code.
+/// The length of a status line up to the end of its code, in bytes.
 pub const STATUS_LEN: usize = "HTTP/1.1 200".len();
 
-/// What a pod has answered so far.
+/// Whether a pod has answered a probe with 2xx so far.
 #[derive(Debug, Default)]
 pub struct Health {
     was_well: Cell<bool>,
 }
 
 impl Health {
-    /// Whether a pod that answers with this status takes calls. A server without a health path answers 404 or
-    /// 405, and is ready as soon as it answers. A server that has answered 2xx has a health path, so 404 and
-    /// 405 then mean not ready.
+    /// Returns whether a pod that answers with `status` can take calls. A server that answers 404 or 405 has
+    /// no health path, and is ready as soon as it answers. If the server has answered 2xx before, it has a
+    /// health path, so 404 and 405 mean that it is not ready.
     pub fn is_well(&self, status: u16) -> bool {
         match status {
             200..=299 => true,
@@ -24,7 +24,7 @@ impl Health {
         }
     }
 
-    /// Notes the status of an answer that came from the pod itself.
+    /// Notes the status of an answer that is known to come from the pod itself.
     pub fn note(&self, status: u16) {
         if (200..300).contains(&status) {
             self.was_well.set(true);
@@ -32,12 +32,12 @@ impl Health {
     }
 }
 
-/// The request of a probe. `host` is the function's name, as in calls.
+/// Makes the request of a probe. `host` is the function's name, as in the requests of calls.
 pub fn request(path: &str, host: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-/// The status in the first bytes of an answer; none if they are not HTTP.
+/// Returns the status code in the first bytes of an answer; none if they are not HTTP/1.0 or HTTP/1.1.
 pub fn status(start: &[u8; STATUS_LEN]) -> Option<u16> {
     let code = start.strip_prefix(b"HTTP/1.")?;
     let [b'0' | b'1', b' ', code @ ..] = code else {

@@ -1,12 +1,13 @@
-//! Counts of times in fixed buckets, from 10 µs to 60 s. One writer (an io thread), any number of readers. It
-//! never locks or allocates. Times that are recorded together are adjacent in memory, because with ten
-//! thousand functions a call's cost is the number of cache lines that it touches.
+//! Counts times in fixed buckets, whose upper bounds go from 10 µs to 60 s. One thread writes, any number of
+//! threads read, and nothing locks or allocates. Counts that are usually changed together are adjacent in
+//! memory, because with ten thousand functions the cost of a call grows with the number of cache lines that
+//! it touches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::time::Nanos;
 
-/// Upper bounds of the buckets; one more bucket takes longer times.
+/// The upper bounds of the buckets. One more bucket counts the longer times.
 pub const BOUNDS: [Nanos; 21] = [
     Nanos::from_us(10),
     Nanos::from_us(25),
@@ -31,14 +32,15 @@ pub const BOUNDS: [Nanos; 21] = [
     Nanos::from_s(60),
 ];
 
-/// Number of buckets, including the one without an upper bound.
+/// The number of buckets, including the bucket without an upper bound.
 pub const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// Histograms of `N` kinds of time; a kind is named by its index.
+/// Histograms of `N` kinds of time. A kind is named by its index.
 #[repr(C)]
 pub struct Histograms<const N: usize> {
     sums_ns: [AtomicU64; N],
-    /// The bucket is the first index, because the times of one call are often in the same bucket.
+    /// The bucket is the first index, because the times of one call are often in the same bucket and are then
+    /// adjacent.
     counts: [[AtomicU64; N]; BUCKETS],
 }
 
@@ -52,20 +54,20 @@ impl<const N: usize> Default for Histograms<N> {
     }
 }
 
-/// Adds without a locked instruction, which is enough for one writer.
+/// Adds `by` to a counter that has one writer, so that no locked instruction is needed.
 pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
 
 impl<const N: usize> Histograms<N> {
-    /// Counts one time. Only the owning thread may call it.
+    /// Counts one time of the kind `which`. Only the owning thread may call this.
     pub fn record(&self, which: usize, time: Nanos) {
         let at = BOUNDS.partition_point(|bound| *bound < time);
         bump(&self.counts[at][which], 1);
         bump(&self.sums_ns[which], time.as_ns());
     }
 
-    /// Adds the counts to `into`, bucket by bucket, and returns the sum of all times.
+    /// Adds the counts of the kind `which` to `into`, bucket by bucket, and returns the sum of its times.
     pub fn add_to(&self, which: usize, into: &mut [u64; BUCKETS]) -> Nanos {
         for (sum, counts) in into.iter_mut().zip(&self.counts) {
             *sum += counts[which].load(Ordering::Relaxed);

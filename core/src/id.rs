@@ -1,9 +1,10 @@
-//! Execution ids: 128 random bits, the io thread that owns the execution, and the place of its record on that
-//! thread, in lower-case letters and digits. The random bits are an argument.
+//! The ids of executions, and the names and tokens of pods. An id spells, in lower-case letters and digits,
+//! the number of the io thread that owns the execution, the place of its record on that thread, and 128
+//! random bits. The random bits are an argument.
 
 use crate::shard::ShardId;
 
-/// Characters of an id: 26 for 128 bits, 2 for the thread, 3 for the place.
+/// The number of characters of an id: 2 for the thread, 3 for the place, 26 for the 128 random bits.
 pub const ID_LEN: usize = 31;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -17,7 +18,7 @@ pub struct ExecutionId {
 }
 
 impl ExecutionId {
-    /// An id from 128 unguessable bits. The number of `shard` is below 1024, `place` below 32,768.
+    /// Makes an id. `random` must be unguessable, the number of `shard` below 1024, and `place` below 32,768.
     pub const fn new(random: u128, shard: ShardId, place: u16) -> Self {
         assert!(shard.number() < 1 << 10 && place < 1 << 15);
         Self {
@@ -27,31 +28,31 @@ impl ExecutionId {
         }
     }
 
-    /// The io thread that owns the execution. An id invented by a client may name a thread that does not
+    /// Returns the io thread that owns the execution. A client may invent an id whose io thread does not
     /// exist.
     pub const fn shard(self) -> ShardId {
         self.shard
     }
 
-    /// The place of the record on its thread. The record itself may be gone.
+    /// Returns the place of the record on its io thread. The record itself may be gone.
     pub const fn place(self) -> u16 {
         self.place
     }
 
-    /// The random bits, which identify the execution on its thread.
+    /// Returns the random bits, which identify the execution on its io thread.
     pub const fn random(self) -> u128 {
         self.random
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn text(self) -> [u8; ID_LEN] {
         let mut text = [0; ID_LEN];
         spell(
             &mut text[..5],
             u64::from(self.shard.number()) << 15 | u64::from(self.place),
         );
-        // The bits are split into words of 64 bits, which can be shifted in one instruction. 12 letters take
-        // 60 bits.
+        // `spell` gets the bits in words of 64 bits, which one instruction can shift. Twelve letters take 60
+        // bits.
         const LETTERS: u128 = (1 << 60) - 1;
         spell(&mut text[5..7], (self.random >> 120) as u64);
         spell(&mut text[7..19], (self.random >> 60 & LETTERS) as u64);
@@ -59,7 +60,7 @@ impl ExecutionId {
         text
     }
 
-    /// The id that `text` spells, if it is valid.
+    /// Returns the id that `text` spells; none if `text` is not a valid id.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != ID_LEN {
             return None;
@@ -72,7 +73,7 @@ impl ExecutionId {
         };
         let shard = ShardId::new(u16::try_from(number(&text[..2])?).ok()?);
         let place = u16::try_from(number(&text[2..5])?).ok()?;
-        // 26 letters have 130 bits, so only the lowest three bits of the first letter may be used.
+        // 26 letters have 130 bits, so only the lowest three bits of the first letter may be set.
         value(text[5]).filter(|first| *first < 8)?;
         Some(Self {
             random: number(&text[5..])?,
@@ -104,18 +105,21 @@ impl std::fmt::Debug for ExecutionId {
     }
 }
 
-/// The name of a pod (`fn-<function>-<5 random letters>`); a Job's name has more letters.
+/// Makes the name of a pod or a Job: `fn-<function>-` and `N` random letters. A pod's name has 5, a Job's
+/// more.
 pub fn pod_name<const N: usize>(function: &str, random: [u8; N]) -> String {
     let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte & 31)]));
     format!("fn-{function}-{}", letters.iter().collect::<String>())
 }
 
-/// 32 hexadecimal digits of 128 unguessable bits. With this token a pod proves that a report is its own.
+/// Makes the token by which a pod proves that a report is its own: 128 unguessable bits as 32 hexadecimal
+/// digits.
 pub fn pod_token(random: u128) -> String {
     format!("{random:032x}")
 }
 
-/// Whether two tokens are equal. The time does not depend on where they differ.
+/// Returns whether two tokens are equal. The time does not depend on where they differ, so it reveals no part
+/// of a token.
 pub fn is_same_token(ours: &str, theirs: &str) -> bool {
     let pairs = ours.bytes().zip(theirs.bytes());
     let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));

@@ -1,9 +1,9 @@
-//! A place in a table. An optional place needs no more memory than a `u32`.
+//! An index into a table. An `Option<Index>` needs no more memory than a `u32`.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// A place below `u32::MAX`. It is stored as the next higher number, so that zero can stand for `None`.
+/// A place below `u32::MAX`. It is stored as the next higher number, so that zero stands for `None`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Index(NonZeroU32);
 

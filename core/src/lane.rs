@@ -1,5 +1,5 @@
-//! What the scheduler knows about one function: two queues, slots, pods. A call leaves a queue only when the
-//! scheduler's turn takes it out.
+//! What the scheduler knows about one function: its two queues, its slots and its pods. A ticket stays in its
+//! queue after its call has left, until a turn or a sweep removes the ticket.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,12 +16,12 @@ use crate::slots::Slots;
 use crate::ticket::{Class, Held, LaneId, PodId, PodIndex, Ticket};
 use crate::time::{Nanos, Uptime};
 
-/// How the latest starts ended.
+/// How the latest starts of pods ended.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
     /// None before the first failure, and again after a call has succeeded in a new pod.
     pub(crate) failed: Option<FailedStarts>,
-    /// An overdue start was taken back, and no pod has come up since.
+    /// Whether an overdue start was taken back and no pod has come up since.
     pub(crate) are_late: bool,
     /// The pod whose start was last reported as held up, and the reason.
     pub(crate) held_up: Option<(PodId, Arc<str>)>,
@@ -30,19 +30,19 @@ pub(crate) struct Starts {
 /// Starts that failed without a success between them.
 #[derive(Debug)]
 pub(crate) struct FailedStarts {
-    /// At least 1. Starts that were under way at the same time count as one.
+    /// The number of these starts, at least 1. Starts that were under way at the same time count as one.
     in_a_row: u32,
     last_at: Uptime,
     pub(crate) retry_at: Uptime,
-    /// Whether the last failure, or the failure of a start that was under way at the same time, will not go
-    /// away by itself.
+    /// Whether later starts will fail for the same reason, as the bridge reported for at least one of the
+    /// starts that count as one.
     permanent: bool,
     /// Why the last start failed.
     pub(crate) why: Arc<str>,
 }
 
 impl Starts {
-    /// A start that was ordered at `wanted_at` failed.
+    /// Notes that a start that was ordered at `wanted_at` failed.
     pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
@@ -56,7 +56,7 @@ impl Starts {
             Some(last) => last.in_a_row,
             None => 0,
         };
-        // The bound of the shift only avoids an overflow: 2^10 times the first wait already exceeds the
+        // The bound of the shift only avoids an overflow, because 2^10 times the first wait exceeds the
         // longest wait.
         let backoff = START_BACKOFF.saturating_mul(1 << before.min(20));
         self.failed = Some(FailedStarts {
@@ -70,13 +70,13 @@ impl Starts {
 }
 
 impl FailedStarts {
-    /// Whether the next start is expected to fail too, so that no call should wait for it.
+    /// Returns whether the next start is expected to fail too, so that no call should wait for it.
     pub(crate) const fn are_hopeless(&self) -> bool {
         self.permanent || self.in_a_row >= CRASH_LOOP_STARTS
     }
 }
 
-/// A lane's pods, counted by state.
+/// The numbers of a lane's pods, by state.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodCounts {
     pub(crate) usable: u32,
@@ -87,7 +87,7 @@ pub(crate) struct PodCounts {
 }
 
 impl PodCounts {
-    /// Pods that take calls, or are expected to.
+    /// Returns the number of pods that take calls or are expected to take calls.
     pub(crate) const fn serving(self) -> u32 {
         self.usable + self.starting + self.quarantined
     }
@@ -101,25 +101,26 @@ pub(crate) struct Lane {
     pub(crate) slots: Slots,
     fifos: [Fifo; 2],
     pub(crate) mailbox: Option<Consumer<Ticket>>,
-    /// Tickets of the next registration, which is about to take the lane over.
+    /// Tickets of later registrations. The event that lets such a registration take the lane over has not
+    /// arrived yet.
     pub(crate) early: Vec<Ticket>,
-    /// The pods' places in the table of pods.
+    /// The places of the lane's pods in the table of pods.
     pub(crate) pods: Vec<PodIndex>,
     pub(crate) counts: PodCounts,
     pub(crate) starts: Starts,
     /// Whether the lane is in the scheduler's list of ready lanes.
     pub(crate) listed: bool,
     grants: u32,
-    /// When the current period began in which calls wait that more pods would serve.
+    /// Since when the lane has waiting calls that more pods would serve; none while it has no such calls.
     waits_since: Option<Uptime>,
-    /// Since when at least one ordered pod is not needed.
+    /// Since when at least one ordered pod is not needed; none while all of them are needed.
     unneeded_since: Option<Uptime>,
     /// When the scheduler's timer for this lane fires; none if no timer is set.
     pub(crate) due: Option<Uptime>,
     pub(crate) is_removed: bool,
 }
 
-/// The mean after a new sample, which has a weight of 1 / `SHARE`.
+/// Returns the mean after a new sample, whose weight is 1 / `SHARE`.
 fn mean<const SHARE: u64>(old: Option<Nanos>, sample: Nanos) -> Option<Nanos> {
     Some(old.map_or(sample, |old| old - old / SHARE + sample / SHARE))
 }
@@ -146,7 +147,7 @@ impl Lane {
         }
     }
 
-    /// Applies a new plan. Calls that wait or run stay counted.
+    /// Applies a new plan, and forgets how the latest starts ended. Waiting and running calls stay counted.
     pub(crate) fn replan(&mut self, plan: LanePlan) {
         self.plan = plan;
         self.slots.resize(plan.concurrency);
@@ -158,13 +159,14 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        // The queue holds calls that wait for the first time, and running calls that are queued again for a
-        // retry.
+        // A full queue has `queue_size` calls that wait for their first attempt. Calls that had one of the
+        // `concurrency` slots may be queued again for a retry.
         let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
         self.fifos[ticket.class as usize].push(ticket, live_max, entries);
     }
 
-    /// Takes out the next ticket: sync before async, but one grant in `ASYNC_SHARE` is kept for async calls.
+    /// Takes out the next ticket. Sync calls come before async calls, but one grant in `ASYNC_SHARE` is kept
+    /// for async calls.
     pub(crate) fn pop(&mut self) -> Option<Ticket> {
         let [sync, queued_async] = &mut self.fifos;
         let turn_of_async = self.grants % ASYNC_SHARE == ASYNC_SHARE - 1;
@@ -176,14 +178,14 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // While an async call waits, every grant is counted, even if no other sync call waits. Otherwise the
-        // async calls would starve behind a sync queue that never has more than one call.
+        // While an async call waits, every grant is counted, even if the granted call was the only sync call.
+        // Otherwise a sync queue that has one call at a time would starve the async calls.
         if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }
     }
 
-    /// Learns the service time from an attempt that held its slot for `held_for`.
+    /// Updates the service time from an attempt that held its slot for `held_for`.
     pub(crate) fn learn(&self, held: Held, held_for: Nanos) {
         let stats = &self.stats;
         let old = stats.service_time.get();
@@ -205,20 +207,20 @@ impl Lane {
         }
     }
 
-    /// Learns the start time from a pod that took `sample` from wanted to usable. A start has twice the
-    /// weight of a call, because starts are rarer.
+    /// Updates the start time from a pod that took `sample` from wanted to usable. A sample of a start has
+    /// twice the weight of a sample of a call, because starts are rarer.
     pub(crate) fn learn_start(&self, sample: Nanos) {
         let old = self.stats.start_time.get();
         self.stats.start_time.set(mean::<4>(old, sample));
     }
 
-    /// Forgets the tickets of calls that ended with their function.
+    /// Drops the tickets of calls that ended with their function.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
     }
 
-    /// Pods needed for the running calls, and for those waiting calls that a start would serve sooner; within
-    /// the plan's floor and ceiling.
+    /// Returns how many pods the running calls need, and the waiting calls that would get a slot sooner from
+    /// a new pod. The number is within the plan's floor and ceiling.
     pub(crate) fn pods_needed(&self, now: Uptime) -> u32 {
         self.pods_for(self.waiting_past_a_start(now))
     }
@@ -231,15 +233,15 @@ impl Lane {
         calls.div_ceil(pods.cap).clamp(pods.min, pods.max)
     }
 
-    /// Waiting calls that would still wait when a pod ordered now is up.
+    /// Returns how many calls would still wait when a pod that is ordered now comes up.
     fn waiting_past_a_start(&self, now: Uptime) -> u32 {
         let waiting = self.stats.depth();
         let measured = (self.stats.service_time.get(), self.stats.start_time.get());
         let (Some(service), Some(start)) = measured else {
             return waiting;
         };
-        // Calls have waited for as long as a start takes. Whatever was predicted, a start would have served
-        // them.
+        // If calls have waited for as long as a start takes, a start at the beginning of their wait would
+        // have served them by now. So the estimate below was too low, and all waiting calls count.
         let has_lasted = |since| now >= since + start;
         if self.waits_since.is_some_and(has_lasted) {
             return waiting;
@@ -249,8 +251,8 @@ impl Lane {
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
 
-    /// Notes when the current period began in which calls wait that more pods would serve. Returns when this
-    /// period will have lasted as long as a start takes. None if there are no such calls.
+    /// Notes since when the lane has waiting calls that more pods would serve. Returns when that will have
+    /// been the case for as long as a start takes; none if the lane has no such calls.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
@@ -260,7 +262,7 @@ impl Lane {
         Some(since + self.stats.start_time.get().unwrap_or_default())
     }
 
-    /// Whether the end of a call may change how many pods are wanted.
+    /// Returns whether the end of a call may change how many pods are wanted.
     pub(crate) const fn is_watched(&self) -> bool {
         self.counts.starting > 0 || self.waits_since.is_some()
     }
@@ -270,10 +272,11 @@ impl Lane {
         self.unneeded_since = None;
     }
 
-    /// Ordered pods that no waiting or running call has needed for `for_span`. One is always kept: a function
-    /// whose callers wait for less time than a start takes would otherwise never have a pod.
+    /// Returns how many ordered pods no waiting or running call has needed for `for_span`. The lane keeps at
+    /// least one pod. Otherwise a function would never have a pod if its callers always stop waiting before a
+    /// start is over.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
-        // While stale pods serve, one new pod is started at a time to replace one of them.
+        // While stale pods serve, one new pod at a time is started to replace one of them, and is kept, too.
         let replacement = u32::from(self.counts.stale_usable > 0);
         let kept = self.pods_for(self.stats.depth()).max(1) + replacement;
         let surplus = self.counts.serving().saturating_sub(kept);
@@ -282,14 +285,14 @@ impl Lane {
             self.unneeded_since = None;
             return 0;
         }
-        // The pods are not taken back at once, because between an answer and the next call of the same client
-        // the lane has one call fewer for a moment.
+        // The pods are taken back only after `for_span`, because the lane has one call fewer for a moment
+        // between an answer and the next call of the same client.
         let since = *self.unneeded_since.get_or_insert(now);
         if now < since + for_span { 0 } else { too_many }
     }
 
-    /// Stale pods to drain now. Stale pods keep serving while new pods start one by one; a stale pod goes
-    /// only after a new one is up.
+    /// Returns how many stale pods to drain now. Stale pods serve while new pods start one by one. They are
+    /// drained after new pods are up, or while the lane has more pods than its ceiling allows.
     pub(crate) fn stale_surplus(&self, now: Uptime) -> u32 {
         let (needed, counts) = (self.pods_needed(now), self.counts);
         let fresh_usable = counts.usable - counts.stale_usable;
@@ -308,7 +311,7 @@ impl Lane {
         }
     }
 
-    /// Pods to start now, before the back-off after failures is applied.
+    /// Returns how many pods to start now if no back-off after a failed start applies.
     pub(crate) fn pods_missing(&self, now: Uptime) -> u32 {
         let (needed, counts) = (self.pods_needed(now), self.counts);
         let missing = needed.saturating_sub(counts.serving());
@@ -316,18 +319,20 @@ impl Lane {
         if counts.stale_usable == 0 || fresh >= needed {
             return missing;
         }
-        // One pod above the ceiling is allowed, so that the new pod is up before the old pod ends.
+        // One pod above the ceiling is allowed, so that a new pod is up before an old pod ends.
         let most = self.plan.pods.map_or(0, |pods| pods.max + 1);
         let next = u32::from(counts.starting == 0 && counts.serving() < most);
         missing.max(next)
     }
 
-    /// Whether pods have to be started. It compares counts only, because every ticket asks for it.
+    /// Returns whether pods may have to be started. Only counts are compared, because this is called for each
+    /// ticket.
     pub(crate) fn lacks_pods(&self) -> bool {
         self.plan.pods.is_some() && self.counts.serving() < self.pods_for(self.stats.depth())
     }
 
-    /// Counts the lane's pods anew and publishes the counts; called after each change of a pod's state.
+    /// Counts the lane's pods and publishes the counts. The scheduler calls this after each change of a pod's
+    /// state.
     pub(crate) fn count(&mut self, pods: &mut Pods) {
         let mut counts = PodCounts::default();
         for index in &self.pods {
@@ -348,7 +353,7 @@ impl Lane {
         self.show_coming(pods);
     }
 
-    /// Publishes which pods are ordered, and whether starts fail.
+    /// Publishes which pods are ordered, whether starts fail, and why.
     fn show_coming(&self, pods: &mut Pods) {
         let cap = self.plan.pods.map_or(0, |pods| pods.cap);
         let orders = self.pods.iter().filter_map(|index| {
@@ -359,7 +364,8 @@ impl Lane {
         let failed = self.starts.failed.as_ref();
         capacity.set_coming(orders, failed.is_some() || self.starts.are_late);
         let held_up = self.starts.held_up.as_ref();
-        // By now the pod may be up, or its place may have another pod.
+        // The reason counts only while its pod starts. By now the pod may be up, or its place may have
+        // another pod.
         let held_up = held_up.filter(|(pod, _)| {
             let state = pods.get(*pod).map(|pod| pod.state);
             state == Some(PodState::Starting)
@@ -369,7 +375,7 @@ impl Lane {
         capacity.set_trouble(held_up.or(failed));
     }
 
-    /// Publishes counts and limits to the io threads.
+    /// Publishes the lane's limits and the numbers of its pods to the io threads.
     pub(crate) fn show(&self) {
         let concurrency = self.plan.concurrency;
         let (now, most) = self.plan.pods.map_or((concurrency, concurrency), |pods| {
@@ -386,10 +392,10 @@ impl Lane {
         }
     }
 
-    /// The pod for the next call. The first usable pods that suffice for all running and waiting calls, and
-    /// one more, are the candidates; the least loaded of them is chosen. Later pods get no call, so that they
-    /// become idle. A later pod is chosen only if no candidate has room, and `avoid` only if no other pod has
-    /// room.
+    /// Chooses the pod for the next call; none if no pod has room. The candidates are the first usable pods
+    /// that suffice for all running and waiting calls, and one pod more. The least loaded candidate is
+    /// chosen, so that later pods get no call and become idle. A later pod is chosen only if no candidate has
+    /// room, and `avoid` only if no other pod has room.
     pub(crate) fn choose(&self, pods: &mut Pods, avoid: Option<PodIndex>) -> Option<PodIndex> {
         let cap = self.plan.pods?.cap;
         let calls = self.slots.held() + self.stats.depth();

@@ -1,6 +1,6 @@
 //! What nanofaas decides: specs, admission, rings, slots, the scheduler's turn, retries, the ledger. The
-//! modules are listed in the order in which a call passes through them. Time is an argument. There is no
-//! clock, socket, thread or async runtime here, and a warm call allocates nothing.
+//! modules are listed roughly in the order in which a call meets them. This crate has no clock, socket,
+//! thread or async runtime: the time is an argument. A warm call allocates nothing here.
 
 #![cfg_attr(
     test,

@@ -1,13 +1,15 @@
-//! The account of the bytes that calls hold. The process has one budget, and io threads take pieces of it. A
-//! task that finds no room may wait in a line, first come, first served. The account measures and frees
-//! nothing itself: the task that holds bytes charges them here, and drops the charge with them.
+//! The account of the bytes that calls hold. `Account` is the budget of the process, `--inflight-bytes`, and
+//! io threads take pieces of it. A task that finds no room may wait in a line, first come, first served. The
+//! account measures and frees no memory: the task that holds bytes charges them here, and drops the charge
+//! with the bytes.
 //!
-//! There are two ways to get room. `ThreadAccount::charge` takes it at once or not at all. Requests are
-//! charged in this way, because they can be refused. `ThreadAccount::wait` waits until it gets all its bytes.
-//! Answers are charged in this way, because a client already waits for them. The first task in the line gets
-//! its bytes even without room, unless another charge without room is still held. Otherwise calls that hold
-//! all the memory while each waits for more would wait for ever. A charge without room must not wait again.
-//! So the account never passes its bound by more than one answer.
+//! There are two ways to get room. `ThreadAccount::charge` gets room at once or not at all. It is used for
+//! requests, because a request can be refused. `ThreadAccount::wait` waits until there is room. It is used
+//! for answers, because a client already waits for the answer.
+//!
+//! The first task in the line gets its bytes even without room, unless another charge without room is still
+//! held. Otherwise calls that hold all the memory, and each wait for more, would wait for ever. A task with a
+//! charge without room must not wait again. So the account exceeds its bound by at most one answer.
 
 mod thread;
 
@@ -20,14 +22,14 @@ use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
-/// Bytes that an io thread takes from the account at a time, so that most charges use no shared memory. If
-/// the bound is small, a piece is smaller, because other threads cannot use what a thread has taken and does
-/// not use.
+/// The most bytes that an io thread takes in advance from the account, so that most charges change no shared
+/// memory. With a small bound a piece is smaller, because no other thread can use what a thread has taken and
+/// does not use.
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// One part in this many of the bound is not available to the line, so that answers that are not read leave
-/// room for requests of other clients.
+/// The line leaves one part in this many of the bound to requests. So requests of other clients find room
+/// even if many answers are not read.
 const KEPT_FROM_LINE: u64 = 8;
 
 pub struct Account {
@@ -35,14 +37,15 @@ pub struct Account {
     piece: u64,
     /// Bytes that io threads have taken, whether they use them or not.
     taken: AtomicU64,
-    /// How many tasks wait; read without the lock.
+    /// The number of tasks in the line, which is read without the lock.
     waiting: AtomicUsize,
-    /// Bytes that waiting tasks have been given, and bytes that were taken from other charges for them.
+    /// The bytes that tasks in the line have got so far.
     served: AtomicU64,
+    /// The bytes that were taken from other charges for tasks in the line so far.
     reclaimed: AtomicU64,
-    /// The line is locked only while memory is short.
+    /// The line of waiting tasks. Threads lock it only while memory is short.
     line: Mutex<Line>,
-    /// The bells, by io thread.
+    /// The bells of the io threads, by the thread's number.
     bells: Box<[Arc<Doorbell>]>,
 }
 
@@ -81,22 +84,22 @@ impl Account {
         })
     }
 
-    /// Bytes that io threads have taken.
+    /// Returns the bytes that io threads have taken.
     pub fn taken(&self) -> u64 {
         self.taken.load(SeqCst)
     }
 
-    /// Whether a task waits for room.
+    /// Returns whether a task waits for room.
     pub fn is_short(&self) -> bool {
         self.waiting.load(SeqCst) > 0
     }
 
-    /// The most that may be taken for answers.
+    /// Returns how many bytes may be taken in all when the line is served.
     const fn line_max(&self) -> u64 {
         self.bytes_max - self.bytes_max / KEPT_FROM_LINE
     }
 
-    /// Bytes for which tasks wait.
+    /// Returns the bytes for which tasks wait.
     pub fn awaited(&self) -> u64 {
         self.line().places.iter().map(|place| place.bytes).sum()
     }
@@ -110,7 +113,7 @@ impl Account {
         self.taken.fetch_update(SeqCst, SeqCst, more).is_ok()
     }
 
-    /// Gives back what a thread took, and serves the line if tasks wait.
+    /// Gives back bytes that a thread took, and serves the line if tasks wait.
     fn give(&self, bytes: u64) {
         if bytes > 0 {
             let was = self.taken.fetch_sub(bytes, SeqCst);
@@ -128,7 +131,7 @@ impl Account {
         self.advance(line);
     }
 
-    /// Serves tasks from the front of the line while there is room.
+    /// Serves tasks from the front of the line while there is room. One task may get its bytes without room.
     fn advance(&self, line: &mut Line) {
         while let Some(first) = line.places.front() {
             let state = if self.take(first.bytes, self.line_max()) {
@@ -151,25 +154,25 @@ impl Account {
     fn join(&self, place: &Arc<Place>) {
         let line = &mut self.line();
         line.places.push_back(place.clone());
-        // The number is stored before `advance` checks for room. A thread that gives bytes back then either
-        // reads that a task waits, or gave the bytes back before this check, which finds them.
+        // The number is stored before `advance` checks for room. So a thread that gives bytes back either
+        // reads that a task waits, or gave the bytes back before this check, which then finds them.
         self.waiting.store(line.places.len(), SeqCst);
         self.advance(line);
         if self.is_short() {
-            // Every thread may have bytes to give back.
+            // All threads are woken, because each of them may have bytes to give back.
             self.bells.iter().for_each(|bell| {
                 bell.ring();
             });
         }
     }
 
-    /// Takes a place out of the line; returns the state that it had.
+    /// Takes a place out of the line if its task still waits. Returns the state of the place.
     fn leave(&self, place: &Arc<Place>) -> u8 {
         let line = &mut self.line();
         let state = place.state.load(SeqCst);
         if state == WAITS {
             line.places.retain(|one| !Arc::ptr_eq(one, place));
-            // The next task in the line may need fewer bytes, and there may be room for them.
+            // The next task in the line may need fewer bytes, so there may be room for it.
             self.advance(line);
         }
         state

@@ -1,5 +1,5 @@
-//! The messages between io threads and the bridge. These types have no behaviour. Grants and the ends of
-//! attempts have rings of their own; all other messages are rare.
+//! The messages between io threads and the bridge. These types decide nothing. Grants, and with a pinned
+//! scheduler the ends of attempts, have rings of their own; all other messages are rare.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -39,9 +39,10 @@ pub struct PodEnd {
     pub message: Arc<str>,
 }
 
-/// To an io thread.
+/// A message to an io thread.
 pub enum Message {
-    /// Only inline: the scheduler runs on this thread.
+    /// An event for the scheduler. Only the inline scheduler, which runs on this io thread, gets events in
+    /// this way.
     Event(Event),
     Notice(Notice),
     /// A new or changed function. The answer is `BridgeMessage::Ack` with its version.
@@ -52,14 +53,16 @@ pub enum Message {
         name: Arc<str>,
         version: u64,
     },
-    /// Where a pod listens. The message is sent before the scheduler receives that the pod is up.
+    /// Where a pod listens. The message is sent before the scheduler gets `PodUp`, because a grant may follow
+    /// at once.
     PodAddress {
         pod: PodId,
         address: PodAddress,
-        /// The phases of the pod's start, for the call for which the pod was started.
+        /// The phases of the pod's start, for the record of the call that waited for this start.
         start: Phases,
     },
-    /// The pod is gone, so its connections are closed. Calls that wait for `end` before a retry receive it.
+    /// The pod is gone, and its connections have to be closed. Calls that wait for the pod's end before a
+    /// retry get `end`.
     PodGone {
         pod: PodId,
         end: PodEnd,
@@ -73,11 +76,11 @@ pub enum Message {
     JobStarting {
         call: CallId,
         attempt: u32,
-        /// Since when the Job's container has been running; none before that.
+        /// Since when the Job's container has been running; none if it does not run yet.
         running_since: Option<Uptime>,
-        /// The phases reached so far.
+        /// The phases that the start has reached so far.
         start: Phases,
-        /// What keeps the Job from starting, if that may still go away by itself.
+        /// What keeps the Job from starting; none if nothing does. The Job may still start.
         held_up: Option<Arc<str>>,
     },
     /// A Job ended without a callback, or could not be started.
@@ -92,15 +95,15 @@ pub enum Message {
         token: u64,
         reply: Reply,
     },
-    /// All existing functions have been sent. From now on an unknown function does not exist.
+    /// All existing functions have been sent. After this message an unknown function does not exist.
     Begun,
-    /// The thread accepts no new calls; running calls continue.
+    /// The thread accepts no new call. Accepted calls continue.
     Drain,
     /// The remaining calls end as `SHUTDOWN`, and are answered and counted. Then the thread ends.
     Stop,
 }
 
-/// To the bridge.
+/// A message to the bridge.
 pub enum BridgeMessage {
     Order(Order),
     Request {
@@ -112,8 +115,8 @@ pub enum BridgeMessage {
         version: u64,
     },
     Job(Box<JobStart>),
-    /// The attempt is over, so the bridge deletes its Job or ends its process. The message is sent after a
-    /// success, too, with the timestamps of the runtime.
+    /// The attempt is over, so the bridge deletes its Job or ends its process. After a success the message is
+    /// sent, too, with the timestamps of the runtime.
     JobStop {
         call: CallId,
         attempt: u32,
@@ -128,7 +131,7 @@ pub struct ReplyTo {
     pub token: u64,
 }
 
-/// What a client asks for.
+/// What a client or a pod asks of the bridge.
 pub enum BridgeRequest {
     Register {
         draft: Box<FunctionDraft>,
@@ -144,17 +147,18 @@ pub enum BridgeRequest {
     ColdStarts {
         name: Arc<str>,
     },
-    /// A warm pod reports that it is ready. The bridge knows its token.
+    /// A warm pod reports that it is ready. The bridge compares `token` with the token of the pod.
     PodReady {
         token: Box<str>,
         pod: Box<str>,
-        /// Where the pod listens, if it reports that.
+        /// The pod's address; none if the pod did not report it.
         address: Option<IpAddr>,
         timestamps: ReadyTimestamps,
     },
 }
 
-/// A runtime's timestamps of its own start, in milliseconds since the epoch; none for a phase without one.
+/// A runtime's timestamps of its own start, in milliseconds since the Unix epoch; none for a phase that was
+/// not reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyTimestamps {
     pub started_at_ms: Option<u64>,
@@ -162,21 +166,21 @@ pub struct ReadyTimestamps {
     pub ready_at_ms: Option<u64>,
 }
 
-/// The phases of a start, in order of time, each with the time since the pod was wanted. Phases that were not
-/// seen are left out.
+/// The phases of a start, in the order of time, each with the time since the pod was wanted. Phases that are
+/// not known are left out.
 pub type Phases = Arc<[(&'static str, Nanos)]>;
 
-/// The phases of one cold start.
+/// What is known about one cold start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ColdStart {
     pub pod: String,
-    /// Milliseconds since the epoch.
+    /// When the pod was wanted, in milliseconds since the Unix epoch.
     pub wanted_at_ms: u64,
     pub phases: Phases,
     pub failure: Option<Arc<str>>,
 }
 
-/// The bridge's answer.
+/// The bridge's answer to a request.
 pub enum Reply {
     Registered {
         function: Arc<Function>,
@@ -200,7 +204,7 @@ pub enum BridgeError {
     Invalid(Vec<FieldError>),
     /// The registry cannot be changed now, for this reason.
     Unavailable(String),
-    /// The token of another pod.
+    /// The token is not that of the pod.
     Forbidden,
     /// The table of functions is full.
     TooMany,
@@ -218,7 +222,7 @@ pub struct JobStart {
     /// The token in the URL of the callback.
     pub token: Box<str>,
     /// The whole envelope, if it is JSON that fits into an environment variable; otherwise the Job fetches it
-    /// from the io thread. The Job may fetch it in both cases, so the io thread shares this text.
+    /// from the io thread. A Job that has the envelope may fetch it, too, so the io thread shares this text.
     pub payload: Option<Arc<str>>,
     /// The time that is left for the call, in milliseconds.
     pub deadline_ms: u64,

@@ -1,5 +1,5 @@
-//! What one io thread counts of one function, and of all its calls: the ledger. That thread is the only
-//! writer; the management port reads. There are no locks.
+//! What one io thread counts: the calls of each function, and all its calls together, which is its part of
+//! the ledger. That thread is the only writer, the management port reads, and nothing locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use crate::time::{AtomicUptime, Nanos};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds one. Only the owning thread may call it.
+    /// Adds one. Only the owning thread may call this.
     pub fn add(&self) {
         bump(&self.0, 1);
     }
@@ -32,14 +32,14 @@ impl Gauge {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Only the owning thread may call it.
+    /// Sets the number. Only the owning thread may call this.
     #[inline]
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 }
 
-/// Why a call was refused: the values of `X-Queue-Reject-Reason` and of the `reason` label.
+/// Why a call was refused. The header `X-Queue-Reject-Reason` and the label `reason` have these values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum RejectReason {
@@ -52,7 +52,7 @@ pub enum RejectReason {
 impl RejectReason {
     pub const ALL: [Self; 4] = [Self::Rate, Self::Memory, Self::Depth, Self::EstWait];
 
-    /// The name in the API.
+    /// Returns the name of the reason in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -63,7 +63,8 @@ impl RejectReason {
     }
 }
 
-/// The times of a call. Every call has all of them except the last.
+/// The times of a call. Each call has `QueueWait` and `E2e`. A call with an attempt has `Dispatch` and
+/// `Handler`, and a call that waited for a start has `StartWait`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum CallTime {
@@ -78,8 +79,8 @@ impl CallTime {
     pub const COUNT: usize = 5;
 }
 
-/// Counters and histograms of one function on one io thread. The first cache line holds everything that a
-/// successful warm call counts, and the sums of its times.
+/// The counters and histograms of one function on one io thread. The first cache line holds the counters that
+/// a successful warm call changes, and the sums of its times.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct FunctionMetrics {
@@ -96,7 +97,7 @@ pub struct FunctionMetrics {
 }
 
 impl FunctionMetrics {
-    /// Counts one of a call's times. Only the owning thread may call it.
+    /// Counts one of a call's times. Only the owning thread may call this.
     pub fn record(&self, which: CallTime, time: Nanos) {
         self.times.record(which as usize, time);
     }
@@ -110,18 +111,18 @@ pub struct ThreadLedger {
     /// Calls that wait between two attempts, in no lane's queue.
     pub backing_off: AtomicU64,
     pub beat: Beat,
-    /// Calls refused before their function was known (`rate`), so that no function's series counts them.
+    /// Calls that were refused with `rate` and named no existing function, so that no function's series
+    /// counts them.
     pub rejected_unknown: Counter,
-    /// Finished async, keyed or `Prefer` executions that were dropped early, because the store's budget was
-    /// full.
+    /// Stored executions that had ended and were dropped early, because the store's budget was exceeded.
     pub evicted: Counter,
-    /// Bytes charged for calls on this thread (`memory`).
+    /// The bytes that are charged on this thread (`memory`).
     pub inflight_bytes: Gauge,
-    /// Answers that were not sent to their end, because their client read too slowly, or read nothing while
-    /// other clients waited for memory.
+    /// Answers that were not sent completely, because the client read too slowly, or read nothing while tasks
+    /// waited for memory.
     pub answers_cut: Counter,
-    /// Bytes of the thread's stored executions.
+    /// The bytes of the thread's stored executions.
     pub store_bytes: AtomicU64,
-    /// When the oldest of its finished stored executions ended.
+    /// When the oldest of the thread's stored executions that have ended did end; none if there is none.
     pub oldest_kept: AtomicUptime,
 }

@@ -1,5 +1,5 @@
-//! One attempt of a call: how long it may take, how it ended, and whether another attempt follows. The driver
-//! runs it.
+//! One attempt of a call: how long the attempt may take, how it ended, and whether another attempt follows.
+//! The driver runs the attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,16 +13,16 @@ use crate::sync::planted;
 use crate::ticket::{Class, Done, Grant, Held, PodId, PodVerdict};
 use crate::time::{Nanos, Uptime};
 
-/// How long a retry waits for the bridge to report how a pod ended. The wait is bounded, because a pod that
-/// only lost its connection does not end, so no report follows.
+/// The longest time for which a call waits for the report of how a pod ended. The wait is bounded, because a
+/// pod that only lost its connection goes on, and no report comes.
 const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 
 /// An attempt that runs.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) grant: Grant,
-    /// Since when the attempt's own time counts: since its dispatch, or for a Job since the start of its
-    /// container.
+    /// When the attempt's own time limit began to run: at the dispatch, or for a Job at the start of its
+    /// container. None before that start.
     from: Option<Uptime>,
     is_job: bool,
 }
@@ -40,17 +40,17 @@ impl Attempt {
 /// How an attempt ended.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// None if the function answered.
+    /// None if the attempt succeeded.
     pub failure: Option<(ExecutionError, AttemptFailure)>,
     pub verdict: PodVerdict,
     pub sent_at: Option<Uptime>,
     pub answered_at: Option<Uptime>,
-    /// How long the attempt waited for a pod of its own.
+    /// How long a Job's attempt waited for its container to start; zero in the other modes.
     pub start: Nanos,
 }
 
 impl Report {
-    /// An attempt that failed before anything was sent.
+    /// Makes the report of an attempt that failed before the request was sent.
     pub const fn not_begun(failure: ExecutionError, verdict: PodVerdict) -> Self {
         Self {
             failure: Some((failure, AttemptFailure::NotBegun)),
@@ -72,13 +72,14 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// By when the attempt has to end, as far as is known now.
+    /// Returns the attempt's deadline. The deadline of a Job may become earlier when the Job's container
+    /// starts.
     pub(super) fn attempt_deadline(&self, attempt: &Attempt) -> Deadline {
         if !self.is_async() || planted("call_attempts_have_no_deadline") {
             return self.deadline;
         }
-        // A Job's own time counts only from the start of its container. The bridge limits how long the start
-        // takes.
+        // A Job's own time limit begins at the start of its container. Before that start only the call's
+        // deadline applies here, because the bridge limits how long the start takes.
         let Some(from) = attempt.from else {
             return self.deadline;
         };
@@ -86,7 +87,8 @@ impl<E: Environment> Call<E> {
         self.deadline.or_sooner(Deadline::after(from, own))
     }
 
-    /// By when the running attempt has to end, as far as is known now. The driver sends this time to the pod.
+    /// Returns the deadline of the running attempt; if none runs, of the call. The driver sends this time to
+    /// the pod.
     pub fn running_until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -94,24 +96,24 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether the async deadlines apply. Each attempt then has a time limit of its own.
+    /// Returns whether the async deadlines apply. If so, each attempt has a time limit of its own.
     pub const fn is_async(&self) -> bool {
         matches!(self.class, Class::Async) || self.is_detached
     }
 
-    /// The container of the attempt's Job has been running since `since`.
+    /// Notes that the container of the attempt's Job has been running since `since`.
     pub fn job_runs(&mut self, since: Uptime) {
         if let State::Running(attempt) = &mut self.state {
             attempt.from = Some(since);
         }
     }
 
-    /// Notes what keeps the attempt's Job from starting. This reason may still go away by itself.
+    /// Notes what keeps the attempt's Job from starting, or that nothing does. The Job may still start.
     pub fn job_is_held_up(&mut self, why: Option<Arc<str>>) {
         self.job_held_up = why;
     }
 
-    /// Marks the running attempt to be stopped.
+    /// Marks the running attempt; the driver then stops it.
     pub(super) fn stop(&mut self, failure: ExecutionError) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Running(attempt) = state else {
@@ -120,16 +122,17 @@ impl<E: Environment> Call<E> {
         self.state = State::Stopping(attempt, failure);
     }
 
-    /// The attempt was stopped, as `Step::Stop` asked. `sent_at` is set if the pod has received the request.
+    /// Notes that the driver stopped the attempt after `Step::Stop`. `sent_at` is none if the request was not
+    /// sent.
     pub fn stopped(&mut self, sent_at: Option<Uptime>, now: Uptime, env: &E) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Stopping(attempt, failure) = state else {
             panic!("an attempt was stopped that was not to be");
         };
         let granted_at = attempt.grant.granted_at;
-        // The request of a Job counts as sent when its container runs, although it is unknown whether its
-        // handler has begun. The start of the container was measured by the cluster's clock, which may
-        // differ, so this point is limited to the range from the grant to now.
+        // A Job's request counts as sent when the Job's container started, although the handler may not have
+        // begun. The cluster's clock measured that start and may differ from this process's clock. So the
+        // time is limited to the range from the grant to now.
         let sent_at = if attempt.is_job {
             attempt
                 .from
@@ -149,7 +152,8 @@ impl<E: Environment> Call<E> {
             }
             _ => AttemptFailure::Final,
         };
-        // The pod may still be working on the call, although its answer is no longer read.
+        // If the request was sent, the pod may still be working on the call, although its answer is no longer
+        // read.
         let disturbed = sent_at.is_some() && !attempt.is_job;
         let report = Report {
             failure: Some((failure, kind)),
@@ -166,7 +170,7 @@ impl<E: Environment> Call<E> {
         self.ended(report, has_begun, now, env);
     }
 
-    /// The attempt ended.
+    /// Applies the driver's report of how the attempt ended.
     pub fn attempted(&mut self, report: Report, now: Uptime, env: &E) {
         let failure = report.failure.as_ref();
         let has_begun = failure.is_none_or(|(_, kind)| *kind != AttemptFailure::NotBegun);
@@ -181,7 +185,7 @@ impl<E: Environment> Call<E> {
         let grant = attempt.grant;
         self.times.attempted(&grant, &report, now);
         self.since = now;
-        // If a worker died, alone or with its pod, the attempt does not show how long calls take.
+        // If the worker died, alone or with its pod, the attempt does not show how long calls take.
         let kind = report.failure.as_ref().map(|(_, kind)| *kind);
         let is_lost = matches!(kind, Some(AttemptFailure::Lost { .. }));
         let is_cut_off = matches!(kind, Some(AttemptFailure::TimedOut | AttemptFailure::Final));
@@ -190,7 +194,7 @@ impl<E: Environment> Call<E> {
             (Some(_), None) if is_cut_off => Held::CutOff,
             _ => Held::Nothing,
         };
-        // The slot is released before the next state is decided, because the next call may use it at once.
+        // The slot is released whatever the call does next, because another call may use the slot at once.
         self.release = Some(Done {
             lane: grant.lane,
             pod: grant.pod,
@@ -223,15 +227,15 @@ impl<E: Environment> Call<E> {
         );
         let is_removed = env.current(self.function().lane).is_none()
             && !planted("call_is_tried_in_a_removed_function");
-        // The deadline of a sync call covers all attempts; an async call may be tried again within its own
-        // deadline.
+        // The deadline of a sync call covers all attempts, so no attempt follows a timeout. After the timeout
+        // of one attempt, an async call may be tried again until its own deadline.
         let is_late =
             kind == AttemptFailure::TimedOut && (!self.is_async() || now >= self.deadline.at);
         if is_ended || is_removed || is_late {
             return self.over(Err(failure), now, env);
         }
         let next = self.decide(kind, env);
-        // If the runtime reported how its worker ended, the bridge is not needed for that.
+        // The call waits for the bridge's report only if the runtime has not reported how its worker ended.
         let is_end_unknown = kind == AttemptFailure::Lost { oom: None };
         if is_end_unknown
             && let Some(pod) = pod
@@ -248,7 +252,8 @@ impl<E: Environment> Call<E> {
         self.follow(next, kind, failure, now, env);
     }
 
-    /// Notes how the pod of the last attempt ended; none if that was not reported in time.
+    /// Notes how the pod of the last attempt ended, and decides what follows. `end` is none if no report came
+    /// in time.
     pub fn pod_ended(&mut self, end: Option<&PodEnd>, now: Uptime, env: &E) {
         let State::AwaitingPodEnd { failure, .. } = &self.state else {
             return;

@@ -10,7 +10,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline of a limit that counts from `from`.
+    /// Makes the deadline that `limit` sets if its time runs from `from`.
     pub const fn after(from: Uptime, limit: TimeLimit) -> Self {
         Self {
             at: from.saturating_add(Nanos::from_ms(limit.ms())),
@@ -18,7 +18,7 @@ impl Deadline {
         }
     }
 
-    /// The earlier of two deadlines.
+    /// Returns the earlier of two deadlines.
     pub(super) fn or_sooner(self, other: Self) -> Self {
         if other.at < self.at { other } else { self }
     }

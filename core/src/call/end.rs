@@ -1,4 +1,5 @@
-//! Why a call has to end before it is answered. The state machine ends the call.
+//! The reasons from outside for which a call has to end before it is answered. The state machine in `call.rs`
+//! applies them.
 
 use std::sync::Arc;
 
@@ -8,18 +9,19 @@ use crate::outcome::ExecutionError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Cancelled,
-    /// The client of the call left, and nothing else waits for the call.
+    /// The client of the call left, and no other client waits for the result.
     ClientLeft,
     /// The function of the call was removed: a waiting call ends, a running attempt continues.
     Removed,
-    /// No pod can be started: a waiting call ends.
+    /// No pod can be started: a queued call ends, and a call that is running or between two attempts
+    /// continues.
     StartsFail(Arc<str>),
     /// The process stops.
     Shutdown,
 }
 
 impl End {
-    /// Whether a running attempt continues.
+    /// Returns whether a running attempt continues.
     pub const fn spares_attempts(&self) -> bool {
         matches!(self, Self::Removed | Self::StartsFail(_))
     }
@@ -43,8 +45,8 @@ impl End {
     }
 }
 
-/// Whether a stored call continues when its own client leaves. It continues if a later call with its key, or
-/// another waiting client, may still ask for the result.
+/// Returns whether a stored call continues when its own client leaves. The call continues if it has a key,
+/// because a later call with this key may ask for the result, or if another client waits for the result.
 pub const fn goes_on_without_client(is_keyed: bool, waiters: u32) -> bool {
     is_keyed || waiters > 0
 }

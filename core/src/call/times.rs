@@ -1,34 +1,33 @@
-//! Where a call's time went, as differences of its timestamps, summed over its attempts. Only the state
-//! machine writes it.
+//! Where a call's time went, summed over its attempts. Only the state machine changes these times.
 
 use crate::call::Report;
 use crate::ticket::Grant;
 use crate::time::{Nanos, Uptime};
 
-/// The parts of a call's time. Their sum is the time from admission to the end of the last attempt, or to the
-/// end of the last wait if no attempt followed it.
+/// The parts of a call's time. Together they cover the time from the admission to the end of the call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// Time from admission to grant, less `start`. If another attempt follows, also the wait for it: the wait
-    /// for the report of how a pod ended, and the back-off.
+    /// The time in which the call waited for a slot, for the report of how a pod ended, or for the end of a
+    /// back-off. The time in `start` is not part of this.
     pub queue: Nanos,
-    /// Time for which the call waited for pods to start, successful or not.
+    /// The time in which the call waited for pods to start, whether or not they came up.
     pub start: Nanos,
-    /// Time from the grant until the request was sent.
+    /// The time from each grant until the request was sent, without `start`.
     pub dispatch: Nanos,
-    /// Time from the sent request to the answer.
+    /// The time from when the request was sent until the answer came or the attempt ended.
     pub function: Nanos,
 }
 
 impl Times {
-    /// The call waited from `since` until it was granted a slot.
+    /// Adds a wait that began at `since` and ended with `grant`.
     pub(super) fn waited(&mut self, since: Uptime, grant: &Grant) {
         let start = grant.start.min(grant.granted_at.since(since));
         self.start += start;
         self.queue += grant.granted_at.since(since + start);
     }
 
-    /// The call waited from `since` and got no slot. `for_a_start` is whether no pod was up.
+    /// Adds a wait that began at `since` and ended without a slot. `for_a_start` is whether the call waited
+    /// for a pod to start.
     pub(super) fn gave_up(&mut self, since: Uptime, now: Uptime, for_a_start: bool) {
         let waited = now.since(since);
         if for_a_start {

@@ -1,5 +1,5 @@
-//! The account as one io thread uses it: the bytes that the thread has taken, its charges, and its waiting
-//! tasks. Most charges change nothing else.
+//! An io thread's part of the account: the bytes that the thread has taken, its charges, and its waiting
+//! tasks. Most charges change only this part.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,7 +16,7 @@ pub struct ThreadAccount {
     shard: ShardId,
     ledgers: Arc<[ThreadLedger]>,
     taken: Cell<u64>,
-    /// The waits of this thread's tasks.
+    /// The places of this thread's waiting tasks in the line, with their wakers.
     waits: RefCell<Vec<(Arc<Place>, Waker)>>,
 }
 
@@ -31,14 +31,14 @@ impl ThreadAccount {
         })
     }
 
-    /// Whether a task of any thread waits for room.
+    /// Returns whether a task of any thread waits for room.
     #[inline]
     pub fn is_short(&self) -> bool {
         self.account.is_short()
     }
 
-    /// Bytes that waiting tasks of all threads have been given, less those that were taken from other charges
-    /// for them. While this number grows, waiting tasks get bytes without taking them from other charges.
+    /// Returns the bytes that waiting tasks of all threads have got, less the bytes that were taken from
+    /// other charges for them. While this number grows, waiting tasks get memory that its holders gave back.
     pub fn moved(&self) -> u64 {
         let served = self.account.served.load(SeqCst);
         served.saturating_sub(self.account.reclaimed.load(SeqCst))
@@ -49,7 +49,7 @@ impl ThreadAccount {
         self.account.reclaimed.fetch_add(bytes, SeqCst);
     }
 
-    /// Bytes for which tasks of all threads wait.
+    /// Returns the bytes for which tasks of all threads wait.
     pub fn awaited(&self) -> u64 {
         if self.is_short() {
             self.account.awaited()
@@ -58,8 +58,8 @@ impl ThreadAccount {
         }
     }
 
-    /// Whether one function's waiting calls may hold `bytes`, at most half of the account. `bytes` is
-    /// computed only if more than half is taken at all.
+    /// Returns whether one function's waiting calls may hold `bytes`. They may hold up to half of the
+    /// account, and more while no more than half is taken in all. Only if more is taken, `bytes` is computed.
     pub fn may_wait(&self, bytes: impl FnOnce() -> u64) -> bool {
         let half = self.account.bytes_max / 2;
         self.account.taken() <= half || bytes() <= half
@@ -76,7 +76,7 @@ impl ThreadAccount {
         gauge.set(bytes);
     }
 
-    /// Charges `bytes`, if there is room.
+    /// Charges `bytes` if there is room.
     #[inline]
     pub fn charge(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
         self.take(bytes).then(|| Charge {
@@ -86,7 +86,8 @@ impl ThreadAccount {
         })
     }
 
-    /// Charges `bytes` for an answer, unless tasks wait; leaves a part of the account to requests.
+    /// Charges `bytes` for an answer if there is room and no task waits. A part of the account is left to
+    /// requests.
     #[inline]
     pub fn charge_answer(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
         if self.is_short() {
@@ -105,7 +106,7 @@ impl ThreadAccount {
         })
     }
 
-    /// A charge of nothing, which may grow.
+    /// Makes a charge of no bytes, which may grow.
     pub fn nothing(self: &Rc<Self>) -> Charge {
         Charge {
             account: self.clone(),
@@ -146,8 +147,8 @@ impl ThreadAccount {
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
-        // The limit is two pieces, so that use that rises and falls by one piece does not change the shared
-        // account each time.
+        // A thread keeps up to two spare pieces, so that charges that rise and fall by one piece do not
+        // change the shared account each time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }
@@ -160,7 +161,7 @@ impl ThreadAccount {
         self.account.give(back);
     }
 
-    /// Gives back what the thread has taken and does not use.
+    /// Gives back the bytes that the thread has taken and does not use.
     pub fn give_back_spare(&self) {
         self.give_back(self.taken.get() - self.used(), 0);
     }
@@ -183,7 +184,7 @@ impl ThreadAccount {
         }
     }
 
-    /// Waits for room for `bytes`, in the order of all such waits of the process.
+    /// Makes a wait for room for `bytes`. All such waits of the process form one line.
     pub fn wait(self: &Rc<Self>, bytes: u64) -> Wait {
         Wait {
             account: self.clone(),
@@ -192,7 +193,7 @@ impl ThreadAccount {
         }
     }
 
-    /// Whether the thread has something to do before it sleeps: one of its tasks was served, or other tasks
+    /// Returns whether the thread has something to do before it sleeps: one of its tasks was served, or tasks
     /// wait for bytes that this thread has taken and does not use.
     pub fn is_wanted(&self) -> bool {
         let has_turn = |(place, _): &(Arc<Place>, Waker)| place.state.load(SeqCst) != WAITS;
@@ -200,7 +201,7 @@ impl ThreadAccount {
             || (self.taken.get() > self.used() && self.is_short())
     }
 
-    /// Wakes the tasks that were served. The thread calls it when its bell has rung.
+    /// Wakes this thread's tasks that were served. The thread calls this after its bell has rung.
     pub fn wake(&self) {
         let waits = &mut *self.waits.borrow_mut();
         waits.retain(|(place, waker)| {
@@ -213,7 +214,7 @@ impl ThreadAccount {
     }
 }
 
-/// Bytes that are held for a call or a client. Dropping it gives them back.
+/// Bytes that are held for a call or a client. Dropping the charge gives the bytes back.
 pub struct Charge {
     account: Rc<ThreadAccount>,
     bytes: u64,
@@ -225,7 +226,7 @@ impl Charge {
         self.bytes
     }
 
-    /// Charges more, if there is room.
+    /// Adds `bytes` to the charge if there is room. Returns whether there was room.
     #[inline]
     pub fn grow(&mut self, bytes: u64) -> bool {
         let fits = self.account.take(bytes);
@@ -268,7 +269,7 @@ impl Drop for Charge {
     }
 }
 
-/// A charge on its way between two threads.
+/// A charge that is sent from one thread to another.
 pub struct Loose {
     account: Arc<Account>,
     bytes: u64,
@@ -290,7 +291,7 @@ impl Drop for Loose {
     }
 }
 
-/// A wait for room, which may be given up.
+/// A wait for room. Dropping it ends the wait.
 pub struct Wait {
     account: Rc<ThreadAccount>,
     bytes: u64,
@@ -299,7 +300,8 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Returns the charge if there is room. Otherwise the task is woken when there is room.
+    /// Returns the charge if there is room. Otherwise the task waits in the line, and is woken when it was
+    /// served.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Charge> {
         let own = &self.account;
         let place = match &self.place {
@@ -308,8 +310,8 @@ impl Wait {
                 if let Some(charge) = own.charge_answer(self.bytes) {
                     return Poll::Ready(charge);
                 }
-                // Unused bytes of this thread are given back before the task joins the line, because they may
-                // be all that the line needs.
+                // Unused bytes of this thread are given back before the task joins the line, because the task
+                // may need no more than these bytes.
                 own.give_back_spare();
                 let place = self.place.insert(Arc::new(Place {
                     bytes: self.bytes,
