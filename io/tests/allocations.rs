@@ -1,5 +1,5 @@
-//! Counts the heap allocations of a warm call, in the whole process and so in the io thread, and fails if there
-//! are any. Real io threads with the inline scheduler are called over sockets. The test is client, bridge and
+//! Counts the heap allocations of warm calls in the whole process, and fails if there are more than a few.
+//! The calls go over sockets to a real io thread with the inline scheduler. The test is client, bridge and
 //! pod at once, and allocates nothing itself while it counts. `./ci counts` runs it.
 
 #![allow(
@@ -25,22 +25,23 @@ use wire::WireClient;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// The most allocations of all calls of a case together: none for each call, and a few buffers, when more
-/// messages overlap than ever before. One allocation for each call would be thousands.
+/// The most allocations that all calls of a case may make together. A few buffers may be allocated when more
+/// messages overlap than before. One allocation in each call would make thousands.
 const CEILING: u64 = 16;
 const CALLS: usize = 2000;
-/// The calls of one case, enough for several checks of the watchdog.
+/// The calls of a case with the LOCAL function: so many that the watchdog checks several times meanwhile.
 const LOCAL_CALLS: usize = 50_000;
-/// The first calls: more than the records of plain calls (4096), so that their ring is full.
+/// The calls before all cases: more than there are records of plain calls (4096), so that the ring of these
+/// records is full.
 const FIRST_CALLS: usize = 10_000;
-/// Calls before the count, so that everything that a case allocates once is allocated. In half of these calls
-/// the requests of all connections meet at the pod, so that the most connections and buffers are in use that
-/// the case can need.
+/// The calls before the count of a case, so that everything is allocated that a case allocates only one time.
+/// In half of these calls the requests of all connections meet at the pod, so that as many connections and
+/// buffers are in use as the case can need.
 const WARM_UP_CALLS: usize = 1000;
 
 #[test]
 fn a_warm_call_allocates_nothing() {
-    // All cases are in one test, because the process has one counter.
+    // All cases are in one test, because the process has only one counter.
     for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
         let Some(plane) = ControlPlaneThreads::start(driver) else {
             eprintln!("no {driver:?} on this machine: not counted");
@@ -77,7 +78,7 @@ fn count(case: &str, calls: usize, call: impl FnOnce()) {
     call();
     let blocks = dhat::HeapStats::get().total_blocks;
     println!("{case}: {blocks} allocations in {calls} calls");
-    // Unlike the standard `assert_eq!`, this one keeps the counts in a file.
+    // Unlike the standard `assert_eq!`, this macro writes the counts into a file if it fails.
     dhat::assert_eq!(
         blocks.saturating_sub(CEILING),
         0,

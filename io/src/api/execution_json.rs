@@ -1,4 +1,4 @@
-//! An execution's state as JSON. It writes bytes and decides nothing.
+//! Writes an execution's state as JSON. It decides nothing.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::http::shown::{Rendering, Shown};
 use crate::runtime::Runtime;
 use crate::state::executions::ExecutionRecord;
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Returns a time in the form of RFC 3339, in UTC and with milliseconds.
 pub(crate) fn timestamp(thread: &Runtime, at: Uptime) -> String {
     let wall_ns = i128::from(thread.since_epoch(at).as_ns());
     let time = jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -26,7 +26,7 @@ fn time_or_null(out: &mut Vec<u8>, thread: &Runtime, name: &str, at: Option<Upti
     };
 }
 
-/// The `ExecutionStatus` of the contract.
+/// Makes the `ExecutionStatus` of the contract.
 pub(crate) fn execution(
     thread: &Runtime,
     record: &ExecutionRecord,
@@ -107,7 +107,7 @@ pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) 
 }
 
 /// Appends the part of a status before its output. Returns how the output is rendered, and the bytes after
-/// it.
+/// the output.
 fn begin_output(out: &mut Vec<u8>, output: &Output) -> (Rendering, &'static [u8]) {
     match output.form {
         Form::Json => (Rendering::AsIs, b""),

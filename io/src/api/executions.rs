@@ -1,5 +1,5 @@
-//! Requests of clients and Jobs about an execution: its state, its output, its cancel, its input, its result.
-//! They are answered on the thread that owns the execution; `dispatch` and `shard::questions` pass them on.
+//! Answers requests of clients and Jobs about an execution: its state, output, cancellation, input or result.
+//! The thread that owns the execution answers them; `dispatch` and `shard::questions` call this module.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::links::shards;
 use crate::state::call_table::{JobAnswer, JobUpdate};
 use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 
-/// The answer to a wrong token, whether the execution exists or not.
+/// The answer to a wrong token. It is the same if the execution does not exist.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
 /// Answers a question about an execution, on the thread that owns the execution.
@@ -117,8 +117,8 @@ async fn until_over(thread: &Links, stored: &StoredExecution, wait_ms: u64) {
     .await;
 }
 
-/// The state of a plain sync call, after its end or `wait_ms`. Such a call keeps no list of tasks
-/// to wake, so its record is polled.
+/// Waits for the end of a plain call, but at most `wait_ms`, and returns its state. A plain call keeps no
+/// list of tasks to wake, so its record is polled.
 async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Response {
     const POLL_EVERY: Nanos = Nanos::from_ms(20);
     let until = thread.now() + Nanos::from_ms(wait_ms);

@@ -1,5 +1,5 @@
 //! Functions over HTTP: register, replace, list, show, remove, scale, cold starts. The bridge owns the
-//! registry; this module sends it requests, and shows this thread's own table.
+//! registry; this module sends requests to the bridge, and shows this thread's copy of the function table.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::ShutdownPhase;
 
-/// Asks the bridge; a refusal becomes the matching error.
+/// Asks the bridge; turns a refusal into the matching error.
 async fn ask(thread: &Links, name: &str, request: BridgeRequest) -> Result<Reply, HttpError> {
     match thread.ask(request).await {
         Ok(Reply::Refused(refused)) => Err(match refused {
@@ -62,7 +62,7 @@ fn read_draft(mut body: Vec<u8>) -> Result<FunctionDraft, HttpError> {
     FunctionDraft::from_json(value).map_err(|fault| HttpError::Invalid(vec![fault.to_string()]))
 }
 
-/// `POST /v1/functions`, and `PUT /v1/functions/{name}` with a name.
+/// Answers `POST /v1/functions`, and `PUT /v1/functions/{name}` if there is a name.
 pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u8>) -> Response {
     let change = async {
         if thread.phase.get() != ShutdownPhase::Serving {
@@ -96,7 +96,7 @@ pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u
     finish(change.await)
 }
 
-/// `DELETE /v1/functions/{name}`.
+/// Answers `DELETE /v1/functions/{name}`.
 pub(crate) async fn remove(thread: &Rc<Links>, name: &str) -> Response {
     if thread.phase.get() != ShutdownPhase::Serving {
         return error_response(&HttpError::ShuttingDown);
@@ -114,7 +114,7 @@ struct Replicas {
     replicas: i64,
 }
 
-/// `PUT /v1/functions/{name}/replicas`.
+/// Answers `PUT /v1/functions/{name}/replicas`.
 pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> Response {
     let change = async {
         if thread.phase.get() != ShutdownPhase::Serving {
@@ -148,7 +148,7 @@ pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> 
     finish(change.await)
 }
 
-/// `GET /v1/functions`.
+/// Answers `GET /v1/functions`.
 pub(crate) fn list(thread: &Links) -> Response {
     if let Some(unknown) = thread.not_begun() {
         return error_response(&unknown);
@@ -167,7 +167,7 @@ pub(crate) fn list(thread: &Links) -> Response {
     Response::json(body)
 }
 
-/// `GET /v1/functions/{name}`.
+/// Answers `GET /v1/functions/{name}`.
 pub(crate) fn show(thread: &Links, name: &str) -> Response {
     match thread.function(name) {
         Some(entry) => Response::json(shown(&entry.function)),
@@ -175,7 +175,7 @@ pub(crate) fn show(thread: &Links, name: &str) -> Response {
     }
 }
 
-/// `GET /v1/functions/{name}/cold-starts`.
+/// Answers `GET /v1/functions/{name}/cold-starts`.
 pub(crate) async fn cold_starts(thread: &Rc<Links>, name: &str) -> Response {
     let reply = ask(
         thread,
@@ -190,7 +190,7 @@ pub(crate) async fn cold_starts(thread: &Rc<Links>, name: &str) -> Response {
         let mut body = b"{\"function\":".to_vec();
         write_string(&mut body, name);
         body.extend_from_slice(b",\"coldStarts\":[");
-        // The latest start comes first.
+        // The latest start is written first.
         for (at, start) in starts.iter().rev().enumerate() {
             if at > 0 {
                 body.push(b',');
@@ -217,7 +217,7 @@ fn write_cold_start(out: &mut Vec<u8>, start: &ColdStart) {
     out.push(b'}');
 }
 
-/// `POST /v1/internal/{token}/pods/{pod}:ready`.
+/// Answers `POST /v1/internal/{token}/pods/{pod}:ready`.
 pub(crate) async fn pod_ready(
     thread: &Rc<Links>,
     token: &[u8],

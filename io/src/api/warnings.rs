@@ -1,16 +1,16 @@
-//! The warnings in the answer to a registration: each unknown field is named in a `Warning` header (299, as in
-//! RFC 7234, and as the API servers of Kubernetes use it). `functions` sends them.
+//! The warnings in the answer to a registration: `Warning` headers name the unknown fields. Their code is 299
+//! (RFC 7234), as in the answers of Kubernetes' API servers. `functions` sends them.
 
 use nanofaas_core::spec::FunctionDraft;
 
-/// The most `Warning` headers in one answer, because some HTTP clients take only a hundred headers.
+/// The most `Warning` headers in one answer. There is a limit, because some HTTP clients accept only a
+/// hundred headers.
 const WARNINGS_MAX: usize = 16;
-/// The longest path of a field in a warning; a longer one is cut, because a field's name may be as long as a
-/// body.
+/// A field's path in a warning is cut at this length, because a field's name may be as long as a body.
 const PATH_LEN_MAX: usize = 128;
 
-/// The values of the headers, one for each unknown field. If there are too many, the last value counts the
-/// fields that are left out.
+/// Returns the values of the headers, one for each unknown field. If there are too many fields, the last
+/// value counts those that are left out.
 pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     let paths = draft.unknown_paths();
     let named = if paths.len() > WARNINGS_MAX {
@@ -31,7 +31,8 @@ pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     texts.iter().map(|text| value(text)).collect()
 }
 
-/// A path in printable ASCII, in which other characters are escaped as in a Rust string. A long path is cut.
+/// Returns a path in printable ASCII: other characters are escaped as in a Rust string, and a long path is
+/// cut.
 fn shown(path: &str) -> String {
     let mut shown = String::new();
     for c in path.chars() {
@@ -47,7 +48,7 @@ fn shown(path: &str) -> String {
     shown
 }
 
-/// `299 - "text"`.
+/// Returns the value of a header: `299 - "text"`.
 fn value(text: &str) -> String {
     let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
     format!("299 - \"{quoted}\"")

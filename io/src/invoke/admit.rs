@@ -1,6 +1,6 @@
-//! From a request to a call: admission at the head and after the body, the warm path of a plain call, and the
-//! end of any call in metrics, ledger and record. It runs no attempt; `drive` does. Calls that may outlive
-//! their client's wait are in `stored`. `serve` calls it.
+//! Makes a call of a request: admission at the head and after the body, the warm path of a plain call, and
+//! the end of any call in metrics, ledger and record. It runs no attempt; `drive` does. Calls that may
+//! outlive their client's wait are in `stored`. `serve` calls this module.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,12 +33,12 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{ExecutionRecord, Status};
 use crate::state::functions::FunctionEntry;
 
-/// Capacity that a thread keeps for the next text output.
+/// The most capacity that a thread's scratch buffer keeps between two answers, in bytes.
 const SCRATCH_KEPT: usize = 64 * 1024;
-/// An output larger than this is not copied into its answer.
+/// An output of more bytes than this is not copied into its answer.
 const COPIED_MAX: usize = 64 * 1024;
 
-/// The part of admission that needs only the head: rate, function, memory.
+/// Checks what admission can check by the head alone: rate, function, memory.
 pub(crate) fn admit_head(
     thread: &Rc<Links>,
     name: &str,
@@ -106,14 +106,14 @@ pub(crate) fn admit_head(
     })
 }
 
-/// Reads as much of a call's body as the platform needs, and returns how the call is served.
+/// Checks a call's body as far as the platform uses it, and returns how the call is served.
 pub(crate) fn begin(
     admitted: &AdmittedRequest,
     incoming: &mut Incoming,
 ) -> Result<InvocationMode, HttpError> {
     read_envelope(incoming)?;
     let prefer = incoming.head.prefer;
-    // With both `respond-async` and `wait`, the wait counts.
+    // If a request has both `respond-async` and `wait`, only the `wait` counts.
     let detached = admitted.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
     let keyed = incoming.head.idempotency_key.is_some();
     Ok(if detached || keyed || prefer.wait_s().is_some() {
@@ -137,8 +137,8 @@ fn refuse(thread: &Links, entry: &FunctionEntry, refusal: AdmissionError) -> Htt
     HttpError::Refused(refusal)
 }
 
-/// Puts a call into its function's queue, or refuses it; a refused call leaves no record. `begin` runs before
-/// the call can be granted, because a grant needs the record that `begin` makes.
+/// Puts a call into its function's queue, or refuses it. `begin` prepares the call's record. It runs before
+/// the call can be granted, because a grant needs the record.
 pub(crate) fn enter(
     thread: &Links,
     entry: &Rc<FunctionEntry>,
@@ -207,8 +207,8 @@ pub(crate) fn record(
     }
 }
 
-/// The warm path: serves a call that ends when its client stops waiting. However the call ends, its answer is
-/// in `answering.outgoing` when this function returns.
+/// Serves a plain call, which ends when its client stops waiting: the warm path. However the call ends, its
+/// answer is in `answering.outgoing` when this function returns.
 pub(crate) async fn plain_call(
     thread: &Rc<Links>,
     admitted: &mut AdmittedRequest,
@@ -219,8 +219,8 @@ pub(crate) async fn plain_call(
     let entry = &admitted.entry;
     let id = thread.new_plain_id();
     let queued_at = thread.recent();
-    // The record has to be there before the call can begin: with the inline scheduler, `enter` may grant it at
-    // once.
+    // The record has to exist before the call can begin, because with the inline scheduler `enter` may grant
+    // the call at once.
     let begin = |call_id| {
         thread
             .executions
@@ -258,8 +258,8 @@ pub(crate) async fn plain_call(
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;
-    // From here on no call is ended if the client leaves, because `finish` frees the call's place, and another
-    // call may get that place.
+    // The client is detached before `finish` frees the call's place in the call table. Otherwise another call
+    // that gets this place would end when the client leaves.
     answering.client.serving(None);
     let now = thread.now();
     let status = finish(&call, &finished, now);
@@ -312,7 +312,7 @@ pub(crate) fn end_record(
     record.call = None;
 }
 
-/// Ends a call in the metrics, in the ledger, and in the call table.
+/// Ends a call in the metrics, in the ledger and in the call table; returns its final status.
 pub(crate) fn finish(call: &ServedCall<'_>, finished: &Finished, now: Uptime) -> Status {
     let thread = call.thread;
     let entry = call.entry();

@@ -1,5 +1,5 @@
-//! The result of one attempt of a call: the function's output, or an error with all that the retry rule needs
-//! to know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts;
+//! The result of one attempt of a call: the function's output, or an error with what the rule for retries
+//! needs. This module runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts;
 //! `drive` reports them to the call's state machine.
 
 use nanofaas_core::call::Report;
@@ -11,14 +11,14 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::output::Output;
 
-/// An output, and the charge for the memory that it holds.
+/// An output, with the charge for the memory that it holds.
 pub(crate) struct ChargedOutput {
     pub(crate) output: Output,
     pub(crate) charge: Charge,
 }
 
-/// Why an attempt has no output. Only the functions here combine a failure with its kind, so that the two
-/// cannot disagree.
+/// Why an attempt has no output. Only the functions here combine a failure with its kind, so that the kind
+/// always fits the failure.
 #[derive(Debug)]
 pub(crate) struct AttemptError {
     failure: ExecutionError,
@@ -26,7 +26,7 @@ pub(crate) struct AttemptError {
 }
 
 impl AttemptError {
-    /// The error of an attempt that cannot have begun.
+    /// Makes the error of an attempt that cannot have begun.
     pub(crate) const fn not_begun(failure: ExecutionError) -> Self {
         Self {
             failure,
@@ -34,7 +34,7 @@ impl AttemptError {
         }
     }
 
-    /// The error of an attempt whose pod is gone, while it is not known how the pod ended.
+    /// Makes the error of an attempt whose pod is gone, if it is not known yet how the pod ended.
     pub(crate) const fn pod_lost(failure: ExecutionError) -> Self {
         Self {
             failure,
@@ -42,7 +42,7 @@ impl AttemptError {
         }
     }
 
-    /// An error that another attempt would repeat.
+    /// Makes an error that another attempt would repeat.
     pub(crate) const fn last(failure: ExecutionError) -> Self {
         Self {
             failure,
@@ -50,8 +50,8 @@ impl AttemptError {
         }
     }
 
-    /// A failure that was reported by the function, by its runtime, or by the bridge, which saw the attempt's
-    /// end.
+    /// Makes the error of a failure that was reported: by the function, by its runtime, or by the bridge,
+    /// which saw the attempt's end.
     pub(crate) fn reported(failure: ExecutionError) -> Self {
         let kind = match &failure {
             ExecutionError::Handler(reported) if &*reported.code == "OOM" => {
@@ -59,8 +59,8 @@ impl AttemptError {
             }
             ExecutionError::Handler(_) => AttemptFailure::Handler,
             ExecutionError::Timeout { .. } => AttemptFailure::TimedOut,
-            // Either the runtime reported this and has outlived its worker, or the bridge reported it and saw
-            // the end of the attempt. So no later report of the end has to be awaited.
+            // The runtime reports this if its worker has ended, and the bridge reports it if it has seen the
+            // end of the attempt. So no later report of the end has to be awaited.
             ExecutionError::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
             ExecutionError::PodUnreachable(_) => AttemptFailure::NotBegun,
             ExecutionError::BadOutput(_)
@@ -74,8 +74,8 @@ impl AttemptError {
         Self { failure, kind }
     }
 
-    /// The error that the bridge reports at the end of an attempt: as `reported`, but the bridge knows
-    /// whether a lost pod ran out of memory.
+    /// Makes the error of an attempt whose end the bridge reports. If the pod was lost, the bridge knows
+    /// whether the pod ran out of memory.
     pub(crate) fn ended(failure: ExecutionError, oom: bool) -> Self {
         let mut error = Self::reported(failure);
         if let AttemptFailure::Lost { oom: known } = &mut error.kind {
@@ -102,13 +102,13 @@ pub(crate) struct FinishedAttempt {
 }
 
 impl FinishedAttempt {
-    /// The result of an attempt that failed before anything was sent.
+    /// Makes the result of an attempt that failed before anything was sent.
     pub(crate) const fn not_begun(failure: ExecutionError, verdict: PodVerdict) -> Self {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)
     }
 
-    /// The result of an attempt that got no answer, or an unreadable one. `sent_at` is set if the pod may
-    /// have the request.
+    /// Makes the result of an attempt that got no answer, or an unreadable one. `sent_at` is set if the pod
+    /// may have the request.
     pub(crate) const fn unanswered(
         error: AttemptError,
         verdict: PodVerdict,
@@ -125,7 +125,7 @@ impl FinishedAttempt {
         }
     }
 
-    /// The report for the call's state machine, which needs no output.
+    /// Makes the report for the call's state machine, which needs no output.
     pub(crate) fn report(&self) -> Report {
         let error = self.result.as_ref().err();
         Report {

@@ -1,5 +1,5 @@
-//! An admitted call, as all code that serves it sees it: its request, its state machine (`core/src/call.rs`),
-//! and the events that came for it. It runs nothing; `drive` does.
+//! An admitted call that is being served: its request, its state machine (`core/src/call.rs`), and the events
+//! that come for it. This module runs no attempt; `drive` does.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{ExecutionRecord, StoredExecution};
 use crate::state::functions::FunctionEntry;
 
-/// When an attempt's request was sent.
+/// The time at which an attempt's request was sent.
 #[derive(Default)]
 pub(crate) struct SentTimestamp {
     pub(crate) sent_at: Cell<Option<Uptime>>,
@@ -36,9 +36,9 @@ pub(crate) struct ServedCall<'a> {
     pub(crate) alarm: &'a Alarm,
     /// Counts the call's large body among the waiting bodies of its function, until the call begins.
     pub(crate) waiting: RefCell<Option<WaitingBody>>,
-    /// When the running attempt sent its request.
+    /// The time at which the running attempt sent its request.
     pub(crate) timestamps: SentTimestamp,
-    /// Whether an attempt waited for its pod to start, or was the pod's first one.
+    /// Whether an attempt waited for its pod to start, or was the first attempt on its pod.
     pub(crate) is_cold: Cell<bool>,
 }
 
@@ -50,12 +50,12 @@ impl ServedCall<'_> {
         }
     }
 
-    /// The function, with the spec under which the attempt began.
+    /// Returns the function, with the spec under which the current attempt began.
     pub(crate) fn entry(&self) -> Ref<'_, Rc<FunctionEntry>> {
         Ref::map(self.life.borrow(), CallMachine::entry)
     }
 
-    /// The number of the attempt; 0 before the first.
+    /// Returns the number of the current attempt; 0 before the first attempt.
     pub(crate) fn attempt(&self) -> u32 {
         self.life.borrow().attempt()
     }
@@ -64,7 +64,7 @@ impl ServedCall<'_> {
         self.life.borrow_mut().step()
     }
 
-    /// Passes one event to the state machine. If there is no event, the task is woken when one comes.
+    /// Passes one event to the state machine. If there is no event, the task is woken when an event comes.
     pub(crate) fn poll_events(&self, cx: &Context<'_>) -> Poll<()> {
         let thread = self.thread;
         let life = &mut *self.life.borrow_mut();
@@ -74,8 +74,8 @@ impl ServedCall<'_> {
         {
             life.detach(stored.deadline.get());
         }
-        // A call may be granted and ended at the same moment, and then must not reach the pod:
-        // `take_grant_to_run` returns nothing for it, and `poll_end` returns the end.
+        // A call that was granted and ended before this poll must not reach the pod. So `take_grant_to_run`
+        // returns no grant for such a call, and `poll_end` returns its end.
         if life.is_queued()
             && let Some(grant) = thread.calls.take_grant_to_run(self.call_id)
         {

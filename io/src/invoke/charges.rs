@@ -1,5 +1,5 @@
-//! The charge of a request, from its head on, and the bytes that the waiting calls of its function hold. It
-//! refuses nothing by itself; `admit` and `dispatch` do.
+//! Charges the memory of a request, from its head on, and counts the bytes that the waiting calls of its
+//! function hold. It sends no refusal; its callers do.
 
 use std::rc::Rc;
 
@@ -16,15 +16,15 @@ use crate::runtime::buffers::{Buffers, LARGE, SMALL};
 use crate::state::Tables;
 use crate::state::functions::FunctionEntry;
 
-/// A large body that is being read, or whose call waits. Its bytes are counted in the waiting bodies of its
-/// function.
+/// A large body that is being read, or whose call waits. As long as it exists, its bytes count among the
+/// waiting bytes of its function.
 pub(crate) struct WaitingBody {
     entry: Rc<FunctionEntry>,
     bytes: u64,
 }
 
 impl WaitingBody {
-    /// None if the body is too small to be counted.
+    /// Counts the body; none if the body is too small to be counted.
     fn new(entry: &Rc<FunctionEntry>, bytes: u64) -> Option<Self> {
         (bytes > SMALL as u64).then(|| {
             entry.function.stats.add_waiting(bytes);
@@ -42,8 +42,8 @@ impl Drop for WaitingBody {
     }
 }
 
-/// Counts a body of so many bytes among the waiting bodies of its function, unless these bodies would then hold
-/// more than half of the memory.
+/// Counts a body of `bytes` bytes among the waiting bodies of its function. Fails if more than half of the
+/// memory is taken, and these bodies would hold more than half of it.
 pub(crate) fn wait(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,
@@ -57,12 +57,12 @@ pub(crate) fn wait(
     }
 }
 
-/// The waiting calls of the function hold as many bytes as they may.
+/// The refusal of a body, because the waiting calls of its function hold as many bytes as they may.
 pub(crate) struct NoRoom;
 
-/// The charge of a request with a body of so many bytes. A large body has a second buffer beside it, for the
-/// piece that is being received or sent to a pod. The piece is charged from the beginning, because a call that
-/// holds memory may wait only for the memory of its answer.
+/// Returns the charge of a request with a body of `body` bytes. A large body needs a second buffer, for the
+/// piece that is being received or sent to a pod. The piece is charged from the beginning, because a call
+/// that holds memory may wait only for the memory of its answer.
 pub fn charge_for(body: u64) -> u64 {
     let overhead = CALL_OVERHEAD_BYTES as u64;
     if body <= SMALL as u64 {
@@ -72,8 +72,9 @@ pub fn charge_for(body: u64) -> u64 {
     }
 }
 
-/// Bytes of the second copy of a body that a Job needs: the Job fetches it, or receives it, while its call goes
-/// on. A call that was queued when its function became a JOB is not charged for it.
+/// Returns the bytes of the second copy of a body that a Job needs: the Job gets or fetches this copy while
+/// the call holds the body. If a function becomes a JOB function, its queued calls are not charged for the
+/// copy.
 pub(crate) fn copy_of(entry: &FunctionEntry, body: u64) -> u64 {
     if entry.function.spec.execution_mode == ExecutionMode::Job {
         body
@@ -86,7 +87,7 @@ fn piece_of(body: usize) -> u64 {
     Buffers::size_for(body.min(LARGE)) as u64
 }
 
-/// Corrects the charge to what the request holds, now that it has come completely.
+/// Corrects the charge when the request has come completely; fails if there is no memory.
 pub(crate) fn settle(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,
@@ -106,7 +107,7 @@ pub(crate) fn settle(
     }
     charge.cut_to(due);
     if waiting.is_none() {
-        // A body that came in chunks is counted only now, because its length was not known before.
+        // A chunked body is counted only now, because its length was not known before.
         let waits = wait(thread, entry, held);
         *waiting = waits.map_err(|NoRoom| out_of_memory(thread, entry))?;
     }

@@ -1,5 +1,5 @@
-//! A call's request as it came in: the buffer of its head and body, and the positions of its parts. It is
-//! moved, never copied, from the connection to the task that serves the call.
+//! A request as it came in: the buffer of its head and body, and the positions of its parts. The buffer is
+//! moved, not copied, to the task that serves the call.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use nanofaas_http1::request::RequestHead;
 /// A request with its body.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    /// The head and what followed it.
+    /// The head, and the bytes that followed it.
     buffer: Vec<u8>,
     pub(crate) head: RequestHead,
     body: CallBody,
@@ -26,7 +26,7 @@ enum CallBody {
 }
 
 impl Incoming {
-    /// A request whose body of `length` bytes follows the head.
+    /// Makes a request whose body of `length` bytes follows the head.
     pub(crate) const fn new(buffer: Vec<u8>, head: RequestHead, length: usize) -> Self {
         let body = CallBody::Here(head.len..head.len + length);
         Self {
@@ -37,7 +37,7 @@ impl Incoming {
         }
     }
 
-    /// A request whose body came in chunks.
+    /// Makes a request whose body came in chunks.
     pub(crate) const fn chunked(buffer: Vec<u8>, head: RequestHead, body: Vec<u8>) -> Self {
         Self {
             buffer,
@@ -58,7 +58,7 @@ impl Incoming {
         }
     }
 
-    /// The `input` of a JSON call.
+    /// Returns the `input` of a JSON body.
     pub(crate) fn input(&self) -> Option<&[u8]> {
         self.input.clone().map(|range| &self.body()[range])
     }
@@ -79,7 +79,8 @@ impl Incoming {
         self.head.trace_id.map(|span| span.of(&self.buffer))
     }
 
-    /// The trace id for the log: `X-Trace-Id`, or, if there is none, the trace id inside `traceparent`.
+    /// Returns the trace id for the log: `X-Trace-Id`, or, if there is none, the trace id inside
+    /// `traceparent`.
     pub(crate) fn logged_trace_id(&self) -> Option<&[u8]> {
         let of_parent = || {
             let traceparent = self.head.traceparent?.of(&self.buffer);
@@ -92,7 +93,7 @@ impl Incoming {
         self.head.idempotency_key.map(|span| span.of(&self.buffer))
     }
 
-    /// Bytes that the request holds in memory.
+    /// Returns the bytes that the request holds in memory.
     pub(crate) const fn held_bytes(&self) -> u64 {
         let own = match &self.body {
             CallBody::Here(_) => 0,
@@ -101,7 +102,7 @@ impl Incoming {
         (self.buffer.capacity() + own) as u64
     }
 
-    /// The body alone, in the buffer that it came in.
+    /// Returns the body alone, in the buffer in which it came.
     pub(crate) fn into_body(self) -> Vec<u8> {
         match self.body {
             CallBody::Own(body) => body,
@@ -114,7 +115,7 @@ impl Incoming {
         }
     }
 
-    /// Returns the buffer, so that it can be used again.
+    /// Returns the buffer for reuse.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }

@@ -1,5 +1,5 @@
 //! The answer to `:invoke`, for a plain call and for a stored one: its envelope or its raw output, and the
-//! headers of every answer to a call that has an id. It knows no status code; `response` does.
+//! headers of every answer to a call that has an id. `response` chooses the status code of an error.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) status: Status,
     pub(crate) result: Result<&'a Output, &'a ExecutionError>,
-    /// Whether the waiter's own deadline has passed while the execution goes on.
+    /// Whether the waiter's own deadline has passed although the execution goes on.
     pub(crate) waiter_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
     pub(crate) times: Times,
@@ -27,7 +27,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) replay: bool,
 }
 
-/// The text of an execution's id, made once for the header and the envelope.
+/// The text of an execution's id. It is made one time for both the header and the envelope.
 type Id = [u8; ID_LEN];
 
 #[inline(always)]
@@ -68,8 +68,8 @@ impl Invocation<'_> {
         }
     }
 
-    /// Appends the part of the answer before `output`. Returns how the output is rendered, and the part after
-    /// the output. Used for outputs that are too large to be copied.
+    /// Appends the part of the answer before `output`, which is too large to be copied. Returns how the
+    /// output is rendered, and the part after the output.
     pub(crate) fn write_before(
         &self,
         output: &Output,
@@ -92,7 +92,7 @@ impl Invocation<'_> {
         (rendering, after)
     }
 
-    /// Appends the whole answer. `scratch` holds a body whose length is not known before it is written.
+    /// Appends the whole answer. `scratch` holds a body whose length is known only after it is written.
     pub(crate) fn write(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>, heading: &Heading) {
         let id = &self.id.text();
         match self.result {
@@ -190,7 +190,8 @@ impl Invocation<'_> {
         scratch.extend_from_slice(b"}}");
     }
 
-    /// The answer of a stored execution whose output is `output`. It may go to another io thread.
+    /// Makes the answer of a stored execution whose output is `output`. The answer shares the output, because
+    /// another io thread may send it.
     pub(crate) fn response(&self, output: Option<&Arc<Output>>) -> Response {
         let id = &self.id.text();
         let mut response = match (self.result, output) {
@@ -222,7 +223,7 @@ impl Invocation<'_> {
     }
 }
 
-/// The `Retry-After` of a function that refused the call because it has too many.
+/// Returns the `Retry-After` that a function sent when it refused the call with a 429.
 fn retry_after(failure: &ExecutionError) -> Option<&str> {
     match failure {
         ExecutionError::Handler(reported) => reported.retry_after.as_deref(),
@@ -232,7 +233,7 @@ fn retry_after(failure: &ExecutionError) -> Option<&str> {
 
 const BEFORE_ID: &[u8] = b"{\"executionId\":\"";
 
-/// The parts of the envelope before and after its output.
+/// Returns the parts of the envelope before and after its output.
 const fn around(form: Form) -> (&'static [u8], &'static [u8]) {
     match form {
         Form::Json | Form::Raw => (

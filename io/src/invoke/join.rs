@@ -1,5 +1,5 @@
-//! Lets a client wait for an execution that has a task of its own: a repeat of a keyed call waits here. A
-//! client that leaves ends only its own wait; `stored` decides whether the call ends.
+//! Makes the answers to clients of stored executions, and lets a repeat of a keyed call wait for the end of
+//! such an execution. A client that leaves ends only its own wait; `stored` decides whether the call ends.
 
 use std::rc::Rc;
 use std::task::Poll;
@@ -17,7 +17,7 @@ use crate::state::Tables;
 use crate::state::executions::Found;
 use crate::state::executions::StoredExecution;
 
-/// Counts one waiting client in `StoredExecution::joined`, until it is dropped.
+/// Counts one waiting repeat in `StoredExecution::joined`, until the count is dropped.
 pub(crate) struct JoinCount<'a>(&'a StoredExecution);
 
 impl<'a> JoinCount<'a> {
@@ -47,7 +47,7 @@ pub(crate) async fn until(thread: &Tables, stored: &StoredExecution, deadline: U
     .await
 }
 
-/// The answer to a call that goes on without its client: the id and the state.
+/// Makes the answer to a call that goes on without its client: the id and the state.
 pub(crate) fn accepted(stored: &StoredExecution, trace_id: Option<&[u8]>) -> Response {
     let (id, status) = {
         let record = stored.record.borrow();
@@ -63,7 +63,7 @@ pub(crate) fn accepted(stored: &StoredExecution, trace_id: Option<&[u8]>) -> Res
     }
 }
 
-/// The answer to `:invoke`, for the execution's present state.
+/// Makes the answer to `:invoke` from the execution's present state.
 pub(crate) fn result(
     thread: &Tables,
     stored: &StoredExecution,
@@ -74,7 +74,7 @@ pub(crate) fn result(
     let record = stored.record.borrow();
     let output = stored.output.borrow();
     let over = record.status.is_terminal();
-    // The result while the execution goes on: this waiter's own deadline has passed.
+    // This error is the answer while the execution goes on: the waiter's own deadline has passed.
     let gone = ExecutionError::Timeout {
         stage: Stage::Queued,
         limit: None,
@@ -119,7 +119,7 @@ pub(crate) async fn answer(
     result(thread, stored, trace_id, waiter.arrived_at, true)
 }
 
-/// Makes a repeat of a call wait for the execution, on the io thread that owns it.
+/// Makes a repeat of a call wait for the execution, on the io thread that owns the execution.
 pub(crate) async fn join_anywhere(
     thread: &Rc<Links>,
     id: ExecutionId,

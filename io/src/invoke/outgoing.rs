@@ -14,22 +14,22 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The most time that the answer to a change that was made waits for memory. A Job's result waits as long.
+/// The most time that a Job's result, or the answer to a change that was made, waits for memory.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer that is to be sent.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     pub(crate) out: Vec<u8>,
-    /// The rest of a large output, which is sent piece by piece. It is boxed, because few answers have it and every
-    /// answer is moved.
+    /// The rest of a large output, which is sent piece by piece. It is boxed, because few answers have a rest
+    /// and every answer is moved.
     pub(crate) rest: Option<Box<RestOfOutput>>,
     /// The charge for the memory that the answer holds.
     pub(crate) charge: Option<Charge>,
 }
 
 impl Outgoing {
-    /// Writes the answer, or, if there is no memory for it, the answer that says so.
+    /// Writes `response`. If there is no memory for it, writes the error that says so.
     pub(crate) fn put(&mut self, thread: &Tables, response: Response, wire: Wire) {
         let held = response.held_bytes();
         let mut response = response;
@@ -52,8 +52,8 @@ impl Outgoing {
         self.rest = response.write(&mut self.out, &heading).map(Box::new);
     }
 
-    /// Writes the answer to a change that was made. If there is no memory for it, the task waits in line,
-    /// because a refusal would tell the client that nothing was done.
+    /// Writes the answer to a change that was made. If there is no memory for the answer, the task waits in
+    /// line, because a refusal would tell the client that nothing was done.
     pub(crate) async fn put_in_turn(
         &mut self,
         thread: &Tables,
@@ -69,7 +69,7 @@ impl Outgoing {
         self.put(thread, response, wire);
     }
 
-    /// Charges the answer, unless an earlier charge covers it.
+    /// Charges `held` bytes for the answer, unless an earlier charge covers them.
     fn charge_for(&mut self, thread: &Tables, held: u64) {
         match &mut self.charge {
             Some(charge) if charge.bytes() >= held => charge.cut_to(held),
@@ -78,7 +78,7 @@ impl Outgoing {
     }
 }
 
-/// Waits in line for a charge of so many bytes; none if `ROOM_WAIT_MAX` passes first.
+/// Waits in line for a charge of `bytes` bytes; none if `ROOM_WAIT_MAX` passes first.
 pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> Option<Charge> {
     let mut wait = thread.account.wait(bytes);
     alarm.set(thread.recent() + ROOM_WAIT_MAX);
@@ -91,7 +91,8 @@ pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> 
     .await
 }
 
-/// Adds a large output: in the buffer that it came in, or, if it has to be escaped, piece by piece.
+/// Adds a large output: in the buffer that it came in, or, if it has to be escaped, as a rest that is sent
+/// piece by piece.
 pub(crate) fn put_large(
     thread: &Tables,
     answer: ChargedOutput,
@@ -113,8 +114,8 @@ pub(crate) fn put_large(
     }
 }
 
-/// Makes the buffer large enough for the head and the output at once, because a buffer that grows costs an
-/// allocation.
+/// Makes the buffer large enough for the head and the output, because a buffer that has to grow later costs
+/// another allocation.
 pub(crate) fn make_room(thread: &Tables, out: &mut Vec<u8>, output: usize) {
     if output + HEAD_ROOM > out.capacity() {
         let larger = thread.buffers.take(output + HEAD_ROOM);

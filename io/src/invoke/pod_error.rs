@@ -1,5 +1,5 @@
-//! Reads a function's report of its failure, in an answer other than 2xx or in the result of a Job: its code
-//! and its message, in any of several JSON forms. It decides no retry. `to_pod` and `to_job` call it.
+//! Reads how a function describes its failure, in an answer other than 2xx or in the result of a Job: a code
+//! and a message, in any of several JSON forms. It decides no retry. `to_pod` and `to_job` call it.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use nanofaas_core::time::Nanos;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// A longer text is cut.
+/// The longest message, in bytes; a longer text is cut.
 const MESSAGE_MAX: usize = 1024;
 const CODE_MAX: usize = 64;
 
-/// The failure that `body` describes; `unsaid` makes its message if the body has none.
+/// Returns the failure that `body` describes. `unsaid` makes the message if the body has none.
 pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionError {
     let (code, message) = parse(body);
     let message = message.unwrap_or_else(unsaid).into();
     match code.as_deref() {
-        // The runtime goes on; the worker that had the call is gone.
+        // The worker that had the call has ended; its runtime goes on.
         Some("POD_LOST") => ExecutionError::PodLost(message),
-        // The runtime refused the handler's output, and did not send it.
+        // The runtime refused the handler's output and did not send it.
         Some("BAD_OUTPUT") => ExecutionError::BadOutput(message),
         Some("OUTPUT_TOO_LARGE") => ExecutionError::OutputTooLarge(message),
         code => ExecutionError::Handler(Arc::new(HandlerError {
@@ -30,8 +30,9 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionErr
     }
 }
 
-/// A pod that stops a call at its deadline answers with the code TIMEOUT, and its clock may reach the deadline
-/// up to `early` before ours. With more time left, the function itself chose this code.
+/// Replaces a failure with the code TIMEOUT by the call's own timeout, if at most `early` is left until the
+/// deadline. A pod that stops a call at the deadline sends this code, and its clock may be early. If more
+/// time is left, the function itself chose the code.
 pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) -> ExecutionError {
     match failure {
         ExecutionError::Handler(reported) if &*reported.code == "TIMEOUT" && left <= early => {
@@ -51,7 +52,7 @@ struct ReportedError<'a> {
     code: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
-    /// A text, or an object with code and message in it.
+    /// A text, or an object with a code and a message of its own.
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -59,7 +60,7 @@ struct ReportedError<'a> {
 }
 
 impl<'a> ReportedError<'a> {
-    /// Reads an object. Any other value, and an object with a repeated member, gives none.
+    /// Reads an object; none for any other value, and for an object that repeats a member.
     fn of(json: &'a str) -> Option<Self> {
         // Only an object is read, because serde would also accept an array whose elements are the members in
         // their order.
@@ -93,14 +94,14 @@ fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
     (code, message)
 }
 
-/// A code is a short text of one line.
+/// Returns the code, if it is a short text without control characters.
 fn code_of(json: &RawValue) -> Option<String> {
     let code: String = serde_json::from_str(json.get()).ok()?;
     let is_short = !code.trim().is_empty() && code.len() <= CODE_MAX;
     (is_short && !code.chars().any(char::is_control)).then_some(code)
 }
 
-/// The content of a string, or any other value as it is written; none for an empty value.
+/// Returns the content of a string, or any other value as it is written; none for an empty value.
 fn text_of(json: &RawValue) -> Option<String> {
     let json = json.get();
     match serde_json::from_str::<String>(json) {
@@ -110,10 +111,11 @@ fn text_of(json: &RawValue) -> Option<String> {
     }
 }
 
-/// The text without white space around it, cut if it is too long.
+/// Returns the text without the white space around it; cuts it if it is too long.
 fn plain_text(text: &[u8]) -> Option<String> {
     let text = text.trim_ascii();
-    // Four bytes more than the limit, because the limit may be inside a character.
+    // The head has four bytes more than the limit, because a character may begin before the limit and end
+    // after it.
     let head = &text[..text.len().min(MESSAGE_MAX + 4)];
     let mut text = String::from_utf8_lossy(head).into_owned();
     if text.len() > MESSAGE_MAX {
@@ -131,7 +133,7 @@ fn plain_text(text: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Code and message.
+    /// Returns the code and the message.
     fn reported(body: &str) -> (String, String) {
         let failure = read(body.as_bytes(), || "unsaid".to_owned());
         (failure.code().to_owned(), failure.message().to_string())

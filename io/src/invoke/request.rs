@@ -1,5 +1,5 @@
-//! A call's request on its way in: the admitted request, how it is served, and how its client is answered. It
-//! admits nothing; `admit` does.
+//! What belongs to a call's request before it is a call: the admitted request, how the call is served, and
+//! how its client is answered. This module admits nothing; `admit` does.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ pub(crate) struct AdmittedRequest {
     /// Counts the call's large body among the waiting bodies of its function, until the call begins.
     pub(crate) waiting: Option<WaitingBody>,
     pub(crate) arrived_at: Uptime,
-    /// The deadline that a sync call has.
+    /// The deadline of the request, if its call is sync.
     pub(crate) deadline: Deadline,
     /// Whether the request is an `:enqueue`.
     pub(crate) enqueue: bool,
@@ -46,14 +46,14 @@ pub(crate) struct Answering<'a> {
 
 /// How a call is served.
 pub(crate) enum InvocationMode {
-    /// The call ends with its client's wait: `plain_call`.
+    /// The call ends when its client stops waiting; `plain_call` serves it.
     Plain,
-    /// The call has a task of its own, and its client waits for it: `stored::serve`.
+    /// The call has a task of its own, for whose end its client may wait; `stored::serve` serves it.
     Stored { detached: bool },
 }
 
 impl InvocationMode {
-    /// Whether the call goes on when its client leaves.
+    /// Returns whether the call goes on when its client leaves.
     pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
         match self {
             Self::Plain => false,

@@ -1,6 +1,6 @@
-//! Calls that may outlive their client's wait: async calls, keyed calls and `Prefer` calls. Such a call runs in
-//! a task of its own, its execution is stored, and clients wait for it. It admits nothing by itself and runs no
-//! attempt. `serve` calls it; the ticker's upkeep calls `expire`.
+//! Calls that may outlive their client's wait: async calls, keyed calls and `Prefer` calls. Such a call runs
+//! in a task of its own, its execution is stored, and clients may wait for its end. This module runs no
+//! attempt; `drive` does. `serve` calls it, and the ticker's upkeep calls `expire`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -30,7 +30,7 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{IdempotencyKey, StoredExecution};
 use crate::state::idempotency::{Claim, fingerprint};
 
-/// Admits the call, and makes its client wait for it.
+/// Admits a call, and returns the answer to its client: at once for an async call, otherwise after a wait.
 pub(crate) async fn serve(
     thread: &Rc<Links>,
     mut admitted: AdmittedRequest,
@@ -73,8 +73,8 @@ pub(crate) async fn serve(
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
     let arrived_at = admitted.arrived_at;
     let call_id = life.call_id();
-    // This answer is made before the call's task runs, so that it shows `queued` even if the call is granted at
-    // once.
+    // The answer is made before the call's task runs, so that it shows `queued` even if the call is granted
+    // at once.
     let queued = join::accepted(&stored, trace_id.as_deref());
     let waiting = admitted.waiting.take();
     let answer_by = answer_by(&incoming, arrived_at);
@@ -93,7 +93,8 @@ pub(crate) async fn serve(
     if over {
         return join::result(thread, &stored, trace_id.as_deref(), arrived_at, false);
     }
-    // The time of `Prefer: wait` has passed, or the client has left: the call goes on with the async deadline.
+    // The time of `Prefer: wait` has passed, or the client has left. A call that goes on has the async
+    // deadline from now on.
     stored.detached.set(true);
     stored.deadline.set(async_deadline);
     let goes_on = goes_on_without_client(stored.key.borrow().is_some(), stored.joined.get());
@@ -103,14 +104,13 @@ pub(crate) async fn serve(
     join::accepted(&stored, trace_id.as_deref())
 }
 
-/// The time at which the wait of the client ends, if its request sets one, for a call that arrived at
-/// `arrived_at`.
+/// Returns the time at which the client's wait ends, if the request has a `Prefer: wait`.
 fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
     let wait_s = incoming.head.prefer.wait_s()?;
     Some(arrived_at + Nanos::from_s(wait_s.into()))
 }
 
-/// Waits for the client's own call; false if the client's wait ends or the client leaves first.
+/// Waits for the end of the client's own call; false if the client's wait ends or the client leaves first.
 async fn wait_for_own(
     thread: &Links,
     stored: &StoredExecution,
@@ -134,8 +134,8 @@ async fn wait_for_own(
     .await
 }
 
-/// Claims the call's key, if it has one, for `id`. If another execution holds the key, its answer is returned
-/// as the error.
+/// Claims the call's key, if it has one, for `id`. If the call may not run, the answer to its client is
+/// returned as the error; it may be the result of the call that has the key.
 async fn claim_key(
     thread: &Rc<Links>,
     admitted: &AdmittedRequest,
@@ -163,8 +163,8 @@ async fn claim_key(
                 };
                 match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,
-                    // The store dropped the execution after the claim was answered. The execution gave its key
-                    // up before its owner answered `Gone`, so the next claim finds another holder, or none.
+                    // The execution was dropped after the claim was answered. It had released its key before
+                    // its owner answered `Gone`, so the next claim finds another holder, or a free key.
                     Err(NotJoined::Gone) if thread.now() < deadline => continue,
                     Err(NotJoined::Gone | NotJoined::Busy) => error_response(&HttpError::Busy),
                 }
@@ -225,8 +225,8 @@ async fn run_stored(
     expire(&thread, now);
 }
 
-/// Drops executions that are past their time, and the oldest ones while the byte budget is exceeded; gives up
-/// their keys.
+/// Drops the executions whose time is over and, while the byte budget is exceeded, the oldest ones; releases
+/// their keys. If another thread has the oldest execution, that thread is asked to drop it.
 pub(crate) fn expire(thread: &Links, now: Uptime) {
     let older = thread.executions.expire(now, |gone, early| {
         if early {
@@ -241,11 +241,11 @@ pub(crate) fn expire(thread: &Links, now: Uptime) {
     }
 }
 
-/// Drops the oldest finished execution of the process, which belongs to this thread, because another thread
-/// found that the byte budget is exceeded.
+/// Drops the oldest finished execution of the process, which belongs to this thread. Another thread has asked
+/// for this, because the byte budget is exceeded.
 pub(crate) fn drop_oldest(thread: &Links) {
-    // The request is acknowledged first, so that a thread that exceeds the budget after `expire` sends another
-    // one.
+    // The request is acknowledged before `expire`, so that a thread that exceeds the budget afterwards can
+    // ask again.
     thread.executions.acknowledge_budget();
     expire(thread, thread.now());
 }

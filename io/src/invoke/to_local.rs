@@ -1,5 +1,5 @@
-//! LOCAL functions: an echo inside the control plane, for measuring the platform alone.
-//! It talks to no pod. `drive` runs it.
+//! LOCAL functions: an echo inside the control plane, which serves to measure the platform alone. It talks to
+//! no pod. `drive` runs it.
 
 use nanofaas_core::ticket::PodVerdict;
 use nanofaas_core::time::Nanos;
@@ -10,7 +10,7 @@ use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
 use crate::invoke::call::ServedCall;
 use crate::runtime::buffers::Buffers;
 
-/// Returns the input: the very bytes of `input`, or the raw body with its content type and encoding.
+/// Returns the input: the unchanged bytes of `input`, or the raw body with its content type and encoding.
 pub(crate) async fn echo(call: &ServedCall<'_>) -> FinishedAttempt {
     let request = call.request;
     let labels = [request.content_type(), request.content_encoding()];

@@ -1,5 +1,5 @@
-//! Requests that are not calls: reads their bodies, and passes them on to `api`. It decides nothing about
-//! functions or executions; `functions` and `executions` do. `serve` calls it.
+//! Reads the bodies of requests that are not calls, and passes the requests on to `api`. It decides nothing
+//! about functions or executions; `functions` and `executions` do. `serve` calls it.
 
 use std::rc::Rc;
 
@@ -23,10 +23,10 @@ use crate::runtime::buffers::Buffers;
 use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::sending::invite;
 
-/// Bytes of the default fields that the answer adds to a description.
+/// The most bytes that the default fields add to a description in the answer.
 const DEFAULTS_LEN_MAX: usize = 2048;
 
-/// Reads the body of a request that is not a call, as far as `charge` allows.
+/// Reads the body of a request that is not a call, and charges it to `charge`; fails if there is no memory.
 async fn read_body(
     conn: &ClientConn,
     head: &RequestHead,
@@ -63,8 +63,9 @@ async fn read_body(
     }
 }
 
-/// Answers everything but calls. The answer to a change is charged before the change, into `outgoing`. If
-/// memory for it were missing only afterwards, the answer would have to say that nothing was done.
+/// Answers every request that is not a call. The answer to a change is charged to `outgoing` before the
+/// change is made. Otherwise memory could be missing after the change, and the answer would say that nothing
+/// was done.
 pub(crate) async fn other(
     conn: &ClientConn,
     head: &RequestHead,
@@ -101,20 +102,20 @@ pub(crate) async fn other(
         let room = thread.account.charge(answer_to(incoming.body().len()));
         outgoing.charge = Some(room.ok_or(HttpError::NoMemory)?);
     }
-    // Requests of other routes have no body that is used.
+    // The bodies of the other routes are not used.
     let body = if wants_json || matches!(route, ApiRoute::PodReady { .. }) {
         incoming.body().to_vec()
     } else {
         Vec::new()
     };
-    // A FIN after a complete request ends only calls (contract 1.6). Here the client may just have nothing more
-    // to send; a change goes on without it, and a long poll has a deadline of its own.
+    // Only a call ends at a FIN after its complete request (contract 1.6). The client of another request may
+    // just have nothing more to send, so the request is answered.
     respond(thread, &route, &incoming, body).await
 }
 
-/// The charge for an answer that shows a function whose description has so many bytes. Most answers are no
-/// longer than twice the description plus the default fields; a longer answer (`1e15` becomes a number of 18
-/// digits) waits for its memory.
+/// Returns the charge for an answer that shows a function whose description has `description` bytes. Most
+/// answers are at most twice as long as the description, plus the default fields. A longer answer waits for
+/// its memory: `1e15`, for example, becomes a number of 18 characters.
 fn answer_to(description: usize) -> u64 {
     Buffers::size_for(2 * description + DEFAULTS_LEN_MAX + HEAD_ROOM) as u64
 }
@@ -192,13 +193,13 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, HttpError> {
     Ok(asked)
 }
 
-/// Charges a Job's result, after a wait in line as for a pod's answer, because a call waits for the result.
+/// Charges a Job's result, if need be after a wait in line, because a call waits for this result.
 async fn room(conn: &ClientConn, length: u64) -> Result<Charge, StopReading> {
     let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
     room.ok_or_else(|| HttpError::NoMemory.into())
 }
 
-/// Takes a Job's result. One that is over the limit is not read, but still ends the call.
+/// Takes a Job's result. A result over the limit is not read, but ends the call.
 async fn complete(
     conn: &ClientConn,
     head: &RequestHead,

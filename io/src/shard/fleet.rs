@@ -1,5 +1,5 @@
-//! Several io threads on the one thread of a test. The test delivers each message itself, so a message is late,
-//! or finds a full inbox, exactly where the test needs that. There is no client and no pod.
+//! Several io threads that share the one thread of a test. The test decides when an io thread takes its
+//! messages, so that a message is late, or finds a full inbox, where the test needs that. There is no pod.
 
 use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
@@ -48,10 +48,10 @@ pub(crate) struct Fleet {
     pub(crate) threads: Vec<Rc<Links>>,
     pub(crate) inboxes: Vec<Rc<RefCell<Inbox>>>,
     posts: Vec<IoPost>,
-    /// The bells that no thread reads yet.
+    /// The sockets of the bells that no io thread reads yet.
     bells: RefCell<Vec<UnixStream>>,
     stats: Arc<QueueStats>,
-    /// Kept, so that messages to the scheduler do not fail.
+    /// The receiving end of the scheduler's rings. It is kept, so that messages to the scheduler do not fail.
     _scheduler: PinnedInbox,
     _bridge: BridgeInbox,
 }
@@ -80,7 +80,7 @@ fn config() -> IoConfig {
     }
 }
 
-/// The bell of a thread that does not exist.
+/// Returns the bell of a thread that does not exist.
 fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(std::task::Waker::noop().clone()))
 }
@@ -178,7 +178,7 @@ impl Fleet {
         fleet
     }
 
-    /// Lets the only thread take its messages by itself from now on.
+    /// Makes the only io thread take its messages whenever they come.
     pub(crate) fn attend(&self) {
         assert_eq!(self.threads.len(), 1);
         let bell = self.bells.borrow_mut().pop().expect("it is not attended");
@@ -187,7 +187,7 @@ impl Fleet {
         self.event_loop.spawn(inbox::run(thread, inbox, bell));
     }
 
-    /// Makes the thread take its messages.
+    /// Makes an io thread take the messages that have come.
     pub(crate) fn take(&self, index: usize) {
         inbox::pump(&self.threads[index], &self.inboxes[index]);
     }
@@ -199,7 +199,7 @@ impl Fleet {
         }
     }
 
-    /// A key that belongs to the thread.
+    /// Returns a key that belongs to the io thread `index`.
     pub(crate) fn key_of(&self, index: usize) -> String {
         let count = self.threads.len() as u16;
         let belongs = |key: &String| {
@@ -210,7 +210,8 @@ impl Fleet {
         keys.find(belongs).expect("one in a few keys belongs to it")
     }
 
-    /// Sends a keyed `:invoke` to the thread; its answer is written later.
+    /// Sends a keyed `:invoke` to the io thread `index`. The answer is written into the returned text when it
+    /// comes.
     pub(crate) fn invoke(&self, index: usize, key: &str) -> Rc<RefCell<String>> {
         let head = format!(
             "POST /v1/functions/f:invoke HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\n\
@@ -250,7 +251,7 @@ impl Fleet {
     }
 }
 
-/// A client that does not leave.
+/// A client that never leaves.
 struct StayingClient;
 
 impl Client for StayingClient {
@@ -261,7 +262,7 @@ impl Client for StayingClient {
     }
 }
 
-/// Runs every task that is ready.
+/// Lets all tasks run that are ready, or become ready soon.
 pub(crate) async fn settle() {
     for _ in 0..16 {
         let mut waited = false;
@@ -276,7 +277,7 @@ pub(crate) async fn settle() {
     }
 }
 
-/// Runs a test's steps among the tasks of its threads.
+/// Runs a test's steps in the event loop of its io threads.
 pub(crate) fn with_fleet<F: Future<Output = ()> + 'static>(
     count: usize,
     steps: impl FnOnce(Rc<Fleet>) -> F,
@@ -292,7 +293,8 @@ pub(crate) fn status(answer: &RefCell<String>) -> String {
     status
 }
 
-/// Makes every thread take its messages, and runs every task, until nothing is left to do.
+/// Makes every io thread take its messages and lets all tasks run, in so many rounds that nothing is left to
+/// do.
 pub(crate) async fn exchange(fleet: &Fleet) {
     for _ in 0..8 {
         settle().await;

@@ -1,5 +1,5 @@
-//! Messages of other threads to this one: messages of the bridge, grants of a pinned scheduler, questions of
-//! other io threads. It empties the rings, and sleeps only by the doorbell's protocol.
+//! Takes the messages of other threads to this one: messages of the bridge, grants of a pinned scheduler, and
+//! questions, answers and notices of other io threads. It sleeps only by the doorbell's protocol.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,7 +22,7 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Sock
         thread.tick(now);
         make_room(&thread);
         // If work is left, the thread rings its own bell. The read of the bell is then an I/O completion, so
-        // the other tasks have their turn before the work goes on.
+        // the other tasks are polled before the work goes on.
         let is_wanted = || {
             let has_mail = inbox.borrow().has_mail();
             has_mail
@@ -43,8 +43,8 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Sock
     }
 }
 
-/// Wakes tasks that waited for memory and can have it, and frees what this thread can for those that still
-/// wait.
+/// Wakes the tasks that waited for memory and can have it. Frees what this thread can: a descriptor for
+/// another thread, and memory for the tasks that still wait.
 fn make_room(thread: &Links) {
     thread.account.wake();
     thread.grant_descriptor();
@@ -54,8 +54,8 @@ fn make_room(thread: &Links) {
     }
 }
 
-/// Takes messages from the rings, the bridge's messages before grants, because a grant may name a pod that a
-/// message introduces.
+/// Takes messages from the rings. The bridge's messages are taken before grants, because a grant may name a
+/// pod that a message introduces.
 pub(crate) fn pump(thread: &Rc<Links>, inbox: &RefCell<Inbox>) {
     take_messages(thread);
     for _ in 0..BATCH_MAX {

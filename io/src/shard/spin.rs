@@ -1,6 +1,6 @@
-//! Spinning after recent activity, for `--io-spin-us`: the thread keeps polling its I/O and its rings before it
-//! parks. It is off by default. The spinning task yields again and again, because the loop polls its I/O
-//! between two polls of a task that yields.
+//! Spinning after recent activity, for `--io-spin-us`: the thread polls its I/O and its rings for a while
+//! before it parks. It is off by default. The spinning task yields in each round, because the loop polls its
+//! I/O before it polls a task that has yielded.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,7 +25,7 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
         })
         .await;
         spin.spinning.set(true);
-        // Other threads need not ring when they publish, because this thread polls its rings.
+        // Other threads need not ring the bell when they publish, because this thread polls its rings now.
         inbox.borrow().rings.bell.awake();
         loop {
             let now = thread.now();
@@ -37,7 +37,8 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
         }
         spin.spinning.set(false);
         let bell = inbox.borrow().rings.bell.clone();
-        // A message that came before the sleep was announced has rung no bell, so the thread rings its own.
+        // If a message came before the sleep was announced, its sender has rung no bell. So the thread rings
+        // its own bell.
         if !bell.sleep(|| inbox.borrow().has_mail()) {
             let _announced = bell.sleep(|| false);
             bell.ring();

@@ -1,5 +1,5 @@
-//! Starts the io threads: their parts, and the ladder of I/O drivers that they try. It never serves a call; the
-//! threads that it starts do. The process calls it once.
+//! Starts the io threads: prepares what each thread needs, and tries the I/O drivers in order. It serves no
+//! call; the threads that it starts do. The process calls it one time.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -42,38 +42,38 @@ use crate::state::{SharedTables, Tables};
 
 pub use crate::invoke::charges::charge_for;
 
-/// The connections of the io threads with the other threads of the process.
+/// What connects the io threads with the other threads of the process.
 pub struct Plumbing {
-    /// The process's clock counts from `origin`, the moment at which the wall clock read `origin_wall`.
+    /// The process's clock counts from `origin`. The wall clock read `origin_wall` at that moment.
     pub origin: Instant,
     pub origin_wall: SystemTime,
     pub entries: Arc<Entries>,
     pub scheduler: SchedulerSetup,
-    /// One for each io thread, with the waking end of its bell.
+    /// One inbox for each io thread, with the socket on which the thread reads its bell.
     pub inboxes: Vec<(IoInbox, UnixStream)>,
     pub bridge: BridgePost,
     pub ledgers: Arc<[ThreadLedger]>,
     pub rate: Arc<RateBucket>,
-    /// Woken when an io thread has ended.
+    /// This waker is called when an io thread has ended.
     pub on_end: Waker,
 }
 
 /// The running io threads.
 pub struct IoThreads {
     pub threads: Vec<std::thread::JoinHandle<()>>,
-    /// The driver that all of them took, for the log and the metric: `uring` or `epoll`.
+    /// The driver that all io threads use, for the log and the metric: `uring` or `epoll`.
     pub driver: &'static str,
     pub listen: SocketAddr,
     pub internal_listen: Option<SocketAddr>,
 }
 
-/// An io thread's bell: ringing it writes one byte, which the thread reads like any other socket.
+/// Makes an io thread's bell, and the socket on which the thread reads it. Each ring writes one byte.
 pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
     struct BellRinger(UnixStream);
     impl std::task::Wake for BellRinger {
         fn wake(self: Arc<Self>) {
             use std::io::Write;
-            // A full buffer means that the thread has a byte to read already.
+            // If the socket's buffer is full, the thread has bytes to read already.
             let _ = (&self.0).write(&[1]);
         }
     }
@@ -99,7 +99,7 @@ pub enum IoStartError {
     Thread(#[from] std::io::Error),
 }
 
-/// A rung of the ladder of drivers.
+/// A driver with its settings, for the ladder of drivers that `climb` tries in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rung {
     Uring { entries: u32 },
@@ -113,8 +113,8 @@ impl Rung {
                 EventLoop::probe_uring()?;
                 let build =
                     |deferred| EventLoop::uring(RingSetup { entries, deferred }, buffers.clone());
-                // `DEFER_TASKRUN` needs Linux 6.1. A loop that spins never waits for completions, so it must
-                // not have it.
+                // `DEFER_TASKRUN` needs Linux 6.1. With it, completions are made only when the loop waits for
+                // them, and a loop that spins never waits. So such a loop must not have it.
                 if spins {
                     build(false)
                 } else {
@@ -148,7 +148,7 @@ impl DriverChoice {
     }
 }
 
-/// The parts of an io thread.
+/// The parts of which an io thread is built.
 pub(crate) struct ShardParts {
     pub(crate) id: ShardId,
     pub(crate) common: Common,
@@ -157,14 +157,14 @@ pub(crate) struct ShardParts {
 }
 
 impl ShardParts {
-    /// Builds the layers of the io thread, on that thread, the lowest first.
+    /// Builds the layers of the io thread, the lowest first. It runs on that thread.
     pub(crate) fn put_together(self, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Links> {
         let runtime = Runtime::new(self.id, self.common, event_loop, buffers);
         Links::new(Tables::new(runtime, self.shared), self.posts)
     }
 }
 
-/// An io thread that waits for the choice of its driver.
+/// An io thread that waits until its driver is chosen.
 struct Starting {
     rungs: SyncSender<Option<Rung>>,
     built: Receiver<std::io::Result<Pid>>,
@@ -178,12 +178,12 @@ struct ThreadEnds {
     inbox: Inbox,
     bell: UnixStream,
     listeners: Vec<(TcpListener, ListenerPort)>,
-    /// For each io thread: whether it was told to stop and has nothing left to answer.
+    /// For each io thread: whether it was ordered to stop and has nothing left to answer.
     settled: Arc<[AtomicBool]>,
 }
 
 fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Result<Starting> {
-    // A rung is answered before the next one is sent, so one place is enough.
+    // The thread reports on a rung before it gets the next one, so one place is enough.
     let (rungs, wanted) = sync_channel::<Option<Rung>>(1);
     let (report, built) = sync_channel(1);
     let name = parts.id.to_string();
@@ -210,7 +210,8 @@ fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Res
         if let Some(event_loop) = event_loop {
             let thread = parts.put_together(event_loop.clone(), buffers);
             event_loop.run(live(thread, ends));
-            // The event loop is not dropped, because operations may be in flight; they end with the process.
+            // The event loop is not dropped, because the kernel may still use its buffers for operations in
+            // flight. They end with the process.
             std::mem::forget(event_loop);
         }
     })?;
@@ -252,8 +253,8 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     for (listener, port) in ends.listeners {
         event_loop.spawn(accept::run(thread.clone(), listener, port));
     }
-    // The thread lives until it is told to stop and all threads have answered everything. Until then a client
-    // of another thread may ask for an execution of this one.
+    // The thread runs until it is ordered to stop and all io threads have answered everything. Until then a
+    // client of another thread may ask for an execution of this thread.
     poll_fn(|cx| {
         if thread.phase.get() == ShutdownPhase::Stopping {
             return Poll::Ready(());
@@ -277,11 +278,11 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     }
 }
 
-/// The most time for the last answers after the order to stop.
+/// The most time that a thread waits for the last answers after the order to stop.
 const LAST_ANSWERS: Nanos = Nanos::from_s(3);
 const STOP_POLL: Nanos = Nanos::from_ms(2);
 
-/// Starts all io threads, with the best driver that all of them can have.
+/// Starts all io threads, with the first driver that all of them can use.
 pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStartError> {
     let count = plumbing.inboxes.len();
     let mut public = accept::listeners(config.listen, count)?;
@@ -373,7 +374,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStart
     })
 }
 
-/// Tries one rung after the other until all threads can use it. Returns the rung, and the threads' ids.
+/// Tries the rungs in order, until all threads can use one. Returns that rung, and the threads' ids.
 fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), IoStartError> {
     let mut last = None;
     for rung in choice.ladder() {

@@ -1,5 +1,5 @@
-//! Keeps an io thread's deadlines when no other event wakes the thread: it sleeps until the next deadline, or
-//! without limit if there is none.
+//! Wakes an io thread at its next deadline, if no other event wakes the thread. The ticker's task sleeps
+//! until that deadline, or without limit if there is none.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ pub(crate) async fn run(thread: Rc<Links>) {
             None => timer.unset(),
         }
         poll_fn(|cx| {
-            // An alarm that was set after the plan may be earlier.
+            // An alarm that was set after the plan may be due earlier.
             if thread.alarms.is_late(until) {
                 return Poll::Ready(());
             }

@@ -1,7 +1,7 @@
-//! Stops the process if an io thread computes and makes no progress. monoio does not report that the kernel
-//! refuses `io_uring_enter`: such a thread loops at full speed, and runs no task that could notice. The
-//! watchdog checks an io thread each time the thread has computed for a quarter of a second; a call costs
-//! nothing for it. `start` starts it if the io threads use io_uring.
+//! Stops the process if an io thread computes and makes no progress. If the kernel refuses `io_uring_enter`,
+//! monoio reports no error: the thread loops at full speed and runs no task. The watchdog checks the io
+//! threads when one of them has computed for a quarter of a second, so it costs a call nothing. `start`
+//! starts it if the io threads use io_uring.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,12 +16,12 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
 
-/// How much a thread computes between two checks.
+/// The processor time that a thread uses between two checks.
 const POLL_EVERY: Duration = Duration::from_millis(250);
-/// The signal of the timers, which only the watchdog's thread gets.
+/// The signal that the timers send to the watchdog's thread.
 const SIGNAL: Signal = Signal::SIGVTALRM;
-/// The most processor time that an io thread may use without a beat. Each check rings the thread's bell, and a
-/// thread that makes progress then beats.
+/// The most processor time that an io thread may use without a beat. Each check rings the thread's bell, and
+/// a thread that makes progress then beats.
 const FUTILE: Nanos = Nanos::from_s(1);
 
 /// An io thread, as the watchdog sees it.
@@ -34,7 +34,7 @@ pub(crate) struct Watched {
     pub(crate) seen: LastSeen,
 }
 
-/// The processor time of a thread when its beat was last seen to change.
+/// A thread's last beat that the watchdog has seen, and the thread's processor time at that check.
 #[derive(Default)]
 pub(crate) struct LastSeen {
     beat_at: Uptime,
@@ -48,16 +48,16 @@ impl LastSeen {
         }
     }
 
-    /// Whether the thread has used more than `FUTILE` since its last beat, so that no beat is expected any
-    /// more.
+    /// Returns whether the thread has used more than `FUTILE` since its last beat. A thread that makes
+    /// progress would have beaten within that time.
     fn is_futile(&self, cpu_time: Nanos) -> bool {
-        // Before the first beat `self.cpu_time` is 0, which is right, because the start takes little processor
-        // time.
+        // Before the first beat `self.cpu_time` is 0. That is accurate enough, because the start takes little
+        // processor time.
         cpu_time.saturating_sub(self.cpu_time) > FUTILE
     }
 }
 
-/// Watches as long as the process lives.
+/// Starts the watchdog's thread, which runs as long as an io thread lives.
 pub(crate) fn start(
     mut threads: Vec<Watched>,
     ledgers: Arc<[ThreadLedger]>,
@@ -93,8 +93,9 @@ pub(crate) fn start(
         .map(drop)
 }
 
-/// Wakes the watchdog: a timer on the processor time of each thread, so that nothing wakes it while they sleep.
-/// If the system has no such timers, the watchdog checks by the clock.
+/// What wakes the watchdog: a timer on the processor time of each io thread, so that the watchdog sleeps
+/// while the io threads sleep. If the system has no such timers, the watchdog wakes every `POLL_EVERY` of
+/// real time.
 struct CpuAlarms {
     signals: SigSet,
     timers: Option<Vec<Timer>>,
@@ -134,14 +135,14 @@ impl CpuAlarms {
     }
 }
 
-/// The clock of a thread's processor time: `CPUCLOCK_SCHED` of one thread, made of the thread's id as the
-/// kernel does it.
+/// Returns the clock of a thread's processor time. Its number is made of the thread's id and of
+/// `CPUCLOCK_SCHED` for one thread, as in the kernel.
 fn clock_of(tid: Pid) -> ClockId {
     ClockId::from_raw((!tid.as_raw() << 3) | 6)
 }
 
-/// The processor time that the thread has used. This must not allocate, because the allocation test counts the
-/// allocations of all threads as allocations of warm calls.
+/// Returns the processor time that the thread has used. This function must not allocate, because the
+/// allocation test counts the allocations of all threads as allocations of warm calls.
 fn cpu_time(tid: Pid) -> Option<Nanos> {
     let time = clock_gettime(clock_of(tid)).ok()?;
     let ns = u64::try_from(time.num_nanoseconds()).ok()?;

@@ -1,6 +1,6 @@
-//! One io thread with the inline scheduler, and the bridge, which is the test: functions are registered at a
-//! real work queue, and a thread of the test is named for each pod that is ordered. When `start` returns, everything
-//! can be called, and the work queue is not pumped again.
+//! One io thread with the inline scheduler. The test acts as the bridge: it registers functions at a real
+//! work queue, and for each pod that is ordered it announces the address of one of its own threads. When
+//! `start` returns, all functions can be called, and the work queue is not pumped any more.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ fn config(driver: DriverChoice) -> IoConfig {
 }
 
 impl ControlPlaneThreads {
-    /// Starts the io thread; none if the machine has no such driver.
+    /// Starts the io thread and the pods; none if the machine does not have the driver.
     pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
         let (io_bell, waking) = bell().expect("a pair of sockets");
         let (post, inbox) = IoPost::pair(io_bell, false);
@@ -122,7 +122,7 @@ impl ControlPlaneThreads {
     }
 }
 
-/// Registers the functions, and starts the pods that are ordered for them.
+/// Registers the functions, and reports each pod that is ordered as up.
 fn open(work_queue: &mut WorkQueue, addresses: &[(&str, PodAddress)]) {
     for json in FUNCTIONS {
         let draft = serde_json::from_str(json).expect("a draft");

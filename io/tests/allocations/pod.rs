@@ -1,5 +1,5 @@
-//! The pods: threads that answer every request of a connection with the same bytes. They never allocate for a
-//! request. The test sets how many requests have to be at the pods before any is answered.
+//! The pods: threads that answer every request of a connection with the same bytes, without an allocation.
+//! The test sets how many requests have to be at the pods before one of them is answered.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,16 +22,16 @@ pub(crate) static MEETING: Meeting = Meeting {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Meeting {
-    /// How many requests have to be there.
+    /// How many requests have to be there before they are answered.
     size: Mutex<usize>,
-    /// How many requests wait, and how many meetings there were.
+    /// How many requests wait, and how many meetings have ended.
     there: Mutex<(usize, usize)>,
     met: Condvar,
 }
 
 impl Meeting {
-    /// Sets the size of the meeting: from now on no request is answered before `size` requests are there. No
-    /// request may wait when this is called.
+    /// Sets the size of the meeting: from now on, requests are answered only when `size` of them are there.
+    /// The caller makes sure that no request waits during this call.
     pub(crate) fn of(&self, size: usize) {
         *self.size.lock().expect("nothing panics with it") = size;
     }
@@ -54,7 +54,7 @@ impl Meeting {
     }
 }
 
-/// A pod behind a port of this machine.
+/// Starts a pod behind a port of this machine.
 pub(crate) fn tcp() -> PodAddress {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -67,7 +67,7 @@ pub(crate) fn tcp() -> PodAddress {
     PodAddress::Tcp(address)
 }
 
-/// A pod behind a socket in the file system. The caller removes the socket's file.
+/// Starts a pod behind a socket in the file system. The caller removes the socket's file.
 pub(crate) fn unix(path: &Path) -> PodAddress {
     let listener = UnixListener::bind(path).expect("a socket");
     spawn(move || {

@@ -1,11 +1,11 @@
-//! The client's end: enough of HTTP to find complete messages, in buffers that are made beforehand. It never
-//! allocates after `WireClient::new`. The pods find requests with it, too.
+//! A client that knows enough of HTTP to find complete messages. Its buffers are made by `WireClient::new`,
+//! and it does not allocate afterwards. The pods find requests with `Messages`, too.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Larger than any message here.
+/// The size of a buffer, in bytes. No message of the test is larger.
 pub(crate) const ROOM: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,7 @@ impl<S: Read> Messages<S> {
         }
     }
 
-    /// The next message; none if the connection ends.
+    /// Reads the next message; none if the connection ends.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let mut filled = 0;
         while !is_whole(&self.bytes[..filled]) {
@@ -41,7 +41,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     windows.position(|window| window.eq_ignore_ascii_case(what))
 }
 
-/// Whether a head and a body of its length are there, and no other byte.
+/// Returns whether `bytes` are a head and a body of its length, and no byte more.
 fn is_whole(bytes: &[u8]) -> bool {
     const LENGTH: &[u8] = b"\r\nContent-Length: ";
     let Some(head) = find(bytes, b"\r\n\r\n") else {
@@ -82,7 +82,7 @@ impl WireClient {
         }
     }
 
-    /// Makes at least `calls` calls, one at a time on each connection.
+    /// Makes at least `calls` calls. Each connection has one call at a time.
     pub(crate) fn call(&mut self, calls: usize) {
         for _ in 0..calls.div_ceil(self.connections.len()) {
             for connection in &mut self.connections {
