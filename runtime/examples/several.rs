@@ -19,7 +19,7 @@ struct Total {
     total: i64,
 }
 
-/// A handler with typed input and output. `?` turns a std error into the error of the call.
+/// A handler with typed input and output.
 fn sum(input: Sum, _: &Context) -> Result<Total, Error> {
     let add = |total: i64, number: &i64| total.checked_add(*number);
     let total = input.numbers.iter().try_fold(0, add);

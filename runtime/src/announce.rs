@@ -1,6 +1,6 @@
-//! Reports once to the platform that this pod is ready (`NANOFAAS_READY_URL`). It never delays
-//! serving: if the report fails, the platform's probe of `/health` finds the pod. Called by
-//! `server` and by the watchdog.
+//! Reports once to the platform that this pod is ready (`NANOFAAS_READY_URL`). The report does not
+//! delay serving, and it may fail, because the platform's probe of `/health` then finds the pod.
+//! `server` and the watchdog call `announce`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,13 +16,13 @@ pub struct Birth {
     pub started: SystemTime,
     /// When the function's code was loaded.
     pub loaded: SystemTime,
-    /// When the function was initialised, so that calls could come. None before that, and after a
-    /// failed initialisation.
+    /// When the function was initialised, so that calls could come. None while the initialisation
+    /// runs, and after it failed.
     pub ready: Option<SystemTime>,
 }
 
 impl Birth {
-    /// The times of a pod that is not ready yet.
+    /// Makes the times of a pod that is not ready yet.
     pub fn new(started: SystemTime, loaded: SystemTime) -> Self {
         Self {
             started,
@@ -39,7 +39,8 @@ impl Birth {
         }
     }
 
-    /// Milliseconds from the start until the pod was ready; 0 if the pod is not ready yet.
+    /// Returns the milliseconds from the start of the program until the pod was ready; 0 if the pod
+    /// is not ready yet.
     pub(crate) fn init_ms(&self) -> u64 {
         let init = self
             .ready
@@ -47,8 +48,8 @@ impl Birth {
         u64::try_from(init.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// `startedAt`, `loadedAt` and `readyAt` in epoch ms. A time that is not known is left out,
-    /// because the platform does not accept null for it.
+    /// Returns `startedAt`, `loadedAt` and `readyAt` in epoch ms. Leaves out a time that is not
+    /// known, because the platform does not accept null in its place.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let epoch_ms = |time: SystemTime| {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -64,7 +65,7 @@ impl Birth {
     }
 }
 
-/// Posts `{startedAt, loadedAt, readyAt}`. A failure is only logged.
+/// Posts `{startedAt, loadedAt, readyAt}` to `url`. A failure is only logged.
 pub async fn announce(url: String, birth: Birth) {
     let body: serde_json::Map<_, _> = birth
         .fields()

@@ -1,4 +1,4 @@
-//! Writes the heads of answers. It never sends them. Called by `connection`.
+//! Writes the heads of answers into a buffer, which `connection` and `forward` send.
 
 use crate::output::JSON;
 
@@ -7,7 +7,8 @@ use crate::output::JSON;
 pub(crate) struct Extra<'a> {
     pub(crate) content_type: &'a str,
     pub(crate) close: bool,
-    /// Milliseconds of the initialisation: sent with `X-Cold-Start`.
+    /// How long the initialisation took, in milliseconds. It is sent with `X-Cold-Start`, in the
+    /// first answer of a pod.
     pub(crate) init_ms: Option<u64>,
     pub(crate) not_started: bool,
     pub(crate) allow: Option<&'a str>,
@@ -24,8 +25,8 @@ impl Extra<'_> {
 }
 
 /// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty if
-/// the request has none. The platform compares `id` with the id of its call, and so never takes the
-/// answer of another call.
+/// the request has none. The platform compares `id` with the id of its call, so that it does not
+/// take the answer of another call for this one's.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     status: u16,

@@ -1,5 +1,6 @@
 //! One call: the bytes of its request, the request's parts as ranges of these bytes, and the
-//! deadline. It never reads a socket. `Input` and `Context` are the handler's two views of a call.
+//! deadline. This module reads no socket. `Input` and `Context` are the handler's two views of a
+//! call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +30,7 @@ pub(crate) struct HandlerCall {
     /// The envelope's `metadata`; empty if the envelope has none.
     metadata: Range<usize>,
     deadline: Option<Instant>,
-    /// RUNNING changes to ENDED, or to CUT_OFF and then to ENDED.
+    /// RUNNING may change to ENDED, or to CUT_OFF and later to ENDED.
     state: AtomicU8,
 }
 
@@ -47,7 +48,8 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<&'de RawValue, 
 }
 
 impl HandlerCall {
-    /// `bytes` begin with a head of `head` bytes. Fails if a JSON body is not an envelope.
+    /// Makes a call from the bytes of its request, which begin with a head of `head` bytes. `left`
+    /// is the time until the deadline. Fails if a JSON body is not an envelope.
     pub(crate) fn new(
         bytes: Vec<u8>,
         head: usize,
@@ -90,14 +92,14 @@ impl HandlerCall {
         self.deadline.is_some_and(past)
     }
 
-    /// Asks the handler to stop. True if it is still running.
+    /// Asks the handler to stop. Returns true if the handler is still running.
     pub(crate) fn cut_off(&self) -> bool {
         let state = &self.state;
         let was = state.compare_exchange(RUNNING, CUT_OFF, Ordering::AcqRel, Ordering::Acquire);
         was.is_ok()
     }
 
-    /// Marks that the handler has ended. True if `cut_off` came before.
+    /// Marks that the handler has ended. Returns true if `cut_off` came before.
     pub(crate) fn end(&self) -> bool {
         self.state.swap(ENDED, Ordering::AcqRel) == CUT_OFF
     }
@@ -116,7 +118,7 @@ impl HandlerCall {
 
 const ENVELOPE: &str = r#"the body must be {"input": any JSON, "metadata": {string: string}}"#;
 
-/// The range of `part` within `whole`. `part` must be borrowed from `whole`.
+/// Returns the range of `part` within `whole`. `part` must be borrowed from `whole`.
 fn within(whole: &[u8], part: &RawValue) -> Range<usize> {
     // serde_json borrows a `RawValue` from its input, so both pointers are in the same buffer.
     let from = part.get().as_ptr() as usize - whole.as_ptr() as usize;
@@ -139,23 +141,25 @@ impl Input {
         self.call.json
     }
 
-    /// The JSON text of the envelope's `input`, or the whole body if it was not JSON.
+    /// Returns the JSON text of the envelope's `input`, or the whole body if its content type is
+    /// not JSON.
     pub fn bytes(&self) -> &[u8] {
         &self.call.bytes[self.call.input.clone()]
     }
 
-    /// The whole body as the caller sent it. A JSON body is the envelope, with its `metadata`.
+    /// Returns the whole body as the caller sent it. A JSON body is the envelope, with its
+    /// `metadata`.
     pub fn body(&self) -> &[u8] {
         &self.call.bytes[self.call.head..]
     }
 
-    /// The body's content type; `application/octet-stream` if the caller sent none.
+    /// Returns the body's content type; `application/octet-stream` if the caller sent none.
     pub fn content_type(&self) -> &str {
         let found = self.call.header("content-type");
         found.unwrap_or("application/octet-stream")
     }
 
-    /// Deserializes the input. Fails with `BAD_INPUT`.
+    /// Deserializes the input. Fails with `BAD_INPUT` if the input is not JSON of this type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         if !self.is_json() {
             let message = format!(
@@ -177,7 +181,7 @@ impl fmt::Debug for Input {
 
 /// A type that a handler's closure may take as its input.
 pub trait FromInput: Sized {
-    /// Fails with `BAD_INPUT` if the caller sent something else.
+    /// Converts the input. Fails with `BAD_INPUT` if the caller sent an input of another type.
     fn from_input(input: Input) -> Result<Self, Error>;
 }
 
@@ -204,28 +208,28 @@ impl Context {
         Self { call }
     }
 
-    /// The platform's id of this call.
+    /// Returns the platform's id of this call.
     pub fn execution_id(&self) -> Option<&str> {
         self.call.header("x-execution-id")
     }
 
-    /// The client's `X-Trace-Id`.
+    /// Returns the client's `X-Trace-Id`.
     pub fn trace_id(&self) -> Option<&str> {
         self.call.header("x-trace-id")
     }
 
-    /// The number of the attempt, from 1.
+    /// Returns the number of the attempt; the first attempt is 1.
     pub fn attempt(&self) -> u32 {
         let attempt = self.call.header("x-dispatch-attempt");
         attempt.and_then(|text| text.parse().ok()).unwrap_or(1)
     }
 
-    /// A header of the request. The case of `name` does not matter.
+    /// Returns the first header of the request with this name. The case of `name` does not matter.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.call.header(name)
     }
 
-    /// The envelope's `metadata`. A value that is not a string is returned as JSON text.
+    /// Returns the envelope's `metadata`. A value that is not a string becomes its JSON text.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let bytes = &self.call.bytes[self.call.metadata.clone()];
         let values: BTreeMap<String, serde_json::Value> =
@@ -238,7 +242,7 @@ impl Context {
         pairs.map(|(key, value)| (key, text(value))).collect()
     }
 
-    /// Milliseconds until the deadline, 0 after it; none if the call has no deadline.
+    /// Returns the milliseconds until the deadline, 0 after it; none if the call has no deadline.
     pub fn remaining_ms(&self) -> Option<u64> {
         let left = self
             .call

@@ -1,5 +1,5 @@
 //! A small HTTP/1.1 client: one request per connection, plain `http://` only, with limits of time
-//! and size. It follows no redirect. Called by `announce`, `job` and the watchdog.
+//! and size. It follows no redirect. `announce`, `job` and the watchdog use it.
 
 use std::fmt;
 use std::io;
@@ -14,16 +14,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// Limit of a body: more than the platform's default settings allow for a request or an answer.
+/// The limit of an answer's body, in bytes. It is more than the platform's default settings allow
+/// for an input or an output.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Pauses between the attempts of `request_persistently`.
+/// The pauses between the attempts of `request_persistently`, in milliseconds.
 const WAITS_MS: [u64; 2] = [250, 1000];
 
 /// The address of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     place: UrlAddress,
-    /// Path and query.
+    /// The path and the query.
     target: String,
 }
 
@@ -61,7 +62,7 @@ impl Url {
         let Some(rest) = text.strip_prefix("http://") else {
             return Err(wrong("must begin with http://"));
         };
-        // Such a byte could end the request line and add lines to the head.
+        // A space or a control character could end the request line early or add lines to the head.
         if rest.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
             return Err(wrong("must be plain ASCII without spaces"));
         }
@@ -98,7 +99,7 @@ impl Url {
         })
     }
 
-    /// The URL of a program that listens on a port of this machine.
+    /// Returns the URL of a program that listens on a port of this machine.
     pub fn local(port: u16, target: &str) -> Self {
         Self {
             place: UrlAddress::Tcp {
@@ -109,7 +110,7 @@ impl Url {
         }
     }
 
-    /// The URL of a program that listens on a Unix socket.
+    /// Returns the URL of a program that listens on a Unix socket.
     pub fn unix(path: &Path, target: &str) -> Self {
         Self {
             place: UrlAddress::Unix(path.into()),
@@ -153,7 +154,8 @@ pub async fn request(
     let whole = async {
         match &url.place {
             UrlAddress::Tcp { host, port } => {
-                // `Host` needs the brackets of an IPv6 address; the resolver does not accept them.
+                // The brackets of an IPv6 address are removed only here: `Host` needs them, but the
+                // resolver does not accept them.
                 let name = host.trim_start_matches('[').trim_end_matches(']');
                 let stream = TcpStream::connect((name, *port))
                     .await
@@ -172,7 +174,7 @@ pub async fn request(
         .unwrap_or(Err(ClientError::TimedOut))
 }
 
-/// Like `request`, with three attempts in all if the network fails or the answer is 408, 429 or
+/// Like `request`, but makes up to three attempts if the network fails or the answer is 408, 429 or
 /// 5xx.
 pub async fn request_persistently(
     url: &Url,
@@ -349,7 +351,7 @@ mod tests {
         assert_eq!(parsed("http://[::1]"), tcp("[::1]", 80, "/"));
     }
 
-    /// What the client reads from a connection that sends `answer` and then ends.
+    /// Returns what the client reads from a connection that sends `answer` and then ends.
     fn read(answer: &str) -> Result<ClientAnswer, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let mut stream = answer.as_bytes();
@@ -392,8 +394,8 @@ mod tests {
         assert_eq!(typed.content_encoding.as_deref(), Some("br"));
     }
 
-    /// For each of these answers, two parsers could find different bodies (RFC 9112 §2.2, §6.1 and
-    /// §6.3).
+    /// Two parsers could find different bodies in most of these answers (RFC 9112 §2.2, §6.1 and
+    /// §6.3). The other answers use a coding or a protocol that the client does not support.
     #[test]
     fn answers_of_two_meanings_are_refused() {
         for answer in [

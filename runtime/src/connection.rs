@@ -1,5 +1,5 @@
-//! One connection: reads its requests one after the other, and sends each answer in one write. It
-//! never decides whether the pod accepts calls: `pod` does. Called by `server`.
+//! One connection: reads its requests one after the other, and answers each of them. Whether the
+//! pod accepts a call is decided in `pod`. `server` calls `serve` for each connection.
 
 mod reading;
 mod writing;
@@ -25,20 +25,23 @@ use crate::run;
 
 use reading::read_more;
 
-/// The contract asks a pod to keep an idle connection for at least 60 s. The platform closes it
-/// after 30 s at most, so no request arrives at a connection that the pod is closing.
+/// How long an idle connection is kept. The contract asks for at least 60 s. The platform closes an
+/// idle connection after 30 s at most, so its requests do not meet a connection that the pod is
+/// closing.
 const IDLE: Duration = Duration::from_secs(90);
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 const BODY_WAIT: Duration = Duration::from_secs(60);
 const WRITE_WAIT: Duration = Duration::from_secs(60);
-/// Free capacity of the buffer before a read.
+/// The capacity, in bytes, that the buffer gets before a read if too little is free.
 const READ: usize = 8 * 1024;
-/// A larger buffer is not kept for the next request.
+/// The largest buffer that is kept for the next request, in bytes.
 const BUFFER_KEPT: usize = 64 * 1024;
-/// Limit of the bytes of further requests that are read while a call runs. With more than this in
-/// the buffer the connection is not read, so a caller that leaves is noticed only after the call.
+/// The limit of the bytes of further requests that are read while a call runs. A connection with
+/// this many bytes in its buffer is not read, so a caller that leaves is noticed only after the
+/// call.
 const AHEAD_MAX: usize = 64 * 1024;
-/// Limit of a body that is copied behind its head. A larger body is sent from its own buffer.
+/// The limit of a body that is copied behind its head, in bytes. A larger body is sent from its own
+/// buffer.
 const COPY_MAX: usize = 32 * 1024;
 /// The deadline of a call without `X-Deadline-Ms`: slightly more than the longest `timeoutMs`.
 const DEADLINE_MAX: Duration = Duration::from_secs(310);
@@ -47,7 +50,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 struct ServedConnection<S> {
     stream: S,
     pod: Arc<RuntimePod>,
-    /// Bytes that were read and are not used yet.
+    /// The bytes that were read and are not used yet.
     buffer: Vec<u8>,
     out: Vec<u8>,
     /// The `X-Execution-Id` of the current request; empty if the request has none.
@@ -86,7 +89,7 @@ impl From<BadRequest> for Stop {
     }
 }
 
-/// A request's head and its bytes: the head again, and the decoded body.
+/// A request's parsed head, and the request's bytes: the bytes of the head, then the decoded body.
 struct BufferedRequest {
     head: PodRequest,
     bytes: Vec<u8>,
@@ -99,8 +102,8 @@ enum CallEnd {
     Left,
 }
 
-/// Serves until the caller closes the connection, leaves it idle for too long, or sends bytes that
-/// cannot be read.
+/// Serves one connection until it ends. It ends when the caller closes it, leaves it idle for too
+/// long or sends a request that cannot be read, or after an answer with `Connection: close`.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc<RuntimePod>) {
     let mut connection = ServedConnection {
         stream,
@@ -125,7 +128,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Answers the request. True if the connection can serve another request.
+    /// Answers the request. Returns true if the connection can serve another request.
     async fn answer(&mut self, request: BufferedRequest) -> Result<bool, Gone> {
         let head = request.head;
         // While the pod stops, each answer closes its connection, so that the platform starts no
@@ -193,8 +196,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(kept)
     }
 
-    /// Waits until the call ends, its deadline passes or its caller leaves. The last two stop the
-    /// call.
+    /// Waits until the call ends, its deadline passes or its caller leaves. In the last two cases
+    /// the call is stopped.
     async fn attend(&mut self, running: Running, call: &Arc<HandlerCall>) -> CallEnd {
         let overrunning = Arc::clone(&self.pod.overrunning);
         let blocking = matches!(running, Running::Blocking(_));
@@ -207,13 +210,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             loop {
                 let ahead = self.buffer.len() < AHEAD_MAX;
                 tokio::select! {
-                    // The result is polled first, because a result that is ready is sent even if
+                    // The result is polled first, so that a result that is ready is sent even if
                     // the deadline passes in the same poll.
                     biased;
                     result = &mut ended => break CallEnd::Answer(result),
                     () = &mut deadline => break CallEnd::Deadline,
                     read = read_more(&mut self.stream, &mut self.buffer), if ahead => {
-                        // Bytes that arrive belong to the next request; the end of the stream, or
+                        // Bytes that arrive belong to the next request. The end of the stream, or
                         // an error, means that the caller has left.
                         if !matches!(read, Ok(1..)) {
                             break CallEnd::Left;
@@ -235,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
 
     /// Keeps the request's buffer for the next request.
     fn recycle(&mut self, call: Arc<HandlerCall>) {
-        // `buffer` already holds bytes of the next request, so it cannot be replaced.
+        // A `buffer` that already holds bytes of the next request cannot be replaced.
         if !self.buffer.is_empty() {
             return;
         }

@@ -1,11 +1,11 @@
-//! The error of a call: a code and a message, which the platform passes on to the client. It does
-//! not know the platform's status codes. Errors are made by handlers, and by the code that runs
-//! handlers: this library and the watchdog.
+//! The error of a call: a code and a message, which the platform passes on to the client. The
+//! platform chooses the status that the client gets. Handlers make errors, and so does the code
+//! that runs them: this library and the watchdog.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// The error that a handler returns. `?` converts any `std::error::Error` to it.
+/// The error that a handler returns. `?` converts any `std::error::Error` to this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     pub(crate) status: u16,
@@ -14,12 +14,12 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with the code `HANDLER_ERROR`.
+    /// Makes an error with the code `HANDLER_ERROR`.
     pub fn new(message: impl Into<String>) -> Self {
         Self::with_code("HANDLER_ERROR", message)
     }
 
-    /// An error with the function's own code, which becomes the execution's `error.code`.
+    /// Makes an error with the function's own code, which becomes the execution's `error.code`.
     pub fn with_code(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             status: 500,
@@ -28,7 +28,7 @@ impl Error {
         }
     }
 
-    /// `BAD_INPUT`: the caller must send a different input.
+    /// Makes a `BAD_INPUT` error: the caller must send a different input.
     pub fn bad_input(message: impl Into<String>) -> Self {
         Self {
             status: 400,
@@ -36,12 +36,12 @@ impl Error {
         }
     }
 
-    /// `BAD_OUTPUT`: the output cannot be sent.
+    /// Makes a `BAD_OUTPUT` error: the output cannot be sent.
     pub fn bad_output(message: impl Into<String>) -> Self {
         Self::with_code("BAD_OUTPUT", message)
     }
 
-    /// `POD_LOST`: the process that ran the call ended before the call did.
+    /// Makes a `POD_LOST` error: the process that ran the call ended before the call did.
     pub fn pod_lost(message: impl Into<String>) -> Self {
         Self {
             status: 502,
@@ -56,17 +56,17 @@ impl Error {
         }
     }
 
-    /// The code, such as `HANDLER_ERROR`.
+    /// Returns the code, for example `HANDLER_ERROR`.
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// The message that the client gets.
+    /// Returns the message that the client gets.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// `{"code","message"}`.
+    /// Returns `{"code","message"}`.
     pub(crate) fn json(&self) -> String {
         serde_json::json!({ "code": self.code, "message": self.message }).to_string()
     }

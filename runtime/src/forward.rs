@@ -1,8 +1,9 @@
 //! Passes HTTP/1.1 exchanges from the platform to a program that does not know the platform, and
-//! adds `X-Execution-Id` to the answers. The platform compares this id with the id of its call. An
-//! answer that ends with its connection is sent in chunks, so that the platform detects a cut
-//! answer. If the program ends before its answer begins, this module answers. This module changes
-//! no other byte and refuses no request. Called by the watchdog's relay.
+//! adds `X-Execution-Id` to the answers. The platform compares this id with the id of its call. If
+//! the end of an answer is the end of its connection, the answer is sent in chunks, so that the
+//! platform detects a cut answer. If the program ends before its answer begins, this module
+//! answers. It passes all other bytes on unchanged and refuses no request. The watchdog's relay
+//! calls it.
 
 mod heads;
 mod source;
@@ -22,11 +23,11 @@ use crate::error::Error;
 use heads::{ForwardedRequest, NotHttp, answer_head, request_head};
 use source::Source;
 
-/// Limit of the bytes that are read ahead while an answer comes. With more in the buffer, a FIN of
-/// the platform is noticed only after the answer.
+/// The limit of the bytes of further requests that are read before an answer is complete. If the
+/// buffer holds more, the end of the platform's stream is noticed only after the answer.
 const AHEAD_MAX: usize = 64 * 1024;
-/// How long the rest of the platform's bytes are read after the last answer. An immediate close
-/// would reset the connection, and the platform could lose the answer.
+/// The time for which the rest of the platform's bytes are read after the last answer. An immediate
+/// close would reset the connection, and the platform could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What happens to the connections after an exchange.
@@ -34,15 +35,15 @@ const LINGER: Duration = Duration::from_secs(2);
 enum AfterExchange {
     NextRequest,
     End,
-    /// The bytes that follow are passed on unread: they are another protocol, or perhaps not HTTP.
+    /// The bytes that follow are passed on without parsing, because they may not be HTTP.
     Raw,
     /// The program's connection ended before any byte of its answer was passed on.
     Lost,
 }
 
-/// Passes exchanges between the two connections, until one of them ends. `ended` returns how the
-/// program itself ended, or None if it still runs. `ended` is awaited only when an answer is
-/// missing.
+/// Passes exchanges between the two connections until one of them ends. `ended` returns the error
+/// of a program that has ended, or None if the program still runs. `ended` is awaited only when an
+/// answer is missing.
 pub async fn forward<A, B>(
     platform: A,
     program: B,
@@ -71,8 +72,8 @@ where
             AfterExchange::End => return linger(&mut requests, &mut to_platform).await,
             AfterExchange::Lost => {
                 let id = head.ok().and_then(|head| head.id);
-                // The program still runs and only closed its connection. So the platform's
-                // connection closes too, as it would without this relay.
+                // If the program still runs and only closed its connection, the platform's
+                // connection closes too, as it would without the relay.
                 let Some(error) = ended.await else {
                     return Ok(());
                 };
@@ -89,8 +90,8 @@ where
     }
 }
 
-/// Answers the first request of a connection for which there is no program: 503 with
-/// `X-Not-Started`, because the call did not begin.
+/// Answers the first request of a connection if no program accepts connections on the port. The
+/// answer is 503 with `X-Not-Started`, because the call did not begin.
 pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<()> {
     let (requests, mut to_platform) = split(platform);
     let mut requests = Source::new(requests);
@@ -115,7 +116,7 @@ pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<(
     linger(&mut requests, &mut to_platform).await
 }
 
-/// An answer that this module makes itself. The connection closes after it.
+/// Returns an answer that this module makes itself. Its head says that the connection closes.
 fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     let (mut out, body) = (Vec::new(), error.json());
     let extra = Extra {
@@ -128,9 +129,9 @@ fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     out
 }
 
-/// The head of the next request, which stays in the buffer; none if the connection must end. It
-/// must end when one side has ended, or when the program sent bytes between two requests, because
-/// these bytes would become the next request's answer.
+/// Returns the head of the next request, whose bytes stay in the buffer. Returns none if the
+/// connections must end: one side has ended, or the program sent bytes before the request. Such
+/// bytes would be taken for the answer to the next request.
 async fn next_request<A: AsyncRead, B: AsyncRead>(
     requests: &mut Source<A>,
     answers: &mut Source<B>,
@@ -154,8 +155,8 @@ async fn next_request<A: AsyncRead, B: AsyncRead>(
     }
 }
 
-/// Passes one request and its answer, in both directions at once, because a program may answer
-/// while it still reads.
+/// Passes one request and its answer on. Both directions run at the same time, because a program
+/// may answer while it still reads.
 async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     head: &ForwardedRequest,
     (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
@@ -164,7 +165,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     // `sent` is an atomic and not a `Cell`, so that the future is `Send` and runs on any runtime.
     let sent = AtomicBool::new(false);
     let up = async {
-        // A body of known length is passed together with the head, so that both go in one write.
+        // A body of known length is passed together with the head, so that one write can send both.
         let rest = match head.body {
             ResponseBody::Length(length) => {
                 ResponseBody::Length((head.len as u64).saturating_add(length))
@@ -195,8 +196,8 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
             ended = &mut up, if goes_up => match ended {
                 // The platform left before the request was complete.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
-                // The request is complete, or the program reads no more of it; the answer may still
-                // come.
+                // The request was passed on, or the program reads no more of it. The answer may
+                // still come.
                 Ok(()) | Err(_) => goes_up = false,
             },
         }
@@ -237,7 +238,7 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
         }
         to_platform.write_all(&out).await?;
         answers.buffer.drain(..used);
-        // This is an interim answer (1xx): the final answer follows (RFC 9110 §15.2).
+        // After an interim answer (1xx) another answer follows (RFC 9110 §15.2).
         if head.status < 200 {
             continue;
         }

@@ -1,11 +1,12 @@
 //! The interface for a function's author: closures of three kinds, or a type of the author's own,
 //! each under a name. This module never runs a handler: `run` does.
 //!
-//! - `inline`: quick work, on the thread that read the request. All other calls wait until it ends.
-//! - `blocking`: work on the CPU, or blocking calls, on a thread of its own for each call. It
-//!   should check [`Context::cancelled`] regularly, because a thread cannot be stopped from
+//! - `inline`: quick work, on the thread that read the request. Until it ends, this thread serves
+//!   no other call.
+//! - `blocking`: work on the CPU, or blocking calls, on a thread of its own for each call. The
+//!   closure should check [`Context::cancelled`] regularly, because a thread cannot be stopped from
 //!   outside.
-//! - `future`: `async` work; dropped at the deadline, or when the caller leaves.
+//! - `future`: `async` work. Its future is dropped at the deadline, or when the caller leaves.
 
 use std::fmt;
 use std::future::Future;
@@ -133,7 +134,8 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// Call this first in `main`, because a cold start is measured from this call.
+    /// Makes a set without handlers. Call this function first in `main`, because a cold start is
+    /// measured from this call.
     pub fn new() -> Self {
         Self {
             named: Vec::new(),
@@ -143,8 +145,8 @@ impl Handlers {
         }
     }
 
-    /// Makes `choose` ignore `FUNCTION_HANDLER`, for a program where the variable is meant for
-    /// another process, for example a process that the handler starts.
+    /// Makes the program ignore `FUNCTION_HANDLER`. Use it if the variable is meant for another
+    /// process, for example for one that the handler starts.
     #[must_use]
     pub fn without_picking(mut self) -> Self {
         self.picks = false;
@@ -161,7 +163,7 @@ impl Handlers {
 
     /// Sets a closure that runs once before the first call, on a thread of its own. `/health`
     /// answers 503 until the closure has ended. If the closure fails, the program logs why and
-    /// exits with code 1.
+    /// exits with code 1. In Job mode the failure becomes the call's result.
     #[must_use]
     pub fn init(mut self, init: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Self {
         self.init = Some(Box::new(init));

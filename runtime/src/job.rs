@@ -1,5 +1,5 @@
-//! Job mode: runs the handler once and reports the result to the platform. It never listens. Called
-//! by `serve` if `CALLBACK_URL` is set.
+//! Job mode: runs the handler once and reports the result to the platform. This module does not
+//! listen. `serve` calls it if `CALLBACK_URL` is set.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::settings::{Job, Payload};
 
 const FETCH_WAIT: Duration = Duration::from_secs(30);
 const CALLBACK_WAIT: Duration = Duration::from_secs(30);
-/// Time limit of a Job for which no limit is set.
+/// The time limit of a Job for which no limit is set.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-/// Runs the Job. Returns 0 if the platform received the result, also if the result is an error; 1
-/// if it did not; 143 if SIGTERM came first. After SIGTERM no result is reported, so the platform
-/// may run the call again.
+/// Runs the Job. Returns 0 if the platform accepted the result, which may be an error, or refused
+/// it finally. Returns 1 if the result could not be reported, and 143 if SIGTERM or SIGINT came
+/// first. After a signal no result is reported, so the platform may run the call again.
 pub(crate) async fn work(
     job: Job,
     handler: Arc<dyn Handler>,
@@ -40,7 +40,7 @@ pub(crate) async fn work(
             return ExitCode::FAILURE;
         }
     };
-    // The limit counts from the start of the process, so the time of the start is subtracted.
+    // The limit counts from the start of the process, so the time since then is subtracted.
     let since = birth.started.elapsed().unwrap_or_default();
     let timeout = job.timeout.unwrap_or(TIMEOUT_MAX);
     let deadline = Instant::now() + timeout.saturating_sub(since);
@@ -63,8 +63,8 @@ async fn outcome(
     deadline: Instant,
 ) -> Result<Output, Error> {
     tokio::select! {
-        // The error becomes the call's result. The exit code does not repeat it: it only says
-        // whether the result was reported.
+        // The error becomes the call's result. It is logged here too, because the exit code only
+        // says whether the result was reported.
         result = initialise(init) => result.inspect_err(|error| {
             let id = [("executionId", job.execution_id.as_str())];
             log::line("error", &format!("the initialisation failed: {error}"), None, &id);
@@ -80,7 +80,7 @@ async fn outcome(
     let running = run::begin(&*handler, &call);
     let overrunning = Arc::default();
     let result = tokio::select! {
-        // The result is polled first, because a result that is ready counts even if the deadline
+        // The result is polled first, so that a result that is ready counts even if the deadline
         // passes in the same poll.
         biased;
         result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
@@ -94,7 +94,7 @@ async fn outcome(
     result
 }
 
-/// The request's body and its type.
+/// The body of the call's request, with its content type and encoding.
 struct Fetched {
     content_type: String,
     content_encoding: Option<String>,
@@ -133,7 +133,7 @@ async fn fetch(payload: &Payload) -> Result<Fetched, Error> {
     }
 }
 
-/// The request as a warm pod would receive it, and the length of its head.
+/// Returns the request in the form in which a warm pod receives one, and the length of its head.
 fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     let (content_type, body) = (&input.content_type, &input.body);
     let mut head = format!("POST /invoke HTTP/1.1\r\nContent-Type: {content_type}\r\n");
@@ -152,8 +152,8 @@ fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     (bytes, length)
 }
 
-/// Posts the result, success or error. The exit code is 0 if the platform accepted the result or
-/// finally refused it.
+/// Posts the result, success or error. Returns 0 if the platform accepted the result or refused it
+/// finally, else 1.
 pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
     let (content_type, body) = match outcome {
         Ok(output) if !is_plain_json(Some(output.content_type().as_bytes())) => {
@@ -175,7 +175,8 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
             let message = format!("the platform refused the result: {}", answer.status);
             let id = [("executionId", job.execution_id.as_str())];
             log::line("warn", &message, None, &id);
-            // Any other status is final: a new attempt of the Job would be refused too.
+            // Every status but these is final: the platform would refuse the result of a new
+            // attempt of the Job too.
             let undone = matches!(answer.status, 408 | 429 | 500..);
             return ExitCode::from(u8::from(undone));
         }
@@ -192,8 +193,8 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
     ExitCode::FAILURE
 }
 
-/// `{success, output, error, startedAt, loadedAt, readyAt}`; the output's bytes are copied
-/// unchanged.
+/// Returns `{success, output, error, startedAt, loadedAt, readyAt}`. The output's JSON is copied
+/// and not re-encoded.
 fn result_json(outcome: Result<Output, Error>, birth: &Birth) -> Vec<u8> {
     // The bytes are checked, because bytes that are not JSON could forge the other fields.
     let outcome = outcome.and_then(|output| Output::json_bytes(output.bytes().to_vec()));

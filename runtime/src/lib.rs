@@ -1,6 +1,6 @@
 //! Serves Rust handlers as a function: `serve` listens as the platform expects of a pod, or runs
-//! one call and reports its result (Job mode). The library never retries a call and never talks to
-//! Kubernetes. A function's `main` calls it:
+//! one call and reports its result (Job mode). The library retries no call and does not talk to
+//! Kubernetes. A function's `main` calls `serve`:
 //!
 //! ```no_run
 //! use nanofaas_runtime::{Context, Handlers, Input, handler};
@@ -48,16 +48,18 @@ struct Readme;
 use announce::Birth;
 use settings::Settings;
 
-/// Serves until SIGTERM or SIGINT, and then returns 0. In Job mode (`CALLBACK_URL` is set) it
-/// returns when the result of its only call is reported. If a setting is wrong, it logs one line
-/// and returns 2; but in Job mode a wrong handler name becomes the call's result.
+/// Serves until SIGTERM or SIGINT, finishes the running calls, and returns 0. In Job mode
+/// (`CALLBACK_URL` is set) `serve` returns when it has reported the result of its only call. If a
+/// setting is wrong, `serve` logs one line and returns 2; but in Job mode a wrong handler name
+/// becomes the call's result.
 ///
-/// Everything runs on this thread; blocking handlers have threads of their own.
+/// `serve` runs on the calling thread. Only blocking handlers and the function's `init` have
+/// threads of their own.
 pub fn serve(handlers: Handlers) -> ExitCode {
     let loaded = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Each blocking call occupies a thread, so the limit of calls is the limit of threads.
+        // Each blocking call occupies a thread, so as many threads as calls are allowed.
         .max_blocking_threads(pod::CALLS_MAX)
         .build();
     let runtime = match runtime {

@@ -1,5 +1,5 @@
-//! Writes JSON lines to stderr, each in one write, with the ids of the call if there is one. It
-//! never fails, because a closed stderr must not stop a call. Called by all modules.
+//! Writes JSON lines to stderr, each in one write, with the ids of the call that the line is about.
+//! An error of the write is ignored, because a closed stderr must not stop a call.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use crate::call::Context;
 
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// `level` is `debug`, `info`, `warn` or `error`; `more` holds further fields.
+/// Writes one line. `level` is `debug`, `info`, `warn` or `error`; `more` holds further fields.
 pub fn line(level: &str, message: &str, context: Option<&Context>, more: &[(&str, &str)]) {
     let mut cut = message.len().min(MESSAGE_BYTES_MAX);
     while !message.is_char_boundary(cut) {
@@ -46,7 +46,7 @@ fn put(line: &mut String, name: &str, value: &str) {
     line.push_str(&format!(r#","{name}":{value}"#));
 }
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Returns the time in the form of RFC 3339, in UTC and with milliseconds.
 fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -56,9 +56,9 @@ fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// The date that is `days` days after 1970-01-01. Years begin in March here, so that a leap day is
-/// the last day of its year. 719,468 is the number of days from 0000-03-01 to 1970-01-01; an era of
-/// 400 years has 146,097 days.
+/// Returns year, month and day of the date that is `days` days after 1970-01-01. The computation
+/// uses years that begin in March, so that a leap day is the last day of its year. 719,468 is the
+/// number of days from 0000-03-01 to 1970-01-01; an era of 400 years has 146,097 days.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

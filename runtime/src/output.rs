@@ -1,5 +1,5 @@
-//! A handler's output: a content type and bytes. It never re-encodes bytes. Made by handlers;
-//! written by `connection` and `job`.
+//! A handler's output: a content type and bytes. No byte is re-encoded. Handlers make outputs;
+//! `connection` and `job` send them.
 
 use std::borrow::Cow;
 
@@ -32,8 +32,9 @@ impl Output {
         Ok(Self::raw(JSON, bytes))
     }
 
-    /// An output of bytes that are already JSON. They are checked, and sent without the white space
-    /// around them, otherwise unchanged. Empty bytes are sent as `null`.
+    /// Makes an output of bytes that are already JSON. The bytes are checked. They are sent
+    /// unchanged, but without the white space around them. If only white space or nothing is there,
+    /// `null` is sent.
     pub fn json_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
         let text = bytes.trim_ascii();
         if text.is_empty() {
@@ -46,8 +47,8 @@ impl Output {
         }
     }
 
-    /// Bytes with their own content type, which the client gets unchanged. A content type that a
-    /// header cannot hold ends the call with `BAD_OUTPUT`.
+    /// Makes an output of bytes with their own content type. The client gets both unchanged. A
+    /// content type that a header cannot hold ends the call with `BAD_OUTPUT`.
     pub fn raw(content_type: impl Into<Cow<'static, str>>, bytes: Vec<u8>) -> Self {
         Self {
             content_type: content_type.into(),

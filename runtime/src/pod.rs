@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::handler::Handler;
 
-/// Limit of simultaneous calls: the platform runs at most 1,024 calls of one function.
+/// The limit of simultaneous calls: as many as a function's largest `concurrency`.
 pub(crate) const CALLS_MAX: usize = 1024;
 /// A stopping pod exits when it has had no call for this long.
 const QUIET: Duration = Duration::from_secs(2);
@@ -24,18 +24,18 @@ pub(crate) enum PodPhase {
 pub(crate) struct RuntimePod {
     pub(crate) handler: Arc<dyn Handler>,
     phase: AtomicU8,
-    /// Calls whose answer is not sent yet.
+    /// The number of calls whose answer is not sent yet.
     calls: AtomicUsize,
-    /// Blocking handlers that still run after their call was cut off.
+    /// The number of blocking handlers that still run after their call was cut off.
     pub(crate) overrunning: Arc<AtomicUsize>,
     cold: AtomicBool,
     init_ms: AtomicU64,
     made: Instant,
-    /// When the last call ended while the pod was stopping, in milliseconds since `made`.
+    /// When the stop began, or when the last call after that ended, in milliseconds since `made`.
     last_call_ms: AtomicU64,
 }
 
-/// Counts one call in the pod until it is dropped.
+/// Counts one call in the pod until the permit is dropped.
 pub(crate) struct CallPermit(Arc<RuntimePod>);
 
 impl RuntimePod {
@@ -75,13 +75,14 @@ impl RuntimePod {
             .store(PodPhase::Stopping as u8, Ordering::Release);
     }
 
-    /// The answer to `GET /health`: 200 or 503, and the reason.
+    /// Returns the answer to `GET /health`: 200 or 503, and the body, which names the state.
     pub(crate) fn health(&self) -> (u16, &'static str) {
         match self.phase() {
             PodPhase::Starting => (503, r#"{"status":"STARTING"}"#),
             PodPhase::Stopping => (503, r#"{"status":"STOPPING"}"#),
-            // An overrunning handler makes the pod unhealthy: after the platform cut off a call, it
-            // probes the pod before it sends the next call.
+            // An overrunning handler makes the pod unhealthy, so that the pod gets no call
+            // meanwhile. The platform probes the pod after it cut off a call, and sends the next
+            // call only after a good answer.
             PodPhase::Ready if self.overrunning.load(Ordering::Acquire) > 0 => {
                 (503, r#"{"status":"OVERRUNNING"}"#)
             }
@@ -103,15 +104,17 @@ impl RuntimePod {
         Ok(CallPermit(Arc::clone(self)))
     }
 
-    /// Milliseconds of the initialisation, for the first answer only.
+    /// Returns how many milliseconds the initialisation took, for the first answer only; none for
+    /// later answers.
     pub(crate) fn first_answer(&self) -> Option<u64> {
-        // The load comes first, because it is cheaper than the swap and all later answers need only
-        // the load.
+        // The load comes before the swap, because it is cheaper, and later answers need only the
+        // load.
         let first = self.cold.load(Ordering::Relaxed) && self.cold.swap(false, Ordering::AcqRel);
         first.then(|| self.init_ms.load(Ordering::Relaxed))
     }
 
-    /// Whether no call runs and none has come for `QUIET`.
+    /// Whether no call runs, and `QUIET` has passed since the stop began and since the last call
+    /// ended.
     pub(crate) fn quiet(&self) -> bool {
         let last = self.last_call_ms.load(Ordering::Relaxed);
         let since = Duration::from_millis(self.now_ms() - last);
@@ -125,7 +128,8 @@ impl RuntimePod {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        // Only a stopping pod needs the time, so the clock is not read in other phases.
+        // Only a stopping pod needs the time of a call's end, so the clock is not read in other
+        // phases.
         if self.0.phase() == PodPhase::Stopping {
             let now = self.0.now_ms();
             self.0.last_call_ms.fetch_max(now, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! The content of a request's head that a pod needs: route, deadline and the call's id.
-//! `nanofaas_http1` parses HTTP. Pure. Called by `connection`.
+//! `nanofaas_http1` parses HTTP. `connection` calls this module.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use nanofaas_http1::header_value::digits;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::{Method, RequestHead, parse_request};
 
-/// Limit of a body. It is above the platform's default limit of 1 MiB, because the platform's
-/// operator can raise that limit.
+/// The limit of a body, in bytes. It is above the platform's default limit of 1 MiB, because the
+/// platform's operator can raise that limit.
 pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
@@ -30,7 +30,7 @@ pub(crate) struct PodRequest {
     /// The head's length in bytes, with its empty line.
     pub(crate) len: usize,
     pub(crate) route: Route,
-    /// HEAD: the answer has no body.
+    /// Whether the method is HEAD, whose answer has no body.
     pub(crate) headless: bool,
     pub(crate) keep: bool,
     pub(crate) framing: Framing,
@@ -63,8 +63,9 @@ impl From<ParseError> for BadRequest {
     }
 }
 
-/// Parses the head at the start of `bytes`; none if it is not complete yet. Call it again with the
-/// same `scan` when more bytes have come, and with a new `scan` for the next request.
+/// Parses the head at the start of `bytes`. Returns none if the head is not complete yet; call the
+/// function again with the same `scan` when more bytes have come. The next request needs a new
+/// `scan`.
 pub(crate) fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<PodRequest>, BadRequest> {
     let Some(head) = parse_request(bytes, scan)? else {
         return Ok(None);
@@ -88,8 +89,8 @@ impl PodRequest {
             len: head.len,
             route: route(head.method, head.path.of(bytes)),
             headless: head.method == Method::Head,
-            // An HTTP/1.0 client keeps a connection only if the answer says keep-alive. Our answers
-            // never do.
+            // An HTTP/1.0 client keeps a connection only if the answer says keep-alive. The answers
+            // of this runtime do not say it, so such a connection closes.
             keep: head.keep_alive && head.minor == 1,
             framing: head.framing,
             expects_continue: head.expect_continue,
@@ -120,14 +121,14 @@ impl PodRequest {
     }
 }
 
-/// The range of `part` within `whole`. `part` must be borrowed from `whole`.
+/// Returns the range of `part` within `whole`. `part` must be borrowed from `whole`.
 fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
     let from = part.as_ptr() as usize - whole.as_ptr() as usize;
     from..from + part.len()
 }
 
-/// The value of `X-Execution-Id`. A head that `parse` refused is searched too, because its answer
-/// needs the id.
+/// Returns the value of `X-Execution-Id`. A head that `parse` refused is searched too, because its
+/// answer needs the id.
 pub(crate) fn id<'b>(
     parsed: &Result<Option<PodRequest>, BadRequest>,
     bytes: &'b [u8],
@@ -138,7 +139,7 @@ pub(crate) fn id<'b>(
     }
 }
 
-/// The id in a head that was refused; none if the head is not complete yet.
+/// Returns the id in a head that was refused; none if the head is not complete yet.
 fn id_of_refused(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     // The answer repeats the value, so a value with a byte that no header may hold is not used.
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!(status("POST /invoke HTTP/1.0\r\nExpect: x\r\n\r\n"), 200);
         // With two content types, two readers could each use a different type.
         assert_eq!(with("Content-Type: a/b\r\nContent-Type: c/d"), 400);
-        // §3: a request line over 8 KiB is 414.
+        // §3: a request line over 8 KiB gets 414.
         let long = format!("GET /{} HTTP/1.1\r\nHost: f\r\n\r\n", "a".repeat(8192));
         assert_eq!(status(&long), 414);
         // §3.2.2: a target in absolute form is accepted.

@@ -1,5 +1,5 @@
 //! Runs a handler, and turns a panic of the handler into the error of its call, so that no other
-//! call is affected. It knows neither connections nor deadlines. Called by `connection` and `job`.
+//! call is affected. `connection` and `job` call this module, and stop a call at its deadline.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -16,13 +16,13 @@ use crate::output::Output;
 
 thread_local! {
     // The panic hook runs on the thread of the panic before `catch_unwind` returns, and only the
-    // hook gets the location. So the location is passed by thread-locals.
+    // hook gets the location. So a thread-local passes the location to `caught`.
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
     static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Installs a panic hook. It logs a panic as a JSON line; for a panic in a handler it only keeps
-/// the location, because that panic becomes the error of its call.
+/// Installs a panic hook. The hook logs a panic as a JSON line. For a panic in a handler the hook
+/// only keeps the location, because that panic becomes the error of its call.
 pub(crate) fn adopt_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let place = panic.location().map(ToString::to_string);
@@ -45,8 +45,8 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 /// Runs `f`, and turns a panic in it into an error.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     IN_HANDLER.set(true);
-    // The function is responsible for the state that its handlers share. The same holds after a
-    // panic of a thread.
+    // A panic may leave the state that handlers share half-changed. The function's author is
+    // responsible for that state, as after a panic of any thread.
     let result = catch_unwind(AssertUnwindSafe(f));
     IN_HANDLER.set(false);
     result.map_err(|payload| {
@@ -63,9 +63,9 @@ pub(crate) fn begin(handler: &dyn Handler, call: &Arc<HandlerCall>) -> Running {
     caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
 }
 
-/// Runs the rest of a call that has not ended yet. When the caller of this function cuts off a call
-/// whose blocking handler still runs, it increments `overrunning`; this function decrements it when
-/// the handler ends.
+/// Runs the rest of a call that has not ended yet. If the caller of `finish` cuts off a call whose
+/// blocking handler still runs, the caller increments `overrunning`. The handler's thread
+/// decrements `overrunning` when the handler ends.
 pub(crate) async fn finish(
     running: Running,
     call: &Arc<HandlerCall>,
@@ -78,8 +78,8 @@ pub(crate) async fn finish(
             let ours = Arc::clone(call);
             let overrunning = Arc::clone(overrunning);
             let thread = tokio::task::spawn_blocking(move || {
-                // The deadline may have passed, or the caller left, while the call waited for a
-                // thread.
+                // While the call waited for a thread, the deadline may have passed, or the caller
+                // may have left.
                 let result = match Context::new(Arc::clone(&ours)).cancelled() {
                     true => Err(Error::timeout()),
                     false => caught(work).and_then(|result| result),
@@ -91,8 +91,8 @@ pub(crate) async fn finish(
             });
             let lost = |_| Err(Error::new("the handler's thread was lost"));
             let result = thread.await.unwrap_or_else(lost);
-            // The handler may have noticed the deadline before this thread did, and failed because
-            // of it. So an error after the deadline is answered as TIMEOUT.
+            // The handler may have noticed the deadline before this thread did, and may have failed
+            // for that reason. So an error after the deadline is answered as TIMEOUT.
             match result.is_err() && call.overdue() {
                 true => Err(Error::timeout()),
                 false => result,

@@ -1,5 +1,5 @@
-//! Listens, from before the initialisation until the end of the drain. It never reads a request:
-//! `connection` does. Called by `serve`, except in Job mode.
+//! Listens for connections, from before the initialisation until the end of the drain. This module
+//! reads no request: `connection` does. `serve` calls `listen`, except in Job mode.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,13 +27,13 @@ use crate::run::caught;
 use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
 
-/// Limit of open connections. It is larger than `CALLS_MAX`, because the platform keeps idle
-/// connections for each of its io threads.
+/// The limit of open connections. It is larger than `CALLS_MAX`, because each io thread of the
+/// platform keeps idle connections of its own.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
-/// Time limit of the drain: the longest call (300 s), and the time that the platform adds to it.
+/// The time limit of the drain: 10 s more than the longest call may take.
 const DRAIN_MAX: Duration = Duration::from_secs(310);
 const BACKLOG: u32 = 1024;
-/// Pause between two checks whether the pod may exit.
+/// The pause between two checks of whether the pod may exit.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 enum ServerListener {
@@ -82,8 +82,8 @@ pub(crate) async fn listen(
     };
     let address = listener.address();
     let pod = Arc::new(RuntimePod::new(handler));
-    // Connections are accepted before the initialisation, so that `/health` can answer 503 while it
-    // runs.
+    // Connections are accepted before the initialisation, so that `/health` can answer 503 while
+    // the initialisation runs.
     tokio::spawn(accept(listener, Arc::clone(&pod)));
     let code = tokio::select! {
         result = initialise(init) => match result {
@@ -104,17 +104,18 @@ pub(crate) async fn listen(
                 ExitCode::FAILURE
             }
         },
-        // No call can have begun before the pod was ready, so there is nothing to drain.
+        // The pod is not ready yet, so no call can have begun, and there is nothing to drain.
         () = signals.come() => ExitCode::SUCCESS,
     };
     if let Listen::Unix(path) = at {
-        // Without the file, the connect of the next client fails at once.
+        // The file is removed, so that a client that connects from now on fails at once.
         let _ = std::fs::remove_file(path);
     }
     code
 }
 
-/// Runs the function's `init` on a thread of its own, so that `/health` is answered meanwhile.
+/// Runs the function's `init` on a thread of its own, so that this thread answers `/health`
+/// meanwhile.
 pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     let Some(init) = init else {
         return Ok(());
@@ -124,7 +125,8 @@ pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     thread.await.unwrap_or_else(lost)
 }
 
-/// Serves until no call runs and none has come for `QUIET`. A second signal ends the drain at once.
+/// Waits until the pod is quiet, while its connections are still served. A second signal ends the
+/// drain at once.
 async fn drain(pod: &RuntimePod, signals: &mut StopSignals) -> ExitCode {
     pod.stop();
     let quiet = async {
@@ -166,7 +168,7 @@ async fn bind(listen: &Listen) -> Result<ServerListener, String> {
 fn bind_all(port: u16) -> io::Result<TcpListener> {
     let (socket, any) = match TcpSocket::new_v6() {
         Ok(socket) => {
-            // The option is set explicitly, because the sysctl `net.ipv6.bindv6only` changes the
+            // The option is set explicitly, because the sysctl `net.ipv6.bindv6only` can change the
             // default.
             setsockopt(&socket, Ipv6V6Only, &false)?;
             (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED))
@@ -176,13 +178,14 @@ fn bind_all(port: u16) -> io::Result<TcpListener> {
         }
         Err(error) => return Err(error),
     };
-    // A restarted program can then listen while old connections are in TIME_WAIT.
+    // With this option a restarted program can listen while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::new(any, port))?;
     socket.listen(BACKLOG)
 }
 
-/// Removes a socket file on which no process listens any more, because `bind` would fail on it.
+/// Removes a socket file on which no process listens any more, because `bind` fails if the file
+/// exists.
 fn remove_stale(path: &Path) {
     let refused = StdUnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
@@ -208,8 +211,8 @@ impl ServerListener {
 
     /// Accepts one connection, and serves it in a task of its own.
     async fn take(&self, pod: &Arc<RuntimePod>, room: &Arc<Semaphore>) -> io::Result<()> {
-        // The permit comes before the accept, so that further connections wait in the kernel's
-        // backlog.
+        // The permit is taken before the accept, so that connections over the limit wait in the
+        // kernel's backlog.
         let Ok(held) = Arc::clone(room).acquire_owned().await else {
             return Ok(());
         };
@@ -240,7 +243,8 @@ async fn accept(listener: ServerListener, pod: Arc<RuntimePod>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         if let Err(error) = listener.take(&pod, &room).await {
-            // No descriptor is free, or the peer has already left. A later accept may succeed.
+            // No descriptor may be free, or the peer may already have left. In both cases a later
+            // accept may succeed.
             log::line(
                 "warn",
                 &format!("cannot accept a connection: {error}"),

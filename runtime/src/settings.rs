@@ -1,4 +1,5 @@
-//! The environment, read once and checked. It opens nothing. Called by `serve`.
+//! The settings, which `serve` reads from the environment once and checks. This module opens
+//! nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub(crate) struct Job {
     pub(crate) execution_id: String,
     pub(crate) trace_id: Option<String>,
     pub(crate) attempt: u32,
-    /// Time limit, counted from the start of the process.
+    /// The time limit, counted from the start of the process.
     pub(crate) timeout: Option<Duration>,
     /// The result goes to `{callback_url}/{execution_id}:complete`.
     pub(crate) callback_url: String,
@@ -58,7 +59,7 @@ impl Settings {
     }
 }
 
-/// `NANOFAAS_SOCKET`, else `PORT`, else 8080.
+/// Returns the socket of `NANOFAAS_SOCKET`, else the port of `PORT`, else port 8080.
 pub(crate) fn read_listen(get: &impl Fn(&str) -> Option<String>) -> Result<Listen, String> {
     if let Some(path) = get("NANOFAAS_SOCKET") {
         return Ok(Listen::Unix(path.into()));
@@ -85,7 +86,8 @@ fn read_job(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Job>, String
             return Err(message.into());
         }
     };
-    // `INVOCATION_TIMEOUT_MS` is the limit of this call, `TIMEOUT_MS` is the limit of the function.
+    // `INVOCATION_TIMEOUT_MS`, the limit of this call, goes before `TIMEOUT_MS`, the limit of the
+    // function.
     let name = match get("INVOCATION_TIMEOUT_MS") {
         Some(_) => "INVOCATION_TIMEOUT_MS",
         None => "TIMEOUT_MS",

@@ -1,7 +1,8 @@
 //! A connection over a Unix socket whose epoll entry waits for readability only. The kernel reports
-//! a Unix socket as writable each time the peer reads. So an entry that waits for both, as tokio's
-//! own does, wakes the pod once more for every answer, and the platform pays for this wake-up. This
-//! module knows no HTTP. `server` makes a stream for each connection; `connection` serves over it.
+//! a Unix socket as writable each time the peer reads. So an entry that also waits for writability,
+//! like that of tokio's own stream, wakes the pod once more for every answer, which makes calls
+//! slower. This module knows no HTTP. `server` makes such a stream for each connection, and
+//! `connection` serves over it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -33,7 +34,8 @@ impl Arrivals {
         Ok(Self { stream, room: None })
     }
 
-    /// Sends now, or when the socket's buffer has space again.
+    /// Calls `send` now, and again when the socket's buffer has space, until `send` succeeds or
+    /// fails.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -43,8 +45,8 @@ impl Arrivals {
             match send(self.stream.get_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => {
-                    // The entry is removed at once, because it would cause a wake-up at each of the
-                    // peer's reads.
+                    // The entry for writability is removed at once, because it would cause a
+                    // wake-up at each of the peer's reads.
                     self.room = None;
                     return Poll::Ready(sent);
                 }
@@ -76,9 +78,9 @@ impl AsyncRead for Arrivals {
             match ready.get_inner().read(room) {
                 Ok(count) => {
                     if count > 0 && count < asked {
-                        // A short read has emptied the buffer, and epoll reports the next arrival.
-                        // After a read of 0 (the end) the readiness is kept, so that the next read
-                        // returns 0 again.
+                        // A short read has emptied the socket's buffer, so the next read can wait
+                        // until epoll reports an arrival. After a read of 0 (the end) the readiness
+                        // is kept, so that the next read returns 0 again.
                         ready.clear_ready();
                     }
                     buffer.advance(count);

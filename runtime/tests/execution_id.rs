@@ -1,5 +1,5 @@
-//! Every answer to a call repeats the call's `X-Execution-Id`, because the platform compares it
-//! with the id that it sent.
+//! Every answer to a call repeats the call's `X-Execution-Id`, because the platform compares this
+//! id with the id that it sent.
 
 #![allow(
     clippy::disallowed_methods,
@@ -26,7 +26,7 @@ fn id(id: &str) -> [(&str, &str); 2] {
     [JSON, ("X-Execution-Id", id)]
 }
 
-/// Status and id of the answer to a call.
+/// Returns the status and the id of the answer to a call.
 fn call(wire: &mut RawClient, input: &str, own: &str) -> (u16, Option<String>) {
     let body = format!(r#"{{"input":{input}}}"#);
     let answer = wire.call("POST", "/invoke", &id(own), body.as_bytes());
@@ -163,7 +163,7 @@ fn a_program_by_stdio_cannot_change_it() {
 // --- the watchdog's relay, with a program that listens on a port only ---
 
 /// A program whose port the test itself serves. The head of each request goes to `heads`. `answers`
-/// holds what the program does on the connection after that, until the connection is closed.
+/// holds what the program does after a head, until the connection is closed.
 struct Scripted {
     pod: Program,
     heads: Receiver<String>,
@@ -319,7 +319,7 @@ fn the_relay_replaces_the_programs_own() {
     assert!(wire.closed());
 }
 
-/// All bytes that come from the relay's socket after one call, until the connection ends.
+/// Returns all bytes that come from the relay's socket after one call, until the connection ends.
 fn everything(program: &Scripted, body: &[u8], script: impl FnOnce()) -> String {
     let mut stream = UnixStream::connect(program.pod.path("s")).expect("it listens");
     let patience = Some(Duration::from_secs(60));
@@ -397,8 +397,8 @@ fn an_early_answer_passes_while_the_request_goes() {
     let patience = Some(Duration::from_secs(20));
     stream.set_read_timeout(patience).expect("a timeout");
     writer.set_write_timeout(patience).expect("a timeout");
-    // The body is larger than the buffers of the sockets, so it is not sent before the program
-    // reads.
+    // The body is larger than the buffers of the sockets, so it cannot be sent whole while the
+    // program does not read.
     let sends = thread::spawn(move || writer.write_all(&bytes));
     program.head();
     program.say(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}");

@@ -1,4 +1,5 @@
-//! Job mode: one call, whose result is sent to the callback. A script plays the platform.
+//! Job mode: one call, whose result is sent to the callback. A scripted peer stands in for the
+//! platform.
 
 mod support;
 

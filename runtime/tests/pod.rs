@@ -219,7 +219,7 @@ fn errors_and_panics_are_the_calls_alone() {
     }
 }
 
-/// The input of the handlers that wait for a file.
+/// Returns the input of the handlers that wait for a file.
 fn wait_input(pod: &Program) -> String {
     let path = |name: &str| pod.path(name).to_str().expect("UTF-8").to_owned();
     json!({ "began": path("began"), "gate": path("gate"), "ended": path("ended") }).to_string()

@@ -73,7 +73,7 @@ fn the_whole_envelope_where_it_is_asked_for() {
     assert_eq!(pod.invoke("7").text(), "7");
 }
 
-/// The form in which programs of the original nanofaas return a status of their own.
+/// Programs of the original nanofaas return a status of their own in this form.
 #[test]
 fn an_output_with_a_status_of_its_own() {
     let text = r#"
@@ -143,7 +143,8 @@ fn fixed_files_serve_one_call_at_once() {
     let scratch = ScratchFolder::create();
     let file = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let (input, output) = (file("in.json"), file("out.json"));
-    // The program always uses these paths. Two processes at once would see each other's mark.
+    // The program always uses these paths. If two processes ran at once, one would find the mark of
+    // the other one and exit.
     let text = format!(
         "test -e '{output}' && exit 9; mkdir '{0}.mark' || exit 8; sleep 0.02; \
          cp '{input}' '{output}'; rmdir '{0}.mark'",
@@ -156,7 +157,7 @@ fn fixed_files_serve_one_call_at_once() {
         ("INPUT_FILE", input.as_str()),
         ("OUTPUT_FILE", &output),
     ];
-    // Two pods on one machine take turns too.
+    // The calls of two pods on one machine do not run at once either.
     let pods = [
         Program::start(&watchdog(), &line, &env),
         Program::start_in(scratch, &watchdog(), &line, &env),

@@ -1,5 +1,5 @@
-//! The watchdog's HTTP mode: it starts a program that serves HTTP itself, watches it and restarts
-//! it.
+//! The watchdog's HTTP mode: the watchdog starts a program that serves HTTP itself, watches it and
+//! restarts it.
 
 mod support;
 
@@ -19,7 +19,7 @@ fn path(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// The watchdog with `several`, which listens on the socket itself.
+/// Starts the watchdog with `several`, which listens on the socket itself.
 fn start(more: &[(&str, &str)]) -> Program {
     let mut env = vec![("EXECUTION_MODE", "HTTP"), ("FUNCTION_HANDLER", "facts")];
     env.extend_from_slice(more);
@@ -71,7 +71,7 @@ fn a_program_that_died_is_started_anew() {
     assert!(pod.said().contains("SIGKILL"), "{}", pod.said());
 }
 
-/// Runs a script until the watchdog gives up. Returns the number of runs, and the watchdog's last
+/// Runs a script until the watchdog exits. Returns the number of runs, and the watchdog's last
 /// line.
 fn gives_up(script: &str) -> (usize, String) {
     let scratch = ScratchFolder::create();
@@ -107,8 +107,8 @@ fn a_program_that_cannot_begin_ends_the_watchdog() {
     }
 }
 
-/// The platform may have sent calls to the program's socket before the watchdog's own probe found
-/// the program ready.
+/// A program that opened its socket counts as one that has served: the platform may have sent calls
+/// to the socket before the watchdog's own probe found the program ready.
 #[test]
 fn a_program_with_its_own_socket_is_restarted() {
     let (runs, last) = gives_up(r#"echo run >> "$D/runs"; : > "$NANOFAAS_SOCKET"; exit 7"#);
@@ -278,8 +278,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The watchdog with `ENDS`. The other test programs are written in Rust, and none of them ends in
-/// these ways.
+/// Starts the watchdog with `ENDS`. This program is not in Rust, because the test programs in Rust
+/// do not end in these ways.
 fn start_ends(more: &[(&str, &str)]) -> Program {
     let scratch = ScratchFolder::create();
     let program = scratch.join("ends.py");

@@ -1,5 +1,5 @@
-//! Reads the requests of a connection: a head and its decoded body, one after the other. It sends
-//! nothing but `100 Continue`. Called by `connection`.
+//! Reads the requests of a connection one after the other, each as a head and its decoded body. The
+//! only bytes that this module sends are `100 Continue`. `connection` calls it.
 
 use std::future::poll_fn;
 use std::io;
@@ -78,7 +78,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(())
     }
 
-    /// Takes the first `whole` bytes. The bytes after them belong to the next request.
+    /// Takes the first `whole` bytes out of the buffer. The bytes after them stay, because they
+    /// belong to the next request.
     fn take(&mut self, whole: usize) -> Vec<u8> {
         if self.buffer.len() == whole {
             return std::mem::take(&mut self.buffer);
@@ -120,8 +121,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         (count > 0).then_some(()).ok_or(Gone)
     }
 
-    /// Like `fill`, but between two requests: it gives up when the connection has been idle for
-    /// `IDLE`.
+    /// Like `fill`, but for the time between two requests: fails when the connection has been idle
+    /// for `IDLE`.
     async fn fill_or_idle(&mut self) -> Result<(), Gone> {
         let Self {
             stream,
@@ -151,8 +152,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     }
 }
 
-/// Reads the available bytes; 0 means that the peer has closed. If the future is dropped, no bytes
-/// are lost.
+/// Reads the available bytes and returns their number; 0 means that the peer has closed the
+/// connection. If the future is dropped, no bytes are lost.
 pub(super) async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,

@@ -1,5 +1,5 @@
-//! Sends the answers of a connection, each in one write if the socket accepts it whole. Called by
-//! `connection`.
+//! Sends the answers of a connection, each in one write if the socket accepts it whole.
+//! `connection` calls this module.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -23,7 +23,7 @@ use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     /// Sends the output of a handler. `place` is held until the answer is sent, because a draining
-    /// pod may exit as soon as it counts no call.
+    /// pod may exit while it counts no call.
     pub(super) async fn send_output(
         &mut self,
         head: &PodRequest,
@@ -79,9 +79,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(head.keep)
     }
 
-    /// Answers a request that could not be read, and closes the connection. Before the close it
-    /// reads for 2 s at most, because the kernel resets a connection that is closed with unread
-    /// bytes, and the caller could lose the answer.
+    /// Answers a request that could not be read, and closes the connection. Before the close this
+    /// function reads for 2 s at most, because the kernel resets a connection that is closed with
+    /// unread bytes, and the caller could lose the answer.
     pub(super) async fn refuse(&mut self, refusal: &BadRequest) -> Result<(), Gone> {
         let extra = Extra {
             close: true,
@@ -97,8 +97,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         self.stream.shutdown().await?;
         let rest = async {
             let mut read = 0;
-            // A fast caller could send without end within the time limit, so the bytes are limited
-            // too.
+            // A fast caller could send very many bytes within the time limit, so their number is
+            // limited too.
             while read < 2 * BODY_BYTES_MAX {
                 self.buffer.clear();
                 match read_more(&mut self.stream, &mut self.buffer).await {

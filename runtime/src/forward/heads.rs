@@ -1,5 +1,5 @@
 //! Reads the heads of requests and answers that are passed on, and writes the answer's head for the
-//! platform. `nanofaas_http1` parses HTTP. Pure. Called by `forward`.
+//! platform. `nanofaas_http1` does the parsing. `forward` calls this module.
 
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::head::{HeadScan, header_lines};
@@ -13,7 +13,7 @@ pub(super) struct NotHttp;
 pub(super) struct ForwardedRequest {
     pub(super) len: usize,
     pub(super) minor: u8,
-    /// HEAD: the answer has no body.
+    /// Whether the method is HEAD, whose answer has no body.
     pub(super) headless: bool,
     pub(super) body: ResponseBody,
     pub(super) keep: bool,
@@ -29,8 +29,8 @@ pub(super) struct ForwardedAnswer {
 }
 
 pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, NotHttp> {
-    // Programs differ in how they treat an empty line before the head, so this module does not
-    // accept such a head as HTTP.
+    // Programs differ in how they treat an empty line before the head, so such a head is not taken
+    // for HTTP, and the bytes are passed on without parsing.
     if bytes.starts_with(b"\r") {
         return Err(NotHttp);
     }
@@ -70,7 +70,7 @@ pub(super) fn answer_head(
         head = head.to_head_request();
     }
     out.clear();
-    // Interim answers (1xx) get no id, because the platform reads it from the final answer.
+    // Interim answers (1xx) get no id, because the platform reads the id of the final answer.
     let id = request.id.as_deref().filter(|_| head.status >= 200);
     put_answer(out, &bytes[..head.len], id);
     if head.body == ResponseBody::UntilClose && request.minor == 1 {
@@ -91,8 +91,8 @@ pub(super) fn answer_head(
 
 const VERSION: &[u8] = b"HTTP/1.1";
 
-/// Appends the lines of `head` without the ids that the program sent, then `id`, then the empty
-/// line.
+/// Appends the lines of `head` without the ids that the program sent, then a line with `id`, then
+/// the empty line.
 fn put_answer(out: &mut Vec<u8>, head: &[u8], id: Option<&[u8]>) {
     let lines = head.split_inclusive(|byte| *byte == b'\n');
     for line in lines.filter(|line| *line != b"\r\n") {

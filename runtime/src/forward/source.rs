@@ -1,5 +1,5 @@
-//! The reading half of a connection, and how its bytes get to the other side: they are passed on as
-//! they come, and a body is never held whole. It reads no head. Called by `forward`.
+//! The reading half of a connection, whose bytes are passed on to the other side as they come. So a
+//! body need not fit into memory. This module parses no head. `forward` uses it.
 
 use std::io;
 
@@ -27,7 +27,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Reads the available bytes; 0 is the end. If the future is dropped, no bytes are lost.
+    /// Reads the available bytes and returns their number; 0 means that the stream has ended. If
+    /// the future is dropped, no bytes are lost.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(READ / 4);
         self.stream.read_buf(&mut self.buffer).await
@@ -52,8 +53,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Passes all bytes until the end. The last chunk is sent only if the connection ended without
-    /// an error, so that the receiver detects a cut body.
+    /// Passes all bytes on as chunks until the stream ends. The last chunk is sent only if the
+    /// stream ended without an error, so that the receiver detects a cut body.
     pub(super) async fn pass_in_chunks(
         &mut self,
         to: &mut (impl AsyncWrite + Unpin),
@@ -71,8 +72,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// `UnexpectedEof` means that this side ended within the body. Any other error may come from
-    /// either side.
+    /// Passes one body on. The error `UnexpectedEof` means that this side ended within the body or
+    /// sent a malformed chunk. Any other error may come from either side.
     pub(super) async fn pass_body(
         &mut self,
         body: ResponseBody,

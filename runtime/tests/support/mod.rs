@@ -36,8 +36,8 @@ pub(crate) fn until_written(path: &Path) -> String {
     })
 }
 
-/// The program of `examples/several.rs`. `cargo test --test NAME` does not build examples, so this
-/// function checks that the program is not older than its source.
+/// Returns the path of the program of `examples/several.rs`. `cargo test --test NAME` does not
+/// build examples, so this function checks that the program is not older than its source.
 pub(crate) fn several() -> PathBuf {
     let path = built::program("examples/several");
     let built = path.metadata().and_then(|file| file.modified()).ok();
@@ -53,7 +53,7 @@ pub(crate) fn several() -> PathBuf {
 
 fn newest(path: &Path) -> SystemTime {
     let below = std::fs::read_dir(path).into_iter().flatten().flatten();
-    // The example does not contain the watchdog.
+    // The watchdog is no part of the example, so its files do not count.
     let below = below.filter(|entry| entry.file_name() != "bin");
     let below = below.map(|entry| newest(&entry.path()));
     let own = path.metadata().and_then(|file| file.modified());
@@ -66,12 +66,13 @@ pub(crate) fn watchdog() -> PathBuf {
     env!("CARGO_BIN_EXE_nanofaas-watchdog").into()
 }
 
-/// An executable shell script.
+/// Writes an executable shell script, and returns its path.
 pub(crate) fn shell_script(scratch: &ScratchFolder, text: &str) -> PathBuf {
     scratch.executable("script.sh", &format!("#!/bin/sh\n{text}\n"))
 }
 
-/// A running program, and the lines of its stderr. It is killed when it is dropped.
+/// A running program, and the lines of its stderr. Dropping the value kills the program and its
+/// descendants.
 pub(crate) struct Program {
     child: Child,
     log: Arc<ProcessLog>,
@@ -80,7 +81,7 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts a program. Of the contract's variables, its environment holds only `NANOFAAS_SOCKET`
-    /// and the variables in `env`.
+    /// and the variables in `env`. A variable with an empty value in `env` is removed.
     pub(crate) fn start(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_in(ScratchFolder::create(), program, arguments, env)
     }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedPod};
 
 /// Answers the one request of each connection with the next line of the script. The last line is
-/// repeated. For an empty line it closes the connection without an answer.
+/// repeated. For an empty line, the connection closes without an answer.
 pub(crate) struct Peer {
     pub(crate) port: u16,
     server: Option<ScriptedPod>,
@@ -29,7 +29,7 @@ impl Peer {
         }
     }
 
-    /// A stand-in that does not run: no process listens on its port.
+    /// Makes a stand-in that does not run: no process listens on its port.
     pub(crate) const fn nobody() -> Self {
         Self {
             port: 1,
@@ -49,7 +49,7 @@ impl Peer {
         server.wait_calls(number + 1).swap_remove(number)
     }
 
-    /// All received requests that the test has not taken yet.
+    /// Returns all received requests that the test has not taken yet.
     pub(crate) fn rest(&self) -> Vec<ReceivedCall> {
         let mut calls = self.server.as_ref().map_or(Vec::new(), ScriptedPod::calls);
         calls.split_off(self.taken.replace(calls.len()))

@@ -1,4 +1,5 @@
-//! The program to run and its settings. It starts nothing. `main` reads it; the three modes use it.
+//! The program to run, and its settings. This module starts nothing. `main` reads the command line;
+//! the code of the three modes uses it.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +33,7 @@ pub(crate) enum Given {
     Envelope,
 }
 
-/// A program and its arguments; never empty.
+/// A program and its arguments. The list has at least one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommandLine {
     words: Vec<OsString>,
@@ -74,8 +75,8 @@ impl CommandLine {
         Ok((Self { words }, mode))
     }
 
-    /// The command, ready to be spawned. By default its stdin is empty and its stdout is the stdout
-    /// of this process.
+    /// Returns the command, ready to be spawned. By default its stdin is empty and its stdout is
+    /// the stdout of this process.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
@@ -89,8 +90,8 @@ impl CommandLine {
         self.words[0].to_string_lossy().into_owned()
     }
 
-    /// Fails if the program does not exist. Called at the start, so that a missing program fails
-    /// the start and not every call.
+    /// Fails if the program does not exist or may not be executed. The check runs at the start, so
+    /// that a missing program fails the start and not every call.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let program = Path::new(&self.words[0]);
         let runs = |path: &Path| {

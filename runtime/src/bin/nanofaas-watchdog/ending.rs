@@ -1,5 +1,5 @@
-//! How a program ended, as the error that its calls get: the same codes and messages in every
-//! runtime of nanofaas. It waits for nothing. Used by all modes.
+//! How a program ended, and the error that its calls get for it. The codes and messages are the
+//! same in every runtime of nanofaas. The code of all modes uses this module.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use nanofaas_runtime::Error;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
-/// None if the system did not report how the program ended.
+/// The status with which a program ended; none if the system did not report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ending(pub(crate) Option<WaitStatus>);
 
@@ -16,9 +16,9 @@ impl Ending {
         matches!(self.0, Some(WaitStatus::Exited(_, 0)))
     }
 
-    /// Whether a SIGKILL sent by another process ended the program. The sender needs no check,
-    /// because this process never asks how a program ended that it killed itself. Status 137 counts
-    /// too, because a shell whose last command was killed exits with 128 + signal.
+    /// Whether a SIGKILL from outside this process ended the program. The sender is not checked,
+    /// because this process ignores the status of a program that it killed itself. Status 137
+    /// counts too, because a shell exits with 128 + 9 if its last command was killed.
     fn is_kill(self) -> bool {
         matches!(
             self.0,
@@ -26,12 +26,12 @@ impl Ending {
         )
     }
 
-    /// The error of a call whose program runs once per call. The program's end decides the call.
+    /// Returns the error of a call that has a process of its own, whose end ends the call.
     pub(crate) fn failed(self, said: &str) -> Error {
         self.error(said, Error::new)
     }
 
-    /// The error of a call whose program serves many calls and ended during this call.
+    /// Returns the error of a call whose program serves HTTP and ended before it answered.
     pub(crate) fn lost(self, said: &str) -> Error {
         self.error(said, Error::pod_lost)
     }

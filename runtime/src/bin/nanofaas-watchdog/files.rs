@@ -1,5 +1,5 @@
-//! The two files of a call in FILE mode: the body in one, the output in the other. It runs nothing.
-//! Called by `stdio`.
+//! The two files of a call in FILE mode: the body in one, the output in the other. This module
+//! starts no process. `stdio` uses it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
@@ -20,7 +20,7 @@ pub(crate) enum Places {
     /// Each call has a folder of its own.
     Own,
     /// `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment, for programs that always use
-    /// these paths. The calls of all watchdogs with the same output path run one after the other.
+    /// these paths. All watchdogs with the same output path run their calls one at a time.
     Fixed {
         input: PathBuf,
         output: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) enum Places {
     },
 }
 
-/// The files of one call. Dropping it removes the call's own folder, if it has one.
+/// The files of one call. Dropping the value removes the call's own folder, if the call has one.
 pub(crate) struct Files {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
@@ -45,15 +45,16 @@ struct FileTurn {
 
 impl FileTurn {
     async fn wait(turn: &Arc<Mutex<()>>, output: &Path) -> Result<Self, Error> {
-        // The mutex comes first, so that at most one thread of this process blocks in `flock`.
+        // The mutex is locked before the file, so that at most one thread of this process blocks in
+        // `flock`.
         let here = Arc::clone(turn).lock_owned().await;
         let mut path = output.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
         let at = path.clone();
         let lock = move || {
-            // The lock file is never removed: a watchdog may wait for it, and a new file would be a
-            // second lock.
+            // The lock file stays, because another watchdog may wait for its lock, and a new file
+            // would be a second lock.
             let file = File::create(&at)?;
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))
         };
@@ -81,7 +82,7 @@ impl Places {
         }
     }
 
-    /// Makes the files of one call, and writes its body.
+    /// Prepares the files of one call, and writes the call's body to the input file.
     pub(crate) async fn take(&self, input: &Input) -> Result<Files, Error> {
         let files = match self {
             Self::Own => Files::in_a_folder()?,
@@ -96,8 +97,8 @@ impl Places {
                 _turn: Some(FileTurn::wait(turn, output).await?),
             },
         };
-        // The body is written on this thread. A write on another thread would go on after its call
-        // was cut off, and could overwrite the input of the next call.
+        // The body is written on this thread, because a write on another thread would go on after
+        // its call was cut off, and could overwrite the input of the next call.
         files.write(input.body()).map_err(|error| {
             let path = files.input.display();
             Error::new(format!("cannot write the call's input to {path}: {error}"))
@@ -113,7 +114,7 @@ impl Files {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = format!("nanofaas-call-{}-{number}", std::process::id());
             let folder = std::env::temp_dir().join(name);
-            // 0o700, because other users of this machine must not read the call's data.
+            // The mode is 0o700, because other users of this machine must not read the call's data.
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => {
                     return Ok(Self {
@@ -123,7 +124,8 @@ impl Files {
                         _turn: None,
                     });
                 }
-                // The folder exists, because a killed watchdog with the same process id left it.
+                // A killed watchdog with the same process id may have left the folder, so the next
+                // number is tried.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let message = format!("cannot make the folder {}: {error}", folder.display());
@@ -135,8 +137,8 @@ impl Files {
 
     fn write(&self, body: &[u8]) -> io::Result<()> {
         match fs::remove_file(&self.output) {
-            // The output of an earlier call must be removed first, because it would be taken for
-            // this call's output.
+            // An output of an earlier call that cannot be removed is an error, because it would be
+            // taken for this call's output.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => fs::write(&self.input, body),
         }

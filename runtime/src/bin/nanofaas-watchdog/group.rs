@@ -1,6 +1,6 @@
 //! Process groups: each group is started, reaped and killed as a unit. A group is killed when its
 //! leader process ends or its `Leader` value is dropped. Only this file waits for processes,
-//! because two places that wait would reap each other's processes. Called by all modes.
+//! because two places that wait would reap each other's processes. The code of all modes uses it.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +24,7 @@ const END_ALL_WAIT: Duration = Duration::from_secs(5);
 /// When to kill descendants that left their group and whose parent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strays {
-    /// As soon as any call ends.
+    /// Each time that a child of this process ends.
     AtOnce,
     /// When no leader runs any more.
     WithTheLast,
@@ -57,7 +57,7 @@ pub(crate) struct Started {
 }
 
 impl Groups {
-    /// Must be called within a tokio runtime, because it spawns the reaping task.
+    /// Spawns the task that reaps processes, so it must be called within a tokio runtime.
     pub(crate) fn new(strays: Strays) -> io::Result<Self> {
         let mut ended = signal(SignalKind::child())?;
         let groups = Self {
@@ -101,13 +101,13 @@ impl Groups {
     fn reap(&self) {
         let mut live = self.live();
         // The first wait (WNOWAIT) does not reap. The process is reaped only after its group is
-        // killed, because the kernel may give its id to another process or group as soon as it is
-        // reaped.
+        // killed, because the kernel may give the id of a reaped process to another process or
+        // group.
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             let known = live.remove(&pid.as_raw());
             if known.is_some() {
-                // An error means that the group has no other process.
+                // An error is ignored, because the group may have no process left to kill.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let Ok(status) = waitpid(pid, None) else {
@@ -137,8 +137,8 @@ fn end_strays(live: &Live) {
 }
 
 impl Leader {
-    /// Waits for the leader's end. On return SIGKILL has been sent to the rest of the leader's
-    /// group.
+    /// Waits for the leader's end. Before this function returns, SIGKILL has been sent to the rest
+    /// of the leader's group.
     pub(crate) async fn ended(&mut self) -> Ending {
         Ending((&mut self.ended).await.ok())
     }
@@ -176,7 +176,7 @@ pub(crate) fn end_all() {
             }
             let _ = kill(pid, Signal::SIGKILL);
         }
-        // The children of the killed processes become children of this process. The next round
+        // The children of the killed processes become children of this process, and the next round
         // kills them.
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return,
@@ -186,7 +186,8 @@ pub(crate) fn end_all() {
     }
 }
 
-/// The direct children of this process, including those that it inherited from ended parents.
+/// Returns the direct children of this process, including those that it inherited from ended
+/// parents.
 fn children() -> Vec<Pid> {
     // The kernel keeps a list of children for each thread.
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
@@ -202,7 +203,7 @@ fn children() -> Vec<Pid> {
                 .map(Pid::from_raw)
                 .collect()
         }
-        // The kernel was built without these lists, or a thread ended between the two reads.
+        // The kernel may have no such lists, or a thread may have ended between the two reads.
         Err(_) => children_by_search(),
     }
 }

@@ -1,6 +1,7 @@
-//! Makes any program a function. `EXECUTION_MODE=STDIO`: one process per call, JSON on its stdin
-//! and stdout; `FILE`: the same with two files. `EXECUTION_MODE=HTTP`: the program serves HTTP
-//! itself; this process starts it, watches it and restarts it. No descendant outlives this process.
+//! Makes any program a function. With `EXECUTION_MODE=STDIO` each call runs one process, which
+//! reads its stdin and writes JSON to its stdout; with `FILE` it reads and writes two files
+//! instead. With `HTTP`, the default, the program serves HTTP itself; this process starts the
+//! program, watches it and restarts it. Before this process exits, it kills all of its descendants.
 
 mod command;
 mod ending;
@@ -39,8 +40,8 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 ";
 
 fn main() -> ExitCode {
-    // `Handlers` is made first, because a cold start is measured from here. `FUNCTION_HANDLER` is
-    // not applied here: it is meant for the program, which may be made with this runtime too.
+    // `Handlers` is made first, because a cold start is measured from here. This process ignores
+    // `FUNCTION_HANDLER`, which is meant for the program: the program may use this runtime too.
     let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
@@ -77,7 +78,8 @@ fn main() -> ExitCode {
         (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
         (Mode::Http, false) => supervise::serve(&line),
     };
-    // This runs after every mode and every outcome, because no descendant may outlive this process.
+    // This call follows every mode and every outcome, because no descendant may outlive this
+    // process.
     group::end_all();
     code
 }

@@ -1,6 +1,6 @@
 //! Outputs that carry a status of their own, in the form of the original nanofaas:
-//! `{"__nanofaas_envelope__":true,"statusCode":404,"output":…}`. It sends nothing. Called by
-//! `stdio` for programs that get the whole envelope.
+//! `{"__nanofaas_envelope__":true,"statusCode":404,"output":…}`. `stdio` calls this module for
+//! programs that get the whole envelope.
 
 use nanofaas_runtime::{Error, Output};
 use serde::Deserialize;
@@ -15,7 +15,8 @@ struct Mark {
     is_marked: Value,
 }
 
-/// `headers` and `encoding` are ignored, because the platform's answer cannot carry them.
+/// An output that has the mark. The fields `headers` and `encoding` of the original are ignored,
+/// because the platform's answer cannot carry them.
 #[derive(Deserialize)]
 struct Marked<'a> {
     #[serde(borrow, default)]
@@ -24,8 +25,8 @@ struct Marked<'a> {
     status: Option<u16>,
 }
 
-/// Returns the inner output, or the error for its status. An output without the mark is returned
-/// unchanged.
+/// Returns the inner output of a marked output, or the error for its status. An output without the
+/// mark is returned unchanged.
 pub(crate) fn unwrap(output: Output) -> Result<Output, Error> {
     let is_marked = serde_json::from_slice(output.bytes())
         .is_ok_and(|mark: Mark| mark.is_marked == Value::Bool(true));
@@ -51,7 +52,8 @@ pub(crate) fn unwrap(output: Output) -> Result<Output, Error> {
     }
 }
 
-/// The text of `error` or `message` if the output has one, else the output itself.
+/// Returns the beginning of the text of `error` or `message` if the output has one of these fields,
+/// else of the output itself.
 fn message(output: &str) -> String {
     let value: Value = serde_json::from_str(output).unwrap_or_default();
     let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);

@@ -1,5 +1,5 @@
-//! HTTP mode for a Job: starts the program, sends it the one call, and ends it. It never starts the
-//! program twice. Called by the runtime in Job mode.
+//! HTTP mode for a Job: starts the program, sends it the one call, and ends it. The program is
+//! started only one time. The runtime calls this module as a handler in Job mode.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::group::{Groups, Strays};
 use crate::supervise::{self, Address, LAST_WORDS};
 use crate::tail::Tail;
 
-/// Time limit of the request to the program. It is never reached, because the call's own deadline
+/// The time limit of the request to the program. It is not reached, because the call's own deadline
 /// comes first.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
-/// How long to wait for the report of the program's end after the program's connection broke: the
-/// kernel closes a program's connections shortly before it reports the program's end.
+/// The time limit of the wait for the report of the program's end, after the program's connection
+/// broke. The kernel closes a program's connections shortly before it reports the program's end.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -110,7 +110,7 @@ fn output(answer: ClientAnswer) -> Result<Output, Error> {
     }
 }
 
-/// The error of a call when the program still runs but gave no usable answer.
+/// Returns the error of a call if the program still runs but gave no usable answer.
 fn unanswered(fault: &ClientError) -> Error {
     match fault {
         ClientError::Answer(_) => Error::bad_output(format!("the program's answer: {fault}")),
@@ -118,8 +118,9 @@ fn unanswered(fault: &ClientError) -> Error {
     }
 }
 
-/// Reads `{"code","message"}`, `{"error":{"code","message"}}`, `{"error":"text"}` or
-/// `{"detail":"text"}`. Any other text becomes the message.
+/// Returns the error of a call that the program answered with a status other than 2xx. Reads
+/// `{"code","message"}`, `{"error":{"code","message"}}`, `{"error":"text"}` or `{"detail":"text"}`.
+/// Any other text becomes the message.
 fn failure(answer: &ClientAnswer) -> Error {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
@@ -137,7 +138,7 @@ fn failure(answer: &ClientAnswer) -> Error {
     }
 }
 
-/// The beginning of a body that is text.
+/// Returns the beginning of a body that is text; none if the body is empty or not UTF-8.
 fn plain(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
     let mut cut = text.len().min(MESSAGE_BYTES_MAX);

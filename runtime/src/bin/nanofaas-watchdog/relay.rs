@@ -1,7 +1,7 @@
-//! Connects the platform's Unix socket to a program that listens on a port only. It reads no
-//! request: the runtime's `forward` does. If the program ends during a call, the call is answered
-//! at once, and the answer says how the program ended. Called by `supervise` for programs that
-//! listen on a port only; the platform connects to all other programs directly.
+//! Connects the platform's Unix socket to a program that listens on a port only. The runtime's
+//! `forward` reads the requests. If the program ends before it answers a call, the call is answered
+//! at once, with an error that tells how the program ended. `supervise` opens a relay only for a
+//! program that listens on a port only; the platform connects to other programs directly.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -15,14 +15,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 1024;
-/// How long to wait for the report of the program's end after the program's connection broke: the
-/// kernel closes a program's connections shortly before it reports the program's end.
+/// The time limit of the wait for the report of the program's end, after the program's connection
+/// broke. The kernel closes a program's connections shortly before it reports the program's end.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 
-/// The error that calls get when the program ends; None while it runs.
+/// The error that calls get when the program ends; None while the program runs.
 pub(crate) type ProgramFate = watch::Receiver<Option<Error>>;
 
-/// A socket whose connections are relayed to a port. Dropping it closes the socket.
+/// A socket whose connections are relayed to a port. Dropping the relay closes the socket, but not
+/// the connections.
 pub(crate) struct Relay {
     task: JoinHandle<()>,
 }
@@ -67,13 +68,13 @@ async fn accept(listener: UnixListener, port: u16, fate: ProgramFate) {
 
 /// Relays one connection. If one side closes or fails, the other side is closed too.
 async fn join(platform: UnixStream, port: u16, fate: ProgramFate) {
-    // Both addresses are tried, because some programs listen on one family only.
+    // Both addresses are tried, because some programs listen on IPv4 or on IPv6 only.
     let loopback: [SocketAddr; 2] = [
         (Ipv4Addr::LOCALHOST, port).into(),
         (Ipv6Addr::LOCALHOST, port).into(),
     ];
     let program = TcpStream::connect(&loopback[..]).await;
-    // Without TCP_NODELAY a small write would wait for the acknowledgement of the write before it.
+    // Without TCP_NODELAY a small write could wait for the acknowledgement of the write before it.
     let program = program.and_then(|program| program.set_nodelay(true).map(|()| program));
     // An error is ignored, because it ends only this connection, and both of its sides close.
     let _ = match program {

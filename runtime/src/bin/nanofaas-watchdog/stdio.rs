@@ -1,6 +1,6 @@
-//! STDIO and FILE mode: one process per call. The input is on stdin and the output on stdout, or
-//! both are in files. When the program ends, the processes that it left behind are killed. A
-//! process never serves a second call. Called by the runtime.
+//! STDIO and FILE mode: each call has a process of its own. The input is on stdin and the output on
+//! stdout, or both are in files. When the program ends, the processes that it left behind are
+//! killed. The runtime calls this module as a handler.
 
 use std::os::fd::OwnedFd;
 use std::process::Stdio as Pipe;
@@ -18,9 +18,9 @@ use crate::group::{Groups, Started, Strays};
 use crate::marked;
 use crate::tail::Tail;
 
-/// The platform's limit of an answer (`--max-response`).
+/// The limit of an output in bytes, which is the default of the platform's `--max-response`.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
-/// How long the rest of the pipes is read after the process has ended.
+/// The time for which the rest of the pipes is read after the process has ended.
 const PIPES_WAIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Stdio {
@@ -105,14 +105,14 @@ impl StdioProgram {
                 }
                 Ok(())
             };
-            // The first failure ends the call, because the result of the process can no longer be
-            // used.
+            // The first failure ends the call, because after a failure the output of the process
+            // cannot be used.
             tokio::try_join!(read, fed, followed).map(|(output, (), ())| output)
         };
         tokio::pin!(pipes);
         let (ending, output) = tokio::select! {
             // After the program's end the pipes are read for a limited time, because a process that
-            // the program left may hold them open.
+            // the program left behind may hold them open.
             ending = leader.ended() => {
                 let rest = timeout(PIPES_WAIT, &mut pipes).await;
                 let held = |_| Error::new("a process that the program left holds its output open");
@@ -130,7 +130,7 @@ impl StdioProgram {
         }
     }
 
-    /// The bytes of the body that the program gets.
+    /// Returns the bytes that the program gets of the body.
     fn given<'a>(&self, input: &'a Input) -> &'a [u8] {
         match self.passing {
             Passing::Pipes(Given::Input) => input.bytes(),
@@ -153,7 +153,7 @@ impl StdioProgram {
             None => command.stdin(Pipe::piped()).stdout(Pipe::piped()),
         };
         command
-            // The socket belongs to this process, so the program must not find it.
+            // The socket belongs to this process, so the program does not get its path.
             .env_remove("NANOFAAS_SOCKET")
             .env("CONTENT_TYPE", input.content_type())
             .env("DISPATCH_ATTEMPT", context.attempt().to_string());
@@ -195,7 +195,8 @@ pub(crate) fn too_large(place: &str) -> Error {
     Error::with_code("OUTPUT_TOO_LARGE", message)
 }
 
-/// Writes the input. A closed pipe is no error, because a program need not read its input.
+/// Writes the input. An error is ignored, because a program need not read its input and may close
+/// the pipe.
 async fn feed(pipe: OwnedFd, input: &[u8]) {
     if let Ok(mut pipe) = Sender::from_owned_fd(pipe) {
         let _ = pipe.write_all(input).await;

@@ -1,6 +1,6 @@
 //! HTTP mode: the program serves HTTP itself and the platform connects to it. This module starts
-//! the program, reports when it is ready, restarts it when it ends, and passes SIGTERM on. Called
-//! by `main`.
+//! the program, reports when the program is ready, restarts it when it ends, and passes a stop
+//! signal on as SIGTERM. `main` calls `serve`; `once` uses `start` and `Address`.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -24,26 +24,27 @@ use crate::tail::Tail;
 /// This many ends in a row are a crash loop.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The end of a program that ran for this long or longer begins a new count of ends.
+/// If a program ran for at least this long, the count of ends in a row begins anew with its end.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
-/// Pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
+/// The pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
 const PROBE_FIRST: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_millis(250);
-/// Time limit of one probe.
+/// The time limit of one probe.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// Wait after a program's end, because its last output may still be in the pipe, and the relay must
-/// still answer its calls.
+/// The pause after a program's end. Meanwhile the last output is read from the pipe, and the relay
+/// answers the calls of the ended program.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(20);
-/// Time limit of a stop: the longest call (300 s), and the time that the platform adds to it.
+/// The time limit of a stop: 10 s more than the longest call may take.
 const STOP_WAIT: Duration = Duration::from_secs(310);
 
 /// The address of the program.
 #[derive(Clone)]
 pub(crate) struct Address {
-    /// `NANOFAAS_SOCKET`: the platform connects to it. Without it, the platform connects to `port`.
+    /// `NANOFAAS_SOCKET`, to which the platform connects. If it is none, the platform connects to
+    /// `port`.
     socket: Option<PathBuf>,
     port: u16,
-    /// The path of the readiness probe; the platform uses the same path.
+    /// The path of the readiness probe. The platform probes the same path.
     health_path: String,
 }
 
@@ -85,7 +86,7 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         let tail = Tail::default();
         let begun = Instant::now();
         let (ended, fate) = watch::channel(None);
-        // The relay stays open as long as the program runs, also while the program stops.
+        // The relay stays open until the program has ended, also while the program stops.
         let mut relay = None;
         let mut leader = start(line, &groups, &address, &tail)?;
         let life = tokio::select! {
@@ -97,19 +98,20 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
             Life::Ended(ending) => ending,
             Life::Stopped => return Ok(stop(leader, &ended).await),
         };
-        // The end is reported before the pause, because calls in the relay wait for the report, and
-        // are then answered during the pause.
+        // The end is reported before the pause, so that the relay answers the calls that wait for
+        // the report during the pause.
         ended.send_replace(Some(ending.lost("")));
         if begun.elapsed() >= SOUND_LIFE {
             ends = 0;
         }
         ends += 1;
         sleep(LAST_WORDS).await;
-        // After this drop no process listens on the socket, so the platform cannot begin a call.
+        // After this drop no process listens on the socket, so the platform cannot begin a call
+        // until the next start.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // A program that never served is not restarted: it would fail again, while calls wait for
-        // it.
+        // A program that has not served yet is not restarted, because it would most likely fail
+        // again while calls wait for it.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }
@@ -125,8 +127,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
     }
 }
 
-/// Starts the program. Its stderr is copied to the stderr of this process, and the last lines of it
-/// are kept in `tail`.
+/// Starts the program. The program's stderr is copied to the stderr of this process, and its last
+/// lines are kept in `tail`.
 pub(crate) fn start(
     line: &CommandLine,
     groups: &Groups,
@@ -149,8 +151,8 @@ pub(crate) fn start(
     Ok(started.leader)
 }
 
-/// Watches the program from its start to its end. Reports to the platform once that the program is
-/// ready.
+/// Watches the program from its start to its end. When a program is ready for the first time, the
+/// platform gets the ready report; a restarted program is not reported again.
 async fn live(
     leader: &mut Leader,
     address: &Address,
@@ -177,8 +179,8 @@ async fn live(
     }
 }
 
-/// Sends SIGTERM to the program only, and waits while the program drains. When the program ends,
-/// the rest of its group is killed.
+/// Sends SIGTERM to the program only, and waits while the program finishes its calls. When the
+/// program ends, the rest of its group is killed.
 async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitCode {
     leader.signal(Signal::SIGTERM);
     match timeout(STOP_WAIT, leader.ended()).await {
@@ -197,7 +199,8 @@ async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitC
 }
 
 impl Address {
-    /// `NANOFAAS_SOCKET` with a free port, or else `PORT` (8080).
+    /// Returns the socket of `NANOFAAS_SOCKET` with a free port. If the variable is not set,
+    /// returns the port of `PORT`, by default 8080.
     pub(crate) fn from_environment() -> Result<Self, String> {
         let get = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let socket = get("NANOFAAS_SOCKET").map(PathBuf::from);
@@ -215,7 +218,8 @@ impl Address {
         })
     }
 
-    /// A free port that the platform does not know, so that only this process calls the program.
+    /// Returns a free port that the platform does not know, so that only this process calls the
+    /// program.
     pub(crate) fn private() -> Result<Self, String> {
         Ok(Self {
             socket: None,
@@ -232,8 +236,8 @@ impl Address {
         }
     }
 
-    /// Whether the program opened the socket. The platform probes the socket too, so calls may have
-    /// reached the program before our own probe found the program ready.
+    /// Whether the program opened the socket. If it did, calls may have reached the program before
+    /// the probe of this process found it ready, because the platform probes the socket too.
     fn was_bound(&self) -> bool {
         self.socket.as_deref().is_some_and(Path::exists)
     }
@@ -242,8 +246,8 @@ impl Address {
         Url::local(self.port, target)
     }
 
-    /// Waits until the program answers. True if it answers on the port although the platform
-    /// connects to the socket.
+    /// Waits until the program answers. Returns true if the program answers on the port although
+    /// the platform connects to the socket, so that a relay is needed.
     pub(crate) async fn relayed_until_ready(&self) -> bool {
         let mut wait = PROBE_FIRST;
         loop {
@@ -279,8 +283,8 @@ fn health_path() -> String {
         .unwrap_or_else(|| "/health".to_owned())
 }
 
-/// Whether the program answers. A program that does not know the path is ready when it speaks HTTP
-/// at all; the platform has the same rule.
+/// Whether the program answers like one that is ready. 404 and 405 count too, because a program
+/// need not know the path; the platform has the same rule.
 async fn answers(url: &Url) -> bool {
     let answer = client::request(url, ClientRequest::GET, PROBE_WAIT).await;
     answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404 | 405))

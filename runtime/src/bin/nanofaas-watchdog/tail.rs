@@ -1,5 +1,6 @@
-//! Reads a program's stderr: logs every line, and keeps the last lines for the error message. It
-//! never fails. Called by all modes.
+//! Reads a program's stderr: logs each line that is not empty, and keeps the last lines for the
+//! error message. A failed read counts as the end of stderr. The code of all modes uses this
+//! module.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,12 +11,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 const LINES_MAX: usize = 20;
-/// Limit of all kept lines together.
+/// The limit of all kept lines together, in bytes.
 const KEPT_BYTES_MAX: usize = 4096;
-/// A longer line is logged in pieces.
+/// The limit of a line, in bytes. A longer line is logged in pieces.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// The last lines. They can be read at any time.
+/// The last lines of a program's stderr. They can be read at any time.
 #[derive(Clone, Default)]
 pub(crate) struct Tail {
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -36,7 +37,7 @@ impl Tail {
         }
     }
 
-    /// `: ` and the kept lines, or an empty text if there are none.
+    /// Returns `: ` and the kept lines, or an empty text if no line was kept.
     pub(crate) fn suffix(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let text: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -46,7 +47,7 @@ impl Tail {
         }
     }
 
-    /// Reads to the end, and passes each line to `log`.
+    /// Reads stderr to its end, and passes each line that is not empty to `log`.
     pub(crate) async fn follow(&self, pipe: impl Into<OwnedFd>, log: impl Fn(&str)) {
         let Ok(mut pipe) = Receiver::from_owned_fd(pipe.into()) else {
             return;
