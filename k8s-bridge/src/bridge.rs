@@ -1,6 +1,6 @@
-//! The backend of a cluster: it begins (Lease, lists, adoption), and then each pod and each Job has
-//! its own task. It never waits for a pod or a Job, and touches no call's bytes.
-//! The process's bridge passes the work queue's commands to it, on the bridge's thread.
+//! The backend of a cluster. It begins with the Lease, the lists and the adoption. Then it executes the
+//! commands of the work queue on the bridge's thread. Each pod and each Job has a task, so no command waits
+//! for a pod or a Job.
 
 mod begin;
 
@@ -44,8 +44,8 @@ struct ClusterDispatcher {
 }
 
 impl KubernetesBridge {
-    /// Finds the API server and begins. Call `open` and `take` within a `LocalSet`; between the calls
-    /// other code on the same thread may use the work queue.
+    /// Finds the API server and begins. Call `open` and `take` within a `LocalSet`. Other code of the thread
+    /// may use the work queue too, because no task of the bridge borrows it across an await.
     pub async fn open(
         config: KubernetesConfig,
         memory: Rc<Memory>,
@@ -87,18 +87,19 @@ impl KubernetesBridge {
         self.0.take(command);
     }
 
-    /// Returns whether the functions and pods of the cluster are known and each adopted pod was probed.
+    /// Returns whether the functions and pods of the cluster are known and each adopted pod with an address
+    /// was probed.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.get()
     }
 
-    /// Waits until another control plane holds the Lease.
+    /// Waits until this control plane reads that another control plane holds the Lease.
     pub async fn deposed(&self) {
         self.0.deposed.notified().await;
     }
 
-    /// Deletes the Jobs, because they end with this process, and releases the Lease. Warm pods stay,
-    /// because the next control plane adopts them.
+    /// Deletes the Jobs, because their tokens are valid only in this process, and releases the Lease. Warm
+    /// pods stay, because the next control plane adopts them.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -107,7 +108,7 @@ impl KubernetesBridge {
 impl ClusterDispatcher {
     fn take(self: &Rc<Self>, command: BridgeCommand) {
         match command {
-            // Do nothing, because the work queue has already made these changes in its table of functions.
+            // Do nothing, because the work queue has already made these changes in the function table.
             BridgeCommand::Function(_) | BridgeCommand::Removed { .. } => {}
             BridgeCommand::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
                 self.reconciler.memory.held.borrow_mut().push(command);
@@ -211,7 +212,7 @@ impl ClusterDispatcher {
         if timeout(STOP, all).await.is_err() {
             tracing::warn!("Jobs are left; the next control plane deletes them");
         }
-        // Release the Lease even if Jobs are left, because a successor waits for the Lease.
+        // Release the Lease even if Jobs are left, because the next control plane waits for the Lease.
         lease::release(&self.context.cluster, &identity.holder).await;
     }
 }

@@ -1,6 +1,6 @@
-//! What every task of the bridge gets: the settings, the API server, the work queue, the clock, the default
-//! template of pods, and the identity of this control plane. A task sends reports; it knows neither
-//! the bridge nor other tasks.
+//! What every task of the bridge gets: the settings, the API server, the announcer, the default template of
+//! pods, and the identity of this control plane. A task sends reports; it knows neither the bridge nor
+//! another task.
 
 pub(crate) mod config;
 pub(crate) mod identity;
@@ -30,8 +30,8 @@ use crate::podspec::{self, PodParts};
 
 /// The state that outlives a rebuild of the bridge, except pods and Jobs.
 pub(crate) struct ProcessState {
-    /// The label of this process's Jobs. Another process deletes them, because their tokens are
-    /// valid only in this process.
+    /// The label of this process's Jobs. A later process deletes the Jobs that have another label, because
+    /// their tokens are valid only in the process that created them.
     pub(crate) instance: String,
     /// How many listings of the pods have begun.
     pub(crate) listing: Cell<u64>,
@@ -86,7 +86,7 @@ impl ClusterContext {
         let _ = self.reports.send(report);
     }
 
-    /// The identity of this control plane, once it is known.
+    /// Returns the identity of this control plane; none until the bridge has found it.
     pub(crate) fn identity(&self) -> Option<Rc<PlaneIdentity>> {
         self.identity.borrow().clone()
     }
@@ -95,8 +95,8 @@ impl ClusterContext {
         self.identity.replace(Some(identity));
     }
 
-    /// Reads the default template before any pod is created or adopted. After a rebuild the bridge
-    /// keeps the template that it had before.
+    /// Reads the default template before any pod is created or adopted. After a rebuild of the bridge, the
+    /// template that was in force stays.
     pub(crate) fn read_first_template(&self) -> Result<(), KubernetesOpenError> {
         let Some(file) = &self.config.pod_template else {
             return Ok(());
@@ -118,19 +118,21 @@ impl ClusterContext {
         last.read(file, self.own_account())
     }
 
-    /// The default template. A function's own podTemplate can override its fields.
+    /// Returns the default template, if there is one.
     pub(crate) fn default_template(&self) -> Option<Rc<DefaultPodTemplate>> {
         self.process.default_template.borrow().template().cloned()
     }
 
-    /// The template of a function's pod, merged from the default template and the function's own.
+    /// Returns the template of a function's pod, merged from the platform's fields, the default template and
+    /// the function's own.
     pub(crate) fn pod_template(
         &self,
         function: &Function,
         parts: &PodParts,
     ) -> Result<Value, String> {
         let template = podspec::template(function, parts, self.default_template().as_deref());
-        // Check the merged template too: the service account may come from the default template.
+        // Check the merged template too, because two templates that are valid alone may together use the
+        // account.
         if let Some(own) = self.own_account()
             && let Ok(Json::Object(merged)) = Json::deserialize(&template)
         {
@@ -139,7 +141,7 @@ impl ClusterContext {
         Ok(template)
     }
 
-    /// The control plane's own service account, if functions' pods could use it.
+    /// Returns the control plane's own service account, if functions' pods could use it.
     fn own_account(&self) -> Option<&str> {
         let own_pod = self.config.own_pod.as_ref()?;
         own_pod.account_in(Some(&self.cluster.namespace))

@@ -1,7 +1,7 @@
-//! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2). The result goes
-//! to the io thread that owns the call, and not to this module; that thread reports when the attempt is over.
-//! This module reads the end of a Job from the pod's status and not from the Job's conditions, because
-//! releases of Kubernetes set the conditions at different times.
+//! One attempt of a call of a JOB function: one Job, whose pod posts its result to the control plane
+//! (contract §3.2). The io thread that owns the call receives the result, and sends `JobStop` when the
+//! attempt is over. This module reads the end of a Job from the pod's status and not from the Job's
+//! conditions, because releases of Kubernetes set the conditions at different times.
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -34,30 +34,32 @@ use crate::podspec::{
     PodParts, SELECTOR, security,
 };
 
-/// How long the container of an attempt with a result may take to end by itself.
+/// How long the container of an attempt with a result may take to exit before its Job is deleted.
 const STOP: Duration = Duration::from_secs(5);
-/// The grace period, in seconds, of the container of an attempt that is over without a result.
+/// The grace period, in seconds, of a container that still runs when its Job is deleted.
 const STOP_S: u32 = 2;
-/// How long after the end of a container with exit status 0 the io thread's report may come.
+/// How long to wait for `JobStop` after a container exited with status 0, because the result may still be on
+/// its way from the io thread.
 const REPORT_BEHIND: Duration = Duration::from_millis(500);
-/// How long after the call's deadline the cluster ends the Job by itself, in seconds.
+/// How long after the call's deadline the cluster ends a Job that the control plane has not deleted, in
+/// seconds.
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may have no pod before its controller's Events are read; the wait doubles each time.
 const PODLESS: Duration = Duration::from_secs(1);
-/// The number of phases for which a running pod counts. It is larger than the number of all phases, so the
-/// first report that the pod runs is always sent.
+/// The number of phases that a running pod counts as. It is larger than the number of all phases, so that the
+/// first report of a running pod is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long reading the Events of a Job without a pod may take.
 const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
 
-/// All Jobs that run.
+/// The Jobs that have a task.
 pub(crate) type ClusterJobs = JobTable<ClusterJob>;
 
 /// The part of a Job that tasks other than its own use.
 pub(crate) struct ClusterJob {
     attempt: JobAttempt,
     wanted_at: Uptime,
-    /// The name of its pod, once the watch has shown the pod.
+    /// The name of the Job's pod; none until the watch has shown the pod.
     pod: RefCell<Option<String>>,
     seen: RefCell<ObservedPod>,
     is_gone: Cell<bool>,
@@ -84,8 +86,8 @@ impl Borrow<JobAttempt> for ClusterJob {
 
 impl ClusterJob {
     pub(crate) fn new(start: Box<JobStart>, wanted_at: Uptime) -> Self {
-        // More random characters than a pod's name, because there are many more Jobs. The limit is
-        // 63 characters, because the name is also the value of a label of the Job's pod.
+        // Use more random characters than in a pod's name, because there are many more Jobs than pods. The
+        // name has at most 63 characters, because it is also the value of a label of the Job's pod.
         let name = pod_name::<9>(start.function.name(), random());
         Self {
             attempt: JobAttempt::new(name, start),
@@ -99,7 +101,7 @@ impl ClusterJob {
         }
     }
 
-    /// Called when the watch shows the Job's pod.
+    /// Takes over the state of the Job's pod that the watch showed, and notifies the Job's task.
     pub(crate) fn observe(&self, context: &ClusterContext, pod: String, seen: ObservedPod) {
         self.pod.replace(Some(pod));
         for phase in seen.phases() {
@@ -115,14 +117,14 @@ impl ClusterJob {
         self.bell.notify_one();
     }
 
-    /// Called when the cluster no longer has the Job's pod.
+    /// Records that the cluster no longer has the Job's pod, and notifies the Job's task.
     pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// Called after a listing of pods. If this Job's pod was seen before and is not in the list, the pod is
-    /// gone.
+    /// Compares the Job's pod with a complete list of pods. If the pod was seen before and is not in the
+    /// list, it is gone.
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
         if pod.as_ref().is_some_and(|pod| !names.contains(pod)) {
@@ -154,10 +156,10 @@ impl ClusterJob {
             });
             self.wait_for_exit().await;
         }
+        // Delete the Job before its pod, because the Job's controller could create another pod.
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // Delete the pod too, because the garbage collector would give the pod the whole grace
-        // period of its function, although no client waits for the call any more. Delete the Job
-        // first, because the Job's controller could create another pod.
+        // Delete the pod too, because the garbage collector would give it the whole grace period of its
+        // function, although no client waits for the call any more.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             context
@@ -195,14 +197,14 @@ impl ClusterJob {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// Waits until the container of an attempt with a result has exited, because deleting its Job would
-    /// kill the container.
+    /// Waits at most `STOP` until the container of an attempt with a result has exited, because deleting the
+    /// Job would kill the container.
     async fn wait_for_exit(&self) {
         let until = Instant::now() + STOP;
         while !self.has_exited() && self.rung_before(until).await {}
     }
 
-    /// Runs the attempt; returns the failure, or none if the attempt was over before its pod ended.
+    /// Runs the attempt and returns its failure; none if the io thread reported that the attempt is over.
     async fn run(&self, context: &Rc<ClusterContext>) -> Option<(ExecutionError, bool)> {
         let begun = Instant::now();
         let start_by = begun + context.config.start_timeout;
@@ -312,7 +314,7 @@ impl ClusterJob {
         Ok(job)
     }
 
-    /// Waits until the attempt or its pod is over.
+    /// Waits until the attempt is over, its pod has ended or cannot start, or a deadline has passed.
     async fn running(
         &self,
         context: &Rc<ClusterContext>,
@@ -367,9 +369,10 @@ impl ClusterJob {
         }
     }
 
-    /// Reports to the call's io thread which phase the start has reached and what delays it, if either
-    /// changed. The kubelet's timestamp is cut to whole seconds, so one second is added in favour of the
-    /// call. It comes from another clock, so it is limited to the time between the order and now.
+    /// Reports to the call's io thread which phase the start has reached and what delays the start, if one of
+    /// them changed. One second is added to the kubelet's timestamp in favour of the call, because the
+    /// kubelet cuts it to whole seconds. The sum is limited to the time between the order and now, because it
+    /// comes from another clock.
     fn report_start(
         &self,
         context: &ClusterContext,
@@ -412,7 +415,7 @@ enum JobOutcome {
     Lost(String),
 }
 
-/// Why a Job has no pod: the last `FailedCreate` Event of its controller, if there is one.
+/// Returns why a Job has no pod: the last `FailedCreate` Event of its controller, if there is one.
 async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<String> {
     let api = cluster.lenient::<Event>();
     let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
@@ -427,7 +430,7 @@ async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<Str
     messages.next_back()
 }
 
-/// The names of other control planes' Jobs.
+/// Returns the names of the Jobs that other processes created.
 pub(crate) async fn jobs_of_others(
     cluster: &Cluster,
     instance: &str,

@@ -1,6 +1,5 @@
-//! One warm pod of the cluster: the state that the watch showed, in addition to what every backend
-//! knows of a pod. It never decides when the pod starts or ends: the scheduler's orders, the cluster
-//! and the pod itself do.
+//! One warm pod of the cluster: the state that the watch showed, in addition to what every backend knows of a
+//! pod. The scheduler's orders, the cluster and the pod itself decide when the pod starts and ends.
 
 mod runner;
 pub(crate) mod seen;
@@ -49,10 +48,10 @@ pub(crate) struct ClusterPod {
     warm: WarmPod,
     /// The hash of the spec from which the pod was made.
     shape: u64,
-    /// Whether an earlier control plane made the pod from another spec.
+    /// Whether an earlier control plane made the pod from another spec or from another default template.
     pub(crate) is_stale: Cell<bool>,
-    /// The number of the listing of pods during which the pod was created. The pod may be missing from
-    /// that listing and from earlier ones.
+    /// The number of the listing of pods during which the pod was created or adopted; `u64::MAX` before that.
+    /// The pod may be missing from this listing and from earlier ones.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,
     seen: RefCell<ObservedPod>,
@@ -91,7 +90,7 @@ impl ClusterPod {
         }
     }
 
-    /// A copy of the pod without an id in the scheduler; it keeps the state that the cluster showed.
+    /// Returns a copy of the pod that has no id in the scheduler and keeps the state that the cluster showed.
     pub(crate) fn without_id(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
         let pod = Self::new(None, name, function, self.wanted_at);
@@ -101,7 +100,7 @@ impl ClusterPod {
         pod
     }
 
-    /// Called when the watch shows the pod.
+    /// Takes over the state that the watch showed, and notifies the pod's task.
     pub(crate) fn observe(&self, context: &ClusterContext, seen: ObservedPod) {
         for phase in seen.phases() {
             context.announcer.reached(&self.function, &self.name, phase);
@@ -115,31 +114,31 @@ impl ClusterPod {
         self.bell.notify_one();
     }
 
-    /// Called when the cluster no longer has the pod.
+    /// Records that the cluster no longer has the pod, and notifies the pod's task.
     pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// Returns whether it gets no new call: the scheduler stopped it, its deletion was requested, or it is
-    /// gone.
+    /// Returns whether the pod gets no new call, because the scheduler stopped it, its deletion was
+    /// requested, or it is gone.
     pub(crate) fn is_going(&self) -> bool {
         self.is_stopped() || self.is_gone.get() || self.seen.borrow().leaving
     }
 
-    /// Returns whether it was made from a spec with this hash.
+    /// Returns whether the pod is not stale and was made from a spec with this hash.
     pub(crate) fn has_shape(&self, shape: u64) -> bool {
         !self.is_stale.get() && self.shape == shape
     }
 
-    /// What delays its start; none during the usual steps of a start.
+    /// Returns what delays the pod's start; none during the usual steps of a start.
     pub(crate) fn held_up(&self) -> Option<(StartFault, String)> {
         let seen = self.seen.borrow();
         let why = seen.held_up.clone().or_else(|| seen.waiting.clone());
         seen.fault.zip(why)
     }
 
-    /// Returns whether it has ended or its deletion was requested.
+    /// Returns whether the pod has ended, is gone, or its deletion was requested.
     pub(crate) fn has_gone(&self) -> bool {
         self.is_over() || self.seen.borrow().leaving
     }
@@ -148,13 +147,14 @@ impl ClusterPod {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// The pod's address: the address that the pod reported, or else the address that the cluster showed.
+    /// Returns the pod's address: the address that the pod reported, or else the address that the cluster
+    /// showed.
     fn address(&self) -> Option<PodAddress> {
         let ip: Option<IpAddr> = self.reported_address().or(self.seen.borrow().address);
         ip.map(|ip| PodAddress::Tcp(SocketAddr::new(ip, PORT)))
     }
 
-    /// Runs the pod from its creation to its end. It reports each step but the end, which the caller
+    /// Runs the pod's task until the pod has ended. Announces every step except the end, which the caller
     /// passes to `report_end`.
     pub(crate) async fn live(
         self: &Rc<Self>,
@@ -200,7 +200,8 @@ impl ClusterPod {
         self.announce_end(&context.announcer, fate, self.is_stopped());
     }
 
-    /// Probes the pod for as long as a call may run in it; returns whether it answered well.
+    /// Probes the pod for as long as a call may run in it; returns whether the pod became ready and has not
+    /// gone.
     pub(crate) async fn answers_within_a_call(&self) -> bool {
         let Some(address) = self.address() else {
             return false;

@@ -1,6 +1,6 @@
-//! The Pod that runs a function's calls, made from the function's spec: the fields that WARM pods and
-//! Jobs share, the control plane's default template merged over them, and the function's own
-//! `podTemplate` merged over both. It creates nothing.
+//! The Pod that runs a function's calls, made from the function's spec. The control plane's default template
+//! is merged over the fields that WARM pods and Jobs share, and the function's own `podTemplate` is merged
+//! over both. This module creates no object.
 
 pub(crate) mod default_template;
 pub(crate) mod security;
@@ -20,15 +20,15 @@ pub(crate) const PORT: u16 = 8080;
 
 /// A label of the control plane's own pods and of no other pods.
 const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-/// A label of every object that the platform creates.
+/// A label of every Pod and Job that the platform creates.
 pub(crate) const LABEL_APP: (&str, &str) = ("app", "nanofaas");
 pub(crate) const LABEL_FUNCTION: &str = "nanofaas.io/function";
-/// Its value is `warm` or `job`.
+/// The label of the kind of a pod or Job: its value is `warm` or `job`.
 pub(crate) const LABEL_KIND: &str = "nanofaas.io/kind";
 pub(crate) const LABEL_EXECUTION: &str = "nanofaas.io/execution";
-/// The process that created a Job.
+/// The label of the process that created a Job.
 pub(crate) const LABEL_INSTANCE: &str = "nanofaas.io/instance";
-/// The name of the Job that a pod belongs to.
+/// The label with the name of the Job that a pod belongs to.
 pub(crate) const LABEL_JOB: &str = "nanofaas.io/job";
 /// The shape of a pod. A pod whose shape differs from its function's present shape must be replaced.
 pub(crate) const ANNOTATION_SHAPE: &str = "nanofaas.io/shape";
@@ -41,13 +41,13 @@ pub(crate) const SELECTOR: &str = "app=nanofaas,nanofaas.io/kind";
 pub(crate) struct PodParts {
     pub(crate) labels: BTreeMap<&'static str, String>,
     pub(crate) annotations: BTreeMap<&'static str, String>,
-    /// Overrides the function's own variables; Kubernetes does not expand the values.
+    /// Variables that override the function's own. Kubernetes does not expand their values.
     pub(crate) env: Vec<(&'static str, String)>,
-    /// Like `env`, but Kubernetes expands `$(NAME)` in the values.
+    /// Variables like those of `env`, but Kubernetes expands `$(NAME)` in their values.
     pub(crate) expanded_env: Vec<(&'static str, String)>,
 }
 
-/// The shape of a function's pods, as in their annotation.
+/// Returns the shape of a function's pods, as their annotation has it.
 pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> String {
     let own = spec.shape_hash(Platform::Kubernetes);
     match default {
@@ -56,7 +56,7 @@ pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> 
     }
 }
 
-/// The pod's `metadata` (labels and annotations) and `spec`.
+/// Makes the pod's `metadata` (labels and annotations) and `spec`.
 pub(crate) fn template(
     function: &Function,
     parts: &PodParts,
@@ -174,8 +174,8 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
             let name = name_of(one).unwrap_or_default();
             !names.iter().any(|ours| ours == name)
         });
-        // Our variables come first: Kubernetes expands `$(NAME)` only if the variable NAME is earlier in the
-        // list.
+        // Put our variables first, because Kubernetes expands `$(NAME)` only if the variable NAME is earlier
+        // in the list.
         env.extend(kept);
         container["env"] = env.into();
     }
@@ -209,8 +209,8 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// The field that identifies the items of a list, as in Kubernetes' own merge. `mountPath` comes before
-/// `name`, because one volume may be mounted twice.
+/// Returns the field that identifies the items of a list, as in Kubernetes' own merge. `mountPath` is tried
+/// before `name`, because one volume may be mounted twice.
 fn key_of_both(base: &[Value], over: &[Value]) -> Option<&'static str> {
     let has = |key: &&str| {
         let mut all = base.iter().chain(over);

@@ -1,6 +1,7 @@
 //! Compares the state of the cluster with the state of this process: pods of earlier control planes are
-//! adopted, updates of known pods are passed to their tasks, and objects of no function are deleted.
-//! It starts the tasks of pods and Jobs, keeps their tables, and applies their reports.
+//! adopted, updates of known pods are passed to their tasks, and objects that belong to no function are
+//! deleted. This module also starts the tasks of pods and Jobs, keeps their tables, and applies their
+//! reports.
 
 pub(crate) mod adoption;
 pub(crate) mod pods;
@@ -30,12 +31,12 @@ pub struct Memory {
     pub(crate) process: Rc<ProcessState>,
     pub(crate) pods: Rc<RefCell<ClusterPods>>,
     pub(crate) jobs: RefCell<ClusterJobs>,
-    /// Orders to start a pod that came before the control plane acts.
+    /// The orders to start a pod that came before the control plane acted.
     pub(crate) held: RefCell<Vec<BridgeCommand>>,
 }
 
 impl Memory {
-    /// Removes a held order to start that is no longer wanted; false if there was none.
+    /// Removes the held order to start this pod; returns false if there was none.
     pub(crate) fn drop_held(&self, id: PodId) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
@@ -47,14 +48,14 @@ impl Memory {
 /// The stages in which the bridge begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BridgeStage {
-    /// It waits for the Lease and for the lists of pods and functions.
+    /// The bridge waits for the Lease and for the list of pods.
     Beginning,
-    /// Pods of earlier control planes get their ids; orders for new pods are held.
+    /// The bridge waits for the list of functions, and pods of earlier control planes get their ids.
     Adopting,
     Acting,
 }
 
-/// What the cluster shows, and what this process knows of it.
+/// What the cluster shows, and what this process knows of the cluster.
 pub(crate) struct Reconciler {
     pub(crate) context: Rc<ClusterContext>,
     pub(crate) registry: Rc<ClusterRegistry>,

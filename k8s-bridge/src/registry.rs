@@ -1,6 +1,6 @@
-//! The functions of the cluster: writes changes there, follows changes that other clients make there, and
-//! keeps each function's status and Events. It starts no pod, and knows of pods and Jobs only what
-//! their tasks report.
+//! The part of the registry that is in the cluster: writes changes of functions there, follows the changes of
+//! other clients, and keeps each function's status and Events. It starts and stops no pod; for the status it
+//! reads the table of pods and the reports of the tasks.
 
 pub(crate) mod events;
 pub(crate) mod functions;
@@ -17,7 +17,7 @@ use crate::pod::ClusterPods;
 use crate::registry::events::Events;
 use crate::registry::functions::ClusterFunctions;
 
-/// The cluster's part of the registry.
+/// The state of this part of the registry.
 pub(crate) struct ClusterRegistry {
     context: Rc<ClusterContext>,
     pub(crate) functions: ClusterFunctions,

@@ -1,5 +1,5 @@
-//! Checks that the CRD in the manifests is the one that the Rust types give.
-//! To write the file again: `NANOFAAS_WRITE_CRD=1 cargo test -p nanofaas-k8s-bridge --test crd`.
+//! Checks that the CRD in the manifests is the one that the Rust types give. `NANOFAAS_WRITE_CRD=1 cargo test
+//! -p nanofaas-k8s-bridge --test crd` writes the file again.
 
 #![allow(
     clippy::disallowed_methods,
@@ -141,7 +141,7 @@ fn status() -> Value {
     })
 }
 
-/// The schema of a list of Kubernetes conditions.
+/// Returns the schema of a list of Kubernetes conditions.
 fn conditions() -> Value {
     let mut status = text("True or False.");
     status["enum"] = json!(["True", "False", "Unknown"]);

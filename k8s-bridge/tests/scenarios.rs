@@ -1,6 +1,6 @@
-//! The bridge to Kubernetes against a fake API server, as named scenarios of the behaviour of a cluster
-//! and of its faults. These tests need no cluster and wait for no real clock: time is paused,
-//! and advances when no task can run.
+//! Tests the bridge to Kubernetes with a fake API server. Each test is a scenario of the behaviour of a
+//! cluster or of its faults. The tests need no cluster and do not wait for real time: time is paused, and
+//! advances when no task can run.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! The client of the API server. It finds the server as `kubectl` or a pod does, and copies the server's
-//! `Retry-After` header to where `kube`'s errors keep it. It never retries: `cluster` does, because only
+//! The client of the API server. It finds the server as `kubectl` or a pod does, and copies the `Retry-After`
+//! header of an answer into the body, which `kube`'s errors keep. `cluster` makes the retries, because only
 //! `cluster` knows whether an earlier try may have worked.
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::api::cluster::chain;
 /// How long one try to connect to the API server may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Why no client could be made; the message tells the operator what to do.
+/// Why no client could be made; the message is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error(
@@ -31,7 +31,7 @@ pub enum ConnectError {
     Client(String),
 }
 
-/// How to reach the API server.
+/// Finds out how to reach the API server.
 pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
     let refused = |error: &dyn std::error::Error| ConnectError::Config(chain(error));
     let mut found = match kubeconfig {

@@ -1,6 +1,6 @@
-//! Requests to the API server: each has a deadline, the number of changes in flight is limited, and a
-//! request that failed for a transient reason is tried again with backoff. It never decides what to
-//! request, and no call waits for it.
+//! Requests to the API server. Each try has a deadline, the number of changes in flight is limited, and a
+//! request that failed for a transient reason is tried again with back-off. The callers decide what to
+//! request.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::api::lease::Tenure;
 use crate::api::lenient::Lenient;
 
-/// The largest number of changes in flight; further changes wait. Only changes are counted, because the
-/// Lease has to be renewed even while the API server is slow to create many pods.
+/// The largest number of changes in flight; further changes wait. Reads and writes of the Lease are not
+/// counted, so that the Lease is renewed even while the API server is slow to create many pods.
 const AT_ONCE: usize = 32;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -35,7 +35,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub(crate) enum ClusterError {
     /// The API server refused the request.
     Refused(Box<Status>),
-    /// The API server did not answer before the deadline, or could not be reached.
+    /// The request got no final answer before its deadline. Either the API server did not answer or refused
+    /// for a transient reason, or this control plane could not make a change without the Lease.
     Unreachable(String),
 }
 
@@ -52,7 +53,7 @@ impl ClusterError {
         matches!(self.code(), 400 | 403 | 404 | 413 | 422)
     }
 
-    /// The message of the API server, or why it could not be reached.
+    /// Returns the message of the API server, or why there was no final answer.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Refused(status) if status.message.is_empty() => {
@@ -100,7 +101,7 @@ pub(crate) struct Cluster {
     /// The API server's address, for the log.
     pub(crate) server: String,
     pub(crate) namespace: String,
-    /// Whether this control plane may change objects.
+    /// The time during which this control plane holds the Lease, and may change objects.
     pub(crate) tenure: Tenure,
     places: Semaphore,
 }
@@ -120,13 +121,15 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Like `api`, for lists: an object that cannot be parsed must not hide the others.
+    /// Returns an API like `api`, for lists and watches. An object that cannot be parsed hides no other
+    /// object.
     pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Sends a request until it is answered or finally refused, or until the deadline `until`. The argument
-    /// of `request` says whether an earlier try may have worked although its answer was lost.
+    /// Tries a request until the API server has answered it or refused it for a permanent reason, or until
+    /// the deadline `until`. The argument of `request` says whether an earlier try may have worked although
+    /// its answer was lost.
     pub(crate) async fn ask<T>(
         &self,
         until: Instant,
@@ -178,7 +181,7 @@ impl Cluster {
         Err(ClusterError::Unreachable(format!("the API server: {why}")))
     }
 
-    /// Like `ask`, for a change of the cluster, which only the control plane that holds the Lease may make.
+    /// Tries a change as `ask` tries a request, but only while this control plane holds the Lease.
     pub(crate) async fn change<T>(
         &self,
         until: Instant,
@@ -187,8 +190,8 @@ impl Cluster {
         self.tries(until, request, RequestKind::Change).await
     }
 
-    /// One try of a change. It begins only while this control plane holds the Lease. It is dropped when
-    /// the Lease is lost, because another control plane may hold the Lease a moment later.
+    /// Makes one try of a change. The try begins only while this control plane holds the Lease. When the
+    /// Lease is lost, the try is dropped, because another control plane may hold the Lease a moment later.
     async fn while_held<T>(
         &self,
         until: Instant,
@@ -209,8 +212,8 @@ impl Cluster {
         })
     }
 
-    /// Creates an object whose name no other client chooses. So if the object exists already, an
-    /// earlier try created it and its answer was lost.
+    /// Creates an object whose name no other client chooses. If the object exists already, this counts as
+    /// success, because an earlier try created the object and its answer was lost.
     pub(crate) async fn create<K: Object>(
         &self,
         object: &K,
@@ -221,7 +224,8 @@ impl Cluster {
             let created = api.create(&PostParams::default(), object).await;
             match created {
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-                // Another request used the same resource quota at the same time: try again.
+                // A conflict means that another request used the same resource quota at the same time. So try
+                // again.
                 Err(kube::Error::Api(mut status)) if status.reason == "Conflict" => {
                     status.code = 503;
                     Err(kube::Error::Api(status))
@@ -232,8 +236,8 @@ impl Cluster {
         self.change(until, create).await
     }
 
-    /// Deletes an object, and retries until the API server answers. The garbage collector deletes its
-    /// dependents later.
+    /// Deletes an object, and retries until the API server answers. The garbage collector deletes the
+    /// object's dependents later.
     pub(crate) async fn delete<K: Object>(&self, name: &str, grace_s: Option<u32>) {
         let api = self.api::<K>();
         let parameters = DeleteParams {
@@ -263,7 +267,7 @@ impl Cluster {
     }
 }
 
-/// How long the server asks clients to wait before the next request.
+/// Returns how long clients should wait before the next request.
 pub(crate) fn retry_after(status: &Status) -> Duration {
     let details = status.details.as_ref();
     let seconds = details.map_or(0, |details| details.retry_after_seconds);
@@ -292,7 +296,8 @@ const fn may_mend(code: u16) -> bool {
     matches!(code, 408 | 429 | 500..=599)
 }
 
-/// An error's message with the messages of its sources, because the outermost one alone seldom has the cause.
+/// Returns an error's message with the messages of its sources, because the outermost message alone seldom
+/// names the cause.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

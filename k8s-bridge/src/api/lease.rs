@@ -1,7 +1,7 @@
-//! The Lease: one control plane acts at a time, and only after it got the Lease. A holder that cannot
-//! renew it still serves calls but changes nothing; it steps down only when it reads another holder's
-//! name. The times of other machines are never compared with this machine's clock: a Lease is stale
-//! when this control plane saw no change of it for `DURATION`.
+//! The Lease, which lets one control plane act at a time. A control plane that cannot renew its Lease still
+//! serves calls but changes nothing in the cluster; it is deposed only when it reads another holder's name in
+//! the Lease. The times of other machines are not compared with this machine's clock: a Lease is stale when
+//! this control plane has seen no change of it for `DURATION`.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::api::cluster::{Cluster, ClusterError};
 pub(crate) const NAME: &str = "nanofaas";
 /// How long other control planes wait after the last renewal before they take the Lease.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long this control plane acts after its last renewal. It is less than `DURATION`, because requests
-/// in flight need time to end, and another machine's clock may run a little faster.
+/// How long this control plane acts after its last renewal. This is less than `DURATION`, because requests in
+/// flight need time to end, and the clock of another machine may run a little faster.
 const TENURE: Duration = Duration::from_secs(10);
 /// The time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(4);
@@ -32,12 +32,12 @@ const POLL: Duration = Duration::from_secs(1);
 const TRY: Duration = Duration::from_secs(3);
 /// The wait after the first failed renewal; it doubles with each further failure.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How long a repeated reason for waiting is not logged again.
+/// The time between two log lines that give the same reason for waiting.
 const SAME_REASON: Duration = Duration::from_secs(30);
 /// How long the release of the Lease may take when the control plane stops.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// Whether this control plane holds the Lease now. Only the task that keeps the Lease changes it.
+/// Whether this control plane holds the Lease now. Only `acquire`, `keep` and `release` change this value.
 #[derive(Default)]
 pub(crate) struct Tenure {
     until: Cell<Option<Instant>>,
@@ -82,7 +82,7 @@ impl Tenure {
     }
 }
 
-/// Waits until `holder` has the Lease.
+/// Tries to take the Lease until `holder` has it.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(POLL, 4 * POLL);
     // The resource version of another control plane's Lease, and when this control plane first saw that
@@ -146,7 +146,8 @@ impl LeaseWait {
     }
 }
 
-/// One try to take the Lease; returns the holder's name if another control plane has it.
+/// Makes one try to take the Lease. Returns none if the try worked, and the holder's name if another control
+/// plane has the Lease.
 async fn step(
     cluster: &Cluster,
     holder: &str,
@@ -175,7 +176,7 @@ async fn step(
     }
 }
 
-/// Renews the Lease until it names another holder; returns that name.
+/// Renews the Lease until it names another holder; returns the name of that holder.
 pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
     let mut is_late = false;
     let mut backoff = Backoff::new(AGAIN, RENEWAL);
@@ -224,7 +225,8 @@ async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Cluste
         .map(|()| None)
 }
 
-/// Removes the holder's name from the Lease, so that a successor need not wait.
+/// Removes the holder's name from the Lease, so that the next control plane can take the Lease without a
+/// wait.
 pub(crate) async fn release(cluster: &Cluster, holder: &str) {
     cluster.tenure.end();
     let until = Instant::now() + RELEASE;
@@ -262,8 +264,8 @@ async fn create(cluster: &Cluster, holder: &str, until: Instant) -> Result<(), C
     cluster.ask(until, create).await
 }
 
-/// Writes the Lease with this holder's name and the resource version that was read. The API server
-/// answers 409 if another client wrote it in between.
+/// Writes the Lease with this holder's name and the resource version that was read. The API server answers
+/// 409 if another client wrote the Lease in between.
 async fn write(
     cluster: &Cluster,
     mut lease: Lease,

@@ -1,6 +1,6 @@
 //! An object that may not match its type: it may have a field of another release, or a status that another
-//! client wrote. One such object must not hide the others of its list, so it is kept as JSON and parsed
-//! later.
+//! client wrote. Each object of a list is kept as JSON and parsed later, so that one such object hides no
+//! other.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -43,7 +43,8 @@ impl<K: DeserializeOwned> Lenient<K> {
         K::deserialize(self.object).map_err(|error| error.to_string())
     }
 
-    /// Like `read`, for a deleted object: if the rest cannot be parsed, the metadata alone is enough.
+    /// Parses a deleted object as `read` does. If the rest of the object cannot be parsed, the metadata alone
+    /// is parsed, which says what was deleted.
     pub(crate) fn read_gone(self) -> Result<K, String> {
         let metadata = self.object["metadata"].clone();
         self.read().or_else(|_| {
@@ -73,7 +74,7 @@ impl<K: Resource<DynamicType = ()>> Resource for Lenient<K> {
         K::plural(&())
     }
 
-    /// Only the name, the uid and the resource version.
+    /// Returns metadata that has only the name, the uid and the resource version.
     fn meta(&self) -> &ObjectMeta {
         &self.metadata
     }

@@ -1,8 +1,8 @@
 //! Lists and then watches one kind of object, for ever. After a lost connection, an expired version or a
-//! silent watch, a new list or a new watch begins, with backoff. Only a watch that lived for a while resets
-//! the backoff, so that a server that ends each watch at once does not get requests in a tight loop. An
-//! object that cannot be parsed is logged and skipped; its last readable state stays. This module never
-//! interprets an object.
+//! silent watch, a new list or a new watch begins, with back-off. Only a watch that lived for a while resets
+//! the back-off, so that a server that ends each watch at once does not get requests in a tight loop. An
+//! object that cannot be parsed is logged and skipped; its last readable state stays. The caller interprets
+//! the objects.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -21,11 +21,11 @@ use crate::api::lenient::Lenient;
 /// watch.
 const WATCH_S: u32 = 60;
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
-/// A watch that lived for this long worked, so the backoff is reset.
+/// A watch that lived for longer than this worked, so the back-off is reset.
 const SOUND: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long the server may take to list, or to begin a watch.
+/// How long the server may take to return a page of a list, or to begin a watch.
 const LISTING: Duration = Duration::from_secs(30);
 /// The time between two warnings that a list failed.
 const WARNING: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ const PAGE: u32 = 500;
 
 /// What a list or a watch reports.
 pub(crate) enum WatchUpdate<K> {
-    /// A list begins. An object that is not in it by its end is gone.
+    /// A list begins. The list is complete at the next `Listed`, which may not come if the list fails.
     Listing,
     There(K),
     Gone(K),
@@ -78,8 +78,8 @@ pub(crate) async fn follow<K: Object>(
                     backoff.reset();
                 }
                 match end {
-                    // The server ended the watch after `WATCH_S`, as it should: begin the next watch without
-                    // a wait.
+                    // The server ended the watch after a while, usually after `WATCH_S`: begin the next watch
+                    // without a wait.
                     None if began.elapsed() > SOUND => continue,
                     None => "the server ended the watch at once".to_owned(),
                     Some(why) => why,

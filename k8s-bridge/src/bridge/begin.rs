@@ -1,5 +1,4 @@
-//! How the bridge begins: a fixed order of steps, from an unknown identity to a control plane that
-//! acts. This module executes no commands of the work queue.
+//! How the bridge begins: a fixed order of steps, from an unknown identity to a control plane that acts.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,7 +25,8 @@ impl ClusterDispatcher {
         }
     }
 
-    /// Runs from the start until the control plane acts. Each step needs the step before it.
+    /// Runs the steps from the start until the control plane acts. Each step needs the results of earlier
+    /// steps.
     pub(super) async fn begin(self: Rc<Self>) {
         let (context, reconciler) = (&self.context, &self.reconciler);
         let registry = &reconciler.registry;
@@ -49,8 +49,8 @@ impl ClusterDispatcher {
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // Wait until the scheduler has got every function, because the next messages to it are offers of the
-        // functions' pods.
+        // Wait until the scheduler has received every function, because the next messages to it offer pods of
+        // these functions.
         self.until(|| context.with_work_queue(|queue| queue.is_settled()))
             .await;
         adoption::begin(reconciler);

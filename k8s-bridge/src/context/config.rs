@@ -11,14 +11,15 @@ use crate::context::identity::OwnPod;
 
 /// The settings of the bridge.
 pub struct KubernetesConfig {
-    /// The kubeconfig file; if none, the API server is found as `kubectl` or a pod finds it.
+    /// The kubeconfig file. If it is none, the API server is found as `kubectl` or a pod finds it.
     pub kubeconfig: Option<PathBuf>,
-    /// The namespace of functions, pods and Jobs; the control plane's own namespace if none.
+    /// The namespace of functions, pods and Jobs. If it is none, the default namespace of the connection is
+    /// used.
     pub namespace: Option<String>,
     /// The control plane's own Pod, if it runs in one.
     pub own_pod: Option<OwnPod>,
-    /// The file of the default podTemplate. A function's own podTemplate can override its fields. The
-    /// file may be absent.
+    /// The file of the default podTemplate, which may be absent. A function's own podTemplate can override
+    /// fields of the default podTemplate.
     pub pod_template: Option<PathBuf>,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
@@ -27,12 +28,13 @@ pub struct KubernetesConfig {
     /// Functions that are written into the cluster at the start, unless the cluster has a function of that
     /// name.
     pub functions: Vec<FunctionDraft>,
-    /// The origin of the process's clock. `clock` converts its times to and from wall time.
+    /// The zero point of the control plane's clock. `clock` converts times of this clock to and from wall
+    /// time.
     pub origin: Instant,
     pub clock: WallClock,
 }
 
-/// Why the bridge could not be started; the message tells the operator what to do.
+/// Why the bridge could not be opened; the message is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesOpenError {
     #[error(transparent)]

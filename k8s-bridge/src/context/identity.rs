@@ -1,5 +1,5 @@
 //! The identity of this control plane in the cluster: its name as the Lease's holder, the label of its
-//! process, and the owners of the objects that it creates. It changes nothing in the cluster.
+//! process, and the owners of the objects that it creates. This module only reads from the cluster.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ pub struct OwnPod {
 }
 
 impl OwnPod {
-    /// The control plane's own service account, if pods in `namespace` could use it. If `namespace` is none,
-    /// the pods are in the control plane's own namespace.
+    /// Returns the control plane's own service account, if pods in `namespace` could use it. If `namespace`
+    /// is none, the pods are in the control plane's own namespace.
     pub fn account_in(&self, namespace: Option<&str>) -> Option<&str> {
         let home = self.namespace.as_deref();
         let is_home = namespace.is_none() || home.is_none() || namespace == home;
@@ -36,22 +36,23 @@ impl OwnPod {
 #[derive(Clone, Debug)]
 pub(crate) struct PlaneIdentity {
     /// The holder's name in the Lease. It is the same for every process of one Pod, so that a restarted
-    /// container gets its Lease back at once.
+    /// container has its Lease back at once.
     pub(crate) holder: String,
-    /// The label of this process's Jobs. Each process has another one, because the tokens of Jobs are valid
+    /// The label of this process's Jobs. Each process has its own label, because the tokens of Jobs are valid
     /// only in the process that created them.
     pub(crate) instance: String,
-    /// The owner of Jobs, so that they are deleted with the control plane's Pod. None if the functions are in
-    /// another namespace: the garbage collector looks for an owner only in the namespace of its dependent,
-    /// and deletes the dependent if the owner is not there. In any case the next control plane deletes the
-    /// Jobs.
+    /// The owner of Jobs, so that they are deleted with the control plane's Pod. This is none outside a
+    /// cluster, and none if the functions are in another namespace: the garbage collector looks for an owner
+    /// in the dependent's namespace, and deletes a dependent whose owner is not there. The next control plane
+    /// deletes Jobs without an owner too.
     pub(crate) pod: Option<OwnerReference>,
-    /// The owner of warm pods: they outlive the Pod and are deleted with the installation.
+    /// The owner of warm pods. They outlive the control plane's Pod, and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,
 }
 
 impl PlaneIdentity {
-    /// Finds the identity. Outside a cluster the created objects have no owner.
+    /// Finds the identity. The created objects have no owner outside a cluster, and if the functions are in
+    /// another namespace.
     pub(crate) async fn find(cluster: &Cluster, instance: &str, own_pod: Option<OwnPod>) -> Self {
         let instance = instance.to_owned();
         let Some(own) = own_pod else {

@@ -1,5 +1,5 @@
-//! Reports of the tasks of pods and Jobs. A task sends a report and does not wait; the bridge applies it to
-//! the registry and to the adoption, which the tasks do not know.
+//! Reports of the tasks of pods and Jobs. A task sends a report and does not wait. `reconcile` applies the
+//! report to the registry and to the adoption, which the tasks do not know.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! Why a pod did not start, as one word: the reason of the condition `Ready` and of
-//! `status.lastFailedStart`. Only this module interprets the reasons of the kubelet and of the API
-//! server. It does not decide whether a start is tried again: the scheduler does.
+//! Why a pod did not start, as one word: the reason of the condition `Ready` and of `status.lastFailedStart`.
+//! This module finds the word for the reasons of the kubelet and of the API server. The scheduler decides
+//! whether a start is tried again.
 
 use crate::api::cluster::ClusterError;
 
@@ -54,13 +54,14 @@ impl StartFault {
         }
     }
 
-    /// The kind with that name. An earlier control plane may have written the name.
+    /// Returns the kind with that name, which an earlier control plane may have written.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.as_str() == name)
     }
 
-    /// The kind of fault for the reason of a wait; none if the reason is a usual step of a start. The kubelet
-    /// gives such a reason for a container, and the Kubernetes scheduler for a pod.
+    /// Returns the kind of fault for the reason why a container or a pod waits; none if the reason is a usual
+    /// step of a start. The kubelet gives the reason of a container, and the Kubernetes scheduler gives the
+    /// reason of a pod.
     pub(crate) fn of_pod(reason: &str) -> Option<Self> {
         Some(match reason {
             "ErrImagePull"
@@ -82,7 +83,7 @@ impl StartFault {
         })
     }
 
-    /// The kind for a pod or a Job that could not be created.
+    /// Returns the kind of fault for a pod or a Job that could not be created.
     pub(crate) fn of_denial(denied: &ClusterError) -> Self {
         match denied {
             ClusterError::Refused(status) => Self::of_refusal(&status.message),
@@ -90,9 +91,9 @@ impl StartFault {
         }
     }
 
-    /// The kind for the message of a refusal. If a Job's pod is refused, the message comes from an Event of
-    /// the Job. A quota has no status code of its own: its admission plugin answers 403, as other plugins do,
-    /// so the text decides.
+    /// Returns the kind of fault for the message of a refusal. If the pod of a Job is refused, the message
+    /// comes from an Event of the Job. The text decides, because a quota has no status code of its own: its
+    /// admission plugin answers 403, as other plugins do.
     pub(crate) fn of_refusal(message: &str) -> Self {
         if message.contains("exceeded quota") {
             Self::Quota

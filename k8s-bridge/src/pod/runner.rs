@@ -1,5 +1,5 @@
-//! The cluster's part of a warm pod's task: it creates the Pod object from the function's spec and the
-//! templates, evaluates the state that the watch shows, and deletes the object.
+//! The part of a warm pod's task that only this backend has: it creates the Pod object from the function's
+//! spec and the templates, evaluates the state that the watch shows, and deletes the object.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, PodParts};
 
 /// The grace period, in seconds, of a pod in which no call runs.
 const NO_GRACE_S: u32 = 1;
-/// How long after a pod's grace period the cluster may still have the pod.
+/// How long a stop waits, after the pod's grace period, until the cluster no longer has the pod.
 const GONE_BEHIND: Duration = Duration::from_secs(30);
 
 /// The state of a pod's task.
@@ -55,7 +55,7 @@ impl ClusterRunner {
         }
     }
 
-    /// Reports, once, that the pod was probed for the first time, or that it will not be probed.
+    /// Reports, one time, that the pod was probed for the first time, or that it will not be probed.
     pub(super) fn report_probed(&mut self) {
         if !std::mem::replace(&mut self.has_reported_probed, true) {
             self.context

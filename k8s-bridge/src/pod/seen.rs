@@ -1,5 +1,5 @@
-//! The facts of a Pod object that this crate needs. They come from the Pod alone and never from a Job's
-//! conditions. It sends no request and decides nothing.
+//! Reads from a Pod object the facts that this crate needs. The facts come from the Pod alone and not from a
+//! Job's conditions. This module sends no request.
 
 use std::net::IpAddr;
 
@@ -20,16 +20,16 @@ pub(crate) struct ObservedPod {
     pub(crate) address: Option<IpAddr>,
     /// When the function's container began to run, in milliseconds since the epoch; none if it never ran.
     pub(crate) running_since_ms: Option<u64>,
-    /// Why the pod cannot start, if the next try would fail too.
+    /// Why the pod can never start, if its next try to start would fail too.
     pub(crate) stuck: Option<String>,
-    /// Why the pod has not started so far, if the cluster tries again.
+    /// Why the pod has not started so far, if the kubelet or the Kubernetes scheduler tries again.
     pub(crate) held_up: Option<String>,
     /// Why the pod does not run yet, for the error of a start that missed its deadline.
     pub(crate) waiting: Option<String>,
     /// The kind of the fault in `stuck`, `held_up` or `waiting`; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,
     pub(crate) ended: Option<ContainerEnd>,
-    /// Whether its deletion was requested: by this control plane, a node drain, an eviction or a user.
+    /// Whether the pod's deletion was requested: by this control plane, a node drain, an eviction or a user.
     pub(crate) leaving: bool,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct ObservedPod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerEnd {
     pub(crate) oom: bool,
-    /// Whether it exited with status 0.
+    /// Whether the container exited with status 0.
     pub(crate) well: bool,
     pub(crate) message: String,
 }
@@ -56,8 +56,8 @@ const TRIED_ON: [&str; 8] = [
     "CreateContainerError",
     "RunContainerError",
 ];
-/// Parts of the message of a failed pull that are a definite answer of the registry: the next try
-/// would get the same answer. The texts come from containerd, CRI-O and Docker.
+/// Parts of the message of a failed pull that show a definite answer of the registry, which would answer the
+/// next try in the same way. The texts come from containerd, CRI-O and Docker.
 const REGISTRYS: [&str; 10] = [
     "manifest unknown",
     "name unknown",
@@ -139,7 +139,7 @@ impl ObservedPod {
         seen
     }
 
-    /// The phases that its start has reached.
+    /// Returns the phases that the pod's start has reached.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
         let phases = [
             (Phase::Scheduled, self.scheduled),
@@ -212,8 +212,8 @@ impl ObservedPod {
         self.fault = self.fault.or_else(|| StartFault::of_pod(reason));
     }
 
-    /// Reads the end of the whole pod. After an eviction or the loss of its node there may be no status of a
-    /// container.
+    /// Reads the end of the whole pod. This is needed because the status of the container may be missing
+    /// after an eviction or after the loss of the node.
     fn read_end(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
         let well = status.phase.as_deref() == Some("Succeeded");
@@ -267,7 +267,7 @@ fn end_of(ended: &ContainerStateTerminated) -> ContainerEnd {
     }
 }
 
-/// `Reason: message`, or only the part that is not empty.
+/// Returns `Reason: message`, or only the part that is not empty.
 fn phrase(reason: &str, message: &str) -> String {
     match (reason, message) {
         (reason, "") => reason.to_owned(),

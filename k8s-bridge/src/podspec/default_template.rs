@@ -1,7 +1,7 @@
-//! The default `podTemplate`, from a file that a ConfigMap fills. It is read at the start and again
+//! The default `podTemplate`, from a file that a ConfigMap fills. The file is read at the start and again
 //! while the control plane acts, because a kubelet changes the file when the ConfigMap changes. An invalid
-//! text stops the start; an invalid text that comes later is logged, and the last template stays in force.
-//! It never writes the file and does not merge templates.
+//! text stops the start. An invalid text that comes later is logged, and the last template stays in force.
+//! `podspec` merges the templates.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
 
-/// The size limit of a ConfigMap, in bytes.
+/// The size limit of the file, in bytes, which is that of a ConfigMap.
 const LEN_MAX: u64 = 1024 * 1024;
 /// The fields of a podTemplate.
 const FIELDS: [&str; 2] = ["metadata", "spec"];
@@ -43,8 +43,8 @@ impl LastRead {
         self.template.as_ref()
     }
 
-    /// Reads the file; returns whether another template is in force now. An error leaves the template as
-    /// it was, and is returned once for each text.
+    /// Reads the file; returns whether another template is in force now. An error leaves the template as it
+    /// was, and is returned one time for each text.
     pub(crate) fn read(&mut self, path: &Path, own_account: Option<&str>) -> Result<bool, String> {
         let contents = contents(path);
         if self.contents.as_ref() == Some(&contents) {
@@ -62,7 +62,7 @@ impl LastRead {
         Ok(is_another)
     }
 
-    /// Returns whether the file was read, by this bridge or by one before a rebuild.
+    /// Returns whether the file was read, by this bridge or by an earlier bridge of this process.
     pub(crate) const fn is_known(&self) -> bool {
         self.contents.is_some()
     }
@@ -143,7 +143,7 @@ pub(crate) fn check_fields(template: &Value) -> Result<(), String> {
     }
 }
 
-/// The path of the first field in `given` that is not a field of a pod.
+/// Returns the path of the first field in `given` that is not a field of a pod.
 fn unknown(given: &Value, known: &Value, path: String) -> Option<String> {
     match (given, known) {
         (Value::Object(given), known) => given.iter().find_map(|(name, value)| {
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(one.value["spec"]["nodeSelector"], json!({"disk": "ssd"}));
         assert_eq!((one.value, one.hash), (other.value, other.hash));
         assert_ne!(one.hash, read("spec: {nodeSelector: {disk: hdd}}").hash);
-        // Fields that a pod has, with every kind of value.
+        // Check fields of a pod with values of different kinds.
         let all = "metadata: {labels: {a: b}, annotations: {}}\nspec:\n  containers:\n  - name: \
             function\n    volumeMounts: [{name: v, mountPath: /v}]\n    livenessProbe: null\n  \
             volumes: [{name: v, emptyDir: {}}]\n  tolerations: [{key: k, operator: Exists}]\n  \

@@ -1,16 +1,17 @@
-//! What function pods may do on their node: the security contexts that the Pod Security level
-//! `restricted` requires, and advice for users whose pods fail because of them. It checks no pod: the
-//! API server and the kubelet do.
+//! What function pods may do on their node: the security contexts that the Pod Security level `restricted`
+//! requires, and advice for users whose pods fail because of these contexts. The API server and the kubelet
+//! check the pods.
 
 use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-/// The user id of restricted pods, the same as in our images. It is always set, because most images name no
-/// user (which means root) or a user name, and with `runAsNonRoot` a kubelet starts no such image. The group
-/// is then 0, even if the image names another group; images for any user id let group 0 write.
+/// The user id of restricted pods, which our images use too. It is always set, because with `runAsNonRoot` a
+/// kubelet refuses an image that names no user, which means root, or that names a user without an id. The
+/// group of the process is then 0, even if the image names another group. Images for any user id let group 0
+/// write.
 const USER: u32 = 65532;
 
-/// The pod's own security context. A template may change it.
+/// Returns the pod's own security context, which a template may change.
 pub(crate) fn pod_context(security: PodSecurity) -> Value {
     let profile = json!({"type": "RuntimeDefault"});
     match security {
@@ -50,7 +51,7 @@ fn restrict(container: &mut Map<String, Value>) {
     }
 }
 
-/// Why a pod did not start, with advice if the pod's rights are the reason.
+/// Returns why a pod did not start, with advice if the pod's rights are the reason.
 pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
     let has = |part: &str| why.contains(part);
     let is_restricted = spec.pod_security == PodSecurity::Restricted;

@@ -1,8 +1,8 @@
-//! How this control plane takes over the pods of an earlier one, without changing them: each pod is
-//! offered to the scheduler, which gives it an id, and then the pod is probed. Orders for new pods are
-//! held until adoption is over, so that no pod is started where an old one would do. A pod that does not
-//! answer may be busy with a call of the earlier control plane, because some servers handle one request
-//! at a time. A busy pod loses its id, and a new pod may take its place. The busy pod is still probed for as
+//! How this control plane takes over the pods of an earlier one, without changing them. Each pod is offered
+//! to the scheduler, which gives it an id; then the pod is probed. Orders for new pods are held until
+//! adoption is over, so that the scheduler does not get a new pod in place of one that exists. A pod that
+//! does not answer may be busy with a call of the earlier control plane, because some servers handle one
+//! request at a time. Such a pod loses its id, and a new pod may replace it. The busy pod is probed for as
 //! long as a call may run, and is offered again if it answers.
 
 use std::collections::{HashMap, HashSet};
@@ -52,7 +52,7 @@ impl Adoption {
         self.found.remove(name);
     }
 
-    /// A pod of that name that may be busy.
+    /// Returns the pod of that name that lost its id and may be busy.
     pub(crate) fn busy(&self, name: &str) -> Option<Rc<ClusterPod>> {
         self.busy.get(name).cloned()
     }
@@ -70,13 +70,14 @@ impl Adoption {
         self.unprobed.remove(name);
     }
 
-    /// Returns whether every pod that was found has its id and was probed.
+    /// Returns whether every offer was answered, and every adopted pod with an address was probed.
     pub(crate) fn is_over(&self) -> bool {
         self.has_begun && self.offered.is_empty() && self.unprobed.is_empty()
     }
 }
 
-/// Offers the pods that were found to the scheduler; deletes pods that belong to no function.
+/// Starts the tasks of this process's pods and Jobs again, offers the pods that were found to the scheduler,
+/// and deletes pods that belong to no function.
 pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     resume(reconciler);
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
@@ -86,7 +87,7 @@ pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     reconciler.adoption.borrow_mut().has_begun = true;
 }
 
-/// Offers a pod to the scheduler. Deletes it if it has ended or its label names no WARM function.
+/// Offers a pod to the scheduler. Deletes the pod if it has ended or its label names no WARM function.
 fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
     if object.metadata.deletion_timestamp.is_some() {
         return;
@@ -123,7 +124,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
         .with_work_queue(|queue| queue.event(Event::Adopt { lane, token, stale }));
 }
 
-/// Returns whether a pod was made from a spec that differs from the function's present one.
+/// Returns whether a pod was made from another spec or default template than the present ones.
 fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) -> bool {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
@@ -145,7 +146,7 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// Called when the scheduler has answered an offer. `id` is the pod's id, none if the function was removed in
+/// Takes the scheduler's answer to an offer. `id` is the pod's id, or none if the function was removed in
 /// between.
 pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
@@ -167,7 +168,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = ObservedPod::of(&object);
     let is_stale = is_stale(reconciler, &object, &function);
-    // Adoption does not wait for a pod without an address, because it cannot be probed.
+    // Adoption does not wait for a pod without an address, because such a pod cannot be probed.
     if seen.address.is_some() {
         reconciler
             .adoption
@@ -188,8 +189,8 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>
     reconciler.run_pod(pod, Origin::Adopted);
 }
 
-/// Called for an adopted pod that did not answer in time. The pod stays for as long as a call may
-/// still run in it, and is offered to the scheduler again if it answers.
+/// Probes an adopted pod that did not answer in time, for as long as a call may still run in it. If the pod
+/// answers, it is offered to the scheduler again; otherwise it is deleted.
 pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
     let busy = Rc::new(pod.without_id());
     let known = busy.clone();
@@ -213,8 +214,8 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
     });
 }
 
-/// Offers a busy pod that answered late, once the API server has returned its object. The pod is well, so
-/// it stays while the API server does not answer.
+/// Reads the object of a busy pod that answered late, and offers the pod. Tries again for as long as the API
+/// server does not answer, because the pod is healthy and may serve calls.
 async fn offer_again(reconciler: &Rc<Reconciler>, pod: &ClusterPod) {
     while !pod.has_gone() {
         let until = Instant::now() + FETCH;

@@ -1,5 +1,5 @@
-//! The platform's pods in the cluster: each update of the watch goes to the task of its pod. After
-//! adoption, a warm pod without a task is deleted, because each wanted pod has a task by then.
+//! The platform's pods in the cluster. Each update of the watch goes to the task of its pod. After adoption,
+//! a warm pod without a task is deleted, because each pod that is in use has a task by then.
 
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ pub(crate) fn apply_update(reconciler: &Rc<Reconciler>, update: WatchUpdate<PodO
             let with_id = reconciler.memory.pods.borrow().all();
             let busy = reconciler.adoption.borrow().all_busy();
             for pod in with_id.into_iter().chain(busy) {
-                // A pod that was created after the listing began may be missing from it.
+                // A pod that was created after the listing began may be missing from the listing.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {
                     pod.mark_gone();
                 }
@@ -76,8 +76,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     if label(object, LABEL_KIND) == Some("job") {
         let job = label(object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            // Observe the deleted object before the pod counts as gone, because it may say how the container
-            // ended.
+            // Observe the deleted object before the pod counts as gone, because the object may say how the
+            // container ended.
             job.observe(
                 &reconciler.context,
                 name.to_owned(),
@@ -96,8 +96,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     }
 }
 
-/// Deletes the Job of an earlier process. The Job may appear late, because the request to create it may have
-/// been in flight when that process ended.
+/// Deletes the Job of an earlier process. The Job may appear late, because the request to create the Job may
+/// have been in flight when that process ended.
 fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     let reconciler = reconciler.clone();
     spawn_local(async move {
@@ -109,7 +109,7 @@ fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     });
 }
 
-/// Deletes a pod whose creation got no answer, or whose function is gone.
+/// Deletes a pod that has ended or belongs to no function, or whose creation got no answer.
 pub(crate) fn delete_orphan(reconciler: &Rc<Reconciler>, name: String) {
     tracing::info!(pod = name, "a pod that no function has is deleted");
     delete(reconciler, name);

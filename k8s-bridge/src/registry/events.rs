@@ -1,7 +1,7 @@
-//! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened
-//! to a function, in the cluster's usual form (core/v1). A repetition is counted on the same Event, and
-//! each Event is written at most every 10 s, so that a crash loop causes few writes. Events may be lost:
-//! if too many wait or a write fails, they are dropped, and nothing waits for an Event.
+//! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened to a
+//! function, in the cluster's usual form (core/v1). A repetition is counted on the same Event, and each Event
+//! is written at most every 10 s, so that a crash loop causes few writes. An Event is dropped if too many
+//! Events wait or if its write fails.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -31,7 +31,7 @@ const WAITING_MAX: usize = 256;
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
-/// The name of the component that writes them.
+/// The name of the component that writes the Events.
 const COMPONENT: &str = "nanofaas";
 
 /// What can happen to a function.

@@ -1,7 +1,7 @@
 //! The functions that are stored in the cluster. A client's change is written to the cluster first and then
-//! made in the work queue's table of functions; changes by other clients of the API server are applied to the
-//! table, too. It also keeps the state of each object, for `status`. The work queue's registry decides
-//! whether a function is valid.
+//! made in the function table of the work queue. Changes by other clients of the API server are applied to
+//! the table too. This module also keeps the state of each object, for `status`. It checks the `podTemplate`
+//! of a function; the work queue's registry checks the other fields.
 
 mod write;
 
@@ -28,7 +28,7 @@ use write::{register, remove, scale};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SpecVerdict {
     Accepted,
-    /// The message is the one that the HTTP API would give.
+    /// The spec was rejected. The message is the one that the HTTP API would give.
     Rejected(String),
 }
 
@@ -37,9 +37,9 @@ pub(crate) struct ObservedFunction {
     pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) verdict: SpecVerdict,
-    /// The generation whose spec is in force, if one was ever accepted.
+    /// The generation whose spec was accepted last, if one was ever accepted.
     pub(crate) accepted: Option<i64>,
-    /// The spec of that generation, as JSON.
+    /// The spec of the generation `accepted`, as JSON.
     pub(crate) accepted_spec: Option<String>,
     pub(crate) starts: StartHistory,
     /// The number of the listing in which the object was last seen.
@@ -83,8 +83,8 @@ struct Writing {
 pub(crate) struct ClusterFunctions {
     known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
-    /// The uids of objects that this control plane deleted, each with the number of the listing at that time:
-    /// the watch may still report such an object.
+    /// The uids of objects that this control plane deleted, each with the number of the listing at that time.
+    /// The watch may still report such an object.
     deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
@@ -100,7 +100,7 @@ impl ClusterFunctions {
         }
     }
 
-    /// Called when pods are made in another way from now on, so that an earlier failure predicts nothing.
+    /// Forgets failed starts, because pods are made in another way from now on.
     pub(crate) fn starts_may_work(&self) {
         for (name, known) in self.known.borrow_mut().iter_mut() {
             if let Outlook::Bad(..) = known.starts.outlook {
@@ -130,12 +130,13 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
         WatchUpdate::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
-            // An object that was written after the list began may be missing from it.
+            // An object that was written after the list began may be missing from the list.
             let is_missing = |name: &str| {
                 let last = known.get(name).map_or(0, |known| known.listing);
                 last < listing && !names.contains(name)
             };
-            // Include functions that only the table has: an earlier bridge of this process added them.
+            // Include the functions that only the table has, because an earlier bridge of this process added
+            // them.
             let in_table: Vec<String> = registry.context.with_work_queue(|queue| {
                 queue.functions().keys().map(ToString::to_string).collect()
             });
@@ -224,8 +225,8 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     note(registry, object, verdict);
 }
 
-/// Called for a rejected object: puts the last spec that an earlier control plane accepted in force again.
-/// The object's status has kept this spec.
+/// Puts the last accepted spec of a rejected object in force again, if the table has no function of that
+/// name. An earlier control plane accepted this spec, and the object's status has kept it.
 fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();
@@ -296,7 +297,7 @@ fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdic
     registry.functions.mark_changed(object.name());
 }
 
-/// The draft to register (none if the table has this function already), or why the object is invalid.
+/// Returns the draft to register (none if the table has this function already), or why the object is invalid.
 fn judge(
     registry: &ClusterRegistry,
     object: &FunctionObject,
@@ -318,7 +319,7 @@ fn check_template(spec: &Map<String, Value>) -> Result<(), BridgeError> {
     checked.map_err(|why| BridgeError::Invalid(vec![FieldError::new("podTemplate", why)]))
 }
 
-/// Called when the object is gone: removes the function.
+/// Removes a function whose object is gone.
 fn forget(registry: &ClusterRegistry, name: &str) {
     registry.functions.known.borrow_mut().remove(name);
     registry.functions.changed.borrow_mut().remove(name);
@@ -330,7 +331,7 @@ fn forget(registry: &ClusterRegistry, name: &str) {
     });
 }
 
-/// A refusal, with the message of the HTTP API.
+/// Returns the text of a refusal, with the messages of the HTTP API.
 fn refusal(refused: &BridgeError) -> String {
     match refused {
         BridgeError::Invalid(faults) => {
@@ -402,8 +403,8 @@ fn registered(
     replace: bool,
     reply: ReplyTo,
 ) {
-    // Replace, because the table may still have an earlier function of that name whose removal it
-    // has not applied yet.
+    // Replace, because the table may still have an earlier function of that name whose removal is not applied
+    // yet.
     let replace = replace || written.is_ok();
     made(
         registry,
@@ -413,7 +414,7 @@ fn registered(
     );
 }
 
-/// After a write or a refusal: changes the table, and sends the client its reply.
+/// Makes a written change in the table, or refuses it, and sends the client its reply.
 fn made(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,
@@ -433,8 +434,8 @@ fn made(
     }
 }
 
-/// Like `made`, for a change of `minReplicas`. The returned object is examined first, because it may contain
-/// other clients' changes too.
+/// Makes a written change of `minReplicas`, as `made` does. The returned object is examined first, because it
+/// may contain other clients' changes too.
 fn scaled(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,
@@ -479,7 +480,8 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
     });
 }
 
-/// Writes the functions that the settings list, unless the cluster has a function of that name.
+/// Writes the functions that the settings list into the cluster, unless the cluster has a function of that
+/// name.
 pub(crate) async fn seed(registry: &ClusterRegistry) {
     for draft in &registry.context.config.functions {
         let name = name_of(draft);

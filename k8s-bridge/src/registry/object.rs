@@ -1,5 +1,5 @@
-//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): its conversion into a draft and from
-//! a draft, and its status. It checks no field; the table's registry does.
+//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): its conversion into a draft and from a
+//! draft, and its status. The work queue's registry checks the fields of a draft.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,10 +27,12 @@ pub(crate) struct FunctionObject {
     pub(crate) kind: TypeText<1>,
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-    /// Not validated: a client of the API server may have written anything.
+    /// The spec as it was read. Its fields are not checked, because a client of the API server may have
+    /// written anything.
     #[serde(default)]
     pub(crate) spec: Map<String, Value>,
-    /// None also if another client wrote an invalid status; the control plane overwrites it.
+    /// The status; none if there is no status, or if another client wrote an invalid one, which the control
+    /// plane overwrites.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -68,13 +70,13 @@ pub(crate) struct FunctionStatus {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) ready_pods: u32,
     pub(crate) wanted_pods: u32,
-    /// For the scale subresource, together with `selector`.
+    /// The number of pods for the scale subresource, which uses `selector` too.
     pub(crate) replicas: u32,
     pub(crate) selector: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_failed_start: Option<FailedStart>,
     pub(crate) observed_generation: i64,
-    /// The accepted spec as JSON; none while the object's own spec is in force.
+    /// The accepted spec as JSON; none while the object's own spec is in force or no spec was accepted.
     pub(crate) accepted_spec: Option<String>,
 }
 
@@ -114,7 +116,7 @@ impl Resource for FunctionObject {
 }
 
 impl FunctionObject {
-    /// A new object for a draft.
+    /// Makes a new object for a draft.
     pub(crate) fn of(name: &str, draft: &FunctionDraft) -> Self {
         Self {
             metadata: ObjectMeta {
@@ -138,12 +140,13 @@ impl FunctionObject {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// Returns whether its deletion was requested. A finalizer of another controller may delay the deletion.
+    /// Returns whether the object's deletion was requested. A finalizer of another controller may delay the
+    /// deletion.
     pub(crate) const fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// Its spec as a draft; no field is checked.
+    /// Returns the object's spec as a draft whose fields are not checked.
     pub(crate) fn draft(&self) -> Result<FunctionDraft, FieldError> {
         let object = json!({
             "apiVersion": API_VERSION,
@@ -157,9 +160,9 @@ impl FunctionObject {
     }
 }
 
-/// A draft's fields as the object's `spec`. The name is left out, because the metadata has it.
-/// Nulls are left out, because they mean the same as an absent field and the API server rejects
-/// them.
+/// Returns a draft's fields as the object's `spec`. The name is left out, because the metadata has it. Nulls
+/// outside the `podTemplate` are left out, because they mean the same as an absent field and the API server
+/// rejects them.
 pub(crate) fn spec_of(draft: &FunctionDraft) -> Map<String, Value> {
     let fields = serde_json::to_value(draft).unwrap_or_default();
     let Value::Object(mut fields) = fields else {
@@ -183,7 +186,7 @@ fn drop_nulls(fields: &mut Map<String, Value>) {
     }
 }
 
-/// The name under which the table has the function.
+/// Returns the name under which the table has the function.
 pub(crate) fn name_of(draft: &FunctionDraft) -> Arc<str> {
     draft.name().unwrap_or_default().into()
 }

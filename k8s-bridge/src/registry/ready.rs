@@ -1,5 +1,5 @@
-//! Whether a function can serve calls, for its condition `Ready`. The result is computed from facts that
-//! other modules gathered; nothing here sends a request.
+//! Computes whether a function can serve calls, for its condition `Ready`, from facts that other modules
+//! gathered. This module sends no request.
 
 use std::rc::Rc;
 
@@ -87,7 +87,7 @@ impl Readiness {
     }
 }
 
-/// Why the last start failed, if the next pod would be made in the same way.
+/// Returns why the last start failed, if the next pod would be made in the same way.
 fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(StartFault, &'a str)> {
     match known.starts.outlook {
         Outlook::Good => None,
@@ -113,7 +113,7 @@ fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(Star
 pub(crate) struct ReplicaCounts {
     /// Pods that exist, including those that are ending.
     pub(crate) all: u32,
-    /// Pods that the scheduler wants: they start or take calls.
+    /// Pods that start or take calls, but at least `minReplicas`.
     pub(crate) wanted: u32,
     /// Pods that take calls.
     pub(crate) ready: u32,
@@ -142,7 +142,8 @@ impl ReplicaCounts {
                 counts.held_up = counts.held_up.or_else(|| pod.held_up());
             }
         }
-        // Even while the scheduler waits before the next try, `minReplicas` pods are wanted.
+        // At least `minReplicas` pods are wanted, even while the scheduler waits before it orders the next
+        // start.
         let floor = warm.map_or(0, |one| one.spec.scaling_config.min_replicas);
         counts.wanted = counts.wanted.max(floor);
         counts
@@ -173,7 +174,7 @@ mod tests {
         ObservedFunction::for_test(3, SpecVerdict::Accepted, None)
     }
 
-    /// Returns whether it is ready, and the reason.
+    /// Returns whether the function is ready, and the reason.
     fn of(
         known: &ObservedFunction,
         function: &Function,

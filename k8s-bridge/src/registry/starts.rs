@@ -1,6 +1,6 @@
-//! The history of a function's starts: the last one that failed, and whether the next one can be
-//! expected to work. Warm pods and Jobs report here how their starts ended, and the condition
-//! `Ready` is derived from that. It starts nothing.
+//! The history of a function's starts: the last start that failed, and whether the next start can be expected
+//! to work. The tasks of warm pods and Jobs report how their starts ended, and the condition `Ready` is
+//! derived from this history.
 
 use jiff_0_2::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,7 +17,7 @@ use crate::registry::events::EventReason;
 /// How many bytes of a text are kept in a status or an Event.
 pub(crate) const TEXT_MAX: usize = 1024;
 
-/// `status.lastFailedStart`.
+/// The content of `status.lastFailedStart`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct FailedStart {
     pub(crate) at: Time,
@@ -27,7 +27,8 @@ pub(crate) struct FailedStart {
     pub(crate) message: String,
 }
 
-/// What a start depends on. A start from another spec with an equal key would fail in the same way.
+/// What decides whether a start fails. After a failed start, a start from another spec with an equal key
+/// would fail in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64, ImagePullPolicy);
 
@@ -46,9 +47,9 @@ pub(crate) enum Outlook {
     /// No start has ended in this process yet, so the status that an earlier process wrote counts.
     #[default]
     Unknown,
-    /// The last start worked.
+    /// The last start worked, or pods are made in another way than the last one that failed.
     Good,
-    /// The last start failed, from a spec with this key.
+    /// The last start failed; its spec had this key.
     Bad(StartKey, StartFault),
 }
 
@@ -60,7 +61,7 @@ pub(crate) struct StartHistory {
 }
 
 impl StartHistory {
-    /// The history of an object whose status has this last failed start.
+    /// Returns the history of an object whose status has this last failed start.
     pub(crate) fn after(last_failed: Option<FailedStart>) -> Self {
         Self {
             last_failed,
@@ -119,8 +120,8 @@ impl ClusterRegistry {
             let is_change = match known.starts.outlook {
                 Outlook::Good => false,
                 Outlook::Unknown => true,
-                // The start of a pod with an older spec does not show whether pods with the present spec
-                // start.
+                // A start shows that a failure is over only if both starts have an equal key. A pod of an
+                // older spec may start although pods of the present spec fail.
                 Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
             };
             if is_change {
@@ -153,14 +154,14 @@ impl ClusterRegistry {
     }
 }
 
-/// The current time in whole seconds. The API server stores no fractions, and a time that is read back must
-/// equal the time that was written.
+/// Returns the current time in whole seconds. The API server stores no fractions, and a time that is read
+/// back must equal the time that was written.
 pub(crate) fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
-/// The beginning of a text, cut at a character boundary.
+/// Returns the first `max` bytes of a text, or fewer so that no character is cut.
 pub(crate) fn shortened(text: &str, max: usize) -> String {
     let end = (0..=max.min(text.len())).rev();
     let mut end = end.skip_while(|at| !text.is_char_boundary(*at));

@@ -1,6 +1,7 @@
 //! Writes each function's status in the cluster: its conditions, its numbers of pods, and the last failed
-//! start. A status is written only if it changed: numbers at most every 10 s for each function, a condition
-//! at once, but at most `URGENT_MAX` times in 10 s. `ready` decides whether a function is ready.
+//! start. A status is written only if it changed. A change of the numbers is written at most every 10 s for
+//! each function. A change of a condition is written at the next poll, but at most `URGENT_MAX` times in 10
+//! s. `ready` decides whether a function is ready.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const BETWEEN: Duration = Duration::from_secs(10);
 const URGENT_MAX: usize = 5;
 /// The time between two polls for changed functions.
 const POLL: Duration = Duration::from_millis(500);
-/// How long one write may take. If it fails, a later write sends the newest status.
+/// How long one write may take. If the write fails, a later write sends the newest status.
 const WRITE: Duration = Duration::from_secs(10);
 
 const ACCEPTED: &str = "Accepted";
@@ -60,7 +61,7 @@ struct StatusChange {
     /// The uid of the object for which the status was computed. By the time of the write another object may
     /// have the same name.
     uid: String,
-    /// The object's present status.
+    /// The status that the object has now.
     old: FunctionStatus,
     new: FunctionStatus,
 }
@@ -109,7 +110,7 @@ async fn update_status(
     }
 }
 
-/// The change of a function's status, if there is one.
+/// Returns the change of a function's status, if there is one.
 fn new_status(registry: &ClusterRegistry, name: &str) -> Option<StatusChange> {
     let function = registry
         .context
@@ -166,7 +167,7 @@ fn status(
     }
 }
 
-/// A condition; its transition time stays while its status is the same.
+/// Makes a condition. If the condition had this status before, it keeps its transition time.
 fn condition(
     old: Option<&FunctionStatus>,
     kind: &str,
@@ -188,8 +189,8 @@ fn condition(
 }
 
 /// Returns whether a client may wait for this change: a condition has another status or generation, or is
-/// false for another reason. The reason of a true condition may change as often as the number of pods, so it
-/// is not urgent.
+/// false for another reason. The reason of a true condition may change as often as the number of pods, so a
+/// change of it is not urgent.
 fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     new.conditions.iter().any(|new| {
         old.condition(&new.type_).is_none_or(|old| {
@@ -201,7 +202,7 @@ fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     })
 }
 
-/// The Events for the changes between two statuses.
+/// Returns the Events for the changes between two statuses.
 fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, String)> {
     let mut events = Vec::new();
     for now in &new.conditions {
@@ -219,7 +220,8 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
             (ACCEPTED, "False") if is_new => {
                 events.push((EventReason::Rejected, now.message.clone()));
             }
-            // A new function that needs no pod yet gets no Event: its readiness has not changed.
+            // A new function that is ready without a pod gets no Event, because its readiness has not
+            // changed.
             (READY, "True") if was == "False" || (was.is_empty() && now.reason == PODS_READY) => {
                 events.push((EventReason::Ready, now.message.clone()));
             }
@@ -270,7 +272,7 @@ async fn write(registry: &ClusterRegistry, name: &str, change: &StatusChange) ->
 mod tests {
     use super::*;
 
-    /// Ready if the reason is `PODS_READY`; otherwise not ready, for that reason.
+    /// Returns a readiness with this reason, which is ready if the reason is `PODS_READY`.
     fn readiness(reason: &'static str) -> Readiness {
         Readiness {
             is_ready: reason == PODS_READY,

@@ -1,5 +1,5 @@
-//! What happens to pods that an earlier control plane left: they are adopted, replaced or deleted, and the
-//! control plane begins in every case.
+//! What happens to pods that an earlier control plane left: they are adopted, replaced or deleted. In every
+//! case the new control plane begins to act.
 
 use nanofaas_core::event::Order;
 use nanofaas_fake_api_server::kubelet::Fate;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
-/// A WARM function with `minReplicas` pods.
+/// Returns the spec of a WARM function with `minReplicas` pods.
 fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
@@ -29,7 +29,7 @@ async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<S
     server.names("pods")
 }
 
-/// The number of ready pods in the function's status.
+/// Returns the number of ready pods in the function's status.
 fn ready_pods(server: &FakeApiServer, name: &str) -> u64 {
     let function = server.get("functions", name);
     function.unwrap_or_default()["status"]["readyPods"]
@@ -246,7 +246,7 @@ fn a_silent_pod_is_deleted_after_its_calls() {
         // 10 s.
         let took = began.elapsed().as_secs();
         assert!((15..20).contains(&took), "{took} s");
-        // A pod that ends by itself is not probed any more.
+        // From here on the busy pod disappears while it is probed, and the probes must stop.
         let pods = server.names("pods");
         server.set_busy(&pods[0], true);
         fixture.end();
@@ -327,7 +327,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
             (&json!("False"), &json!("True"))
         );
         assert_eq!(conditions[1]["observedGeneration"], 1);
-        // After the correction the status keeps no `acceptedSpec`.
+        // After a correction of the spec the status has no `acceptedSpec`.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
         });

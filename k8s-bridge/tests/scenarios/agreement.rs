@@ -1,5 +1,5 @@
-//! A control plane with functions and pods, and a check that its table, its pods and the cluster agree.
-//! Tests of a failing API server use the check at their end.
+//! A control plane with functions and pods, and a check that its function table, its pods and the cluster
+//! agree. Tests of a failing API server use this check at their end.
 
 use nanofaas_fake_api_server::name_of;
 use nanofaas_fake_api_server::script::Which;
@@ -29,7 +29,7 @@ pub(crate) fn pods_of(server: &FakeApiServer, function: &str) -> Vec<Value> {
     of.collect()
 }
 
-/// A control plane with three functions; `a` has one pod, `b` two, and `c` none.
+/// Makes a control plane with three functions: `a` has one pod, `b` has two, and `c` has none.
 pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     for spec in [wanting("a", 1), wanting("b", 2), warm("c")] {
         server.create("functions", object(spec));
@@ -40,7 +40,8 @@ pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     fixture
 }
 
-/// Returns whether the table has the cluster's functions, and each function has its pods, running.
+/// Returns whether the table has the functions of the cluster, and the cluster has the wanted functions, each
+/// with its number of running pods and no other pods.
 fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
     let server = &fixture.server;
     let functions = server.objects("functions");
@@ -73,7 +74,7 @@ fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
         && server.names("pods").len() == count
 }
 
-/// Waits until table and cluster agree, and checks that they stay so for 10 s.
+/// Waits until table and cluster agree, and checks that they still agree for 10 s.
 pub(crate) async fn agree(fixture: &ClusterFixture, wanted: &[(&str, usize)]) {
     until("table and cluster agree", || is_agreed(fixture, wanted)).await;
     for _ in 0..20 {

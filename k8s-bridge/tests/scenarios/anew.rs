@@ -1,5 +1,5 @@
-//! A bridge that is rebuilt around the same work queue and memory, as after a panic: pods keep their
-//! ids, Jobs go on, no pod or Job is created twice, and every client gets an answer.
+//! A bridge that is rebuilt around the same work queue and memory, as after a panic. Pods keep their ids,
+//! Jobs continue, no pod or Job is created twice, and every client gets an answer.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn running_pods_keep_their_ids_untouched() {
             (server.ever("pods"), server.count(of("delete", "pods"))),
             (2, 0)
         );
-        // The new bridge still follows the pods.
+        // The new bridge still observes the pods.
         server.end(&name, 137, "OOMKilled", "");
         fixture.down(second).await;
         fixture.rings.order(Order::Stop { pod: first });
@@ -79,7 +79,7 @@ fn a_pod_that_ended_meanwhile_is_down() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        // Make the control plane list its pods several times first.
+        // Make the control plane list its pods several times before the pods of the test start.
         for _ in 0..3 {
             server.compact();
             server.slam(true).await;
@@ -133,7 +133,7 @@ fn a_postponed_start_is_not_forgotten() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         fixture.end();
-        // The order comes while the second bridge is still beginning, and the second bridge is ended, too.
+        // The order comes while the second bridge is still beginning, and the second bridge is dropped too.
         server.script(of("list", "functions"), 1, Fault::Hang);
         let before = server.count(of("list", "functions"));
         fixture.begin();

@@ -1,5 +1,5 @@
-//! Attempts of JOB calls: the test begins and ends them as the io thread that owns the call does, and reads
-//! the messages that are sent to that thread.
+//! Attempts of calls of JOB functions. The test begins and ends them as the io thread that owns the call
+//! does, and reads the messages that the bridge sends to that thread.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) fn call(index: u32) -> CallId {
     }
 }
 
-/// A control plane with a JOB function.
+/// Makes a control plane that acts, with a JOB function.
 pub(crate) async fn with_function(server: &FakeApiServer) -> (ClusterFixture, Arc<Function>) {
     let mut fixture = ClusterFixture::acting(server).await;
     let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});

@@ -168,13 +168,13 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         let owner = &pod["metadata"]["ownerReferences"][0];
         assert_eq!(owner["kind"], "Deployment");
         assert_eq!(owner["uid"], "uid-plane");
-        // Without a controller, `kubectl drain` would not move the pod.
+        // The owner must be the controller, because `kubectl drain` does not move pods without a controller.
         assert_eq!(owner["controller"], true);
     });
 }
 
-/// An owner in another namespace would be harmful: the garbage collector looks for an owner only in the
-/// dependent's namespace, and deletes the dependent if the owner is not there.
+/// Checks that no object has an owner in another namespace. The garbage collector would look for the owner
+/// only in the dependent's namespace, and delete the dependent because the owner is not there.
 #[test]
 fn nothing_is_owned_from_another_namespace() {
     scenario(|server| async move {

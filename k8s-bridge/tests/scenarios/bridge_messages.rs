@@ -1,5 +1,5 @@
-//! The bridge's messages: to the scheduler about its pods, to io threads about the pods' addresses and
-//! ends. Each function here waits for the next message, and fails if it is of another kind.
+//! The bridge's messages: to the scheduler about its pods, and to io threads about the pods' addresses and
+//! ends. A function for one kind of message waits for the next message, and fails if this is of another kind.
 
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
@@ -27,7 +27,7 @@ impl ClusterFixture {
         loop {
             match self.event().await {
                 Event::PodUp(up) => return assert_eq!(up, pod),
-                // Skip the event that the delay of a start is over.
+                // Skip the event which reports that the delay of a start is over.
                 Event::StartHeldUp { why: None, .. } => {}
                 Event::StartFailed { failure, .. } => panic!("{failure:?}"),
                 _ => panic!("another event than PodUp"),
@@ -50,7 +50,7 @@ impl ClusterFixture {
         }
     }
 
-    /// How a start failed, after any reports of a delay.
+    /// Waits until a start fails, and returns how. Reports of a delay are skipped.
     pub(crate) async fn failure(&self, pod: PodId) -> StartFailure {
         loop {
             match self.event().await {
@@ -64,7 +64,7 @@ impl ClusterFixture {
         }
     }
 
-    /// The reason of a delay of a start.
+    /// Waits for the report that a start is delayed, and returns the reason.
     pub(crate) async fn held_up(&self, pod: PodId) -> String {
         match self.event().await {
             Event::StartHeldUp { pod: of, why } => {
@@ -76,7 +76,7 @@ impl ClusterFixture {
         }
     }
 
-    /// The next message to an io thread.
+    /// Waits for the next message to an io thread, and returns it.
     pub(crate) async fn message(&self, thread: usize) -> Message {
         let mut found = None;
         until("the io thread gets something", || {
@@ -87,7 +87,7 @@ impl ClusterFixture {
         found.expect("there")
     }
 
-    /// The address of a pod, which all io threads get.
+    /// Waits until all io threads have got the address of a pod, and returns the address.
     pub(crate) async fn address(&self, pod: PodId) -> String {
         let mut known = String::new();
         for thread in 0..IO_THREADS {
@@ -106,7 +106,7 @@ impl ClusterFixture {
         known
     }
 
-    /// The end of a pod, which all io threads get.
+    /// Waits until all io threads have got the end of a pod, and returns the end.
     pub(crate) async fn gone(&self, pod: PodId) -> PodEnd {
         let mut known = None;
         for thread in 0..IO_THREADS {

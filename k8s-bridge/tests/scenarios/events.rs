@@ -1,4 +1,4 @@
-//! Events on functions: they say what happened, count repetitions, and never cost more than a few writes.
+//! Events on functions: they report what happened, count repetitions, and cost few writes.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::ready::{is_ready, wanting};
 
-/// The Events of a function with this reason.
+/// Returns the Events of a function with this reason.
 fn events(server: &FakeApiServer, function: &str, reason: &str) -> Vec<Value> {
     let all = server.objects("events").into_iter();
     let of = all
@@ -117,7 +117,7 @@ fn a_crash_loop_is_one_event_that_counts() {
                 "{between:?}"
             );
         }
-        // If the cluster has removed an Event, the next one is created anew.
+        // The cluster has removed an Event, so the next repetition creates a new Event.
         server.remove(
             "events",
             failed[0]["metadata"]["name"].as_str().expect("a name"),
@@ -146,8 +146,8 @@ fn refused_events_delay_nothing_else() {
         let function = fixture.warm("g").await;
         fixture.running(&function).await;
         assert!(server.names("events").is_empty());
-        // The number of waiting Events is bounded; later Events are written once the server accepts them
-        // again.
+        // Later Events are written as soon as the server accepts Events again, although Events were dropped
+        // before because too many waited.
         server.mend();
         let function = fixture.warm("h").await;
         until("what was full is empty", || {

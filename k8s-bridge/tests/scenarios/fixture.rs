@@ -1,5 +1,5 @@
 //! A control plane under a test's control: a bridge to the fake API server, with a real work queue. Time is
-//! paused: it advances when no task can run, so a wait takes almost no real time.
+//! paused and advances when no task can run, so a wait takes almost no real time.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -34,7 +34,7 @@ thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs a test on a thread with paused time; a panic in any of its tasks fails the test.
+/// Runs a test with paused time. A panic in any task of the test fails the test.
 pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) -> F) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -71,7 +71,7 @@ pub(crate) async fn pass(seconds: f64) {
     sleep(Duration::from_secs_f64(seconds)).await;
 }
 
-/// The parts of a control plane that a test holds.
+/// The parts of a control plane that a test uses.
 pub(crate) struct ClusterFixture {
     pub(crate) server: FakeApiServer,
     pub(crate) work_queue: Rc<RefCell<WorkQueue>>,
@@ -108,19 +108,19 @@ impl Drop for ClusterFixture {
 }
 
 impl ClusterFixture {
-    /// A control plane that has not begun. The test sends the scheduler's orders.
+    /// Makes a control plane that has not begun. The test plays the scheduler.
     pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
     }
 
-    /// A control plane that has begun to act.
+    /// Makes a control plane whose bridge is ready. The test plays the scheduler.
     pub(crate) async fn acting(server: &FakeApiServer) -> Self {
         let mut fixture = Self::new(server);
         fixture.ready().await;
         fixture
     }
 
-    /// A control plane with a real scheduler.
+    /// Makes a control plane with a real scheduler, which has not begun.
     pub(crate) fn scheduled(server: &FakeApiServer) -> Self {
         Self::with(server, true)
     }
@@ -146,27 +146,27 @@ impl ClusterFixture {
         }
     }
 
-    /// Makes it the control plane of another Pod.
+    /// Makes this the control plane of another Pod, whose uid is `holder`.
     pub(crate) fn named(mut self, holder: &str) -> Self {
         self.own_pod = Some(own_pod(&format!("pod-of-{holder}"), holder));
         self
     }
 
-    /// Puts its own Pod into a namespace other than the functions' namespace.
+    /// Puts the control plane's own Pod into a namespace other than the functions' namespace.
     pub(crate) fn at_home_in(mut self, namespace: &str) -> Self {
         let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
         own_pod.namespace = Some(namespace.to_owned());
         self
     }
 
-    /// Sets its service account.
+    /// Sets the service account of the control plane's own Pod.
     pub(crate) fn under(mut self, account: &str) -> Self {
         let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
         own_pod.service_account = Some(account.to_owned());
         self
     }
 
-    /// Makes it run outside the cluster.
+    /// Makes the control plane run outside the cluster.
     pub(crate) fn outside(mut self) -> Self {
         self.own_pod = None;
         self
@@ -189,7 +189,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Builds a bridge, each time around the same work queue and memory.
+    /// Builds a bridge around the same work queue and memory as the bridge before.
     pub(crate) fn begin(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let (config, memory, work_queue) =
@@ -204,7 +204,7 @@ impl ClusterFixture {
                 watched.deposed().await;
                 is_deposed.set(true);
             });
-            // The pause is short, so nothing has to wake the loop.
+            // Poll, because the bells of this fixture wake no thread.
             let pause = async |_| sleep(POLL).await;
             controller_loop(&work_queue, |command| bridge.take(command), pause).await;
         };
@@ -219,7 +219,7 @@ impl ClusterFixture {
         built.err().expect("it is not built").to_string()
     }
 
-    /// Drops the bridge with all its tasks, as a panic in it would.
+    /// Drops the bridge with all its tasks, as a panic in the bridge would.
     pub(crate) fn end(&mut self) {
         self.bridge.replace(None);
         if let Some(running) = self.running.take() {
@@ -247,7 +247,7 @@ impl ClusterFixture {
         until("the plane is ready", || self.is_ready()).await;
     }
 
-    /// The names of the registered functions, with their images.
+    /// Returns the names of the registered functions, with their images.
     pub(crate) fn table(&self) -> Vec<(String, String)> {
         let work_queue = self.work_queue.borrow();
         let all = work_queue.functions().iter();
@@ -276,7 +276,7 @@ impl ClusterFixture {
         self.token
     }
 
-    /// The answer to a request, if it has come.
+    /// Returns the answer to a request, if the answer has come.
     pub(crate) fn try_reply(&self, token: u64) -> Option<Reply> {
         let mut messages = self.rings.messages.borrow_mut();
         let is_it =
@@ -341,7 +341,7 @@ impl ClusterFixture {
         (pod, new.pop().expect("a pod"))
     }
 
-    /// The number of requests to create an object of this resource.
+    /// Returns the number of requests to create an object of this resource.
     pub(crate) fn created(&self, resource: &'static str) -> usize {
         self.server.count(of("create", resource))
     }
@@ -352,13 +352,13 @@ pub(crate) fn registration(spec: Value, replace: bool) -> BridgeRequest {
     BridgeRequest::Register { draft, replace }
 }
 
-/// A WARM function with `minReplicas` 0.
+/// Returns the spec of a WARM function with `minReplicas` 0.
 pub(crate) fn warm(name: &str) -> Value {
     json!({"name": name, "image": "i:1", "executionMode": "WARM", "timeoutMs": 1000,
         "scalingConfig": {"minReplicas": 0, "maxReplicas": 4}})
 }
 
-/// The same as an object of the cluster.
+/// Turns a spec into an object of the cluster.
 pub(crate) fn object(mut spec: Value) -> Value {
     let name = spec["name"].take();
     spec.as_object_mut().expect("an object").remove("name");

@@ -1,5 +1,5 @@
-//! Functions that other clients change in the cluster: the table follows, even if updates are late or
-//! repeated, or are older than a change through the API.
+//! Functions that other clients change in the cluster. The table follows, even if updates are late or
+//! repeated, or older than a change through the API.
 
 use std::time::Duration;
 

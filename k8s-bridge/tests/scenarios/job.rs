@@ -1,4 +1,4 @@
-//! Jobs: how they are created, how each end without a callback is reported, and that no Job is left over.
+//! Jobs: how they are created, how an end without a result is reported, and that no Job is left over.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ fn a_retried_pull_is_reported_and_ends_nothing() {
         };
         assert_eq!(*told, format!("ErrImagePull: {refused}"));
         let pod = only_pod(&server).await;
-        // The same reason is not reported again.
+        // This wait has the same reason as before, so the io thread gets no further report.
         server.waits(&pod, "ImagePullBackOff", "Back-off pulling image \"i\"");
         pass(10.0).await;
         let quiet = |message: &Message| {
@@ -237,7 +237,7 @@ fn an_answered_job_may_exit_before_deletion() {
         server.end(&pod, 0, "Completed", "");
         nothing_left(&server).await;
         assert_eq!(server.count(of("delete", "pods")), 0);
-        // The bridge does not wait long for a container that does not exit.
+        // The bridge waits only a few seconds for a container that does not exit.
         start(&fixture, &function, call(2));
         started(&fixture, call(2)).await;
         stop(&fixture, call(2), Some(ReadyTimestamps::default()));
@@ -320,7 +320,7 @@ fn a_job_without_a_node_fails_in_time() {
             "{failure:?}"
         );
         nothing_left(&server).await;
-        // The Job's Events are read at most once.
+        // The Job has a pod, so its Events are read at most one time.
         assert!(server.count(of("list", "events")) <= 1);
     });
 }

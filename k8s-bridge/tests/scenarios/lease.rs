@@ -1,4 +1,4 @@
-//! The Lease: which control plane may act, and when none may.
+//! The Lease: which control plane may act, and when no control plane may act.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ fn anothers_lease_is_waited_for_until_stale() {
         held_by(&server, "other");
         let mut fixture = ClusterFixture::new(&server);
         fixture.begin();
-        // The Lease's timestamp is years old, but it comes from another machine's clock, so it does not
-        // count.
+        // The Lease's timestamp is years old, but this does not make it stale, because the timestamp comes
+        // from another machine's clock.
         pass(8.0).await;
         server.edit("leases", "nanofaas", |lease| {
             lease["spec"]["renewTime"] = json!("2020-01-01T00:00:08.000000Z");

@@ -11,14 +11,14 @@ use crate::attempt;
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::status::status;
 
-/// A WARM function with `minReplicas` pods.
+/// Returns the spec of a WARM function with `minReplicas` pods.
 pub(crate) fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
     spec
 }
 
-/// A condition of a function.
+/// Returns a condition of a function; null if the status has no such condition.
 fn condition(server: &FakeApiServer, name: &str, kind: &str) -> Value {
     let status = status(server, name);
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
@@ -33,7 +33,7 @@ pub(crate) fn is_ready(server: &FakeApiServer, name: &str) -> bool {
     ready["status"] == "True" && ready["observedGeneration"] == object["metadata"]["generation"]
 }
 
-/// Waits until it is not ready for this reason; returns the condition's message.
+/// Waits until the function is not ready for this reason; returns the condition's message.
 async fn not_ready(server: &FakeApiServer, name: &str, reason: &str) -> String {
     until(&format!("{name} is not ready: {reason}"), || {
         let ready = condition(server, name, "Ready");
@@ -65,7 +65,7 @@ fn each_spec_is_ready_with_its_first_pod() {
         server.runs(&pods()[0], true).await;
         ready_for(&server, "f", "PodsReady").await;
         let since = condition(&server, "f", "Ready")["lastTransitionTime"].clone();
-        // Another `concurrency` does not change the pod.
+        // A change of `concurrency` does not change the pod, so the function stays ready.
         server.edit("functions", "f", |there| {
             there["spec"]["concurrency"] = json!(9)
         });
@@ -109,7 +109,7 @@ fn the_hold_up_is_the_reason_while_waiting() {
         })
         .await;
         ready_for(&server, "f", "PodsReady").await;
-        // The status keeps the last failed start, even when all is well.
+        // The status keeps the last failed start, even when the function is ready.
         let message = status(&server, "f")["lastFailedStart"]["message"].clone();
         assert!(message.as_str().is_some_and(|text| text.contains(why)));
     });
@@ -272,7 +272,7 @@ fn the_scale_subresources_numbers_follow_an_edit() {
         let mut fixture = ClusterFixture::scheduled(&server);
         fixture.ready().await;
         ready_for(&server, "f", "PodsReady").await;
-        // `kubectl scale fn/f --replicas=3` writes this.
+        // Edit the field that `kubectl scale fn/f --replicas=3` writes.
         server.edit("functions", "f", |there| {
             there["spec"]["scalingConfig"]["minReplicas"] = json!(3);
         });

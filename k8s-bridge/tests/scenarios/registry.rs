@@ -1,5 +1,5 @@
-//! Functions that are changed through the API: the change is written to the cluster first and then made in
-//! the table. If the write fails, the client gets the reason.
+//! Functions that are changed through the API. A change is written to the cluster first and then made in the
+//! table. If the write fails, the client gets the reason.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn what_is_there_already_is_not_registered_again() {
         fixture.warm("f").await;
         let again = fixture.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(BridgeError::Exists)));
-        // The watch does not show this function in time.
+        // With the delay, the watch shows this function only after the registration.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = fixture.register(warm("g"), false).await;

@@ -1,5 +1,5 @@
-//! The other ends of the bridge's rings: io threads, which acknowledge functions at once and keep their
-//! other messages, and a scheduler, which is either the test or a real one.
+//! The other ends of the bridge's rings. The io threads here acknowledge changes of functions at once and
+//! keep their other messages. The scheduler is either the test or a real one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -33,18 +33,18 @@ pub(crate) struct Adopted {
     pub(crate) pod: PodId,
 }
 
-/// The rings.
+/// The other ends of the rings, and what came through them.
 pub(crate) struct Rings {
     post: BridgePost,
     io: RefCell<Vec<IoInbox>>,
     scheduler: RefCell<PinnedInbox>,
     real: RefCell<Option<Scheduler>>,
     began: Instant,
-    /// The scheduler's events about pods, if the test is the scheduler.
+    /// The scheduler's events about pods, if the test plays the scheduler.
     pub(crate) events: RefCell<VecDeque<Event>>,
     pub(crate) messages: RefCell<Vec<VecDeque<Message>>>,
     pub(crate) adopted: RefCell<Vec<Adopted>>,
-    /// The orders of a real scheduler.
+    /// The orders of a real scheduler; empty if the test plays the scheduler.
     pub(crate) orders: RefCell<Vec<Order>>,
     pods: Cell<u32>,
 }
@@ -56,7 +56,7 @@ fn silent_bell() -> Arc<Doorbell> {
 /// The control plane's own service account.
 pub(crate) const OWN_ACCOUNT: &str = "plane-account";
 
-/// A work queue for a cluster, and its rings.
+/// Makes a work queue for a cluster, and its rings.
 pub(crate) fn work_queue_and_rings(is_real: bool) -> (WorkQueue, Rc<Rings>) {
     let (post, inbox) = BridgePost::pair(silent_bell());
     let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
@@ -90,7 +90,8 @@ impl Rings {
         loop {
             self.take_messages();
             self.take_events();
-            // Bytes may be on their way through the kernel: let them arrive before the paused time advances.
+            // Yield, because bytes may still be in the kernel: they should arrive before the paused time
+            // advances.
             std::thread::yield_now();
             sleep(POLL).await;
         }
@@ -104,13 +105,14 @@ impl Rings {
         self.send(BridgeMessage::Order(order));
     }
 
-    /// A new id for a pod.
+    /// Returns a new id for a pod.
     pub(crate) fn new_pod_id(&self) -> PodId {
         self.pods.set(self.pods.get() + 1);
         PodId::new(self.pods.get(), 7)
     }
 
-    /// Moves the io threads' messages to `messages`; acknowledges functions at once.
+    /// Moves the io threads' messages to `messages`, except changes of functions, which it acknowledges at
+    /// once.
     fn take_messages(&self) {
         let mut kept = self.messages.borrow_mut();
         for (inbox, kept) in self.io.borrow_mut().iter_mut().zip(&mut *kept) {
@@ -149,7 +151,8 @@ impl Rings {
         }
     }
 
-    /// Answers the events that every scheduler answers at once, and keeps the rest for the test.
+    /// Answers the events that need an answer at once, as a scheduler would, and keeps the other events of
+    /// pods for the test.
     fn on_event(&self, event: Event) {
         match event {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}

@@ -1,4 +1,5 @@
-//! Checks that the Role allows exactly the requests of a control plane that does everything it can do.
+//! Checks that the Role allows the requests of a control plane that does everything it can do, and no other
+//! requests.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::attempt;
 use crate::fixture::{pass, scenario, until, warm};
 
-/// The verbs, groups and resources that the Role allows.
+/// Returns the verbs, groups and resources that the Role allows.
 fn granted() -> BTreeSet<(String, String, String)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/role.yaml");
     let text = std::fs::read_to_string(path).expect("the Role");
@@ -74,7 +75,7 @@ fn the_role_allows_exactly_what_is_asked() {
         fixture.up(pod_id).await;
         fixture.rings.order(Order::Stop { pod: pod_id });
         fixture.down(pod_id).await;
-        // Cause the requests of Jobs: one whose pod is refused, one that is cancelled, and one with a result.
+        // Cause the requests of Jobs: one Job whose pod is refused, and one that is cancelled.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&fixture, &function, attempt::call(1));
         until("its events are read", || {
@@ -89,7 +90,7 @@ fn the_role_allows_exactly_what_is_asked() {
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = BridgeRequest::Remove { name: "w".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
-        // Let watches end and expire, and the Lease be renewed and released.
+        // Let watches end and expire, and let the control plane renew and release the Lease.
         pass(15.0).await;
         server.slam(true).await;
         server.compact();

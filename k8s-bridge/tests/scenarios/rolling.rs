@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
-/// A control plane with a function that has `count` pods.
+/// Makes a control plane with a function that has `count` running pods.
 async fn with_pods(server: &FakeApiServer, count: u32) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(count);
@@ -20,7 +20,7 @@ async fn with_pods(server: &FakeApiServer, count: u32) -> ClusterFixture {
     fixture
 }
 
-/// The number of an image's pods that run and are not being deleted.
+/// Returns the number of pods with this image that run and are not being deleted.
 fn running(server: &FakeApiServer, image: &str) -> usize {
     let all = server.objects("pods").into_iter();
     let is_one = |pod: &Value| {
@@ -102,7 +102,7 @@ fn a_deleted_functions_pods_go_before_its_namesake() {
                 .iter()
                 .all(|name| !before.contains(name))
         );
-        // Another client deletes the function and creates it again at once.
+        // Delete the function and create it again at once, as another client may do.
         server.remove("functions", "f");
         server.create("functions", object(spec));
         pass(20.0).await;

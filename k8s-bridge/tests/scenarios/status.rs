@@ -1,5 +1,5 @@
-//! Each function's status in the cluster: it is written if it changed, conditions at once and numbers at most
-//! every 10 s.
+//! Each function's status in the cluster. It is written only if it has changed: a change of a condition at
+//! the next poll, and a change of numbers at most every 10 s.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn an_unchanged_status_is_written_once() {
         assert_eq!(written["observedGeneration"], 1);
         pass(60.0).await;
         assert_eq!(server.count(of("patch", "functions/status")), 1);
-        // Another control plane finds nothing to write.
+        // A second control plane has nothing to write.
         fixture.end();
         let _bench = ClusterFixture::acting(&server).await;
         pass(30.0).await;
@@ -92,7 +92,7 @@ fn an_accepted_edit_shows_in_the_status() {
     });
 }
 
-/// The largest number of status writes within ten seconds.
+/// Returns the largest number of status writes within ten seconds.
 fn densest(server: &FakeApiServer) -> usize {
     let writes = server.asked(of("patch", "functions/status"));
     let of = |from: Instant| {

@@ -1,5 +1,5 @@
 //! The default podTemplate: every pod has its fields, and changes of its file take effect. Neither the
-//! default template nor a function's own may use the control plane's service account.
+//! default template nor a function's own template may use the control plane's service account.
 
 use std::fs;
 use std::path::PathBuf;
@@ -40,12 +40,12 @@ impl Drop for File {
     }
 }
 
-/// A template with this `site` label.
+/// Returns a template with this `site` label.
 fn site(name: &str) -> String {
     format!("metadata:\n  labels: {{site: {name}, team: all}}\n")
 }
 
-/// The names of the pods that run, are not being deleted, and have this `site` label.
+/// Returns the names of the pods that run, are not being deleted, and have this `site` label.
 fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
     let all = server.objects("pods").into_iter();
     let mut pods: Vec<_> = all
@@ -60,7 +60,7 @@ fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
     pods
 }
 
-/// A control plane with a default template, and two pods of a function.
+/// Makes a control plane with a default template, and two pods of a function.
 async fn with_pods(server: &FakeApiServer, file: &File) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(2);
@@ -161,8 +161,8 @@ fn only_an_invalid_file_stops_the_start() {
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
-        // In another namespace the template is allowed, because an account of that name is another account
-        // there.
+        // If the control plane is in another namespace, the template is allowed, because the account of that
+        // name is then another account.
         let mut elsewhere = ClusterFixture::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;
@@ -186,7 +186,7 @@ fn a_function_may_not_take_the_planes_account() {
         let field = "podTemplate.spec.serviceAccountName";
         assert_eq!(faults[0].field, field);
         assert_eq!(server.get("functions", "thief"), None);
-        // The same spec from `kubectl` is rejected, too, and the condition says why.
+        // The same spec from `kubectl` is rejected too, and the condition gives the reason.
         server.create("functions", object(spec));
         let condition = || -> Option<Value> {
             let function = server.get("functions", "thief")?;
@@ -219,7 +219,7 @@ fn a_start_without_rights_names_the_remedy() {
     });
 }
 
-/// A function with this template as its own.
+/// Returns the spec of a function whose own template is this one.
 fn with_template(template: &Value) -> Value {
     let mut spec = warm("f");
     spec["podTemplate"] = template.clone();
@@ -258,7 +258,7 @@ fn an_impossible_template_harms_no_other_function() {
                 }
                 _ => panic!("{template} was taken"),
             }
-            // The same spec is rejected, too, if it is created with `kubectl`.
+            // The same spec is rejected too if it is created with `kubectl`.
             server.create("functions", object(spec));
             until("it is judged", || {
                 let object = server.get("functions", "f").expect("there");
@@ -315,9 +315,8 @@ fn the_default_mounts_stay_below_a_functions_own() {
 #[test]
 fn two_templates_cannot_take_the_account_together() {
     scenario(|server| async move {
-        // Each template is valid alone. Together they select the namespace's `default` account, which is the
-        // control plane's, because the function's template removes the account that the default template
-        // names.
+        // Each template is valid alone. Together they select the account `default`, which is the control
+        // plane's, because the function's template removes the account that the default template names.
         let file =
             File::new("spec: {serviceAccountName: mine, automountServiceAccountToken: true}");
         let mut fixture = ClusterFixture::scheduled(&server).under("default");

@@ -1,4 +1,4 @@
-//! Starts of warm pods: how they are created and become ready, or fail, and why.
+//! Starts of warm pods: how the pods are created and become ready, and why a start fails.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
     found["value"].as_str().unwrap_or_default()
 }
 
-/// The token in a pod's environment.
+/// Returns the token in a pod's environment.
 fn token(server: &FakeApiServer, pod: &str) -> String {
     let pod = server.get("pods", pod).expect("there");
     let url = env(&pod, "NANOFAAS_READY_URL");
@@ -279,7 +279,7 @@ fn a_pod_created_without_an_answer_is_deleted() {
         let failure = fixture.failure(pod_id).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
-        // The server carries the request out long after the control plane gave the request up.
+        // The server now creates the pod long after the control plane has stopped waiting for the answer.
         server.mend();
         server.script(
             of("create", "pods"),

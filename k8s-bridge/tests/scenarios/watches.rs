@@ -84,7 +84,7 @@ fn a_watch_cut_within_a_line_loses_nothing() {
     });
 }
 
-/// A pod of the platform with a field of a wrong type.
+/// Returns a pod of the platform that has a field of a wrong type.
 fn odd_pod(name: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"app": "nanofaas", "nanofaas.io/kind": "warm",
         "nanofaas.io/function": "a"}}, "spec": {}, "status": {"phase": 3}})
@@ -93,7 +93,7 @@ fn odd_pod(name: &str) -> Value {
 #[test]
 fn an_unreadable_object_hides_no_other() {
     scenario(|server| async move {
-        // Each of the odd objects comes first in its list.
+        // The names of the odd objects come first, so each odd object comes before the others in its list.
         server.create("pods", odd_pod("a-odd"));
         let odd = json!({"metadata": {"name": "a-odd", "labels": 3}, "spec": {"image": "i"}});
         server.create("functions", odd);
@@ -107,7 +107,7 @@ fn an_unreadable_object_hides_no_other() {
         };
         until("a pod of b runs", || sound(&server).is_some()).await;
         server.forget_asked();
-        // Now the odd objects come in a watch.
+        // From here on, the odd objects come in a watch.
         server.create("pods", odd_pod("b-odd"));
         server.edit("pods", "a-odd", |pod| pod["status"]["phase"] = json!(4));
         server.edit("functions", "a-odd", |function| {
@@ -227,7 +227,7 @@ fn an_ended_watch_resumes_without_a_list() {
         assert_eq!(server.count(LISTS), 0);
         let count = server.count(WATCHES);
         assert!((4..=8).contains(&count), "{count} watches in 200 s");
-        // The watches continue from versions of bookmarks by now, so older versions may expire.
+        // The watches now continue from the versions of bookmarks, so older versions may expire.
         server.forget_history();
         pass(120.0).await;
         assert_eq!(server.count(LISTS), 0);

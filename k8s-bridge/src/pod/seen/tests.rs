@@ -35,7 +35,7 @@ fn waiting(reason: &str, message: &str) -> ObservedPod {
     seen(json!({"containerStatuses": [container(waiting)]}))
 }
 
-/// The messages are from kubelets, containerd and CRI-O.
+/// Checks messages that come from kubelets, containerd and CRI-O.
 #[test]
 fn only_a_definite_answer_is_final() {
     const STARTS: (bool, bool) = (false, false);
@@ -167,7 +167,7 @@ fn the_last_reason_stays_while_the_kubelet_pauses() {
     assert_eq!(paused.held_up, why);
     let other = paused.then(waiting("CreateContainerError", "context deadline exceeded"));
     assert!(other.held_up.is_some_and(|why| why.contains("deadline")));
-    // The image was pulled, or the pod got a node.
+    // The kubelet creates the container, so the pull has succeeded and nothing delays the start.
     let goes_on = paused.then(waiting("ContainerCreating", ""));
     assert_eq!((goes_on.held_up, goes_on.fault), (None, None));
     let stuck = refused.then(waiting("ErrImagePull", "manifest unknown"));

@@ -1,6 +1,6 @@
-//! Writes changes of `Function` objects in the cluster, each within a deadline. It handles concurrent
-//! writes of other clients and lost answers, and turns a refusal into the error for the client. It does
-//! not change the table.
+//! Writes changes of `Function` objects in the cluster, each within a deadline. This module handles
+//! concurrent writes of other clients and lost answers, and turns a refusal into the error for the client.
+//! `functions` then changes the table.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<Strin
     Ok(uid.filter(|uid| !uid.is_empty()))
 }
 
-/// The error that a client gets for a request that the API server refused or did not answer.
+/// Returns the error that a client gets for a request that the API server refused or did not answer.
 fn refused(denied: ClusterError) -> BridgeError {
     match denied.code() {
         404 => BridgeError::NotFound,
