@@ -1,4 +1,5 @@
-//! Requests that are not calls: functions, executions, callbacks of Jobs and pods. It opens no socket.
+//! Requests that are not calls: functions, executions, callbacks of Jobs and pods. This folder opens no
+//! socket.
 
 pub(crate) mod functions;
 pub(crate) mod warnings;

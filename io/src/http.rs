@@ -1,4 +1,4 @@
-//! Interprets requests and writes answers. It opens no socket and reads no clock.
+//! Interprets requests and writes answers. This folder opens no socket and reads no clock.
 
 pub mod json;
 pub(crate) mod route;

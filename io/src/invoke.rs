@@ -1,5 +1,5 @@
-//! Serves one call, from its admission to the bytes of its answer. `core/src/call.rs` decides what happens in the
-//! life of a call; this folder carries it out.
+//! Serves one call, from its admission to the bytes of its answer. `core/src/call.rs` decides what happens in
+//! the life of a call; this folder executes its decisions.
 
 pub(crate) mod admit;
 pub(crate) mod request;

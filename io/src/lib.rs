@@ -1,8 +1,8 @@
-//! The io threads, which act for clients and pods: bytes, sockets, HTTP. An io thread decides only about
-//! deadlines and records, which no other thread has; the scheduler decides about slots. This crate knows no
-//! tokio and no Kubernetes. The process calls `start`.
+//! The io threads, which act for clients and pods: bytes, sockets, HTTP. An io thread decides about the
+//! deadlines and records that it owns; the scheduler decides about slots. This crate uses neither tokio nor
+//! Kubernetes. The process calls `start`.
 //!
-//! The folders are layers, listed from the highest to the lowest: a folder uses only itself and lower
+//! The folders are layers, listed from the highest to the lowest. A folder uses only itself and lower
 //! folders.
 
 #![cfg_attr(

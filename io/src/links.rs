@@ -35,12 +35,12 @@ impl Inbox {
     }
 }
 
-/// The sending ends of the queues to others.
+/// The sending ends of the queues to other threads.
 #[derive(Clone)]
 pub(crate) struct Posts {
     pub(crate) scheduler: SchedulerSetup,
     pub(crate) bridge: BridgePost,
-    /// One for each io thread, this one included.
+    /// The queues to the io threads, one for each, this thread included.
     pub(crate) shards: Box<[ShardPost]>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Links {
     /// Whether a turn of the inline scheduler left work, which the inbox continues.
     pub(crate) turn_left: Cell<bool>,
     pub(crate) bridge: BridgePost,
-    /// Questions to the bridge that wait for their answers.
+    /// Requests to the bridge that wait for their replies.
     asked_of_bridge: PendingRequests<Reply>,
     shards: Box<[ShardLink]>,
     /// Questions to other io threads that wait for their answers.
@@ -90,7 +90,7 @@ impl Links {
         })
     }
 
-    /// The link to an io thread.
+    /// Returns the link to an io thread.
     pub(crate) fn shard(&self, other: ShardId) -> &ShardLink {
         &self.shards[other.index()]
     }

@@ -1,5 +1,5 @@
-//! The base of an io thread, passed to all of its parts: event loop, time, buffers. It imports nothing of `io`
-//! from outside its folder.
+//! The base of an io thread: event loop, time, buffers. All parts of the thread use it. This folder imports
+//! nothing from the other folders of `io`.
 
 pub(crate) mod net;
 pub(crate) mod config;
@@ -43,11 +43,12 @@ pub(crate) struct Common {
     /// The process's clock counts from `origin`, the moment at which the wall clock read `origin_wall`.
     pub(crate) origin: Instant,
     pub(crate) origin_wall: SystemTime,
-    /// One for each io thread.
+    /// The ledgers of the io threads, one for each.
     pub(crate) ledgers: Arc<[ThreadLedger]>,
 }
 
-/// The base of one io thread. It belongs to this thread alone, so nothing is locked.
+/// The base of one io thread. Only this thread uses it, except for the ledgers, which are atomic, so it needs
+/// no locks.
 pub(crate) struct Runtime {
     pub(crate) id: ShardId,
     pub(crate) threads: u16,
@@ -63,9 +64,9 @@ pub(crate) struct Runtime {
     pub(crate) scratch: RefCell<Vec<u8>>,
     random: RefCell<Random>,
     pub(crate) phase: Cell<ShutdownPhase>,
-    /// The waker of the task that waits for the order to stop.
+    /// The waker of the task that waits for the phase `Stopping`.
     pub(crate) until_stopping: RefCell<Option<Waker>>,
-    /// Requests that are being answered; the thread ends when there are none.
+    /// The number of requests that are being answered. A thread that stops waits until it is 0.
     pub(crate) answering: Cell<u32>,
     pub(crate) spin: Spin,
     pub(crate) upkeep: Upkeep,
@@ -105,36 +106,38 @@ impl Runtime {
         })
     }
 
-    /// Reads the process's clock; it never runs backwards.
+    /// Reads the process's clock, which never runs backwards.
     #[inline]
     pub(crate) fn now(&self) -> Uptime {
         self.clock.now()
     }
 
-    /// The clock's last reading, for deadlines of seconds. The thread reads the clock at each
-    /// event: bytes from a client, an answer of a pod, its bell and its ticker.
+    /// Returns the clock's last reading, which suffices for deadlines of seconds. The thread reads the clock
+    /// at each event: bytes from a client, an answer of a pod, its bell and its ticker.
     pub(crate) const fn recent(&self) -> Uptime {
         self.clock.recent()
     }
 
-    /// The `Date` of an answer that is written now.
+    /// Returns the `Date` line for an answer that is written now.
     #[inline]
     pub(crate) fn date_line(&self) -> DateLine {
         self.dates.line(self.recent())
     }
 
-    /// Converts a time of the process's clock to the time since the epoch. It adds the wall clock's time at the
-    /// start of the process. So a jump of the wall clock cannot make an execution end before it began.
+    /// Converts a time of the process's clock to the time since the epoch. It uses the wall clock's time at
+    /// the start of the process, so that a jump of the wall clock cannot make an execution end before it
+    /// began.
     pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
         self.origin_wall + at.since(Uptime::ZERO)
     }
 
-    /// Converts a time of the wall clock to one of the process's clock; zero for a time before its origin.
+    /// Converts a time of the wall clock to a time of the process's clock. Returns zero for a time before the
+    /// clock's origin.
     pub(crate) fn uptime_at(&self, epoch_ms: u64) -> Uptime {
         Uptime::ZERO + Nanos::from_ms(epoch_ms).saturating_sub(self.origin_wall)
     }
 
-    /// The ledgers of all io threads.
+    /// Returns the ledgers of all io threads.
     pub(crate) const fn ledgers(&self) -> &Arc<[ThreadLedger]> {
         &self.ledgers
     }
@@ -147,7 +150,8 @@ impl Runtime {
         self.random.borrow_mut().next()
     }
 
-    /// Notes activity, after which the thread may spin for a while.
+    /// Notes activity at `now`. If spinning is configured, the thread spins for the configured time after
+    /// `now`.
     pub(crate) fn active(&self, now: Uptime) {
         if let Some(spin_for) = self.config.spin_for {
             self.spin.prolong(now + spin_for);

@@ -1,4 +1,5 @@
-//! Client connections, and the requests on each of them, in their order. It decides nothing about a call.
+//! Client connections, and the requests on each connection, in their order. This folder decides nothing about
+//! a call.
 
 pub(crate) mod accept;
 pub(crate) mod client_conn;

@@ -1,5 +1,5 @@
-//! A complete io thread: its parts, its start, and the tasks that it always runs. It is the highest layer of
-//! `io`.
+//! A complete io thread: its parts, its start, and the tasks that it always runs. This folder is the highest
+//! layer of `io`.
 
 pub mod start;
 

@@ -1,4 +1,5 @@
-//! The memory of one io thread: tables without locks. They take no action by themselves.
+//! The tables of one io thread. No other thread uses them, except those in `SharedTables`, so they need no
+//! locks. Code in higher layers acts on them.
 
 pub(crate) mod functions;
 pub(crate) mod call_table;
@@ -48,7 +49,7 @@ pub(crate) struct SharedTables {
     pub(crate) tokens: Tokens,
 }
 
-/// The tables of one io thread, over its `Runtime`. They belong to this thread alone, so nothing is locked.
+/// The tables of one io thread, over its `Runtime`.
 pub(crate) struct Tables {
     pub(crate) runtime: Rc<Runtime>,
     pub(crate) entries: Arc<Entries>,
@@ -56,7 +57,7 @@ pub(crate) struct Tables {
     /// The bytes of the process's budget that this thread holds for calls.
     pub(crate) account: Rc<ThreadAccount>,
     pub(crate) functions: RefCell<FunctionTable>,
-    /// Whether all functions that existed at the start are known.
+    /// Whether this thread knows all functions that existed at the start of the process.
     begun: Cell<bool>,
     pub(crate) calls: CallTable,
     pub(crate) executions: ExecutionTable,
@@ -70,8 +71,8 @@ pub(crate) struct Tables {
     pub(crate) descriptors: Rc<Descriptors>,
 }
 
-/// Each layer contains the next lower layer. So a function takes the lowest layer that has everything that
-/// the function needs.
+/// Lets code that has `Tables` use the `Runtime` in it. A function can therefore take the lowest layer that
+/// has everything that the function needs.
 impl Deref for Tables {
     type Target = Runtime;
 
@@ -102,35 +103,36 @@ impl Tables {
         }
     }
 
-    /// The function of this name.
+    /// Returns the function of this name, if this thread knows it.
     pub(crate) fn function(&self, name: &str) -> Option<Rc<FunctionEntry>> {
         self.functions.borrow().get(name).cloned()
     }
 
-    /// Marks the table of functions as complete: from now on a function that is not in it does not exist.
+    /// Marks the table of functions as complete: from now on a function that is not in the table does not
+    /// exist.
     pub(crate) fn begin(&self) {
         self.begun.set(true);
     }
 
-    /// The error to answer while the table of functions is not complete. A client would give up
-    /// if the answer were that the function does not exist.
+    /// Returns the error to answer while the table of functions is not complete. If the answer were that the
+    /// function does not exist, the client would not try again.
     pub(crate) fn not_begun(&self) -> Option<HttpError> {
         let why = "this control plane has not read the functions yet; try again in a second";
         (!self.begun.get()).then(|| HttpError::RegistryUnavailable(why.to_owned()))
     }
 
-    /// The answer for a function that is not in the table.
+    /// Returns the error for a function that is not in the table.
     pub(crate) fn no_such(&self, name: &str) -> HttpError {
         self.not_begun()
             .unwrap_or_else(|| HttpError::NoSuchFunction(name.to_owned()))
     }
 
-    /// The id of a new stored execution of this thread.
+    /// Makes the id of a new stored execution of this thread.
     pub(crate) fn new_id(&self) -> ExecutionId {
         ExecutionId::new(self.random(), self.id, 0)
     }
 
-    /// The id of a new plain execution of this thread, which leaves only a small record.
+    /// Makes the id of a new plain execution of this thread, which leaves only a small record.
     pub(crate) fn new_plain_id(&self) -> ExecutionId {
         ExecutionId::new(self.random(), self.id, self.executions.next_place())
     }

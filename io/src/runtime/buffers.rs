@@ -1,21 +1,22 @@
-//! Reusable buffers for requests and answers, so that a warm call allocates none. They have a few sizes, so
-//! that a buffer can be charged before it is taken. A thread keeps a bounded number of free buffers, and
-//! none after it has been idle for a while.
+//! Reusable buffers for requests and answers, so that a warm call allocates no buffer. Their sizes are fixed,
+//! so that a buffer can be charged before it is taken. A thread keeps a bounded number of spare buffers, and
+//! frees them after it has been idle for a while.
 
 use std::cell::RefCell;
 
-/// The first buffer of an idle connection. It is small, because there may be ten thousand such connections.
+/// The size of the first buffer of an idle connection. It is small, because there may be ten thousand such
+/// connections.
 pub(crate) const SMALL: usize = 1024;
-/// The buffer of a large receive.
+/// The size of the buffer of a large receive, in bytes.
 pub(crate) const LARGE: usize = 80 * 1024;
 
-/// The sizes, and how many of each are kept.
+/// The sizes, and how many spare buffers of each size are kept.
 const CLASSES: [(usize, usize); 5] = [
     (SMALL, 256),
     (4 * 1024, 256),
     (16 * 1024, 64),
     (32 * 1024, 64),
-    // A body or a receive of 64 KiB, with a head before it.
+    // This size has room for a body or a receive of 64 KiB with a head before it.
     (LARGE, 32),
 ];
 
@@ -26,21 +27,21 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// The capacity of a buffer with room for `bytes`.
+    /// Returns the capacity of the buffers that `take` returns for `bytes`.
     pub(crate) fn size_for(bytes: usize) -> usize {
         let fitting = CLASSES.iter().find(|(size, _)| bytes <= *size);
         fitting.map_or(bytes, |(size, _)| *size)
     }
 
-    /// An empty buffer with room for `room` bytes, of the capacity that `size_for` gives.
+    /// Returns an empty buffer with room for `room` bytes. Its capacity is `size_for(room)`.
     pub(crate) fn take(&self, room: usize) -> Vec<u8> {
         let class = CLASSES.iter().position(|(size, _)| room <= *size);
         let kept = class.and_then(|class| self.spare[class].borrow_mut().pop());
         kept.unwrap_or_else(|| Vec::with_capacity(Self::size_for(room)))
     }
 
-    /// Takes a buffer back. Keeps it if it has one of the sizes, and if not enough of that size are kept
-    /// yet.
+    /// Takes a buffer back. Keeps it if it has one of the sizes, and if there is room for one more of that
+    /// size.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let room = buffer.capacity();
         let Some(class) = CLASSES.iter().position(|(size, _)| room == *size) else {
@@ -53,8 +54,8 @@ impl Buffers {
         }
     }
 
-    /// Moves the content of a buffer into the smallest fitting one, if that saves more than half of the
-    /// memory.
+    /// Moves the content of a buffer into a buffer of the smallest fitting size, if that saves more than half
+    /// of the memory.
     pub(crate) fn fitted(&self, buffer: Vec<u8>) -> Vec<u8> {
         let size = Self::size_for(buffer.len());
         if buffer.capacity() <= 2 * size {

@@ -1,6 +1,5 @@
-//! The process's clock, as one io thread reads it. It never runs backwards. `now` reads the clock, for
-//! measurements. `recent` returns the last reading, for deadlines of seconds; that reading is no older
-//! than the thread's current step.
+//! The process's clock, as one io thread reads it. The clock never runs backwards. `now` reads it, for
+//! measurements. `recent` returns the last reading, which suffices for deadlines of seconds.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -9,16 +8,16 @@ use nanofaas_core::time::Uptime;
 use nix::time::{ClockId, clock_gettime};
 
 pub(crate) struct Clock {
-    /// The process's origin on the system's monotonic clock.
+    /// The origin of the process's clock, as a time of the system's monotonic clock.
     origin_ns: u64,
     read_at: Cell<Uptime>,
 }
 
 impl Clock {
-    /// A clock that counts from `origin`.
+    /// Makes a clock that counts from `origin`.
     pub(crate) fn since(origin: Instant) -> Self {
-        // Each result is too early by the time between its two readings, so the latest result is
-        // the most exact one.
+        // Each result is too early by the time between its two readings, so the latest of the results is the
+        // most exact one.
         let origin_ns = (0..8)
             .map(|_| monotonic_ns() - elapsed_ns(origin))
             .max()
@@ -37,7 +36,7 @@ impl Clock {
         now
     }
 
-    /// The last reading.
+    /// Returns the last reading.
     pub(crate) const fn recent(&self) -> Uptime {
         self.read_at.get()
     }
@@ -48,7 +47,8 @@ fn elapsed_ns(origin: Instant) -> u64 {
     origin.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
-/// An `Instant` reads the same clock, but subtracts seconds and nanoseconds separately.
+/// Reads the system's monotonic clock in one number. An `Instant` reads the same clock, but subtracts seconds
+/// and nanoseconds separately, which costs more.
 #[inline]
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the system has a monotonic clock");
@@ -68,7 +68,7 @@ mod tests {
         let before = elapsed_ns(origin);
         let now = clock.now().as_ns();
         let after = elapsed_ns(origin);
-        // The two readings may be up to a second apart, because the machine may be busy between them.
+        // The readings may be up to a second apart, because the machine may be busy between them.
         let apart = Duration::from_secs(1).as_nanos() as u64;
         assert!(
             now + apart >= before && now <= after + apart,

@@ -1,4 +1,4 @@
-//! The settings of io threads. It checks nothing; the process does.
+//! The settings of io threads. The process checks them before it passes them on.
 
 use std::net::SocketAddr;
 
@@ -16,29 +16,31 @@ pub enum DriverChoice {
 #[derive(Clone, Debug)]
 pub struct IoConfig {
     pub listen: SocketAddr,
-    /// The address of a listener for `/v1/internal` alone; without it, `listen` serves `/v1/internal`, too.
+    /// The address of a separate listener for `/v1/internal`. Without it, `listen` serves `/v1/internal`,
+    /// too.
     pub internal_listen: Option<SocketAddr>,
     pub driver: DriverChoice,
-    /// CPUs to pin io threads to, one each; empty for no pinning.
+    /// The CPUs on which the io threads run, one for each thread; empty if each thread may run on any CPU.
     pub pin: Vec<usize>,
-    /// How long a thread spins before it parks; none for no spinning.
+    /// How long a thread spins after activity before it sleeps; none if it does not spin.
     pub spin_for: Option<Nanos>,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
-    /// The sum over all io threads.
+    /// The limit of the sum over all io threads.
     pub inflight_bytes: u64,
-    /// The most time to open a connection to a pod.
+    /// The time limit for opening a connection to a pod.
     pub connect_timeout_ms: u64,
     pub async_max_age_ms: u64,
     pub execution_ttl_ms: u64,
-    /// The sum over all io threads.
+    /// The limit of the sum over all io threads.
     pub execution_store_bytes: u64,
     /// The base `http://host:port` of the URL under which pods reach `/v1/internal`.
     pub callback_base: String,
-    /// False if functions are still to come when the threads start; `Message::Begun` then follows the last one.
+    /// False if functions are still being read when the threads start. `Message::Begun` then follows the last
+    /// one.
     pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,
-    /// Gives memory that the calling thread has freed back to the system.
+    /// Returns memory that the calling thread has freed to the system.
     pub collect_memory: fn(),
 }

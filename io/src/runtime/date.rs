@@ -1,6 +1,6 @@
-//! The `Date` of answers (RFC 9110 §5.6.7). A thread rewrites it from the wall clock at most once a second. So
-//! a change of the wall clock shows within a second, and the other answers of that second neither format a time
-//! nor read the wall clock.
+//! The `Date` line of answers (RFC 9110 §5.6.7). A thread rewrites the line from the wall clock at most once
+//! a second. So a change of the wall clock shows within a second, and the other answers of that second
+//! neither format a time nor read the wall clock.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -10,10 +10,10 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 const EXAMPLE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
-/// A complete header line; every date has the same length.
+/// A complete header line. Its length is constant, because every date has the same length.
 pub(crate) type DateLine = [u8; EXAMPLE.len()];
 
-/// The line of one thread.
+/// The `Date` line of one thread.
 pub(crate) struct Dates {
     line: Cell<DateLine>,
     /// Until when the line is valid, by the process's clock, which is never set back.
@@ -30,7 +30,7 @@ impl Default for Dates {
 }
 
 impl Dates {
-    /// The line for an answer of this moment.
+    /// Returns the line for an answer that is written at `now`.
     #[inline]
     #[expect(
         clippy::disallowed_methods,
@@ -85,7 +85,7 @@ mod tests {
             (0, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
             (951_782_400, b"Date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"),
             (4_133_980_799, b"Date: Fri, 31 Dec 2100 23:59:59 GMT\r\n"),
-            // This time is after the last year that has four digits.
+            // This time is after the year 9999, which is the last with four digits.
             (u64::MAX, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
         ] {
             let written = line_of(epoch_s);
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(dates.line.get(), line_of(9));
         assert_eq!(dates.until.get(), at_ms(5_750));
         assert_eq!(dates.line(at_ms(5_750) - Nanos::from_ns(1)), line_of(9));
-        // The clock was set back since the last renewal; the next renewal shows it.
+        // The wall clock was set back after the last renewal, which the next renewal shows.
         dates.renew(at_ms(6_000), at(3_000));
         assert_eq!(dates.line.get(), line_of(3));
         assert_eq!(dates.until.get(), at_ms(7_000));

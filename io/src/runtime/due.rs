@@ -1,9 +1,9 @@
-//! When something is due: a time, or never. It takes one word, because a timer compares it on the path of every
-//! call. Code that needs the time has to handle `never`.
+//! When something is due: a time, or never. The value takes one word, because every call compares such
+//! values. Code that needs the time gets an `Option`, so it has to handle `never`.
 
 use nanofaas_core::time::Uptime;
 
-/// A time of the process's clock, or never, which is later than every time.
+/// A time of the process's clock, or never. Never is later than every time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Due(u64);
 

@@ -1,6 +1,6 @@
-//! The event loop of an io thread, and everything that it waits for: sockets, listeners, timers. On io_uring it
-//! is monoio's (`uring`), elsewhere a small one over epoll (`epoll`). Both keep the same promises, and the code
-//! above does not know which one it uses. It knows nothing of HTTP or calls. Each io thread has one.
+//! The event loop of an io thread, and everything that the loop waits for: sockets, listeners, timers. On
+//! io_uring the loop is monoio's (`uring`), elsewhere it is a small one over epoll (`epoll`). Both loops keep
+//! the same promises, so that the code above can use either. Each io thread has one loop.
 
 mod connect;
 mod epoll;
@@ -38,10 +38,10 @@ pub(crate) enum EventLoop {
 /// How io_uring is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingSetup {
-    /// Operations that can be submitted at once.
+    /// The number of operations that can be submitted at once.
     pub(crate) entries: u32,
-    /// `DEFER_TASKRUN`: the kernel makes completions only when the loop waits for them, not in every system
-    /// call. A loop that spins never waits, so it must not have this.
+    /// Whether `DEFER_TASKRUN` is on: the kernel then makes completions only when the loop waits for them,
+    /// not in every system call. It has to be off for a loop that spins, because such a loop does not wait.
     pub(crate) deferred: bool,
 }
 
@@ -54,12 +54,13 @@ impl EventLoop {
         Ok(Rc::new(Self::Epoll(Epoll::new(buffers)?)))
     }
 
-    /// Whether io_uring can be used here: set-up, entry, and each operation that connections need.
+    /// Checks that io_uring can be used here: the set-up, the entry into the kernel, and the operations of a
+    /// connection.
     pub(crate) fn probe_uring() -> io::Result<()> {
         probe::probe()
     }
 
-    /// Starts a task, from within `run`.
+    /// Starts a task. It may be called only from within `run`.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         match self {
             Self::Uring(uring) => uring.spawn(task),
@@ -75,7 +76,7 @@ impl EventLoop {
         }
     }
 
-    /// Resumes the task after the loop has polled its sockets and the other tasks have run. A task must not
+    /// Waits until the loop has polled its sockets, so that other tasks can run in between. A task must not
     /// wake itself instead, because monoio would run it next, again and again.
     pub(crate) async fn yield_now(&self) {
         match self {
@@ -84,7 +85,7 @@ impl EventLoop {
         }
     }
 
-    /// Whether everything that was posted is sent.
+    /// Returns whether everything that was posted is sent or cannot be sent.
     pub(crate) fn is_settled(&self) -> bool {
         match self {
             Self::Uring(uring) => uring.is_settled(),
@@ -93,7 +94,7 @@ impl EventLoop {
     }
 }
 
-/// Stores a waker, which costs nothing if the same one is there already.
+/// Stores the waker of `cx` in `place`, but does not clone it if it is already there.
 fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -101,5 +102,5 @@ fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// The result of a receive: bytes, or no bytes at an orderly end. An error is any other end.
+/// The result of a receive: bytes, an empty buffer at an orderly end, or an error at any other end.
 type Received = Poll<io::Result<Vec<u8>>>;

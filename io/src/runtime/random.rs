@@ -1,6 +1,6 @@
-//! Random bits of one io thread, for ids and for the waits between attempts. It makes no ids.
+//! Random bits of one io thread, for ids and for the waits between attempts.
 
-/// Unpredictable random bits from the kernel, fetched a page at a time.
+/// Unpredictable random bits from the kernel, which are fetched 4 KiB at a time.
 pub(crate) struct Random {
     bytes: Box<[u8; 4096]>,
     used: usize,

@@ -1,4 +1,4 @@
-//! Until when a thread spins, for `--io-spin-us`. It polls nothing; the spinning task of `shard` does.
+//! Until when an io thread spins, for `--io-spin-us`. The spinning task of `shard` polls.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -10,7 +10,7 @@ use nanofaas_core::time::Uptime;
 pub(crate) struct Spin {
     pub(crate) until: Cell<Uptime>,
     pub(crate) spinning: Cell<bool>,
-    /// The waker of the spinning task, for the time in which it does not spin.
+    /// The waker of the spinning task. It is used to start the task's next period of spinning.
     pub(crate) waker: RefCell<Option<Waker>>,
 }
 

@@ -1,6 +1,6 @@
-//! Deadlines of one io thread: an alarm for each task that has one, over a single timer wheel. It never makes a
-//! system call; the ticker sleeps until the next alarm, and every busy iteration calls `advance`. Each
-//! connection, call and long poll has an alarm.
+//! The deadlines of one io thread: alarms over a single timer wheel. Each connection, call and long poll has
+//! an alarm. This module makes no system call. The ticker sleeps until the next alarm is due; each run of the
+//! ticker or the inbox calls `advance`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,14 +13,14 @@ use crate::runtime::due::Due;
 
 struct AlarmSlot {
     due: Due,
-    /// When the alarm's timer fires, which may be earlier than `due`.
+    /// When the alarm's timer in the wheel fires, which may be earlier than `due`.
     armed: Due,
     timer: Option<TimerRef>,
     waker: Option<Waker>,
 }
 
 impl AlarmSlot {
-    /// Sets a timer for the time at which the alarm is due, if it is set.
+    /// Sets a timer for the time at which the alarm is due. Does nothing if the alarm is not set.
     fn arm(&mut self, wheel: &mut Wheel, index: u32) {
         if let Some(due) = self.due.time() {
             self.armed = self.due;
@@ -34,15 +34,15 @@ struct AlarmSlots {
     slots: Vec<AlarmSlot>,
     free: Vec<u32>,
     now: Uptime,
-    /// When the ticker wakes next; an earlier alarm has to wake it.
+    /// When the ticker wakes next. If an earlier alarm is set, the ticker has to be woken.
     ticks: Due,
     ticker: Option<Waker>,
 }
 
-/// All alarms of a thread.
+/// All alarms of an io thread.
 pub(crate) struct Alarms(RefCell<AlarmSlots>);
 
-/// One task's alarm. Setting it again moves it; dropping it removes it.
+/// An alarm of one task. Setting it again moves it; dropping it removes it.
 pub(crate) struct Alarm {
     alarms: Rc<Alarms>,
     index: u32,
@@ -60,7 +60,7 @@ impl Alarms {
         })))
     }
 
-    /// An alarm that is not set.
+    /// Makes an alarm that is not set.
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
         let mut inner = self.0.borrow_mut();
         let slot = AlarmSlot {
@@ -82,7 +82,7 @@ impl Alarms {
         }
     }
 
-    /// Wakes every task whose time has come.
+    /// Wakes the tasks whose alarms are due at `now`.
     pub(crate) fn advance(&self, now: Uptime) {
         let mut inner = self.0.borrow_mut();
         inner.now = now;
@@ -106,14 +106,16 @@ impl Alarms {
                     late += 1;
                 }
             });
-            // The wheel is borrowed while it fires, so alarms that were moved get their timers afterwards.
+            // The wheel is borrowed while it fires, so alarms that were moved to a later time get their
+            // timers only here.
             for index in &rearm[..late] {
                 slots[*index as usize].arm(wheel, *index);
             }
             if late < rearm.len() {
                 return;
             }
-            // More alarms were moved than fit into `rearm`; the others are found by their missing timers.
+            // More alarms may have been moved than fit into `rearm`. The rest are found by their missing
+            // timers.
             for (index, slot) in (0..).zip(slots.iter_mut()) {
                 if !slot.due.has_come(now) && slot.timer.is_none() {
                     slot.arm(wheel, index);
@@ -122,7 +124,8 @@ impl Alarms {
         }
     }
 
-    /// When the ticker has to wake next, if ever; it is also woken when an earlier alarm is set.
+    /// Returns when the ticker has to wake next, if any alarm is set. If an earlier alarm is set later,
+    /// `ticker` is woken.
     pub(crate) fn plan(&self, ticker: &Waker) -> Option<Uptime> {
         let mut inner = self.0.borrow_mut();
         let next = inner.wheel.next_at();
@@ -131,7 +134,7 @@ impl Alarms {
         next
     }
 
-    /// Whether an alarm was set that is earlier than the ticker's plan.
+    /// Returns whether an alarm was set that is earlier than the ticker's plan.
     pub(crate) fn is_late(&self, planned: Option<Uptime>) -> bool {
         self.0.borrow().ticks < planned.into()
     }
@@ -151,8 +154,8 @@ impl Alarm {
         let slot = &mut slots[self.index as usize];
         let due = Due::at(at);
         slot.due = due;
-        // A timer that fires too early finds the later time and is set again, so moving a deadline back costs
-        // nothing in the wheel.
+        // If the alarm moves to a later time, its timer stays as it is, so the move costs nothing in the
+        // wheel. When the timer fires too early, `advance` sets it again.
         if due < slot.armed {
             if let Some(timer) = slot.timer.take() {
                 wheel.cancel(timer);
@@ -174,7 +177,8 @@ impl Alarm {
         inner.slots[self.index as usize].due = Due::NEVER;
     }
 
-    /// Ready once the time has come, as of the last `advance`.
+    /// Is ready when the time has come, as of the last `advance`. If the time has not come, stores the waker
+    /// of `cx`.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.alarms.0.borrow_mut();
         let now = inner.now;

@@ -1,4 +1,4 @@
-//! When an io thread cleans up: a while after its last work. It cleans up nothing itself; `shard::upkeep` does.
+//! Decides when an io thread cleans up, which is some time after its last work. `shard::upkeep` cleans up.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,16 +8,16 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::runtime::due::Due;
 use crate::runtime::timers::{Alarm, Alarms};
 
-/// The pause between two checks for something to clean up.
+/// The pause between two checks whether something has to be cleaned up.
 pub(crate) const POLL_EVERY: Nanos = Nanos::from_s(1);
-/// A thread without work for this long gives its free memory back. The allocator does not do that by itself,
-/// because an idle thread does not call it.
+/// A thread that has had no work for this long returns its free memory to the system. The allocator would
+/// keep the memory, because it returns memory only when the thread calls it, and an idle thread does not.
 const REST: Nanos = Nanos::from_s(2);
 
 pub(crate) struct Upkeep {
     alarm: Alarm,
     due: Cell<Due>,
-    /// The last work, if memory was not given back since.
+    /// When the thread last worked; none if its memory was returned since then.
     worked_at: Cell<Option<Uptime>>,
 }
 
@@ -38,14 +38,14 @@ impl Upkeep {
         }
     }
 
-    /// Notes work after which something is to be cleaned up.
+    /// Notes work after which something has to be cleaned up.
     #[inline]
     pub(crate) fn worked(&self, now: Uptime) {
         self.worked_at.set(Some(now));
         self.plan(now + POLL_EVERY);
     }
 
-    /// Whether the upkeep is due. It is then not due again before it is planned again.
+    /// Returns whether the upkeep is due. After a true, it becomes due only when it is planned again.
     pub(crate) fn take_due(&self, now: Uptime) -> bool {
         let is_due = self.due.get().has_come(now);
         if is_due {
@@ -54,7 +54,8 @@ impl Upkeep {
         is_due
     }
 
-    /// Whether the thread has been without work for `REST`; true only once after each period of work.
+    /// Returns whether the thread has been without work for `REST`. Returns true at most once after each
+    /// period of work.
     pub(crate) fn take_rest(&self, now: Uptime) -> bool {
         let Some(worked_at) = self.worked_at.get() else {
             return false;

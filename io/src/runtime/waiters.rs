@@ -1,5 +1,5 @@
-//! Tasks that wait for an event. Each has a place here exactly as long as it waits, however its wait ends. It
-//! knows no reason to wake a task; `executions` and `pod_pool` do.
+//! Tasks that wait for an event. A task has a place here from its first poll until its wait ends, in whatever
+//! way the wait ends. `executions` and `pod_pool` decide when to wake tasks.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Waker};
@@ -10,7 +10,7 @@ struct WaiterPlace<K> {
     waker: Waker,
 }
 
-/// The tasks that wait, by what they wait for.
+/// The tasks that wait, each with the key for which it waits.
 pub(crate) struct Waiters<K> {
     next: Cell<u64>,
     places: RefCell<Vec<WaiterPlace<K>>>,
@@ -26,7 +26,7 @@ impl<K> Default for Waiters<K> {
 }
 
 impl<K: Copy + PartialEq> Waiters<K> {
-    /// A wait for `key`. It takes a place when it first gets a waker.
+    /// Returns a wait for `key`, which takes a place when it first gets a waker.
     pub(crate) const fn wait(&self, key: K) -> Waiter<'_, K> {
         Waiter {
             waiters: self,
@@ -35,7 +35,7 @@ impl<K: Copy + PartialEq> Waiters<K> {
         }
     }
 
-    /// Wakes all tasks that wait for `key`. They keep their places until their waits end.
+    /// Wakes all tasks that wait for `key`. The tasks keep their places until their waits end.
     pub(crate) fn wake(&self, key: K) {
         let places = self.places.borrow();
         let of_key = places.iter().filter(|place| place.key == key);
@@ -48,7 +48,7 @@ impl<K: Copy + PartialEq> Waiters<K> {
     }
 }
 
-/// A wait. Dropping it frees its place.
+/// A wait for a key. Dropping this value frees its place.
 pub(crate) struct Waiter<'a, K> {
     waiters: &'a Waiters<K>,
     key: K,
@@ -56,7 +56,7 @@ pub(crate) struct Waiter<'a, K> {
 }
 
 impl<K: Copy> Waiter<'_, K> {
-    /// Stores the waker of this task.
+    /// Stores the waker of the task of `cx`.
     pub(crate) fn keep(&mut self, cx: &Context<'_>) {
         let mut places = self.waiters.places.borrow_mut();
         let mut known = places.iter_mut();

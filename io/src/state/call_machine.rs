@@ -1,5 +1,5 @@
 //! The environment of a call's state machine (`core/src/call.rs`) on an io thread: functions, random bits and
-//! the table of entries. It drives nothing; `invoke` does.
+//! the table of entries. `invoke` drives the state machine.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;

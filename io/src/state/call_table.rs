@@ -1,7 +1,7 @@
-//! The table of calls that this io thread holds. Each call has a small slot, through which grants,
-//! ends and Job results reach the task that serves the call. It holds no bytes of a request.
-//! Writers: the call's task, the inbox, the scheduler (grants), a Job's callback, and the code that ends
-//! a call because its client left or cancelled it.
+//! The table of the calls of this io thread. Each call has a place, through which grants, ends and results of
+//! Jobs reach the task that serves the call. A place holds no bytes of a request. Its writers are the call's
+//! task, the inbox, the scheduler (grants), a Job's callback, and the code that ends a call because its
+//! client left or cancelled it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use nanofaas_core::time::Uptime;
 
 use crate::http::output::Output;
 
-/// What happened to a Job.
+/// An update of the Job that serves a call.
 pub(crate) enum JobUpdate {
     Starting {
         running_since: Option<Uptime>,
@@ -30,16 +30,16 @@ pub(crate) enum JobUpdate {
         failure: ExecutionError,
         oom: bool,
     },
-    /// The callback came.
+    /// The Job's callback came.
     Answered(Box<JobAnswer>),
-    /// A callback came that cannot be read. The Job may post another one; if it does not, the call ends with
-    /// this failure.
+    /// A callback came that cannot be read. The Job may post another one. If the Job's pod is lost instead,
+    /// the call fails with this failure.
     Refused(ExecutionError),
 }
 
 impl JobUpdate {
-    /// The update to keep if this one comes after `earlier`. If the pod is lost after an unreadable callback,
-    /// the call still fails with the callback's failure.
+    /// Returns the update to keep if `self` comes after `earlier`. If the pod is lost after an unreadable
+    /// callback, though not out of memory, the call fails with the failure of that callback.
     fn after(self, earlier: Option<Self>) -> Self {
         match (self, earlier) {
             (
@@ -60,11 +60,12 @@ impl JobUpdate {
 /// The content of a Job's callback.
 pub(crate) struct JobAnswer {
     pub(crate) result: Result<JobOutput, ExecutionError>,
-    /// The start times that the Job's runtime reported, if it did.
+    /// The start times that the Job's runtime reported, if it reported any.
     pub(crate) timestamps: Option<ReadyTimestamps>,
 }
 
-/// An output, and the charge for the body that it came in. Another io thread may have received the body.
+/// An output, and the charge for the body that contains it. The charge is `Loose`, because another io thread
+/// may have received the body.
 pub(crate) struct JobOutput {
     pub(crate) output: Output,
     pub(crate) charge: Loose,
@@ -73,15 +74,15 @@ pub(crate) struct JobOutput {
 #[derive(Default)]
 struct CallSlot {
     generation: u32,
-    /// The lane of the call that has the slot; none while the slot is free.
+    /// The lane of the call that has this place; none while the place is free.
     lane: Option<LaneId>,
-    /// Whether the call's task is gone while a grant is on its way. The granted slot is given back when the
-    /// grant arrives.
+    /// Whether the call's task has ended before the call's grant arrived. The slot of that grant is given
+    /// back when the grant arrives.
     orphan: bool,
     grant: Option<Grant>,
     end: Option<End>,
-    /// The Job that serves the call; none while no Job does. It is boxed, because few calls have a Job and
-    /// every call writes a whole `CallSlot`.
+    /// The Job that serves the call, if one does. The field is boxed, because few calls have a Job, but
+    /// `open` writes a whole `CallSlot` for each call.
     job: Option<Box<ExpectedJob>>,
     waker: Option<Waker>,
 }
@@ -89,11 +90,11 @@ struct CallSlot {
 /// What is known of the Job that serves an attempt.
 struct ExpectedJob {
     attempt: u32,
-    /// When the Job began to run.
+    /// When the Job began to run, if it did.
     running_since: Option<Uptime>,
-    /// The phases of its start that are over.
+    /// The phases of the Job's start that are over.
     start: Phases,
-    /// A new reason why its start is delayed.
+    /// Why the Job's start is delayed, if it is.
     held_up: Option<Arc<str>>,
     end: Option<JobUpdate>,
 }
@@ -109,8 +110,8 @@ impl ExpectedJob {
         }
     }
 
-    /// Applies an update of the Job of `attempt`. False if the update is for another attempt, or comes after
-    /// the Job's answer.
+    /// Applies an update of the Job of `attempt`. Drops an update that is for another attempt, or that comes
+    /// after the Job's answer, and returns false.
     fn apply(&mut self, attempt: u32, update: JobUpdate) -> bool {
         if self.attempt != attempt || matches!(self.end, Some(JobUpdate::Answered(_))) {
             return false;
@@ -137,17 +138,17 @@ struct CallSlots {
     used: usize,
 }
 
-/// All calls of a thread.
+/// All calls of an io thread.
 pub(crate) struct CallTable {
     thread: ShardId,
     inner: RefCell<CallSlots>,
 }
 
-/// What to do with a grant.
+/// What became of a grant that was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
     Taken,
-    /// The call is gone: the slot has to be given back at once.
+    /// The call's task has ended, so the caller has to give the slot back at once.
     Unwanted,
 }
 
@@ -164,7 +165,7 @@ impl CallTable {
         }
     }
 
-    /// A place for a call, unless the table is full.
+    /// Takes a place for a call of `lane`. Returns none if the table is full.
     pub(crate) fn open(&self, lane: LaneId) -> Option<CallId> {
         let mut inner = self.inner.borrow_mut();
         let index = match inner.free.pop() {
@@ -190,7 +191,7 @@ impl CallTable {
         })
     }
 
-    /// Calls in the table.
+    /// Returns the number of places that are taken.
     pub(crate) fn len(&self) -> usize {
         self.inner.borrow().used
     }
@@ -201,13 +202,13 @@ impl CallTable {
         (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
     }
 
-    /// Marks a call that ends while a grant is on its way: its place stays taken until the grant
-    /// arrives.
+    /// Marks a call that ends before its grant has arrived. Its place stays taken until the grant arrives.
     pub(crate) fn orphan(&self, call: CallId) {
         self.with(call, |slot| slot.orphan = true);
     }
 
-    /// Closes a call that its task has ended. The place becomes free, unless the call is an orphan.
+    /// Closes a call whose task has ended it. Its place becomes free at once, unless `orphan` marked the
+    /// call.
     pub(crate) fn close(&self, call: CallId, entries: &Entries) {
         let orphan = self.with(call, |slot| {
             slot.waker = None;
@@ -227,7 +228,7 @@ impl CallTable {
         inner.used -= 1;
     }
 
-    /// Delivers a grant.
+    /// Delivers a grant to its call, and wakes the call's task.
     pub(crate) fn grant(&self, grant: Grant, entries: &Entries) -> Delivered {
         let orphan = self
             .with(grant.call, |slot| {
@@ -245,7 +246,7 @@ impl CallTable {
         Delivered::Taken
     }
 
-    /// Takes the grant, if it has arrived and the call was not ended from outside before.
+    /// Takes the grant, if it has arrived and no end was set from outside.
     pub(crate) fn take_grant_to_run(&self, call: CallId) -> Option<Grant> {
         self.with(call, |slot| {
             let runs = slot.end.is_none();
@@ -259,12 +260,12 @@ impl CallTable {
         self.with(call, |slot| slot.grant.take()).flatten()
     }
 
-    /// Ends a call from outside. False if there is no such call.
+    /// Ends a call from outside. Returns false if the table does not have the call.
     pub(crate) fn end(&self, call: CallId, end: End) -> bool {
         self.with(call, |slot| set_end(slot, end)).is_some()
     }
 
-    /// Ends every call of `lane`, or of all lanes, from outside.
+    /// Ends every call that still has a task from outside: those of `lane`, or all if `lane` is none.
     pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
         let mut inner = self.inner.borrow_mut();
         for slot in &mut inner.slots {
@@ -275,8 +276,8 @@ impl CallTable {
         }
     }
 
-    /// Delivers an update of the Job of `attempt`. False if the call does not exist or is not in that attempt;
-    /// then the update is dropped.
+    /// Delivers an update of the Job of `attempt`. Drops the update and returns false if the call does not
+    /// exist, is in another attempt, or already has the Job's answer.
     pub(crate) fn job(&self, call: CallId, attempt: u32, update: JobUpdate) -> bool {
         self.with(call, |slot| {
             let job = slot.job.as_mut();
@@ -289,13 +290,13 @@ impl CallTable {
         .unwrap_or(false)
     }
 
-    /// Begins an attempt that a Job serves; from now on the Job's updates are taken.
+    /// Begins an attempt that a Job serves. From now on `job` accepts the updates of that Job.
     pub(crate) fn expect_job(&self, call: CallId, attempt: u32) {
         let job = Box::new(ExpectedJob::new(attempt));
         self.with(call, |slot| slot.job = Some(job));
     }
 
-    /// Ends the attempt that a Job serves.
+    /// Ends the attempt that a Job serves. From now on `job` drops the updates of that Job.
     pub(crate) fn forget_job(&self, call: CallId) {
         self.with(call, |slot| slot.job = None);
     }
@@ -309,12 +310,12 @@ impl CallTable {
             .flatten()
     }
 
-    /// Why the Job's start is delayed.
+    /// Returns why the Job's start is delayed, if it is.
     pub(crate) fn job_held_up(&self, call: CallId) -> Option<Arc<str>> {
         self.with_job(call, |job| job.held_up.clone())
     }
 
-    /// When the Job began to run.
+    /// Returns when the Job began to run, if it did.
     pub(crate) fn job_running_since(&self, call: CallId) -> Option<Uptime> {
         self.with_job(call, |job| job.running_since)
     }
@@ -325,13 +326,14 @@ impl CallTable {
         start.unwrap_or_default()
     }
 
-    /// Takes the Job's end, if it has come. An unreadable callback is no end.
+    /// Takes the Job's end, if it has come. An unreadable callback does not count as an end.
     pub(crate) fn take_job(&self, call: CallId) -> Option<JobUpdate> {
         let is_end = |job: &mut JobUpdate| !matches!(job, JobUpdate::Refused(_));
         self.with_job(call, |job| job.end.take_if(is_end))
     }
 
-    /// Takes the reason to end the call, if there is one; if not, the task is woken by any event.
+    /// Takes the end that was set from outside, if one was. If none was, each later event of the call wakes
+    /// the task of `cx`.
     pub(crate) fn poll_end(&self, call: CallId, cx: &Context<'_>) -> Poll<End> {
         self.with(call, |slot| {
             if let Some(end) = slot.end.take() {

@@ -1,8 +1,8 @@
-//! Descriptors, of which the process has a limited number. Some are kept back for pods, the bridge and health
-//! checks. When all others are taken, the clients that have been idle for the longest are closed to make room
-//! for new ones. An idle connection to a pod is closed to make room for another one. No connection with a call
-//! or a head on its way is closed. `accept` asks before it accepts more clients, `to_pod` when it finds no
-//! descriptor.
+//! Frees descriptors when the process, which may have only a limited number, runs short of them. Some are
+//! kept back for pods, the bridge and health checks. When all others are taken, `accept` closes the client
+//! that has been idle for the longest before it accepts a new one. When `to_pod` finds no descriptor for a
+//! connection to a pod, it closes an idle connection to a pod or an idle client. A connection that carries a
+//! call, or a part of a request head, is never closed for this.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,37 +13,38 @@ use std::sync::{Arc, OnceLock};
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// How many descriptors are kept back: this number, or one in `KEPT_BACK_PART` if that is more, but never more
-/// than half of those that are left after the start of the process.
+/// The number of descriptors that are kept back is the larger of this and the limit divided by
+/// `KEPT_BACK_PART`. It is at most half of the descriptors that are free when the first client comes.
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
-/// A client that has never sent anything is not closed before it has been idle for this long.
+/// A client that has never sent a request is closed only after it has been idle for this long.
 const SILENT: Nanos = Nanos::SECOND;
-/// The pause between two searches of all connections.
+/// The shortest time between two searches for idle clients.
 const SEARCH_PAUSE: Nanos = Nanos::from_ms(10);
-/// The pause between two log lines about one state.
+/// The shortest time between two log lines about one state.
 const SAID: Nanos = Nanos::from_s(60);
-/// The most idle clients that one search returns.
+/// The most idle clients that one search keeps.
 const FOUND_MAX: usize = 64;
 
-/// What io threads share about descriptors.
+/// What the io threads share about descriptors.
 #[derive(Default)]
 pub(crate) struct Scarcity {
-    /// Whether a thread needs a descriptor and had no idle client of its own.
+    /// Whether a thread needs a descriptor and found no idle connection of its own to close.
     is_wanted: AtomicBool,
-    /// Descriptor numbers from this one on are kept back, which works because the system always gives the
-    /// lowest free number. It is set when the first client comes.
+    /// Descriptors with this number or a higher one are kept back. The system always gives the lowest free
+    /// number, so a client gets such a number only when all lower ones are taken. `keep_back` sets the field
+    /// when the first client comes.
     most: OnceLock<u64>,
 }
 
-/// Lets one line a minute into the log about a state that may go on for long.
+/// Limits the log to one line a minute about a state that may last long.
 #[derive(Default)]
 pub(crate) struct LogLimit {
     next_at: Cell<Uptime>,
 }
 
 impl LogLimit {
-    /// Whether the caller is to log the state now.
+    /// Returns whether the caller has to log the state now. After a true, the next minute returns false.
     pub(crate) fn take_turn(&self, now: Uptime) -> bool {
         let is_due = now >= self.next_at.get();
         if is_due {
@@ -53,39 +54,39 @@ impl LogLimit {
     }
 }
 
-/// A client's connection, which may be closed to make room. It is a trait, because connections are in a layer
-/// above this one. Only code that runs when descriptors are short makes the indirect call, so no request pays
-/// for it.
+/// A client's connection, which may be closed to free its descriptor. This is a trait, because the type of
+/// the connections is in a layer above this one. The indirect calls happen only while descriptors are short,
+/// so a request does not pay for them.
 pub(crate) trait IdleClient {
-    /// Since when the client has been idle, if its connection may be closed. A client that has never sent a
-    /// request must have been idle for `silent_for`.
+    /// Returns since when the client has been idle, if its connection may be closed. If the client has never
+    /// sent a request, the connection may be closed only after `silent_for`.
     fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime>;
 
-    /// Closes the connection as if its idle time had passed. The connection's own task closes it, but first
-    /// takes a request that has come by then.
+    /// Makes the connection's own task close the connection, as if the idle time had passed. If a request
+    /// arrives before that task runs, the task serves the request first.
     fn leave(&self);
 }
 
-/// A connection that may be closed to make room.
+/// An idle client that the last search found.
 struct IdleEntry {
     conn: Weak<dyn IdleClient>,
     since: Uptime,
 }
 
-/// The clients of a thread, which hold descriptors.
+/// The clients of an io thread, each of which holds a descriptor.
 pub(crate) struct Descriptors {
     scarcity: Arc<Scarcity>,
     conns: RefCell<Vec<Weak<dyn IdleClient>>>,
     free: RefCell<Vec<usize>>,
-    /// The idle clients that the last search found, the longest idle first.
+    /// The idle clients that the last search found, from the longest idle to the shortest.
     found: RefCell<VecDeque<IdleEntry>>,
-    /// When all connections were searched last.
+    /// When the connections were last searched for idle clients.
     searched_at: Cell<Option<Uptime>>,
-    /// Limits the warnings that idle clients are closed.
+    /// Limits the log lines that warn that idle clients are closed.
     warnings: LogLimit,
 }
 
-/// A connection's place. Dropping it frees the place.
+/// The place of a connection in `Descriptors`. Dropping this value frees the place.
 pub(crate) struct DescriptorPlace {
     descriptors: Rc<Descriptors>,
     index: usize,
@@ -109,7 +110,7 @@ impl Descriptors {
         })
     }
 
-    /// Registers a connection that may be closed to make room.
+    /// Registers a client's connection, so that it can be closed to free its descriptor.
     pub(crate) fn place(self: &Rc<Self>, client: Weak<dyn IdleClient>) -> DescriptorPlace {
         let (mut conns, free) = (self.conns.borrow_mut(), &self.free);
         let index = match free.borrow_mut().pop() {
@@ -128,9 +129,9 @@ impl Descriptors {
         }
     }
 
-    /// Whether the number of a client's descriptor is one of those that are kept back. The number of the first
-    /// client's descriptor decides how many are kept back, because it shows how many descriptors the start of
-    /// the process has taken.
+    /// Returns whether `number`, the number of a client's descriptor, is one of those that are kept back. The
+    /// first call decides how many are kept back, because the number of the first client shows how many
+    /// descriptors the process took at its start.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
@@ -140,15 +141,15 @@ impl Descriptors {
         number >= *most
     }
 
-    /// Asks other threads to make room.
+    /// Sets the flag by which this thread asks the other threads to free a descriptor.
     pub(crate) fn want(&self) {
         self.scarcity.is_wanted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this thread is to make room for another one. The first thread that asks takes the request.
+    /// Returns whether a thread has asked for a descriptor. Clears the flag, so that one thread frees one.
     pub(crate) fn take_wish(&self) -> bool {
-        // The value is loaded before the swap, because this runs in every round of the inbox, and a swap would
-        // take the cache line from the other threads.
+        // The flag is loaded before the swap, because this runs in every round of the inbox, and a swap would
+        // take the cache line from the other threads each time.
         self.scarcity.is_wanted.load(Ordering::Relaxed)
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }
@@ -178,7 +179,8 @@ impl Descriptors {
         }
     }
 
-    /// Closes the client that has been idle for the longest; false if no client may be closed.
+    /// Closes the client that, by the last search, has been idle for the longest. Returns false if no client
+    /// may be closed.
     pub(crate) fn make_room(&self, now: Uptime) -> bool {
         for may_search in [true, false] {
             while let Some(idle) = self.found.borrow_mut().pop_front() {
@@ -190,7 +192,8 @@ impl Descriptors {
                     return true;
                 }
             }
-            // The cost of a search grows with the number of clients, so not every new client causes a search.
+            // The cost of a search grows with the number of clients, so at most one search runs in
+            // `SEARCH_PAUSE`.
             let searched_at = self.searched_at.get();
             let is_new = searched_at.is_none_or(|searched_at| now >= searched_at + SEARCH_PAUSE);
             if may_search && is_new {

@@ -1,6 +1,7 @@
-//! The executions that this thread owns. Async, keyed and `Prefer` executions are stored with their output, for
-//! a limited time and within the process's byte budget (`store`). A plain sync call leaves a small record in a
-//! ring. A terminal state never changes. It answers no request by itself; `api::executions` does.
+//! The executions that this thread owns. Async, keyed and `Prefer` executions are stored with their output,
+//! for a limited time and within the process's byte budget (`store`). Of a plain sync call, a circular buffer
+//! keeps a small record. The terminal state of an execution never changes. `api::executions` answers the
+//! requests about executions.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,7 +25,7 @@ use crate::state::functions::FunctionEntry;
 use crate::state::idempotency::Keys;
 use crate::state::store::{Budget, Oldest};
 
-/// The states of the contract.
+/// The states of an execution, as the contract names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Queued,
@@ -49,7 +50,7 @@ impl Status {
         !matches!(self, Self::Queued | Self::Running)
     }
 
-    /// The final state of a call with this failure.
+    /// Returns the final state of a call that ended with `failure`.
     pub(crate) const fn of(failure: &ExecutionError) -> Self {
         match failure {
             ExecutionError::Timeout { .. } | ExecutionError::StartTimeout(_) => Self::Timeout,
@@ -70,33 +71,34 @@ pub(crate) struct ExecutionRecord {
     pub(crate) finished_at: Option<Uptime>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
-    /// The start phases of the pod for which an attempt had to wait.
+    /// The phases of the pod's start, if an attempt had to wait for that start.
     pub(crate) start: Option<Phases>,
     pub(crate) failure: Option<ExecutionError>,
-    /// The running call, for a cancel.
+    /// The call, until it ends; a cancel ends the call by this id.
     pub(crate) call: Option<CallId>,
 }
 
-/// The key that an execution holds: its function's registration and the client's key. A function
-/// that is removed and registered again is another registration, so no execution of the first one
-/// is replayed.
+/// The key that an execution holds: the lane of the function's registration, and the client's key. If a
+/// function is removed and registered again, its lane gets another epoch, so no execution of the first
+/// registration is replayed.
 pub(crate) type IdempotencyKey = (LaneId, Box<[u8]>);
 
-/// A stored execution, so that clients can read its output or wait for its end.
+/// An execution that is stored, so that clients can read its output or wait for its end.
 pub(crate) struct StoredExecution {
     pub(crate) record: RefCell<ExecutionRecord>,
-    /// Shared by all answers that contain it, on any io thread.
+    /// The output, which all answers that contain it share, on any io thread.
     pub(crate) output: RefCell<Option<Arc<Output>>>,
-    /// When the call has to end. It becomes the async deadline when the first client stops waiting.
+    /// The time by which the call has to end. When the client that made the call stops waiting, this becomes
+    /// the async deadline.
     pub(crate) deadline: Cell<Deadline>,
-    /// Whether the client that made the call has stopped waiting for it, so that the async deadlines hold.
-    /// Repeats of the call may still wait: see `joined`.
+    /// Whether the client that made the call does not wait for its end, or no longer does, so the async
+    /// deadline holds. Clients that repeated the call may still wait; `joined` counts them.
     pub(crate) detached: Cell<bool>,
-    /// Repeats of the call that wait for its end now.
+    /// The number of clients that repeated the call and wait for its end now.
     pub(crate) joined: Cell<u32>,
     pub(crate) key: RefCell<Option<IdempotencyKey>>,
     pub(crate) times: Cell<nanofaas_core::call::Times>,
-    /// The bytes that the store's account counts for it.
+    /// The bytes that the store's budget counts for this execution.
     weighed: Cell<u64>,
     waiters: Waiters<()>,
 }
@@ -125,12 +127,12 @@ impl StoredExecution {
         self.record.borrow().status
     }
 
-    /// Whether it has ended, with success or not.
+    /// Returns whether the execution has ended, with success or without.
     pub(crate) fn is_over(&self) -> bool {
         self.status().is_terminal()
     }
 
-    /// A wait for the end.
+    /// Returns a wait for the end of the execution.
     pub(crate) const fn until_over(&self) -> UntilOver<'_> {
         UntilOver {
             stored: self,
@@ -143,7 +145,7 @@ impl StoredExecution {
         self.waiters.wake(());
     }
 
-    /// The bytes of the execution, with everything that is stored for it.
+    /// Returns the bytes of the execution, including its key, failure, start phases and output.
     fn weight(&self) -> u64 {
         let record = self.record.borrow();
         let failure = record
@@ -153,7 +155,7 @@ impl StoredExecution {
         let start = record.start.as_ref().map_or(0, |phases| {
             size_of_val::<[(&str, Nanos)]>(phases) + COUNTS_BYTES
         });
-        // The key counts twice, because the thread that owns the key has a copy, too.
+        // The key counts twice, because the thread that owns the key has a second copy.
         let key = self.key.borrow();
         let key = key
             .as_ref()
@@ -164,14 +166,14 @@ impl StoredExecution {
     }
 }
 
-/// A wait for a stored execution's end. Dropping it gives the wait up.
+/// A wait for the end of a stored execution. Dropping this value ends the wait.
 pub(crate) struct UntilOver<'a> {
     stored: &'a StoredExecution,
     waiter: Waiter<'a, ()>,
 }
 
 impl UntilOver<'_> {
-    /// Whether the execution is over; if not, the task is woken at its end.
+    /// Returns whether the execution is over. If it is not, its end wakes the task of `cx`.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
         let over = self.stored.is_over();
         if !over {
@@ -181,12 +183,12 @@ impl UntilOver<'_> {
     }
 }
 
-/// The two counts of an `Rc` or `Arc`.
+/// The bytes of the two counts of an `Rc` or `Arc`.
 const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 
-/// Bytes of a stored execution, without its record's heap data: the value itself, its entry in the table
-/// (twice, because the table may be half empty), its entry in the list of finished executions, and the
-/// `Output`.
+/// The bytes of a stored execution, without the heap data of its record, key and output. They are the value
+/// itself, its entry in the table, its entry in the list of finished executions, and the `Output`. The entry
+/// in the table counts twice, because the table may be half empty.
 const STORED_BYTES: usize = size_of::<StoredExecution>()
     + COUNTS_BYTES
     + 2 * size_of::<(u128, Rc<StoredExecution>)>()
@@ -196,24 +198,24 @@ const STORED_BYTES: usize = size_of::<StoredExecution>()
 
 struct ExecutionMaps {
     stored: HashMap<u128, Rc<StoredExecution>>,
-    /// Finished executions with the time of their end, in the order in which they finished.
+    /// The finished executions, each with the time of its end, in the order in which they finished.
     finished: VecDeque<(Uptime, u128)>,
-    /// Records by place; none where the record was removed by `forget_plain`.
+    /// The records of plain sync calls, by place. A place is empty if `forget_plain` removed its record.
     ring: Vec<Option<ExecutionRecord>>,
     ring_next: u16,
 }
 
-/// All executions of a thread.
+/// All executions of an io thread.
 pub(crate) struct ExecutionTable {
     budget: Budget,
     ttl: Nanos,
     inner: RefCell<ExecutionMaps>,
 }
 
-/// Where an execution was found.
+/// An execution that was found.
 pub(crate) enum Found {
     Stored(Rc<StoredExecution>),
-    /// A plain sync call, whose output went only to its client.
+    /// The record of a plain sync call, whose output goes only to its client.
     Plain(Box<ExecutionRecord>),
 }
 
@@ -232,14 +234,14 @@ impl ExecutionTable {
         }
     }
 
-    /// The place in the ring of the next plain sync call's record. The place is part of the call's
-    /// id, so the record is found without a search.
+    /// Returns the place in the circular buffer for the record of the next plain sync call. The place is part
+    /// of the call's id, so `find` reads the record without a search.
     pub(crate) fn next_place(&self) -> u16 {
         self.inner.borrow().ring_next
     }
 
-    /// Puts the record of a plain sync call into the next place, which its id contains. It replaces
-    /// the oldest record.
+    /// Puts the record of a plain sync call into the next place of the circular buffer, which the record's id
+    /// contains. In a full buffer it replaces the oldest record.
     pub(crate) fn put_plain(&self, record: ExecutionRecord) {
         let mut inner = self.inner.borrow_mut();
         let at = inner.ring_next;
@@ -251,7 +253,7 @@ impl ExecutionTable {
         }
     }
 
-    /// Changes a plain sync call's record, if it is still remembered.
+    /// Changes the record of a plain sync call, if the circular buffer still has it.
     pub(crate) fn with_plain(&self, id: ExecutionId, change: impl FnOnce(&mut ExecutionRecord)) {
         let mut inner = self.inner.borrow_mut();
         let place = inner.ring.get_mut(usize::from(id.place()));
@@ -261,7 +263,7 @@ impl ExecutionTable {
         }
     }
 
-    /// Forgets a plain sync call that was refused after it had been remembered.
+    /// Removes the record of a plain sync call that was refused after `put_plain`.
     pub(crate) fn forget_plain(&self, id: ExecutionId) {
         let mut inner = self.inner.borrow_mut();
         if let Some(place) = inner.ring.get_mut(usize::from(id.place())) {
@@ -269,20 +271,20 @@ impl ExecutionTable {
         }
     }
 
-    /// Stores an execution until its time to live, which begins at its end, has passed.
+    /// Stores an execution. Its time to live begins only when it ends.
     pub(crate) fn put(&self, stored: &Rc<StoredExecution>) {
         let id = stored.record.borrow().id.random();
         self.inner.borrow_mut().stored.insert(id, stored.clone());
         self.weigh(stored);
     }
 
-    /// Updates the store's account to the bytes that an execution takes.
+    /// Updates the store's budget to the bytes that the execution takes now.
     fn weigh(&self, stored: &StoredExecution) {
         let is = stored.weight();
         self.budget.change(stored.weighed.replace(is), is);
     }
 
-    /// The stored execution, or the record of the plain call, if it is still remembered.
+    /// Returns the stored execution or the plain call's record, if this thread still has one with this id.
     pub(crate) fn find(&self, id: ExecutionId) -> Option<Found> {
         let inner = self.inner.borrow();
         if let Some(stored) = inner.stored.get(&id.random()) {
@@ -293,8 +295,8 @@ impl ExecutionTable {
         (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
     }
 
-    /// Records the end of a stored execution: from now on its output counts against the budget, and its time to
-    /// live runs.
+    /// Records the end of a stored execution. From now on its output counts against the budget, and its time
+    /// to live runs.
     pub(crate) fn finished(
         &self,
         stored: &Rc<StoredExecution>,
@@ -311,9 +313,12 @@ impl ExecutionTable {
         self.weigh(stored);
     }
 
-    /// Drops executions that are past their time to live, and, while the byte budget is exceeded, those that
-    /// finished first. Calls `gone` for each, with true if the budget was the reason. If another thread has the
-    /// execution that finished first, this may return that thread, which the caller then has to notify.
+    /// Drops executions that are past their time to live. While the byte budget is exceeded, drops the
+    /// execution that finished first. Calls `gone` for each dropped execution, with true if the budget was
+    /// the reason.
+    ///
+    /// If another thread has the execution that finished first, and was not yet asked to drop it, returns
+    /// that thread. The caller then has to send the request.
     pub(crate) fn expire(
         &self,
         now: Uptime,
@@ -342,7 +347,7 @@ impl ExecutionTable {
         }
     }
 
-    /// When the execution that finished first is past its time to live.
+    /// Returns when the execution that finished first is past its time to live.
     pub(crate) fn next_expiry(&self) -> Option<Uptime> {
         let first = self.inner.borrow().finished.front().copied();
         first.map(|(finished_at, _)| finished_at.saturating_add(self.ttl))
@@ -352,7 +357,7 @@ impl ExecutionTable {
         self.budget.passed().is_some()
     }
 
-    /// Acknowledges that another thread asked this one to drop its oldest finished execution.
+    /// Notes that this thread, asked by another one, begins to drop its oldest finished execution.
     pub(crate) fn acknowledge_budget(&self) {
         self.budget.acknowledge();
     }

@@ -1,5 +1,5 @@
-//! The functions that an io thread knows: its copy of the registry, which the bridge's messages keep up to
-//! date. It sends no request to the bridge.
+//! The functions that an io thread knows: its copy of the registry's table. The bridge's messages keep the
+//! copy up to date.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -15,20 +15,20 @@ use nanofaas_core::ticket::LaneId;
 
 use crate::runtime::Runtime;
 
-/// The port of a URL without a port.
+/// The port of an endpoint URL that names none.
 const HTTP_PORT: u16 = 80;
 /// A registered function, as this thread knows it.
 pub(crate) struct FunctionEntry {
     pub(crate) function: Arc<Function>,
-    /// The `Host` of requests to its pods.
+    /// The `Host` header of requests to the function's pods.
     pub(crate) host: Box<[u8]>,
-    /// The address of a POOL function's endpoint, once the bridge has resolved it.
+    /// The address of a POOL function's endpoint, or why the address is not known.
     pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
 }
 
 impl FunctionEntry {
-    /// Makes the entry of a registration. `old` is the entry of an earlier one, whose resolved endpoint is kept
-    /// if the URL is the same.
+    /// Makes the entry of a registration. If the function's earlier entry `old` has the same URL, the address
+    /// that was resolved for it is kept.
     pub(crate) fn new(function: Arc<Function>, old: Option<&Self>) -> Self {
         let endpoint = match old {
             Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
@@ -48,7 +48,7 @@ impl FunctionEntry {
     }
 }
 
-/// The table of functions of this thread.
+/// The function table of this thread.
 #[derive(Default)]
 pub(crate) struct FunctionTable {
     by_name: HashMap<Arc<str>, Rc<FunctionEntry>>,
@@ -60,7 +60,8 @@ impl FunctionTable {
         self.by_name.get(name)
     }
 
-    /// The function that has the lane, unless the lane was given to another function since then.
+    /// Returns the function that has the lane; none if the function was removed, even if another one has the
+    /// number now.
     pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<FunctionEntry>> {
         let entry = self.by_lane.get(lane.index as usize)?.as_ref();
         entry.filter(|entry| entry.function.lane == lane)
@@ -81,7 +82,7 @@ impl FunctionTable {
         }
     }
 
-    /// All functions, by name.
+    /// Returns all functions, sorted by name.
     pub(crate) fn sorted(&self) -> Vec<Rc<FunctionEntry>> {
         let mut all: Vec<_> = self.by_name.values().cloned().collect();
         all.sort_by(|a, b| a.function.name().cmp(b.function.name()));
@@ -89,8 +90,8 @@ impl FunctionTable {
     }
 }
 
-/// The address of a POOL function's endpoint, if its URL contains one: then nothing has to be resolved, and the
-/// first call need not wait for the bridge.
+/// Returns the address of a POOL function's endpoint, if its URL contains an IP address or a socket path. The
+/// first call then does not have to wait until the bridge has resolved a name.
 fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
     match &function.spec.endpoint_url {
         Some(Endpoint::Unix { socket, .. }) => Ok(Rc::new(PodAddress::Unix(socket.into()))),
@@ -102,8 +103,8 @@ fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
     }
 }
 
-/// The `Host` of requests to a function's pods: the host of its endpoint's URL, without the default port; if it
-/// has no endpoint, the function's name.
+/// Returns the `Host` of requests to a function's pods: the host of a POOL function's `http` endpoint,
+/// without the default port. For all other functions it is the function's name.
 fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
     let host = match &spec.endpoint_url {
         Some(Endpoint::Http { host, port, .. }) if spec.execution_mode == ExecutionMode::Pool => {

@@ -1,6 +1,6 @@
-//! Idempotency keys: which execution holds which key. A key belongs to the io thread that hash(registration,
-//! key) selects; this thread answers a claim with run, join or mismatch. It stores no output; a key goes with
-//! its execution. `shards` passes claims on, and answers those that wait.
+//! Idempotency keys: which execution holds which key. A key belongs to the io thread that the hash of
+//! registration and key selects. This thread answers a claim of the key with run, join or mismatch. A key is
+//! released when its execution is dropped. `shards` sends claims to the owner, and answers those that waited.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,16 +17,16 @@ use crate::state::executions::IdempotencyKey;
 /// The result of a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
-    /// The key was free and now belongs to the claimant, which reports next whether its call was admitted.
+    /// The key was free and now belongs to the claimant, which has to report whether its call was admitted.
     Run {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
     },
-    /// This execution has the key, and was admitted.
+    /// This execution holds the key, and its call was admitted.
     Join(ExecutionId),
-    /// The key is held for another body.
+    /// The key is held for a request with another fingerprint.
     Mismatch,
-    /// The call that had claimed the key was refused, for this reason.
+    /// The call that had claimed the key was refused for this reason.
     Refused(Box<HttpError>),
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asker {
     pub(crate) thread: ShardId,
-    /// The token of the question on that thread.
+    /// The token of the question, on that thread.
     pub(crate) token: u64,
 }
 
@@ -46,7 +46,7 @@ struct HeldKey {
 
 enum KeyState {
     /// The claimant may run, and has not reported yet whether its call was admitted. Later claims wait here,
-    /// because a call that is refused leaves no execution to join.
+    /// because a refused call leaves no execution that they could join.
     Claimed(Vec<Asker>),
     Admitted,
 }
@@ -55,15 +55,15 @@ enum KeyState {
 #[derive(Default)]
 pub(crate) struct Keys(RefCell<HashMap<IdempotencyKey, HeldKey>>);
 
-/// The thread of `threads` that owns a key.
+/// Returns which of the `threads` io threads owns a key.
 pub(crate) fn owner(key: &IdempotencyKey, threads: u16) -> ShardId {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     ShardId::new((hasher.finish() % u64::from(threads)) as u16)
 }
 
-/// What a repeat must have in common with the first request: content type in its normal form, encoding, and
-/// body.
+/// Returns a hash of what a repeat must have in common with the first request: the content type in its normal
+/// form, the content encoding, and the body.
 pub(crate) fn fingerprint(
     content_type: Option<&[u8]>,
     content_encoding: Option<&[u8]>,
@@ -71,7 +71,7 @@ pub(crate) fn fingerprint(
 ) -> [u8; 32] {
     let mut content_type = normal_form(content_type.unwrap_or_default());
     if let Some(content_encoding) = content_encoding {
-        // No header contains a LF, so the encoding cannot be taken for a part of the type.
+        // No header value contains an LF, so the encoding cannot be taken for a part of the type.
         content_type.push(b'\n');
         content_type.extend(content_encoding.to_ascii_lowercase());
     }
@@ -83,8 +83,8 @@ pub(crate) fn fingerprint(
 }
 
 impl Keys {
-    /// Takes the key for `id`, or returns how the key is held. None if the call that has the key was neither
-    /// admitted nor refused yet.
+    /// Claims the key for `id` if it is free; if it is not, returns how it is held. Returns none if the claim
+    /// has to wait, because the call that has the key was neither admitted nor refused yet.
     pub(crate) fn claim(
         &self,
         key: &IdempotencyKey,
@@ -105,7 +105,7 @@ impl Keys {
         }
     }
 
-    /// Adds a claim that got no answer to the claims that wait for the key.
+    /// Adds a claim for which `claim` returned none to the claims that wait for the key.
     pub(crate) fn wait(&self, key: &IdempotencyKey, asker: Asker) {
         match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
             Some(KeyState::Claimed(waiting)) => waiting.push(asker),
@@ -113,7 +113,8 @@ impl Keys {
         }
     }
 
-    /// Marks the claimant as admitted; returns the claims that waited for it and may join it.
+    /// Marks the claimant as admitted. Returns the claims that waited for the key and may now join the
+    /// execution.
     pub(crate) fn admit(&self, key: &IdempotencyKey, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         let Some(held) = keys.get_mut(key).filter(|held| held.id == id) else {
@@ -125,7 +126,7 @@ impl Keys {
         }
     }
 
-    /// Gives the key up, if `id` holds it; returns the claims that waited for the decision.
+    /// Releases the key, if `id` holds it. Returns the claims that waited for the key.
     pub(crate) fn release(&self, key: &IdempotencyKey, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         if keys.get(key).is_none_or(|held| held.id != id) {
@@ -137,6 +138,7 @@ impl Keys {
         }
     }
 
-    /// Bytes that one key takes here, besides its own text; twice, because the table may be half empty.
+    /// The bytes that a key takes in the table, besides its text. The entry counts twice, because the table
+    /// may be half empty.
     pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(IdempotencyKey, HeldKey)>();
 }

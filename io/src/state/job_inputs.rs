@@ -1,4 +1,5 @@
-//! Bodies that Jobs fetch, each for as long as its attempt runs. It answers no request; `api::executions` does.
+//! Bodies that Jobs fetch. Each body is kept for as long as its attempt runs. `api::executions` answers the
+//! requests of the Jobs.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,13 +7,13 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-/// A body that a Job may fetch: the copy that its call is charged for.
+/// A body that a Job may fetch, and that its call is charged for.
 pub(crate) struct JobInput {
     pub(crate) content_type: Box<[u8]>,
     pub(crate) content_encoding: Option<Box<[u8]>>,
-    /// Shared with the bridge, which hands it to the Job if it is small.
+    /// The bytes, shared with the bridge, which gives a small body to the Job when it starts the Job.
     pub(crate) body: Arc<[u8]>,
-    /// The attempt that may fetch it.
+    /// The attempt whose Job may fetch the body.
     pub(crate) attempt: u32,
 }
 

@@ -1,32 +1,31 @@
-//! How long a client may take nothing of its answer while others wait for memory. It polls no client;
-//! `readers` does.
+//! How long a client may take nothing of its answer while tasks wait for memory. `readers` polls the clients.
 //!
-//! A client that reads may pause, on a busy machine for longer than its network takes, so it has a second. But
-//! 300 clients that read nothing, ended one after the other, would hold memory for half a minute. So after
-//! several clients in a row that took nothing for a whole second, the next ones have less time, until a late
-//! client takes something.
+//! On a busy machine a client that reads may pause for longer than a round trip, so a client usually has a
+//! second. But if hundreds of clients read nothing, one after the other would hold its memory for a second.
+//! So after several clients in a row were ended, the next ones have less time, until a client takes something
+//! after a pause.
 
 use std::cell::Cell;
 
 use nanofaas_core::time::Nanos;
 
-/// Measured with 150 ms for all clients: on a machine under ten times its load, some clients were ended
+/// The usual time. With 150 ms for all clients, a machine under ten times its load ended some clients
 /// although they read.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
-/// A client has at least the time of this many round trips.
+/// A client has at least the time of this many of its round trips.
 const ROUND_TRIPS: u64 = 4;
-/// After this many ended clients in a row the time is short.
+/// After this many clients in a row were ended, the time is `SHORT`.
 const SILENT_MAX: u32 = 3;
 
 #[derive(Default)]
 pub(crate) struct Patience {
-    /// How many clients were ended in a row, since a late one last took something.
+    /// How many clients were ended since a client last took something after a pause of `SHORT` or more.
     silent: Cell<u32>,
 }
 
 impl Patience {
-    /// The time for a client with this round trip, if it is known.
+    /// Returns how long a client with this round trip may take nothing. The round trip may be unknown.
     pub(crate) fn span(&self, round_trip: Option<Nanos>) -> Nanos {
         let usual = if self.silent.get() < SILENT_MAX {
             LONG
@@ -36,7 +35,7 @@ impl Patience {
         usual.max(ROUND_TRIPS * round_trip.unwrap_or_default())
     }
 
-    /// Notes that a client took something after it had taken nothing for so long.
+    /// Notes that a client took something after it had taken nothing for `silent_for`.
     pub(crate) fn took_after(&self, silent_for: Nanos) {
         if silent_for >= SHORT {
             self.silent.set(0);
@@ -63,7 +62,7 @@ mod tests {
         }
         assert_eq!(patience.span(None), SHORT);
         assert_eq!(patience.span(Some(ms(100))), ms(400));
-        // This client was not late, so it does not count.
+        // This client paused for less than `SHORT`, so the count of ended clients stays.
         patience.took_after(SHORT - Nanos::from_ns(1));
         assert_eq!(patience.span(None), SHORT);
     }

@@ -1,6 +1,7 @@
-//! A kept-alive connection of this io thread to a pod. A receive stays armed on it: if the pod dies, the call
-//! on it notices at once, and the next call notices before it sends anything. The call itself polls the
-//! receive, so an answer wakes one task. `pod_pool` keeps idle connections; `to_pod` uses them.
+//! A kept-alive connection of this io thread to a pod. A receive stays armed on the connection, so a call
+//! sees at once that the pod died, and the next call sees it before it sends anything. The call's own task
+//! polls the receive, so an answer wakes only one task. `pod_pool` keeps idle connections; `to_pod` uses
+//! them.
 
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -13,10 +14,10 @@ use crate::runtime::Runtime;
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 
-/// The pause before the next try, if the queue of a pod's Unix socket is full.
+/// The pause before the next try to connect, if the queue of a pod's Unix socket is full.
 const QUEUE_FULL: Nanos = Nanos::from_ms(1);
 
-/// A connection to a pod. Dropping it closes it, whatever is in flight.
+/// A connection to a pod. Dropping this value closes the connection, even while bytes are in flight.
 pub(crate) struct PodConn {
     socket: Socket,
     runtime: Rc<Runtime>,
@@ -25,36 +26,37 @@ pub(crate) struct PodConn {
     /// The buffer size of the next receive.
     room: usize,
     end: ConnEnd,
-    /// How much of the last request's body was posted.
+    /// The bytes of the last request's body that were posted.
     posted: usize,
-    /// When the last piece of the last request was posted.
+    /// When the last piece of the last request was posted; none until then.
     sent_at: Option<Uptime>,
 }
 
-/// How the pod has ended its side.
+/// Whether and how the pod has ended its side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnEnd {
     NotYet,
     InOrder,
-    /// The end is a reset or another error.
+    /// The connection ended with a reset or another error.
     Broken,
 }
 
 impl PodConn {
-    /// Whether the connection can carry a call: it is open, and nothing is unread. The check also ends a task's
-    /// wait, as `rest` does.
+    /// Returns whether the connection can carry a call: it is open, and no byte of it is unread. The check
+    /// also ends a task's wait, as `rest` does.
     pub(crate) fn check_fresh(&self) -> bool {
         self.end == ConnEnd::NotYet && self.received.is_empty() && self.socket.check_quiet()
     }
 
-    /// Ends a call's use of the connection. Bytes that come before the next call make it unusable.
+    /// Ends a call's use of the connection. If bytes come before the next call, the connection cannot be used
+    /// again.
     pub(crate) fn rest(&mut self) {
         self.room = SMALL;
         self.socket.rest();
     }
 
-    /// Whether the connection can carry another call, as far as is known: it is open, and the request of this
-    /// call was sent completely.
+    /// Returns whether the connection, as far as is known, can carry another call after the present one: it
+    /// is open, and the request of the present call was sent completely.
     pub(crate) fn is_sound(&self) -> bool {
         self.end == ConnEnd::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
     }
@@ -63,14 +65,14 @@ impl PodConn {
         self.end != ConnEnd::NotYet
     }
 
-    /// Whether the pod has ended its side as it does after a complete answer. The receive ends in the same way
-    /// if a failed send has ended both sides, so that case is excluded.
+    /// Returns whether the pod has ended its side without an error, as after a complete answer. A failed send
+    /// ends the receive without an error, too, so the result is then false.
     pub(crate) fn has_ended_in_order(&self) -> bool {
         self.end == ConnEnd::InOrder && self.socket.unsent().is_none()
     }
 
-    /// Sends a request, a piece of a large body at a time, as fast as the pod takes it. `head` has room for
-    /// the body, or for a piece of it.
+    /// Posts a request. `head` has spare room for the whole body or for its first piece. `poll_sent` posts
+    /// the other pieces as fast as the pod takes them.
     pub(crate) fn post(&mut self, mut head: Vec<u8>, body: &[u8]) {
         let piece = body.len().min(head.capacity() - head.len());
         head.extend_from_slice(&body[..piece]);
@@ -78,17 +80,17 @@ impl PodConn {
         self.post_piece(head, piece, body);
     }
 
-    /// Sends `bytes`, which end with the next `piece` bytes of the body.
+    /// Posts `bytes`, which end with the next `piece` bytes of the body.
     fn post_piece(&mut self, bytes: Vec<u8>, piece: usize, body: &[u8]) {
         self.posted += piece;
-        // The clock is read before the send, because on one core the pod may run, and answer, before the send
+        // The clock is read before the send, because on one core the pod may run and answer before the send
         // returns.
         let now = self.runtime.now();
         self.sent_at = (self.posted == body.len()).then_some(now);
         self.socket.post(bytes);
     }
 
-    /// Makes room for this many more bytes of an answer.
+    /// Makes room in `received` for `more` bytes of an answer.
     pub(crate) fn reserve(&mut self, more: usize) {
         let whole = self.received.len() + more;
         if whole > self.received.capacity() {
@@ -99,17 +101,17 @@ impl PodConn {
         }
     }
 
-    /// When the last piece of the last request was posted; none if it was not posted yet.
+    /// Returns when the last piece of the last request was posted; none if it was not posted yet.
     pub(crate) const fn sent_at(&self) -> Option<Uptime> {
         self.sent_at
     }
 
-    /// Why posted bytes could not be sent, if they could not.
+    /// Returns why posted bytes could not be sent, if they could not.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         self.socket.unsent()
     }
 
-    /// Sends more of the request's `body`, as far as the pod takes it.
+    /// Posts more pieces of the request's `body`, each as soon as the piece before it is sent.
     pub(crate) fn poll_sent(&mut self, body: &[u8], cx: &Context<'_>) {
         while self.sent_at.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
             let left = &body[self.posted..];
@@ -120,7 +122,8 @@ impl PodConn {
         }
     }
 
-    /// Receives one buffer. A caller that needs more checks `received` first, and polls again.
+    /// Receives at most one buffer into `received`. A caller that needs more bytes has to poll again, because
+    /// a poll that received bytes does not store the task's waker.
     pub(crate) fn poll_read(&mut self, cx: &Context<'_>) {
         if self.is_closed() {
             return;
@@ -135,7 +138,7 @@ impl PodConn {
         if buffer.is_empty() {
             self.end = ConnEnd::InOrder;
         }
-        // A full buffer means that more is there, so the next receive is a large one.
+        // A full buffer suggests that more bytes have come, so the next receive gets a large buffer.
         if buffer.len() == buffer.capacity() {
             self.room = LARGE;
         }

@@ -1,5 +1,6 @@
-//! The addresses of pods, and the kept-alive connections of this thread to each of them. It never connects by
-//! itself; `to_pod` does. The inbox writes addresses and ends, `to_pod` connections.
+//! The addresses of pods, and this thread's idle kept-alive connections to each of them. `to_pod` opens
+//! connections, takes idle ones from here and gives them back. The inbox adds pods, and removes them when
+//! they end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,20 +16,21 @@ use crate::state::pod_conn::PodConn;
 
 /// The most idle connections that are kept to one pod.
 const IDLE_PER_POD: usize = 1024;
-/// Idle connections are kept for 30 s at most, because pods keep them for 60 s at least.
+/// Idle connections are kept for 30 s at most, because pods keep them for at least 60 s unless they announce
+/// less.
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(30);
-/// The most ends of pods that are remembered, for calls that wait for one.
+/// The ends of at most this many pods are remembered, for the calls that wait for them.
 const ENDS_KEPT: usize = 1024;
 
 struct IdleConn {
     connection: PodConn,
     since: Uptime,
-    /// The connection is not used from this time on.
+    /// From this time on the connection is not used.
     until: Uptime,
 }
 
-/// How long a connection may be idle if its pod keeps it for `keep_alive_s`. It is given up a second earlier,
-/// because a call that is on its way when the pod closes is lost.
+/// Returns how long a connection may be idle if its pod keeps it for `keep_alive_s`. The result is shorter by
+/// at least a second, because a call that is sent while the pod closes the connection is lost.
 fn patience(keep_alive_s: Option<u32>) -> Nanos {
     keep_alive_s.map_or(IDLE_TIME_MAX, |seconds| {
         let kept_for = Nanos::from_s(seconds.saturating_sub(1).into());
@@ -49,11 +51,12 @@ struct PodPlace {
 struct PodPoolInner {
     places: Vec<PodPlace>,
     ends: HashMap<PodId, PodEnd>,
-    /// Connections to endpoints of POOL functions; several functions may share an endpoint.
+    /// Idle connections to the endpoints of POOL functions, by address, because several functions may share
+    /// an endpoint.
     endpoints: HashMap<Rc<PodAddress>, Vec<IdleConn>>,
 }
 
-/// The pods of a thread.
+/// The pods that an io thread knows.
 #[derive(Default)]
 pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodId>);
 
@@ -61,13 +64,13 @@ pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodId>);
 #[derive(Clone, Debug)]
 pub(crate) enum Owner {
     Pod(PodId),
-    /// A POOL function's endpoint, by its address. So a function whose endpoint changes takes no connection to
-    /// the old one.
+    /// The endpoint of a POOL function, by its address, so that a function whose endpoint changes takes no
+    /// connection to the old endpoint.
     Endpoint(Rc<PodAddress>),
 }
 
 impl PodPool {
-    /// Adds a pod, before it is used.
+    /// Adds a pod, before a grant names the pod.
     pub(crate) fn put(&self, pod: PodId, address: PodAddress, start: Phases) {
         let mut inner = self.0.borrow_mut();
         let at = pod.index.get();
@@ -84,14 +87,15 @@ impl PodPool {
         };
     }
 
-    /// Takes the phases of the pod's start, for the first call in it.
+    /// Takes the phases of the pod's start. Only the first call of this function returns them.
     pub(crate) fn take_start(&self, pod: PodId) -> Option<Phases> {
         let mut inner = self.0.borrow_mut();
         let place = inner.places.get_mut(pod.index.get())?;
         place.start.take_if(|_| place.generation == pod.generation)
     }
 
-    /// Removes a pod: closes its idle connections, and wakes the calls that wait for its end.
+    /// Removes a pod: closes its idle connections, remembers its end, and wakes the calls that wait for that
+    /// end.
     pub(crate) fn gone(&self, pod: PodId, end: PodEnd) {
         let mut inner = self.0.borrow_mut();
         if let Some(place) = inner.places.get_mut(pod.index.get())
@@ -109,7 +113,7 @@ impl PodPool {
         self.1.wake(pod);
     }
 
-    /// A wait for a pod's end.
+    /// Returns a wait for the end of a pod.
     pub(crate) const fn until_ended(&self, pod: PodId) -> UntilEnded<'_> {
         UntilEnded {
             pods: self,
@@ -118,7 +122,7 @@ impl PodPool {
         }
     }
 
-    /// The address of the pod.
+    /// Returns the address of the pod, unless the pod is gone.
     pub(crate) fn address(&self, pod: PodId) -> Option<Rc<PodAddress>> {
         let inner = self.0.borrow();
         let place = inner.places.get(pod.index.get())?;
@@ -127,7 +131,7 @@ impl PodPool {
             .flatten()
     }
 
-    /// Takes an idle connection that is still usable, the last used one first.
+    /// Takes, of the idle connections that are still usable, the one that was used last.
     pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<PodConn> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
@@ -142,7 +146,8 @@ impl PodPool {
         None
     }
 
-    /// Keeps a connection for the next call, for no longer than the pod does.
+    /// Keeps a connection for the next call, but not for as long as the pod keeps it. Drops the connection if
+    /// that leaves no time, or if enough connections are idle.
     pub(crate) fn give(
         &self,
         owner: &Owner,
@@ -172,20 +177,21 @@ impl PodPool {
         }
     }
 
-    /// Closes the connection that has been idle for the longest, to free its descriptor; false if there is
-    /// none.
+    /// Closes the connection that has been idle for the longest, to free its descriptor. Returns false if no
+    /// connection is idle.
     pub(crate) fn close_one(&self) -> bool {
         let inner = &mut *self.0.borrow_mut();
         let all = inner.places.iter_mut().map(|place| &mut place.idle);
         let all = all.chain(inner.endpoints.values_mut());
-        // The first connection of each pod has been idle for the longest, because `take` takes the last one.
+        // In each list the first connection has been idle for the longest, because `give` adds connections at
+        // the end and `take` removes them from the end.
         let longest = all
             .filter(|idle| !idle.is_empty())
             .min_by_key(|idle| idle[0].since);
         longest.map(|idle| idle.remove(0)).is_some()
     }
 
-    /// Closes connections that were idle for too long or cannot be used; returns whether any are left.
+    /// Closes connections that were idle for too long or cannot be used. Returns whether any are left.
     pub(crate) fn sweep(&self, now: Uptime) -> bool {
         let mut inner = self.0.borrow_mut();
         let mut keep = |idle: &mut IdleConn| now < idle.until && idle.connection.check_fresh();
@@ -201,7 +207,7 @@ impl PodPool {
     }
 }
 
-/// A wait for a pod's end. Dropping it gives the wait up.
+/// A wait for the end of a pod. Dropping this value ends the wait.
 pub(crate) struct UntilEnded<'a> {
     pods: &'a PodPool,
     pod: PodId,
@@ -209,7 +215,7 @@ pub(crate) struct UntilEnded<'a> {
 }
 
 impl UntilEnded<'_> {
-    /// The pod's end, if it is known; if not, the task is woken when it is.
+    /// Returns the pod's end, if it is known. If it is not, the end wakes the task of `cx`.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<PodEnd> {
         let end = self.pods.0.borrow().ends.get(&self.pod).cloned();
         if end.is_none() {

@@ -1,10 +1,11 @@
-//! Clients that have not taken all of their answer. While tasks wait for memory, clients that take nothing are
-//! ended, those without progress for the longest first. `sending` registers clients, and cuts the answer of one
-//! that is ended. A client that makes progress is never ended.
+//! Clients that have not taken all of their answer. While tasks wait for memory, clients that take nothing
+//! are ended, beginning with the one that has been without progress for the longest. `sending` registers
+//! clients, and cuts the answer of a client that is ended.
 //!
-//! A client takes nothing if it made no progress for a second, counted from its request, and took nothing of
-//! its answer for as long as `patience` allows. No client is ended while the waiting tasks get memory without
-//! that, because a hundred clients that share a processor take turns.
+//! A client is ended only after two times have passed without progress: one second, which begins when its
+//! request comes, and the time of `patience`, which begins when the client is registered. After progress both
+//! begin anew. No client is ended while the waiting tasks get memory from other sources. If a hundred clients
+//! share a processor, they read in turns, so each of them pauses often.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,31 +17,32 @@ use crate::runtime::timers::{Alarm, Alarms};
 use crate::state::Tables;
 use crate::state::patience::Patience;
 
-/// A client may be ended after this long without progress; the time of its call counts.
+/// A client is ended only after this long without progress, counted from its request if it made none.
 const IDLE: Nanos = Nanos::from_s(1);
-/// How often clients are polled while memory is short.
+/// The time between two polls of the clients while memory is short.
 const POLL_EVERY: Nanos = Nanos::from_ms(50);
-/// Clients are ended only after no waiting task has got memory for this long.
+/// Clients are ended only while no waiting task has got memory for this long.
 const STILL: Nanos = Nanos::from_ms(150);
 
-/// A client, for as long as it has not taken all of its answer.
+/// A client that has not taken all of its answer.
 pub(crate) struct SlowReader {
-    /// Bytes of the answer that were sent, as the socket counts them.
+    /// The count of bytes that the client's socket has sent.
     moved: Rc<Cell<u64>>,
-    /// The count at the last poll, and when a poll last found it changed.
+    /// The value of `moved` at the last poll.
     seen: Cell<u64>,
+    /// When a poll last found `moved` changed; before that, when the client was registered.
     seen_at: Cell<Uptime>,
-    /// When the client last made progress.
+    /// When a poll last found progress; before that, when the client's request came.
     active_at: Cell<Uptime>,
     round_trip: Option<Nanos>,
-    /// Bytes that its answer holds.
+    /// The bytes of memory that the client's answer holds.
     bytes: u64,
     is_ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl SlowReader {
-    /// Whether the client was ended; if not, the task is woken when it is.
+    /// Returns whether the client was ended. If it was not, its end wakes the task of `cx`.
     pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
         if !self.is_ended.get() {
             self.waker.replace(Some(cx.waker().clone()));
@@ -57,7 +59,7 @@ impl SlowReader {
         }
     }
 
-    /// The time since which the client makes no progress, if that is long enough to end the client.
+    /// Returns since when the client has made no progress, if that is long enough to end the client.
     fn idle_since(&self, now: Uptime, patience: &Patience) -> Option<Uptime> {
         let is_idle = now >= self.active_at.get() + IDLE
             && now >= self.seen_at.get() + patience.span(self.round_trip)
@@ -75,17 +77,19 @@ impl SlowReader {
 
 /// The slow readers of a thread.
 pub(crate) struct Readers {
-    /// When the clients are polled next.
+    /// Fires when the next poll of the clients is due.
     alarm: Alarm,
     all: RefCell<Vec<Rc<SlowReader>>>,
     patience: Patience,
     is_polled: Cell<bool>,
-    /// How far the line of waiting tasks had moved by itself at the last poll, and since when it has not moved.
+    /// The account's `moved` at the last poll, which grows when waiting tasks get bytes from other sources
+    /// than ended clients.
     moved: Cell<u64>,
+    /// When `moved` last grew.
     still_since: Cell<Uptime>,
 }
 
-/// Registers a client until it is dropped.
+/// The registration of a client, which ends when this value is dropped.
 pub(crate) struct RegisteredReader<'a> {
     readers: &'a Readers,
     pub(crate) reader: Rc<SlowReader>,
@@ -110,7 +114,8 @@ impl Readers {
         }
     }
 
-    /// Registers a client whose answer, of `bytes`, was not sent at once. Its request came at `arrived_at`.
+    /// Registers a client whose answer was not sent at once. The answer holds `bytes`; the request came at
+    /// `arrived_at`.
     pub(crate) fn register(
         &self,
         thread: &Tables,
@@ -137,12 +142,13 @@ impl Readers {
         }
     }
 
-    /// Whether a task waits for memory that clients of this thread hold, and no poll is planned.
+    /// Returns whether a poll has to be planned: a task waits for memory, this thread has clients that have
+    /// not taken all of their answer, and no poll is planned yet.
     pub(crate) fn is_wanted(&self, thread: &Tables) -> bool {
         !self.is_polled.get() && thread.account.is_short() && !self.all.borrow().is_empty()
     }
 
-    /// Plans a poll, if memory is short.
+    /// Plans a poll of the clients, if one has to be planned.
     pub(crate) fn plan(&self, thread: &Tables) {
         if self.is_wanted(thread) {
             self.is_polled.set(true);
@@ -152,8 +158,8 @@ impl Readers {
     }
 
     fn note_moved(&self, thread: &Tables, now: Uptime) {
-        // Only a higher count is progress. The count goes back when clients were ended and the waiting tasks do
-        // not have their bytes yet.
+        // Only a higher count is progress. The count falls when clients are ended, and rises again when the
+        // waiting tasks get the freed bytes.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
             self.moved.set(moved);
@@ -161,7 +167,8 @@ impl Readers {
         }
     }
 
-    /// Polls all clients, and ends as many as hold the missing bytes.
+    /// Polls all clients. If no waiting task has got memory for `STILL`, ends as many idle clients as hold
+    /// the missing bytes.
     fn poll(&self, thread: &Tables, now: Uptime) {
         let all = self.all.borrow();
         all.iter()
@@ -196,8 +203,8 @@ impl Readers {
             self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
-                // The count is read anew, because it is lower by the bytes that were reclaimed for tasks that
-                // have gone.
+                // The count is read anew, because a task that leaves before it gets the bytes that were
+                // reclaimed for it lowers the count permanently.
                 self.moved.set(thread.account.moved());
             }
         }

@@ -1,7 +1,7 @@
-//! The byte budget of stored executions. It is the budget of the process: each io thread writes the bytes of
-//! its own executions, and the sum counts. If the budget is exceeded, the oldest finished execution of the
-//! process is dropped, which only its own thread can do; a thread that finds the budget exceeded learns here
-//! which thread that is. It drops nothing; `executions` does.
+//! The byte budget of stored executions, which limits the sum over all io threads. Each io thread writes the
+//! bytes of its own executions. If the sum exceeds the budget, the execution of the process that finished
+//! first has to be dropped. Only the thread that owns this execution can drop it; this module finds that
+//! thread, and `executions` drops.
 
 #[cfg(test)]
 mod tests;
@@ -39,11 +39,11 @@ pub(crate) struct Budget {
     thread: ShardId,
 }
 
-/// Which thread has the execution to drop.
+/// Which thread has the execution that has to be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Oldest {
     Own,
-    /// Another thread.
+    /// This other thread has it.
     Of(ShardId),
 }
 
@@ -56,19 +56,20 @@ impl Budget {
         &self.store.ledgers[self.thread.index()]
     }
 
-    /// Changes the bytes of an execution of this thread.
+    /// Changes the bytes of an execution of this thread from `was` to `is`.
     pub(crate) fn change(&self, was: u64, is: u64) {
         let held = &self.own().store_bytes;
         let now = held.load(Ordering::Relaxed) - was + is;
         held.store(now, Ordering::Relaxed);
     }
 
-    /// Sets when the oldest of this thread's finished executions ended.
+    /// Sets when the execution of this thread that finished first ended.
     pub(crate) fn set_oldest(&self, finished_at: Option<Uptime>) {
         self.own().oldest_kept.set(finished_at);
     }
 
-    /// Which execution has to be dropped, if the budget is exceeded and an execution has finished.
+    /// Returns which thread has the execution that has to be dropped, if the budget is exceeded and any
+    /// execution has finished.
     pub(crate) fn passed(&self) -> Option<Oldest> {
         // The fence is between this thread's writes and its reads. Of two threads that exceed the budget
         // together, the one whose fence comes second sees the bytes and the oldest executions of both.
@@ -85,7 +86,7 @@ impl Budget {
             .map(ShardId::new)
             .zip(ledgers)
             .filter_map(|(thread, ledger)| Some((ledger.oldest_kept.get()?, thread)));
-        // If two executions have the same age, the execution of the first thread is taken.
+        // If two executions ended at the same time, the one of the thread with the lower number is taken.
         let (_, thread) = finished.min_by_key(|(ended_at, _)| *ended_at)?;
         Some(if thread == self.thread {
             Oldest::Own
@@ -94,13 +95,13 @@ impl Budget {
         })
     }
 
-    /// Whether the thread has to be asked to drop its oldest execution; false if it was asked and has not begun
-    /// to do so.
+    /// Notes that `thread` is asked to drop its oldest execution. Returns false if it was asked before and
+    /// has not begun to do so, because then no second request is needed.
     pub(crate) fn ask(&self, thread: ShardId) -> bool {
         !self.store.asked[thread.index()].swap(true, Ordering::Relaxed)
     }
 
-    /// This thread begins to drop its oldest execution; a thread that exceeds the budget later asks again.
+    /// Notes that this thread begins to drop its oldest execution, so that other threads can ask it again.
     pub(crate) fn acknowledge(&self) {
         self.store.asked[self.thread.index()].store(false, Ordering::Relaxed);
     }

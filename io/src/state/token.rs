@@ -1,16 +1,17 @@
-//! Tokens of Jobs' callbacks: `attempt.hexmac`, an HMAC under a key of this process over execution
-//! id and attempt. They are compared in constant time and never logged.
+//! Tokens by which a Job's callback proves for which attempt it is. A token is `attempt.mac`, where `mac` is
+//! an HMAC of execution id and attempt in hexadecimal, under a key of this process. The MACs are compared in
+//! constant time, and no token is logged.
 
 use hmac::{Hmac, KeyInit, Mac};
 use nanofaas_core::id::ExecutionId;
 use sha2::Sha256;
 
-/// The key of this process.
+/// The key with which this process issues and verifies tokens.
 #[derive(Clone)]
 pub(crate) struct Tokens(Hmac<Sha256>);
 
 impl Tokens {
-    /// A new key, which ends with the process.
+    /// Makes a random key, which lasts as long as the process.
     pub(crate) fn new() -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the kernel gives random bytes");
@@ -24,7 +25,7 @@ impl Tokens {
         mac
     }
 
-    /// The token of an attempt.
+    /// Returns the token of an attempt.
     pub(crate) fn issue(&self, id: ExecutionId, attempt: u32) -> String {
         use std::fmt::Write;
         let mut token = format!("{attempt}.");
@@ -34,7 +35,7 @@ impl Tokens {
         token
     }
 
-    /// The attempt that a token is for, if this process issued it for this execution.
+    /// Returns the attempt that a token is for, if this process issued the token for this execution.
     pub(crate) fn verify(&self, id: ExecutionId, token: &[u8]) -> Option<u32> {
         let token = std::str::from_utf8(token).ok()?;
         let (attempt, mac) = token.split_once('.')?;

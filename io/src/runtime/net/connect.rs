@@ -1,5 +1,5 @@
-//! Opens connections to pods. It chooses no address, and keeps no connection. A caller that gives up drops the
-//! future, which cancels the attempt.
+//! Opens connections to pods. A caller cancels an attempt by dropping its future. `pod_pool` keeps the
+//! connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +18,9 @@ pub(crate) async fn connect_tcp(event_loop: &EventLoop, address: SocketAddr) -> 
     })
 }
 
-/// Connects to a Unix socket; fails with `WouldBlock` if the listener's queue is full. A Unix socket connects
-/// at once or not at all, so the event loop is not needed. Through io_uring a full queue would block a thread
-/// of the kernel until there is room.
+/// Connects to a Unix socket. Fails with `WouldBlock` if the listener's queue is full. A Unix socket that
+/// does not block connects at once or fails, so the event loop is not needed. Through io_uring, a full queue
+/// would block a thread of the kernel until the queue has room.
 pub(crate) fn connect_unix(event_loop: &EventLoop, path: &Path) -> io::Result<Socket> {
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;

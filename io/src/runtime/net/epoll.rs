@@ -1,7 +1,7 @@
-//! The event loop on epoll, edge-triggered, for systems where io_uring may not be used. It records which
-//! sockets are empty: a receive that did not fill its buffer has emptied its socket, so no receive is tried in
-//! vain (monoio's own epoll driver does that, which costs 11 %). It asks for writability only after a send that
-//! did not go out completely.
+//! The event loop on epoll, edge-triggered, for systems where io_uring may not be used. The loop records
+//! which sockets are empty, because a receive that did not fill its buffer has emptied its socket. It tries
+//! no receive on an empty socket; monoio's own epoll driver does, which costs 11 %. It asks for events of
+//! writability only after a send that did not go out completely.
 
 mod sockets;
 mod tasks;
@@ -26,7 +26,7 @@ use crate::runtime::buffers::Buffers;
 use sockets::{Entry, Sockets};
 use tasks::Tasks;
 
-/// The most events of one iteration.
+/// The most events that one iteration takes.
 const EVENTS: usize = 256;
 const AT_ONCE: Timespec = Timespec {
     tv_sec: 0,
@@ -40,7 +40,7 @@ pub(crate) struct Epoll {
     events: RefCell<Vec<epoll::Event>>,
     buffers: Rc<Buffers>,
     iteration: Cell<u64>,
-    /// The wakers of tasks that continue in the next iteration.
+    /// The wakers of the tasks that continue in the next iteration.
     yielded: RefCell<Vec<Waker>>,
 }
 
@@ -69,8 +69,8 @@ impl Epoll {
             ended.set(true);
         });
         while !over.get() {
-            // The number of tasks is bounded, because tasks that keep waking one another would keep the loop
-            // from polling its I/O.
+            // The number of tasks that run is bounded, because tasks that keep waking each other would keep
+            // the loop from polling its sockets.
             let mut left = 2 * self.tasks.ready() + 1;
             while left > 0
                 && !over.get()
@@ -79,7 +79,7 @@ impl Epoll {
                 self.tasks.run(index);
                 left -= 1;
             }
-            // Held messages go out before the loop may sleep.
+            // Held messages are sent before the loop may sleep.
             self.release();
             let idle = self.tasks.ready() == 0 && self.yielded.borrow().is_empty();
             self.poll_events(idle && !over.get());
@@ -106,7 +106,7 @@ impl Epoll {
         sockets.behind == 0 && sockets.held.is_empty()
     }
 
-    /// How many places for tasks there are, taken or free.
+    /// Returns the number of places for tasks, taken or free.
     #[cfg(test)]
     pub(super) fn places(&self) -> usize {
         self.tasks.places()
@@ -130,7 +130,7 @@ impl Epoll {
         }
     }
 
-    /// Asks for writability, if a message did not go out completely.
+    /// Turns the events of writability on, if a message did not go out completely.
     fn follow(&self, sockets: &mut Sockets, index: u32, posted: Posted) {
         if posted == Posted::Begun {
             self.ask_out(sockets.at(index), index, true);
@@ -154,8 +154,8 @@ impl Epoll {
     }
 
     fn event(&self, sockets: &mut Sockets, index: u32, flags: epoll::EventFlags) {
-        // The socket may be closed already. A forked process keeps the descriptor open until it executes
-        // another program, and until then epoll reports events for it.
+        // The socket may be closed already. Epoll still reports its events as long as a forked process has
+        // the descriptor, which closes when that process executes another program.
         let Some(entry) = sockets.find(index) else {
             return;
         };
@@ -222,7 +222,7 @@ fn interest(out: bool) -> epoll::EventFlags {
     }
 }
 
-/// A descriptor that is registered with the loop. Dropping it closes it.
+/// A descriptor that is registered with the loop. Dropping this value closes the descriptor.
 struct Registered {
     epoll: Rc<Epoll>,
     index: u32,
@@ -280,8 +280,8 @@ impl Stream {
 
     pub(super) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
         if self.0.with(|entry| entry.readable && entry.outbox.holds()) {
-            // The held request goes out first, because bytes that are received before it could be taken for its
-            // answer.
+            // The held request is sent first, because bytes that are received before it could be taken for
+            // its answer.
             self.release();
         }
         let buffers = &self.0.epoll.buffers;
@@ -292,8 +292,9 @@ impl Stream {
                 let received = recv(&entry.fd, spare_capacity(&mut buffer), RecvFlags::DONTWAIT);
                 match received {
                     Ok((_, count)) if count > 0 => {
-                        // A receive that did not fill the buffer has emptied the socket. If an end was
-                        // reported, it has to be received, too: no further event would report it.
+                        // A receive that did not fill the buffer has emptied the socket. But if an end was
+                        // reported, another receive has to take that end, because no further event would
+                        // report it.
                         entry.readable = count == space || entry.ended;
                         return Poll::Ready(Ok(buffer));
                     }
@@ -382,7 +383,7 @@ pub(super) async fn connect_tcp(epoll: &Rc<Epoll>, address: SocketAddr) -> io::R
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(family, SocketType::STREAM, flags, None)?;
-    // Without this option, a small message may wait for the acknowledgement of the one before (Nagle's
+    // Without this option, a small message may wait for the acknowledgement of the message before it (Nagle's
     // algorithm).
     set_tcp_nodelay(&fd, true)?;
     match connect(&fd, &address) {
@@ -390,7 +391,7 @@ pub(super) async fn connect_tcp(epoll: &Rc<Epoll>, address: SocketAddr) -> io::R
         Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(why) => return Err(why.into()),
     }
-    // The end of the connect, also a failed one, is reported as writability.
+    // Epoll reports the end of the connect as writability, even if the connect has failed.
     let stream = Stream::register(epoll, fd, true)?;
     poll_fn(|cx| {
         stream.0.with(|entry| {

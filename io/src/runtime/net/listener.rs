@@ -1,6 +1,7 @@
-//! Accepts connections of clients. On both event loops it accepts by a system call of its own, after the loop
-//! has reported that a connection waits. monoio's accept makes descriptors that started functions would inherit
-//! (no `SOCK_CLOEXEC`), and an accept that is dropped after its completion leaks its connection.
+//! Accepts connections of clients. On both event loops it makes the system call itself, and the loop only
+//! reports that connections wait. monoio's accept is not used for two reasons. Its descriptors lack
+//! `SOCK_CLOEXEC`, so started functions would inherit them. And an accept that is dropped after its
+//! completion leaks its connection.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -18,9 +19,9 @@ use rustix::net::{SocketFlags, accept_with, getsockname};
 
 use super::{EventLoop, Socket, Watch};
 
-/// Bytes of an answer that the kernel takes beyond those that are on their way to the client
-/// (`TCP_NOTSENT_LOWAT`). So the bytes taken show how fast the client reads, and a client that reads nothing
-/// holds at most this much in the kernel. Connections inherit the limit from their listener.
+/// The most bytes of an answer that the kernel takes before it can send them (`TCP_NOTSENT_LOWAT`). With this
+/// limit, the bytes that the kernel has taken show how fast the client reads, and a client that reads nothing
+/// holds little memory in the kernel. Connections inherit the limit from their listener.
 const UNSENT_MAX: usize = 16 * 1024;
 
 #[derive(Clone, Copy)]
@@ -55,7 +56,7 @@ nix::getsockopt_impl!(
     GetStruct<TcpState>
 );
 
-/// A connection that a client made.
+/// An accepted connection of a client.
 pub(crate) struct Accepted {
     pub(crate) socket: Socket,
     /// Whether the connection is to a loopback address.
@@ -65,13 +66,13 @@ pub(crate) struct Accepted {
     /// How long the client waited to be accepted without sending anything, in whole seconds; 0 if it has sent
     /// something.
     pub(crate) silent_for: Nanos,
-    /// The number of its descriptor.
+    /// The number of the connection's descriptor.
     pub(crate) descriptor: u64,
 }
 
 #[cfg(test)]
 impl Accepted {
-    /// A connection that a test made.
+    /// Makes the value for a connection that a test has opened.
     pub(crate) fn own(socket: Socket) -> Self {
         Self {
             socket,
@@ -90,7 +91,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Takes a listener that does not block.
+    /// Makes a listener of a listening socket that does not block.
     pub(crate) fn new(event_loop: &Rc<EventLoop>, fd: TcpListener) -> io::Result<Self> {
         let watch = Watch::new(event_loop, fd.try_clone()?.into())?;
         // An old kernel may not have the option; the listener works without it.
@@ -102,7 +103,7 @@ impl Listener {
         })
     }
 
-    /// The next connection.
+    /// Returns the next connection of a client. If none waits, the task of `cx` is woken when one comes.
     pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<Accepted>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
@@ -139,8 +140,8 @@ impl Listener {
     }
 }
 
-/// How long the client has been silent. The kernel is asked for unread bytes only if that may be a second or
-/// more.
+/// Returns for how long the client has sent nothing. The unread bytes are counted only if that may be a
+/// second or more, because the count costs a system call.
 fn silent_for(fd: &OwnedFd, state: TcpState) -> Nanos {
     let seconds = state.silent_ms / 1000;
     if seconds > 0 && rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0) {

@@ -1,7 +1,7 @@
-//! The outgoing bytes of one socket. A small message is held until the end of the iteration, so that the sends
-//! of many sockets go together and wake their peers once. A larger one is sent at once as far as the socket
-//! takes it, and its rest afterwards, in order. Both event loops send through it; each has its own way to learn
-//! that there is room again.
+//! The outgoing bytes of one socket. A small message is held until the end of the iteration, so that the
+//! messages of many sockets go out together and their peers wake less often. A larger message is sent at once
+//! as far as the socket takes it, and its rest follows before any later message. Both event loops send
+//! through this type, but each has its own way to learn that a socket has room again.
 
 use std::cell::Cell;
 use std::io;
@@ -15,13 +15,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::keep;
 use crate::runtime::buffers::Buffers;
 
-/// A message up to this size is held.
+/// The size of the largest message that is held, in bytes.
 const HELD_MAX: usize = 16 * 1024;
 
-/// Not all bytes were sent.
+/// The error that not all posted bytes were sent.
 #[derive(Debug)]
 pub(crate) struct Unsent {
-    /// Whether not one byte of the message was taken.
+    /// Whether the socket took no byte of the message.
     pub(crate) nothing: bool,
     pub(crate) why: io::Error,
 }
@@ -33,7 +33,7 @@ struct Failed {
     why: Errno,
 }
 
-/// Sends what the socket takes now, and never waits.
+/// A function that sends what the socket takes now, and does not wait.
 pub(super) trait SendNow: Fn(&[u8]) -> Result<usize, Errno> {}
 
 impl<F: Fn(&[u8]) -> Result<usize, Errno>> SendNow for F {}
@@ -41,28 +41,29 @@ impl<F: Fn(&[u8]) -> Result<usize, Errno>> SendNow for F {}
 /// The outgoing bytes of one socket.
 pub(super) struct SocketOutbox {
     fd: RawFd,
-    /// At most one small message, which was not tried yet.
+    /// At most one small message, of which nothing was sent yet.
     held: Vec<u8>,
-    /// What the socket did not take. On io_uring the kernel may hold bytes that go out before these.
+    /// The bytes that the socket did not take. On io_uring, earlier bytes may still be in `write_rest`, which
+    /// sends them before these.
     waiting: Vec<u8>,
     /// How many of the waiting bytes were sent.
     sent: usize,
     behind: bool,
     failed: Option<Failed>,
     waiter: Option<Waker>,
-    /// The count of sent bytes, if they are counted.
+    /// The count of sent bytes, if one is kept.
     moved: Option<Rc<Cell<u64>>>,
 }
 
-/// The result of a post.
+/// The result of `post` and `release`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     Out,
-    /// Not tried yet: the loop sends it at the end of the iteration.
+    /// The message is held: the loop sends it at the end of the iteration.
     Held,
-    /// Sent in part: the loop has to send the rest.
+    /// The socket did not take the whole message: the loop has to send the rest.
     Begun,
-    /// Waits behind earlier bytes, or cannot be sent any more.
+    /// The message waits behind earlier bytes, or cannot be sent any more.
     Behind,
 }
 
@@ -80,12 +81,12 @@ impl SocketOutbox {
         }
     }
 
-    /// The count of sent bytes, which is kept from now on.
+    /// Returns the count of sent bytes, which begins with the first call of this function.
     pub(super) fn moved(&mut self) -> Rc<Cell<u64>> {
         self.moved.get_or_insert_default().clone()
     }
 
-    /// Counts bytes that were sent.
+    /// Adds sent bytes to the count, if one is kept.
     pub(super) fn note_moved(&self, bytes: usize) {
         if let Some(moved) = &self.moved {
             moved.set(moved.get() + bytes as u64);
@@ -111,8 +112,8 @@ impl SocketOutbox {
         })
     }
 
-    /// Holds a small message, or sends as much of a larger one as the socket takes now. Earlier messages go
-    /// first.
+    /// Holds a small message, or sends as much of a larger one as the socket takes now. Messages that were
+    /// posted earlier are sent first.
     pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers, send: impl SendNow) -> Posted {
         let mut posted = Posted::Out;
         if !self.held.is_empty() {
@@ -129,16 +130,16 @@ impl SocketOutbox {
                 self.waiting.extend_from_slice(&bytes);
                 buffers.give(bytes);
             }
-            // If the held message before this one was sent in part just now, the result has to be `Begun`, so
-            // that the loop sends the rest.
+            // If the release above has left a rest of the held message, the result has to be `Begun`, so that
+            // the loop sends that rest.
             return if posted == Posted::Begun {
                 posted
             } else {
                 Posted::Behind
             };
         }
-        // A small message is held. Measured with 64 connections: a call takes a quarter less CPU than with a
-        // send at once, because its peers wake less often.
+        // A small message is held, because with 64 connections a call then takes a quarter less CPU than with
+        // a send at once. The reason is that its peers wake less often.
         if bytes.len() <= HELD_MAX {
             self.held = bytes;
             return Posted::Held;
@@ -167,7 +168,7 @@ impl SocketOutbox {
         }
     }
 
-    /// Continues to send, because there may be room. True if some bytes are left.
+    /// Sends more of the waiting bytes, if any wait. Returns true if some are still left.
     pub(super) fn catch_up(&mut self, buffers: &Buffers, send: impl SendNow) -> bool {
         if self.behind {
             self.behind = false;
@@ -209,8 +210,8 @@ impl SocketOutbox {
         buffers.give(bytes);
     }
 
-    /// Takes the waiting bytes, and how many of them were sent, for a loop that sends them itself. None if no
-    /// bytes wait any more, or nothing can be sent.
+    /// Takes the waiting bytes, with the number of those that were sent, for a task that sends the rest.
+    /// Returns none if no bytes wait, or if nothing can be sent.
     pub(super) fn take(&mut self) -> Option<(Vec<u8>, usize)> {
         if self.failed.is_some() || self.waiting.is_empty() {
             self.behind = false;
@@ -224,7 +225,7 @@ impl SocketOutbox {
         ))
     }
 
-    /// Ends all sending. The shutdown also ends the receiving side, so that its task notices.
+    /// Ends all sending. Shuts down both directions, so that the task that receives sees an end.
     pub(super) fn fail(&mut self, nothing: bool, why: Errno) {
         self.failed.get_or_insert(Failed { nothing, why });
         self.behind = false;
@@ -234,13 +235,13 @@ impl SocketOutbox {
         self.wake();
     }
 
-    /// Gives the buffers back; bytes that were not sent are lost.
+    /// Gives the buffers back. Bytes that were not sent are lost.
     pub(super) fn give_back(self, buffers: &Buffers) {
         buffers.give(self.held);
         buffers.give(self.waiting);
     }
 
-    /// Wakes the task of `cx` when something changes.
+    /// Stores the waker of `cx`, which `wake` uses.
     pub(super) fn keep_waiter(&mut self, cx: &Context<'_>) {
         keep(&mut self.waiter, cx);
     }
@@ -251,7 +252,7 @@ impl SocketOutbox {
         }
     }
 
-    /// Ready once everything that was posted is sent, or cannot be.
+    /// Is ready when everything that was posted, except a held message, is sent or cannot be sent.
     pub(super) fn poll_sent(&mut self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
         if let Some(unsent) = self.unsent() {
             return Poll::Ready(Err(unsent));

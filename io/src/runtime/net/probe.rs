@@ -1,6 +1,7 @@
-//! Checks whether io_uring can be used: makes a loop that accepts, connects and echoes once, and throws it
-//! away. A sandbox may allow the set-up of a ring and refuse `io_uring_enter`, which monoio does not report. It
-//! changes nothing; each io thread calls it once for each rung that it tries (`start`).
+//! Checks whether io_uring can be used: makes a loop that connects, accepts and echoes once, and then drops
+//! the loop. A set-up that succeeds does not suffice, because a sandbox may allow it and refuse
+//! `io_uring_enter`, which monoio does not report. `start` runs this check on an io thread before each set-up
+//! that it tries.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::{EventLoop, Listener, RingSetup, Socket, connect_tcp};
 use crate::runtime::buffers::{Buffers, SMALL};
 
-/// A limit that is longer than the probe takes on a busy machine.
+/// The time limit of the probe, which takes less even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WORD: &[u8] = b"echo";
 
@@ -33,9 +34,9 @@ pub(super) fn probe() -> io::Result<()> {
     outcome.replace(Ok(()))
 }
 
-/// Runs `work` on a loop that never sleeps, because a loop that sleeps would not wake up if the kernel refuses
-/// `io_uring_enter`. While a task is ready, monoio enters the kernel without waiting. So this task and a second
-/// one keep waking each other.
+/// Runs `work` on a loop that does not sleep, because a loop that sleeps would not wake up if the kernel
+/// refuses `io_uring_enter`. While a task is ready, monoio enters the kernel without waiting. So this task
+/// and a second task keep waking each other.
 #[expect(clippy::disallowed_methods, reason = "there is no clock yet")]
 async fn awake<T>(
     event_loop: &EventLoop,

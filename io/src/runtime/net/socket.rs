@@ -1,6 +1,6 @@
-//! A connection: incoming bytes are polled, outgoing bytes are posted. `client_conn` and `pod_conn` have one
-//! each, and the bell is one, too. Dropping a socket closes it, whatever is in flight; bytes that were not sent
-//! are lost.
+//! A connection on either event loop: incoming bytes are polled, outgoing bytes are posted. Each
+//! `ClientConn`, each `PodConn` and the bell of each io thread is based on one. Dropping a socket closes it,
+//! even while bytes are in flight; bytes that were not sent are lost.
 
 use std::cell::Cell;
 use std::io;
@@ -17,7 +17,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Takes a descriptor that is connected.
+    /// Makes a socket of a connected descriptor.
     pub(crate) fn new(event_loop: &EventLoop, fd: impl Into<OwnedFd>) -> io::Result<Self> {
         Ok(match event_loop {
             EventLoop::Uring(uring) => Self::Uring(uring::Stream::new(uring, fd.into())?),
@@ -25,9 +25,9 @@ impl Socket {
         })
     }
 
-    /// Returns the received bytes, in a buffer with room for at least `room` bytes; an empty buffer means the
-    /// end. If nothing came yet, the task is woken when something comes. At most one receive is in flight, and
-    /// it keeps the `room` with which it was made.
+    /// Returns the received bytes; an empty buffer means the end. If nothing has come yet, the task of `cx`
+    /// is woken when something comes. At most one receive is in flight. A new receive gets a buffer with room
+    /// for at least `room` bytes; a receive in flight keeps the buffer that it has.
     pub(crate) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
         match self {
             Self::Uring(stream) => stream.poll_recv(room, cx),
@@ -35,18 +35,18 @@ impl Socket {
         }
     }
 
-    /// Ends a task's wait. From now on `check_quiet` notices bytes and ends. On io_uring a receive is armed,
-    /// and the waker of the task is dropped, because it would keep the task's memory. On epoll there is nothing
-    /// to do: the task may be woken once in vain.
+    /// Ends a task's wait for bytes. From now on `check_quiet` reports whether bytes or an end have come. On
+    /// io_uring a receive is armed, and the waker of the task is dropped, because the waker would keep the
+    /// task's memory. On epoll nothing is done, so the task may be woken once without need.
     pub(crate) fn rest(&self) {
         if let Self::Uring(stream) = self {
             stream.rest();
         }
     }
 
-    /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. A
-    /// pending receive does not show this, because a receive that was armed just now has seen nothing. The
-    /// check also ends a task's wait, as `rest` does.
+    /// Returns false if a byte or an end had reached the socket when the loop last entered the kernel to
+    /// wait. That a receive is pending does not prove that nothing came, because a receive that was armed
+    /// just now has seen nothing. The check also ends a task's wait, as `rest` does.
     pub(crate) fn check_quiet(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.check_quiet(),
@@ -54,8 +54,9 @@ impl Socket {
         }
     }
 
-    /// Whether the peer has ended its direction, also if bytes that it sent before were not received yet. It is
-    /// known as soon as the kernel knows it; on io_uring this costs a system call, or four if bytes wait.
+    /// Returns whether the peer has ended its direction, even if bytes that it sent before were not received
+    /// yet. On io_uring the kernel is asked, which costs a system call, or four if bytes wait. On epoll the
+    /// last events tell.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_ended(),
@@ -63,10 +64,12 @@ impl Socket {
         }
     }
 
-    /// Sends all of `bytes`, after the bytes that were posted before, and never waits. True if they are sent,
-    /// or will be sent with the other small messages of this iteration. False if they are sent as the peer
-    /// takes them; `poll_sent` then reports the end. If the peer does not take a small message at the end of
-    /// the iteration, the task that receives is woken.
+    /// Sends all of `bytes`, after the bytes that were posted before, and does not wait. Returns true if they
+    /// are sent, or are held and will be sent at the end of this iteration. If the peer does not take a held
+    /// message then, the task that receives is woken.
+    ///
+    /// Returns false if the peer has not taken all of `bytes` yet, or if no bytes can be sent any more.
+    /// `poll_sent` then reports how the send ends.
     pub(crate) fn post(&self, bytes: Vec<u8>) -> bool {
         match self {
             Self::Uring(stream) => stream.post(bytes),
@@ -74,7 +77,7 @@ impl Socket {
         }
     }
 
-    /// Whether some posted bytes are not sent yet, or never will be.
+    /// Returns whether some posted bytes, held messages aside, are not sent yet or cannot be sent any more.
     pub(crate) fn is_behind(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.is_behind(),
@@ -82,7 +85,7 @@ impl Socket {
         }
     }
 
-    /// The count of sent bytes. It is kept from the first call of this function on.
+    /// Returns the count of sent bytes, which begins with the first call of this function.
     pub(crate) fn moved(&self) -> Rc<Cell<u64>> {
         match self {
             Self::Uring(stream) => stream.moved(),
@@ -90,8 +93,8 @@ impl Socket {
         }
     }
 
-    /// Whether more bytes have come than a small buffer has room for. If so, a large buffer would be filled at
-    /// once, and not wait empty. This costs a system call.
+    /// Returns whether more bytes have come than a small buffer has room for. If so, the next receive fills
+    /// more than a small buffer at once, so a large one does not lie empty. The check costs a system call.
     pub(crate) fn has_much(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_much(),
@@ -99,7 +102,7 @@ impl Socket {
         }
     }
 
-    /// Why posted bytes were not sent, if that is known.
+    /// Returns why posted bytes were not sent, if that is known.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         match self {
             Self::Uring(stream) => stream.unsent(),
@@ -107,7 +110,7 @@ impl Socket {
         }
     }
 
-    /// Ready once everything that was posted is sent, or cannot be.
+    /// Is ready when everything that was posted is sent or cannot be sent.
     pub(crate) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
         match self {
             Self::Uring(stream) => stream.poll_sent(cx),
@@ -124,7 +127,7 @@ impl Socket {
         }
     }
 
-    /// Ready once the kernel holds no posted buffer.
+    /// Is ready when the kernel no longer holds a posted buffer.
     pub(crate) fn poll_freed(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
             Self::Uring(stream) => stream.poll_freed(cx),
@@ -132,11 +135,11 @@ impl Socket {
         }
     }
 
-    /// Sends the held message as far as the peer takes it, and then ends one direction, or both. An error means
-    /// that the peer has ended it first.
+    /// Sends the held message as far as the peer takes it, and then shuts down one direction, or both.
+    /// Ignores an error, because it means that the peer has ended the connection first.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         match self {
-            // Held bytes go first: after the shutdown they could not be sent.
+            // The held bytes are sent first, because they could not be sent after the shutdown.
             Self::Uring(stream) => stream.release(),
             Self::Epoll(stream) => stream.release(),
         }
@@ -149,7 +152,7 @@ impl Socket {
         let _ = nix::sys::socket::shutdown(self.fd(), how);
     }
 
-    /// The descriptor, which is open as long as the socket exists.
+    /// Returns the descriptor, which is open as long as the socket exists.
     fn fd(&self) -> std::os::fd::RawFd {
         match self {
             Self::Uring(stream) => stream.fd(),

@@ -1,5 +1,6 @@
-//! Both event loops against scripted peers, with one suite for the promises of both. Posted bytes arrive
-//! completely and in order, incoming bytes are received completely, and no peer can keep the loop from running.
+//! Runs both event loops against scripted peers, with one suite for the promises of both. Posted bytes arrive
+//! completely and in order, incoming bytes are received completely, and no peer can keep the loop from
+//! running.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -23,7 +24,7 @@ mod held;
 mod quiet;
 mod turns;
 
-/// A limit that is longer than any test here takes, so that a loop that hangs fails.
+/// The time limit of a test. It is longer than any test here takes, so that only a loop that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn both(test: impl Fn(Rc<EventLoop>)) {
@@ -63,14 +64,14 @@ fn pair(event_loop: &Rc<EventLoop>) -> (Socket, UnixStream) {
     (Socket::new(event_loop, ours).unwrap(), theirs)
 }
 
-/// Bytes that depend on their position.
+/// Returns bytes that depend on their position and on `seed`.
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length)
         .map(|at| ((at / 251 + at + seed) % 251) as u8)
         .collect()
 }
 
-/// Polls for bytes once.
+/// Polls the socket for bytes, once.
 async fn look_once(socket: &Socket) -> Received {
     poll_fn(|cx| Poll::Ready(socket.poll_recv(SMALL, cx))).await
 }
@@ -81,7 +82,7 @@ async fn receive(socket: &Socket, room: usize) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Everything up to the end.
+/// Receives everything up to the end.
 async fn receive_all(socket: &Socket) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
@@ -95,8 +96,8 @@ async fn receive_all(socket: &Socket) -> Vec<u8> {
 
 #[test]
 fn what_is_posted_arrives_whole_and_in_order() {
-    // Messages of all sizes, together more than the socket holds, so that many are posted while earlier ones
-    // are not sent yet.
+    // The messages are of many sizes, and together more than the socket holds. So many messages are posted
+    // while earlier ones are not sent yet.
     both(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         set_socket_send_buffer_size(&ours, 8 * 1024).unwrap();
@@ -135,7 +136,7 @@ fn posted_bytes_go_out_while_the_owner_waits() {
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 4 * 1024 * 1024];
             theirs.read_exact(&mut all).unwrap();
-            // The owner continues only after this byte.
+            // The owner of the socket continues only after this byte.
             bell.write_all(b"x").unwrap();
             all
         });
@@ -151,7 +152,7 @@ fn posted_bytes_go_out_while_the_owner_waits() {
 
 #[test]
 fn input_is_taken_whole_however_it_is_cut() {
-    // Small pieces, pieces that fill a buffer exactly, and pieces so long that larger buffers are used.
+    // The pieces are small, or fill a buffer exactly, or are so long that larger buffers are used.
     for cut in [1, 100, SMALL - 1, SMALL, SMALL + 1, 30_000, 1_000_000] {
         both(|event_loop| {
             let (socket, mut theirs) = pair(&event_loop);
@@ -219,7 +220,7 @@ fn a_dropped_socket_closes_whatever_is_in_flight() {
         let ended = |peer: &mut UnixStream| {
             peer.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut rest = Vec::new();
-            // A reset is an end, too.
+            // A reset counts as an end, too.
             let _ = peer.read_to_end(&mut rest);
             rest
         };

@@ -1,6 +1,6 @@
-//! Wakes a sleeping thread at a given time. It is a descriptor like any other, so the loop's wait needs no
-//! timeout, and one implementation serves both loops (monoio's own timers fire only when the thread parks). The
-//! ticker has one.
+//! Wakes a sleeping thread at a given time. The timer is a descriptor, which both loops watch like any other,
+//! so their wait needs no timeout. monoio's own timers would not do, because they fire only when the thread
+//! parks. The ticker has one timer.
 
 use std::cell::Cell;
 use std::io;
@@ -27,7 +27,7 @@ const ZERO: Timespec = Timespec {
 };
 
 impl Timer {
-    /// A timer that is not set.
+    /// Makes a timer that is not set.
     pub(crate) fn new(event_loop: &EventLoop) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -54,8 +54,8 @@ impl Timer {
         });
     }
 
-    /// Switches the timer off. Without this, polls would complete again and again, because a descriptor whose
-    /// time has come stays readable until its timer is set or unset.
+    /// Switches the timer off. When its time has come, the descriptor stays readable until the timer is set
+    /// or unset, so without this call polls would complete again and again.
     pub(crate) fn unset(&self) {
         self.due.set(None);
         self.settle(ZERO);
@@ -70,8 +70,8 @@ impl Timer {
             .expect("a timer takes any time");
     }
 
-    /// Ready when the time has come, once for each setting. The caller sets or unsets the timer before it polls
-    /// again.
+    /// Is ready when the time has come, once for each setting. The caller has to set or unset the timer
+    /// before it polls again.
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock that the descriptor counts by"

@@ -1,6 +1,6 @@
-//! The event loop on io_uring: monoio's runtime, executor and operations. Nothing above `net` sees a type of
-//! monoio. A task must yield through an operation (`yield_now`) and never wake itself, because monoio would run
-//! it next, again and again, and poll no socket.
+//! The event loop on io_uring: monoio's runtime, executor and operations. No code above `net` sees a type of
+//! monoio. A task has to yield through an operation (`yield_now`). If the task woke itself instead, monoio
+//! would run it next, again and again, and poll no socket.
 
 mod ends;
 mod stream;
@@ -33,19 +33,19 @@ pub(crate) struct Uring {
     ready: RefCell<Option<Rc<UnixStream>>>,
     _ready_writer: StdStream,
     entries: u32,
-    /// Whether `DEFER_TASKRUN` is on: then completions are made only when the loop waits for them.
+    /// Whether `DEFER_TASKRUN` is on, so that completions are made only when the loop waits for them.
     is_deferred: bool,
-    /// How often the ring was submitted to the kernel.
+    /// The number of iterations that ended with a submission of the ring to the kernel.
     iteration: Cell<u64>,
-    /// Operations that were pushed to the ring since its last submission.
+    /// The number of operations that were pushed to the ring in this iteration.
     pushed: Cell<u32>,
-    /// The waker of the future that monoio blocks on. monoio polls this future, if it was woken, after all
+    /// The waker of the future that monoio blocks on. If this future was woken, monoio polls it after all
     /// tasks and before it submits the ring.
     end_of_iteration: RefCell<Option<Waker>>,
     ends: Ends,
-    /// How many sockets have something still to go out.
+    /// The number of sockets with bytes that the peer has not taken yet, held messages aside.
     behind: Cell<usize>,
-    /// Streams with a message that goes out at the end of the iteration.
+    /// The streams with a message that is sent at the end of the iteration.
     held: RefCell<Vec<Rc<stream::StreamShared>>>,
 }
 
@@ -82,7 +82,8 @@ impl Uring {
         }))
     }
 
-    // monoio spawns on the thread's current runtime; `self` is there because `Epoll::spawn` needs it.
+    // monoio spawns on the thread's current runtime, so `self` is unused. `Epoll::spawn` has the same
+    // signature and uses it.
     #[expect(clippy::unused_self)]
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         monoio::spawn(task);
@@ -92,12 +93,12 @@ impl Uring {
         let mut runtime = self.runtime.take().expect("a loop runs once at a time");
         let own = self.clone();
         runtime.block_on(async move {
-            // `life` is spawned as a task, because a task's waker stops the process if another thread uses it.
-            // The waker of `block_on` does not notice the other thread.
+            // `life` is spawned as a task, because the waker of a task stops the process if another thread
+            // uses it. The waker of `block_on` does not detect such a use.
             let mut life = monoio::spawn(life);
             poll_fn(|cx| {
                 keep(&mut own.end_of_iteration.borrow_mut(), cx);
-                // Held messages go out now, because monoio submits the ring next and may wait.
+                // Held messages are sent now, because monoio submits the ring next, and may wait.
                 own.release();
                 own.iteration.set(own.iteration.get() + 1);
                 own.pushed.set(0);
@@ -130,9 +131,9 @@ impl Uring {
     }
 
     fn release(&self) {
-        // The empty vector is put back, so that its capacity is used again.
         let mut held = self.held.take();
         held.drain(..).for_each(|stream| stream.release());
+        // The empty vector is put back, so that its capacity is used again.
         self.held.replace(held);
     }
 
@@ -142,7 +143,7 @@ impl Uring {
         }
     }
 
-    /// Counts operations that are pushed to the ring; returns the iteration.
+    /// Counts operations that are pushed to the ring. Returns the number of the present iteration.
     fn push(&self, count: u32) -> u64 {
         // The first operation of an iteration wakes the future that counts the iteration at its end.
         if self.pushed.replace(self.pushed.get() + count) == 0 {
@@ -151,20 +152,20 @@ impl Uring {
         self.iteration.get()
     }
 
-    /// Whether the operations of that iteration were submitted, and the completions that they made at once were
-    /// processed.
+    /// Returns whether the operations of `iteration` were submitted, and the completions that they made at
+    /// once were processed.
     fn was_handed_over(&self, iteration: u64) -> bool {
         iteration < self.iteration.get()
     }
 
-    /// Whether the ring may have been submitted in the middle of this iteration, because it was full.
+    /// Returns whether the ring may have been submitted in the middle of this iteration, because it was full.
     fn may_have_been_full(&self) -> bool {
         self.pushed.get() >= self.entries
     }
 }
 
 pub(super) async fn connect_tcp(uring: &Rc<Uring>, address: SocketAddr) -> io::Result<Stream> {
-    // At most three operations: the connect, its cancellation, and the close of the descriptor.
+    // A connect makes at most three operations: itself, its cancellation, and the close of the descriptor.
     uring.push(3);
     let stream = TcpStream::connect_addr(address).await?;
     stream.set_nodelay(true)?;

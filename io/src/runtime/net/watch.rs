@@ -1,4 +1,5 @@
-//! Reports when a descriptor can be read that no stream receives from: a listener, a timer. It reads nothing.
+//! Reports when a descriptor from which no stream receives becomes readable, such as a listener or a timer.
+//! It reads nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,8 +20,8 @@ impl Watch {
         })
     }
 
-    /// Ready once for each time that the descriptor becomes readable. The caller then reads until nothing is
-    /// left, or polls again for new arrivals only.
+    /// Is ready once for each time that the descriptor becomes readable. The caller then has to read until
+    /// nothing is left, because a later poll may report new arrivals only.
     pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
             Self::Uring(watch) => watch.poll_readable(cx),

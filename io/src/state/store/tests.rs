@@ -1,4 +1,5 @@
-//! One budget for all io threads: which execution is dropped first, and how many bytes each one counts.
+//! Tests of the budget that all io threads share: which execution is dropped first, and how many bytes each
+//! execution counts.
 
 use std::rc::Rc;
 
@@ -17,7 +18,8 @@ use crate::state::executions::{IdempotencyKey, Status, StoredExecution};
 
 const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::Async(0));
 
-/// An execution of the thread that has finished, with an output of so many bytes.
+/// Adds a finished execution with an output of `bytes` to the thread at `index`, and drops executions while
+/// the budget is exceeded.
 fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
     let thread = &fleet.threads[index];
     let (id, now) = (thread.new_id(), thread.now());
@@ -47,7 +49,7 @@ fn the_oldest_finished_of_all_threads_goes_first() {
     const QUARTER: usize = STORE_BYTES as usize / 4;
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let mut ids = Vec::new();
-        // Each execution takes less than a quarter of the budget with its record, so four fit and the
+        // With its record, each execution takes a little less than a quarter of the budget, so four fit and a
         // fifth does not.
         for index in [0, 1, 0, 2, 2, 1, 2, 2, 2, 0] {
             ids.push(finish(&fleet, index, QUARTER - 4096));
@@ -67,7 +69,7 @@ fn one_thread_may_fill_the_store() {
         let id = finish(&fleet, 2, STORE_BYTES as usize - 4096);
         exchange(&fleet).await;
         assert!(is_kept(&fleet, id));
-        // An execution that is larger than the budget is dropped, and the others before it.
+        // An execution that is larger than the budget is dropped, after all that finished before it.
         let larger = finish(&fleet, 1, STORE_BYTES as usize + 1);
         exchange(&fleet).await;
         assert!(!is_kept(&fleet, id) && !is_kept(&fleet, larger));
@@ -110,7 +112,7 @@ fn stored_weight_is_all_and_returns_to_zero() {
             Some(Output::json(buffer, 0..bytes))
         };
         assert_eq!(put(None, None, output(5000, 3000)), bare + 5000);
-        // An output in a much larger buffer than it needs is moved to another one.
+        // An output whose buffer is much larger than needed is moved to a smaller buffer.
         assert_eq!(put(None, None, output(5000, 1)), bare + 1);
         stored::expire(thread, Uptime::from_ns(u64::MAX));
         assert_eq!(stored_bytes(&fleet), 0);

@@ -1,5 +1,5 @@
-//! The state of each descriptor of the epoll loop: what has come, and which bytes are still to be sent. It
-//! sends, peeks and closes; `epoll` makes all other system calls.
+//! The state of each descriptor of the epoll loop: which events have come, and which bytes still have to be
+//! sent. This module sends, peeks and closes; `epoll` waits for events and receives.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
@@ -12,7 +12,7 @@ use crate::runtime::net::outbox::{Posted, SocketOutbox};
 
 pub(super) struct Entry {
     pub(super) fd: OwnedFd,
-    /// Whether there may be something to read.
+    /// Whether a receive may find something.
     pub(super) readable: bool,
     /// Whether the peer has ended its direction.
     pub(super) ended: bool,
@@ -34,8 +34,8 @@ impl Entry {
     pub(super) fn release(&mut self, buffers: &Buffers) -> Posted {
         let Self { fd, outbox, .. } = self;
         let posted = outbox.release(buffers, |bytes: &[u8]| send_now(fd, bytes));
-        // The caller of `post` believes that the message is sent. If it is not, the task that receives is
-        // woken, so that it notices that.
+        // The caller of `post` treats the held message as sent. If it is not sent completely, the task that
+        // receives is woken, so that it can check for that.
         if posted != Posted::Out
             && let Some(waker) = &self.reader
         {
@@ -44,18 +44,18 @@ impl Entry {
         posted
     }
 
-    /// Sends more of the waiting bytes; true if some are still left.
+    /// Sends more of the waiting bytes. Returns true if some are still left.
     pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
         let Self { fd, outbox, .. } = self;
         outbox.catch_up(buffers, |bytes: &[u8]| send_now(fd, bytes))
     }
 
-    /// Whether a receive would find nothing, not even an end.
+    /// Returns whether a receive would find nothing, not even an end.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.peek(&mut [0; 1]), Err(Errno::AGAIN))
     }
 
-    /// Whether a receive would find more than a small buffer has room for.
+    /// Returns whether a receive would find more than a small buffer has room for.
     pub(super) fn has_much(&self) -> bool {
         self.peek(&mut [0; SMALL + 1])
             .is_ok_and(|found| found > SMALL)
@@ -72,8 +72,8 @@ impl Entry {
     }
 }
 
-/// Sends by rustix, which makes the system call itself. `send` of the C library is a cancellation point, which
-/// costs two locked instructions.
+/// Sends by rustix, which makes the system call itself, because `send` of the C library is a cancellation
+/// point, which costs two locked instructions.
 fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     send(fd, bytes, flags).map_err(|why| nix::errno::Errno::from_raw(why.raw_os_error()))
@@ -84,9 +84,9 @@ fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
 pub(super) struct Sockets {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    /// How many sockets have something still to go out.
+    /// The number of sockets with bytes that the peer has not taken yet, held messages aside.
     pub(super) behind: usize,
-    /// The sockets with a message that goes out at the end of the iteration.
+    /// The sockets with a message that is sent at the end of the iteration.
     pub(super) held: Vec<u32>,
 }
 
@@ -111,7 +111,7 @@ impl Sockets {
         u32::try_from(self.entries.len() - 1).expect("fewer sockets than 2^32")
     }
 
-    /// The entry of a socket that is known to exist.
+    /// Returns the entry of a socket that must exist.
     pub(super) fn at(&mut self, index: u32) -> &mut Entry {
         self.find(index)
             .expect("an entry is there while its socket is")
@@ -121,7 +121,7 @@ impl Sockets {
         self.entries.get_mut(index as usize)?.as_mut()
     }
 
-    /// Closes the socket.
+    /// Closes the socket. Bytes that were not sent are lost.
     pub(super) fn remove(&mut self, index: u32, buffers: &Buffers) {
         let Some(entry) = self.entries[index as usize].take() else {
             return;

@@ -1,6 +1,6 @@
-//! The executor of the epoll loop: its tasks, and which of them are to run. A waker names a task by its number.
-//! A late wake-up reaches the task that has the number now, which polls and finds nothing. A waker never
-//! crosses threads; if one does, it stops the process.
+//! The executor of the epoll loop: its tasks, and which of them have to run. A waker names a task by its
+//! number. If that task has ended, the waker wakes the task that has the number now, which is then polled
+//! without need. A waker that is used on another thread stops the process.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ thread_local! {
     };
 }
 
-/// The tasks that are to run, each once.
+/// The tasks that have to run. Each is in the queue at most once.
 struct Ready {
     of_loop: u32,
     queue: VecDeque<u32>,
@@ -46,7 +46,7 @@ struct TaskSlots {
 struct TaskSlot {
     /// None while the task runs, and after it has ended.
     task: Option<Task>,
-    /// The waker is made with the slot, and each task of the slot uses it; none while a task runs.
+    /// The waker of this place, which the tasks in the place use one after the other; none while a task runs.
     waker: Option<Waker>,
 }
 
@@ -86,18 +86,18 @@ impl Tasks {
         wake(self.of_loop, index);
     }
 
-    /// How many tasks are to run.
+    /// Returns the number of tasks that have to run.
     pub(super) fn ready(&self) -> usize {
         READY.with_borrow(|ready| ready.queue.len())
     }
 
-    /// How many places there are, taken or free.
+    /// Returns the number of places, taken or free.
     #[cfg(test)]
     pub(super) fn places(&self) -> usize {
         self.slots.borrow().slots.len()
     }
 
-    /// The next task that is to run.
+    /// Takes the next task that has to run.
     pub(super) fn next(&self) -> Option<u32> {
         READY.with_borrow_mut(|ready| {
             let index = ready.queue.pop_front()?;
@@ -108,15 +108,15 @@ impl Tasks {
 
     pub(super) fn run(&self, index: u32) {
         let at = index as usize;
-        // The task leaves its slot while it runs, because it may spawn other tasks, and a spawn borrows the
-        // slots.
+        // The task is out of its place while it runs, because it may spawn other tasks, and a spawn borrows
+        // the places.
         let taken = {
             let slot = &mut self.slots.borrow_mut().slots[at];
             slot.task
                 .take()
                 .and_then(|task| Some((task, slot.waker.take()?)))
         };
-        // A late wake-up of a task that has ended finds no task. A task that runs cannot be run again.
+        // If the task has ended before its wake-up came, the place is empty.
         let Some((mut task, waker)) = taken else {
             return;
         };
@@ -124,7 +124,7 @@ impl Tasks {
             .as_mut()
             .poll(&mut Context::from_waker(&waker))
             .is_ready();
-        // The task is dropped before the slots are borrowed, because its drop may wake or spawn other tasks.
+        // The task is dropped before the places are borrowed, because its drop may wake or spawn other tasks.
         let task = if over {
             drop(task);
             None
@@ -140,8 +140,8 @@ impl Tasks {
     }
 }
 
-/// The content of a waker: the number of a task. It is in an `Arc`, because a waker without a reference count
-/// needs unsafe code. The only allocation is the one for each slot.
+/// The data of a waker: the number of a task in a loop. It is in an `Arc`, because a waker without a
+/// reference count needs unsafe code. There is one allocation for each place, which its tasks share.
 struct Number {
     of_loop: u32,
     index: u32,
@@ -158,7 +158,7 @@ impl Wake for Number {
 }
 
 fn wake(of_loop: u32, index: u32) {
-    // The access fails while the thread ends, and then no task runs any more.
+    // The access fails while the thread ends, when no task runs any more.
     let _ending = READY.try_with(|ready| {
         let ready = &mut *ready.borrow_mut();
         assert_eq!(

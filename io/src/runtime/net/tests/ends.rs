@@ -1,5 +1,5 @@
-//! Ends of connections, orderly or by a reset, at every byte and together with the last bytes: none is missed,
-//! and nothing is left behind.
+//! Tests of the ends of connections, orderly or by a reset, after any byte and together with the last bytes.
+//! No end may be missed, and nothing may be left behind.
 
 use super::*;
 
@@ -13,7 +13,9 @@ fn resets_at_any_byte_leave_nothing_behind() {
             for sent in 0..60 {
                 let mut client = TcpStream::connect(address).unwrap();
                 client.write_all(&pattern(sent, 0)).unwrap();
-                // A close with unread bytes is a reset; the read makes it an orderly end.
+                // A close with unread bytes is a reset. This read waits for the answer and leaves most of it
+                // unread, so that close is a reset. A close without the read is mostly an orderly end,
+                // because it comes before the answer.
                 if sent % 2 == 0 {
                     let _ = client.read(&mut [0; 1]);
                 }
@@ -33,7 +35,8 @@ fn resets_at_any_byte_leave_nothing_behind() {
     });
 }
 
-/// Many sockets, one after the other, whose peer sends some bytes and ends at once, in a thread of its own.
+/// Makes many sockets, one after the other. For each, a thread of its own calls `end`, in which the peer
+/// sends some bytes and ends at once.
 fn ends_at_once<P: Send + 'static>(
     pair: impl Fn(&Rc<EventLoop>) -> (Socket, P) + Copy + 'static,
     end: impl Fn(P) + Copy + Send + 'static,

@@ -1,10 +1,10 @@
-//! Small messages, which go out together at the end of the iteration.
+//! Tests of small messages, which are sent together at the end of the iteration.
 
 use std::io::ErrorKind;
 
 use super::*;
 
-/// The bytes that a peer finds without waiting.
+/// Returns the bytes that have arrived at the peer by now.
 fn arrived(peer: &mut UnixStream) -> Vec<u8> {
     peer.set_nonblocking(true).unwrap();
     let mut found = vec![0; 4096];

@@ -1,5 +1,5 @@
-//! Whether bytes or an end have come on a socket that no task reads. This is checked before a connection is
-//! used again.
+//! Tests of `check_quiet`, which reports whether bytes or an end have come on a socket that no task reads.
+//! The check is made before a connection is used again.
 
 use std::os::fd::OwnedFd;
 
@@ -18,7 +18,7 @@ enum Then {
     EndWithIt,
 }
 
-/// Waits until the kernel has something for the socket. `own` is the test's duplicate of its descriptor.
+/// Waits until the kernel has something for the socket. `own` is a duplicate of the socket's descriptor.
 fn until_readable(own: &OwnedFd) {
     let mut asked = [PollFd::new(own, PollFlags::IN | PollFlags::RDHUP)];
     assert!(poll(&mut asked, Some(&PATIENCE.try_into().unwrap())).unwrap() > 0);
@@ -31,7 +31,7 @@ async fn answered(socket: &Socket, size: usize) {
     }
 }
 
-/// Reads one answer of `size` bytes; then the peer does something, or nothing.
+/// Reads one answer of `size` bytes, lets the peer do what `then` says, and tests `check_quiet`.
 async fn after_an_answer(
     event_loop: &Rc<EventLoop>,
     (ours, peer): (OwnedFd, OwnedFd),
@@ -78,7 +78,7 @@ async fn after_an_answer(
         // iteration.
         Then::EndWithIt => assert!(!socket.check_quiet(), "{size} bytes and the end"),
     }
-    // An armed receive may have taken the byte already.
+    // An armed receive may have taken the byte already, and the socket is then not readable.
     if !(rests && then == Then::Byte) {
         until_readable(&own);
     }
@@ -89,8 +89,8 @@ async fn after_an_answer(
     );
 }
 
-/// Runs the loop for so many iterations without letting it wait, because a task that wakes itself is always
-/// ready.
+/// Keeps the loop from waiting until this task was polled `iterations` times. A task that wakes itself is
+/// always ready, so the loop does not wait.
 async fn without_a_wait(iterations: usize) {
     let mut left = iterations;
     poll_fn(|cx| {
@@ -104,7 +104,8 @@ async fn without_a_wait(iterations: usize) {
     .await;
 }
 
-/// A call may begin while the loop does not wait. Then no receive has completed, although the end has come.
+/// A call may begin before the loop has waited. In that case no receive has completed, although the end has
+/// come.
 #[test]
 fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {

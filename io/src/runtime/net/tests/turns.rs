@@ -1,4 +1,4 @@
-//! The order in which tasks run: tasks that yield, timers beside a flood, wakers.
+//! Tests of when tasks run: tasks that yield, timers while clients flood, and wakers.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn endless_yields_let_the_kernel_in() {
                     }
                 });
             }
-            // Sent once the tasks run, so that the byte comes while they do.
+            // The byte is sent only after a yield, so that it comes while the tasks run.
             own.yield_now().await;
             theirs.write_all(b"x").unwrap();
             assert_eq!(receive(&socket, SMALL).await, b"x");
@@ -147,7 +147,7 @@ fn a_timer_wakes_at_its_latest_setting() {
             timer.set(Duration::from_millis(30));
             poll_fn(|cx| timer.poll(cx)).await;
             assert!(began.elapsed() >= Duration::from_millis(30));
-            // The timer has fired, but is not ready after it is set again.
+            // A timer that has fired and is set again is not ready.
             timer.set(Duration::from_millis(30));
             assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
             poll_fn(|cx| timer.poll(cx)).await;

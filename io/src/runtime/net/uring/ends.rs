@@ -1,18 +1,19 @@
-//! Checks whether a peer has ended its direction behind bytes that were not received yet; a receive would have
-//! to take these bytes first. An epoll instance is asked, with three system calls. `poll` would take one, but
-//! its safe forms need a borrowed descriptor, which monoio's streams do not give.
+//! Checks whether a peer has ended its direction after bytes that were not received yet. A receive would
+//! report the end only after it has taken these bytes, so an epoll instance is asked, with three system
+//! calls. `poll` would take one, but its safe forms need a borrowed descriptor, which monoio's streams do not
+//! give.
 
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollOp, EpollTimeout};
 
-/// The epoll instance, made at the first check.
+/// The epoll instance, which the first check makes.
 #[derive(Default)]
 pub(super) struct Ends(std::cell::OnceCell<Option<Epoll>>);
 
 impl Ends {
-    /// Whether an end has come; false also if the system cannot tell.
+    /// Returns whether an end has come. Returns false, too, if the system cannot tell.
     pub(super) fn has_come(&self, fd: RawFd) -> bool {
         let made = || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok();
         let Some(epoll) = self.0.get_or_init(made) else {

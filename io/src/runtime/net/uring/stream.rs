@@ -1,7 +1,8 @@
-//! A connection on io_uring. At most one receive is in flight, made by one future that lives as long as the
-//! socket, because a receive that is dropped may have taken bytes already. Sends are system calls that do not
-//! wait, because an operation costs an entry, a completion and a wake-up. Small messages are sent at the end of
-//! the iteration. Only bytes that the peer did not take at once become an operation, in a task of its own.
+//! A connection on io_uring. At most one receive is in flight. The future that makes the receives lives as
+//! long as the socket, because a receive that is dropped may already have taken bytes. Sends are system calls
+//! that do not wait, because an operation would cost an entry of the ring, a completion and a wake-up. Small
+//! messages are sent at the end of the iteration. Only bytes that the peer did not take at once are sent by
+//! operations, in a task of their own.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -27,7 +28,8 @@ type ReceiveTask = Pin<Box<dyn Future<Output = ()>>>;
 
 pub(crate) struct Stream {
     shared: Rc<StreamShared>,
-    /// The task that has the socket polls this future, so that received bytes wake only that task.
+    /// The future that receives. The task that uses the socket polls it, so that received bytes wake only
+    /// that task.
     reader: RefCell<ReceiveTask>,
 }
 
@@ -41,9 +43,9 @@ pub(super) struct StreamShared {
     /// The iteration in which the receive that is in flight was pushed.
     received_in: Cell<u64>,
     outbox: RefCell<SocketOutbox>,
-    /// The waker of the task that waits for bytes; it is also woken if a held message was not sent.
+    /// The waker of the task that waits for bytes. That task is also woken if a held message was not sent.
     reading: RefCell<Option<Waker>>,
-    /// None while a task uses it to write.
+    /// The writing half of the socket; none while `write_rest` uses it.
     writer: RefCell<Option<Writer>>,
     /// Whether the socket is counted in the loop's `behind`.
     is_counted: Cell<bool>,
@@ -53,7 +55,7 @@ pub(super) struct StreamShared {
 enum Came {
     Nothing,
     Bytes(Vec<u8>),
-    /// The end: none for an orderly end, otherwise its error. Each later receive returns the end again.
+    /// The end, with an error if it was not orderly. Each later receive returns the end again.
     End(Option<Errno>),
 }
 
@@ -63,8 +65,8 @@ enum Writer {
 }
 
 impl Stream {
-    /// Takes a connected descriptor of any kind. It is wrapped in monoio's `UnixStream`, which holds a
-    /// descriptor and nothing else.
+    /// Makes a stream of a connected descriptor of any kind. monoio's `UnixStream` can wrap it even if it is
+    /// TCP, because that type holds only a descriptor.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let fd = stream.as_raw_fd();
@@ -103,7 +105,7 @@ impl Stream {
         self.shared.fd
     }
 
-    /// Polls the receive that is in flight, or makes one.
+    /// Polls the receive that is in flight, or makes one if none is.
     fn poll_input(&self, waker: &Waker) {
         let cx = &mut Context::from_waker(waker);
         let _goes_on = self.reader.borrow_mut().as_mut().poll(cx);
@@ -137,23 +139,25 @@ impl Stream {
         }
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
-            // With `DEFER_TASKRUN`, an end that has reached the socket makes no completion before the loop
-            // waits, and a busy loop may not wait for a while. Until then the receive has taken nothing, so the
-            // socket still shows the end. Without `DEFER_TASKRUN`, each submission makes all completions.
+            // With `DEFER_TASKRUN`, an end that has reached the socket makes a completion only when the loop
+            // waits, and a busy loop may not wait for a while. Until then the receive has taken nothing, so
+            // the socket itself still shows the end. Without `DEFER_TASKRUN`, each submission makes all
+            // completions.
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
-        // The receive is not submitted yet, so it has taken nothing, and the socket itself shows what came. But
-        // if the ring was full, the kernel may have the receive already, and may have filled its buffer while
-        // the completion is not processed yet.
+        // The receive is not submitted yet, so it has taken nothing, and the socket itself shows what came.
+        // But if the ring was full, the receive may have been submitted early. The kernel may then have
+        // filled its buffer, and the completion is not processed yet.
         !uring.may_have_been_full() && is_empty(self.shared.fd)
     }
 
     pub(in crate::runtime::net) fn has_ended(&self) -> bool {
-        // The socket is asked, because its end may have come with the last bytes, and the next receive is not
-        // submitted yet.
+        // The socket is asked, because the end may have come with the last bytes, and no receive that would
+        // report the end is submitted yet.
         match peek(self.shared.fd) {
             Ok(0) => true,
-            // The end may be behind bytes that were not received yet, which is rare.
+            // The end may come after bytes that were not received yet. This is rare, so it may cost more
+            // system calls.
             Ok(_) => self.shared.uring.ends.has_come(self.shared.fd),
             Err(why) => why != Errno::EAGAIN,
         }
@@ -183,7 +187,7 @@ impl Stream {
         outbox.is_behind() || outbox.has_failed()
     }
 
-    /// Ends both directions; posted bytes that were not sent are lost.
+    /// Ends both directions. Posted bytes that were not sent are lost.
     pub(in crate::runtime::net) fn abandon(&self) {
         let mut outbox = self.shared.outbox.borrow_mut();
         outbox.fail(false, Errno::ECANCELED);
@@ -218,9 +222,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // The receive is cancelled, and the descriptor is closed, by operations of their own.
+        // The drop of the stream makes operations that cancel the receive and close the descriptor.
         self.shared.uring.push(3);
-        // The shutdown ends a receive or a send that waits for the peer.
+        // This shuts the socket down, which ends a receive or a send that waits for the peer.
         self.abandon();
     }
 }
@@ -233,8 +237,8 @@ impl StreamShared {
             .borrow_mut()
             .release(buffers, |bytes: &[u8]| send_now(fd, bytes));
         if posted != Posted::Out
-            // The caller of `post` believes that the message is sent. If it is not, the task that receives is
-            // woken, so that it notices that.
+            // The caller of `post` treats the held message as sent. If it is not sent completely, the task
+            // that receives is woken, so that it can check for that.
             && let Some(waker) = &*self.reading.borrow()
         {
             waker.wake_by_ref();
@@ -242,7 +246,7 @@ impl StreamShared {
         self.follow(posted);
     }
 
-    /// Starts the task that sends the rest, if a message was sent in part.
+    /// Starts the task that sends the rest, if the socket did not take all of a message.
     fn follow(self: &Rc<Self>, posted: Posted) {
         if posted == Posted::Begun
             && let Some(writer) = self.writer.take()
@@ -261,7 +265,7 @@ impl StreamShared {
         self.outbox.borrow_mut().take()
     }
 
-    /// Ends the count of this socket, because nothing is left to send, or nothing can be sent.
+    /// Takes this socket out of the loop's `behind`, because nothing is left to send or nothing can be sent.
     fn settle(&self) {
         if self.is_counted.take() {
             self.uring.behind.set(self.uring.behind.get() - 1);
@@ -287,7 +291,8 @@ fn send_now(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
-/// The number of bytes that a receive would find: 0 or 1, because only one byte is looked at. It takes none.
+/// Returns how many bytes a receive would find: 0 at an end, otherwise 1, because only one byte is looked at.
+/// No byte is taken.
 fn peek(fd: RawFd) -> Result<usize, Errno> {
     peek_into(fd, &mut [0; 1])
 }
@@ -302,12 +307,13 @@ fn peek_into(fd: RawFd, bytes: &mut [u8]) -> Result<usize, Errno> {
     }
 }
 
-/// Whether a receive would find nothing, not even an end.
+/// Returns whether a receive would find nothing, not even an end.
 fn is_empty(fd: RawFd) -> bool {
     matches!(peek(fd), Err(Errno::EAGAIN))
 }
 
-/// Receives one buffer after the other; the next receive is made when the last buffer was taken.
+/// Receives one buffer after the other. The next receive is made only after the result of the last one was
+/// taken.
 async fn receive(shared: Rc<StreamShared>, mut half: impl AsyncReadRent) {
     let uring = shared.uring.clone();
     loop {
@@ -340,7 +346,7 @@ async fn receive(shared: Rc<StreamShared>, mut half: impl AsyncReadRent) {
     }
 }
 
-/// Sends the waiting bytes, until none are left.
+/// Sends the waiting bytes until none are left or a send fails.
 async fn write_rest(shared: Rc<StreamShared>, mut writer: Writer) {
     let uring = shared.uring.clone();
     while let Some((mut bytes, mut sent)) = shared.take_waiting() {

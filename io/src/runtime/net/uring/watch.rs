@@ -1,5 +1,5 @@
-//! Readiness on io_uring: at most one poll of the descriptor is in flight, made by one future that lives as
-//! long as the watch.
+//! Reports when a descriptor becomes readable, on io_uring. At most one poll of the descriptor is in flight.
+//! The future that makes the polls lives as long as the watch.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -21,8 +21,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Takes a descriptor of any kind. It is wrapped in monoio's `UnixStream`, which holds a descriptor and
-    /// nothing else.
+    /// Makes a watch of a descriptor of any kind. monoio's `UnixStream` can wrap it, because that type holds
+    /// only a descriptor.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let readable = Rc::new(Cell::new(false));
@@ -47,12 +47,12 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The poll is cancelled, and the descriptor is closed, by an operation each.
+        // Two operations follow: one cancels the poll, and one closes the descriptor.
         self.uring.push(2);
     }
 }
 
-/// Polls again and again; the next poll is made when the last result was taken.
+/// Polls again and again. The next poll is made only after the result of the last one was taken.
 async fn watch(uring: Rc<Uring>, stream: UnixStream, readable: Rc<Cell<bool>>) {
     loop {
         uring.push(1);
