@@ -1,6 +1,6 @@
-//! Which modules of a crate may import which: a folder imports only itself and lower folders, and
-//! the number of modules in a circle of imports is limited. The test reads the paths that begin
-//! with `crate::` and `super::`, without tests.
+//! Which modules of a crate may import which: a folder imports only itself and lower folders, and the number
+//! of modules in a circle of imports is limited. The test reads the paths that begin with `crate::` and
+//! `super::`, without tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +10,8 @@ use std::path::Path;
 struct Layers {
     sources: &'static str,
     folders: &'static [&'static str],
-    /// Imports that still go to a higher folder, each from a module to a module. Add no entry;
-    /// remove an entry when its import is gone.
+    /// The imports that still go to a higher folder, each from a module to a module. Add no entry, and remove
+    /// an entry when its import is gone.
     up_as_yet: &'static [(&'static str, &'static str)],
 }
 
@@ -57,10 +57,9 @@ const LAYERS: [Layers; 4] = [
     },
 ];
 
-/// The largest number of modules in a circle, because modules in a circle can only be understood
-/// together.
+/// The largest number of modules in a circle. Modules in a circle can only be understood together.
 const CIRCLE_MAX: usize = 10;
-/// Crates whose largest circle is larger than that, with its size. Add no crate.
+/// The crates with a larger circle than `CIRCLE_MAX`, with its size. Add no crate.
 const LARGE_AS_YET: [(&str, usize); 0] = [];
 
 const CRATES: [&str; 11] = [
@@ -77,8 +76,7 @@ const CRATES: [&str; 11] = [
     "src",
 ];
 
-/// The modules of a crate without tests, each with the modules that it uses; `a/b` is
-/// `crate::a::b`.
+/// The modules of a crate without tests, each with the modules that it uses. `a/b` is `crate::a::b`.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn graph(sources: &str) -> Graph {
@@ -106,7 +104,7 @@ fn graph(sources: &str) -> Graph {
         .collect()
 }
 
-/// Reads a crate's files into `texts` by the path of their module; the crate root is not a module.
+/// Reads a crate's files into `texts` by the path of their module. The crate root is not a module.
 fn collect(folder: &Path, above: &str, texts: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -126,7 +124,7 @@ fn collect(folder: &Path, above: &str, texts: &mut BTreeMap<String, String>) {
     }
 }
 
-/// A file without comments, and without the tests at its end.
+/// Returns a file's code without comments, and without the tests at its end.
 fn code(text: &str) -> String {
     let mut lines = text
         .lines()
@@ -147,7 +145,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// The modules that a module declares under `#[cfg(test)]`.
+/// Returns the modules that a module declares under `#[cfg(test)]`.
 fn test_modules(module: &str, code: &str) -> Vec<String> {
     let declared = code.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
         let line = rest.lines().next()?.trim().strip_suffix(';')?;
@@ -157,7 +155,7 @@ fn test_modules(module: &str, code: &str) -> Vec<String> {
     declared.collect()
 }
 
-/// The paths in a module's code that begin with `crate::` or `super::`.
+/// Returns the paths in a module's code that begin with `crate::` or `super::`.
 fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
@@ -184,7 +182,7 @@ fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Parses a path such as `a::{b, c::d}`, from position `at` on.
+/// A parser of a path such as `a::{b, c::d}`, at position `at`.
 struct Tree<'a> {
     code: &'a str,
     at: usize,
@@ -239,7 +237,7 @@ impl Tree<'_> {
     }
 }
 
-/// The longest prefix of a path that is a module; the rest of the path is an item in it.
+/// Returns the longest prefix of a path that is a module. The rest of the path is an item in that module.
 fn longest(modules: &BTreeSet<&String>, path: &[String]) -> Option<String> {
     let mut ends = (1..=path.len()).rev().map(|end| path[..end].join("/"));
     ends.find(|module| modules.contains(module))
@@ -279,7 +277,7 @@ fn folders_use_only_what_is_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// All modules that `from` uses, directly or through other modules.
+/// Returns all modules that `from` uses, directly or through other modules.
 fn reach(graph: &Graph, from: &str) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     let mut next = vec![from];

@@ -36,7 +36,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
         .collect()
 }
 
-/// A function with the required fields only: every other field has its default.
+/// Returns a function with the required fields only, so that every other field has its default.
 fn resolved(platform: Platform) -> Value {
     let draft = json!({"name": "f", "image": "i", "command": ["c"]});
     let draft: FunctionDraft = serde_json::from_value(draft).expect("a draft");
@@ -46,8 +46,7 @@ fn resolved(platform: Platform) -> Value {
 
 #[test]
 fn it_has_every_path_with_every_code() {
-    // Every path may answer 400, 403, 414, 431 and 503. A path with `body` may also answer 411 and
-    // 413.
+    // Every path may also answer 400, 403, 414, 431 and 503. A path with `body` may also answer 411 and 413.
     let expected = [
         ("/v1/functions get", "200"),
         ("/v1/functions post", "201 409 415 body"),
@@ -130,8 +129,8 @@ fn every_reference_and_every_part_is_used() {
     {
         for name in keys(parts) {
             let reference = format!("#/components/{kind}/{name}");
-            // Only the description names the shape `Bytes`, because an output in a status may be
-            // any JSON.
+            // The shape `Bytes` is named only in a description and by no reference, because an output in a
+            // status may be any JSON.
             if name != "Bytes" {
                 assert!(
                     references.contains(reference.as_str()),
@@ -188,8 +187,8 @@ fn a_functions_fields_are_the_cores() {
 
 #[test]
 fn a_functions_defaults_are_the_cores() {
-    // The comparison leaves these fields out, because they are required, depend on other fields, or
-    // are objects whose fields have defaults.
+    // The comparison leaves these fields out. They are required, depend on other fields, or are objects whose
+    // fields have defaults.
     const WITHOUT: [&str; 5] = ["name", "maxReplicas", "resources", "scalingConfig", "local"];
     fn compare(described: &Value, mut resolved: Value, given: &[&str]) {
         for (name, field) in described.as_object().expect("properties") {

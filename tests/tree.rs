@@ -1,5 +1,4 @@
-//! Which packages may depend on which others: the "never" column of ARCHITECTURE.md, checked by
-//! `cargo tree`.
+//! Which packages may depend on which others: the "never" column of ARCHITECTURE.md, checked by `cargo tree`.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -32,7 +31,7 @@ fn has(tree: &str, package: &str) -> bool {
         .any(|line| line.split(' ').next() == Some(package))
 }
 
-/// The packages of this workspace in the tree, without `nanofaas-`.
+/// Returns the packages of this workspace in the tree, without `nanofaas-`.
 fn ours<'a>(tree: &'a str, package: &str) -> BTreeSet<&'a str> {
     let names = tree.lines().filter_map(|line| line.split(' ').next());
     let ours = names.filter_map(|name| name.strip_prefix("nanofaas-"));
@@ -42,9 +41,10 @@ fn ours<'a>(tree: &'a str, package: &str) -> BTreeSet<&'a str> {
 /// What a package may depend on and what it needs.
 struct Rule {
     package: &'static str,
-    /// The packages of this workspace on which it depends, directly or not.
+    /// The packages of this workspace on which the package depends, directly or not.
     ours: &'static [&'static str],
-    /// Some packages that it depends on, to check that the output of `cargo tree` is parsed well.
+    /// Some packages on which the package depends, to check that the output of `cargo tree` is parsed
+    /// correctly.
     needs: &'static [&'static str],
     never: &'static [&'static str],
 }
@@ -92,8 +92,8 @@ const RULES: [Rule; 13] = [
         needs: &["tokio"],
         never: &["monoio", "kube", "axum"],
     },
-    // The simulator depends on core, because core makes the decisions and the simulator simulates
-    // everything else.
+    // The simulator depends on core, because core makes the decisions and the simulator simulates everything
+    // else.
     Rule {
         package: "simulate",
         ours: &["core", "plot"],
@@ -106,8 +106,7 @@ const RULES: [Rule; 13] = [
         needs: &["nanofaas-plot"],
         never: &["serde"],
     },
-    // The load test depends on no crate of the product, because it measures other platforms in the
-    // same way.
+    // The load test depends on no crate of the product, because it measures other platforms in the same way.
     Rule {
         package: "loadtest",
         ours: &["plot"],
@@ -127,8 +126,8 @@ const RULES: [Rule; 13] = [
         needs: &["serde_json", "nix"],
         never: &["tokio"],
     },
-    // The fake API server depends on no crate of the product, because it follows the documentation
-    // of Kubernetes and not our bridge.
+    // The fake API server depends on no crate of the product, because it follows the documentation of
+    // Kubernetes and not our bridge.
     Rule {
         package: "fake-api-server",
         ours: &[],

@@ -1,8 +1,7 @@
-//! The history of all functions: every change, with the times at which it was sent and answered.
-//! From this history the book computes the states that a function may have had in an interval: a
-//! state is possible from the time when its change is sent until the next change is answered.
-//! `registrar` writes the history. `clients` and `ledger` use it to judge answers, and bodies that
-//! reach pods.
+//! The history of all functions: every change, with the times at which it was sent and answered. From this
+//! history the book computes the states that a function may have had in an interval. A state is possible from
+//! the time when its change is sent until the next change is answered. `registrar` writes the history.
+//! `clients` and `ledger` judge answers and received bodies by it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,21 +11,22 @@ use nanofaas_testkit::wait::lock;
 
 use crate::plan::{FUNCTIONS, FunctionMode, PoolEndpoint, Spec};
 
-/// A time, in nanoseconds since the run began; times of all threads are comparable.
+/// A time, in nanoseconds since the run began. The times of all threads are comparable.
 pub(crate) type At = u64;
 
 /// A state of a function, after one change.
 #[derive(Clone, Debug)]
 struct FunctionState {
     sent: At,
-    /// `At::MAX` until the change is answered.
+    /// The time of the answer, or `At::MAX` until the change is answered.
     answered: At,
-    /// `None` if the function is removed.
+    /// `None` if the change removed the function.
     spec: Option<Spec>,
     version: Version,
 }
 
-/// Identifies a registration of a name: `life` counts removals, `revision` counts all changes.
+/// Identifies a registration of a name. `life` counts the registrations of the name while it was absent, and
+/// `revision` counts all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Version {
     pub(crate) life: u64,
@@ -55,7 +55,7 @@ impl Possible {
 pub(crate) struct Book {
     begun: Instant,
     functions: [Mutex<Vec<FunctionState>>; FUNCTIONS],
-    /// The largest `concurrency` of each life.
+    /// The largest `concurrency` of each life, by function and life.
     widest: Mutex<HashMap<(usize, u64), u64>>,
 }
 
@@ -119,12 +119,12 @@ impl Book {
         spec.is_some_and(|spec| spec.mode == FunctionMode::Warm)
     }
 
-    /// The earliest version under which a call that is sent now may run.
+    /// Returns the earliest version under which a call that is sent now may run.
     pub(crate) fn floor(&self, function: usize) -> Version {
         self.floor_at(function, self.now())
     }
 
-    /// The earliest version under which a call that was sent at `now` may run.
+    /// Returns the earliest version under which a call that was sent at `now` may run.
     pub(crate) fn floor_at(&self, function: usize, now: At) -> Version {
         let states = lock(&self.functions[function]);
         let mut rest = states.iter().rev().skip_while(|state| state.answered > now);
@@ -136,29 +136,29 @@ impl Book {
         }
     }
 
-    /// Whether the first registration of the life was sent after this time.
+    /// Returns whether the first registration of the life was sent after this time.
     pub(crate) fn began_after(&self, function: usize, life: u64, at: At) -> bool {
         let states = lock(&self.functions[function]);
         let first = states.iter().find(|state| state.version.life == life);
         first.is_none_or(|state| state.sent > at)
     }
 
-    /// The largest concurrency of all specs that the function had in this life.
+    /// Returns the largest concurrency of all specs that the function had in this life.
     pub(crate) fn concurrency_max(&self, function: usize, life: u64) -> u64 {
         let widest = lock(&self.widest);
         widest.get(&(function, life)).copied().unwrap_or(0)
     }
 
-    /// The states that the function may have had between two times.
+    /// Returns the states that the function may have had between two times.
     pub(crate) fn possible(&self, function: usize, from: At, to: At) -> Possible {
         let states = lock(&self.functions[function]);
         let mut found = Possible::default();
-        // The loop runs from the latest state back to the state that was in force when the interval
-        // began.
+        // The loop runs from the latest state back to the state that was in force when the interval began.
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());
-                // A removal ends all calls that exist when it is sent, however late they end.
+                // A removal counts until it is answered, because it ends the calls that exist when it is
+                // sent, however late they end.
                 found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
             }
             if state.answered < from {

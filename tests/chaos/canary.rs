@@ -1,6 +1,6 @@
-//! The canary in every body: the function and registration for which the body is meant, and the
-//! call that sent it. The pod that receives the body compares the canary, and so does the caller
-//! that gets it back. This module judges nothing.
+//! The canary in every body: the function and registration for which the body is meant, and the call that
+//! sent the body. `ledger` compares the canary that a pod received, and `judge` the canary that the caller
+//! got back. This module judges nothing.
 
 use serde_json::{Value, json};
 
@@ -13,8 +13,8 @@ pub(crate) struct Canary {
     pub(crate) function: usize,
     /// The call's id. Two calls have the same id only if they have the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may receive the body. It is 0 with an idempotency key,
-    /// because the same body is then sent at different times.
+    /// The earliest registration that may receive the body. With an idempotency key it is the default,
+    /// because the same body is sent at different times.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,
     pub(crate) pad: usize,
@@ -49,7 +49,7 @@ impl Canary {
         })
     }
 
-    /// What the pod does in this attempt; attempts are counted from 1.
+    /// Returns what the pod does in this attempt. Attempts are counted from 1.
     pub(crate) fn act(&self, attempt: u32) -> Act {
         let last = self.acts.len() - 1;
         self.acts[last.min(attempt.saturating_sub(1) as usize)]
@@ -60,7 +60,7 @@ impl Canary {
     }
 }
 
-/// The number of the function with this name.
+/// Returns the number of the function with this name.
 pub(crate) fn number_of(function: &str) -> Option<usize> {
     (0..FUNCTIONS).find(|number| name(*number) == function)
 }
@@ -73,7 +73,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The text of this identity in an endpoint's path and in a process's environment.
+    /// Returns the text of this identity in an endpoint's path and in a process's environment.
     pub(crate) fn path(&self) -> String {
         let Version { life, revision } = self.version;
         format!("{}/{life}/{revision}", name(self.function))
@@ -89,7 +89,8 @@ impl Identity {
     }
 }
 
-/// The answer of a pod: its identity, the number of the attempt, and the canary as received.
+/// Returns the answer of a pod: its identity, the number of the attempt, and the canary as the pod received
+/// it.
 pub(crate) fn echo(identity: &Identity, attempt: u32, canary: &Value, large: bool) -> Value {
     let more = if large {
         "y".repeat(6000)

@@ -1,5 +1,5 @@
-//! Clients that call, wait for results, cancel and close connections as planned, and check every
-//! answer against the contract. They change no function.
+//! Clients that call, wait for results, cancel and close connections as planned, and check every answer
+//! against the contract. Clients change no function.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, Sent};
 use crate::plan::{Act, ClientLeave, ClientStep, Kind, PlannedCall, Steps, name};
 use crate::tally::Tally;
 
-/// A client uses the same set of idempotency keys for this many calls.
+/// The number of calls for which a client uses the same set of idempotency keys.
 const KEY_AGE: u64 = 150;
 
 pub(crate) struct ChaosClient<'a> {
@@ -31,7 +31,7 @@ pub(crate) struct ChaosClient<'a> {
     wire: Option<RawClient>,
 }
 
-/// Opens a connection to the plane; an error if the plane has ended.
+/// Opens a connection to the plane. Returns an error if the plane has ended.
 fn connect(listen: SocketAddr) -> io::Result<RawClient> {
     TcpStream::connect(listen).map(RawClient::over)
 }
@@ -73,8 +73,7 @@ impl<'a> ChaosClient<'a> {
         }
     }
 
-    /// Sends over the kept connection, or over a new one. Keeps the connection if the plane keeps
-    /// it open.
+    /// Sends over the kept connection, or over a new one. Keeps the connection if the plane keeps it open.
     fn send(&mut self, request: &Request) -> io::Result<Answer> {
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
@@ -88,7 +87,7 @@ impl<'a> ChaosClient<'a> {
         Ok(answer)
     }
 
-    /// The call's canary, and its idempotency key.
+    /// Returns the call's canary and its idempotency key.
     fn canary(&self, call: &PlannedCall) -> (Canary, Option<String>) {
         let number = self.calls;
         let mut canary = Canary {
@@ -101,7 +100,7 @@ impl<'a> ChaosClient<'a> {
         let Kind::Keyed { key, other, .. } = call.kind else {
             return (canary, None);
         };
-        // The body depends only on the key, so that every call with the key sends the same body.
+        // The body depends only on the key and on `other`, so that repeated calls send the same body.
         let age = number / KEY_AGE;
         let key = format!("k{age}-{key}");
         canary.call = format!("{key}-{other}");
@@ -150,7 +149,7 @@ impl<'a> ChaosClient<'a> {
         Ok(())
     }
 
-    /// Whether the contract allows this answer to the call.
+    /// Checks that the contract allows this answer to the call.
     fn judge(&self, kind: Kind, sent: &Sent, answer: &Answer, left: bool) -> Result<(), String> {
         let now = self.book.now();
         let possible = self.book.possible(sent.canary.function, sent.from, now);
@@ -188,8 +187,8 @@ impl<'a> ChaosClient<'a> {
                     let has = |name| answer.header(name).is_some();
                     has("retry-after") && has("x-queue-reject-reason")
                 }
-                // The key may belong to another io thread. If that thread's inbox is full, the
-                // plane answers BUSY.
+                // The key may belong to another io thread. If the inbox of that io thread is full, the plane
+                // answers BUSY.
                 (503, Some("BUSY")) => sent.key.is_some(),
                 _ => false,
             };
@@ -235,13 +234,13 @@ impl<'a> ChaosClient<'a> {
             text(&body["error"]["code"]),
             text(&body["error"]["message"]),
         );
-        // If a JOB's runtime cannot send an output, it reports a function's error: status 500.
+        // If a JOB's runtime cannot send an output, the runtime reports an error of the function: status 500.
         let by_job = code == "BAD_OUTPUT" && possible.job && answer.status == 500;
         if answer.status != judge::http_status(&code) && !by_job {
             return unexpected();
         }
-        // A call that joined another call's execution may time out at its own deadline, while the
-        // execution continues.
+        // A call that joined another call's execution may time out at its own deadline, while the execution
+        // continues.
         let gave_up = sent.key.is_some() && code == "TIMEOUT";
         let outcome = ReportedOutcome {
             state: if gave_up { "timeout" } else { &state },
@@ -306,8 +305,8 @@ impl<'a> ChaosClient<'a> {
         Ok(())
     }
 
-    /// Checks the answer to a request about an execution. A 404 is wrong while the plane must keep
-    /// the execution's record.
+    /// Checks the answer to a request about an execution. A 404 is wrong while the plane must keep the
+    /// execution's record.
     fn expect(&self, id: &str, answer: &Answer, statuses: &[u16]) {
         let forgotten = answer.status == 404 && self.ledger.sent(id).is_none();
         if !forgotten && !statuses.contains(&answer.status) {
@@ -397,8 +396,8 @@ fn succeeded(
     Ok(())
 }
 
-/// Checks that the contract allows this status at the time when it was requested; returns whether
-/// the execution has ended.
+/// Checks that the contract allows this status at the time when it was requested. Returns whether the
+/// execution has ended.
 pub(crate) fn status(
     book: &Book,
     ledger: &Ledger,
@@ -425,7 +424,8 @@ pub(crate) fn status(
         tally.count("status queued");
         ledger.waited(id, book.floor_at(sent.canary.function, asked).revision);
     }
-    // Only the client of a plain call knows its body, so only that client judges the answer.
+    // The ledger has no `sent` of a plain call. Only the client of that call knows the body and judges the
+    // answer.
     let Some(sent) = ledger.sent(id).filter(|_| over) else {
         return Ok(over);
     };
@@ -455,7 +455,7 @@ pub(crate) fn status(
     Ok(true)
 }
 
-/// The number of attempts in a status.
+/// Returns the number of attempts in a status.
 fn attempts(status: &Value) -> u32 {
     let attempts = status["attempt"]
         .as_u64()

@@ -1,6 +1,6 @@
-//! Decides whether the contract allows an outcome, from what the call asked of its pod, the
-//! possible states of its function, and cancels. An outcome that these do not explain is wrong.
-//! This module sends nothing to the plane; `clients` and `run` pass it what they received.
+//! Decides whether the contract allows an outcome. The decision follows from what the call asked of its pod,
+//! from the possible states of its function, and from cancels. An outcome that these do not explain is wrong.
+//! This module sends nothing to the plane; `clients` passes it what the plane answered.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub(crate) struct ReportedOutcome<'a> {
     pub(crate) message: &'a str,
 }
 
-/// The HTTP status that belongs to this error code.
+/// Returns the HTTP status that belongs to this error code.
 pub(crate) fn http_status(code: &str) -> u16 {
     match code {
         "" => 200,
@@ -30,7 +30,7 @@ pub(crate) fn http_status(code: &str) -> u16 {
     }
 }
 
-/// Checks whether the contract allows this failure; the error says why not.
+/// Checks that the contract allows this failure. Returns the reason if it does not.
 pub(crate) fn failure(
     sent: &Sent,
     possible: &Possible,
@@ -51,7 +51,7 @@ pub(crate) fn failure(
         "BAD_OUTPUT" => canary.has(&[Act::Garbage, Act::Half]),
         "POD_UNREACHABLE" => possible.warm || possible.closed || canary.has(&[Act::NotStarted]),
         "COLD_START_FAILED" => possible.process(),
-        // The plane reads the number of OOM kills in this machine's cgroup, which may include other
+        // The plane reads the number of OOM kills in this machine's cgroup, which may include kills of other
         // processes. So any killed process may be reported as OOM.
         "OOM" => possible.process(),
         _ => false,
@@ -64,7 +64,7 @@ pub(crate) fn failure(
     ))
 }
 
-/// Checks that the output is the call's own; returns the attempt that made it, or `None` for LOCAL.
+/// Checks that the output is the call's own. Returns the attempt that made it, or `None` for LOCAL.
 pub(crate) fn output(
     sent: &Sent,
     possible: &Possible,

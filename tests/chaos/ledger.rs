@@ -1,6 +1,6 @@
-//! Executions as clients and pods see them: the body of each execution, the pods that received it,
-//! and its end. The ledger checks every received body against its canary. At the end it checks the
-//! concurrency of every function. It sends nothing to the plane. Pods and clients write it.
+//! Executions as clients and pods see them: the body of each execution, the pods that received it, and its
+//! end. The ledger checks every received body against its canary, and at the end the concurrency of every
+//! function. Pods and clients write the ledger, and it sends nothing to the plane.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use crate::canary::{Canary, Identity};
 use crate::plan::name;
 use crate::tally::Tally;
 
-/// The number of latest executions that clients may still request.
+/// The number of the latest executions about which clients may still ask.
 const RECENT: usize = 400;
 
 /// A body that a pod received.
@@ -30,7 +30,7 @@ pub(crate) struct Sent {
     pub(crate) canary: Canary,
     pub(crate) from: At,
     pub(crate) raw: bool,
-    /// The function and the idempotency key.
+    /// The function and the idempotency key, joined by a slash.
     pub(crate) key: Option<String>,
 }
 
@@ -44,21 +44,20 @@ struct AttemptSpan {
 #[derive(Default)]
 struct Execution {
     sent: Option<Sent>,
-    /// When the client received the answer that accepted the call.
+    /// The time at which the client received the answer that accepted the call.
     accepted: Option<At>,
     cancelled: bool,
-    /// The function and its life in which pods received the call.
+    /// The function and the life in which pods received the call.
     seen: Option<(usize, u64)>,
     spans: Vec<AttemptSpan>,
     /// The attempt that gave the execution its result.
     succeeded: Option<u32>,
-    /// Attempts in which a pod closed the connection instead of answering.
+    /// The number of attempts in which a pod closed the connection instead of an answer.
     losses: u32,
-    /// The revision that was in force when the last pod answered. Later attempts run under this
-    /// spec or a newer one.
+    /// The latest revision that was in force when a pod answered or the execution waited. Later attempts run
+    /// under this spec or a newer one.
     next_floor: u64,
-    /// The number of attempts when the plane accepted a cancel. After that, no further attempt may
-    /// start.
+    /// The number of attempts when the plane accepted a cancel. No further attempt may start.
     attempts_max: Option<u32>,
 }
 
@@ -66,20 +65,20 @@ struct Execution {
 pub(crate) struct Ledger {
     executions: Mutex<HashMap<String, Execution>>,
     recent: Mutex<VecDeque<String>>,
-    /// When each idempotency key was first sent.
+    /// The time at which each idempotency key was first sent.
     keys: Mutex<HashMap<String, At>>,
     /// The execution that succeeded under each idempotency key.
     holders: Mutex<HashMap<String, String>>,
 }
 
 impl Ledger {
-    /// The time at which this key was first sent. Every execution under the key is younger.
+    /// Returns the time at which this key was first sent. Every execution under the key is younger.
     pub(crate) fn first_use(&self, key: &str, now: At) -> At {
         *lock(&self.keys).entry(key.to_owned()).or_insert(now)
     }
 
-    /// Records that an execution succeeded under this key. Until the function is removed, no other
-    /// execution may succeed under it.
+    /// Records that an execution succeeded under this key. Until the function is removed, no other execution
+    /// may succeed under the same key.
     pub(crate) fn hold(&self, key: &str, execution: &str) -> Result<(), String> {
         let mut holders = lock(&self.holders);
         let holder = holders
@@ -143,8 +142,8 @@ impl Ledger {
                 "an attempt under a specification that was replaced before",
             ));
         }
-        // An attempt after a second loss is allowed, because the second loss may count as a timeout
-        // of the attempt.
+        // An attempt after a second loss is allowed, because the second loss may count as a timeout of the
+        // attempt.
         if losses > 2 {
             tally.wrong(describe(&format!("tried again after {losses} losses")));
         }
@@ -157,8 +156,7 @@ impl Ledger {
         self.remember(&receipt.execution);
     }
 
-    /// Records that a scripted pod is about to answer an attempt or to close the connection
-    /// instead.
+    /// Records that a scripted pod is about to answer an attempt or to close the connection instead.
     pub(crate) fn answer(&self, receipt: &Receipt, from: At, book: &Book, closes: bool) {
         let (attempt, to) = (receipt.attempt, book.now());
         let floor = book.floor(receipt.identity.function).revision;
@@ -174,7 +172,7 @@ impl Ledger {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.accepted.get_or_insert(now);
-        // A call that repeats a key joins the execution of another client, which may already have
+        // A call that repeats a key joins the execution of another call, whose client may already have
         // recorded the execution.
         known.sent.get_or_insert_with(|| sent.clone());
         drop(executions);
@@ -195,15 +193,15 @@ impl Ledger {
         known.cancelled = true;
     }
 
-    /// Records that the execution waited while this revision was in force, so that its next attempt
-    /// must run under this spec or a newer one.
+    /// Records that the execution waited while this revision was in force, so that its next attempt must run
+    /// under this spec or a newer one.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.next_floor = known.next_floor.max(floor);
     }
 
-    /// The latest executions of a function that continue without their clients.
+    /// Returns the latest executions of a function that continue without their clients.
     pub(crate) fn latest_of(&self, function: usize, count: usize) -> Vec<String> {
         let recent = lock(&self.recent).clone();
         let is_of = |id: &&String| {
@@ -226,7 +224,7 @@ impl Ledger {
         known.attempts_max.get_or_insert(attempts);
     }
 
-    /// Whether the execution may have this many attempts.
+    /// Returns whether the execution may have this many attempts.
     pub(crate) fn allows(&self, execution: &str, attempts: u32) -> bool {
         let executions = lock(&self.executions);
         let most = executions
@@ -242,7 +240,7 @@ impl Ledger {
             .is_some_and(|known| known.cancelled)
     }
 
-    /// The call of an execution. `None` if the plane need not keep the execution's record.
+    /// Returns the call of an execution, or `None` if the plane need not keep the execution's record.
     pub(crate) fn sent(&self, execution: &str) -> Option<Sent> {
         lock(&self.executions).get(execution)?.sent.clone()
     }
@@ -255,7 +253,7 @@ impl Ledger {
         recent.push_back(execution.to_owned());
     }
 
-    /// The execution that became known `back` executions before the last one.
+    /// Returns the execution that became known `back` executions before the last one.
     pub(crate) fn back(&self, back: u64) -> Option<String> {
         let recent = lock(&self.recent);
         let at = recent.len().checked_sub(1 + back as usize)?;
@@ -266,9 +264,9 @@ impl Ledger {
         lock(&self.executions).keys().cloned().collect()
     }
 
-    /// Checks that no function ran more calls in its pods at the same time than its concurrency.
-    /// Counts only attempts that gave their execution its result, because each of them held a slot
-    /// during its whole span.
+    /// Checks that no function ran more calls in its scripted pods at the same time than its concurrency.
+    /// Counts only attempts that gave their execution its result, because such an attempt held a slot during
+    /// its whole span.
     pub(crate) fn check_concurrency(&self, book: &Book, tally: &Tally) {
         let mut edges: HashMap<(usize, u64), Vec<(At, i64)>> = HashMap::new();
         for known in lock(&self.executions).values() {
@@ -281,8 +279,8 @@ impl Ledger {
             }
         }
         for ((function, life), mut list) in edges {
-            // At equal times, -1 sorts before 1: a call that ends when another call starts does not
-            // overlap with it.
+            // At equal times, -1 sorts before 1, so a call that ends does not overlap with a call that starts
+            // at the same time.
             list.sort_unstable();
             let running = list.iter().scan(0, |sum, (_, step)| {
                 *sum += step;

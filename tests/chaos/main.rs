@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A number from the environment.
+/// Returns a number from the environment.
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
@@ -89,8 +89,8 @@ fn seed() -> u64 {
     setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()))
 }
 
-/// The largest number of rounds. All forms run in each round. The test ends earlier when every kind
-/// of operation and end has occurred.
+/// The largest number of rounds. All forms run in each round. The test ends as soon as every kind of
+/// operation and end has occurred.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {
@@ -100,14 +100,13 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // The test stops at the first fault, because later faults of the same plane show
-            // nothing new.
+            // The test stops at the first fault, because later faults of the same plane show nothing new.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }
         }
-        // Ends when every kind of operation and end has occurred. If not, all forms run again,
-        // because on a busy machine fewer operations fit into the time.
+        // Stop if every kind of operation and end has occurred. Otherwise all forms run again, because on a
+        // busy machine fewer operations fit into the time.
         if total.missing().is_empty() {
             break;
         }

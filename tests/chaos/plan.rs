@@ -1,18 +1,18 @@
-//! The operations of a run: two endless lists, of changes to functions and of calls, drawn from the
-//! seed. The plan depends on no clock and no state of the plane, so that a seed replays the same
-//! operations. `registrar` and `clients` execute the plan. The plan names an execution by an index,
-//! such as "the third last execution"; `clients` finds that execution.
+//! The operations of a run: two endless lists, of changes to functions and of calls, drawn from the seed. The
+//! plan depends on no clock and no state of the plane, so that a seed replays the same operations.
+//! `registrar` and `clients` execute the plan. The plan names an execution by an index, such as "the third
+//! last execution", and `clients` finds that execution.
 
 use nanofaas_testkit::rng::SeededRng;
 
-/// The largest number of functions; `name` gives their names.
+/// The largest number of functions. `name` gives their names.
 pub(crate) const FUNCTIONS: usize = 8;
 /// The longest `timeoutMs` of all functions, and so the longest time that an attempt may take.
 pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
 /// The number of idempotency keys that a function's calls use at a time.
 const KEYS: u64 = 6;
 
-/// The name of a function by its number.
+/// Returns the name of a function by its number.
 pub(crate) fn name(function: usize) -> String {
     format!("chaos-{function}")
 }
@@ -53,7 +53,7 @@ pub(crate) enum PoolEndpoint {
 pub(crate) struct Spec {
     pub(crate) mode: FunctionMode,
     pub(crate) endpoint: PoolEndpoint,
-    /// Whether the program of a WARM or JOB function does not start.
+    /// Whether the program of a WARM or JOB function fails at its start.
     pub(crate) broken: bool,
     pub(crate) concurrency: u64,
     pub(crate) queue_size: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Spec {
     pub(crate) max_retries: u64,
     pub(crate) retry_on: Vec<&'static str>,
     pub(crate) min_replicas: u64,
-    /// A field of the pod's shape: a change of this number replaces the pods.
+    /// A field of the pod's shape. A change of this number replaces the pods.
     pub(crate) shape: u64,
 }
 
@@ -150,7 +150,7 @@ pub(crate) enum ClientLeave {
 pub(crate) enum Kind {
     Invoke,
     Enqueue,
-    /// With the idempotency key of this number; `other` sends another body under the same key.
+    /// A call with the idempotency key of this number. `other` sends another body under the same key.
     Keyed {
         key: u64,
         enqueue: bool,
@@ -166,7 +166,7 @@ pub(crate) enum Kind {
 pub(crate) struct PlannedCall {
     pub(crate) function: usize,
     pub(crate) kind: Kind,
-    /// What the pod does in each attempt; the last entry also applies to all further attempts.
+    /// What the pod does in each attempt. The last entry also applies to all further attempts.
     pub(crate) acts: Vec<Act>,
     pub(crate) raw: bool,
     /// The number of additional bytes in the body.
@@ -174,7 +174,7 @@ pub(crate) struct PlannedCall {
     pub(crate) timeout_ms: Option<u64>,
 }
 
-/// An operation of a client. `back` counts from the latest known execution.
+/// An operation of a client. `back` counts back from the latest known execution.
 #[derive(Clone, Debug)]
 pub(crate) enum ClientStep {
     Call(PlannedCall),
@@ -205,8 +205,8 @@ impl Changes {
             2 => PlannedChange::Remove,
             _ => PlannedChange::Scale(rng.below(4)),
         };
-        // Without a pause, the next change follows a removal at once. During a pause, calls
-        // progress.
+        // Some pauses are 0, so that the next change may follow a removal at once. During the other pauses,
+        // calls progress.
         let pause = rng.weighted(&[(40, 0), (28, 20), (20, 100), (10, 400), (2, 2000)]);
         (function, change, pause)
     }

@@ -1,8 +1,7 @@
-//! Pods of both kinds, which report every body that they receive and do what its canary requests.
-//! The scripted pods of POOL functions are in this process and break the rules of HTTP. The
-//! programs of WARM and JOB functions are this program, started by the plane, with the runtime that
-//! real functions use. A process reports by a line in a file, so that its earlier reports remain if
-//! it is killed.
+//! Pods of both kinds, which report every body that they receive and do what its canary requests. The
+//! scripted pods of POOL functions are in this process and break the rules of HTTP. The programs of WARM and
+//! JOB functions are this program, started by the plane, with the runtime that real functions use. A process
+//! reports by a line in a file, so that its earlier reports remain if it is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -23,10 +22,10 @@ use crate::ledger::{Ledger, Receipt};
 use crate::plan::{Act, PoolEndpoint, TIMEOUT_MS_MAX};
 use crate::tally::Tally;
 
-/// This pause is longer than any deadline of a call.
+/// A pause that is longer than any deadline of a call.
 const LATE: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(8);
-/// After this pause the plane may have given the connection to the next call.
+/// A pause after which the plane may have given the connection to the next call.
 const UNASKED_AFTER: Duration = Duration::from_millis(3);
 
 /// The scripted pods of a run.
@@ -53,7 +52,7 @@ impl Peers {
         }
     }
 
-    /// The `endpointUrl` of a function.
+    /// Returns the `endpointUrl` of a function.
     pub(crate) fn url(&self, endpoint: PoolEndpoint, identity: &Identity) -> String {
         let url = match endpoint {
             PoolEndpoint::Tcp => &self.tcp.url,
@@ -73,14 +72,14 @@ impl Peers {
     }
 }
 
-/// The canary of a body, unparsed and parsed.
+/// Returns the canary of a body, unparsed and parsed.
 fn read(body: &[u8]) -> Option<(Value, Canary)> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let canary = value.get("input").unwrap_or(&value);
     Some((canary.clone(), Canary::parse(canary)?))
 }
 
-/// Serves one attempt.
+/// Serves one attempt in a scripted pod.
 fn answer(
     got: &ReceivedCall,
     line: &mut ScriptedConn,
@@ -127,8 +126,8 @@ fn answer(
     } else {
         "application/json"
     };
-    // Half of the answers of an ordinary endpoint carry an execution id, as the answers of the
-    // runtimes do. A rude endpoint always sends the id.
+    // Half of the answers of an ordinary endpoint carry an execution id, as the answers of the runtimes do. A
+    // rude endpoint always sends the id.
     let own = if got.number.is_multiple_of(2) || rude {
         format!("X-Execution-Id: {execution}\r\n")
     } else {
@@ -186,8 +185,8 @@ fn answer(
             let length = text.len();
             let head = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n");
             let whole = [head.as_str(), &text].concat();
-            // The pod sends both answers together, or sends the second answer later, when another
-            // call may use the connection.
+            // The pod sends both answers together, or sends the second answer later, when another call may
+            // use the connection.
             let sent = if call.len().is_multiple_of(2) {
                 line.send(whole.repeat(2).as_bytes())
             } else {
@@ -207,7 +206,7 @@ fn answer(
 pub(crate) const IDENTITY: &str = "CHAOS_IDENTITY";
 pub(crate) const RECEIPTS: &str = "CHAOS_RECEIPTS";
 
-/// The main function of a function's process; the runtime decides whether it runs as WARM or JOB.
+/// The main function of a function's process. The runtime decides whether the process runs as WARM or JOB.
 pub(crate) fn program() -> ExitCode {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let (path, file) = (variable(IDENTITY), PathBuf::from(variable(RECEIPTS)));
@@ -243,7 +242,7 @@ pub(crate) fn program() -> ExitCode {
     nanofaas_runtime::serve(Handlers::new().add("chaos", serve))
 }
 
-/// What a process does before it answers.
+/// Does what the act asks of a process before its answer.
 fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     match act {
         Act::Fail => return Err(Error::with_code("CHAOS", call)),
@@ -278,7 +277,7 @@ fn report(file: &Path, line: &Value) {
 pub(crate) struct FunctionProcess(pub(crate) i32);
 
 impl FunctionProcess {
-    /// Whether the process still runs. A later process may have the same PID, and does not count.
+    /// Returns whether the process still runs. A process of another program with the same PID does not count.
     pub(crate) fn is_alive(self) -> bool {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
         let own = std::env::current_exe().expect("this program");
@@ -295,7 +294,7 @@ pub(crate) struct Reports {
     path: PathBuf,
     file: Option<File>,
     unread: Vec<u8>,
-    /// All processes that ever started.
+    /// The processes that have reported their start, the oldest first.
     pub(crate) started: Vec<FunctionProcess>,
 }
 

@@ -1,5 +1,5 @@
-//! Registers, replaces, scales and removes functions. Each function belongs to one registrar, which
-//! therefore knows the correct answer to each of its changes. A registrar calls no function.
+//! Registers, replaces, scales and removes functions. Each function belongs to one registrar, which therefore
+//! knows the correct answer to each of its changes. A registrar calls no function.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ impl Registrar<'_> {
         self.look_at_waiting(function);
     }
 
-    /// Records which calls wait after the answer to a change, because these calls must run under
-    /// the changed spec.
+    /// Records which calls wait after the answer to a change, because these calls must run under the changed
+    /// spec.
     fn look_at_waiting(&self, function: usize) {
         for id in self.ledger.latest_of(function, LOOKED_AT) {
             let asked = self.book.now();
@@ -147,8 +147,8 @@ impl Registrar<'_> {
                 body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity))
             }
             FunctionMode::Warm | FunctionMode::Job => {
-                // The revision in the environment is always 0, because a pod survives replacements
-                // that do not change its shape, and another revision would change the shape.
+                // The revision in the environment is always 0, because a pod survives replacements that do
+                // not change its shape, and another revision would change the shape.
                 identity.version.revision = 0;
                 let program = std::env::current_exe().expect("this program");
                 let command = if spec.broken {

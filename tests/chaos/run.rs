@@ -1,6 +1,6 @@
-//! One run: registrars, clients and a killer work on a plane in one form, and then the checks
-//! follow. All accepted executions must end, the ledger's drift must be 0, and no descriptors or
-//! processes may be left. `main` calls this module for each form.
+//! One run: registrars, clients and a killer work on a plane in one form, and the checks follow. All accepted
+//! executions must end, the ledger's drift must be 0, and no descriptors or processes may be left. `main`
+//! calls this module for each form.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -23,8 +23,7 @@ use crate::tally::Tally;
 
 const CLIENTS: usize = 10;
 const REGISTRARS: usize = 2;
-/// Registrars use the streams of random numbers from 0 on, and clients the streams from this number
-/// on.
+/// Registrars use the streams of random numbers from 0 on, and clients the streams from this number on.
 const CLIENT_STREAM: u64 = 100;
 const KILLER_STREAM: u64 = 99;
 const END_STREAM: u64 = 98;
@@ -38,7 +37,7 @@ struct Run {
     over: AtomicBool,
 }
 
-/// Runs the plan of a seed in one form for `length`; returns false if anything was wrong.
+/// Runs the plan of a seed in one form for `length`. Returns false if anything was wrong.
 pub(crate) fn run(form: ControlPlaneForm, seed: u64, length: Duration, total: &Tally) -> bool {
     println!("-- {}", form.name);
     let (book, ledger) = (Arc::new(Book::new()), Arc::default());
@@ -122,8 +121,8 @@ impl Run {
                     Err(panic) => unanswered.push(words(panic)),
                 }
             }
-            // A missing answer is a fault only while the plane lives: a dead plane answers nothing,
-            // and `stop` reports its death.
+            // A missing answer is a fault only while the plane lives. A dead plane answers nothing, and
+            // `stop` reports its death.
             if self.subject.is_alive() {
                 unanswered
                     .into_iter()
@@ -133,7 +132,7 @@ impl Run {
         reports.read(&self.ledger, &self.book, &self.tally);
     }
 
-    /// Kills one of the six youngest processes, with a probability of 20 %.
+    /// Kills one of the six youngest living processes, with a probability of 20 %.
     fn kill(&self, rng: &mut SeededRng, reports: &Reports) {
         let (hit, back) = (rng.chance(20), rng.below(6) as usize);
         let youngest = reports
@@ -151,8 +150,8 @@ impl Run {
         }
     }
 
-    /// Runs after the last client: waits until all executions have ended, removes the functions,
-    /// and checks that nothing is left.
+    /// Runs after the last client: waits until all executions have ended, removes the functions, and checks
+    /// that nothing is left. With `remove_first`, the functions are removed before the wait.
     fn end(&self, registrar: &Registrar<'_>, reports: &mut Reports, remove_first: bool) {
         if remove_first {
             registrar.remove_all();
@@ -180,8 +179,8 @@ impl Run {
         let mut wire = RawClient::connect(self.subject.plane.listen);
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
-            // The deadline is the same for all executions, so each request may wait for half of the
-            // time that is left.
+            // The deadline is the same for all executions, so each request may wait for only half of the time
+            // that is left.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
             let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());
@@ -232,7 +231,7 @@ impl Run {
     }
 }
 
-/// The message of a failed assertion.
+/// Returns the message of a failed assertion.
 fn words(panic: Box<dyn Any + Send>) -> String {
     panic
         .downcast::<String>()

@@ -1,7 +1,7 @@
-//! A soak test: planes in all forms run under the same mixed load, for an hour by default. Each
-//! plane's memory, descriptors and threads are sampled every few seconds and plotted. They must not
-//! grow after the first quarter, and must go down when the load ends. `main` calls this module;
-//! `./ci chaos soak` runs it.
+//! A soak test: planes in all forms run under the same mixed load, for an hour by default. Each plane's
+//! memory, descriptors and threads are sampled every few seconds and plotted. Memory and descriptors must not
+//! grow after the first quarter, and must go down when the load ends. `main` calls this module; `./ci chaos
+//! soak` runs it.
 
 mod crowd;
 mod graph;
@@ -21,18 +21,18 @@ use crowd::{Crowd, SoakPods};
 pub(crate) use crowd::program;
 
 const SAMPLES: u32 = 360;
-/// The allowed growth from the median of the second quarter to the median of the last.
+/// The allowed growth from the median of the second quarter to the median of the last quarter.
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;
 /// The pause between the end of the load and the last sample.
 const REST: Duration = Duration::from_secs(10);
 const REST_GROWTH_MIB: f64 = 16.0;
-/// The memory of records of plain calls, which stay after the load: 4096 records on each io thread,
-/// of at most 1.5 KiB each.
+/// The memory of records of plain calls, which stay after the load. Each io thread keeps 4096 records of at
+/// most 1.5 KiB.
 const RECORDS_MIB: f64 = 6.0;
 
-/// The resources of a plane at a time.
+/// The resources of a plane at one time.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Duration,
@@ -44,7 +44,7 @@ struct Sample {
     accepted: f64,
 }
 
-/// Runs all forms side by side for `length`; returns false if anything was wrong.
+/// Runs all forms side by side for `length`. Returns false if anything was wrong.
 pub(crate) fn run(length: Duration, seed: u64, into: &Path) -> bool {
     println!("soak: {length:?}, NANOFAAS_CHAOS_SEED={seed}");
     let begun = Instant::now();
@@ -141,7 +141,7 @@ fn sample(subject: &Subject, begun: Instant) -> Sample {
     }
 }
 
-/// Checks that resources stayed flat, and were released after the load.
+/// Checks that the resources stayed flat, and were released after the load.
 fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     let quarter = history.len() / 4;
     let growth = |what: &str, allowed: f64, of: fn(&Sample) -> f64| {
@@ -159,8 +159,8 @@ fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     if rest.inflight_mib != 0.0 {
         tally.wrong(format!("{} MiB of calls are left", rest.inflight_mib));
     }
-    // Some more descriptors than before the load are allowed, because an io thread opens some of
-    // its own descriptors only when it first needs them.
+    // Some more descriptors than before the load are allowed, because an io thread opens some of its own
+    // descriptors only when it first needs them.
     if rest.descriptors > idle.descriptors + DESCRIPTORS_GROWTH {
         tally.wrong(format!("{} descriptors are left", rest.descriptors));
     }

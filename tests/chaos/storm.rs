@@ -1,7 +1,7 @@
-//! A storm: very many connections with a few calls each, pods that break one answer in ten at any
-//! byte, and clients that leave at any byte of their request or their answer. Every complete answer
-//! must belong to its caller. In the end the ledger's drift is 0, and no descriptor is left. The
-//! storm kills no process and changes no function while calls run. `main` calls this module.
+//! A storm: very many connections with a few calls each, pods that break one answer in ten at any byte, and
+//! clients that leave at any byte of their request or their answer. Every complete answer must belong to its
+//! caller. In the end the ledger's drift is 0, and no descriptor is left. The storm kills no process and
+//! changes no function while calls run. `main` calls this module.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -22,12 +22,12 @@ use crate::tally::Tally;
 
 const CLIENTS: u64 = 12;
 const FUNCTIONS: [&str; 2] = ["storm-tcp", "storm-unix"];
-/// Percentage of pods' answers that are broken.
+/// The percentage of pods' answers that are broken.
 const BROKEN: u64 = 10;
-/// Percentage of connections that the client closes early.
+/// The percentage of connections that the client closes early.
 const LEAVING: u64 = 30;
 
-/// Runs `connections` connections, divided among all forms.
+/// Runs `connections` connections, divided among all forms. Returns false if anything was wrong.
 pub(crate) fn run(connections: u64) -> bool {
     println!("storm: NANOFAAS_STORM_CONNECTIONS={connections}");
     let total = Tally::default();
@@ -37,8 +37,7 @@ pub(crate) fn run(connections: u64) -> bool {
         sound &= one(form, connections.div_ceil(forms), &total);
     }
     total.print();
-    // Each of these events must occur, because a storm in which no connection breaks proves
-    // nothing.
+    // Each of these events must occur, because a storm in which no connection breaks proves nothing.
     let needed = [
         "whole",
         "broken",
@@ -112,7 +111,7 @@ fn one(form: ControlPlaneForm, connections: u64, total: &Tally) -> bool {
     tally.wrongs() == 0
 }
 
-/// The script of a pod, which echoes the body or breaks its answer.
+/// Serves a call as a pod: echoes the body or breaks the answer.
 fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     let envelope: Option<Value> = serde_json::from_slice(&got.body).ok();
     let header = |name| got.header(name).unwrap_or_default();
@@ -120,8 +119,8 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
         ("application/json", Some(envelope)) => ("application/json", envelope["input"].to_string()),
         (kind, _) => (kind, String::from_utf8_lossy(&got.body).into_owned()),
     };
-    // The seed depends on the execution's id and the attempt, so that each attempt of a call draws
-    // other numbers.
+    // The seed depends on the execution's id and the attempt, so that each attempt of a call draws other
+    // numbers.
     let id = header("x-execution-id")
         .bytes()
         .chain(header("x-dispatch-attempt").bytes());
@@ -180,7 +179,7 @@ fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// Makes the calls of one connection, from its start to its end.
+/// Makes the calls of one connection.
 fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
     let mut rng = SeededRng::new(number, 1);
     let mut wire = RawClient::over(connect_from(number, to)?);
@@ -215,8 +214,7 @@ fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
         }
     }
     tally.count("whole");
-    // Half of the connections end by a reset, because each normal close leaves a socket in
-    // TIME_WAIT.
+    // About half of the connections end by a reset, because each normal close leaves a socket in TIME_WAIT.
     if rng.chance(50) {
         wire.reset();
     }
@@ -232,8 +230,8 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // The result of the read does not matter: if the answer is shorter than `part`, the plane
-        // sends no more bytes.
+        // The result of the read does not matter. If the answer is shorter than `part`, the plane sends no
+        // more bytes.
         let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {
@@ -242,7 +240,7 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
     Ok(())
 }
 
-/// Whether the answer belongs to the caller, or is a failure that broken answers explain.
+/// Checks that the answer belongs to the caller, or is a failure that broken answers explain.
 fn judge(answer: &Answer, raw: bool, own: &Value) -> Result<(), String> {
     let text = || answer.text().chars().take(300).collect::<String>();
     let wrong = || {

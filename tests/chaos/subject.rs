@@ -1,5 +1,5 @@
-//! The plane of a run, observed from outside: whether it lives, its resources, its processes. This
-//! module changes nothing in the plane; it can only end the process. `run` and `storm` use it.
+//! The plane of a run, observed from outside: whether it lives, its resources, its processes. This module
+//! changes nothing in the plane; it can only end the process. `run`, `storm` and `soak` use it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::tally::Tally;
 
-/// Scheduler, io threads and driver of a plane.
+/// The scheduler, io threads and driver of a plane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ControlPlaneForm {
     pub(crate) name: &'static str,
@@ -62,10 +62,9 @@ impl Subject {
         self.plane.exit_within(Duration::ZERO).is_none()
     }
 
-    /// Waits until `look` succeeds. If it does not succeed in time, that is recorded as a fault.
+    /// Waits until `look` succeeds. Records a fault if `look` does not succeed in time.
     pub(crate) fn eventually(&self, what: &str, mut look: impl FnMut() -> Result<(), String>) {
-        // After a first fault, `look` gets 5 s instead of a minute, because it may fail for the
-        // same reason.
+        // After a first fault, `look` gets 5 s instead of a minute, because it may fail for the same reason.
         let sound = self.tally.wrongs() == 0;
         let end = Instant::now()
             + if sound {
@@ -96,7 +95,7 @@ impl Subject {
         });
     }
 
-    /// Ends the plane by SIGTERM. It must exit without a panic.
+    /// Ends the plane by SIGTERM. The plane must exit without a panic.
     pub(crate) fn stop(&self) {
         if !self.is_alive() {
             let how = self.plane.exit_within(Duration::ZERO);
@@ -113,7 +112,7 @@ impl Subject {
         }
     }
 
-    /// Checks that the plane has no more descriptors than at the start, after all pods and clients
+    /// Checks that the plane has no more descriptors than at the start. Call this after all pods and clients
     /// have closed their connections.
     pub(crate) fn check_descriptors(&self) {
         self.eventually("descriptors are as at the start", || {
@@ -138,7 +137,7 @@ impl Subject {
         println!("the plane's last lines:\n{}", tail.join("\n"));
     }
 
-    /// The targets of all descriptors of the plane; the target of a socket contains its number.
+    /// Returns the targets of all descriptors of the plane. The target of a socket contains its number.
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.plane.pid));
         let entries = folder.into_iter().flatten().map_while(Result::ok);
@@ -148,7 +147,7 @@ impl Subject {
             .collect()
     }
 
-    /// The descendants of the plane's process.
+    /// Returns the descendants of the plane's process.
     pub(crate) fn children(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut parents = vec![self.plane.pid.to_string()];

@@ -1,6 +1,6 @@
-//! Counts the operations and ends of a run, and records faults. A run with few kinds of events
-//! proves nothing, so all forms together must contain every kind of operation and every kind of
-//! end. All parts of a run add to the tally; `main` prints it and asserts.
+//! Counts the operations and ends of a run, and records faults. A run with few kinds of events proves
+//! nothing, so all forms together must contain every kind of operation and every kind of end. All parts of a
+//! run add to the tally.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use nanofaas_testkit::wait::lock;
 /// The number of faults that are printed. Further faults are only counted.
 const SHOWN: usize = 12;
 
-/// The events that a run of all forms must contain.
+/// The events that the runs of all forms together must contain.
 const RICH: &[&str] = &[
     "change register",
     "change replace",
@@ -112,7 +112,7 @@ impl Tally {
         }
     }
 
-    /// The required events that did not occur.
+    /// Returns the required events that did not occur.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
         RICH.iter()
             .copied()

@@ -1,5 +1,5 @@
-//! The columns of the table: each is a program that runs a function, together with the way in which
-//! the function is called.
+//! The columns of the table. Each is a program that runs a function, together with the way in which the
+//! function is called.
 
 use std::time::Instant;
 
@@ -44,8 +44,8 @@ const fn column(name: &'static str, mode: &'static str, by: By) -> Column {
     Column { name, mode, by }
 }
 
-/// Timeouts of a call that must time out: the first for a running function, the second for a call
-/// that includes a start.
+/// The timeouts of calls that must time out, in milliseconds: the first for a running function, the second
+/// for a call that includes a start.
 const SHORT_MS: &str = "500";
 const WITH_START_MS: &str = "5000";
 
@@ -61,8 +61,8 @@ impl Column {
         );
         function["env"]["FAULT"] = json!(key);
         plane.register(&function);
-        // The function is started before the fault, so that the measured time does not include the
-        // start. This is left out if the start itself has to fail.
+        // A first call starts the function before the fault, so that the measured time does not include the
+        // start. There is no first call if the start itself has to fail.
         let fails_to_start = matches!(key, "import" | "init");
         if self.mode == "WARM" && !fails_to_start {
             plane.invoke(&name, &json!("warm")).expect(200);

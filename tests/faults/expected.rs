@@ -1,4 +1,4 @@
-//! Reads `expected.yaml`.
+//! Reads `expected.yaml`, which has the expected results.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub(crate) struct Row {
     usual: ExpectedResult,
     #[serde(default)]
     pub(crate) except: BTreeMap<String, Exception>,
-    /// For each column in which this fault cannot happen: the reason.
+    /// The reason, for each column in which this fault cannot happen.
     #[serde(default)]
     pub(crate) cannot: BTreeMap<String, String>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Exception {
 }
 
 impl Row {
-    /// The expected result in a column, or why the fault cannot happen there.
+    /// Returns the expected result in a column, or the reason why the fault cannot happen there.
     pub(crate) fn expects(&self, column: &str) -> Result<ExpectedResult, &str> {
         if let Some(why) = self.cannot.get(column) {
             return Err(why);

@@ -1,10 +1,9 @@
-//! The result that a caller gets when a function fails, from every runtime. The test runs the table
-//! of `expected.yaml` on a real plane. It generates `docs/faults.md`, and fails if the page is out
-//! of date.
+//! The result that a caller gets when a function fails, from every runtime. The test runs the table of
+//! `expected.yaml` on a real plane, and fails if `docs/faults.md` shows other results.
 //!
-//! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs the test,
-//! after `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` the test writes the
-//! page. The page shows times, but the test does not check them.
+//! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs the test, after
+//! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` the test writes the page. The page shows
+//! times, but the test does not check them.
 
 #![allow(
     clippy::disallowed_methods,
@@ -77,7 +76,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures all rows of one column; returns the results and the number of wrong results.
+/// Measures all rows of one column. Returns the results and the number of wrong results.
 fn one_column(
     plane: &ControlPlane,
     column: &Column,

@@ -1,6 +1,6 @@
-//! The programs that fail on purpose. A word selects the fault: it is the call's input, or, for a
-//! fault during the start, the variable `FAULT`. All programs know the same words. Each program
-//! counts its runs in a file of its folder.
+//! The programs that fail on purpose. A word selects the fault. The word is the call's input or, for a fault
+//! during the start, the variable `FAULT`. All programs know the same words. Each program counts its runs in
+//! a file of its folder.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-/// The length of an output with more bytes than the plane accepts in an answer.
+/// The length of an output that is larger than the answers that the plane accepts.
 const LARGE: usize = 7_000_000;
 
 pub(crate) const PYTHON: &str = r#"
@@ -114,7 +114,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The watchdog's program is in the same folder as the program under test.
+/// Returns the path of the watchdog's program, which is in the same folder as the program under test.
 pub(crate) fn watchdog() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     assert!(
@@ -138,8 +138,8 @@ pub(crate) fn serve() -> ExitCode {
         match value.as_str() {
             Some("raise") => return Err(Error::new("of the handler")),
             Some("exit") => std::process::exit(3),
-            // The signal is raised twice, because Rust's own handler, which detects stack
-            // overflows, catches the first one.
+            // The signal is raised twice, because Rust's own handler, which detects stack overflows, catches
+            // the first one.
             Some("segv") => {
                 raise(Signal::SIGSEGV)?;
                 raise(Signal::SIGSEGV)?;

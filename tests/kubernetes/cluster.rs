@@ -1,6 +1,5 @@
-//! The cluster as its users see it: through `kubectl`, and through the API behind `kubectl proxy`,
-//! because a request through the proxy costs less than a run of `kubectl`. This module never
-//! touches a process of the node.
+//! The cluster as its users see it: through `kubectl`, and through the API behind `kubectl proxy`. A request
+//! through the proxy costs less than a run of `kubectl`. This module never touches a process of the node.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -42,7 +41,7 @@ pub(crate) fn kubectl(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs `kubectl apply` with an object; the error is the output of `kubectl`.
+/// Runs `kubectl apply` with an object. The error is the text that `kubectl` wrote to stderr.
 pub(crate) fn apply(object: &Value) -> Result<(), String> {
     let output = kubectl_with(&["apply", "-f", "-"], &object.to_string());
     if output.status.success() {
@@ -51,7 +50,7 @@ pub(crate) fn apply(object: &Value) -> Result<(), String> {
     Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A `kubectl proxy` that ends with this process: a shell starts it, and kills it when the shell's
+/// A `kubectl proxy` that ends with this process. A shell starts the proxy, and kills it when the shell's
 /// stdin is closed.
 struct Proxy {
     shell: Child,
@@ -108,7 +107,7 @@ pub(crate) fn ask(request: &Request) -> Answer {
     request.send(proxy())
 }
 
-/// An object, if it exists.
+/// Returns an object, if it exists.
 #[track_caller]
 pub(crate) fn object(path: &str) -> Option<Value> {
     let answer = ask(&Request::get(path));
@@ -118,7 +117,7 @@ pub(crate) fn object(path: &str) -> Option<Value> {
     }
 }
 
-/// The items of a list.
+/// Returns the items of a list.
 #[track_caller]
 pub(crate) fn list(path: &str) -> Vec<Value> {
     let mut list = ask(&Request::get(path)).expect(200).json();
@@ -128,15 +127,15 @@ pub(crate) fn list(path: &str) -> Vec<Value> {
     }
 }
 
-/// A `Function` object of the platform's namespace.
+/// Returns a `Function` object of the platform's namespace, if it exists.
 pub(crate) fn function(name: &str) -> Option<Value> {
     object(&format!(
         "/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions/{name}"
     ))
 }
 
-/// The status and the message of a function's condition `Accepted`. `None` until the condition
-/// belongs to the present spec.
+/// Returns the status and the message of a function's condition `Accepted`. Returns `None` until the
+/// condition belongs to the present spec.
 pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
     let object = function(name)?;
     let conditions = object["status"]["conditions"].as_array()?;
@@ -148,7 +147,7 @@ pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
     Some((text("status"), text("message")))
 }
 
-/// The value that `kubectl get fn` shows for a function under a heading.
+/// Returns the value that `kubectl get fn` shows for a function under a heading.
 #[track_caller]
 pub(crate) fn shown(function: &str, heading: &str) -> String {
     let table = kubectl(&["-n", NAMESPACE, "get", "fn", function]);
@@ -195,14 +194,14 @@ impl ListedPod {
         }
     }
 
-    /// A variable of the pod's first container.
+    /// Returns a variable of the pod's first container.
     pub(crate) fn env(&self, name: &str) -> Option<&str> {
         let env = self.object.pointer("/spec/containers/0/env")?.as_array()?;
         env.iter().find(|one| one["name"] == name)?["value"].as_str()
     }
 }
 
-/// Pods with these labels, sorted by name.
+/// Returns the pods with these labels, sorted by name.
 pub(crate) fn pods(selector: &str) -> Vec<ListedPod> {
     pods_in(NAMESPACE, selector)
 }
@@ -213,19 +212,19 @@ pub(crate) fn pods_in(namespace: &str, selector: &str) -> Vec<ListedPod> {
     list(&path).into_iter().map(ListedPod::of).collect()
 }
 
-/// All pods of a function.
+/// Returns all pods of a function.
 pub(crate) fn pods_of(function: &str) -> Vec<ListedPod> {
     pods(&format!("nanofaas.io/function={function}"))
 }
 
-/// The pods of a function that are not being deleted.
+/// Returns the pods of a function that are not being deleted.
 pub(crate) fn staying(function: &str) -> Vec<ListedPod> {
     let mut pods = pods_of(function);
     pods.retain(|pod| !pod.leaving);
     pods
 }
 
-/// The names of a function's Jobs.
+/// Returns the names of a function's Jobs.
 pub(crate) fn jobs_of(function: &str) -> Vec<String> {
     let path = format!(
         "/apis/batch/v1/namespaces/{NAMESPACE}/jobs?labelSelector=nanofaas.io/function%3D{function}"
@@ -235,7 +234,7 @@ pub(crate) fn jobs_of(function: &str) -> Vec<String> {
         .collect()
 }
 
-/// Waits until `find` returns something; panics after `patience`.
+/// Waits until `find` returns a value, and returns that value. Panics after `patience`.
 #[track_caller]
 pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Option<T>) -> T {
     try_wait(patience, find).unwrap_or_else(|| {
@@ -244,7 +243,7 @@ pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Opti
     })
 }
 
-/// Like `wait`, but returns `None` after `patience`.
+/// Waits until `find` returns a value, and returns that value. Returns `None` after `patience`.
 pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + patience;
     loop {
@@ -258,7 +257,7 @@ pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T
     }
 }
 
-/// Waits until `holds` returns true.
+/// Waits until `holds` returns true. Panics after `patience`.
 #[track_caller]
 pub(crate) fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
     wait(what, patience, || holds().then_some(()));

@@ -1,4 +1,4 @@
-//! The first steps of a user: install the platform and try the example.
+//! The first steps of a user: to install the platform and try the example.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn apply_example() {
     });
 }
 
-/// A pod outside the platform that calls a function. Dropping this value removes the pod.
+/// A pod outside the platform that calls a function. The drop of this value removes the pod.
 struct Caller;
 
 impl Caller {

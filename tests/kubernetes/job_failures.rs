@@ -1,5 +1,5 @@
-//! JOB calls whose pods die: the call's error has the cluster's reason, and the call runs again
-//! only if another attempt may succeed.
+//! JOB calls whose pods die: the call's error has the cluster's reason, and the call runs again only if
+//! another attempt may succeed.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) fn a_crash_before_the_callback_reports_its_output() {
     let body = plane.invoke("burns", &json!(1));
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("the disk is on fire"), "{body}");
-    // A container without a runtime posts no result, also if it exits with 0.
+    // A container without a runtime posts no result, even if it exits with 0.
     let command = json!(["sh", "-c", "echo not a runtime >&2; exit 0"]);
     plane.register(&spec(
         "mute",
@@ -54,7 +54,7 @@ pub(crate) fn a_workers_out_of_memory_is_not_retried() {
     let ended = plane.ended(&id);
     assert_eq!(ended["status"], "error", "{ended}");
     let code = ended["error"]["code"].as_str().expect("a code");
-    // The code depends on which reports first how the worker died: the runtime or the cluster.
+    // The code depends on which of the two reports the worker's death earlier: the runtime or the cluster.
     let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
     assert!(is_told, "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");

@@ -1,5 +1,5 @@
-//! JOB calls that end as their functions or clients want; afterwards nothing is left in the
-//! cluster.
+//! JOB calls that end normally, with an error of the function, or because their client cancels them. Nothing
+//! of them may be left in the cluster.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cluster::{jobs_of, pods_of, until};
 use crate::plane::{RunningPlane, output, plane, spec};
 
-/// The time that a Job and its pod may stay after the call has ended, also with a slow kubelet.
+/// The time that a Job and its pod may stay after the call has ended, even with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);
 /// The time that fifty pods at once may take on two cores.
 const CROWD: Duration = Duration::from_secs(240);
@@ -42,8 +42,7 @@ pub(crate) fn a_jobs_status_shows_how_it_started() {
         .iter()
         .filter_map(|phase| phase["name"].as_str())
         .collect();
-    // The phase "running" is not required, because the pod may end before the cluster shows that it
-    // runs.
+    // The phase "running" may be missing, because the pod may end before the cluster shows that it runs.
     for name in ["created", "scheduled", "started", "loaded", "ready"] {
         assert!(names.contains(&name), "no {name}: {ended}");
     }

@@ -1,5 +1,5 @@
-//! Clients that call without a pause, each over one keep-alive connection, and record their answers
-//! and times. Every load ends after a time limit, also if its test does not end it.
+//! Clients that call without a pause, each over one keep-alive connection, and record their answers and
+//! times. Every load ends after a time limit, even if its test does not end it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 use nanofaas_testkit::client::Request;
 use serde_json::Value;
 
-/// A load ends after this time at the latest.
+/// The time after which a load ends at the latest.
 const LONGEST: Duration = Duration::from_secs(240);
 /// The longest time that a call of a load may take.
 const ANSWER: Duration = Duration::from_secs(40);
-/// The pause of a client after a failed connection, so that the client does not loop while no plane
-/// accepts connections.
+/// The pause of a client after a failed connection. Without it the client would loop while no plane accepts
+/// connections.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The results of a load's calls.
 #[derive(Debug, Default)]
 pub(crate) struct LoadReport {
     pub(crate) good: u64,
-    /// Unsuccessful answers by status and code, with the last message.
+    /// The unsuccessful answers by status and code, with the last message.
     pub(crate) bad: BTreeMap<String, (u64, String)>,
     /// The number of calls that no plane answered, because the connection was refused or broke.
     pub(crate) unanswered: u64,
@@ -79,7 +79,7 @@ impl Load {
         }
     }
 
-    /// The number of calls that have succeeded so far.
+    /// Returns the number of calls that have succeeded so far.
     pub(crate) fn good(&self) -> u64 {
         self.good.load(Ordering::Relaxed)
     }
@@ -92,7 +92,7 @@ impl Load {
         crate::cluster::until(&what, patience, || self.good() >= goal);
     }
 
-    /// Ends the load after the running calls are answered.
+    /// Ends the load after the running calls are answered, and returns its results.
     pub(crate) fn end(mut self) -> LoadReport {
         self.is_over.store(true, Ordering::Relaxed);
         let mut report = LoadReport::default();
@@ -149,7 +149,7 @@ fn call(to: SocketAddr, request: &[u8], is_over: &AtomicBool, good: &AtomicU64) 
     report
 }
 
-/// Code and message of a failed result, or of a refusal.
+/// Returns the code and message of a failed result, or of a refusal.
 fn reason(body: &[u8]) -> (String, String) {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -166,7 +166,7 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Status, body, and the connection if it stays open.
+/// Sends a request. Returns the status, the body, and the connection if it stays open.
 fn exchange(
     mut stream: TcpStream,
     request: &[u8],

@@ -1,8 +1,8 @@
-//! Tests of the platform on a real cluster, installed from `k8s/` as a user installs it. Because
-//! they remove an existing installation, they run only with two variables: KUBECONFIG, and
-//! NANOFAAS_TEST_CLUSTER, which `./ci kubernetes` sets; otherwise they only print a message. They
-//! leave nothing in the cluster but their images. They kill only processes of function pods and
-//! planes, and the API server if it runs on this machine.
+//! Tests of the platform on a real cluster, installed from `k8s/` as a user installs it. The tests remove an
+//! existing installation, so they run only with two variables: KUBECONFIG, and NANOFAAS_TEST_CLUSTER, which
+//! `./ci kubernetes` sets. Without these variables they only print a message. The tests leave nothing in the
+//! cluster but their images. They kill only processes of function pods and planes, and the API server if it
+//! runs on this machine.
 
 #![allow(
     clippy::disallowed_methods,
@@ -35,15 +35,14 @@ use std::time::Instant;
 
 use tally::{Test, TestTally, Verdict};
 
-/// `module::name` for each name.
+/// Lists each test by the name `module::name`, with its function.
 macro_rules! tests {
     ($($module:ident: $($name:ident)*;)*) => {
         &[$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*)*]
     };
 }
 
-/// The order matters: tests that other tests need come first, and tests that stop the API server
-/// come last.
+/// The order matters: tests that other tests need come first, and tests that stop the API server come last.
 const TESTS: &[Test] = tests! {
     install:
         an_example_answers_the_node_and_a_pod
@@ -113,14 +112,14 @@ const TESTS: &[Test] = tests! {
         a_killed_api_server_fails_no_warm_call;
 };
 
-/// These run only with `--ignored`, because they measure and check nothing.
+/// Measurements, which check nothing and run only with `--ignored`.
 const MEASUREMENTS: &[Test] = tests! {
     overhead:
         a_job_call_against_a_bare_job
         a_cold_call_against_a_bare_pod;
 };
 
-/// The tests that the arguments of `cargo test` select.
+/// Returns the tests that the arguments of `cargo test` select.
 fn chosen() -> Vec<Test> {
     let (mut filters, mut all, mut skip_next) = (Vec::new(), TESTS, false);
     for argument in std::env::args().skip(1) {
@@ -149,8 +148,8 @@ fn main() -> ExitCode {
             println!("the tests on a cluster do not run: {why}");
             let mut tally = TestTally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // This is no failure, because Cargo also runs this test on machines without a cluster,
-            // together with all other tests.
+            // This is no failure, because Cargo also runs this test on machines without a cluster, together
+            // with all other tests.
             return tally.print(Instant::now());
         }
     }

@@ -1,6 +1,5 @@
-//! The node's processes, if this machine is the node. A pod's processes are found by a variable
-//! that only they have, and the API server by its pid file. No process is killed by its program's
-//! name.
+//! The node's processes, if this machine is the node. This module finds a pod's processes by a variable that
+//! only they have, and the API server by its pid file. It kills no process by its program's name.
 
 use std::fs;
 use std::io;
@@ -31,7 +30,7 @@ pub(crate) fn needs_this_machine() {
     }
 }
 
-/// Processes that have `NAME=value` in their environment.
+/// Returns the processes that have `NAME=value` in their environment.
 pub(crate) fn processes(name: &str, value: &str) -> Vec<Pid> {
     let wanted = format!("{name}={value}").into_bytes();
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
@@ -45,7 +44,7 @@ pub(crate) fn processes(name: &str, value: &str) -> Vec<Pid> {
     pids.filter(has).map(Pid::from_raw).collect()
 }
 
-/// Kills processes by SIGKILL, so that they cannot report anything; returns how many were killed.
+/// Kills processes by SIGKILL, so that they cannot report anything. Returns how many were killed.
 pub(crate) fn kill_all(pids: &[Pid]) -> usize {
     pids.iter()
         .filter(|pid| kill(**pid, Signal::SIGKILL).is_ok())
@@ -59,7 +58,7 @@ pub(crate) fn kill_pod(name: &str) {
     assert!(killed > 0, "{name} has no process on this machine");
 }
 
-/// The address of this machine as a pod sees it.
+/// Returns the address of this machine as a pod sees it.
 pub(crate) fn own_address(pod: SocketAddr) -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     socket.connect(pod).expect("a way to the pod");
@@ -71,7 +70,7 @@ fn home() -> Option<PathBuf> {
     set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/k8s-cluster")))
 }
 
-/// The API server's process. If the process was suspended or killed, dropping this value resumes or
+/// The API server's process. If the process was suspended or killed, the drop of this value resumes or
 /// restarts it.
 pub(crate) struct ApiServer {
     pid_file: PathBuf,
@@ -80,7 +79,7 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// `None` if the API server is no process of this machine that the tests may stop.
+    /// Finds the API server. Returns `None` if it is no process of this machine that the tests may stop.
     pub(crate) fn find() -> Option<Self> {
         let home = home()?;
         let pid_file = home.join("run/kube-apiserver.pid");
@@ -141,8 +140,7 @@ impl ApiServer {
             .append(true)
             .create(true)
             .open(&self.log)?;
-        // The API server gets a session of its own, because it must outlive this program and its
-        // terminal.
+        // The API server gets a session of its own, because it must outlive this program and its terminal.
         let child = Command::new("setsid")
             .args(&self.command)
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
-//! An API server that hangs or is gone for a minute: calls of warm pods are not affected, changes
-//! are refused, and afterwards the plane's table of functions and the cluster agree again.
+//! An API server that hangs or is gone for a minute: calls of warm pods go on, changes are refused, and
+//! afterwards the plane's table of functions and the cluster agree again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::tally::not_run;
 const AWAY: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(60);
 
-/// The names of the functions that the API lists.
+/// Returns the names of the functions that the API lists.
 fn table(plane: &RunningPlane) -> BTreeSet<String> {
     let all = plane.get("/v1/functions").expect(200).json();
     let all = all.as_array().or_else(|| all["functions"].as_array());
@@ -26,7 +26,7 @@ fn table(plane: &RunningPlane) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names of the Function objects.
+/// Returns the names of the Function objects.
 fn objects() -> BTreeSet<String> {
     let path = format!("/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions");
     let names = list(&path)
@@ -81,20 +81,20 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.go_on(200, STEP);
     load.end().expect_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
-    // When the API server answers again, it may still execute a refused change. Then the plane's
-    // table of functions must get that change, too.
+    // When the API server answers again, it may still execute a refused change. In that case the plane's
+    // table of functions must get the change, too.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();
         (objects.contains("applied") && table(&plane) == objects).then_some(())
     });
     assert!(agree.is_some(), "{:?} and {:?}", table(&plane), objects());
-    // The call may take three minutes, because the cluster's own controllers may wait half a minute
-    // before they retry.
+    // The call may take three minutes, because the cluster's own controllers may wait half a minute before
+    // they retry.
     let call = Request::invoke("applied", &json!({"do": "echo", "value": 1}));
     let answer = plane.send_and_wait(&call, Duration::from_secs(180));
     assert_eq!(output(answer)["echo"], 1);
-    // The plane receives changes of pods again: it notices the new pods of this function.
+    // The plane receives changes of pods again, so it notices the new pods of this function.
     plane.replace(&spec(
         "steady",
         "WARM",

@@ -1,6 +1,5 @@
-//! A control plane on this machine, outside the cluster: a second plane next to the installed one,
-//! or a plane with other settings in another namespace. The plane ends with the test that started
-//! it.
+//! A control plane on this machine, outside the cluster: a second plane next to the installed one, or a plane
+//! with other settings in another namespace. The plane ends with the test that started it.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -24,8 +23,8 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts a plane without waiting until it is ready, because it may have to wait for the Lease.
-    /// Pods reach it at the address of this machine in the network of `pod`.
+    /// Starts a plane without waiting until it is ready, because it may have to wait for the Lease. Pods
+    /// reach the plane at the address of this machine in the network of `pod`.
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
         let here = IpAddr::from([127, 0, 0, 1]);
@@ -58,7 +57,7 @@ impl Outside {
         outside
     }
 
-    /// The status code of `/readyz` or `/healthz`.
+    /// Returns the status code of `/readyz` or `/healthz`.
     pub(crate) fn health(&self, path: &str) -> u16 {
         Request::get(path).send(self.plane.management).status
     }
@@ -98,7 +97,7 @@ impl Drop for Outside {
     }
 }
 
-/// An address with a free port.
+/// Returns an address with a free port.
 fn free(address: IpAddr) -> SocketAddr {
     let listener = TcpListener::bind((address, 0)).expect("a port");
     listener.local_addr().expect("an address")

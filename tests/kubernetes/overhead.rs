@@ -1,6 +1,6 @@
-//! The time that the platform adds to the time of the cluster. Each pair is a call and the bare
-//! object (a pod or a Job) that such a call creates, with the same image and variables. This module
-//! prints a table and checks nothing. Its results are valid only on an idle machine.
+//! The time that the platform adds to the time of the cluster. Each pair is a call and the bare object (a pod
+//! or a Job) that such a call creates, with the same image and variables. This module prints a table and
+//! checks nothing. Its results are valid only on an idle machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,10 +16,10 @@ use crate::plane::{RunningPlane, image, output, plane, spec};
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);
-/// The time is long, because a kubelet sometimes reports the end of a pod late.
+/// How long the removal of a pod may take. A kubelet sometimes reports the end of a pod late.
 const GONE: Duration = Duration::from_secs(120);
 
-/// A server that receives the results which bare pods post, and records when each result arrived.
+/// A server that receives the results that bare pods post, and records when each result arrived.
 struct Sink {
     address: SocketAddr,
     heard: Receiver<(Instant, Value)>,
@@ -233,8 +233,8 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
     );
 }
 
-/// The time, by the pod's own clock, at which the pod of the last cold start was ready, in
-/// milliseconds since the epoch.
+/// Returns the time at which the pod of the last cold start was ready, in milliseconds since the epoch. The
+/// pod's own clock gives this time.
 fn own_ready(plane: &RunningPlane) -> f64 {
     wait("the start is listed", STEP, || {
         let starts = plane

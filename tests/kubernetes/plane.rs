@@ -1,6 +1,5 @@
-//! The installed platform: kubectl installs it from `k8s/`, tests call it at its pod's address or
-//! at its Service, and its functions are removed between two tests. This module never changes the
-//! manifests.
+//! The installed platform. kubectl installs it from `k8s/`, tests call it at its pod's address or at its
+//! Service, and its functions are removed between two tests. This module never changes the manifests.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,14 +21,14 @@ fn manifests() -> String {
     format!("{}/", folder.display())
 }
 
-/// Installs the platform, after it removes an existing installation.
+/// Removes an existing installation, and installs the platform.
 pub(crate) fn install() {
     uninstall();
     kubectl(&["apply", "-k", &manifests()]);
     plane();
 }
 
-/// Removes the platform, and everything that it created.
+/// Removes the platform and everything that it created.
 pub(crate) fn uninstall() {
     kubectl(&[
         "delete",
@@ -40,7 +39,7 @@ pub(crate) fn uninstall() {
     ]);
 }
 
-/// One running control plane.
+/// A control plane that runs, with its addresses.
 #[derive(Clone, Debug)]
 pub(crate) struct RunningPlane {
     pub(crate) pod: String,
@@ -54,7 +53,7 @@ fn at(pod: &ListedPod, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(pod.address.parse().ok()?, port))
 }
 
-/// The plane that serves now: the only pod of its kind, ready and not being deleted.
+/// Waits for the plane that serves now: the only pod of its kind, ready and not being deleted.
 #[track_caller]
 pub(crate) fn plane() -> RunningPlane {
     wait("one control plane is ready", ROLLOUT, try_plane)
@@ -76,12 +75,12 @@ fn try_plane() -> Option<RunningPlane> {
     })
 }
 
-/// The pods of all control planes, in any state.
+/// Returns the pods of all control planes, in any state.
 pub(crate) fn planes() -> Vec<ListedPod> {
     pods(SELECTOR)
 }
 
-/// The Service's address, at which clients reach the plane in any pod.
+/// Returns the Service's address, at which clients reach the plane in any pod.
 pub(crate) fn service() -> SocketAddr {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/services/nanofaas");
     let service = cluster::object(&path).expect("the Service");
@@ -111,16 +110,16 @@ fn functions() -> Vec<Value> {
     list(&path)
 }
 
-/// Removes all functions and waits until none of their pods is left, because each test starts
-/// without functions.
+/// Removes all functions and waits until none of their pods is left, because each test starts without
+/// functions.
 pub(crate) fn clean() {
     let begun = Instant::now();
     let all = ["-n", NAMESPACE, "delete", "functions", "--all"];
     cluster::kubectl_with(&all, "");
     let left = || {
         let mut left = pods("app=nanofaas,nanofaas.io/kind");
-        // A pod that was still pending and is being deleted does not count, because a kubelet of
-        // 1.20 may need most of a minute to remove a pod whose container never ran.
+        // A pod that was still pending and is being deleted does not count: a kubelet of 1.20 may need most
+        // of a minute to remove a pod whose container never ran.
         left.retain(|pod| !pod.leaving || pod.object["status"]["phase"] != "Pending");
         left
     };
@@ -137,12 +136,12 @@ pub(crate) fn clean() {
     cluster::kubectl_with(&[&left[..], &now[..]].concat(), "");
 }
 
-/// The test image, whose function performs the action in its input; the tag is `1` or `2`.
+/// Returns the test image, whose function performs the action in its input. The tag is `1` or `2`.
 pub(crate) fn image(tag: u32) -> String {
     format!("localhost/nanofaas-test:{tag}")
 }
 
-/// A spec with the test image, extended or overwritten by fields.
+/// Makes a spec with the test image. The fields of `more` are added or replace its own.
 pub(crate) fn spec(name: &str, mode: &str, more: Value) -> Value {
     let mut spec = json!({"name": name, "image": image(1), "executionMode": mode});
     let fields = spec.as_object_mut().expect("an object");
@@ -152,7 +151,7 @@ pub(crate) fn spec(name: &str, mode: &str, more: Value) -> Value {
     spec
 }
 
-/// The spec of `spec` as an object for kubectl.
+/// Makes the same function as `spec`, as an object for kubectl.
 pub(crate) fn manifest(name: &str, mode: &str, more: Value) -> Value {
     let mut spec = spec(name, mode, more);
     spec.as_object_mut().expect("an object").remove("name");
@@ -162,7 +161,7 @@ pub(crate) fn manifest(name: &str, mode: &str, more: Value) -> Value {
     })
 }
 
-/// The output of a call that must have succeeded.
+/// Returns the output of a call that must have succeeded.
 #[track_caller]
 pub(crate) fn output(answer: Answer) -> Value {
     let body = answer.expect(200).json();
@@ -170,7 +169,7 @@ pub(crate) fn output(answer: Answer) -> Value {
     body["output"].clone()
 }
 
-/// Whether the call waited for the start of a pod.
+/// Returns whether the call waited for the start of a pod.
 pub(crate) fn was_cold(answer: &Answer) -> bool {
     let timing = answer.header("server-timing").unwrap_or_default();
     timing.split(", ").any(|part| part.starts_with("start;"))
@@ -182,7 +181,7 @@ impl RunningPlane {
         request.send(self.api)
     }
 
-    /// Sends a request and waits longer for its answer than the client usually does.
+    /// Sends a request, and waits longer for its answer than the client usually does.
     #[track_caller]
     pub(crate) fn send_and_wait(&self, request: &Request, patience: Duration) -> Answer {
         let mut wire = request.begin(self.api);
@@ -232,7 +231,7 @@ impl RunningPlane {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
-    /// Waits up to a minute for the end of an execution, and returns it.
+    /// Waits up to a minute for the end of an execution, and returns its state.
     #[track_caller]
     pub(crate) fn ended(&self, id: &str) -> Value {
         let path = format!("/v1/executions/{id}?waitMs=55000");
@@ -247,8 +246,7 @@ impl RunningPlane {
         ScrapedMetrics::parse(&answer.expect(200).text())
     }
 
-    /// Waits until every accepted call is finished, waiting or running, and no other call is
-    /// counted.
+    /// Waits until the ledger's drift is 0.
     #[track_caller]
     pub(crate) fn expect_no_drift(&self) {
         until("the ledger has no drift", Duration::from_secs(10), || {
@@ -256,8 +254,8 @@ impl RunningPlane {
         });
     }
 
-    /// Waits until `count` pods of a function exist and accept calls. The function must have been
-    /// called before, because it has no metrics until then.
+    /// Waits until `count` pods of a function exist and accept calls. The function must have been called
+    /// before, because it has no metrics until its first call.
     #[track_caller]
     pub(crate) fn wait_for_pods(&self, function: &str, count: usize, patience: Duration) {
         let what = format!("{function} has {count} ready pods and no other");

@@ -1,4 +1,4 @@
-//! The registry in the cluster. The API and kubectl write the same objects, and changes by one are
+//! The registry in the cluster. The API and kubectl write the same objects, and a change by one of the two is
 //! visible through the other.
 
 use std::time::Duration;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::cluster::{NAMESPACE, accepted, apply, function, kubectl, shown, until, wait};
 use crate::plane::{image, manifest, output, plane, spec};
 
-/// This time is long, because the numbers in a status are written at most every 10 s.
+/// How long a change of a status may take. The numbers in a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);
-/// This time is short, because a watch reports changes to the plane at once.
+/// How long the plane may take to learn of a change, which a watch reports at once.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The message in the condition `Accepted` of a rejected function.
+/// Waits for the rejection of a function. Returns the message in its condition `Accepted`.
 #[track_caller]
 fn rejection(name: &str) -> String {
     wait("the condition Accepted is False", STATUS, || {
@@ -61,8 +61,8 @@ pub(crate) fn an_invalid_edit_keeps_the_accepted_spec() {
         accepted("edited").is_some_and(|(status, _)| status == "True")
     });
     output(plane.invoke("edited", &json!({"do": "echo", "value": 1})));
-    // The API server accepts this edit although only the platform may set `PORT`, because a schema
-    // cannot express that rule.
+    // The API server accepts this edit although only the platform may set `PORT`, because a schema cannot
+    // express that rule.
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 10000, "env": {"PORT": "1"}});
     apply(&manifest("edited", "WARM", fields)).expect("the schema does not know");
     let message = rejection("edited");
@@ -150,7 +150,6 @@ pub(crate) fn a_senseless_status_hides_no_function() {
         plane.get("/v1/functions/b-sound").status == 200
     });
     let count = || function("a-odd").map(|object| object["status"]["readyPods"].clone());
-    // The time limit is long, because a status is written at most every 10 s.
     until("the wrong status is overwritten", STATUS, || {
         count() == Some(json!(0))
     });
@@ -174,8 +173,8 @@ pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
     until("the API no longer has the function", SOON, || {
         timeout().is_none()
     });
-    // An object that is created with the same name immediately after the removal is another object,
-    // with another uid.
+    // An object that is created with the same name immediately after the removal is another object, with
+    // another uid.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 3000}))).expect("a good one");
     until("the API has the new function", SOON, || {
         timeout() == Some(json!(3000))

@@ -1,6 +1,6 @@
-//! The privileges of function pods, on their node and with the plane: pods are restricted unless
-//! the spec allows more, no function gets the plane's service account, and every function pod
-//! follows the operator's default podTemplate.
+//! The privileges of function pods, on their node and with the plane. Pods are restricted unless the spec
+//! allows more, no function gets the plane's service account, and every function pod follows the operator's
+//! default podTemplate.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 const CONFIG_MAP: Duration = Duration::from_secs(180);
 const JUDGED: Duration = Duration::from_secs(20);
 
-/// The fields of a spec whose image has root as its user.
+/// Returns the fields of a spec whose image has root as its user.
 fn root_image() -> Value {
     json!({"image": "localhost/nanofaas-test-root:1"})
 }
@@ -29,7 +29,7 @@ fn both_modes() -> [&'static str; 2] {
     ["JOB", "WARM"]
 }
 
-/// Registers a function and calls it in one of the modes; returns its user and privileges.
+/// Registers a function and calls it in one of the modes. Returns the function's user and privileges.
 #[track_caller]
 fn who(name: &str, mode: &str, more: Value) -> Value {
     let plane = plane();
@@ -43,7 +43,7 @@ fn who(name: &str, mode: &str, more: Value) -> Value {
     who
 }
 
-/// While this value exists, the namespace has another label. Dropping the value restores the label.
+/// While this value exists, the label `ENFORCE` of the namespace has another value. The drop restores it.
 struct Relabelled;
 
 impl Relabelled {
@@ -112,7 +112,8 @@ pub(crate) fn root_runs_only_where_baseline_is_enforced() {
 
 pub(crate) fn a_template_against_restricted_says_what_to_do() {
     let plane = plane();
-    // The kubelet refuses this pod, because only the kubelet knows the user of an image.
+    // The kubelet, and not the API server, refuses this pod, because only the kubelet knows the user of an
+    // image.
     let mut fields = root_image();
     fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
     for message in both_refused(&plane, "imaged", &fields) {
@@ -127,8 +128,7 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
             "{message}"
         );
     }
-    // The image's program needs the rights of root for its first command, but the pod runs as
-    // another user.
+    // The image's program needs the rights of root for its first command, but the pod runs as another user.
     let command = json!([
         "sh",
         "-c",
@@ -165,8 +165,7 @@ pub(crate) fn only_the_planes_account_is_refused() {
     assert_eq!(other["user"], 65532, "{other}");
 }
 
-/// While this value exists, the operator's ConfigMap exists. Dropping the value deletes the
-/// ConfigMap.
+/// While this value exists, the operator's ConfigMap exists. The drop of the value deletes the ConfigMap.
 struct DefaultTemplate;
 
 impl DefaultTemplate {
@@ -197,9 +196,8 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// Makes the kubelet update the ConfigMap sooner. The kubelet updates it at once for a pod that has
-/// changed, so this function changes an annotation of the plane's pod. Without that it takes up to
-/// a minute.
+/// Makes the kubelet update the ConfigMap at once. The kubelet does so for a pod that has changed, so this
+/// function changes an annotation of the plane's pod. Otherwise the update takes up to a minute.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());
@@ -216,8 +214,7 @@ fn hasten() {
     kubectl_with(&[&annotate[..], &[&annotation]].concat(), "");
 }
 
-/// Waits until a function has one pod that stays and accepts calls, with this value of the label
-/// `site`.
+/// Waits until a function has one pod that stays and accepts calls, with this value of the label `site`.
 #[track_caller]
 fn only_pod(function: &str, site: Option<&str>) -> ListedPod {
     let what = format!("{function} has one pod of the site {site:?}");
@@ -246,7 +243,7 @@ pub(crate) fn a_default_template_goes_below_the_functions_own() {
     assert_eq!(pod.env("FROM_DEFAULT"), Some("yes"));
     output(plane.invoke("templated", &json!({"do": "echo"})));
     drop(set);
-    // The ConfigMap is deleted, so the pod is replaced by a pod without the default template.
+    // The ConfigMap is deleted, so a pod without the default template replaces the pod.
     only_pod("templated", None);
     plane.expect_no_drift();
 }
@@ -266,7 +263,7 @@ pub(crate) fn an_invalid_template_file_stops_the_start() {
     assert!(said.contains("is in a folder that is not there"), "{said}");
 }
 
-/// Starts a plane on this machine with a default template that it must refuse; returns its output.
+/// Starts a plane on this machine with a default template that it must refuse. Returns its output.
 #[track_caller]
 fn start_with(file: &Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
@@ -280,7 +277,7 @@ fn start_with(file: &Path) -> String {
         .spawn()
         .expect("the program starts");
     let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
-    // If the plane has not ended, it is killed here, because it would run for ever.
+    // If the plane has not ended, it is killed here, because it would not end later.
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();

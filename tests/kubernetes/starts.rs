@@ -1,5 +1,5 @@
-//! Pods that cannot start: the call fails with the cluster's own reason. If waiting cannot help,
-//! the call fails long before its deadline; otherwise it fails at the deadline of the start.
+//! Pods that cannot start: the call fails with the cluster's own reason. If a wait cannot help, the call
+//! fails long before its deadline; otherwise it fails at the deadline of the start.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until}
 use crate::outside::Outside;
 use crate::plane::{RunningPlane, image, output, plane, spec};
 
-/// A failure within this time is early, because these calls have a minute.
+/// The time within which a failure counts as early, because these calls have a minute.
 const EARLY: Duration = Duration::from_secs(20);
 /// The name of an image that neither the node nor a registry has.
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
@@ -36,7 +36,7 @@ pub(crate) fn refused(plane: &RunningPlane, function: &str) -> String {
     message.to_owned()
 }
 
-/// Registers the same function in both modes and returns their names.
+/// Registers the same function in both modes, and returns the two names.
 #[track_caller]
 fn both(plane: &RunningPlane, name: &str, more: &Value) -> [String; 2] {
     ["JOB", "WARM"].map(|mode| {
@@ -55,9 +55,8 @@ pub(crate) fn both_refused(plane: &RunningPlane, name: &str, more: &Value) -> [S
     both(plane, name, more).map(|name| refused(plane, &name))
 }
 
-/// Waits until the Job is gone and its pod is being deleted. The test does not wait until the pod
-/// is gone, because a kubelet of 1.20 may take most of a minute to remove a pod whose container
-/// never ran.
+/// Waits until the Job is gone and its pod is being deleted. A kubelet of 1.20 may take most of a minute to
+/// remove a pod whose container never ran, so the test does not wait for that.
 #[track_caller]
 fn gone(function: &str) {
     until("the call's Job and pod are gone", GONE, || {
@@ -90,7 +89,7 @@ pub(crate) fn an_unavailable_image_is_reported_early() {
     assert_eq!(output(answer)["echo"], 1);
 }
 
-/// The kubelet's reason why the container of a function's pod waits.
+/// Returns the kubelet's reason why the container of a function's pod waits.
 fn waits_for(function: &str) -> Option<String> {
     let pods = staying(function);
     let path = "/status/containerStatuses/0/state/waiting/reason";
@@ -98,11 +97,11 @@ fn waits_for(function: &str) -> Option<String> {
     Some(reason.to_owned())
 }
 
-/// The kubelet repeats a failed pull after 10 s, and once more 20 s later. So the third pull finds
-/// the image at the latest, within the minute that a call may take.
+/// The kubelet repeats a failed pull after 10 s, and again 20 s later. So at the latest the third pull finds
+/// the image, within the minute that a call may take.
 pub(crate) fn a_late_image_is_pulled_in_time() {
     let plane = plane();
-    // The pid makes the name new, so that no earlier run left this image on the node.
+    // The pid makes the name unique, so that no earlier run left this image on the node.
     let late = format!("localhost/nanofaas-test:late-{}", std::process::id());
     let functions = both(&plane, "late", &json!({"image": late}));
     let calls = functions.clone().map(|function| {
@@ -222,7 +221,7 @@ pub(crate) fn a_quota_is_told_early() {
     });
 }
 
-/// A namespace for one test. Dropping this value deletes the namespace with all its objects.
+/// A namespace for one test. The drop of this value deletes the namespace with all its objects.
 struct Namespace(&'static str);
 
 impl Namespace {
@@ -259,8 +258,8 @@ pub(crate) fn an_unschedulable_pod_fails_at_the_start_deadline() {
         assert!(message.contains("Insufficient cpu"), "{message}");
         assert!(message.contains("5000 ms"), "{message}");
     }
-    // The plane starts a pod that fits on the node, as a plane inside the cluster does. The call
-    // may still fail with 503 at the start deadline of 5 s.
+    // The plane starts a pod that fits on the node, as a plane inside the cluster does. The call may still
+    // fail with 503 at the start deadline of 5 s.
     let plane = &outside.plane;
     plane.register(&spec("small", "JOB", json!({})));
     let answer = plane.invoke("small", &json!({"do": "echo", "value": 1}));

@@ -15,7 +15,7 @@ use crate::plane::{image, manifest, output, plane, was_cold};
 const START: Duration = Duration::from_secs(60);
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
 
-/// A WARM function that keeps `pods` pods.
+/// Makes a WARM function that keeps `pods` pods.
 fn keeping(name: &str, pods: u32, more: &Value) -> Value {
     let mut fields = json!({"scalingConfig": {"minReplicas": pods, "maxReplicas": 4}});
     let all = fields.as_object_mut().expect("an object");
@@ -23,7 +23,7 @@ fn keeping(name: &str, pods: u32, more: &Value) -> Value {
     manifest(name, "WARM", fields)
 }
 
-/// Waits until a function's condition `Ready` is false for this reason; returns its status.
+/// Waits until a function's condition `Ready` is false for this reason. Returns the function's status.
 #[track_caller]
 fn not_ready(name: &str, reason: &str) -> Value {
     let what = format!("{name} is not ready for the reason {reason}");
@@ -64,8 +64,8 @@ pub(crate) fn kubectl_waits_for_each_specs_readiness() {
         let pods = staying("waited");
         let of_this = pods.iter().find(|pod| pod.image == image(tag));
         assert!(of_this.is_some(), "no pod of the image {tag} is there");
-        // The call is warm, because the pod reports to the plane that it is ready, up to a second
-        // before the cluster shows that.
+        // The call is warm, because the pod reports to the plane that it is ready, up to a second before the
+        // cluster shows that.
         let answer = plane.invoke("waited", &json!({"do": "echo", "value": tag}));
         assert!(!was_cold(&answer), "it waited for a start");
         assert_eq!(output(answer)["echo"], tag);
@@ -78,8 +78,8 @@ pub(crate) fn kubectl_waits_for_each_specs_readiness() {
     }
     apply(&keeping("waited-zero", 0, &json!({}))).expect("a good one");
     wait_until_ready("waited-zero");
-    // The edited spec is not accepted. `kubectl wait` must fail although the last accepted spec
-    // still serves calls.
+    // The edited spec is not accepted. `kubectl wait` must fail although the last accepted spec still serves
+    // calls.
     let wrong = json!({"image": image(2), "env": {"PORT": "1"}});
     apply(&keeping("waited", 1, &wrong)).expect("the schema does not know");
     let of = ["-n", NAMESPACE, "wait", "fn/waited"];
@@ -178,7 +178,7 @@ pub(crate) fn kubectl_scales_a_function() {
         let object = function("scaled").unwrap_or_default();
         object["status"]["observedGeneration"] == object["metadata"]["generation"]
     });
-    // The scaled spec is not valid, because 9 is above its maxReplicas.
+    // The scaled spec is invalid, because 9 is above its maxReplicas.
     kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=9"]);
     let rejected = event("scaled", "Rejected");
     let message = rejected["message"].as_str().unwrap_or_default();
@@ -189,8 +189,8 @@ pub(crate) fn kubectl_scales_a_function_that_names_no_floor() {
     plane();
     apply(&manifest("floorless", "WARM", json!({}))).expect("a good one");
     wait_until_ready("floorless");
-    // The scale subresource shows no number, because the object has no minReplicas and the API
-    // server fills in no default.
+    // The scale subresource shows no number, because the object has no minReplicas and the API server fills
+    // in no default.
     let scale = ask(&Request::get(&scale_path("floorless")));
     println!("    GET scale: {} {}", scale.status, scale.text());
     assert_eq!(scale.status, 500);

@@ -1,5 +1,5 @@
-//! A new control plane takes over the functions and the pods of the plane before it; the pods must
-//! not change. If two planes run at the same time, only one acts.
+//! A new control plane takes over the functions and the pods of the plane before it, and the pods must not
+//! change. If two planes run at the same time, only one of them acts.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::plane::{self, ROLLOUT, RunningPlane, output, plane, service, spec, wa
 
 const STEP: Duration = Duration::from_secs(60);
 
-/// The identity of a function's pods: the fields that a restart or a replacement would change.
+/// Returns the identity of a function's pods: the fields that a restart or a replacement would change.
 fn pods(function: &str) -> BTreeSet<(String, String, String, String)> {
     let pods = staying(function).into_iter();
     pods.map(|pod| {
@@ -45,7 +45,8 @@ fn functions(plane: &RunningPlane) -> Value {
     plane.get("/v1/functions").expect(200).json()
 }
 
-/// Whether a plane answers at this address that it is ready; false if no process listens there.
+/// Returns whether a plane answers at this address that it is ready. Returns false if no process listens
+/// there.
 fn is_ready(management: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let patience = Duration::from_secs(1);
@@ -116,8 +117,8 @@ pub(crate) fn a_killed_plane_returns_to_its_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
-    // This call is lost, because the plane that started its Job is killed, and no other plane
-    // accepts the Job's result.
+    // This call is lost, because the plane that started its Job is killed, and no other plane accepts the
+    // Job's result.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
     until("the call's Job exists", STEP, || {
         !jobs_of("kept-job").is_empty()
@@ -144,7 +145,7 @@ pub(crate) fn a_killed_plane_returns_to_its_pods() {
     });
 }
 
-/// A server with one thread: while it handles a request it answers no other request.
+/// A server with one thread: while it handles a request, it answers no other request.
 const SINGLE: &str = r#"
 import http.server, json, os, time
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -213,8 +214,7 @@ pub(crate) fn only_one_of_two_planes_acts() {
     assert!(function("other").is_none());
     assert_eq!(pods("kept"), before, "the second one did something");
     output(first.invoke("kept", &json!({"do": "echo", "value": 1})));
-    // When the first plane ends, the second plane takes over. Later a third plane takes over from
-    // the second.
+    // When the first plane ends, the second plane takes over. Later a third plane takes over from the second.
     plane::scale(0);
     second.wait_until_ready();
     let answer = second

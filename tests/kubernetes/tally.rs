@@ -1,5 +1,5 @@
-//! The results of the tests: each test passed, failed, or did not run. A test that did not run
-//! counts as neither.
+//! The results of the tests: each test passed, failed, or did not run. A test that did not run counts as
+//! neither passed nor failed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -17,8 +17,7 @@ pub(crate) enum Verdict {
 
 /// Ends a test that cannot run on this machine or this cluster.
 pub(crate) fn not_run(why: &str) -> ! {
-    // The test does not call `panic!`, because nothing is wrong, and the panic hook would print a
-    // message.
+    // This ends the test without the panic hook, which would print a message although nothing is wrong.
     resume_unwind(Box::new(NotRun(why.to_owned())))
 }
 
@@ -28,7 +27,7 @@ struct NotRun(String);
 pub(crate) struct TestTally {
     passed: usize,
     failed: Vec<&'static str>,
-    /// The names of these tests, with the reasons.
+    /// The names of the tests that did not run, with the reasons.
     not_run: Vec<(&'static str, String)>,
 }
 
@@ -64,7 +63,7 @@ impl TestTally {
         self.not_run.push((name, why.to_owned()));
     }
 
-    /// Prints the last lines; returns the exit code of the process.
+    /// Prints the last lines. Returns the exit code of the process.
     pub(crate) fn print(self, begun: Instant) -> ExitCode {
         if !self.failed.is_empty() {
             println!("\nfailures:\n    {}", self.failed.join("\n    "));

@@ -1,5 +1,4 @@
-//! The reports that a Job's pod may send to the platform: only the end of its own attempt, and only
-//! once.
+//! The reports that a Job's pod may send to the platform: only the end of its own attempt, and only one time.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::plane::{RunningPlane, plane, spec};
 
 const START: Duration = Duration::from_secs(60);
 
-/// A running attempt, and the callback address that its pod was given.
+/// A running attempt, with the token that its pod got.
 struct RunningAttempt {
     pod: ListedPod,
     id: String,

@@ -80,7 +80,7 @@ pub(crate) fn deleted_pods_fail_no_call() {
     end(&plane, load);
 }
 
-/// Dropping this value allows pods on the node again, also if the test fails.
+/// The drop of this value allows pods on the node again, even if the test fails.
 struct Uncordon(String);
 
 impl Drop for Uncordon {
@@ -89,8 +89,8 @@ impl Drop for Uncordon {
     }
 }
 
-/// Evicts the function's pods from the cluster's only node. The new pods tolerate the cordon,
-/// because there is no other node.
+/// Evicts the function's pods from the cluster's only node. The new pods tolerate the cordon, because there
+/// is no other node.
 pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let plane = plane();
     let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
@@ -145,8 +145,7 @@ pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
     load.go_on(SOME, STEP);
     let report = load.end();
     assert_eq!(report.unanswered, 0, "{report:#?}");
-    // At most three calls may fail, because three pods were killed and a pod runs one call at a
-    // time.
+    // At most three calls may fail, because three pods were killed and a pod runs one call at a time.
     assert!(report.failures() <= 3, "{report:#?}");
     let is_lost = |what: &String| what == "502 POD_LOST";
     assert!(report.bad.keys().all(is_lost), "{report:#?}");

@@ -1,4 +1,4 @@
-//! WARM pods: the plane keeps as many as the calls need, and none without calls.
+//! WARM pods: the plane keeps as many as the calls need, and without calls only `minReplicas`.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ pub(crate) fn it_scales_from_zero_to_four_and_back() {
     plane.expect_no_drift();
 }
 
-/// Whether the first call of a new function shows all phases of its pod's start. If the pod answers
-/// a probe before its ready report arrives, its timestamps are too late for that call.
+/// Returns whether the first call of a new function shows all phases of its pod's start. If the pod answers a
+/// probe before its ready report arrives, the report's timestamps are too late for that call.
 fn has_all_phases(plane: &RunningPlane, name: &str) -> bool {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 1});
     plane.register(&spec(name, "WARM", json!({"scalingConfig": scaling})));

@@ -18,8 +18,7 @@ fn the_role_names_each_verb_and_resource() {
         for group in strings(&rule["apiGroups"]) {
             for resource in strings(&rule["resources"]) {
                 for verb in strings(&rule["verbs"]) {
-                    // A rule with names cannot allow these verbs, because such requests carry no
-                    // name.
+                    // A rule with names cannot allow these verbs, because such requests carry no name.
                     let nameless = ["create", "list", "watch"].contains(&verb);
                     assert!(!(names && nameless), "{rule}");
                     seen.push(format!("{verb} {group}/{resource}"));

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::files::{at, base, document, documents, names, strings};
 
-/// API versions and kinds that the manifests may use. Kubernetes 1.20 and current releases serve all of them, except
-/// `Kustomization`, which kustomize reads, and `Function`, which is our own CRD.
+/// The API versions and kinds that the manifests may use. Kubernetes 1.20 and current releases serve all of
+/// them, except `Kustomization`, which kustomize reads, and `Function`, which is our own CRD.
 const SERVED: [(&str, &str); 11] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
@@ -35,8 +35,7 @@ fn the_installation_is_every_file_of_the_base() {
     );
     let listed = document("k8s/base/kustomization.yaml");
     let mut listed = strings(at(&listed, "/resources"));
-    // The namespace must come first, because other objects can be created in it only after it
-    // exists.
+    // The namespace must come first, because other objects can be created in it only after it exists.
     assert_eq!(listed[0], "namespace.yaml");
     listed.push("kustomization.yaml");
     listed.sort_unstable();
@@ -78,8 +77,8 @@ fn everything_has_the_namespace_and_an_owner() {
     }
 }
 
-/// `deployment.rs` checks that the namespace allows the plane's pod; the bridge's tests check this
-/// for function pods.
+/// This test checks only the namespace. `deployment.rs` checks that the namespace allows the plane's pod, and
+/// the bridge's tests check this for function pods.
 #[test]
 fn the_namespace_takes_no_root_pod() {
     let labels = &document("k8s/base/namespace.yaml")["metadata"]["labels"];

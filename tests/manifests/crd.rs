@@ -32,7 +32,7 @@ fn it_is_the_kind_that_the_api_reads() {
     assert_eq!(spec["names"]["shortNames"], json!(["fn"]));
     assert_eq!(spec["scope"], "Namespaced");
     assert_eq!(definition["metadata"]["name"], "functions.nanofaas.io");
-    // The file has no `status`, because an applied status would overwrite the cluster's own.
+    // An applied status would overwrite the cluster's own, so the file has no `status`.
     assert_eq!(definition.get("status"), None);
 }
 
@@ -61,8 +61,8 @@ fn the_cluster_fills_nothing_in() {
     fn look(value: &Value, place: &str) {
         match value {
             Value::Object(fields) => fields.iter().for_each(|(key, value)| {
-                // The API server would write a default into stored objects, where it would override
-                // the plane's settings.
+                // The API server would write a default into stored objects, where it would override the
+                // plane's settings.
                 assert_ne!(key, "default", "{place}");
                 look(value, &format!("{place}/{key}"));
             }),

@@ -1,5 +1,5 @@
-//! What the Deployment promises: one plane, which stops in an orderly way, has no privileges, and
-//! has only settings that exist.
+//! The properties of the Deployment: one plane, which stops in an orderly way, has no privileges, and has
+//! only settings that exist.
 
 use std::process::Command;
 use std::sync::LazyLock;
@@ -28,7 +28,7 @@ static HELP: LazyLock<String> = LazyLock::new(|| {
     String::from_utf8(output.stdout).expect("help is UTF-8")
 });
 
-/// The default of a flag in the help.
+/// Returns the default of a flag in the help.
 fn default_of(flag: &str) -> u64 {
     let of_flag = HELP.split(&format!("{flag} ")).nth(1).expect("a flag");
     let text = of_flag.split("[default: ").nth(1).expect("a default");
@@ -39,7 +39,7 @@ fn default_of(flag: &str) -> u64 {
         .expect("a number")
 }
 
-/// Names and values of the environment, in order.
+/// Returns the names and values of the environment, in order.
 fn environment() -> Vec<(String, Value)> {
     let container = container();
     let entries = at(&container, "/env").as_array().expect("a list").iter();
@@ -153,8 +153,8 @@ fn the_pod_knows_its_name_before_its_address() {
         let entry = entry.unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(*at(entry, "/valueFrom/fieldRef/fieldPath"), field);
     }
-    // The manifest sets no callback URL. The plane derives the URL from POD_IP, because an IPv6
-    // address needs brackets, and a manifest cannot know which kind of address the pod has.
+    // The manifest sets no callback URL. The plane derives the URL from POD_IP, because an IPv6 address needs
+    // brackets, and a manifest cannot know which kind of address the pod has.
     let names: Vec<String> = environment().into_iter().map(|(name, _)| name).collect();
     assert!(!names.contains(&"NANOFAAS_CALLBACK_URL".to_owned()));
 }

@@ -1,4 +1,4 @@
-//! Reads the files, and finds objects and values in them.
+//! Reads manifests and other files of the repository, and finds objects and values in them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ pub(crate) fn text(relative: &str) -> String {
     fs::read_to_string(path(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
 
-/// Every document of a YAML file.
+/// Returns every document of a YAML file.
 pub(crate) fn documents(relative: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text(relative))
         .unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
 
-/// The only document of a YAML file.
+/// Returns the only document of a YAML file.
 pub(crate) fn document(relative: &str) -> Value {
     let mut all = documents(relative);
     assert_eq!(all.len(), 1, "{relative}");
     all.remove(0)
 }
 
-/// The names in a folder, sorted.
+/// Returns the names in a folder, sorted.
 pub(crate) fn names(relative: &str) -> Vec<String> {
     let entries =
         fs::read_dir(path(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"));
@@ -40,7 +40,7 @@ pub(crate) fn names(relative: &str) -> Vec<String> {
     names
 }
 
-/// Every object of the base.
+/// Returns every object of the base.
 pub(crate) fn base() -> Vec<Value> {
     let listed = document("k8s/base/kustomization.yaml");
     strings(at(&listed, "/resources"))
@@ -49,7 +49,7 @@ pub(crate) fn base() -> Vec<Value> {
         .collect()
 }
 
-/// The objects of one kind in the base.
+/// Returns the objects of one kind in the base.
 pub(crate) fn base_of(kind: &str) -> Vec<Value> {
     let mut all = base();
     all.retain(|object| object["kind"] == kind);
@@ -57,7 +57,7 @@ pub(crate) fn base_of(kind: &str) -> Vec<Value> {
     all
 }
 
-/// The only object of its kind in the base.
+/// Returns the only object of its kind in the base.
 pub(crate) fn only(kind: &str) -> Value {
     let mut all = base_of(kind);
     assert_eq!(all.len(), 1, "{kind}");

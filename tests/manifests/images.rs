@@ -1,5 +1,5 @@
-//! The container files: all have the same version and no root user, and the build context has all
-//! files that they copy.
+//! The container files: all have the same version and no root user, and the build context has every file that
+//! they copy.
 
 use crate::files::{document, names, path, text};
 
@@ -20,7 +20,7 @@ fn container_files() -> Vec<String> {
     own.chain(of_functions).collect()
 }
 
-/// The arguments of each occurrence of an instruction.
+/// Returns the arguments of each occurrence of an instruction.
 fn instructions<'a>(file: &'a str, name: &str) -> Vec<&'a str> {
     let start = format!("{name} ");
     file.lines()
@@ -65,8 +65,7 @@ fn every_function_has_its_own_image() {
         );
         let function = document(&format!("functions/{name}/function.yaml"));
         assert_eq!(function["spec"]["image"], format!("localhost/{name}:1"));
-        // The image is named on a line of its own, because `k8s/images/build` reads the name
-        // without a YAML parser.
+        // A line of its own names the image, because `k8s/images/build` reads the name without a YAML parser.
         let line = format!("\n  image: localhost/{name}:1\n");
         assert!(
             text(&format!("functions/{name}/function.yaml")).contains(&line),
@@ -83,8 +82,7 @@ fn no_image_runs_as_root() {
         assert_eq!(bases.len(), 1, "{file}");
         let inherits = bases[0].starts_with("localhost/nanofaas-");
         match instructions(&text, "USER").last() {
-            // The user is a number, because the kubelet cannot check a user's name for
-            // runAsNonRoot.
+            // The user is a number, because the kubelet cannot check a user's name for runAsNonRoot.
             Some(user) => assert_eq!(*user, "65532:65532", "{file}"),
             None => assert!(inherits, "{file} runs as root"),
         }

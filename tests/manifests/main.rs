@@ -1,5 +1,5 @@
-//! The manifests and container files, read as text: what they promise an operator, and whether they
-//! agree with the settings, fields and version in the code. These tests need no cluster.
+//! The manifests and container files, read as text: what an operator may rely on, and whether they agree with
+//! the settings, fields and version in the code. These tests need no cluster.
 
 mod files;
 

@@ -1,5 +1,4 @@
-//! Which pods may connect to which ports, computed from the policies in the way in which a network
-//! plugin does it.
+//! Which pods may connect to which ports. The tests compute this from the policies as a network plugin does.
 
 use serde_json::{Value, json};
 
@@ -36,7 +35,7 @@ fn client_in(namespace: &'static str) -> NetworkPeer {
     }
 }
 
-/// Whether a label selector matches these labels. A selector of an unknown form fails the test.
+/// Returns whether a label selector matches these labels. A selector of an unknown form fails the test.
 fn selects(selector: &Value, labels: &Value) -> bool {
     selector
         .as_object()
@@ -61,7 +60,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
         })
 }
 
-/// Whether one entry of `from` matches a pod, for a policy of the namespace `nanofaas`.
+/// Returns whether one entry of `from` matches a pod, for a policy of the namespace `nanofaas`.
 fn admits(peer: &Value, pod: &NetworkPeer) -> bool {
     let fields = peer.as_object().expect("a peer");
     assert!(

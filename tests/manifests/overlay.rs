@@ -32,8 +32,8 @@ fn the_profile_adds_three_calls() {
         assert_eq!(block["action"], "SCMP_ACT_ALLOW");
         assert_eq!(block.get("args"), None);
     }
-    // The profile must allow none of these system calls, because they let a process leave its
-    // container or read other processes.
+    // The profile must allow none of these system calls, because they let a process leave its container or
+    // read other processes.
     let never = [
         "bpf",
         "chroot",
@@ -60,8 +60,7 @@ fn the_profile_adds_three_calls() {
             assert!(!never.contains(&name), "{name}");
         }
     }
-    // These system calls are allowed only with certain arguments, so a list of names must not
-    // contain them.
+    // These system calls are allowed only with certain arguments, so the list of names must not contain them.
     for name in ["clone", "clone3", "socket"] {
         assert!(!list.contains(&name), "{name}");
     }
@@ -117,7 +116,7 @@ fn what_touches_a_node_is_elsewhere_without_capability() {
     }
 }
 
-/// The objects that kubectl renders from a folder; `None` if no suitable kubectl is installed.
+/// Returns the objects that kubectl renders from a folder, or `None` if no suitable kubectl is installed.
 fn rendered(folder: &str) -> Option<Vec<Value>> {
     let output = Command::new("kubectl")
         .arg("kustomize")
@@ -126,8 +125,8 @@ fn rendered(folder: &str) -> Option<Vec<Value>> {
         .ok()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        // Only kubectl 1.20 may fail here, because it cannot use folders as resources;
-        // k8s/kustomization.yaml names that limit.
+        // Only kubectl 1.20 may fail here, because it cannot use folders as resources. k8s/kustomization.yaml
+        // names that limit.
         assert!(
             errors.contains("must be a file") || errors.contains("cannot unmarshal"),
             "{errors}"

@@ -1,10 +1,9 @@
-//! Measures how well admission does, compared with perfect knowledge. The tests make the calls of
-//! the six patterns of `nanofaas_simulate::patterns` over HTTP, on a release build with real
-//! clocks, whose pods are processes. The simulator computes how the same calls end with perfect
-//! knowledge.
+//! Measures how well admission does, compared with perfect knowledge. The tests make the calls of the six
+//! patterns of `nanofaas_simulate::patterns` over HTTP, on a release build with real clocks, whose pods are
+//! processes. The simulator computes how the same calls end with perfect knowledge.
 //!
-//! `./ci patterns` runs all patterns in about five minutes; `./ci patterns slow_start` runs only
-//! that pattern. Nothing else runs them, because they are measurements, which fail on a busy
+//! `./ci patterns` runs all patterns in about five minutes; `./ci patterns slow_start` runs only that
+//! pattern. No other section of `./ci` runs them, because they are measurements, which fail on a busy
 //! machine.
 
 #![allow(
@@ -26,13 +25,13 @@ use nanofaas_testkit::functions::with;
 use nanofaas_testkit::pod::ScriptedPod;
 use serde_json::{Value, json};
 
-/// Each caller connects this long before its call is due.
+/// How long before its call is due a caller connects.
 const AHEAD: Duration = Duration::from_millis(200);
-/// The stack size of a caller, whose thread needs little.
+/// The stack size of a caller's thread, in bytes. The thread needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// A function whose first pod starts. All other pods wait for the lock for ever, as if no node
-/// could run them.
+/// A function of which only the first pod starts. All other pods wait for the lock, as if no node could run
+/// them.
 const ALONE: &str = r#"
 import fcntl, time
 held = open("alone.lock", "w")
@@ -41,8 +40,8 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// A function whose pods are ready two seconds after their process started, independently of
-/// Python's start time.
+/// A function whose pods are ready two seconds after their process started, independently of Python's start
+/// time.
 const STARTS_SLOWLY: &str = r#"
 import os, time
 begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -57,8 +56,8 @@ struct MeasuredCalls {
     made_it: usize,
     failed: usize,
     refused: usize,
-    /// The longest time between the time when a request was due and the time when it was sent. The
-    /// machine causes this delay, not the plane.
+    /// The longest delay between the time when a request was due and the time when it was sent. The machine
+    /// causes this delay, not the plane.
     latest: Duration,
     /// The total time by which successful calls held their slots longer than planned.
     longer: Duration,
@@ -78,8 +77,7 @@ struct MeasuredAnswer {
     held: Duration,
 }
 
-/// The function of a pattern on this machine. The pod of a POOL function lives as long as this
-/// value.
+/// The function of a pattern on this machine. The pod of a POOL function lives as long as this value.
 struct PatternFunction {
     function: Value,
     _pod: Option<ScriptedPod>,
@@ -123,7 +121,7 @@ fn request(name: &str, call: &TraceCall) -> Request {
     Request::invoke(name, &json!(seconds)).header("X-Timeout-Ms", &timeout_ms.to_string())
 }
 
-/// One caller: connects, waits until the call is due, sends it.
+/// Acts as one caller: connects, waits until the call is due, and sends it.
 fn call(listen: SocketAddr, request: &Request, due: Instant) -> MeasuredAnswer {
     std::thread::sleep(due.saturating_duration_since(Instant::now() + AHEAD));
     let mut wire = RawClient::connect(listen);
@@ -140,7 +138,7 @@ fn call(listen: SocketAddr, request: &Request, due: Instant) -> MeasuredAnswer {
     }
 }
 
-/// One of the times in a `Server-Timing` header.
+/// Returns one of the times in a `Server-Timing` header.
 fn part(timing: &str, name: &str) -> Duration {
     let mut parts = timing.split(',').map(str::trim);
     let ms = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur=")?.parse().ok());
@@ -186,7 +184,7 @@ fn play(plane: &ControlPlane, pattern: &Pattern) -> MeasuredCalls {
     seen
 }
 
-/// Plays one pattern and compares it with perfect knowledge.
+/// Runs one pattern and compares it with perfect knowledge.
 fn measure(name: &str) {
     static HEAD: Once = Once::new();
     HEAD.call_once(|| {

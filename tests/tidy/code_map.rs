@@ -8,7 +8,7 @@ use crate::{files, read, root};
 
 const PAGE: &str = "docs/code-map.md";
 
-/// Folders of source code, in the order in which a call meets them.
+/// Folders of source code, in the order in which a call reaches them.
 const FOLDERS: [(&str, &str); 16] = [
     ("src", "rs"),
     ("io/src", "rs"),
@@ -35,7 +35,7 @@ says which runs on which thread and what it may not use. `NANOFAAS_WRITE_CODE_MA
 this page after a header changed.
 ";
 
-/// The lines of a file's header, without the marks of a comment.
+/// Returns the lines of a file's header, without the marks of a comment.
 fn header(file: &Path) -> String {
     let text = read(file);
     let lines: Vec<&str> = if file.extension().is_some_and(|end| end == "py") {
@@ -55,14 +55,13 @@ fn header(file: &Path) -> String {
     words.join(" ")
 }
 
-/// The text up to the first full stop that a space follows, or up to the colon before a list.
+/// Returns the text up to the first full stop that a space follows.
 fn first_sentence(header: &str) -> &str {
     let end = header.find(". ").map_or(header.len(), |at| at + 1);
     &header[..end]
 }
 
-/// Whether a file contains only tests of the module beside it. Such a file is a part of that
-/// module.
+/// Returns whether a file contains only tests of the module beside it. Such a file is a part of that module.
 fn is_own_test(file: &Path) -> bool {
     let below_source = file.iter().any(|part| part == "src");
     below_source

@@ -2,7 +2,7 @@
 
 use crate::{files, quoted, read, root};
 
-/// Whether a word in backquotes can only be a path of this repository.
+/// Returns whether a word in backquotes can only be a path of this repository.
 fn is_path(word: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
     let top = word.split('/').next().unwrap_or_default();
@@ -63,7 +63,7 @@ fn links_to_sections_lead_to_one() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The anchor of a heading in links.
+/// Returns the anchor of a heading, as links name it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter_map(|letter| match letter {
         ' ' => Some('-'),

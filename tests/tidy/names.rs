@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{files, read};
 
-/// Names with several meanings, with the reason. Add no name; remove a name when it has one
-/// meaning.
+/// The names with several meanings, with the reason. Add no name, and remove a name when it has one meaning.
 const SEVERAL: [(&str, &str); 3] = [
     (
         "Output",
@@ -22,7 +21,7 @@ const SEVERAL: [(&str, &str); 3] = [
     ),
 ];
 
-/// The part of a line after its visibility, such as `pub` or `pub(crate)`.
+/// Returns the part of a line after its visibility, such as `pub` or `pub(crate)`.
 fn without_visibility(line: &str) -> &str {
     let Some(rest) = line.strip_prefix("pub") else {
         return line;
@@ -38,7 +37,7 @@ pub(crate) fn name_at(text: &str) -> &str {
     text.split(ends).next().unwrap_or_default()
 }
 
-/// The type that this line defines. An indented alias belongs to a trait and does not count.
+/// Returns the type that this line defines. An indented alias belongs to a trait and does not count.
 fn defined(line: &str) -> Option<&str> {
     let item = without_visibility(line.trim_start());
     let (keyword, rest) = item
@@ -78,7 +77,7 @@ fn a_type_name_has_one_meaning() {
     );
 }
 
-/// The signature of the function that begins on this line, from its name on.
+/// Returns the signature of the function that begins on this line, from its name on.
 pub(crate) fn signature(lines: &[&str], at: usize) -> Option<String> {
     let mut item = without_visibility(lines[at].trim_start());
     for word in ["const ", "async ", "unsafe "] {

@@ -7,11 +7,10 @@ use crate::{files, read};
 const LINES_MAX: usize = 520;
 /// The largest number of lines of a function, so that it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 75;
-/// The largest number of lines of a test. It is higher, because a list of cases can be read in
-/// parts.
+/// The largest number of lines of a test. It is higher, because a list of cases can be read in parts.
 const TEST_LINES_MAX: usize = 100;
 const COMMENT_WIDTH_MAX: usize = 120;
-/// Functions that are longer, with the reason why they are not split.
+/// The functions that are longer, with the reason why they are not split.
 const LONG: [(&str, &str); 8] = [
     ("exchange", "the order of one call on a connection to a pod"),
     ("error_response", "an arm for each error: a table"),
@@ -43,7 +42,8 @@ fn no_file_is_too_long_for_a_reader() {
     assert!(long.is_empty(), "split by noun: {long:#?}");
 }
 
-/// The lines of the function that begins at `at`; rustfmt puts its end below its beginning.
+/// Counts the lines of the function that begins at `at`. Its closing brace has the indentation of its first
+/// line, because rustfmt formats the files.
 fn function_lines(lines: &[&str], at: usize) -> usize {
     let indent = lines[at].len() - lines[at].trim_start().len();
     let end = format!("{}}}", &lines[at][..indent]);
@@ -71,7 +71,7 @@ fn a_function_fits_a_screen() {
                 FUNCTION_LINES_MAX
             };
             let length = function_lines(&lines, at);
-            // A function without a body is skipped, because the lines up to the next end belong to
+            // A function without a body is skipped, because the lines up to the next closing brace belong to
             // another function.
             if length <= most || signature.ends_with(';') {
                 continue;

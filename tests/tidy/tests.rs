@@ -1,20 +1,20 @@
-//! The name of a test has few words, so that a list of tests is readable. The name says what is
-//! true; the module says of which part.
+//! The name of a test has few words, so that a list of tests is readable. The name says what is true, and the
+//! module says of which part.
 
 use crate::{files, read};
 
 /// The largest number of words in a name. Underscores separate the words.
 const WORDS_MAX: usize = 8;
 
-/// The names in a text: lower-case words that are joined by underscores.
+/// Returns the names in a text: lower-case words that are joined by underscores.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     let joins = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
     text.split(move |letter: char| !joins(letter) && letter != '_')
         .map(|name| name.trim_matches('_'))
 }
 
-// All names in a file are checked, because some tests are functions without `#[test]`, and the
-// names of some tests are in strings.
+// All names in a file are checked, because some tests are functions without `#[test]`, and the names of some
+// tests are in strings.
 #[test]
 fn a_name_has_eight_words_at_most() {
     let mut long = Vec::new();

@@ -1,7 +1,6 @@
-//! The workers that load a plane in a soak test, each in a thread of its own and with its own
-//! pause. They make small and large calls, async and keyed calls, read or write slowly or not at
-//! all, cause faults of pods and of clients, and add and remove functions. Every complete answer
-//! must belong to its caller.
+//! The workers that load a plane in a soak test, each in a thread of its own and with its own pause. They
+//! make small and large calls, async and keyed calls, read or write slowly or not at all, cause faults of
+//! pods and of clients, and add and remove functions. Every complete answer must belong to its caller.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,15 +19,15 @@ use crate::tally::Tally;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// The size of a large answer. It is below the largest answer that a plane accepts; the largest
-/// body is one MiB.
+/// The size of a large answer. It is below the largest answer that a plane accepts; the largest body of a
+/// request is one MiB.
 const LARGE: u64 = 4 * MIB;
 
 /// The pods of POOL functions.
 pub(super) struct SoakPods {
     tcp: ScriptedPod,
     unix: ScriptedPod,
-    /// Answers with as many bytes as the input asks for.
+    /// A pod that answers with as many bytes as the input asks for.
     large: ScriptedPod,
     broken: ScriptedPod,
 }
@@ -101,8 +100,7 @@ pub(super) struct Crowd<'a> {
 
 type CrowdWork = fn(Crowd<'_>, &mut SeededRng);
 
-/// The workers. The numbers are the mean pause after each step in milliseconds, and the number of
-/// threads.
+/// The workers. The numbers are the mean pause after each step in milliseconds, and the number of threads.
 const CROWD: [(CrowdWork, u64, u64); 10] = [
     (small, 30, 2),
     (sized, 150, 2),
@@ -168,8 +166,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Reads and checks the answer to a call of an echo. If the plane refuses the call or its pod
-    /// is lost, that is no fault.
+    /// Reads and checks the answer to a call of an echo. A refusal by the plane or a lost pod is no fault.
     fn check(&self, what: &str, wire: &mut RawClient, sent: &Value) {
         match wire.read(true) {
             Ok(answer) if answer.status == 200 => {
@@ -186,7 +183,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Registers a function, which the plane may refuse while its memory is full.
+    /// Registers a function, which the plane may refuse while its memory is full. Returns whether it was
+    /// registered.
     fn registers(&self, function: &Value) -> bool {
         let request = Request::new("POST", "/v1/functions").json(function);
         let answer = self.plane.send(&request);
@@ -209,13 +207,13 @@ fn text(rng: &mut SeededRng, bytes: u64) -> Value {
     json!(mark.repeat((bytes / 16 + 1) as usize))
 }
 
-/// A random size: each power of two up to `max` is equally likely.
+/// Returns a random size between 1 and a power of two. Each power of two up to `max` is equally likely.
 fn size(rng: &mut SeededRng, max: u64) -> u64 {
     let magnitude = rng.below(u64::from(max.ilog2()) + 1);
     rng.between(1, 1 << magnitude)
 }
 
-/// Makes some calls one after the other over one connection.
+/// Makes some calls one after another over one connection.
 fn small(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let mut wire = RawClient::connect(crowd.plane.listen);
     for _ in 0..rng.between(1, 40) {
@@ -265,7 +263,7 @@ fn slow_writer(crowd: Crowd<'_>, rng: &mut SeededRng) {
     crowd.check("slow writer", &mut wire, &input);
 }
 
-/// Requests a large answer, reads nothing of it and closes.
+/// Requests a large answer, reads nothing of it, and closes the connection.
 fn silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let count = rng.between(MIB, LARGE);
     let wire = Request::invoke("large", &json!(count)).begin(crowd.plane.listen);
@@ -287,8 +285,8 @@ fn many_silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     drop(wires);
 }
 
-/// Enqueues a call and waits until it ends. Sometimes the call has another call's key, and
-/// sometimes it is cancelled.
+/// Enqueues a call and waits until it ends. Sometimes the call has another call's key, and sometimes it is
+/// cancelled.
 fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let bytes = size(rng, 64 * KIB);
     let input = text(rng, bytes);
@@ -312,8 +310,7 @@ fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // The output is not compared with the input, because a call with a key may join the execution
-    // of another call.
+    // A call with a key may join the execution of another call, so the output may differ from this input.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]
@@ -340,7 +337,8 @@ fn fault(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
 }
 
-/// Closes the connection in the middle of a request, or sends bytes that are not a request.
+/// Closes the connection in the middle of a request, sends bytes that are not a request, or sends several
+/// requests without waiting for the answers.
 fn bad_client(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let mut wire = RawClient::connect(crowd.plane.listen);
     let bytes = size(rng, 100_000);
@@ -356,7 +354,6 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut SeededRng) {
             let _ = wire.read(true);
         }
         _ => {
-            // Sends several requests without waiting for the answers.
             for _ in 0..rng.between(2, 20) {
                 wire.send(&request);
             }
