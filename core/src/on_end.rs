@@ -1,4 +1,5 @@
-//! Wakes a task when a thread ends, also by a panic: the thread owns an `OnEnd`, which is dropped at its end.
+//! Wakes a task when a thread ends, also by a panic. The thread owns an `OnEnd`, which is dropped at the
+//! thread's end.
 
 use std::task::Waker;
 

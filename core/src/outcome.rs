@@ -51,8 +51,8 @@ impl TimeLimit {
     }
 }
 
-/// A function's report of its failure. `ExecutionError` holds it in an `Arc` and stays small, because errors
-/// are moved with every call although most calls have none.
+/// A function's report of its failure. `ExecutionError` holds the report behind an `Arc`, so that the result
+/// of a call is small to move: most calls have no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandlerError {
     pub code: Arc<str>,

@@ -42,8 +42,8 @@ pub(crate) struct Pod {
     used: bool,
 }
 
-/// The pods of all lanes. A freed place is used again for another pod; the `PodId` of the earlier pod then
-/// finds nothing.
+/// The pods of all lanes. Each pod has a place in the table, which is used again after the pod is gone. The
+/// `PodId` of the earlier pod then finds nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     table: Vec<Pod>,

@@ -63,13 +63,12 @@ impl IoPost {
         Ok(())
     }
 
-    /// Returns the io thread's bell.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
 }
 
-/// The sending end of the pinned scheduler's rings.
+/// The sending end of the pinned scheduler's event ring and bitmap.
 #[derive(Clone)]
 pub struct PinnedPost {
     events: Producer<Event>,
@@ -77,7 +76,7 @@ pub struct PinnedPost {
     bell: Arc<Doorbell>,
 }
 
-/// The pinned scheduler's receiving end.
+/// The receiving end of the pinned scheduler's event ring and bitmap.
 pub struct PinnedInbox {
     pub events: Consumer<Event>,
     pub lanes: Arc<Bitmap>,
@@ -114,7 +113,7 @@ impl PinnedPost {
         self.bell.ring();
     }
 
-    /// The scheduler's bell. A health check rings it, so that the scheduler beats.
+    /// Returns the scheduler's bell, which a health check rings so that the scheduler beats.
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
@@ -158,7 +157,7 @@ pub struct BridgePost {
     bell: Arc<Doorbell>,
 }
 
-/// The bridge's receiving end.
+/// The receiving end of the bridge's ring.
 pub struct BridgeInbox {
     pub messages: Consumer<BridgeMessage>,
     pub bell: Arc<Doorbell>,

@@ -1,7 +1,7 @@
 //! Predicts when a call that arrives now would begin. The prediction assumes that the calls before this call
-//! take the slots that exist and the slots that ordered pods will bring. It also assumes that each call holds
-//! its slot for the measured time. It reads what the scheduler publishes about a lane. `admission` uses it
-//! and decides.
+//! take the slots that exist and the slots that ordered pods will bring, and that each call holds its slot
+//! for the measured time. The module reads what the scheduler publishes about a lane, and decides nothing;
+//! `admission` does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,8 +30,7 @@ impl<'a> Prediction<'a> {
         }
     }
 
-    /// Returns groups of slots: the time from which the slots of the group are free, and how many slots it
-    /// has.
+    /// Returns groups of slots, each with the time at which its slots become free and with their number.
     fn slots(&self) -> impl Iterator<Item = (Uptime, u64)> {
         let load = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
         let (now, most) = (load(&self.lane.slots_now), load(&self.lane.slots_max));
@@ -79,7 +78,7 @@ impl<'a> Prediction<'a> {
         self.slots().any(|(_, slots)| slots > 0)
     }
 
-    /// Returns whether the first `calls` waiting calls can have begun at `by`.
+    /// Returns whether the first `calls` waiting calls can have begun by the time `by`.
     pub(crate) fn can_begin(&self, calls: u64, by: Uptime) -> bool {
         let service = self.service.max(Nanos::from_ns(1));
         let mut left = calls;

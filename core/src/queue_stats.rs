@@ -18,7 +18,7 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 /// The most calls that all io threads together can hold.
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
-/// The shortest time after which a start is overdue. Otherwise it is overdue after twice the measured time.
+/// A start is overdue after twice its measured time, but at the earliest after this time.
 const OVERDUE_MIN: Nanos = Nanos::from_s(1);
 
 /// A measured time; none before the first sample.
@@ -48,7 +48,7 @@ pub struct QueueStats {
     pub running: AtomicU32,
     /// The most slots that the function may have. Writer: scheduler.
     pub slots_max: AtomicU32,
-    /// Slots of the function's usable pods, held or free; at most its `concurrency`. Writer: scheduler.
+    /// Slots that the function has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
     /// The mean time for which a call holds its slot. Writer: scheduler.
     pub service_time: MeasuredTime,
@@ -60,6 +60,7 @@ pub struct QueueStats {
     pub capacity: Capacity,
     /// The numbers of usable, starting and other pods, for the gauges. Writer: scheduler.
     pub pods: [AtomicU32; 3],
+    /// The lane's ring. Io threads put tickets in, and the scheduler takes the receiving end.
     mailbox: OnceLock<Mailbox>,
     /// One item for each io thread, made when that thread first counts something for the function. Writer:
     /// that thread.

@@ -268,8 +268,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Returns the lane of a removed function of this name, if the scheduler still has it, otherwise a free
-    /// lane. Returns none if no lane is free.
+    /// Returns the lane of the removed function of this name if the scheduler still has that lane, otherwise
+    /// a free lane. Returns none if no lane is free.
     fn lane_for(&mut self, name: &str) -> Option<(LaneId, Arc<QueueStats>)> {
         let (index, stats) = if let Some(gone) = self.leaving.remove(name) {
             (gone.lane.index, gone.stats)
@@ -429,7 +429,8 @@ impl Registry {
         out.replies.push((change.reply, reply));
     }
 
-    /// Frees the lane of a removed function of which the scheduler has no call and no pod left.
+    /// Frees the lane of a removed function, because the scheduler has neither a call nor a pod of the
+    /// function any more.
     pub fn lane_gone(&mut self, lane: LaneId) {
         let name = self
             .leaving

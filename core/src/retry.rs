@@ -5,7 +5,7 @@ use crate::spec::RetryOn;
 use crate::ticket::Class;
 use crate::time::Nanos;
 
-/// How an attempt failed: the kinds of failure that retries distinguish.
+/// The kinds of failed attempts that the decision distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
     /// The function cannot have begun: the connection was refused, nothing was sent, or the pod reported that
@@ -80,8 +80,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
             });
         }
         AttemptFailure::Lost { oom } => {
-            // Only one lost attempt is retried, because a call that makes its pod end would otherwise end one
-            // pod after the other.
+            // At most one lost attempt of a call is retried, because a call that makes its pod end would
+            // otherwise end one pod after the other.
             oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
         }
         AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),

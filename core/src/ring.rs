@@ -1,8 +1,9 @@
 //! The bounded ring that carries tickets, grants, events and messages between threads. It has many producers
 //! and one consumer, keeps the order of each producer's items, and has one stamp for each slot.
 //!
-//! A ring allocates only in [`channel`]. It never waits and wakes no thread; `doorbell` does that. The lanes'
-//! rings, the scheduler's event ring and the inboxes of the io threads and of the bridge are rings.
+//! A ring allocates only in [`channel`]. It never waits, and it wakes no thread: `doorbell` does that. The
+//! lanes' rings, the scheduler's event ring, and the rings of the io threads and of the bridge are all of
+//! this type.
 #![allow(unsafe_code)] // A slot is shared memory that a stamp hands over, which safe code cannot express.
 
 use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit};
@@ -32,7 +33,7 @@ pub struct Producer<T: Send> {
     ring: Arc<Ring<T>>,
 }
 
-/// The receiving end. A ring has one, and one thread holds it, so that there is a single consumer.
+/// The receiving end. A ring has only one, and one thread holds it, so that there is a single consumer.
 pub struct Consumer<T: Send> {
     ring: Arc<Ring<T>>,
     /// The position of the next item. Writer and reader: this end only.

@@ -67,9 +67,9 @@ impl Shared {
             };
             return self.start_failed(lane, index, failure, now, out);
         }
-        // `wanted_at` is read before `forget` frees the pod's place. A pod that was ordered to stop has not
-        // died young.
+        // `wanted_at` is read before `forget` frees the pod's place.
         let wanted_at = pod.wanted_at;
+        // A pod that was ordered to stop has not failed.
         let died_young = pod.state != PodState::Leaving
             && !pod.proven
             && now.since(pod.usable_at.expect("it was up")) < SHORT_LIFE;

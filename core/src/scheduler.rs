@@ -64,8 +64,8 @@ impl Scheduler {
         }
     }
 
-    /// Returns whether the scheduler has a lane with this index. If it has none and a ticket for the lane
-    /// arrives, the event that opens the lane is on its way.
+    /// Returns whether the scheduler has a lane with this index. If it has none although the ticket of a
+    /// waiting call has arrived, the event that opens the lane has yet to be applied.
     pub fn knows(&self, index: u32) -> bool {
         matches!(self.lanes.get(index as usize), Some(Some(_)))
     }
@@ -262,8 +262,8 @@ impl Scheduler {
         // the need.
         shared.drain_surplus(lane, out);
         shared.reconcile(lane, now, out);
-        // If the floor was lowered, pods above it may be idle. Their timer is set here, because the end of a
-        // call would set it, but an idle pod runs no call.
+        // If the floor was lowered, idle pods may be above it. Their timer is set here, because otherwise the
+        // lane would set it only when a call ends or a pod comes up.
         shared.retire_later(lane, now);
         shared.list(lane);
     }
@@ -314,9 +314,8 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let examined = shared.grant(lane, most, now, out);
-            // If as many tickets were examined as is allowed, the lane may have more to grant. Otherwise it
-            // lacks tickets, slots or pods, and the event that brings what it lacks puts it into the list
-            // again.
+            // If as many tickets were examined as is allowed, the lane may have more to grant. Otherwise the
+            // lane lacks tickets, slots or pods, and the event that brings these lists the lane again.
             lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
@@ -337,8 +336,8 @@ impl Scheduler {
         self.shared.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Fires the timers that are due: it drains idle pods, starts pods whose start was put off, and forgets
-    /// removed lanes. It skips a timer whose lane is gone or has set another timer since.
+    /// Fires the timers that are due: drains idle pods, starts pods whose start was put off, and forgets
+    /// removed lanes. Skips a timer if its lane is gone or has set another timer since.
     pub fn tick(&mut self, now: Uptime, out: &mut Outbox) {
         while let Some(Reverse((at, id))) = self.shared.due.peek().copied() {
             if at > now {

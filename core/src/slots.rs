@@ -1,6 +1,6 @@
 //! How many calls of a function may run at once, and since when each slot has been held. A slot is granted
-//! only while fewer slots are held than the limit allows. A lower limit may be below `held`; then no slot is
-//! granted until enough slots are released. Only the lane uses it.
+//! only while fewer slots are held than the limit allows. A change may lower the limit below `held`; then no
+//! slot is granted until enough slots are released. Only the lane uses its `Slots`.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Slots {
         self.held
     }
 
-    /// Returns whether another call may run.
+    /// Returns whether a slot is free.
     pub(crate) fn has_free(&self) -> bool {
         self.held < self.limit || (planted("slots_overcommit") && self.held <= self.limit)
     }

@@ -1,6 +1,6 @@
-//! What a function is: how an unchecked draft becomes a spec that is valid by construction. The code reads no
-//! clock, disk or cluster; the platform is an argument. The registry calls `FunctionSpec::resolve` for each
-//! draft; all other code reads the resolved spec.
+//! The description of a function, and how an unchecked draft becomes a spec that is valid by construction.
+//! The code reads no clock, disk or cluster; the platform is an argument. The registry calls
+//! `FunctionSpec::resolve` for each draft; all other code reads the resolved spec.
 
 mod account;
 pub mod bound;
@@ -116,7 +116,7 @@ pub struct SpecFields {
     /// inside the control plane, for measurements.
     #[serde(rename = "executionMode")]
     pub given_mode: GivenMode,
-    /// What that name means.
+    /// The mode for which the given name stands.
     #[serde(rename = "effectiveExecutionMode")]
     pub execution_mode: ExecutionMode,
     /// Where the calls of a POOL function go, which needs one: `http://host:port/path` or

@@ -124,7 +124,7 @@ pub enum PodVerdict {
     CutOff,
 }
 
-/// The report that an attempt ended, which frees its slot.
+/// The report of the end of an attempt. It frees the attempt's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     pub lane: LaneId,

@@ -184,7 +184,7 @@ impl Wheel {
         self.live -= 1;
     }
 
-    /// Returns the first tick at which a slot of `level` has to be processed, if a timer is in the level.
+    /// Returns the first tick at which a slot of `level` has to be processed; none if the level has no timer.
     fn next_in_level(&self, level: usize) -> Option<u64> {
         let occupied = self.occupied[level];
         if occupied == 0 {
@@ -205,7 +205,7 @@ impl Wheel {
         self.heads[place].take()
     }
 
-    /// Moves the timers of those higher levels to lower levels of which a slot begins at the current tick.
+    /// If a slot of a higher level begins at the current tick, moves the timers in that slot to lower levels.
     fn cascade(&mut self) {
         for level in (1..LEVELS).rev() {
             let shift = level as u32 * SLOT_BITS;

@@ -29,13 +29,13 @@ pub trait PodRunner {
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
-    /// Looks at the start again. It is called each time that something may have changed during the start.
+    /// Notes the progress of the start. It is called each time that something may have changed.
     fn observe_start(&mut self);
     /// Returns why the pod can no longer become ready; none while it still can.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
     /// Returns the addresses to probe; empty while none is known.
     fn addresses(&self) -> Vec<PodAddress>;
-    /// Returns a function that tells whether the server at an address is the pod's own.
+    /// Returns a function that returns whether the server at an address is the pod's own.
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
     /// Returns the address at which the pod takes calls, if the pod is ready.
     fn ready_at(&self) -> Option<PodAddress>;

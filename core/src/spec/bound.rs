@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 /// The longest function name on any platform, in bytes.
 pub const NAME_LEN_MAX: usize = 63;
 /// The longest function name on Kubernetes, in bytes. With the prefix `fn-`, a hyphen and 5 random characters
-/// it still fits a pod's name.
+/// the name still fits a pod's name.
 pub const KUBERNETES_NAME_LEN_MAX: usize = 50;
 
 pub const TIMEOUT_MS: RangeInclusive<u32> = 1..=300_000;

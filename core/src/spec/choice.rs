@@ -1,6 +1,6 @@
 //! The fields of a function whose value is one of a few names. Their types are small and `Copy`, because
-//! every call reads them. Each value is written as its canonical name, except an execution mode, which is
-//! also written as it was given.
+//! every call reads them. Each value is written as its canonical name; an execution mode is written a second
+//! time, as it was given.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
-//! A JSON value as a tree. A draft is read as one, so that a message can name a field with a wrong type;
-//! `podTemplate`, whose fields Kubernetes defines, stays one. The inputs and outputs of calls stay bytes,
-//! because a tree costs far more than a check.
+//! A JSON value as a tree. A draft is read into such a tree, so that a message can name the field that has a
+//! wrong type. `podTemplate` stays a tree, because Kubernetes defines its fields. The inputs and outputs of
+//! calls stay bytes, because a tree costs far more than a check.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ pub enum Json {
     Unsigned(u64),
     /// A negative whole number.
     Signed(i64),
-    /// A finite number with a fraction or an exponent, or outside the ranges of the other two.
+    /// A finite number with a fraction or an exponent, or outside the ranges of `Unsigned` and `Signed`.
     Float(f64),
     Text(String),
     List(Vec<Self>),

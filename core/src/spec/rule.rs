@@ -70,7 +70,7 @@ pub(super) fn check_image(image: &str) -> Result<String, String> {
     }
 }
 
-/// Checks a health path: it has only characters that a request line may contain unchanged.
+/// Checks that a health path is short enough and can stand in a request line unchanged.
 pub(super) fn check_health_path(path: &str) -> Result<String, String> {
     let plain = path
         .bytes()

@@ -29,7 +29,8 @@ fn bells(count: usize) -> impl Iterator<Item = Arc<Doorbell>> {
     (0..count).map(|_| Arc::new(Doorbell::new(Waker::noop().clone())))
 }
 
-/// One step that an io thread takes with the account. A `usize` selects a charge, a message or a wait.
+/// One step that an io thread takes with the account. The first `usize` selects a charge, a message or a
+/// wait.
 #[derive(Clone, Debug)]
 enum AccountAct {
     /// A request arrives, and is charged or refused.

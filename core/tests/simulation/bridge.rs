@@ -33,7 +33,7 @@ enum BridgeAct {
 }
 
 struct SimulatedPod {
-    /// Whether `PodUp` or `StartFailed` was sent.
+    /// Whether `PodUp` was sent.
     answered: bool,
     nature: Nature,
 }

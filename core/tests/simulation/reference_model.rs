@@ -18,7 +18,8 @@ enum ModelPodState {
     Starting,
     Usable,
     Quarantined,
-    /// The pod gets no more grants, and the model knows it.
+    /// The pod drains because of an event that the model received. The model does not see the drains that the
+    /// scheduler decides on.
     Draining,
     Stopped,
     Down,
@@ -421,7 +422,7 @@ impl ReferenceModel {
         let usable = || of_lane().filter(|pod| pod.state == ModelPodState::Usable);
         let starting = self.counts(id, ModelPodState::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
-        // In this model a pod still counts as usable after it was drained for a newer pod.
+        // In this model a pod still counts as usable after a drain that the scheduler decided on.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");

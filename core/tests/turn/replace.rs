@@ -15,7 +15,7 @@ fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
 }
 
 /// Obeys every order until there are no more, and returns the pods that serve in the end. Calls `check` with
-/// their number after each order.
+/// the number of serving pods after each order.
 fn obey(
     plane: &mut SteppedScheduler,
     mut serving: Vec<PodId>,
