@@ -1,6 +1,6 @@
 //! Decides whether a call may wait. Admission first checks that the lane's queue has room, and then, for a
-//! sync call, that the predicted answer comes by the deadline. Admission reads only what `QueueStats` shows
-//! of the lane, and a refusal leaves that unchanged. `Call::admit` runs this check once for each call.
+//! sync call, that the predicted answer comes by the deadline. Admission reads only the lane's `QueueStats`,
+//! which a refusal leaves unchanged. `Call::admit` runs this check once for each call.
 
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
@@ -41,7 +41,8 @@ pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
 }
 
 /// Counts the waiting calls that get a slot before a new call of this class. For a sync call these are the
-/// waiting sync calls, and the async calls that get a grant between them.
+/// waiting sync calls, and the async calls that get a slot in the same time, because a share of the grants is
+/// kept for async calls.
 fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
     match class {

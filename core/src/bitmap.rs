@@ -12,15 +12,16 @@ use crate::sync::{
 
 const WORD: usize = u64::BITS as usize;
 
-/// A two-level atomic bitmap. Any number of threads set bits, and one thread takes them.
+/// A two-level atomic bitmap: a leaf bit for each lane, and a summary bit for each word of leaf bits. Any
+/// number of threads set bits, and one thread takes them.
 ///
 /// No bit is lost, because `set` sets the leaf bit before the summary bit, and `take` clears the summary bit
 /// before the leaf bit. Both change a summary word by a read-modify-write operation, so one of these two
 /// operations comes first. If the operation of `set` comes first, the `take` that clears the summary bit sees
 /// the leaf bit. If the operation of `take` comes first, the summary bit stays set for the next `take`.
 ///
-/// In the opposite order, `take` could read an empty leaf and then clear a summary bit that `set` has just
-/// set. The scheduler would then sleep although a lane has a ticket.
+/// If `take` cleared the leaf bits first, it could read an empty leaf and then clear a summary bit that `set`
+/// has just set. The scheduler would then sleep although a lane has a ticket.
 pub struct Bitmap {
     /// Bit `w`, counted over all words, is set if `leaves[w]` may have a set bit. Writers: all threads. A
     /// spinning scheduler reads these words all the time, so each word has cache lines of its own and writes

@@ -268,8 +268,8 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Applies a reason to end the call, which came from outside: a client, the registry, the scheduler or a
-    /// shutdown. Some reasons let a running attempt continue.
+    /// Applies a reason from outside to end the call: from a client, the registry, the scheduler or a
+    /// shutdown. Some of these reasons let a running attempt continue.
     pub fn end(&mut self, end: &End, now: Uptime, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {
@@ -306,8 +306,8 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Notes that the client no longer waits. The call goes on with this new deadline, and with the time
-    /// limit that each attempt of an async call has.
+    /// Notes that the client no longer waits. The call goes on with this new deadline, and each of its
+    /// attempts has a time limit of its own.
     pub fn detach(&mut self, deadline: Deadline) {
         self.is_detached = true;
         self.deadline = deadline;
@@ -491,7 +491,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Returns whether no attempt can have begun the function. If none can, a later call with the same key
+    /// Returns whether the function cannot have begun in any attempt. If so, a later call with the same key
     /// may run.
     pub const fn never_ran(&self) -> bool {
         !self.has_run

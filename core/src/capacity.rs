@@ -1,4 +1,4 @@
-//! Shows since when each slot of a lane is held, and how many slots the ordered pods will bring. The
+//! Shows since when each held slot of a lane is held, and how many slots the ordered pods will bring. The
 //! scheduler writes this, and io threads read it to predict waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,8 +10,8 @@ use crate::time::{AtomicUptime, Uptime};
 
 const CHUNK: usize = 64;
 const CHUNKS: usize = *CONCURRENCY.end() as usize / CHUNK;
-/// The number of groups of ordered pods. Pods that were ordered at the same time form one group. The last
-/// group also counts the pods that would need further groups.
+/// The number of groups of ordered pods. Pods that were ordered at the same time form one group. If all
+/// groups are used, the last group also counts the pods that were ordered later.
 const GROUPS: usize = 8;
 
 type Chunk = Box<[AtomicUptime; CHUNK]>;

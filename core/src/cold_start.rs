@@ -49,8 +49,8 @@ impl Phase {
         Self::Usable,
     ];
 
-    /// Returns the phases for which the runtime has a timestamp, each with its milliseconds since the Unix
-    /// epoch.
+    /// Returns the phases for which the runtime has a timestamp, each with this timestamp in milliseconds
+    /// since the Unix epoch.
     pub fn reported(timestamps: ReadyTimestamps) -> impl Iterator<Item = (Self, u64)> {
         let all = [
             (Self::Started, timestamps.started_at_ms),

@@ -1,8 +1,8 @@
 //! The waiting tickets of one class of a lane, in the order of arrival. Only the lane uses this queue.
 //!
 //! A ticket whose call no longer waits stays in the queue until it is popped or a sweep removes it. A push
-//! sweeps first if the queue has at least `live_max` tickets and at least twice as many as after the last
-//! sweep. The queue keeps the memory of its greatest length until `clear` frees it.
+//! sweeps first if the queue has as many tickets as calls can usually wait in it, and at least twice as many
+//! as after the last sweep. The queue keeps the memory of its greatest length until `clear` frees it.
 
 use std::collections::VecDeque;
 
@@ -28,7 +28,8 @@ impl Fifo {
         self.tickets.is_empty()
     }
 
-    /// Appends a ticket. A queue with fewer than `live_max` tickets is not swept.
+    /// Appends a ticket. `live_max` is how many calls usually wait in this queue at most. A shorter queue is
+    /// not swept.
     pub(crate) fn push(&mut self, ticket: Ticket, live_max: usize, entries: &Entries) {
         if self.tickets.len() >= live_max.max(self.sweep_at) {
             self.tickets

@@ -54,7 +54,7 @@ impl<const N: usize> Default for Histograms<N> {
     }
 }
 
-/// Adds `by` to a counter that has one writer, so that no locked instruction is needed.
+/// Adds `by` to a counter. The counter has one writer, so no locked instruction is needed.
 pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }

@@ -219,8 +219,8 @@ impl Lane {
         self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
     }
 
-    /// Returns how many pods the running calls need, and the waiting calls that would get a slot sooner from
-    /// a new pod. The number is within the plan's floor and ceiling.
+    /// Returns how many pods are needed for the running calls and for those waiting calls that would get a
+    /// slot sooner from a new pod. The number is within the plan's floor and ceiling.
     pub(crate) fn pods_needed(&self, now: Uptime) -> u32 {
         self.pods_for(self.waiting_past_a_start(now))
     }
@@ -276,7 +276,8 @@ impl Lane {
     /// least one pod. Otherwise a function would never have a pod if its callers always stop waiting before a
     /// start is over.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
-        // While stale pods serve, one new pod at a time is started to replace one of them, and is kept, too.
+        // While stale pods serve, one new pod at a time is started to replace one of them. This new pod is
+        // kept, too.
         let replacement = u32::from(self.counts.stale_usable > 0);
         let kept = self.pods_for(self.stats.depth()).max(1) + replacement;
         let surplus = self.counts.serving().saturating_sub(kept);

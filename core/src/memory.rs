@@ -1,15 +1,16 @@
-//! The account of the bytes that calls hold. `Account` is the budget of the process, `--inflight-bytes`, and
-//! io threads take pieces of it. A task that finds no room may wait in a line, first come, first served. The
-//! account measures and frees no memory: the task that holds bytes charges them here, and drops the charge
-//! with the bytes.
+//! The budget of the bytes that calls hold. `Account` is the budget of the process, `--inflight-bytes`, and
+//! each io thread takes pieces of the budget into its `ThreadAccount`. A task that finds no room may wait in
+//! a line, first come, first served. This module measures and frees no memory: the task that holds bytes
+//! charges them here, and drops the charge with the bytes.
 //!
 //! There are two ways to get room. `ThreadAccount::charge` gets room at once or not at all. It is used for
 //! requests, because a request can be refused. `ThreadAccount::wait` waits until there is room. It is used
 //! for answers, because a client already waits for the answer.
 //!
 //! The first task in the line gets its bytes even without room, unless another charge without room is still
-//! held. Otherwise calls that hold all the memory, and each wait for more, would wait for ever. A task with a
-//! charge without room must not wait again. So the account exceeds its bound by at most one answer.
+//! held. Without this rule, calls that hold all the memory and each wait for more would wait for ever. The
+//! budget is exceeded by at most one answer, because there is one such charge at a time. A task that holds a
+//! charge without room must not wait again, because the line may stand still until this charge is dropped.
 
 mod thread;
 
@@ -22,13 +23,13 @@ use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
-/// The most bytes that an io thread takes in advance from the account, so that most charges change no shared
-/// memory. With a small bound a piece is smaller, because no other thread can use what a thread has taken and
-/// does not use.
+/// The most bytes that an io thread takes in advance from the budget, so that most charges change no shared
+/// memory. If the budget is small, a piece is smaller, because no other thread can use what a thread has
+/// taken and does not use.
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// The line leaves one part in this many of the bound to requests. So requests of other clients find room
+/// The line leaves one part in this many of the budget to requests. So requests of other clients find room
 /// even if many answers are not read.
 const KEPT_FROM_LINE: u64 = 8;
 

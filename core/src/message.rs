@@ -53,8 +53,8 @@ pub enum Message {
         name: Arc<str>,
         version: u64,
     },
-    /// Where a pod listens. The message is sent before the scheduler gets `PodUp`, because a grant may follow
-    /// at once.
+    /// Where a pod listens. The message is sent before the scheduler gets `PodUp`, because a grant for the
+    /// pod may follow at once.
     PodAddress {
         pod: PodId,
         address: PodAddress,
@@ -124,7 +124,7 @@ pub enum BridgeMessage {
     },
 }
 
-/// Where to send the answer to a request.
+/// The io thread to which the answer to a request goes, and the token of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     pub shard: ShardId,

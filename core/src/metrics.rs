@@ -118,11 +118,11 @@ pub struct ThreadLedger {
     pub evicted: Counter,
     /// The bytes that are charged on this thread (`memory`).
     pub inflight_bytes: Gauge,
-    /// Answers that were not sent completely, because the client read too slowly, or read nothing while tasks
-    /// waited for memory.
+    /// Answers that were not sent completely. The client read too slowly, or read nothing while tasks waited
+    /// for memory, or the store dropped the output meanwhile.
     pub answers_cut: Counter,
     /// The bytes of the thread's stored executions.
     pub store_bytes: AtomicU64,
-    /// When the oldest of the thread's stored executions that have ended did end; none if there is none.
+    /// When the first of the thread's stored executions ended; none if none of them has ended.
     pub oldest_kept: AtomicUptime,
 }

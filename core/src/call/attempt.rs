@@ -14,7 +14,7 @@ use crate::ticket::{Class, Done, Grant, Held, PodId, PodVerdict};
 use crate::time::{Nanos, Uptime};
 
 /// The longest time for which a call waits for the report of how a pod ended. The wait is bounded, because a
-/// pod that only lost its connection goes on, and no report comes.
+/// pod that only lost its connection continues to run, so no report of its end comes.
 const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 
 /// An attempt that runs.
@@ -87,8 +87,8 @@ impl<E: Environment> Call<E> {
         self.deadline.or_sooner(Deadline::after(from, own))
     }
 
-    /// Returns the deadline of the running attempt; if none runs, of the call. The driver sends this time to
-    /// the pod.
+    /// Returns the deadline of the running attempt, or the call's deadline if no attempt runs. The driver
+    /// sends this time to the pod.
     pub fn running_until(&self) -> Uptime {
         match &self.state {
             State::Running(attempt) => self.attempt_deadline(attempt).at,
@@ -131,8 +131,8 @@ impl<E: Environment> Call<E> {
         };
         let granted_at = attempt.grant.granted_at;
         // A Job's request counts as sent when the Job's container started, although the handler may not have
-        // begun. The cluster's clock measured that start and may differ from this process's clock. So the
-        // time is limited to the range from the grant to now.
+        // begun. The cluster's clock measured that start and may differ from this process's clock. So
+        // `sent_at` is limited to the range from the grant to now.
         let sent_at = if attempt.is_job {
             attempt
                 .from

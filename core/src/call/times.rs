@@ -1,4 +1,5 @@
-//! Where a call's time went, summed over its attempts. Only the state machine changes these times.
+//! How long a call waited and how long it was served, summed over its attempts. Only the state machine
+//! changes these times.
 
 use crate::call::Report;
 use crate::ticket::Grant;
@@ -8,7 +9,7 @@ use crate::time::{Nanos, Uptime};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// The time in which the call waited for a slot, for the report of how a pod ended, or for the end of a
-    /// back-off. The time in `start` is not part of this.
+    /// back-off. The time in `start` is not counted again here.
     pub queue: Nanos,
     /// The time in which the call waited for pods to start, whether or not they came up.
     pub start: Nanos,

@@ -1,5 +1,5 @@
-//! An io thread's part of the account: the bytes that the thread has taken, its charges, and its waiting
-//! tasks. Most charges change only this part.
+//! The account of one io thread: the bytes of the budget that the thread has taken, its charges, and its
+//! waiting tasks. Most charges change nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -58,8 +58,8 @@ impl ThreadAccount {
         }
     }
 
-    /// Returns whether one function's waiting calls may hold `bytes`. They may hold up to half of the
-    /// account, and more while no more than half is taken in all. Only if more is taken, `bytes` is computed.
+    /// Returns whether one function's waiting calls may hold `bytes`. They may hold up to half of the budget,
+    /// and more while no more than half is taken in all. `bytes` is computed only if more than half is taken.
     pub fn may_wait(&self, bytes: impl FnOnce() -> u64) -> bool {
         let half = self.account.bytes_max / 2;
         self.account.taken() <= half || bytes() <= half
@@ -86,7 +86,7 @@ impl ThreadAccount {
         })
     }
 
-    /// Charges `bytes` for an answer if there is room and no task waits. A part of the account is left to
+    /// Charges `bytes` for an answer if there is room and no task waits. A part of the budget is left to
     /// requests.
     #[inline]
     pub fn charge_answer(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
@@ -148,7 +148,7 @@ impl ThreadAccount {
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
         // A thread keeps up to two spare pieces, so that charges that rise and fall by one piece do not
-        // change the shared account each time.
+        // change the shared `Account` each time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }
@@ -300,7 +300,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Returns the charge if there is room. Otherwise the task waits in the line, and is woken when it was
+    /// Returns the charge if there is room. Otherwise the task waits in the line, and is woken when it is
     /// served.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Charge> {
         let own = &self.account;
