@@ -1,7 +1,7 @@
 """Groups a list of records by a field and aggregates other fields per group.
 
-An `async def` function, so that many calls share one pod; in a long list it lets other calls run
-after each slice. The runtime calls it once per call; it keeps nothing between calls.
+The function is `async`, so that many calls share one pod. In a long list it lets other calls run
+after each slice. It keeps nothing between calls.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Aggregate:
         self.high = value if self.high is None or value > self.high else self.high
 
     def result(self, operation: str) -> float | None:
-        """The aggregated value; without values None, or 0 for a count."""
+        """Returns the aggregated value; without values None, or 0 for a count."""
         if operation == "count":
             return self.count
         if not self.count:

@@ -1,4 +1,4 @@
-"""The function by itself: grouping, each operation, and refused inputs."""
+"""Tests of the function alone: grouping, each operation, and refused inputs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Turns the letters a-z in the texts of a JSON value into upper case, from stdin to stdout. true,
-# false, null and escape sequences in a text stay as they are.
+# Turns the letters a-z in the texts of a JSON value into upper case, from stdin to stdout. The
+# words true, false and null, and escape sequences in a text, stay as they are.
 set -eu
 LC_ALL=C exec awk '
   { text = text (NR > 1 ? "\n" : "") $0 }

@@ -1,7 +1,7 @@
 """Counts the words of a text.
 
 A word is a run of letters and digits, with apostrophes inside ("don't"); upper and lower case are
-the same. The runtime calls it once per call; it keeps nothing between calls.
+the same. The function keeps nothing between calls.
 """
 
 from __future__ import annotations

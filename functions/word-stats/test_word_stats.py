@@ -1,4 +1,4 @@
-"""The function by itself: counting, ties, and refused inputs."""
+"""Tests of the function alone: counting, ties, and refused inputs."""
 
 from __future__ import annotations
 

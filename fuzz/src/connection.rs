@@ -12,10 +12,10 @@ use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 
 use crate::rng::Rng;
 
-/// Limit of a body. It is small, so that random bodies exceed it.
+/// The limit of a body, in bytes. The limit is small, so that random bodies exceed it.
 pub(crate) const BODY_MAX: usize = 200;
-/// On average one input in this many is also read once for each place, cut at that place only.
-/// Every input is read cut at all places at once, and cut at some random places.
+/// One input in this many, on average, is also read once for each of its positions, cut only at that
+/// position. Every input is read cut at all positions at once, and cut at three random positions.
 const EVERY_CUT_ONE_IN: u64 = 128;
 
 /// One result of reading a connection. The results are collected in order.
@@ -78,9 +78,9 @@ impl MessageHead for ResponseHead {
     }
 }
 
-/// Reads messages as a connection does: whenever bytes arrive, as many messages as are complete.
+/// Reads messages as a connection does: when bytes arrive, it reads all messages that are complete.
 struct ConnectionReader<M> {
-    /// Where the current message began, or where the unread rest of its body begins.
+    /// The position of the first byte that is not consumed yet.
     at: usize,
     scan: HeadScan,
     body: Option<BodyForm>,
@@ -119,7 +119,7 @@ impl<M: MessageHead> ConnectionReader<M> {
         }
     }
 
-    /// Reads one head or body. False if more bytes are needed.
+    /// Reads one head or body. Returns false if more bytes are needed.
     fn step(&mut self, bytes: &[u8]) -> Result<bool, ParseError> {
         let rest = &bytes[self.at..];
         let length = match self.body {
@@ -168,8 +168,8 @@ impl<M: MessageHead> ConnectionReader<M> {
     }
 }
 
-/// Reads the same bytes at once, byte by byte, cut at random places and, for some inputs, cut at
-/// each single place, and compares the outcomes. Returns whether the bytes begin with a valid head.
+/// Reads the same bytes at once, byte by byte, and cut at random places, and compares the outcomes. For some
+/// inputs the bytes are also cut at each single place. Returns whether the bytes begin with a valid head.
 pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let (mut whole, mut split) = (ConnectionReader::<M>::new(), ConnectionReader::new());
     whole.read(bytes);
@@ -182,8 +182,7 @@ pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes:
         assert_eq!(whole.events, split.events, "split differs from whole");
         assert_eq!(whole.out, split.out, "the bodies differ");
     };
-    // A long input is cut at every few bytes only, because more cuts would take longer and find no
-    // further fault.
+    // A long input is cut only at every few bytes, because all cuts would take too long.
     let step = 1 + bytes.len() / 2048;
     compare(&mut (0..bytes.len()).step_by(step));
     let mut cuts = [(); 3].map(|()| rng.below(bytes.len() + 1));

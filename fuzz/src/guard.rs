@@ -1,5 +1,5 @@
-//! The wire between control plane and guard (`local-bridge/src/guard/wire.rs`): the messages do not
-//! depend on how the bytes are split, and each message reads back as it was written.
+//! The reader of the messages between control plane and guard (`local-bridge/src/guard/wire.rs`). The
+//! messages do not depend on how the bytes are split, and each message reads back as it was written.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,8 @@ pub(crate) fn guard(rng: &mut Rng, bytes: &[u8]) -> bool {
     to || from
 }
 
-/// Compares the readings of one input. Returns whether its first line is a message.
+/// Reads one input whole and in pieces, and checks that the messages are the same and read back. Returns
+/// whether the input's first line is a message.
 fn reads_the_same<T: Serialize + DeserializeOwned>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let whole = messages::<T>([bytes].into_iter());
     let each = messages::<T>(bytes.chunks(1));
@@ -40,7 +41,8 @@ fn reads_the_same<T: Serialize + DeserializeOwned>(rng: &mut Rng, bytes: &[u8]) 
     whole.first().is_some_and(Result::is_ok)
 }
 
-/// The messages as lines, up to the first line that is not a message.
+/// Returns the messages of an input as they are written. The last result is an error if a line is not a
+/// message.
 fn messages<'b, T: Serialize + DeserializeOwned>(
     pieces: impl Iterator<Item = &'b [u8]>,
 ) -> Vec<Result<Vec<u8>, String>> {

@@ -1,6 +1,6 @@
-//! Heads, chunked bodies and header values (`nanofaas_http1`). A second reader (`naive`, httparse)
-//! must give an accepted input the same meaning, and the input must read back as the same after it
-//! is written anew.
+//! The readers of heads, chunked bodies and header values (`nanofaas_http1`). A second reader (`naive`,
+//! httparse) must give an accepted input the same meaning. The input must read back as the same after it is
+//! written anew.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -14,8 +14,8 @@ use crate::naive::{self, Meaning, NaiveRefusal};
 use crate::naive_response::{self, ResponseMeaning};
 use crate::rng::Rng;
 
-/// Heads up to this length are written anew. A longer head could exceed a limit, because the new
-/// form of a head may be longer than the old form.
+/// A head shorter than this is written anew. The new form of a longer head could exceed a limit, because the
+/// new form may be longer than the old one.
 const REWRITTEN_MAX: usize = 6 * 1024;
 const HEADERS_MAX: usize = 128;
 
@@ -31,7 +31,7 @@ pub(crate) fn request(rng: &mut Rng, bytes: &[u8]) -> bool {
                 reads_back(meaning);
             }
         }
-        // An incomplete head may already be refused.
+        // Our parser may refuse a head that `naive` still finds incomplete.
         (Ok(None), Err(NaiveRefusal::Incomplete)) | (Err(_), Err(_)) => {}
         _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     }
@@ -45,12 +45,12 @@ fn agrees_on_request(head: &RequestHead, bytes: &[u8]) {
     let len = theirs.parse(bytes);
     assert_eq!(len, Ok(httparse::Status::Complete(head.len)));
     assert_eq!(theirs.version, Some(head.minor));
-    // httparse does not count the empty line that may come first, so it is removed.
+    // `header_lines` expects a head without the empty line that may come first.
     let text = &bytes[..head.len];
     agrees_on_lines(text.strip_prefix(b"\r\n").unwrap_or(text), theirs.headers);
 }
 
-/// Compares all header lines, because a pod and the watchdog look for their headers in them.
+/// Compares all header lines, because pods and the watchdog search these lines for headers.
 fn agrees_on_lines(head: &[u8], theirs: &[httparse::Header<'_>]) {
     let theirs = theirs
         .iter()
@@ -80,7 +80,7 @@ pub(crate) fn response(rng: &mut Rng, bytes: &[u8]) -> bool {
             assert_eq!(ResponseMeaning::of(head, bytes), *meaning);
             head
         }
-        // An incomplete head may already be refused.
+        // Our parser may refuse a head that `naive` still finds incomplete.
         (Ok(None), Err(NaiveRefusal::Incomplete)) | (Err(_), Err(_)) => {
             assert!(!taken);
             return false;
@@ -214,7 +214,7 @@ fn ends_where_it_is_decoded_to(rng: &mut Rng, bytes: &[u8]) {
     assert_eq!(pieces, decoded.map(|whole| (whole.consumed, whole.done)));
 }
 
-/// The data of a valid body, decoded a few bytes at a time.
+/// Decodes a valid body a few bytes at a time, and returns its data.
 fn decoded_in_pieces(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
     let (mut decoder, mut out) = (ChunkedDecoder::default(), Vec::new());
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! JSON (`nanofaas_io::json`). It must accept exactly the inputs that serde_json accepts, and find
-//! in an envelope what serde_json finds.
+//! The JSON reader (`nanofaas_io::json`). It must accept what serde_json accepts and refuse what serde_json
+//! refuses, unless one of serde_json's own limits decides. In an envelope it must find what serde_json finds.
 
 use std::ops::Range;
 
@@ -8,8 +8,8 @@ use nanofaas_io::json::{DEPTH_MAX, check, envelope, write_text};
 use crate::naive_json;
 use crate::rng::Rng;
 
-/// Whether serde_json accepts the bytes as one value; none if serde_json's own limits (127 levels,
-/// the range of floats) decide.
+/// Returns whether serde_json accepts the bytes as one value. Returns `None` if serde_json's own limits (127
+/// levels, the range of floats) decide.
 fn serde_takes(bytes: &[u8]) -> Option<bool> {
     match serde_json::from_slice::<serde_json::Value>(bytes) {
         Ok(_) => Some(true),
@@ -80,7 +80,7 @@ fn reads_back(input: &[u8], metadata: Option<&[u8]>) {
     assert_eq!(found.metadata.map(|at| of(&written, at)), metadata);
 }
 
-/// Checks that a text becomes a string that reads back.
+/// Checks that a text is written as a JSON string that reads back as the same text.
 pub(crate) fn text(_: &mut Rng, bytes: &[u8]) -> bool {
     let mut out = Vec::new();
     match (write_text(&mut out, bytes), str::from_utf8(bytes)) {

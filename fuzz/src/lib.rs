@@ -1,9 +1,10 @@
-//! The properties that every reader of bytes from outside must have, for every input: it does not
-//! panic; it ends; its outcome does not depend on how the bytes are split; the outcome equals that
-//! of a second, slow reader; an accepted input reads back as the same after it is written anew.
+//! The properties that every reader of bytes from outside must have for every input. The reader does not
+//! panic, and it ends. Its outcome does not depend on how the bytes are split, and equals that of a second,
+//! slow reader. An accepted input reads back as the same after it is written anew.
 //!
-//! Each property is checked in three ways: with random inputs (`tests/random`), with the inputs
-//! that a fuzzer kept (`corpus/`, by `tests/kept.rs`), and by the fuzzer (`./ci fuzz`).
+//! Each property is checked with the inputs that a fuzzer kept (`corpus/`, by `tests/kept.rs`), and by the
+//! fuzzer (`./ci fuzz`). All but those of function files and the guard are also checked with random inputs
+//! (`tests/random`).
 
 mod rng;
 mod connection;
@@ -17,10 +18,11 @@ mod guard;
 
 pub use rng::Rng;
 
-/// Panics if the property does not hold. Returns whether the reader accepted the input.
+/// A function that panics if the property does not hold. It returns whether the reader accepted the input.
 pub type Property = fn(&mut Rng, &[u8]) -> bool;
 
-/// The properties by the name of the target, which is also the name of its folder in `corpus/`.
+/// The properties, each with the name of its target, which is also the name of the target's folder in
+/// `corpus/`.
 pub const PROPERTIES: [(&str, Property); 9] = [
     ("request", http::request),
     ("response", http::response),
@@ -33,7 +35,7 @@ pub const PROPERTIES: [(&str, Property); 9] = [
     ("guard", guard::guard),
 ];
 
-/// The property of a target.
+/// Returns the property of a target.
 pub fn property(target: &str) -> Property {
     let found = PROPERTIES.iter().find(|(name, _)| *name == target);
     found.unwrap_or_else(|| panic!("no target {target}")).1

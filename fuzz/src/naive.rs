@@ -171,7 +171,7 @@ impl Headers {
         self.at_most_once_of(name, |_| true)
     }
 
-    /// Like `at_most_once`, but counts only the values for which `counts` is true.
+    /// Does what `at_most_once` does, but only for the values for which `counts` returns true.
     pub(crate) fn at_most_once_of(
         &self,
         name: &'static str,
@@ -184,7 +184,7 @@ impl Headers {
     }
 }
 
-/// Whether the value names an encoding. An empty value and `identity` do not.
+/// Returns whether the value names an encoding. An empty value and `identity` name none.
 pub(crate) fn is_encoding(value: &[u8]) -> bool {
     !matches!(&*lower(value), "" | "identity")
 }
@@ -197,7 +197,7 @@ pub(crate) struct CutHead<'b> {
 }
 
 impl<'b> CutHead<'b> {
-    /// Splits the head, which begins after `blank` bytes. These bytes count as a part of the head.
+    /// Splits the head, which begins after `blank` bytes. `len` includes these bytes.
     pub(crate) fn of(bytes: &'b [u8], blank: usize) -> Result<Self, NaiveRefusal> {
         let end = bytes[blank..]
             .windows(4)
@@ -228,7 +228,7 @@ impl<'b> CutHead<'b> {
     }
 }
 
-/// The meaning of the head at the start of `bytes`.
+/// Returns the meaning of the head at the start of `bytes`.
 pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, NaiveRefusal> {
     let blank = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let head = CutHead::of(bytes, blank)?;
@@ -358,7 +358,7 @@ fn host(
     Ok(host)
 }
 
-/// Whether `host` is empty, or a name or a bracketed address, each with or without a port.
+/// Returns whether `host` is empty, or a name or a bracketed address, each with or without a port.
 fn is_host(host: &[u8]) -> bool {
     let Ok(host) = str::from_utf8(host) else {
         return false;
@@ -382,9 +382,8 @@ fn is_host(host: &[u8]) -> bool {
     port.is_none_or(is_port) && in_brackets.map_or_else(is_name, is_ip)
 }
 
-/// The data of a complete chunked body, and its length as sent. The limits of lines and trailers
-/// are not checked, because no input here is long enough to reach them; the tests of `chunked`
-/// check them.
+/// Returns the data of a complete chunked body, and the length of the body as sent. Only the tests of
+/// `chunked` check the limits of lines and trailers; no input here is long enough to reach them.
 pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), NaiveRefusal> {
     let (mut data, mut at) = (Vec::new(), 0);
     loop {
@@ -421,7 +420,7 @@ pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), Naiv
     }
 }
 
-/// The next line, without its CRLF.
+/// Returns the next line without its CRLF, and moves `at` to the line after it.
 fn line<'b>(bytes: &'b [u8], at: &mut usize) -> Result<&'b [u8], NaiveRefusal> {
     let rest = &bytes[*at..];
     let end = rest

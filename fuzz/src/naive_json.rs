@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Collects the members of an object in order, with repeated names.
+/// Collects the members of an object in their order; a repeated name is kept each time.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
@@ -31,7 +31,7 @@ fn members(text: &[u8]) -> Option<Vec<(String, &RawValue)>> {
         .ok()
 }
 
-/// `input` and `metadata` of an envelope; none if the text is not an envelope. The text must be
+/// Returns `input` and `metadata` of an envelope, or `None` if the text is not an envelope. The text must be
 /// valid JSON.
 pub(crate) fn envelope(text: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let members = members(text)?;

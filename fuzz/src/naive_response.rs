@@ -19,7 +19,7 @@ pub(crate) struct ResponseMeaning {
     cold_start: bool,
     not_started: bool,
     init_duration_ms: Option<u32>,
-    /// Content-Type, Content-Encoding, X-Execution-Id, Retry-After.
+    /// The values of Content-Type, Content-Encoding, X-Execution-Id and Retry-After.
     values: [Option<Vec<u8>>; 4],
 }
 
@@ -47,7 +47,7 @@ impl ResponseMeaning {
     }
 }
 
-/// The meaning of the head at the start of `bytes`.
+/// Returns the meaning of the head at the start of `bytes`.
 pub(crate) fn response(bytes: &[u8]) -> Result<ResponseMeaning, NaiveRefusal> {
     let head = CutHead::of(bytes, 0)?;
     let mut words = head.first.splitn(3, |&byte| byte == b' ');

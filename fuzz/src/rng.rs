@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-/// xorshift64*. It needs a few instructions per number, because a run draws numbers for a million
-/// inputs.
+/// The generator xorshift64*. It needs a few instructions for each number, because a run draws numbers for a
+/// million inputs.
 pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Self {
-        // The seed is mixed, because neighbouring seeds would give similar numbers. The state is
-        // never 0, because xorshift would then return only zeros.
+        // Without this mixing, neighbouring seeds would give similar numbers. The last bit is set, because
+        // xorshift returns only zeros from a state of 0.
         let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) | 1)
     }
@@ -21,7 +21,7 @@ impl Rng {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number below `end`; 0 if `end` is 0.
+    /// Draws a number below `end`, or 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.draw()) * end as u128) >> 64) as usize
     }

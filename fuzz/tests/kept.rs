@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nanofaas_fuzz::{PROPERTIES, check};
 
-/// Limits of each target's corpus, so that the test stays short.
+/// The limits of each target's corpus, which keep the test short.
 const FILES_MAX: usize = 200;
 const BYTES_MAX: usize = 4096;
 

@@ -1,4 +1,4 @@
-//! Returns its input unchanged: JSON as JSON, other bodies with their own content type. It never
+//! Returns its input unchanged: JSON as JSON, any other body with its own content type. The function never
 //! parses the input.
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Draws a piece of the Mandelbrot set as a PNG: real work for one core. It stops between two rows
+//! Draws a piece of the Mandelbrot set as a PNG: real work for one core. The function stops between two rows
 //! if the call's deadline has passed or its caller has left.
 
 mod picture;

@@ -4,10 +4,10 @@ use png::{BitDepth, ColorType, Encoder, EncodingError};
 
 use crate::view::View;
 
-/// Bytes of a pixel: red, green, blue.
+/// The number of bytes of a pixel: red, green, blue.
 const PIXEL: usize = 3;
 
-/// The pixels row by row, or `None` if `stop` returned true before the last row.
+/// Computes the pixels row by row. Returns `None` if `stop` returned true before the last row.
 pub(crate) fn draw(view: &View, stop: impl Fn() -> bool) -> Option<Vec<u8>> {
     let mut pixels = Vec::with_capacity(view.width as usize * view.height as usize * PIXEL);
     for row in 0..view.height {
@@ -22,13 +22,13 @@ pub(crate) fn draw(view: &View, stop: impl Fn() -> bool) -> Option<Vec<u8>> {
     Some(pixels)
 }
 
-/// The number of iterations until the point escapes, smoothed to a fraction; `None` if it never
-/// escapes.
+/// Returns the number of iterations until the point escapes, smoothed to a fraction; `None` if the point does
+/// not escape within `iterations`.
 fn escape(x: f64, y: f64, iterations: u32) -> Option<f64> {
     let (mut a, mut b) = (0.0_f64, 0.0_f64);
     for iteration in 0..iterations {
         let (a2, b2) = (a * a, b * b);
-        // The bound is 256 and not 4, because a larger bound makes the colours smoother.
+        // The bound is 256 instead of 4, so that the colours are smoother.
         if a2 + b2 > 256.0 {
             let past = (a2 + b2).ln().log2() - 256.0_f64.ln().log2();
             return Some(f64::from(iteration) - past);
@@ -39,7 +39,7 @@ fn escape(x: f64, y: f64, iterations: u32) -> Option<f64> {
     None
 }
 
-/// The colour of a point: three waves with different phases. Points of the set are black.
+/// Returns the colour of a point, from three waves with different phases. Points of the set are black.
 fn color(escape: Option<f64>) -> [u8; PIXEL] {
     let Some(escape) = escape else {
         return [0; PIXEL];

@@ -1,4 +1,4 @@
-//! Checks which part of the set to draw, and in which size. It draws nothing.
+//! Checks which part of the set to draw, and in which size. This module draws nothing.
 
 use serde::Deserialize;
 
@@ -93,7 +93,7 @@ impl TryFrom<ViewRequest> for View {
 }
 
 impl View {
-    /// The complex number at the middle of a pixel.
+    /// Returns the complex number at the middle of a pixel.
     pub(crate) fn point(&self, column: u32, row: u32) -> (f64, f64) {
         let x = self.left + (f64::from(column) + 0.5) * self.step;
         let y = self.top - (f64::from(row) + 0.5) * self.step;

@@ -2,8 +2,7 @@
 
 use nanofaas_fuzz::{Rng, property};
 
-/// Leaves about half of the inputs valid. In the other inputs it cuts, doubles, overwrites or
-/// inserts bytes.
+/// Damages about half of the inputs: cuts, doubles, overwrites or inserts bytes. The other half stays valid.
 pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
     if rng.one_in(2) {
         return;
@@ -25,7 +24,7 @@ pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
     }
 }
 
-/// Prints how to repeat an input if the property fails for it.
+/// The current input. If the property fails for it, the drop prints how to repeat the input.
 struct Case {
     target: &'static str,
     seed: u64,

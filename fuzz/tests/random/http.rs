@@ -149,7 +149,7 @@ fn mostly<'a>(rng: &mut Rng, sound: &[&'a str], odd: &[&'a str]) -> &'a str {
     }
 }
 
-/// One to three requests, as on one connection.
+/// Makes one to three requests, as on one connection.
 pub(crate) fn requests(rng: &mut Rng, out: &mut Vec<u8>) {
     if rng.one_in(32) {
         return noise(rng, out);
@@ -178,7 +178,7 @@ pub(crate) fn requests(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// One to three answers, as on one connection.
+/// Makes one to three answers, as on one connection.
 pub(crate) fn answers(rng: &mut Rng, out: &mut Vec<u8>) {
     if rng.one_in(32) {
         return noise(rng, out);
@@ -192,14 +192,14 @@ pub(crate) fn answers(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// Header lines, the end of the head, and a body if the last header announces one.
+/// Makes header lines, the end of the head, and a body if the last header announces one.
 fn headers(rng: &mut Rng, out: &mut Vec<u8>) {
     for _ in 0..rng.below(6) {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(mostly(rng, HEADERS, ODD_HEADERS).as_bytes());
     }
     match rng.below(1024) {
-        // A number of headers, or a size of the head, near the parser's limit.
+        // Some heads have a number of headers or a size near the parser's limit.
         0 => (0..rng.range(92..104)).for_each(|_| out.extend_from_slice(b"\r\nA: b")),
         1 => {
             out.extend_from_slice(b"\r\nA: ");
@@ -222,7 +222,7 @@ fn headers(rng: &mut Rng, out: &mut Vec<u8>) {
     }
 }
 
-/// A chunked body, with or without bytes after it.
+/// Makes a chunked body, with or without bytes after it.
 pub(crate) fn chunked(rng: &mut Rng, out: &mut Vec<u8>) {
     chunks(rng, out);
     out.extend_from_slice(rng.pick(&["", "GET / HTTP/1.1\r\n"]).as_bytes());
@@ -255,7 +255,7 @@ fn noise(rng: &mut Rng, out: &mut Vec<u8>) {
     }
 }
 
-/// Values of headers, queries and path segments.
+/// Makes a value of a header, a query or a path segment.
 pub(crate) fn values(rng: &mut Rng, out: &mut Vec<u8>) {
     const SEEDS: &[&str] = &[
         "respond-async, wait=10",

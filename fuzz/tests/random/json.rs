@@ -39,7 +39,7 @@ const WOUNDS: &[&str] = &[
     ",\"metadata\":{}",
 ];
 
-/// Short texts.
+/// Makes a short text.
 pub(crate) fn texts(rng: &mut Rng, out: &mut Vec<u8>) {
     const SEEDS: &[&str] = &[
         "",
@@ -60,7 +60,7 @@ pub(crate) fn json(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// Envelopes of requests, with any number, order and spelling of keys.
+/// Makes an envelope of a request, with any number, order and spelling of keys.
 pub(crate) fn envelopes(rng: &mut Rng, out: &mut Vec<u8>) {
     const KEYS: &[&str] = &[
         "input",
@@ -124,15 +124,15 @@ fn value(rng: &mut Rng, out: &mut Vec<u8>, depth: usize) {
         "3.25E-7",
         "1234567890123",
     ];
-    // At depth 0 there is no bare number or literal, because such a document tests little. From
-    // depth 5 on there is no object or array, so that the nesting ends.
+    // Depth 0 has no bare number or literal, because such a document tests little. From depth 5 on there is
+    // no object or array, so that the nesting ends.
     let kinds = [3..10, 0..10, 0..10, 0..10, 0..8, 0..6];
     match rng.range(kinds[depth.min(5)].clone()) {
         0..3 => out.extend_from_slice(rng.pick(SCALARS).as_bytes()),
         3..6 => string(rng, out),
         kind => {
             let is_object = kind < 8;
-            // One value in 1,024 has a number of levels near the parser's limit of 128.
+            // One object or array in 1,024 has a number of levels near the parser's limit of 128.
             let levels = if rng.one_in(1024) {
                 rng.range(120..135)
             } else {

@@ -1,6 +1,6 @@
-//! Perfect knowledge: when a call that arrives now would begin, to the nanosecond, computed from
-//! all running, waiting and starting work. It admits nothing; `calls` uses it instead of the
-//! prediction. It supports only sync calls, because they begin in the order of their arrival.
+//! Perfect knowledge: when a call that arrives now would begin, to the nanosecond, computed from all running,
+//! waiting and starting work. This module admits nothing; `calls` uses this knowledge instead of the
+//! prediction. Only sync calls are supported, because they begin in the order of their arrival.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
