@@ -1,5 +1,5 @@
-//! Simulates the six patterns, prints their table and writes a figure of each into a folder: `cargo
-//! run --release -p nanofaas-simulate --example patterns -- docs/performance`
+//! Simulates the six patterns, prints their table, and writes a figure of each into the folder that the
+//! argument names: `cargo run --release -p nanofaas-simulate --example patterns -- docs/performance`
 
 #![allow(clippy::print_stdout, reason = "the table is what it is run for")]
 

@@ -1,10 +1,11 @@
-//! A report as a figure: calls, waits, the queue and the pods over time. It computes no new values.
+//! A report as a figure: calls, waits, the queue and the pods over time. This module adds nothing to the
+//! values of the report.
 
 use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 
 use crate::{SimulationReport, Slice};
 
-/// The figure of a report, in one column.
+/// Draws a report as a figure with one column of plots.
 pub fn figure(report: &SimulationReport) -> Drawing {
     let summary = &report.summary;
     let percent = |part: usize| 100.0 * part as f64 / summary.calls.max(1) as f64;
@@ -49,7 +50,7 @@ fn series(name: &str, colour: usize, mark: SeriesMark, points: Vec<(f64, f64)>) 
     }
 }
 
-/// The points of a line that is constant over each slice.
+/// Returns the points of a line that is constant over each slice.
 fn steps(slices: &[Slice], of: impl Fn(&Slice) -> f64) -> Vec<(f64, f64)> {
     let ends = slices.iter().flat_map(|slice| {
         let value = of(slice);
@@ -122,7 +123,7 @@ fn waiting(slices: &[Slice]) -> Plot {
     plot("Queue", "the most at once", slices, y, lines)
 }
 
-/// The plot of pods, or of slots if the function has no pods.
+/// Makes the plot of pods, or of slots if the function has no pods.
 fn capacity(report: &SimulationReport) -> Plot {
     let slices = &report.over_time;
     let line = |name, colour, of: fn(&Slice) -> u32| {

@@ -1,10 +1,9 @@
-//! The state over time: waiting and running calls, slots, pods. It keeps the highest values of each
-//! stretch of time, and sums over the whole trace. `simulator` writes the history, `report` reads
-//! it.
+//! The state over time: waiting and running calls, slots, pods. A history keeps the highest values of each
+//! stretch of time, and sums over the whole trace. `simulator` writes the history, and `report` reads it.
 
 use nanofaas_core::time::Nanos;
 
-/// Most stretches of a history. If there are more, neighbours are joined in pairs.
+/// The largest number of stretches of a history. If more are needed, neighbours are joined in pairs.
 const STRETCHES_MAX: usize = 720;
 
 /// The numbers of calls, slots and pods at one time.
@@ -12,11 +11,11 @@ const STRETCHES_MAX: usize = 720;
 pub(crate) struct Moment {
     pub(crate) waiting: u32,
     pub(crate) running: u32,
-    /// Held and free slots.
+    /// The number of held and free slots.
     pub(crate) slots: u32,
     pub(crate) up: u32,
     pub(crate) starting: u32,
-    /// Pods that are probed again after a failure, or that are stopping.
+    /// Pods that are draining or quarantined.
     pub(crate) other: u32,
 }
 
@@ -41,9 +40,9 @@ impl Moment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) highest: Moment,
-    /// Most pods that were up or starting at the same time.
+    /// The largest number of pods that were up or starting at the same time.
     pub(crate) pods_highest: u32,
-    /// Pods that were ordered.
+    /// The number of pods and Jobs that began to start.
     pub(crate) starts: u32,
 }
 
@@ -54,14 +53,14 @@ pub(crate) struct History {
     pub(crate) stretches: Vec<Stretch>,
     now: Nanos,
     moment: Moment,
-    /// Integrals over time: each is a count multiplied by its duration in nanoseconds.
+    /// The integrals of the numbers of pods, running calls and slots over time, in nanoseconds.
     pub(crate) pods_ns: u128,
     pub(crate) running_ns: u128,
     pub(crate) slots_ns: u128,
 }
 
 impl History {
-    /// Ignores everything before `begin`.
+    /// Makes a history that counts nothing before `begin`.
     pub(crate) fn new(begin: Nanos, width: Nanos) -> Self {
         Self {
             begin,
@@ -75,7 +74,7 @@ impl History {
         }
     }
 
-    /// The length of the recorded time.
+    /// Returns the length of the recorded time.
     pub(crate) fn length(&self) -> Nanos {
         self.now - self.begin
     }
@@ -89,7 +88,7 @@ impl History {
         }
     }
 
-    /// Counts the start of a pod.
+    /// Counts the start of a pod or Job.
     pub(crate) fn start(&mut self, at: Nanos) {
         if at >= self.begin {
             self.pass_to(at);
@@ -98,13 +97,13 @@ impl History {
         }
     }
 
-    /// Advances to `at`. Returns false if that is before the beginning.
+    /// Advances to `at`. Returns false if `at` is before the beginning of the history.
     fn pass_to(&mut self, at: Nanos) -> bool {
         if at < self.now {
             return false;
         }
         let passed = at - self.now;
-        // The previous state lasted until now.
+        // The state so far lasted until `at`.
         self.note();
         let sum = |count: u32| u128::from(count) * u128::from(passed.as_ns());
         self.pods_ns += sum(self.moment.pods());

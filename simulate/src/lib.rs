@@ -1,8 +1,7 @@
-//! Shows how a function's spec handles a trace of calls. Admission, the scheduler and the life of
-//! each call are the product's own code (`nanofaas-core`), driven by virtual time; this crate
-//! simulates pods and clients. It has no clock, no socket and no thread: the same input gives the
-//! same result. `nanofaas simulate` prints the result; tests compare admission with perfect
-//! knowledge.
+//! Shows how a function's spec handles a trace of calls. Admission, the scheduler and the life of each call
+//! are the product's own code (`nanofaas-core`), driven by virtual time; this crate simulates pods and
+//! clients. It has no clock, no socket and no thread, so the same input gives the same result. `nanofaas
+//! simulate` prints the result, and tests compare admission with perfect knowledge.
 
 mod varying_time;
 mod figure;
@@ -24,7 +23,7 @@ pub use varying_time::VaryingTime;
 
 use simulator::{Admission, Simulator};
 
-/// Longest start of a pod: the default of `serve --start-timeout-ms`.
+/// The time limit for the start of a pod: the default of `serve --start-timeout-ms`.
 pub const START_TIMEOUT: Nanos = Nanos::from_s(120);
 
 /// A function and its trace of calls.
@@ -32,25 +31,25 @@ pub struct Setup {
     pub spec: FunctionSpec,
     /// The calls, sorted by time.
     pub calls: Vec<TraceCall>,
-    /// The number of first calls that are not counted. The platform measures the time of calls with
-    /// them.
+    /// The number of calls at the beginning of the trace that are not counted. The platform uses them to
+    /// measure how long calls take.
     pub before: usize,
-    /// How long the start of a pod, or of a call's Job, takes. `None`: the pods of `minReplicas`
-    /// are up, and no other pod ever becomes ready; not allowed for JOB functions.
+    /// How long the start of a pod, or of a call's Job, takes. With `None` the pods of `minReplicas` are up,
+    /// and no other pod ever becomes ready; a JOB function needs a time.
     pub start: Option<VaryingTime>,
 }
 
-/// Simulates the trace, and a second time with perfect knowledge.
+/// Simulates the trace, and then again with perfect knowledge.
 pub fn simulate(setup: &Setup) -> SimulationReport {
     let run = Simulator::new(setup, Admission::Predicts).run();
     let run = run.expect("only perfect knowledge is bounded");
     SimulationReport::new(setup, &run, with_perfect_knowledge(setup))
 }
 
-/// The number of calls that are answered in time.
+/// Returns the number of calls that are answered in time with perfect knowledge.
 fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
-    // Async calls have no deadline in the queue, and later sync calls overtake them. So when a sync
-    // call arrives, it is unknown which async call has to wait longer because of it.
+    // Later sync calls overtake waiting async calls. So when an async call arrives, the plan cannot tell when
+    // it will begin.
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }
@@ -59,7 +58,7 @@ fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
     Ok(run.made_it(setup.before))
 }
 
-/// The time in the trace at which the counted calls begin.
+/// Returns the time in the trace at which the counted calls begin.
 fn begin(setup: &Setup) -> Nanos {
     let first = setup.calls.get(setup.before);
     first.map_or(Nanos::ZERO, |call| call.at)

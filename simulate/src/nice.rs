@@ -1,6 +1,6 @@
-//! Round numbers: 1, 2 or 5 times a power of ten. It knows no unit.
+//! Round numbers: 1, 2 or 5 times a power of ten.
 
-/// The smallest round number that is not below `least`, which may be 0.
+/// Returns the smallest round number that is not below `least`.
 pub(crate) fn round_up(least: u64) -> u64 {
     let mut decade = 1_u64;
     loop {

@@ -1,6 +1,6 @@
-//! Six patterns of arrival that are hard for admission. Each has a function and a thousand counted
-//! calls. The times of calls and starts vary by 5 %. Tests, plots and the run against the real
-//! process (`tests/patterns`) share them.
+//! Six patterns of arrival that are hard for admission. Each pattern has a function and a thousand counted
+//! calls. The durations of calls and of starts vary by 5 %. Tests, plots and the run against the real process
+//! (`tests/patterns`) share the patterns.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::Class;
@@ -12,34 +12,33 @@ use serde_json::{Value, json};
 
 use crate::{Setup, TraceCall, VaryingTime};
 
-/// The counted calls of each pattern.
+/// The number of counted calls of each pattern.
 pub const CALLS: usize = 1000;
-/// Most admitted calls that may fail. The same limit applies to refused calls that would have
-/// succeeded.
+/// The largest number of admitted calls of a pattern that may fail. The same limit applies to refused calls
+/// that would have succeeded.
 pub const WRONG_MAX: usize = CALLS * 2 / 100;
 
 const MS: Nanos = Nanos::from_ms(1);
 const SECOND: Nanos = Nanos::SECOND;
 const SPREAD_PERCENT: u8 = 5;
-/// The pause after the first call, so that its time has been measured before the other calls
+/// The pause after the first call of a pattern. The platform measures that call before the other calls
 /// arrive.
 const ALONE: Nanos = Nanos::from_s(10);
 const SEED: u64 = 11;
 
-/// One of the six patterns.
 pub struct Pattern {
-    /// The name, used in file names.
+    /// The name, which is a part of file names.
     pub name: &'static str,
     pub about: &'static str,
-    /// The function's fields, without the Kubernetes form.
+    /// The function's fields, without the form of a Kubernetes object.
     pub function: Value,
     pub setup: Setup,
 }
 
-/// When calls arrive, how long each runs, and its deadline.
+/// When calls arrive, how long each of them runs, and how long its caller waits.
 struct Shape {
     arrivals: Vec<Nanos>,
-    /// The number of calls before the counted ones.
+    /// The number of calls after the first one that are not counted either.
     before: usize,
     service: Nanos,
     patience_ms: u32,
@@ -95,7 +94,7 @@ fn pattern(
     }
 }
 
-/// Arrival times at random, with this mean rate a second.
+/// Draws random arrival times with a mean rate a second.
 fn poisson(calls: usize, a_second: f64) -> Vec<Nanos> {
     let mut dice = SmallRng::seed_from_u64(SEED);
     let gap_s = Exp::new(a_second).expect("a rate above 0");
@@ -118,7 +117,8 @@ fn slots(concurrency: u32) -> Value {
     })
 }
 
-/// Up to ten pods with one call each. All but the first pod stop after a second without a call.
+/// Returns the fields of a function with up to ten pods, each for one call at a time. All pods but the first
+/// stop after a second without a call.
 fn pods() -> Value {
     json!({
         "executionMode": "WARM", "command": ["run"], "concurrency": 10,
@@ -126,7 +126,7 @@ fn pods() -> Value {
     })
 }
 
-/// All six patterns.
+/// Makes the six patterns.
 pub fn patterns() -> [Pattern; 6] {
     let fast = |arrivals| Shape {
         arrivals,

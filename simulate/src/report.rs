@@ -1,4 +1,4 @@
-//! The result of a simulation in numbers: totals, and values over time. It decides nothing and
+//! The result of a simulation in numbers: totals, and values over time. This module decides nothing and
 //! rounds nothing.
 
 use nanofaas_core::metrics::RejectReason;
@@ -10,10 +10,9 @@ use crate::history::{Stretch, join};
 use crate::simulator::{CallEnding, CallFate, SimulationRun};
 use crate::{Setup, begin, nice};
 
-/// Most rows of the printed table.
+/// The largest number of rows of the printed table.
 const ROWS_MAX: usize = 24;
 
-/// The complete result.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SimulationReport {
@@ -23,9 +22,9 @@ pub struct SimulationReport {
     /// Whether the platform runs pods for the function.
     pub has_pods: bool,
     pub summary: Summary,
-    /// Slices that are short enough for a plot.
+    /// The values over time, in slices that are short enough for a plot.
     pub over_time: Vec<Slice>,
-    /// The same times in a few rows.
+    /// The values over time, in a few slices for a table.
     #[serde(skip)]
     pub rows: Vec<Slice>,
 }
@@ -35,10 +34,10 @@ pub struct SimulationReport {
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     pub calls: usize,
-    /// Calls that were answered before their deadline.
+    /// Calls that were answered by their deadline.
     pub made_it: usize,
-    /// What `made_it` would be if exactly those calls were admitted that will succeed. In JSON null
-    /// if it is not computed.
+    /// What `made_it` would be if admission knew in advance which calls will succeed. JSON has null if this
+    /// number is not computed.
     #[serde(serialize_with = "or_null")]
     pub made_it_with_perfect_knowledge: Result<usize, NotComputed>,
     pub refused_depth: usize,
@@ -53,15 +52,15 @@ pub struct Summary {
     pub wait_ms: Percentiles,
     /// Time from the arrival to the answer, for calls that succeeded.
     pub total_ms: Percentiles,
-    /// Pods or Jobs that were started during the trace.
+    /// The number of pods or Jobs that were started during the trace.
     pub starts: u64,
-    /// Most pods that were up or starting at the same time.
+    /// The largest number of pods that were up or starting at the same time.
     pub pods_max: u32,
-    /// The sum of the lifetimes of all pods, including their starts.
+    /// The sum of the lifetimes of all pods, with their starts.
     pub pod_seconds: f64,
     /// The share of the total slot time in which calls held slots; `None` without slots.
     pub slot_utilisation: Option<f64>,
-    /// Time from the first call to the end of the last call.
+    /// Time from the first counted call to the end of the last call.
     pub duration_ms: f64,
 }
 
@@ -70,7 +69,7 @@ impl Summary {
         self.refused_depth + self.refused_est_wait + self.refused_memory
     }
 
-    /// Calls that were admitted and not answered in time.
+    /// Returns the number of calls that were admitted and not answered in time.
     pub const fn let_in_and_failed(&self) -> usize {
         self.timed_out_queued
             + self.timed_out_starting
@@ -79,7 +78,7 @@ impl Summary {
     }
 }
 
-/// Why a number is not computed. `Display` gives the end of a sentence.
+/// Why `made_it_with_perfect_knowledge` is not computed. `Display` writes the end of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotComputed {
     #[error("not computed with async calls")]
@@ -140,7 +139,7 @@ pub struct Slice {
     pub slots: u32,
     pub pods_up: u32,
     pub pods_starting: u32,
-    /// Pods that were up or starting at the same time.
+    /// The highest number of pods that were up or starting at the same time.
     pub pods_wanted: u32,
     pub starts: u32,
 }
@@ -171,7 +170,7 @@ impl SimulationReport {
     }
 }
 
-/// All stretches, except a last one that begins when the last call ends and in which no call
+/// Returns all stretches, without a last one that begins when the last call ends and in which no call
 /// arrived.
 fn used<'a>(setup: &Setup, run: &'a SimulationRun) -> &'a [Stretch] {
     let width = run.history.width;

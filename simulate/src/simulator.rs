@@ -1,6 +1,6 @@
-//! The simulation. Virtual time jumps from event to event, and each event goes through the
-//! product's own scheduler, admission and state machine of a call. The simulation makes no decision
-//! of the product; it simulates the clients, the pods and the bridge.
+//! The simulation. Virtual time jumps from event to event, and the product's own scheduler, admission and
+//! state machine of a call handle each event. The simulation makes no decision of the product; it simulates
+//! the clients, the pods and the bridge.
 
 mod calls;
 mod knowledge;
@@ -31,10 +31,11 @@ use calls::CallPlace;
 use knowledge::Knowledge;
 use pods::SimulatedPods;
 
-/// The virtual clock's first reading. It is not 0, because 0 has a special meaning for slots.
+/// The first reading of the virtual clock. The clock begins above 0, because 0 has a special meaning for
+/// slots.
 const CLOCK: Uptime = Uptime::from_ns(1_000_000_000_000);
 const SEED: u64 = 7;
-/// Approximate number of stretches of time, suited for a plot.
+/// The approximate number of stretches into which the trace is divided; a plot can show as many.
 const STRETCHES: u64 = 240;
 const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 
@@ -67,15 +68,14 @@ pub(crate) struct CallFate {
     pub(crate) total: Nanos,
 }
 
-/// The result of a run.
 pub(crate) struct SimulationRun {
-    /// One fate for each call, in the trace's order.
+    /// The fate of each call, in the trace's order.
     pub(crate) fates: Vec<CallFate>,
     pub(crate) history: History,
 }
 
 impl SimulationRun {
-    /// The number of counted calls that succeeded.
+    /// Returns the number of calls after the first `before` that succeeded.
     pub(crate) fn made_it(&self, before: usize) -> usize {
         let counted = self.fates.iter().skip(before);
         counted
@@ -161,8 +161,8 @@ pub(crate) struct Simulator<'a> {
 }
 
 impl<'a> Simulator<'a> {
-    /// A simulation whose function is registered and whose `minReplicas` pods are up, before the
-    /// first call.
+    /// Makes a simulation before its first call: the function is registered, and its `minReplicas` pods are
+    /// up.
     pub(crate) fn new(setup: &'a Setup, admission: Admission) -> Self {
         let entries = Arc::new(Entries::new(1));
         let function = Arc::new(Function {
@@ -222,8 +222,8 @@ impl<'a> Simulator<'a> {
         &self.thread.function.stats
     }
 
-    /// Simulates the trace until its last call has ended. `None` if perfect knowledge takes too
-    /// many steps.
+    /// Simulates the trace until its last call has ended. Returns `None` if perfect knowledge takes too many
+    /// steps.
     pub(crate) fn run(mut self) -> Option<SimulationRun> {
         self.play()?;
         let fates = self.fates.into_iter();

@@ -1,6 +1,6 @@
-//! A trace: when each call arrives, how long it runs, and its deadline. It is read from CSV with a
-//! header line. Invalid input is refused, never guessed; the size of a trace and of its error
-//! messages is bounded.
+//! A trace: when each call arrives, how long it runs, and its deadline. A trace is read from CSV with a
+//! header line. Invalid input is refused and never guessed. The size of a trace and of its error messages is
+//! bounded.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -14,18 +14,18 @@ use rand::rngs::SmallRng;
 
 use crate::VaryingTime;
 
-/// Most calls of a trace; each takes less than 100 bytes of memory.
+/// The largest number of calls in a trace; each takes less than 100 bytes of memory.
 pub const CALLS_MAX: usize = 1_000_000;
-/// Longest trace in bytes: enough for `CALLS_MAX` lines of any reasonable length.
+/// The longest trace, in bytes: enough for `CALLS_MAX` lines of any reasonable length.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Longest line in bytes. A line is held in memory, even if the input has no line ends.
+/// The longest line, in bytes. The reader holds a line in memory, and an input without line ends is one line.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Most characters of invalid text in an error message.
+/// The largest number of characters of invalid text in an error message.
 const QUOTED_MAX: usize = 80;
-/// Longest trace in time: 31 days. The time is bounded, because the simulation also takes steps for
-/// the periodic checks of pods while no call arrives.
+/// The longest trace, in milliseconds: 31 days. The time is bounded, because the simulation also takes steps
+/// for the periodic checks of pods while no call arrives.
 const AT_MS_MAX: f64 = 31.0 * 86_400_000.0;
-/// Longest call: a day, which is longer than any deadline.
+/// The longest call, in milliseconds: a day, which is longer than any deadline.
 const SERVICE_MS_MAX: f64 = 86_400_000.0;
 const COLUMNS: [&str; 4] = ["at_ms", "service_ms", "timeout_ms", "class"];
 const SEED: u64 = 7;
@@ -35,7 +35,7 @@ const SEED: u64 = 7;
 pub struct TraceCall {
     /// Time since the beginning of the trace.
     pub at: Nanos,
-    /// How long it runs in its pod.
+    /// How long the call runs in its pod.
     pub service: Nanos,
     /// The timeout of a sync call; `None` means the function's `timeoutMs`.
     pub timeout_ms: Option<u32>,
@@ -77,8 +77,9 @@ struct Bounded<R> {
     input: R,
     bytes: u64,
     bytes_max: u64,
-    /// The number of the current line, from 1, and its length so far.
+    /// The number of the current line, from 1.
     line: u64,
+    /// The length of the current line so far.
     line_bytes: usize,
 }
 
@@ -131,9 +132,8 @@ fn read_within(
         line: 1,
         line_bytes: 0,
     };
-    // The input gets a final line feed, so that the reader's line count identifies the line that it
-    // has just read. The position of a record is no use, because it is the position of the blank
-    // lines before the record.
+    // The input gets a final line feed, so that the reader's line count names the line that was just read.
+    // The position of a record would name the blank lines before the record.
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .terminator(csv::Terminator::Any(b'\n'))
@@ -181,7 +181,7 @@ fn unreadable(error: csv::Error, line: u64) -> TraceError {
     }
 }
 
-/// A quoted piece of the input, cut if it is long.
+/// Quotes a piece of the input, and cuts it if it is long.
 fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED_MAX) {
         None => format!("{text:?}"),
@@ -236,7 +236,7 @@ struct Rows {
     dice: SmallRng,
     /// The kind of times in the first line; all other lines must have the same kind.
     clock: Option<TraceClock>,
-    /// With timestamps, `at` is the time since 1970 until all lines are read.
+    /// With timestamps, `at` counts from 1970 until all lines are read, and then from the first call.
     calls: Vec<TraceCall>,
 }
 
@@ -322,7 +322,7 @@ impl Rows {
     }
 }
 
-/// Milliseconds, exact to the nanosecond.
+/// Converts milliseconds, rounded to the nanosecond.
 fn span(ms: f64) -> Nanos {
     Nanos::from_ns((ms * 1e6).round() as u64)
 }

@@ -1,4 +1,4 @@
-//! A time that varies around a mean. The random generator is an argument.
+//! A time that varies around a mean. The caller passes the random generator.
 
 use nanofaas_core::time::Nanos;
 
@@ -9,12 +9,12 @@ use rand::rngs::SmallRng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaryingTime {
     pub time: Nanos,
-    /// The variation in percent, at most 100.
+    /// The largest difference from the mean, in percent of the mean, at most 100.
     pub spread_percent: u8,
 }
 
 impl VaryingTime {
-    /// A time without variation.
+    /// Makes a time without variation.
     pub const fn exactly(time: Nanos) -> Self {
         let spread_percent = 0;
         Self {

@@ -1,5 +1,5 @@
-//! Traces that are small enough to be computed by hand, in each mode; and that a run is
-//! reproducible.
+//! Tests with traces that are small enough to be computed by hand, in several execution modes, and a test
+//! that a run is reproducible.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::time::Nanos;
@@ -143,7 +143,7 @@ fn warm_pods_are_started_for_what_waits() {
     assert_eq!((alone.made_it, alone.wait_ms.max), (2, Some(990.0)));
 }
 
-/// Each call takes the time of its Job's start and its own time, in one of two slots.
+/// Each call holds one of two slots while its Job starts and while it runs.
 #[test]
 fn a_job_is_started_for_each_call() {
     let fields = json!({"executionMode": "JOB", "concurrency": 2});
@@ -170,8 +170,8 @@ fn async_calls_wait_for_sync_ones() {
     assert_eq!(summary.timed_out_running, 1);
 }
 
-/// Starts that take too long fail after 120 s each. The sync call's deadline of 5 minutes passes
-/// during the third start; the async call ends with the third failure.
+/// Each start takes too long and fails after 120 s. The sync call's deadline of 5 minutes passes during the
+/// third start; the async call ends with the third failure.
 #[test]
 fn calls_end_where_no_pod_comes_up() {
     let fields = json!({
@@ -185,12 +185,11 @@ fn calls_end_where_no_pod_comes_up() {
         (1, 1)
     );
     assert_eq!(summary.starts, 3);
-    // Three starts of 120 s, and the pauses of 100 and 200 ms between them.
+    // The duration is that of three starts of 120 s, and of the pauses of 100 and 200 ms between them.
     assert_eq!(summary.duration_ms, 360_300.0);
 }
 
-/// The pod of the first call comes up after 2 s, and all calls that arrive before that are
-/// admitted.
+/// The pod of the first call comes up after 2 s. Both calls arrive earlier and are admitted.
 #[test]
 fn a_function_without_pods_gets_its_first() {
     let fields = json!({
@@ -215,8 +214,8 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(run(), run());
 }
 
-/// The platform gives up the start of a Job after 120 s, like the start of a pod. With perfect
-/// knowledge the call is not admitted.
+/// The platform stops the start of a Job after 120 s, like the start of a pod. With perfect knowledge the
+/// call is not admitted.
 #[test]
 fn a_job_that_starts_too_long_fails() {
     let fields = json!({"executionMode": "JOB", "image": "i:1", "timeoutMs": 300_000});
@@ -236,8 +235,7 @@ fn a_job_that_starts_too_long_fails() {
     assert_eq!(late.timed_out_starting, 1);
 }
 
-/// With async calls perfect knowledge would be a guess, whose result may be worse than the
-/// product's own.
+/// With async calls perfect knowledge would be a guess, whose result may be worse than that of the product.
 #[test]
 fn perfect_knowledge_is_of_sync_calls_only() {
     let trace = "at_ms,service_ms,class\n0,100,\n1,100,async\n";

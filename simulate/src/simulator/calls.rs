@@ -1,6 +1,6 @@
-//! The calls, handled as an io thread does: each is a state machine of the product
-//! (`core/src/call.rs`), and this module performs its steps. The trace decides how long an attempt
-//! runs; the state machine decides whether there is an attempt, and what follows.
+//! The simulated calls. Each call is a state machine of the product (`core/src/call.rs`), whose steps this
+//! module performs in place of an io thread. The trace decides how long an attempt runs; the state machine
+//! decides whether there is an attempt, and what follows.
 
 use nanofaas_core::call::{Call, Deadline, End, NotAdmitted, Report, Step};
 use nanofaas_core::event::Notice;
@@ -28,7 +28,7 @@ pub(super) struct CallPlace {
 
 /// A call that has not ended.
 pub(super) struct LiveCall {
-    /// The call's number in the trace.
+    /// The call's number in the trace, from 0.
     pub(super) number: usize,
     pub(super) life: Call<SimulatedThread>,
     /// When the call's attempt began to run in a pod.
@@ -49,7 +49,7 @@ enum JobState {
     Runs { start: Nanos },
 }
 
-/// The report of a successful attempt.
+/// Makes the report of a successful attempt.
 fn answered(sent_at: Uptime, now: Uptime, start: Nanos) -> Report {
     Report {
         failure: None,
@@ -77,7 +77,6 @@ impl Simulator<'_> {
         })
     }
 
-    /// Handles the arrival of a call.
     pub(super) fn arrive(&mut self, number: usize) {
         let Some(call_id) = self.open_place() else {
             return self.refuse(number, RejectReason::Memory);
@@ -154,7 +153,6 @@ impl Simulator<'_> {
         call.expect("a call that is not over")
     }
 
-    /// Gives a slot to a call.
     pub(super) fn grant(&mut self, grant: Grant) {
         let now = self.now;
         let place = &mut self.places[grant.call.index as usize];
@@ -168,7 +166,7 @@ impl Simulator<'_> {
         self.drive(grant.call.index);
     }
 
-    /// Performs the steps that the call's state machine returns, until the call waits.
+    /// Performs the steps that the call's state machine returns, until the call waits or is over.
     fn drive(&mut self, index: u32) {
         let now = self.now;
         loop {
@@ -236,7 +234,7 @@ impl Simulator<'_> {
         self.at(ends_at, VirtualEvent::Answers(attempt));
     }
 
-    /// Whether this attempt still runs.
+    /// Returns whether this attempt still runs.
     fn is_running(&self, attempt: AttemptId) -> bool {
         let place = &self.places[attempt.index as usize];
         let live = place.call.as_ref();
@@ -264,8 +262,7 @@ impl Simulator<'_> {
         self.drive(attempt.index);
     }
 
-    /// Handles a Job that took too long to start. As with the real bridges, no other attempt
-    /// follows.
+    /// Handles a Job that took too long to start. No other attempt follows, as with the real bridges.
     pub(super) fn job_fails(&mut self, attempt: AttemptId) {
         if !self.is_running(attempt) {
             return;
@@ -286,7 +283,8 @@ impl Simulator<'_> {
         self.drive(attempt.index);
     }
 
-    /// Ends the Job of an attempt, if it has one, and returns the time that its start took.
+    /// Ends the Job of a call's attempt, if there is one. Returns the time that the Job's start took, or 0 if
+    /// it did not come up.
     fn end_job(&mut self, index: u32) -> Nanos {
         match self.live(index).job.take() {
             None => Nanos::ZERO,
@@ -319,8 +317,7 @@ impl Simulator<'_> {
         let now = self.now;
         let place = &mut self.places[index as usize];
         let live = place.call.as_mut();
-        // The timer may belong to an earlier call of this entry, or to a time that was changed
-        // afterwards.
+        // The event may belong to an earlier call of this entry, or to a timer that was set anew afterwards.
         let awaited = live.filter(|live| live.timer_at == Some(now));
         if let Some(live) = awaited.filter(|_| place.generation == generation) {
             live.life.time(now, &self.thread);

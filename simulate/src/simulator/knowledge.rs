@@ -13,12 +13,11 @@ use nanofaas_core::time::{Nanos, Uptime};
 use super::Simulator;
 use super::pods::{comes_up, held_for};
 
-/// Most steps of planning in one trace, about ten seconds of work. A step is one call or one free
-/// entry of a plan. If starts vary in time, a new plan is needed at each arrival, with as many
-/// steps as there are entries.
+/// The largest number of planning steps for one trace, about ten seconds of work. A new plan takes one step
+/// for each entry of the call table, used or free. If starts vary in time, each arrival needs a new plan.
 const STEPS_MAX: u64 = 100_000_000;
 
-/// The plan of the last arrival, kept for the next one.
+/// What is kept from one arrival to the next.
 #[derive(Default)]
 pub(super) struct Knowledge {
     /// The plan of the last arrival; `None` if an event differed from the plan.
@@ -27,7 +26,8 @@ pub(super) struct Knowledge {
 }
 
 impl Knowledge {
-    /// Drops the plan, because pods change, or a call ends at another time than expected.
+    /// Drops the plan. The simulation calls this when pods change, or when a Job's start takes another time
+    /// than planned.
     pub(super) fn forget(&mut self) {
         self.plan = None;
     }
@@ -37,33 +37,31 @@ impl Knowledge {
     }
 }
 
-/// When each slot is free, after all waiting calls have had their slots.
+/// The times at which the slots are free after all waiting calls have had their slots.
 #[derive(Clone, Debug)]
 struct PerfectPlan {
-    /// When each slot is free. A time in the past means that it is free now.
+    /// The time at which each slot is free; a time in the past means now.
     free: BinaryHeap<Reverse<Uptime>>,
-    /// Slots of pods that are not ordered yet and would be ordered if a call had to wait for a
-    /// start.
+    /// The number of slots on pods that are not ordered yet, but would be ordered if a call had to wait.
     unordered: usize,
-    /// Time from an order until its pod is up.
+    /// The time from the order of a pod until it is up.
     start: Nanos,
-    /// Whether a waiting call uses one of the `unordered` slots. Such a plan is valid only at the
-    /// time at which it was made, because the pod comes later the later it is ordered.
+    /// Whether a waiting call uses one of the `unordered` slots. Such a plan is valid only at the time at
+    /// which it was made, because a pod that is ordered later comes up later.
     counts_on_unordered: bool,
     /// The number of slots, and their maximum, when the plan was made.
     slots: (usize, usize),
 }
 
 impl PerfectPlan {
-    /// When the next call would begin. `None` if there is no slot and no pod is starting.
+    /// Returns when the next call would begin; `None` if there is no slot and none can come.
     fn begins_at(&self, now: Uptime) -> Option<Uptime> {
         let known_at = self.free.peek().map(|Reverse(at)| now.max(*at));
         let ordered_at = (self.unordered > 0).then_some(now + self.start);
         known_at.into_iter().chain(ordered_at).min()
     }
 
-    /// Queues a call behind all other calls. If the call's deadline passes before it begins, it
-    /// takes no slot.
+    /// Queues a call behind all other calls. A call whose deadline passes before it begins takes no slot.
     fn queue(&mut self, now: Uptime, held_for: Nanos, deadline: Uptime) {
         let begins_at = self.begins_at(now);
         let Some(begins_at) = begins_at.filter(|begins_at| *begins_at < deadline) else {
@@ -82,8 +80,8 @@ impl PerfectPlan {
 }
 
 impl Simulator<'_> {
-    /// Whether a call that arrives now will be answered in time. If there is no slot, the call is
-    /// admitted, because otherwise no first pod would ever be ordered.
+    /// Returns whether a call that arrives now will be answered in time. If there is no slot and none can
+    /// come, returns true, because the first pod is ordered only for a call that was admitted.
     pub(super) fn will_make_it(&mut self, service: Nanos, deadline: Uptime) -> bool {
         let job_start = self.job_start();
         if job_start.is_some_and(|start| !comes_up(start)) {
@@ -104,21 +102,21 @@ impl Simulator<'_> {
         }
     }
 
-    /// Learns the actual start time of an attempt's Job; an unexpected time invalidates the plan.
+    /// Checks how long the start of an attempt's Job actually takes; an unexpected time drops the plan.
     pub(super) fn learn_job_start(&mut self, start: Nanos) {
         if self.job_start() != Some(start) {
             self.knowledge.forget();
         }
     }
 
-    /// The expected start time of the Job of a call.
+    /// Returns how long the start of a call's Job is expected to take; `None` if calls have no Jobs.
     fn job_start(&self) -> Option<Nanos> {
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
         let start = self.setup.start.filter(|_| is_job);
         start.map(|start| start.time)
     }
 
-    /// The number of slots now, and their maximum.
+    /// Returns the number of slots now, and their maximum.
     fn slots(&self) -> (usize, usize) {
         let stats = self.stats();
         let slots = stats.slots_now.load(Ordering::Relaxed);
@@ -126,7 +124,7 @@ impl Simulator<'_> {
         (slots as usize, most as usize)
     }
 
-    /// The valid plan: the last plan, if everything happened as planned, else a new one.
+    /// Returns the valid plan: the last plan if everything happened as planned, else a new one.
     fn plan(&mut self) -> &PerfectPlan {
         let slots = self.slots();
         let last = self.knowledge.plan.take();
@@ -145,7 +143,7 @@ impl Simulator<'_> {
         self.knowledge.plan.insert(plan)
     }
 
-    /// A new plan, computed from all calls and pods.
+    /// Makes a plan from all calls and pods.
     fn new_plan(&self) -> PerfectPlan {
         let (mut held, mut waiting) = (Vec::new(), Vec::new());
         for live in self.places.iter().filter_map(|place| place.call.as_ref()) {
@@ -168,8 +166,7 @@ impl Simulator<'_> {
         plan
     }
 
-    /// A plan without the waiting calls. `held` has the times at which running calls free their
-    /// slots.
+    /// Makes a plan without the waiting calls. `held` has the times at which running calls free their slots.
     fn plan_of_slots(&self, held: Vec<Uptime>) -> PerfectPlan {
         let (slots, most) = self.slots();
         let mut free = held;

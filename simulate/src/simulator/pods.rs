@@ -1,5 +1,5 @@
-//! Simulated pods and Jobs: each comes up after its start time, and ends when the scheduler orders
-//! its end.
+//! Simulated pods: each comes up after its start time, and ends when the scheduler orders its end. `held_for`
+//! says how long the Job of a call holds a slot.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use rand::rngs::SmallRng;
 use super::{Simulator, VirtualEvent};
 use crate::START_TIMEOUT;
 
-/// How long a pod takes to answer a probe after its call was interrupted. It is short, because our
+/// How long a pod takes to answer a probe after its call was interrupted. The time is short, because our
 /// runtimes stop such a call.
 const PROBE: Nanos = Nanos::from_ms(5);
-/// How long the `minReplicas` pods take to come up if no other pod ever does.
+/// How long the `minReplicas` pods take to come up if `Setup::start` is `None`.
 const FLOOR: Nanos = Nanos::from_ms(100);
-/// Pause between the start of the `minReplicas` pods and the trace.
+/// The pause between the start of the `minReplicas` pods and the trace.
 const PAUSE: Nanos = Nanos::from_s(1);
 
 pub(super) const START_TOO_LONG: &str = "the start took longer than --start-timeout-ms";
 
-/// Whether a start of this length succeeds before the platform gives it up.
+/// Returns whether a start of this length ends before its time limit.
 pub(super) fn comes_up(start: Nanos) -> bool {
     start < START_TIMEOUT
 }
 
-/// How long a call holds its slot if nothing interrupts it. `start` is the start of its Job, which
-/// happens in the slot.
+/// Returns how long a call holds its slot if nothing interrupts the call. `start` is the time for which the
+/// call's Job starts while the call holds the slot.
 pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
     match start {
         Some(start) if !comes_up(start) => START_TIMEOUT,
@@ -37,7 +37,7 @@ pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
 
 /// The state of the simulated bridge.
 pub(super) struct SimulatedPods {
-    /// When each ordered pod will be up, by its pod id.
+    /// When each pod that is starting or probed will be up, by its pod id.
     pub(super) coming: BTreeMap<PodId, Uptime>,
     pub(super) dice: SmallRng,
     pub(super) jobs_starting: u32,
@@ -45,7 +45,7 @@ pub(super) struct SimulatedPods {
 }
 
 impl Simulator<'_> {
-    /// Brings up the `minReplicas` pods; then the trace may begin.
+    /// Brings up the `minReplicas` pods, and sets the time at which the trace begins.
     pub(super) fn raise_floor(&mut self) {
         let takes = self.setup.start.map_or(FLOOR, |start| start.time);
         self.now += takes;
@@ -70,7 +70,8 @@ impl Simulator<'_> {
                     self.pods.coming.remove(&pod);
                     self.apply(Event::PodDown(pod));
                 }
-                // There was no earlier control plane, and the function is never removed.
+                // There was no earlier control plane, and the function is never removed, so these orders need
+                // no action.
                 Order::Adopted { .. } | Order::LaneGone { .. } => {}
             }
         }
@@ -108,7 +109,7 @@ impl Simulator<'_> {
             permanent: false,
             message: START_TOO_LONG.into(),
         };
-        // The scheduler ignores a pod that it has already removed.
+        // The scheduler ignores this event for a pod that it has already removed.
         self.apply(Event::StartFailed { pod, failure });
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the forms that a trace may have, and of the errors for invalid ones.
+//! Tests of the forms that a trace may have, and of the errors for invalid traces.
 
 use nanofaas_core::time::Nanos;
 
@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<Vec<TraceCall>, TraceError> {
     )
 }
 
-/// The line and the message of the error.
+/// Returns the line and the message of the error.
 #[track_caller]
 fn refused(text: &str) -> (u64, String) {
     let error = parse(text).expect_err(text);
@@ -123,7 +123,8 @@ fn a_trace_is_bounded() {
     );
 }
 
-/// An error about too long input names no line. A too long line is not kept in memory.
+/// The error for a trace that is too long names no line. A line that is too long is refused before it is kept
+/// in memory.
 #[test]
 fn a_traces_and_lines_bytes_are_bounded() {
     let text = "at_ms,service_ms\n100,5\n200,5\n";
@@ -161,7 +162,7 @@ fn what_is_said_of_long_text_is_short() {
             "{message}"
         );
     }
-    // An unterminated quote.
+    // This quote has no end.
     let text = format!("at_ms\n\"{}", "1\n".repeat(100_000));
     assert!(refused(&text).1.len() < 400);
 }

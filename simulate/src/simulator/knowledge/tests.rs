@@ -93,7 +93,7 @@ fn a_kept_plan_equals_a_new_one() {
     }
 }
 
-/// If the number of slots never changes, one plan is enough, however many calls wait.
+/// If the number of slots never changes, one plan is enough for any number of waiting calls.
 #[test]
 fn a_plan_is_made_once_where_nothing_changes() {
     let slots =
@@ -101,7 +101,7 @@ fn a_plan_is_made_once_where_nothing_changes() {
     assert_eq!(steps(&setup(&slots, 1, None)), 1);
 }
 
-/// If starts vary, their time is known only when a call begins, so each arrival needs a new plan.
+/// If the times of starts vary, each is known only when its call begins. So each arrival needs a new plan.
 #[test]
 fn planning_ends_when_it_is_too_much_work() {
     let jobs = json!({"executionMode": "JOB", "concurrency": 6});
