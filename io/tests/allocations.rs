@@ -35,8 +35,8 @@ const LOCAL_CALLS: usize = 50_000;
 /// records is full.
 const FIRST_CALLS: usize = 10_000;
 /// The calls before the count of a case, so that everything is allocated that a case allocates only one time.
-/// In half of these calls the requests of all connections meet at the pod, so that as many connections and
-/// buffers are in use as the case can need.
+/// If the function has a pod, the requests of all connections meet there in half of these calls, so that as
+/// many connections and buffers are in use as the case can need.
 const WARM_UP_CALLS: usize = 1000;
 
 #[test]

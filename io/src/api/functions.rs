@@ -228,7 +228,8 @@ pub(crate) async fn pod_ready(
     let Ok(token) = std::str::from_utf8(token) else {
         return error_response(&HttpError::Forbidden("the token is not that of this pod"));
     };
-    // The JSON library would also read an array as the fields of the report, so the first byte is checked.
+    // The JSON library would also read an array as the fields of the report, so the first byte of the JSON is
+    // checked.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let reported: Result<RuntimeTimestamps, _> = simd_json::from_slice(&mut body);
     let Some(reported) = reported.ok().filter(|_| is_object) else {

@@ -1,4 +1,4 @@
-//! Makes a call of a request: admission at the head and after the body, the warm path of a plain call, and
+//! Turns a request into a call: admission at the head and after the body, the warm path of a plain call, and
 //! the end of any call in metrics, ledger and record. It runs no attempt; `drive` does. Calls that may
 //! outlive their client's wait are in `stored`. `serve` calls this module.
 
@@ -38,7 +38,8 @@ const SCRATCH_KEPT: usize = 64 * 1024;
 /// An output of more bytes than this is not copied into its answer.
 const COPIED_MAX: usize = 64 * 1024;
 
-/// Checks what admission can check by the head alone: rate, function, memory.
+/// Does the part of admission that needs only the head: checks the rate and the function, and charges the
+/// memory.
 pub(crate) fn admit_head(
     thread: &Rc<Links>,
     name: &str,
@@ -106,7 +107,7 @@ pub(crate) fn admit_head(
     })
 }
 
-/// Checks a call's body as far as the platform uses it, and returns how the call is served.
+/// Checks a JSON body, and returns how the call is served.
 pub(crate) fn begin(
     admitted: &AdmittedRequest,
     incoming: &mut Incoming,
@@ -137,7 +138,7 @@ fn refuse(thread: &Links, entry: &FunctionEntry, refusal: AdmissionError) -> Htt
     HttpError::Refused(refusal)
 }
 
-/// Puts a call into its function's queue, or refuses it. `begin` prepares the call's record. It runs before
+/// Puts a call into its function's queue, or refuses it. `begin` prepares the call's record, and runs before
 /// the call can be granted, because a grant needs the record.
 pub(crate) fn enter(
     thread: &Links,

@@ -1,6 +1,6 @@
-//! The result of one attempt of a call: the function's output, or an error with what the rule for retries
-//! needs. This module runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts;
-//! `drive` reports them to the call's state machine.
+//! The result of one attempt of a call: the function's output, or an error with the kind that the rule for
+//! retries needs. This module runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make
+//! attempts; `drive` reports them to the call's state machine.
 
 use nanofaas_core::call::Report;
 use nanofaas_core::memory::Charge;
@@ -59,8 +59,8 @@ impl AttemptError {
             }
             ExecutionError::Handler(_) => AttemptFailure::Handler,
             ExecutionError::Timeout { .. } => AttemptFailure::TimedOut,
-            // The runtime reports this if its worker has ended, and the bridge reports it if it has seen the
-            // end of the attempt. So no later report of the end has to be awaited.
+            // The runtime reports a lost pod when its worker has ended, and the bridge when the attempt has
+            // ended. In both cases no later report of the end has to be awaited.
             ExecutionError::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
             ExecutionError::PodUnreachable(_) => AttemptFailure::NotBegun,
             ExecutionError::BadOutput(_)

@@ -43,7 +43,7 @@ impl Drop for WaitingBody {
 }
 
 /// Counts a body of `bytes` bytes among the waiting bodies of its function. Fails if more than half of the
-/// memory is taken, and these bodies would hold more than half of it.
+/// memory is taken, and these bodies alone would hold more than half of the memory.
 pub(crate) fn wait(
     thread: &Tables,
     entry: &Rc<FunctionEntry>,

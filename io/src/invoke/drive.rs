@@ -26,7 +26,7 @@ pub(crate) struct Finished {
     pub(crate) never_ran: bool,
 }
 
-/// Serves an admitted call to its end. Admission has counted the call in the lane's depth.
+/// Serves a call, which admission has counted in the lane's depth, to its end.
 pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     let thread = call.thread;
     let mut answer = None;
@@ -87,8 +87,8 @@ fn release(call: &ServedCall<'_>, done: Done) {
     }
 }
 
-/// Gives back the slot of a call that ended after the scheduler had granted it. If the grant has not come
-/// yet, the slot is given back when the grant comes.
+/// Gives back a slot that was granted to a call which did not take it before the call's end. If the grant has
+/// not come yet, the slot is given back when the grant comes.
 fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.call_id) {
@@ -175,7 +175,7 @@ fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    // A warm attempt changes neither field.
+    // An attempt on a warm pod leaves both fields as they are.
     if has_started || attempt.init_ms.is_some() {
         call.note(|record| {
             record.cold_start = call.is_cold.get();

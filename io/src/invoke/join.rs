@@ -74,7 +74,7 @@ pub(crate) fn result(
     let record = stored.record.borrow();
     let output = stored.output.borrow();
     let over = record.status.is_terminal();
-    // This error is the answer while the execution goes on: the waiter's own deadline has passed.
+    // If the execution still goes on, the waiter's own deadline has passed, and this error is the answer.
     let gone = ExecutionError::Timeout {
         stage: Stage::Queued,
         limit: None,

@@ -18,8 +18,8 @@ use crate::state::pod_conn::PodConn;
 /// The most `1xx` answers that a pod may send before the real answer.
 const INTERIM_MAX: u32 = 8;
 
-/// The buffer of a body without a length grows step by step up to this size. For a longer body the buffer gets
-/// the size of the largest allowed body in one step.
+/// The buffer of a body without a length grows step by step up to this size. For a longer body the buffer
+/// gets the size of the largest allowed body in one step.
 const GROWN_MAX: usize = 1024 * 1024;
 
 /// Why no complete answer was read.

@@ -111,11 +111,10 @@ fn text_of(json: &RawValue) -> Option<String> {
     }
 }
 
-/// Returns the text without the white space around it; cuts it if it is too long.
+/// Returns the text without the white space around it. A text that is too long is cut.
 fn plain_text(text: &[u8]) -> Option<String> {
     let text = text.trim_ascii();
-    // The head has four bytes more than the limit, because a character may begin before the limit and end
-    // after it.
+    // The head has four bytes more than the limit, so that a character that crosses the limit is complete.
     let head = &text[..text.len().min(MESSAGE_MAX + 4)];
     let mut text = String::from_utf8_lossy(head).into_owned();
     if text.len() > MESSAGE_MAX {

@@ -1,5 +1,5 @@
-//! What belongs to a call's request before it is a call: the admitted request, how the call is served, and
-//! how its client is answered. This module admits nothing; `admit` does.
+//! A call's request before the call is queued: the admitted request, how the call is served, and how its
+//! client is answered. This module admits nothing; `admit` does.
 
 use std::rc::Rc;
 

@@ -64,7 +64,8 @@ pub(crate) async fn serve(
             return error_response(&refused);
         }
     };
-    // The execution is stored before the key's owner lets other calls join it, because they have to find it.
+    // The execution is stored before the key's owner lets other calls join it, because they could not find it
+    // otherwise.
     thread.executions.put(&stored);
     if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);
@@ -135,7 +136,7 @@ async fn wait_for_own(
 }
 
 /// Claims the call's key, if it has one, for `id`. If the call may not run, the answer to its client is
-/// returned as the error; it may be the result of the call that has the key.
+/// returned as the error, for example the result of the call that has the key.
 async fn claim_key(
     thread: &Rc<Links>,
     admitted: &AdmittedRequest,
@@ -163,8 +164,9 @@ async fn claim_key(
                 };
                 match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,
-                    // The execution was dropped after the claim was answered. It had released its key before
-                    // its owner answered `Gone`, so the next claim finds another holder, or a free key.
+                    // The execution was dropped after the claim was answered. The key was released before the
+                    // execution's owner answered `Gone`, so the next claim finds another holder, or a free
+                    // key.
                     Err(NotJoined::Gone) if thread.now() < deadline => continue,
                     Err(NotJoined::Gone | NotJoined::Busy) => error_response(&HttpError::Busy),
                 }
@@ -218,7 +220,7 @@ async fn run_stored(
     {
         shards::release_key(&thread, key, id);
     }
-    // From here on the store's budget counts the output.
+    // From here on the store's budget counts the output, so the output's own charge is dropped.
     let output = finished.result.ok().map(|answer| answer.output);
     thread.executions.finished(&stored, output, now);
     stored.announce();

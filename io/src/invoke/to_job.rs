@@ -141,7 +141,8 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         }
         let held_up = thread.calls.job_held_up(call.call_id);
         call.life.borrow_mut().job_is_held_up(held_up);
-        // Each update of the Job wakes this task, because `poll_events` registers the task's waker.
+        // This poll registers no waker, because `until_stopped` registers one for the Job's updates, by
+        // `poll_events`.
         thread
             .calls
             .take_job(call.call_id)
@@ -258,7 +259,7 @@ struct JobResult<'a> {
     output: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    // These three fields are not one flattened field: serde would copy the other members to fill it.
+    // These are three fields, and not one flattened field, so that serde does not copy the other members.
     #[serde(default)]
     started_at: Option<f64>,
     #[serde(default)]
@@ -282,7 +283,7 @@ pub(crate) fn bad_result(why: &HttpError) -> ExecutionError {
     ExecutionError::BadOutput(format!("the Job's result was no result: {why}").into())
 }
 
-/// Reads the body that a Job posted. Fails if the body has the wrong form; the request is refused then, and
+/// Reads the body that a Job posted. Fails if the body has the wrong form: the request is refused then, and
 /// the Job may post another result.
 pub(crate) fn read_result(
     content_type: Option<&[u8]>,

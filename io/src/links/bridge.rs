@@ -42,9 +42,8 @@ impl Links {
     }
 }
 
-/// Applies the messages that the bridge has sent to this thread. The inbox calls this function. A call does,
-/// too, if its grant names a pod that this thread does not know, because one of the messages may introduce
-/// the pod.
+/// Applies the messages that the bridge has sent to this thread. The inbox calls this function, and `to_pod`
+/// calls it for a grant that names an unknown pod, because one of the messages may introduce the pod.
 pub(crate) fn take_messages(thread: &Links) {
     let Some(inbox) = thread.inbox.get() else {
         return;
@@ -114,7 +113,8 @@ fn take(thread: &Links, message: Message) {
                 .job(call, attempt, JobUpdate::Ended { failure, oom });
         }
         Message::Reply { token, reply } => {
-            // The answer may come too late for the client. It is dropped then, although the change was made.
+            // If the answer comes too late for the client, it is dropped, although the bridge has made the
+            // change.
             let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),
@@ -127,8 +127,8 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// Acknowledges a version of a function. The acknowledgement must not be lost, because the bridge completes a
-/// change only when every io thread has acknowledged it.
+/// Acknowledges a change of a function. The acknowledgement must not be lost, because the bridge completes
+/// the change only when every io thread has acknowledged it.
 fn acknowledge(thread: &Links, version: u64) {
     let sent = thread.bridge.send(BridgeMessage::Ack { version });
     assert!(

@@ -5,14 +5,15 @@ use crate::links::Links;
 
 impl Links {
     /// Frees a descriptor for a connection to a pod: closes an idle connection to a pod, or else an idle
-    /// client. If this thread has neither, it asks the other threads.
+    /// client. If this thread has neither, the other threads are asked.
     pub(crate) fn free_descriptor(&self) {
         if !self.pods.close_one() && !self.descriptors.make_room(self.now()) {
             self.want_descriptor();
         }
     }
 
-    /// Wakes the io threads; the first one that takes the request closes an idle connection.
+    /// Requests a descriptor from all io threads. The first thread that takes the request closes an idle
+    /// connection.
     pub(crate) fn want_descriptor(&self) {
         self.descriptors.want();
         for shard in &self.shards {
@@ -20,7 +21,7 @@ impl Links {
         }
     }
 
-    /// Closes an idle connection, if a thread needs a descriptor.
+    /// Closes an idle connection, if a thread has requested a descriptor.
     pub(crate) fn grant_descriptor(&self) {
         if self.descriptors.take_wish() && !self.pods.close_one() {
             self.descriptors.make_room(self.now());

@@ -22,7 +22,8 @@ pub(crate) enum NoAnswer {
 }
 
 enum PendingState<T> {
-    /// The question has no answer yet. The waker is that of the task, if it waits already.
+    /// The question has no answer yet. The value is the waker of the task that waits for the answer, if a
+    /// task waits already.
     Open(Option<Waker>),
     Answered(T),
     /// The wait ended before the answer came.
@@ -44,7 +45,7 @@ impl<T> PendingRequests<T> {
         Self::new(false)
     }
 
-    /// Makes a table for questions of which each gets exactly one answer.
+    /// Makes a table for questions that get exactly one answer each.
     pub(crate) fn certain() -> Self {
         Self::new(true)
     }
@@ -74,7 +75,8 @@ impl<T> PendingRequests<T> {
         self.waiting.borrow_mut().remove(&token);
     }
 
-    /// Ends a wait. If the question has no answer yet but is certain to get one, it keeps its place.
+    /// Ends a wait. If the question has no answer yet but is certain to get one, the question keeps its
+    /// place.
     fn leave(&self, token: u64) {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
@@ -110,7 +112,7 @@ impl<T> PendingRequests<T> {
         alarms: &Rc<Alarms>,
         until: Uptime,
     ) -> Result<T, NoAnswer> {
-        /// Calls `leave` however the wait ends, also if its task is dropped.
+        /// Calls `leave` when the wait ends, also if the task of the wait is dropped.
         struct Leave<'a, T>(&'a PendingRequests<T>, u64);
         impl<T> Drop for Leave<'_, T> {
             fn drop(&mut self) {

@@ -1,5 +1,5 @@
-//! The questions that io threads ask each other about an execution, which belongs to one of them. This module
-//! answers no question; `api::executions` and `join` do.
+//! The questions that io threads ask each other about executions, each of which belongs to one io thread.
+//! This module answers no question; `api::executions` and `join` do.
 
 use nanofaas_core::memory::Loose;
 use nanofaas_core::time::Uptime;
@@ -18,7 +18,7 @@ pub(crate) enum About {
 /// A question of a client.
 #[derive(Debug)]
 pub(crate) enum ClientQuestion {
-    /// Asks for the state, which is answered when the state is final, or after `wait_ms` milliseconds.
+    /// Asks for the state. The answer comes when the state is final, or after `wait_ms` milliseconds.
     Status {
         wait_ms: u64,
     },
@@ -29,7 +29,7 @@ pub(crate) enum ClientQuestion {
 /// A question of a Job, or a Job's result.
 #[derive(Debug)]
 pub(crate) enum JobQuestion {
-    /// Delivers the Job's result. `body` is none if the body was over the limit.
+    /// Delivers the Job's result. `body` is none if the body was longer than the limit.
     Complete {
         content_type: Option<Box<[u8]>>,
         content_encoding: Option<Box<[u8]>>,

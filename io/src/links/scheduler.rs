@@ -108,8 +108,8 @@ impl Links {
     /// the scheduler can stay borrowed. If work is left after the turn, the thread rings its own bell, so
     /// that the loop polls its I/O before the next turn.
     fn turn(&self, inline: &mut InlineScheduler, now: Uptime) {
-        // If a grant finds its call gone, its slot is given back, and another turn may grant the slot again.
-        // The number of turns is bounded, because each of them uses up at least one call that is gone.
+        // If the call of a grant is gone, the slot is given back, and another turn may grant the slot again.
+        // The number of turns is bounded, because each further turn uses up at least one call that is gone.
         let mut turn = inline.scheduler.turn(now, &mut inline.out);
         while self.deliver_grants(inline) {
             turn = inline.scheduler.turn(now, &mut inline.out);
@@ -125,8 +125,8 @@ impl Links {
         }
     }
 
-    /// Sets the alarm of the ticker to the scheduler's next deadline, or to 1 ms from now if orders are held
-    /// back.
+    /// Sets the ticker's alarm to the scheduler's next deadline, but to at most 1 ms from now if orders are
+    /// held back.
     fn plan_tick(&self, inline: &InlineScheduler, now: Uptime) {
         let soon = (!inline.held_back.is_empty()).then_some(now + Nanos::from_ms(1));
         let next_at = inline.scheduler.next_due().into_iter().chain(soon).min();
@@ -163,8 +163,8 @@ impl Links {
         }
         let held_back = std::mem::take(&mut inline.held_back);
         for order in held_back.into_iter().chain(inline.out.orders.drain(..)) {
-            // If one order is held back, all later orders are held back, too, so that the bridge gets them in
-            // their order.
+            // If one order is held back, all later orders are held back, too, so that the bridge gets the
+            // orders in the order in which they were made.
             let behind = !inline.held_back.is_empty();
             if behind || self.bridge.send(BridgeMessage::Order(order)).is_err() {
                 inline.held_back.push(order);

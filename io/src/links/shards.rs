@@ -1,10 +1,11 @@
-//! Messages between io threads: an execution or a key belongs to one of them, and the others ask it.
+//! Messages between io threads. Each execution and each key belongs to one io thread, and the other threads
+//! ask that thread.
 //!
 //! - A question may be refused: if the inbox is full, the client gets a 503, and may ask again.
 //! - An answer has a reserved place, because a thread has at most `QUESTIONS_MAX` questions without an
 //!   answer.
-//! - A notice is never lost, because it is sent only one time. If the inbox is full, the sender owes it the
-//!   notice, and sends the notice when there is room.
+//! - A notice is never lost, because no later message would make up for it. If the inbox is full, the notice
+//!   is owed: the sender keeps it, and sends it when there is room.
 //!
 //! This module decides nothing about keys and executions; `idempotency` and `api::executions` do.
 
@@ -55,8 +56,8 @@ pub(crate) struct ShardInbox {
 pub(crate) struct ShardLink {
     post: ShardPost,
     /// The notices for which the other thread's inbox had no room, the oldest first. Their number is bounded:
-    /// each key of the other thread that this thread holds makes at most two, a full store makes one, and no
-    /// further key is claimed while a notice is owed.
+    /// a key makes at most two notices, a full store makes one, and no further key is claimed at the other
+    /// thread while a notice is owed.
     owed: RefCell<VecDeque<ShardNotice>>,
 }
 
@@ -335,8 +336,8 @@ fn notify(thread: &Links, owner: ShardId, notice: ShardNotice) {
 
 /// Sends the owed notices. The ticker calls this function, and `owed_alarm` wakes the ticker.
 pub(crate) fn pay(thread: &Links) {
-    // The loop goes on after a full inbox, so that notices to other threads are not held up.
     let mut paid = true;
+    // The loop goes on after a full inbox, so that notices to other threads are not held up.
     for shard in &thread.shards {
         let owes = !shard.owed.borrow().is_empty();
         paid &= !owes || shard.pay();
@@ -355,8 +356,8 @@ pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
             }
         }
         KeyNotice::Released { key, id, refused } => {
-            // A release without a reason leaves no execution to join, so the waiting claims have to be
-            // repeated.
+            // A release without a reason leaves no execution to join, so the waiting claims are refused as if
+            // the control plane were busy.
             let why = refused.unwrap_or_else(|| Box::new(HttpError::Busy));
             for asker in thread.keys.release(&key, id) {
                 decide(thread, asker, Claim::Refused(why.clone()));

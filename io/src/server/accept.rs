@@ -28,7 +28,7 @@ use crate::state::descriptors::LogLimit;
 const BACKLOG: i32 = 4096;
 /// The pause before the next check whether a descriptor is free.
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
-/// The most iterations in which the descriptor of a client that is being closed is awaited.
+/// A client that is being closed has at most this many iterations of the event loop to free its descriptor.
 const CLOSED_WITHIN: usize = 8;
 /// The connections that are accepted in a row before other tasks are polled.
 const BURST: u32 = 64;
@@ -73,7 +73,7 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Opens `count` listeners on one address. The address is bound without SO_REUSEPORT first, because that
+/// Opens `count` listeners on one address. The address is bound without SO_REUSEPORT first, because that bind
 /// fails if another process uses the port. With SO_REUSEPORT the bind could succeed even then.
 pub(crate) fn listeners(
     address: SocketAddr,

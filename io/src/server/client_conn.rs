@@ -82,7 +82,7 @@ pub(crate) struct ClientConn {
     end_alarm: RefCell<Option<Alarm>>,
     /// Whether the connection came to a loopback address. If so, `Host` has to be a loopback host, too.
     pub(crate) loopback: bool,
-    /// The round-trip time to the client, where it is known.
+    /// The round-trip time to the client, if it is known.
     pub(crate) round_trip: Option<Nanos>,
     /// Since when the connection waits for a request; none while a request is being served.
     idle_from: Cell<Option<Uptime>>,
@@ -200,7 +200,7 @@ impl ClientConn {
         }
     }
 
-    /// Notes that the client has ended its direction, and ends the call that ends when its client leaves.
+    /// Notes that the client has ended its direction, and ends the call that is being served.
     fn end(&self) {
         self.eof.set(true);
         if let Some(call_id) = self.serving.get() {
@@ -208,9 +208,9 @@ impl ClientConn {
         }
     }
 
-    /// Returns whether the reader may read more now. What the client sends ahead of an answer is charged, as
-    /// soon as a small buffer's worth of it is pending. If there is no memory for the charge, the bytes stay
-    /// unread in the kernel.
+    /// Returns whether the reader may read more now. What the client sends ahead of an answer is charged if
+    /// it is as long as a small buffer or longer. If there is no memory for the charge, the bytes stay unread
+    /// in the kernel.
     #[inline]
     fn take_room(&self) -> bool {
         let pending = self.pending.borrow();
@@ -422,7 +422,7 @@ impl ClientConn {
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
         if pending.len() > self.room.get() {
-            // The reader may have stopped because there was no room. This function makes room.
+            // The reader may have stopped because there was no room, and this function makes room.
             self.kick.set(true);
         }
         let taken = pending.split(whole, &self.thread.buffers);

@@ -102,20 +102,20 @@ pub(crate) async fn other(
         let room = thread.account.charge(answer_to(incoming.body().len()));
         outgoing.charge = Some(room.ok_or(HttpError::NoMemory)?);
     }
-    // The bodies of the other routes are not used.
+    // A body on any other route is not used.
     let body = if wants_json || matches!(route, ApiRoute::PodReady { .. }) {
         incoming.body().to_vec()
     } else {
         Vec::new()
     };
-    // Only a call ends at a FIN after its complete request (contract 1.6). The client of another request may
-    // just have nothing more to send, so the request is answered.
+    // Only calls end if the client sends a FIN after the complete request (contract 1.6). The client of
+    // another request may just have nothing more to send, so its request is answered.
     respond(thread, &route, &incoming, body).await
 }
 
 /// Returns the charge for an answer that shows a function whose description has `description` bytes. Most
-/// answers are at most twice as long as the description, plus the default fields. A longer answer waits for
-/// its memory: `1e15`, for example, becomes a number of 18 characters.
+/// answers are at most twice as long as the description, plus the default fields. An answer that is longer,
+/// because a number such as `1e15` is written out, waits for its memory.
 fn answer_to(description: usize) -> u64 {
     Buffers::size_for(2 * description + DEFAULTS_LEN_MAX + HEAD_ROOM) as u64
 }
@@ -193,7 +193,7 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, HttpError> {
     Ok(asked)
 }
 
-/// Charges a Job's result, if need be after a wait in line, because a call waits for this result.
+/// Charges a Job's result. If there is no memory, the result waits in line, because a call waits for it.
 async fn room(conn: &ClientConn, length: u64) -> Result<Charge, StopReading> {
     let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
     room.ok_or_else(|| HttpError::NoMemory.into())

@@ -17,13 +17,13 @@ impl TransferPace {
         Self { since: now, moved }
     }
 
-    /// Returns when the current window ends, so that `judge` is called.
+    /// Returns the end of the current window, at which the caller has to call `judge`.
     pub(crate) fn due(&self) -> Uptime {
         self.since + WINDOW
     }
 
-    /// Returns whether the pace was kept in the current window, and begins the next one. `moved` counts the
-    /// bytes from the beginning of the transfer.
+    /// Returns whether the pace was kept in the current window, and begins the next window. `moved` counts
+    /// the bytes from the beginning of the transfer.
     pub(crate) const fn judge(&mut self, now: Uptime, moved: u64) -> bool {
         let kept = moved - self.moved >= BYTES_PER_WINDOW;
         *self = Self::begin(now, moved);
@@ -35,8 +35,8 @@ impl TransferPace {
 mod tests {
     use super::*;
 
-    /// Returns the second in which a transfer at this rate is judged too slow, or 600 if it is not within ten
-    /// minutes.
+    /// Returns after how many seconds a transfer at this rate is judged too slow, or 600 if it keeps the pace
+    /// for ten minutes.
     fn lasts_s(bytes_per_s: u64) -> u64 {
         let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         for second in 1..=600 {

@@ -41,7 +41,7 @@ impl PendingBytes {
         buffers.give(came);
     }
 
-    /// Makes room for `more` bytes. If they do not fit, a larger buffer replaces this one.
+    /// Makes room for `more` bytes. If this buffer is too small for them, a larger one replaces it.
     pub(crate) fn reserve(&mut self, more: usize, buffers: &Buffers) {
         let whole = self.buffer.len() + more;
         if whole <= self.buffer.capacity() {
@@ -74,8 +74,8 @@ impl PendingBytes {
         }
         let ahead = self.len() - count;
         if self.from == 0 && ahead <= count {
-            // The bytes that were sent ahead are no more than the request, so they are copied, and not the
-            // request.
+            // The bytes behind the request are no more than the request itself, so it is cheaper to copy
+            // those bytes.
             let rest = copied(&self[count..], buffers);
             self.buffer.truncate(count);
             return buffers.fitted(std::mem::replace(&mut self.buffer, rest));

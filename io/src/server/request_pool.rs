@@ -18,7 +18,7 @@ impl<F> Default for RequestPool<F> {
 }
 
 impl<F: Future> RequestPool<F> {
-    /// Runs the future that `make` returns to its end, in a place of the pool.
+    /// Runs the future of `make` in a place of the pool, until the future ends.
     pub(crate) async fn run(&self, make: impl FnOnce() -> F) -> F::Output {
         let spare = self.0.borrow_mut().pop();
         let mut place = spare.unwrap_or_else(|| Box::pin(None));

@@ -117,7 +117,7 @@ impl ClientConn {
         .await;
         if let Err(Some(why)) = cut {
             self.cut(why);
-            // The caller holds the charge until this wait ends, because the kernel holds the memory that the
+            // The caller holds the charge during this wait, because the kernel still holds memory that the
             // charge covers.
             poll_fn(|cx| self.socket.poll_freed(cx)).await;
         }

@@ -32,8 +32,8 @@ use crate::server::dispatch;
 use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
 
-/// How long the server continues to read after the last answer. A close with unread bytes would make the kernel
-/// reset the connection, and the client might lose the answer.
+/// How long the server continues to read after the last answer. If it closed the connection with bytes
+/// unread, the kernel would reset the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
 /// Serves a connection to its end. `answer` answers one request, in a place of the pool.
@@ -62,8 +62,8 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
                     if conn.share.is_used_up() {
                         return Poll::Ready(false);
                     }
-                    // `kick` is set if the server has made room. The reader may have stopped for want of
-                    // room.
+                    // If the server has made room for the reader, it has set `kick`, and the reader is polled
+                    // again.
                     if conn.eof.get() || !conn.kick.get() {
                         return Poll::Pending;
                     }
@@ -273,7 +273,8 @@ async fn answer_into(
         }
         Err(StopReading::Quiet) => AfterAnswer::No,
         Err(StopReading::Refused(error)) => {
-            // The body was not read to its end, so it is unknown where the next request begins.
+            // The body was not read to its end, so it is unknown where the next request begins, and the
+            // connection ends.
             let wire = Wire {
                 keep_alive: false,
                 ..wire
@@ -310,8 +311,8 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         let why = "requests of browsers from other sites are not taken; send no Origin header";
         return Err(HttpError::Forbidden(why));
     }
-    // If the name of a page was made to resolve to a loopback address (DNS rebinding), the browser sends that
-    // name as `Host`.
+    // The name of a page may have been made to resolve to a loopback address (DNS rebinding). The browser
+    // then sends that name as `Host`.
     if conn.loopback
         && !internal
         && let Some(host) = head.host

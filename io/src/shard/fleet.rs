@@ -262,7 +262,7 @@ impl Client for StayingClient {
     }
 }
 
-/// Lets all tasks run that are ready, or become ready soon.
+/// Yields several times, so that all ready tasks run, and then the tasks that they have woken.
 pub(crate) async fn settle() {
     for _ in 0..16 {
         let mut waited = false;

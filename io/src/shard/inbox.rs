@@ -21,8 +21,6 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Sock
         pump(&thread, &inbox);
         thread.tick(now);
         make_room(&thread);
-        // If work is left, the thread rings its own bell. The read of the bell is then an I/O completion, so
-        // the other tasks are polled before the work goes on.
         let is_wanted = || {
             let has_mail = inbox.borrow().has_mail();
             has_mail
@@ -31,6 +29,8 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Sock
                 || thread.account.is_wanted()
                 || thread.readers.is_wanted(&thread)
         };
+        // If work is left, the thread rings its own bell. The read of the bell is then an I/O completion, so
+        // the other tasks are polled before the work goes on.
         if !doorbell.sleep(is_wanted) {
             let _announced = doorbell.sleep(|| false);
             doorbell.ring();

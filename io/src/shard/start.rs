@@ -168,7 +168,7 @@ impl ShardParts {
 struct Starting {
     rungs: SyncSender<Option<Rung>>,
     built: Receiver<std::io::Result<Pid>>,
-    /// Can be upgraded as long as the thread lives.
+    /// This reference can be upgraded as long as the thread lives.
     alive: Weak<()>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -211,7 +211,7 @@ fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Res
             let thread = parts.put_together(event_loop.clone(), buffers);
             event_loop.run(live(thread, ends));
             // The event loop is not dropped, because the kernel may still use its buffers for operations in
-            // flight. They end with the process.
+            // flight. These operations end with the process.
             std::mem::forget(event_loop);
         }
     })?;
@@ -374,7 +374,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStart
     })
 }
 
-/// Tries the rungs in order, until all threads can use one. Returns that rung, and the threads' ids.
+/// Tries the rungs in order, until one of them works on all threads. Returns that rung, and the threads' ids.
 fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), IoStartError> {
     let mut last = None;
     for rung in choice.ladder() {

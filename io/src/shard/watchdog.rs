@@ -1,7 +1,7 @@
 //! Stops the process if an io thread computes and makes no progress. If the kernel refuses `io_uring_enter`,
 //! monoio reports no error: the thread loops at full speed and runs no task. The watchdog checks the io
-//! threads when one of them has computed for a quarter of a second, so it costs a call nothing. `start`
-//! starts it if the io threads use io_uring.
+//! threads when one of them has computed for a quarter of a second, so it adds no work to a call. `start`
+//! starts the watchdog if the io threads use io_uring.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -28,13 +28,15 @@ const FUTILE: Nanos = Nanos::from_s(1);
 pub(crate) struct Watched {
     pub(crate) id: ShardId,
     pub(crate) tid: Pid,
-    /// Can be upgraded as long as the thread lives. Afterwards `tid` may be the id of another thread.
+    /// This reference can be upgraded as long as the thread lives. Afterwards `tid` may be the id of another
+    /// thread.
     pub(crate) alive: Weak<()>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) seen: LastSeen,
 }
 
-/// A thread's last beat that the watchdog has seen, and the thread's processor time at that check.
+/// The last beat of a thread that the watchdog saw, and the thread's processor time when the watchdog saw it
+/// first.
 #[derive(Default)]
 pub(crate) struct LastSeen {
     beat_at: Uptime,

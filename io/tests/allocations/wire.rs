@@ -41,7 +41,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     windows.position(|window| window.eq_ignore_ascii_case(what))
 }
 
-/// Returns whether `bytes` are a head and a body of its length, and no byte more.
+/// Returns whether `bytes` are exactly one message: a head, and a body of the length that the head declares.
 fn is_whole(bytes: &[u8]) -> bool {
     const LENGTH: &[u8] = b"\r\nContent-Length: ";
     let Some(head) = find(bytes, b"\r\n\r\n") else {

@@ -54,8 +54,8 @@ impl ClientConn {
         }
     }
 
-    /// Waits until more than `seen` bytes are pending; fails if the body comes too slowly. The pace is judged
-    /// by `came`, the bytes that have come so far.
+    /// Waits until more than `seen` bytes are pending; fails if the body ends early or comes too slowly. The
+    /// pace is judged by `came`, the bytes that have come so far.
     async fn body_bytes(
         &self,
         seen: usize,

@@ -1,4 +1,4 @@
-//! Several clients send requests at once: a test checks in which order the requests are answered.
+//! A test of the order in which the requests of several clients are answered.
 
 use std::cell::RefCell;
 use std::io::Write;
