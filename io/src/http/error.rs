@@ -1,5 +1,5 @@
-//! The errors of requests, apart from the outcomes of calls. Each message advises the client what to do. This
-//! module knows no status code; `response` does.
+//! The errors of requests, apart from the outcomes of calls. `response` chooses their status codes and
+//! messages.
 
 use nanofaas_core::admission::AdmissionError;
 use nanofaas_core::spec::ExecutionMode;
@@ -12,44 +12,45 @@ use crate::http::json::JsonError;
 #[derive(Clone, Debug)]
 pub(crate) enum HttpError {
     Http(ParseError),
-    /// An invalid value, body or name; the text says what is valid.
+    /// A value, a body or a name is invalid; the text says what is valid.
     BadRequest(String),
     /// The invalid fields, each as `field: message`.
     Invalid(Vec<String>),
     UnsupportedMediaType,
-    /// A JSON body with a `Content-Encoding`.
+    /// A JSON body has a `Content-Encoding`.
     Encoded,
     LengthRequired,
     BodyTooLarge {
         bytes_max: u64,
     },
-    /// Head or body did not come in time.
+    /// The head or the body did not come in time.
     TooSlow(&'static str),
     Forbidden(&'static str),
     NoSuchPath,
     NoSuchFunction(String),
-    /// There is no function of this name to remove.
+    /// No function with this name exists that could be removed.
     NothingToRemove(String),
     NoSuchExecution,
     MethodNotAllowed {
         allow: &'static str,
     },
     FunctionExists(String),
-    /// A function that is not WARM has no floor of pods.
+    /// The function is not WARM, so its number of replicas cannot be set.
     NotWarm {
         name: String,
         mode: ExecutionMode,
     },
     KeyMismatch,
     NotEnded,
-    /// A Job posted its result, or asked for its input, too late.
+    /// A Job posted its result, or asked for its input, after its attempt was over.
     Stale,
     NoOutput(&'static str),
     RegistryUnavailable(String),
     ShuttingDown,
-    /// A queue inside the platform is full.
+    /// A queue inside the control plane is full.
     Busy,
-    /// There is no memory for the request, which is not a call, or for its answer.
+    /// There is no memory for the request or its answer. (If admission finds none for a call, the error is
+    /// `Refused`.)
     NoMemory,
     Refused(AdmissionError),
 }
@@ -73,7 +74,7 @@ impl From<JsonError> for HttpError {
 }
 
 impl HttpError {
-    /// Whether the bytes that follow on the connection cannot be understood any more.
+    /// Returns whether the bytes that follow on the connection can no longer be split into requests.
     pub(crate) const fn spoils_connection(&self) -> bool {
         matches!(
             self,

@@ -1,17 +1,18 @@
 //! Checks JSON without building anything from it, and finds the parts that a call needs.
 //!
-//! Strict RFC 8259 and UTF-8, in one pass, without recursion or allocation: each level of nesting is a bit of
-//! one word. Lone surrogates (`\ud800`) are refused, because no text can hold them. `admit` checks request
-//! envelopes with it before they are queued, `output` the answers of pods before they go into an envelope.
+//! The check is strict (RFC 8259 and UTF-8). It needs no recursion and no allocation, because each level of
+//! nesting is a bit of one word. Lone surrogates (`\ud800`) are refused, because UTF-8 cannot encode them.
+//! `admit` checks the envelopes of requests with this module before the calls are queued. `output` checks the
+//! answers of pods with it before they go into an envelope.
 
 use std::ops::Range;
 
 use nanofaas_http1::byte_scan;
 
-/// The deepest nesting that is accepted: the word that holds the nesting has this many bits.
+/// The deepest nesting that is accepted, which is the number of bits of the word that holds the nesting.
 pub const DEPTH_MAX: u32 = u128::BITS;
 
-/// What is wrong and at which byte, counted from 0.
+/// What is wrong in the JSON, and at which byte, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} at byte {at}")]
 pub struct JsonError {
@@ -19,7 +20,7 @@ pub struct JsonError {
     pub at: u32,
 }
 
-/// What is wrong. `JsonError` adds the position of the byte to this text.
+/// What is wrong in the JSON. `JsonError` adds the position to this text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     #[error("the text is not UTF-8")]
@@ -52,15 +53,16 @@ pub enum JsonErrorKind {
     MetadataType,
 }
 
-/// The positions of an envelope's parts in its bytes, without the white space around them.
+/// The positions of an envelope's parts in its bytes. White space around the parts does not belong to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeParts {
     pub input: Range<u32>,
-    /// The value of `metadata`; none if it is missing or null.
+    /// The value of `metadata`; none if `metadata` is missing or null.
     pub metadata: Option<Range<u32>>,
 }
 
-/// Whether `bytes` is one JSON value in which at most `depth_max` (to 128) containers nest.
+/// Checks that `bytes` is one JSON value, and that its containers nest at most `depth_max` levels deep. A
+/// `depth_max` above 128 counts as 128.
 pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonError> {
     let mut cursor = Cursor::new(bytes)?;
     cursor.skip_space();
@@ -68,7 +70,8 @@ pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonError> {
     cursor.end()
 }
 
-/// Checks a request's whole envelope and finds its `input` and `metadata`. Other keys are checked and skipped.
+/// Checks the whole envelope of a request, and finds the values of `input` and `metadata`. The values of
+/// other keys are checked and skipped.
 pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonError> {
     let mut cursor = Cursor::new(bytes)?;
     let (mut input, mut metadata) = (None, None);
@@ -117,7 +120,7 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// How many bytes `write_escaped` appends.
+/// Returns how many bytes `write_escaped` appends for `bytes`.
 pub(crate) fn escaped_len(bytes: &[u8]) -> usize {
     let more = |byte: &u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
@@ -127,8 +130,8 @@ pub(crate) fn escaped_len(bytes: &[u8]) -> usize {
     bytes.len() + bytes.iter().map(more).sum::<usize>()
 }
 
-/// Appends the inside of a JSON string. The bytes may be cut inside a character of UTF-8, because each byte is
-/// copied or escaped by itself.
+/// Appends `bytes` as the inside of a JSON string. The bytes may be cut inside a character of UTF-8, because
+/// each byte is copied or escaped separately.
 pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut at = 0;
@@ -153,7 +156,7 @@ pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Appends a `text/plain` body as a JSON string. If it is not UTF-8, this fails and appends nothing.
+/// Appends a `text/plain` body as a JSON string. Fails and appends nothing if the body is not UTF-8.
 pub fn write_text(out: &mut Vec<u8>, text: &[u8]) -> Result<(), JsonError> {
     write_string(out, utf8(text)?);
     Ok(())
@@ -177,7 +180,7 @@ enum EnvelopeKey {
     Other,
 }
 
-/// Reads from `at` on, over bytes that are known to be UTF-8.
+/// Reads JSON from `at` on, in bytes that are known to be UTF-8.
 struct Cursor<'b> {
     bytes: &'b [u8],
     at: usize,
@@ -185,14 +188,14 @@ struct Cursor<'b> {
 
 impl<'b> Cursor<'b> {
     fn new(bytes: &'b [u8]) -> Result<Self, JsonError> {
-        // The check of ASCII is faster, and most JSON is ASCII.
+        // Most JSON is ASCII, and the check for ASCII is faster than the check for UTF-8.
         if !bytes.is_ascii() {
             utf8(bytes)?;
         }
         Ok(Self { bytes, at: 0 })
     }
 
-    /// The next byte; 0 at the end, because no token contains a 0.
+    /// Returns the next byte. At the end, returns 0, which no token contains.
     #[inline(always)]
     fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
@@ -223,8 +226,8 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// Reads the end of a member. True if a comma follows, because another member comes after it; false if
-    /// `close` follows, which stays unread.
+    /// Reads what follows a member or an element. Returns true after a comma, which another member or element
+    /// has to follow. Returns false before `close`, which stays unread.
     #[inline]
     fn comma_or(&mut self, close: u8) -> Result<bool, JsonError> {
         self.skip_space();
@@ -239,10 +242,11 @@ impl<'b> Cursor<'b> {
         }
     }
 
-    /// Reads one value, without the white space around it. Bit 0 of `objects` is set if the innermost open
-    /// container is an object, bit 1 if the one around it is, and so on.
+    /// Reads one value, without the white space around it.
     fn value(&mut self, depth_max: u32) -> Result<(), JsonError> {
         let depth_max = depth_max.min(DEPTH_MAX);
+        // Bit 0 is set if the innermost open container is an object, bit 1 if the container around that one
+        // is an object, and so on.
         let mut objects = 0u128;
         let mut depth = 0;
         loop {
@@ -290,7 +294,7 @@ impl<'b> Cursor<'b> {
         }
     }
 
-    /// Reads a key, its colon, and the white space after it; returns whether the key has escapes.
+    /// Reads a key, its colon, and the white space around the colon. Returns whether the key has escapes.
     #[inline]
     fn string_key(&mut self) -> Result<bool, JsonError> {
         if self.peek() != b'"' {
@@ -306,7 +310,7 @@ impl<'b> Cursor<'b> {
         Ok(escaped)
     }
 
-    /// Reads a key of the envelope, with or without escapes.
+    /// Reads a key of the envelope and its colon. The key may have escapes.
     fn key(&mut self) -> Result<EnvelopeKey, JsonError> {
         let start = self.at + 1;
         let escaped = self.string_key()?;
@@ -346,7 +350,7 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// Reads a string, from quote to quote; returns whether it has escapes.
+    /// Reads a string, from quote to quote. Returns whether the string has escapes.
     #[inline]
     fn string(&mut self) -> Result<bool, JsonError> {
         let mut escaped = false;
@@ -393,7 +397,7 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// The sixteen bits of the `\uXXXX` at `start`.
+    /// Returns the sixteen bits of the `\uXXXX` that begins at `start`.
     fn unit(&self, start: usize) -> Result<u32, JsonError> {
         unit(&self.bytes[start + 2..]).ok_or_else(|| fault(JsonErrorKind::Escape, start))
     }
@@ -458,8 +462,8 @@ fn unit(digits: &[u8]) -> Option<u32> {
         })
 }
 
-/// The key that the text before the closing quote spells, with escapes that are known to be valid. Both names
-/// are ASCII, so any other byte means another key.
+/// Returns which key `text` spells before its closing quote. The escapes in the text are known to be valid.
+/// Both names are ASCII, so a key with any other character is another key.
 #[cold]
 fn escaped_key(text: &[u8]) -> EnvelopeKey {
     let mut name = [0u8; 8];
@@ -472,7 +476,7 @@ fn escaped_key(text: &[u8]) -> EnvelopeKey {
                 6,
             ),
             (b'\\', b'/' | b'"' | b'\\') => (Some(text[at + 1]), 2),
-            // The other escapes are control characters, which are in no name.
+            // The other escapes stand for control characters, which neither name contains.
             (b'\\', _) => (None, 2),
             (byte, _) => (Some(byte), 1),
         };

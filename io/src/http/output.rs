@@ -1,5 +1,6 @@
-//! The output of a function: its checked bytes, and the form in which they are shown. It never re-encodes a
-//! byte of JSON. `to_pod` and `to_job` make outputs, `response` shows them.
+//! The output of a function: its checked bytes, and the form in which they are shown. JSON is shown as it
+//! came, except for the white space around it. Code of `invoke` makes outputs; `response` and `shown` write
+//! them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use crate::http::json;
 /// How an output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Checked JSON: it is in the envelope as it is.
+    /// Checked JSON, which the envelope contains as it is.
     Json,
-    /// Checked UTF-8: a JSON string in the envelope.
+    /// Checked UTF-8, which the envelope contains as a JSON string.
     Text,
-    /// Any other bytes: raw, under their own content type.
+    /// Any other bytes. `:invoke` answers them without an envelope, under their own content type.
     Raw,
 }
 
@@ -54,19 +55,20 @@ impl Labels {
     }
 }
 
-/// A function's output. The bytes are a part of the buffer in which they were received.
+/// The output of a function. Its bytes are a part of `buffer`.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) form: Form,
     buffer: Vec<u8>,
     body: Range<usize>,
     labels: Labels,
-    /// The buffer of the labels; none if the labels are in the body's buffer.
+    /// The buffer that contains the labels; none if `buffer` contains them.
     head: Option<Vec<u8>>,
 }
 
 impl Output {
-    /// Checks `body` of `buffer` by its labels, which are in `head`, or in `buffer` if there is no `head`.
+    /// Makes an output of the part `body` of `buffer`, and checks it by its labels. The labels are in `head`,
+    /// or in `buffer` if there is no `head`.
     pub(crate) fn check(
         buffer: Vec<u8>,
         body: Range<usize>,
@@ -96,8 +98,8 @@ impl Output {
                     if let Some(fault) = fault {
                         return Err(bad(&format!("the output is not JSON: {fault}")));
                     }
-                    // The white space around the value is cut, because a line break at its end would split an
-                    // answer for a client that reads line by line.
+                    // The white space around the value is cut off, because a line break after the value would
+                    // split the answer for a client that reads line by line.
                     output.body = trimmed(&output.buffer, output.body.clone());
                 }
                 Form::Json
@@ -113,7 +115,7 @@ impl Output {
         Ok(output)
     }
 
-    /// An output of JSON that was checked before: the input of an echo.
+    /// Makes an output of JSON that was checked before, such as the input that an echo returns.
     pub(crate) const fn json(buffer: Vec<u8>, body: Range<usize>) -> Self {
         Self {
             form: Form::Json,
@@ -124,7 +126,8 @@ impl Output {
         }
     }
 
-    /// Checks a body whose labels are elsewhere. `buffer` is empty, and gets the labels and the body.
+    /// Makes an output of a body that is not in the same buffer as its labels, and checks it. `buffer` has to
+    /// be empty, and gets the labels and the body.
     pub(crate) fn labelled(
         mut buffer: Vec<u8>,
         content_type: Option<&[u8]>,
@@ -141,7 +144,7 @@ impl Output {
         Self::check(buffer, body, labels, None)
     }
 
-    /// The bytes; empty JSON is `null`.
+    /// Returns the bytes of the output. Empty JSON is `null`.
     pub(crate) fn bytes(&self) -> &[u8] {
         let bytes = &self.buffer[self.body.clone()];
         if bytes.is_empty() && self.form == Form::Json {
@@ -161,12 +164,12 @@ impl Output {
         self.label(self.labels.content_type)
     }
 
-    /// The encoding of the bytes, if they are encoded.
+    /// Returns the encoding of the bytes, if they are encoded.
     pub(crate) fn content_encoding(&self) -> Option<&[u8]> {
         self.label(self.labels.content_encoding)
     }
 
-    /// The content type to send the raw bytes under.
+    /// Returns the content type under which the raw bytes are sent.
     pub(crate) fn raw_content_type(&self) -> &[u8] {
         self.content_type().unwrap_or(match self.form {
             Form::Json => b"application/json",
@@ -175,12 +178,12 @@ impl Output {
         })
     }
 
-    /// Bytes that the output holds in memory.
+    /// Returns the bytes of memory that the output holds.
     pub(crate) fn held_bytes(&self) -> u64 {
         (self.buffer.capacity() + self.head.as_ref().map_or(0, Vec::capacity)) as u64
     }
 
-    /// Moves an output that is to be stored to a smaller buffer, if that saves more than half of its memory.
+    /// Moves an output that will be stored to a smaller buffer, if that saves more than half of its memory.
     pub(crate) fn fitted(mut self) -> Self {
         let (content_type, content_encoding) = (self.content_type(), self.content_encoding());
         let labels = [content_type, content_encoding].into_iter().flatten();
@@ -198,8 +201,8 @@ impl Output {
         self
     }
 
-    /// Returns `before`, the output and `after` in the output's own buffer. `pod_answer` has made room for all
-    /// three, so the output is copied to no other buffer.
+    /// Returns `before`, the output and `after` in the output's own buffer. `pod_answer` has made room for
+    /// all three, so the buffer need not be copied to a larger one.
     pub(crate) fn between(self, before: &[u8], after: &[u8]) -> Vec<u8> {
         let (mut buffer, body) = (self.buffer, self.body);
         let (from, split) = (body.start, before.len());
@@ -222,7 +225,7 @@ impl Output {
     }
 }
 
-/// The part of `range` without the white space around its value.
+/// Returns the part of `range` without the white space at its ends.
 fn trimmed(bytes: &[u8], mut range: Range<usize>) -> Range<usize> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     while range.start < range.end && is_space(bytes[range.start]) {

@@ -1,5 +1,5 @@
-//! Writes answers: maps errors and outcomes to status codes and bytes, and reads nothing. The status of malformed
-//! HTTP is `http1`'s; the 200 of a successful call is in `invocation`. `serve` sends the bytes.
+//! Writes answers: maps errors and outcomes to status codes and bytes. `http1` chooses the status of
+//! malformed HTTP, and `invocation` writes the 200 of a successful call. `serve` sends the bytes.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -35,7 +35,7 @@ pub(crate) struct Response {
 #[derive(Clone, Debug)]
 pub(crate) enum AnswerBody {
     Bytes(Vec<u8>),
-    /// A body with the output of a stored execution.
+    /// A body that contains the output of a stored execution.
     Shown(Box<Shown>),
 }
 
@@ -60,7 +60,7 @@ impl From<Shown> for AnswerBody {
     }
 }
 
-/// Room for the head and the envelope around an output, unless the client sent a long trace id.
+/// The bytes that suffice for the head and the envelope around an output, if the client's trace id is short.
 pub(crate) const HEAD_ROOM: usize = 640;
 
 const JSON: Cow<'static, [u8]> = Cow::Borrowed(b"application/json");
@@ -95,7 +95,7 @@ const fn reason(status: u16) -> &'static str {
     }
 }
 
-/// The bytes that invite the body of a request.
+/// The interim answer that asks the client to send the body of its request.
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Response {
@@ -109,17 +109,17 @@ impl Response {
         }
     }
 
-    /// 200 with a JSON body.
+    /// Makes a 200 with a JSON body.
     pub(crate) fn json(body: Vec<u8>) -> Self {
         Self::new(200, body)
     }
 
-    /// 200 with a JSON body around an output.
+    /// Makes a 200 with a JSON body around an output.
     pub(crate) fn shown(body: Shown) -> Self {
         Self::new(200, body)
     }
 
-    /// 200 whose body is an output without an envelope.
+    /// Makes a 200 whose body is an output without an envelope.
     pub(crate) fn output(output: &Arc<Output>) -> Self {
         let content_type = Cow::Owned(output.raw_content_type().to_vec());
         let body = Shown {
@@ -135,7 +135,7 @@ impl Response {
         response.encoded(output.content_encoding())
     }
 
-    /// Adds the encoding of the body, if it has one.
+    /// Adds the header that names the encoding of the body, if the body is encoded.
     pub(crate) fn encoded(self, content_encoding: Option<&[u8]>) -> Self {
         match content_encoding {
             Some(content_encoding) => self.with("Content-Encoding", content_encoding),
@@ -151,7 +151,7 @@ impl Response {
         Self::new(202, body)
     }
 
-    /// The same answer with 202.
+    /// Changes the status to 202.
     pub(crate) const fn but_accepted(mut self) -> Self {
         self.status = 202;
         self
@@ -161,7 +161,7 @@ impl Response {
         Self::new(204, Vec::new())
     }
 
-    /// 200 with bytes of any type.
+    /// Makes a 200 with bytes of any type.
     pub(crate) fn bytes(content_type: Cow<'static, [u8]>, body: Vec<u8>) -> Self {
         Self {
             content_type,
@@ -178,7 +178,7 @@ impl Response {
         self
     }
 
-    /// The id of the execution that the answer belongs to.
+    /// Returns the id of the execution that the answer names in its header, if it names one.
     pub(crate) fn execution_id(&self) -> Option<Vec<u8>> {
         let mut lines = self.headers.split(|byte| *byte == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(EXECUTION_ID.as_bytes()));
@@ -186,12 +186,12 @@ impl Response {
         Some(value.trim_ascii().to_vec())
     }
 
-    /// The header lines, to add more.
+    /// Returns the header lines, so that the caller can add more.
     pub(crate) const fn headers(&mut self) -> &mut Vec<u8> {
         &mut self.headers
     }
 
-    /// Ends the connection after this answer.
+    /// Lets the server close the connection after this answer.
     pub(crate) const fn closing(mut self) -> Self {
         self.close = true;
         self
@@ -201,7 +201,8 @@ impl Response {
         self.close
     }
 
-    /// Bytes that the answer holds while it is sent; 0 if a small buffer is enough.
+    /// Returns the bytes of memory that the answer holds while it is sent. Returns 0 if a small buffer is
+    /// enough.
     pub(crate) fn held_bytes(&self) -> usize {
         let body = match &self.body {
             AnswerBody::Bytes(bytes) => bytes.len(),
@@ -215,8 +216,8 @@ impl Response {
         }
     }
 
-    /// Appends the answer; the answer to HEAD gets no body. If the body has a large output, only the bytes
-    /// before the output are appended, and the rest of the body is returned.
+    /// Appends the answer, without the body if the request is a HEAD. If the body contains a large output,
+    /// appends only the bytes before the output, and returns the rest of the body.
     pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<RestOfOutput> {
         let (body_len, wire) = (self.body.len(), heading.wire);
         start(out, self.status, heading);
@@ -244,16 +245,17 @@ impl Response {
     }
 }
 
-/// How the client wants its answer.
+/// The properties of a request that determine the form of its answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wire {
     pub(crate) keep_alive: bool,
-    /// Whether the client uses HTTP/1.0. Such a client needs a header to know that the connection stays open.
+    /// Whether the client uses HTTP/1.0. Such a client needs a header that says that the connection stays
+    /// open.
     pub(crate) old: bool,
     pub(crate) head_only: bool,
 }
 
-/// The parts that every answer has at its beginning and its end.
+/// The data from which `start` and `end` write the head of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heading {
     pub(crate) wire: Wire,
@@ -261,7 +263,7 @@ pub(crate) struct Heading {
 }
 
 impl Heading {
-    /// The heading of an answer that is written now.
+    /// Makes the heading of an answer that is written now.
     #[inline]
     pub(crate) fn of(thread: &Runtime, wire: Wire) -> Self {
         let date = thread.date_line();
@@ -284,7 +286,7 @@ pub(crate) fn length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a number. `write!` would take several times as long.
+/// Appends a number in decimal digits. `write!` would take several times as long.
 pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
@@ -348,7 +350,7 @@ fn refusal(refusal: AdmissionError) -> Response {
         .with("X-Queue-Reject-Reason", refusal.reason.as_str().as_bytes())
 }
 
-/// The answer to a request that fails.
+/// Returns the answer to a request that fails with `error`.
 pub(crate) fn error_response(error: &HttpError) -> Response {
     let response = match error {
         HttpError::Http(error) => parse_error(*error),

@@ -1,4 +1,5 @@
-//! Maps a method and a path to a route of the API. It looks up no function or execution.
+//! Maps a method and a path to a route of the API. It does not check that the function or the execution
+//! exists.
 
 use nanofaas_core::id::ExecutionId;
 use nanofaas_http1::header_value::percent_decode;
@@ -6,7 +7,7 @@ use nanofaas_http1::request::Method;
 
 use crate::http::error::HttpError;
 
-/// A route of the API. Its names are taken from the path and decoded.
+/// A route of the API, with the decoded names of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ApiRoute<'a> {
     Invoke(Name<'a>),
@@ -23,7 +24,7 @@ pub(crate) enum ApiRoute<'a> {
     OpenApi,
 }
 
-/// The methods, for paths that take several.
+/// The method of a request, for paths that take several methods. A HEAD counts as a GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Get,
@@ -32,7 +33,7 @@ pub(crate) enum Verb {
     Delete,
 }
 
-/// A name in a path.
+/// A name in a path. It is copied only if it has percent escapes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Name<'a> {
     Plain(&'a str),
@@ -67,7 +68,7 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
         Method::Delete => ("DELETE", Verb::Delete),
         Method::Options | Method::Patch | Method::Other(_) => ("", Verb::Get),
     };
-    // The whole list is compared first, because most paths, like that of a call, take one method.
+    // The whole list is compared first, because the path of a call takes only one method.
     let allowed = word == allow || !word.is_empty() && allow.split(", ").any(|one| one == word);
     if allowed {
         Ok(verb)
@@ -76,7 +77,7 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
     }
 }
 
-/// The route of `method` on `path`.
+/// Returns the route of `method` on `path`.
 pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     let Some(rest) = path.strip_prefix(b"/v1/") else {
         if path == b"/openapi.yaml" {
@@ -109,7 +110,7 @@ fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
             _ => Err(HttpError::NoSuchPath),
         };
     }
-    // The action is after the last colon, so that a name cannot hide one.
+    // The action begins at the last colon, so that a colon in a name cannot hide the action.
     if let Some(at) = rest.iter().rposition(|byte| *byte == b':') {
         let function = name(&rest[..at])?;
         return match &rest[at + 1..] {
@@ -129,7 +130,8 @@ fn execution(text: &[u8]) -> Result<ExecutionId, HttpError> {
     ExecutionId::parse(text).ok_or(HttpError::NoSuchExecution)
 }
 
-/// An invalid id gets the answer to a wrong token, so that it does not reveal what exists.
+/// Parses the id in a path with a token. An invalid id gets the answer to a wrong token, so that the answer
+/// does not reveal which executions exist.
 fn owned(text: &[u8]) -> Result<ExecutionId, HttpError> {
     let why = "the token is not that of this execution";
     ExecutionId::parse(text).ok_or(HttpError::Forbidden(why))

@@ -1,6 +1,6 @@
-//! Writes an output piece by piece, so that a stored output is shared by all answers that contain it, and a
-//! large text needs no second buffer. It chooses no form; `response` and `execution_json` do, and `serve`
-//! sends.
+//! Writes an output piece by piece. So all answers that contain a stored output can share it, and a large
+//! text needs no second buffer of its size. `response` and `execution_json` choose the form; `serve` sends
+//! the pieces.
 
 use std::sync::{Arc, Weak};
 
@@ -10,20 +10,21 @@ use base64::engine::general_purpose::STANDARD;
 use crate::http::json;
 use crate::http::output::Output;
 
-/// An output over this size is written in pieces, each of at most this size.
+/// A body larger than this, in bytes, is written in pieces. Each piece has at most this many bytes of the
+/// rendered output.
 pub(crate) const PIECE: usize = 64 * 1024;
 
 /// How the bytes of an output are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rendering {
     AsIs,
-    /// The inside of a JSON string.
+    /// As the inside of a JSON string.
     Escaped,
     Base64,
 }
 
 impl Rendering {
-    /// The number of bytes that `bytes` have when they are rendered.
+    /// Returns how many bytes `bytes` have when they are rendered.
     pub(crate) fn len(self, bytes: &[u8]) -> usize {
         match self {
             Self::AsIs => bytes.len(),
@@ -32,11 +33,12 @@ impl Rendering {
         }
     }
 
-    /// The most bytes of the output in one piece. Each piece is rendered by itself.
+    /// Returns how many bytes of the output one piece renders at most. For base64 the number is a multiple of
+    /// three, because the pieces are rendered separately.
     const fn step(self) -> usize {
         match self {
             Self::AsIs => PIECE,
-            // An escape has at most six bytes for one byte of the output.
+            // One byte of the output has at most six bytes when it is escaped.
             Self::Escaped => PIECE / 6,
             Self::Base64 => PIECE / 4 * 3,
         }
@@ -56,7 +58,7 @@ impl Rendering {
     }
 }
 
-/// A body that contains an output without a copy of it.
+/// A body around an output, which the body shares with the store instead of copying it.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
     pub(crate) before: Vec<u8>,
@@ -70,8 +72,8 @@ impl Shown {
         self.before.len() + self.rendering.len(self.output.bytes()) + self.after.len()
     }
 
-    /// Writes the whole body if it is small. Otherwise writes the part before the output, and returns the
-    /// rest.
+    /// Writes the whole body if `len`, its length, is at most `PIECE`. Otherwise writes the part before the
+    /// output, and returns the rest.
     pub(crate) fn write(self, len: usize, out: &mut Vec<u8>) -> Option<RestOfOutput> {
         out.extend_from_slice(&self.before);
         if len <= PIECE {
@@ -98,7 +100,8 @@ pub(crate) struct RestOfOutput {
 
 enum OutputSource {
     Own(Output),
-    /// An output that the store may drop while it is written; the drop frees its memory at once.
+    /// An output of the store, which may drop the output while it is being written. Such a drop frees the
+    /// memory at once, because this reference is weak.
     Kept(Weak<Output>),
 }
 
@@ -107,7 +110,7 @@ enum OutputSource {
 pub(crate) enum Piece {
     More,
     Last,
-    /// The store dropped the output.
+    /// The store has dropped the output, so the body cannot be completed.
     Gone,
 }
 
@@ -162,7 +165,7 @@ mod tests {
         }
     }
 
-    /// The whole body, and its largest piece.
+    /// Returns the whole body and the length of its largest piece.
     fn whole(shown: &Shown) -> (Vec<u8>, usize) {
         let mut out = Vec::new();
         let (mut largest, len) = (0, shown.len());
@@ -195,7 +198,7 @@ mod tests {
             ] {
                 let shown = shown(&bytes, rendering);
                 if size == 0 {
-                    // Empty JSON is null.
+                    // Empty JSON is shown as `null`, so the output is not empty.
                     continue;
                 }
                 let (out, largest) = whole(&shown);

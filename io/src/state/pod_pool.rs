@@ -131,7 +131,7 @@ impl PodPool {
             .flatten()
     }
 
-    /// Takes, of the idle connections that are still usable, the one that was used last.
+    /// Takes the most recently used idle connection that is still usable.
     pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<PodConn> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;

@@ -135,7 +135,7 @@ fn finds_input_and_metadata_among_other_keys() {
     );
     assert_eq!(pieces("{\"metadata\":null,\"input\":1}"), Ok(("1", None)));
     assert_eq!(pieces("{\"\\u0069np\\u0075t\":1}"), Ok(("1", None)));
-    // Only a key of the top level counts, and only if the whole key is equal.
+    // Only a key of the top level counts, and only if the whole key is equal to the name.
     assert_eq!(
         pieces("{\"a\":{\"input\":1},\"input\":{\"input\":2}}"),
         Ok(("{\"input\":2}", None))

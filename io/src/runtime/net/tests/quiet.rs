@@ -104,8 +104,8 @@ async fn without_a_wait(iterations: usize) {
     .await;
 }
 
-/// A call may begin before the loop has waited. In that case no receive has completed, although the end has
-/// come.
+/// Tests a call that begins before the loop has waited. In that case no receive has completed, although the
+/// end has come.
 #[test]
 fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {
