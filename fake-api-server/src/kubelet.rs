@@ -154,7 +154,7 @@ impl Kubelet {
         }
     }
 
-    /// Marks a pod as deleted for a client. The pod disappears a little later.
+    /// Deletes a pod for a client: marks the pod as deleted at once, and removes it a little later.
     pub(crate) fn deleted(
         &self,
         server: &FakeApiServer,
@@ -167,7 +167,7 @@ impl Kubelet {
         spawn_local(async move {
             sleep(STEP + lingering).await;
             server.0.kubelet.running.borrow_mut().remove(&name);
-            // An earlier deletion may have removed it already, so ignore the error.
+            // An earlier deletion may have removed the pod already, so ignore the error.
             let _ = server.0.store.borrow_mut().remove("pods", &name);
             server.0.changed.notify_waiters();
         });

@@ -101,7 +101,7 @@ pub fn too_many(retry_after_s: u32) -> Fault {
 /// The message with which the quota plugin refuses a pod.
 pub const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2";
 
-/// The faults that a test asked for, each with the number of requests that it is still for.
+/// The faults that a test asked for, each with the number of requests that still get it.
 #[derive(Default)]
 pub(crate) struct FaultScript {
     faults: Vec<(Which, usize, Fault)>,

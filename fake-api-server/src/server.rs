@@ -1,6 +1,6 @@
-//! A scripted API server over plain HTTP on loopback. It lists, watches, gets, creates, updates, patches and
-//! deletes the objects that a control plane uses, records every request, and produces the faults of a script.
-//! It runs on the test's own thread, so that the test controls the time.
+//! A scripted API server over plain HTTP on loopback. The server lists, watches, gets, creates, updates,
+//! patches and deletes the objects that a control plane uses. It records every request and produces the
+//! faults of a script. It runs on the test's own thread, so that the test controls the time.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -103,7 +103,7 @@ impl FakeApiServer {
             .for_each(|task| task.abort());
     }
 
-    /// Closes all connections and listens again. From then on it closes new connections at once if
+    /// Closes all connections and listens again. From then on the server closes new connections at once if
     /// `is_slamming`, and serves them otherwise.
     pub async fn slam(&self, is_slamming: bool) {
         self.0.is_slamming.set(is_slamming);

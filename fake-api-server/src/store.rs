@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub(crate) struct Happened {
     pub(crate) version: u64,
     pub(crate) resource: String,
-    /// `ADDED`, `MODIFIED` or `DELETED`.
+    /// The kind of the change: `ADDED`, `MODIFIED` or `DELETED`.
     pub(crate) what: &'static str,
     pub(crate) object: Value,
     pub(crate) at: Instant,
@@ -117,8 +117,8 @@ impl ObjectStore {
         Ok(self.happened(resource, "ADDED", object))
     }
 
-    /// Replaces the `spec` and the `data` of an object. If `new` has a version, and this is not the stored
-    /// version, refuses with 409.
+    /// Replaces the `spec` and the `data` of an object. Refuses with 409 if `new` has a version that is not
+    /// the stored one.
     pub(crate) fn replace(
         &mut self,
         resource: &str,
@@ -180,7 +180,7 @@ impl ObjectStore {
         self.get(resource, name).ok_or_else(why)
     }
 
-    /// Edits an object; does nothing if it does not exist.
+    /// Edits an object; does nothing if the object does not exist.
     pub(crate) fn edit(&mut self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         let Some(before) = self.get(resource, name).cloned() else {
             return;

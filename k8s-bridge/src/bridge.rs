@@ -45,7 +45,7 @@ struct ClusterDispatcher {
 
 impl KubernetesBridge {
     /// Finds the API server and begins. Call `open` and `take` within a `LocalSet`. Other code of the thread
-    /// may use the work queue too, because no task of the bridge borrows it across an await.
+    /// may use the work queue too, because no task of the bridge borrows the work queue across an await.
     pub async fn open(
         config: KubernetesConfig,
         memory: Rc<Memory>,
@@ -58,7 +58,7 @@ impl KubernetesBridge {
         let client = client::client(found)?;
         tracing::info!(server, namespace, "the control plane asks for its Lease");
         // The channel needs no bound, because its receiver is a task of the same thread and takes all reports
-        // each time it runs.
+        // each time that the task runs.
         #[expect(
             clippy::disallowed_methods,
             reason = "holds what tasks report in one turn"
@@ -98,8 +98,8 @@ impl KubernetesBridge {
         self.0.deposed.notified().await;
     }
 
-    /// Deletes the Jobs, because their tokens are valid only in this process, and releases the Lease. Warm
-    /// pods stay, because the next control plane adopts them.
+    /// Deletes the Jobs, whose tokens are valid only in this process, and releases the Lease. Warm pods stay,
+    /// because the next control plane adopts them.
     pub async fn stop(&self) {
         self.0.stop().await;
     }

@@ -31,7 +31,7 @@ use crate::podspec::{self, PodParts};
 /// The state that outlives a rebuild of the bridge, except pods and Jobs.
 pub(crate) struct ProcessState {
     /// The label of this process's Jobs. A later process deletes the Jobs that have another label, because
-    /// their tokens are valid only in the process that created them.
+    /// the tokens of Jobs are valid only in the process that created the Jobs.
     pub(crate) instance: String,
     /// How many listings of the pods have begun.
     pub(crate) listing: Cell<u64>,
@@ -48,7 +48,6 @@ impl Default for ProcessState {
     }
 }
 
-/// What every task gets.
 pub(crate) struct ClusterContext {
     pub(crate) config: KubernetesConfig,
     pub(crate) cluster: Cluster,
@@ -112,7 +111,7 @@ impl ClusterContext {
             })
     }
 
-    /// Reads the default template; returns whether it changed.
+    /// Reads the default template; returns whether another template is in force now.
     pub(crate) fn read_template(&self, file: &Path) -> Result<bool, String> {
         let mut last = self.process.default_template.borrow_mut();
         last.read(file, self.own_account())
@@ -132,7 +131,7 @@ impl ClusterContext {
     ) -> Result<Value, String> {
         let template = podspec::template(function, parts, self.default_template().as_deref());
         // Check the merged template too, because two templates that are valid alone may together use the
-        // account.
+        // control plane's account.
         if let Some(own) = self.own_account()
             && let Ok(Json::Object(merged)) = Json::deserialize(&template)
         {

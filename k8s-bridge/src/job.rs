@@ -38,16 +38,16 @@ use crate::podspec::{
 const STOP: Duration = Duration::from_secs(5);
 /// The grace period, in seconds, of a container that still runs when its Job is deleted.
 const STOP_S: u32 = 2;
-/// How long to wait for `JobStop` after a container exited with status 0, because the result may still be on
-/// its way from the io thread.
+/// How long to wait for `JobStop` after a container exited with status 0, because the io thread may report
+/// the result a little later.
 const REPORT_BEHIND: Duration = Duration::from_millis(500);
 /// How long after the call's deadline the cluster ends a Job that the control plane has not deleted, in
 /// seconds.
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may have no pod before its controller's Events are read; the wait doubles each time.
 const PODLESS: Duration = Duration::from_secs(1);
-/// The number of phases that a running pod counts as. It is larger than the number of all phases, so that the
-/// first report of a running pod is always sent.
+/// The number of phases that a running pod counts as. This number is larger than the number of all phases, so
+/// that the first report of a running pod is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long reading the Events of a Job without a pod may take.
 const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ impl ClusterJob {
     }
 
     /// Compares the Job's pod with a complete list of pods. If the pod was seen before and is not in the
-    /// list, it is gone.
+    /// list, the pod is gone.
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
         if pod.as_ref().is_some_and(|pod| !names.contains(pod)) {
@@ -158,7 +158,7 @@ impl ClusterJob {
         }
         // Delete the Job before its pod, because the Job's controller could create another pod.
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // Delete the pod too, because the garbage collector would give it the whole grace period of its
+        // Delete the pod too, because the garbage collector would give the pod the whole grace period of its
         // function, although no client waits for the call any more.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
@@ -371,8 +371,8 @@ impl ClusterJob {
 
     /// Reports to the call's io thread which phase the start has reached and what delays the start, if one of
     /// them changed. One second is added to the kubelet's timestamp in favour of the call, because the
-    /// kubelet cuts it to whole seconds. The sum is limited to the time between the order and now, because it
-    /// comes from another clock.
+    /// kubelet cuts the timestamp to whole seconds. The sum is limited to the time between the order and now,
+    /// because the kubelet has another clock.
     fn report_start(
         &self,
         context: &ClusterContext,

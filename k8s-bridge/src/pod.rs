@@ -35,11 +35,11 @@ pub(crate) type ClusterPods = PodTable<ClusterPod>;
 /// How this bridge got a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// It has to be created.
+    /// The pod has to be created.
     New,
-    /// An earlier control plane created it.
+    /// An earlier control plane created the pod.
     Adopted,
-    /// This process created it, and then the bridge was rebuilt.
+    /// This process created the pod, and then the bridge was rebuilt.
     Resumed { is_up: bool },
 }
 

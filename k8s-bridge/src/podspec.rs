@@ -99,7 +99,8 @@ fn container(spec: &SpecFields) -> Value {
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        // If a failed container wrote no termination message, the kubelet takes the last lines of its log.
+        // If a failed container wrote no termination message, the kubelet takes the last lines of the
+        // container's log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     if !spec.command.is_empty() {

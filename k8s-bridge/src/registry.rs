@@ -1,6 +1,6 @@
-//! The part of the registry that is in the cluster: writes changes of functions there, follows the changes of
-//! other clients, and keeps each function's status and Events. It starts and stops no pod; for the status it
-//! reads the table of pods and the reports of the tasks.
+//! The part of the registry that is in the cluster: writes changes of functions to the cluster, follows the
+//! changes of other clients, and keeps each function's status and Events. This part starts and stops no pod.
+//! For the status it reads the table of pods and the reports of the tasks.
 
 pub(crate) mod events;
 pub(crate) mod functions;

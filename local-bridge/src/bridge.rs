@@ -26,8 +26,8 @@ use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
 /// The pause between two refreshes of the OOM watch. A refresh discards the kills that were attributed to no
-/// process. If it comes between the kill of a pod and the report of the pod's end, it discards that kill too;
-/// so refreshes are seconds apart.
+/// process. A refresh between the kill of a pod and the report of the pod's end discards that kill too, so
+/// refreshes are seconds apart.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend.
@@ -42,16 +42,16 @@ struct LocalDispatcher {
 
 impl LocalBridge {
     /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`. Other
-    /// code of the thread may use the work queue too, because no task of the bridge borrows it across an
-    /// await.
+    /// code of the thread may use the work queue too, because no task of the bridge borrows the work queue
+    /// across an await.
     pub fn open(
         config: LocalConfig,
         work_queue: Rc<RefCell<WorkQueue>>,
     ) -> Result<Self, LocalOpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| LocalOpenError::RunDir { base, why })?;
-        // Become a subreaper: if the guard is killed, its children become children of this process, and this
-        // process ends them.
+        // Become a subreaper, so that the guard's children become children of this process if the guard is
+        // killed. This process then ends them.
         prctl::set_child_subreaper(true).map_err(|errno| LocalOpenError::Reaper(errno.into()))?;
         let guard: GuardProcess = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
@@ -157,7 +157,6 @@ impl LocalDispatcher {
         });
     }
 
-    /// Ends every process, the guard too.
     async fn stop(&self) {
         self.context.is_stopping.set(true);
         self.context.link.terminate_all();

@@ -15,7 +15,6 @@ use crate::process::oom::OomWatch;
 use crate::process::ports::Ports;
 use crate::process::run_dir::RunDir;
 
-/// What every task gets.
 pub(crate) struct LocalContext {
     pub(crate) config: LocalConfig,
     pub(crate) link: Rc<Link>,

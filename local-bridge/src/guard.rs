@@ -2,10 +2,10 @@
 //! as soon as its control plane is gone for any reason. It runs the same program as the control plane: `link`
 //! starts it as `nanofaas guard`, and sends it the processes to start and the signals to deliver.
 //!
-//! The guard makes each process that it starts a subreaper. Orphans below such a process become its children,
-//! as they do for the first process of a container. So all descendants of a pod stay below the pod's process
-//! while that process runs, and become the guard's children when it ends. Therefore a child that the guard
-//! did not start belongs to a pod or Job that has ended.
+//! The guard makes each process that it starts a subreaper. Orphans below such a process become children of
+//! that process, as they do for the first process of a container. So all descendants of a pod stay below the
+//! pod's process while that process runs, and become the guard's children when that process ends. Therefore a
+//! child that the guard did not start belongs to a pod or Job that has ended.
 
 pub(crate) mod descent;
 pub(crate) mod link;
@@ -165,7 +165,7 @@ impl Guard {
     }
 
     /// Reaps ended children, including adopted ones, and reports the ends of those that the guard started. If
-    /// a child has ended, its orphans are ended too.
+    /// any child has ended, the processes that it left behind are ended too.
     fn reap(&mut self) -> io::Result<()> {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let mut any = false;

@@ -16,8 +16,8 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 
 /// How long the process may take to end after SIGTERM when its attempt is over.
 const STOP: Duration = Duration::from_secs(2);
-/// How long to wait for `JobStop` after the process exited with status 0, because the result may still be on
-/// its way from the io thread.
+/// How long to wait for `JobStop` after the process exited with status 0, because the io thread may report
+/// the result a little later.
 const REPORT_BEHIND: Duration = Duration::from_millis(200);
 
 /// The Jobs that have a task.

@@ -1,6 +1,6 @@
 //! The part of a warm pod's task that only this backend has: it starts the pod's process through the guard,
-//! watches the process and ends it. The process serves calls on a Unix socket or a port. `life` of the
-//! backend crate decides when each step happens.
+//! watches the process and ends it. The process serves calls on a Unix socket or a port. The scheduler's
+//! orders and the process itself decide when each step happens.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -101,7 +101,8 @@ impl ProcessRunner {
         }
     }
 
-    /// Removes the pipes and the socket of the ended pod, and has the rest of its output read.
+    /// Removes the pipes and the socket of the ended pod, and starts a task that reads the rest of the pod's
+    /// output.
     fn clean_up(mut self) {
         forget_pipes(&self.context.run_dir, self.id);
         let _ = fs::remove_file(&self.socket);

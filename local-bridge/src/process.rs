@@ -1,5 +1,5 @@
 //! One process of a function. This module starts the process through the guard, reads its output, and
-//! describes its end; `pod` and `job` decide when it is to end.
+//! describes its end; `pod` and `job` decide when the process ends.
 
 pub(crate) mod line;
 pub(crate) mod listener;
@@ -36,7 +36,7 @@ use crate::process::run_dir::RunDir;
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// How long to wait for the end of a process after SIGKILL.
 const KILLED: Duration = Duration::from_secs(5);
-/// The most bytes of a message, including the last output that is appended to it.
+/// The limit of a message with the last output that is appended to the message, in bytes.
 const MESSAGE_LEN_MAX: usize = 4096;
 
 /// A process that the guard was asked to start.
@@ -108,7 +108,7 @@ fn text(path: &Path) -> io::Result<String> {
     text.ok_or_else(|| io::Error::other("the run directory is not UTF-8"))
 }
 
-/// Removes the files of a process's pipes. They are needed only until the process runs.
+/// Removes the files of a process's pipes. The files are needed only until the process runs.
 pub(crate) fn forget_pipes(run_dir: &RunDir, id: u64) {
     for end in ["out", "err"] {
         let _ = fs::remove_file(run_dir.at(&format!("{id}.{end}")));
@@ -120,7 +120,7 @@ impl Process {
         self.known.pid.get().is_some()
     }
 
-    /// Returns the process's state, which other tasks than the process's own may read.
+    /// Returns the process's state, for tasks other than the owner of the process.
     pub(crate) fn known(&self) -> Rc<ProcessHandle> {
         self.known.clone()
     }
@@ -134,7 +134,7 @@ impl Process {
         self.link.signal(&self.known, Signal::SIGTERM, false);
     }
 
-    /// Kills the process and its group, and waits until it is gone.
+    /// Kills the process and its group, and waits at most `KILLED` for the end of the process.
     pub(crate) async fn kill(&mut self) {
         if self.end().is_some() {
             return;
@@ -144,8 +144,8 @@ impl Process {
         self.ended_before(Instant::now() + KILLED).await;
     }
 
-    /// Waits for the end of the process; returns false if it still runs at the deadline. The wait consumes
-    /// every notification of the bell.
+    /// Waits for the end of the process; returns false if the process still runs at the deadline. The wait
+    /// also consumes notifications of the bell that have another cause.
     pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
         loop {
             if self.end().is_some() {

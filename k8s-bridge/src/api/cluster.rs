@@ -35,8 +35,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub(crate) enum ClusterError {
     /// The API server refused the request.
     Refused(Box<Status>),
-    /// The request got no final answer before its deadline. Either the API server did not answer or refused
-    /// for a transient reason, or this control plane could not make a change without the Lease.
+    /// The request got no final answer before its deadline. The cause may be the API server, too many waiting
+    /// changes, or the missing Lease.
     Unreachable(String),
 }
 
@@ -89,9 +89,9 @@ impl<K> Object for K where
 /// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
-    /// It changes nothing, or only the Lease.
+    /// The request changes nothing, or only the Lease.
     Ask,
-    /// It changes the cluster. Only the control plane that holds the Lease may send it.
+    /// The request changes the cluster. Only the control plane that holds the Lease may send it.
     Change,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Cluster {
     /// The API server's address, for the log.
     pub(crate) server: String,
     pub(crate) namespace: String,
-    /// The time during which this control plane holds the Lease, and may change objects.
+    /// Whether this control plane holds the Lease now, and so may change objects.
     pub(crate) tenure: Tenure,
     places: Semaphore,
 }
@@ -121,15 +121,15 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Returns an API like `api`, for lists and watches. An object that cannot be parsed hides no other
-    /// object.
+    /// Returns the API of a type of object, for lists and watches. An object that cannot be parsed then hides
+    /// no other object.
     pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Tries a request until the API server has answered it or refused it for a permanent reason, or until
     /// the deadline `until`. The argument of `request` says whether an earlier try may have worked although
-    /// its answer was lost.
+    /// the answer was lost.
     pub(crate) async fn ask<T>(
         &self,
         until: Instant,

@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long one request may take. It is short, so that there is still time to renew after a request without
 /// an answer.
 const TRY: Duration = Duration::from_secs(3);
-/// The wait after the first failed renewal; it doubles with each further failure.
+/// The wait after the first failed renewal. The wait doubles with each further failure, up to `RENEWAL`.
 const AGAIN: Duration = Duration::from_millis(250);
 /// The time between two log lines that give the same reason for waiting.
 const SAME_REASON: Duration = Duration::from_secs(30);
@@ -90,8 +90,8 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {
-        // The tenure counts from before the request, because the API server may have written the
-        // renewal at any time since then.
+        // The tenure counts from a time before the request, because the API server may write the renewal as
+        // soon as the request is sent.
         let requested_at = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
             Ok(None) => {

@@ -34,7 +34,7 @@ const PAGE: u32 = 500;
 
 /// What a list or a watch reports.
 pub(crate) enum WatchUpdate<K> {
-    /// A list begins. The list is complete at the next `Listed`, which may not come if the list fails.
+    /// A list begins, and is complete at the next `Listed`. If the list fails, another `Listing` comes first.
     Listing,
     There(K),
     Gone(K),
@@ -42,7 +42,7 @@ pub(crate) enum WatchUpdate<K> {
     Listed(HashSet<String>),
 }
 
-/// Passes each update of the objects that `selector` names to `apply`. It never returns.
+/// Passes each update of the objects that `selector` names to `apply`. Does not return.
 pub(crate) async fn follow<K: Object>(
     cluster: &Cluster,
     selector: &str,

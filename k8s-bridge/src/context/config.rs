@@ -1,4 +1,4 @@
-//! The settings of the bridge, and why it could not be opened with them.
+//! The settings of the bridge, and the reasons why the bridge cannot be opened.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use crate::context::identity::OwnPod;
 
 /// The settings of the bridge.
 pub struct KubernetesConfig {
-    /// The kubeconfig file. If it is none, the API server is found as `kubectl` or a pod finds it.
+    /// The kubeconfig file. If this is none, the API server is found as `kubectl` or a pod finds it.
     pub kubeconfig: Option<PathBuf>,
-    /// The namespace of functions, pods and Jobs. If it is none, the default namespace of the connection is
+    /// The namespace of functions, pods and Jobs. If this is none, the default namespace of the connection is
     /// used.
     pub namespace: Option<String>,
     /// The control plane's own Pod, if it runs in one.

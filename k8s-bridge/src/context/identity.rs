@@ -42,17 +42,17 @@ pub(crate) struct PlaneIdentity {
     /// only in the process that created them.
     pub(crate) instance: String,
     /// The owner of Jobs, so that they are deleted with the control plane's Pod. This is none outside a
-    /// cluster, and none if the functions are in another namespace: the garbage collector looks for an owner
-    /// in the dependent's namespace, and deletes a dependent whose owner is not there. The next control plane
-    /// deletes Jobs without an owner too.
+    /// cluster, and if the functions are in another namespace, because the garbage collector deletes a
+    /// dependent whose owner is not in the dependent's namespace. The next control plane deletes Jobs without
+    /// an owner too.
     pub(crate) pod: Option<OwnerReference>,
     /// The owner of warm pods. They outlive the control plane's Pod, and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,
 }
 
 impl PlaneIdentity {
-    /// Finds the identity. The created objects have no owner outside a cluster, and if the functions are in
-    /// another namespace.
+    /// Finds the identity. The created objects have no owner if the control plane runs outside a cluster or
+    /// in another namespace than the functions.
     pub(crate) async fn find(cluster: &Cluster, instance: &str, own_pod: Option<OwnPod>) -> Self {
         let instance = instance.to_owned();
         let Some(own) = own_pod else {
@@ -130,9 +130,9 @@ fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerRefer
 /// Whether an owner is the controller of the object that it owns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Controller {
-    /// The owner is the controller: `kubectl drain` and the cluster autoscaler move only pods that have a
-    /// controller. The Deployment neither counts nor replaces these pods: only a ReplicaSet does
-    /// that, for pods that it controls.
+    /// The owner is the controller, because `kubectl drain` and the cluster autoscaler move only pods that
+    /// have a controller. The Deployment neither counts nor replaces these pods, because only a ReplicaSet
+    /// counts and replaces pods that it controls.
     Full,
     None,
 }

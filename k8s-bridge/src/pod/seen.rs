@@ -20,7 +20,7 @@ pub(crate) struct ObservedPod {
     pub(crate) address: Option<IpAddr>,
     /// When the function's container began to run, in milliseconds since the epoch; none if it never ran.
     pub(crate) running_since_ms: Option<u64>,
-    /// Why the pod can never start, if its next try to start would fail too.
+    /// Why the pod can never start; none while another try may succeed.
     pub(crate) stuck: Option<String>,
     /// Why the pod has not started so far, if the kubelet or the Kubernetes scheduler tries again.
     pub(crate) held_up: Option<String>,
@@ -94,7 +94,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 
 impl ObservedPod {
     /// Returns `now` with two reasons copied from this earlier state: a final reason, and the reason of the
-    /// last failed pull. A kubelet that waits for its next try reports only the pause and not the failure.
+    /// last failed pull. A kubelet that waits before its next pull reports only the pause, and the reason
+    /// would be lost.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);

@@ -1,9 +1,9 @@
 //! How this control plane takes over the pods of an earlier one, without changing them. Each pod is offered
 //! to the scheduler, which gives it an id; then the pod is probed. Orders for new pods are held until
-//! adoption is over, so that the scheduler does not get a new pod in place of one that exists. A pod that
-//! does not answer may be busy with a call of the earlier control plane, because some servers handle one
-//! request at a time. Such a pod loses its id, and a new pod may replace it. The busy pod is probed for as
-//! long as a call may run, and is offered again if it answers.
+//! adoption is over, so that no new pod is created while an existing pod can be adopted. A pod that does not
+//! answer may be busy with a call of the earlier control plane, because some servers handle one request at a
+//! time. Such a pod loses its id, and a new pod may replace it. The busy pod is probed for as long as a call
+//! may run, and is offered again if it answers.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -61,7 +61,7 @@ impl Adoption {
         self.busy.values().cloned().collect()
     }
 
-    /// Returns whether the pod was offered and the scheduler has not answered yet.
+    /// Returns whether the scheduler has an open offer of the pod.
     pub(crate) fn is_offered(&self, name: &str) -> bool {
         self.offered.values().any(|(of, _)| of == name)
     }
@@ -124,7 +124,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
         .with_work_queue(|queue| queue.event(Event::Adopt { lane, token, stale }));
 }
 
-/// Returns whether a pod was made from another spec or default template than the present ones.
+/// Returns whether a pod was made from a spec or a default template that is no longer the present one.
 fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) -> bool {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
@@ -135,8 +135,8 @@ fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) ->
         ))
 }
 
-/// Deletes the pods that the watch showed after the offers were made: an earlier control plane
-/// created them shortly before its end.
+/// Deletes the pods that the watch showed after the offers were made. An earlier control plane created these
+/// pods shortly before it ended.
 pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
@@ -146,14 +146,14 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// Takes the scheduler's answer to an offer. `id` is the pod's id, or none if the function was removed in
+/// Handles the scheduler's answer to an offer. `id` is the pod's id, or none if the function was removed in
 /// between.
 pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
-        // An earlier bridge of this process made the offer. This bridge offers the pod again, so give the old
-        // id back.
+        // An earlier bridge of this process made the offer. This bridge offers the pod again, so tell the
+        // scheduler that the old id names no pod.
         return id
             .into_iter()
             .for_each(|id| reconciler.context.announcer.unknown(id));
@@ -189,8 +189,8 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>
     reconciler.run_pod(pod, Origin::Adopted);
 }
 
-/// Probes an adopted pod that did not answer in time, for as long as a call may still run in it. If the pod
-/// answers, it is offered to the scheduler again; otherwise it is deleted.
+/// Probes an adopted pod that did not answer in time, for as long as a call may still run in the pod. If the
+/// pod answers, it is offered to the scheduler again; otherwise it is deleted.
 pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
     let busy = Rc::new(pod.without_id());
     let known = busy.clone();

@@ -1,7 +1,7 @@
 //! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened to a
 //! function, in the cluster's usual form (core/v1). A repetition is counted on the same Event, and each Event
 //! is written at most every 10 s, so that a crash loop causes few writes. An Event is dropped if too many
-//! Events wait or if its write fails.
+//! Events wait or if the write of the Event fails.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 10;
 /// The largest number of Events that wait to be written.
 const WAITING_MAX: usize = 256;
-/// A repetition this long after the last write of its Event becomes a new Event.
+/// A repetition that comes this long after the last write of its Event becomes a new Event.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl EventReason {
     }
 }
 
-/// The key under which repetitions are counted: the object's uid and the reason.
+/// The key under which repetitions are counted: the uid of the function's object, and the reason.
 type EventKey = (String, EventReason);
 
 /// An Event that waits to be written.
@@ -87,7 +87,7 @@ struct PendingEvent {
     last: Time,
 }
 
-/// An Event in the cluster.
+/// The state of an Event that is in the cluster.
 struct Written {
     name: String,
     count: i32,
@@ -189,7 +189,7 @@ async fn write(
             .change(Instant::now() + WRITE, write)
             .await
         {
-            // The cluster keeps Events for an hour or less; if this one is gone, create a new one.
+            // The cluster keeps Events for an hour or less. If this Event is gone, create a new one.
             Err(denied) if denied.code() == 404 => {}
             Err(denied) => return Err(denied),
             Ok(_) => {

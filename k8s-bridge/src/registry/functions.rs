@@ -69,7 +69,8 @@ impl ObservedFunction {
     }
 }
 
-/// A change that is being written, and the updates and changes that wait until it is written.
+/// A change that is being written, and the updates and further changes that wait until this change is
+/// written.
 #[derive(Default)]
 struct Writing {
     /// The updates of the watch that came since the write began, in order.
@@ -199,7 +200,7 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
         is_same && known.generation >= object.generation()
     });
     if is_known == Some(true) {
-        // Mark the function as changed, because another client may have written its status.
+        // Mark the function as changed, because another client may have written the function's status.
         return functions.mark_changed(name);
     }
     let verdict = match judge(registry, object) {
@@ -403,8 +404,8 @@ fn registered(
     replace: bool,
     reply: ReplyTo,
 ) {
-    // Replace, because the table may still have an earlier function of that name whose removal is not applied
-    // yet.
+    // Replace, because the table may still have an earlier function of that name, which was removed in the
+    // cluster already.
     let replace = replace || written.is_ok();
     made(
         registry,
@@ -414,7 +415,8 @@ fn registered(
     );
 }
 
-/// Makes a written change in the table, or refuses it, and sends the client its reply.
+/// Makes a change in the table after it was written to the cluster, and sends the client its reply. If the
+/// write failed, only sends the refusal.
 fn made(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,
@@ -434,8 +436,8 @@ fn made(
     }
 }
 
-/// Makes a written change of `minReplicas`, as `made` does. The returned object is examined first, because it
-/// may contain other clients' changes too.
+/// Makes a written change of `minReplicas` in the table. The written object is examined first, because it may
+/// contain other clients' changes too.
 fn scaled(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,

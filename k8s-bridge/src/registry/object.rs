@@ -46,7 +46,7 @@ fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionSt
     Ok(Option::deserialize(status).unwrap_or_default())
 }
 
-/// `apiVersion` and `kind`, which are fixed for the type and absent in the items of a list.
+/// The texts `apiVersion` and `kind`, which are fixed for the type and absent in the items of a list.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(from = "serde::de::IgnoredAny")]
 pub(crate) struct TypeText<const KIND: u8>;

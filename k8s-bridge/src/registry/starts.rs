@@ -17,7 +17,7 @@ use crate::registry::events::EventReason;
 /// How many bytes of a text are kept in a status or an Event.
 pub(crate) const TEXT_MAX: usize = 1024;
 
-/// The content of `status.lastFailedStart`.
+/// The content of `status.lastFailedStart`: the last start that failed.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct FailedStart {
     pub(crate) at: Time,
@@ -27,8 +27,8 @@ pub(crate) struct FailedStart {
     pub(crate) message: String,
 }
 
-/// What decides whether a start fails. After a failed start, a start from another spec with an equal key
-/// would fail in the same way.
+/// The part of a spec that decides whether a start fails. After a failed start, a start from another spec
+/// with an equal key would fail in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64, ImagePullPolicy);
 
@@ -47,7 +47,7 @@ pub(crate) enum Outlook {
     /// No start has ended in this process yet, so the status that an earlier process wrote counts.
     #[default]
     Unknown,
-    /// The last start worked, or pods are made in another way than the last one that failed.
+    /// The last start worked, or pods are now made in another way than at the last failed start.
     Good,
     /// The last start failed; its spec had this key.
     Bad(StartKey, StartFault),
@@ -120,8 +120,8 @@ impl ClusterRegistry {
             let is_change = match known.starts.outlook {
                 Outlook::Good => false,
                 Outlook::Unknown => true,
-                // A start shows that a failure is over only if both starts have an equal key. A pod of an
-                // older spec may start although pods of the present spec fail.
+                // A start that worked ends a failure only if both starts have an equal key. A pod of an older
+                // spec may start although pods of the present spec fail.
                 Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
             };
             if is_change {

@@ -1,7 +1,7 @@
 //! Writes each function's status in the cluster: its conditions, its numbers of pods, and the last failed
-//! start. A status is written only if it changed. A change of the numbers is written at most every 10 s for
-//! each function. A change of a condition is written at the next poll, but at most `URGENT_MAX` times in 10
-//! s. `ready` decides whether a function is ready.
+//! start. A status is written only if it has changed. A change of the numbers is written at most every 10 s
+//! for each function. A change of a condition is written at the next poll, but at most `URGENT_MAX` times in
+//! 10 s. `ready` decides whether a function is ready.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -167,7 +167,7 @@ fn status(
     }
 }
 
-/// Makes a condition. If the condition had this status before, it keeps its transition time.
+/// Makes a condition. If the old condition has this status too, the transition time stays.
 fn condition(
     old: Option<&FunctionStatus>,
     kind: &str,
@@ -188,9 +188,9 @@ fn condition(
     }
 }
 
-/// Returns whether a client may wait for this change: a condition has another status or generation, or is
-/// false for another reason. The reason of a true condition may change as often as the number of pods, so a
-/// change of it is not urgent.
+/// Returns whether a client may wait for this change. A change is urgent if a condition has another status or
+/// generation, or is false for another reason. The reason of a true condition may change as often as the
+/// number of pods, so such a change is not urgent.
 fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     new.conditions.iter().any(|new| {
         old.condition(&new.type_).is_none_or(|old| {

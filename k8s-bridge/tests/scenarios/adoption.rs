@@ -242,11 +242,11 @@ fn a_silent_pod_is_deleted_after_its_calls() {
         fixture.ready().await;
         let began = tokio::time::Instant::now();
         until("it is deleted", || !server.names("pods").contains(&pods[0])).await;
-        // The pod has 5 s for the first answer, and then the grace period: the function's timeoutMs (1 s) and
-        // 10 s.
+        // The pod has 5 s for the first answer. After that it is probed for the grace period: the function's
+        // timeoutMs (1 s) and 10 s.
         let took = began.elapsed().as_secs();
         assert!((15..20).contains(&took), "{took} s");
-        // From here on the busy pod disappears while it is probed, and the probes must stop.
+        // Now remove a busy pod while it is probed. The probes must then stop.
         let pods = server.names("pods");
         server.set_busy(&pods[0], true);
         fixture.end();
@@ -327,7 +327,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
             (&json!("False"), &json!("True"))
         );
         assert_eq!(conditions[1]["observedGeneration"], 1);
-        // After a correction of the spec the status has no `acceptedSpec`.
+        // Correct the spec. The status must then have no `acceptedSpec`.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
         });

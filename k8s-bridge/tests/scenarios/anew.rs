@@ -133,7 +133,7 @@ fn a_postponed_start_is_not_forgotten() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         fixture.end();
-        // The order comes while the second bridge is still beginning, and the second bridge is dropped too.
+        // Send the order while the second bridge is still beginning, and drop the second bridge too.
         server.script(of("list", "functions"), 1, Fault::Hang);
         let before = server.count(of("list", "functions"));
         fixture.begin();

@@ -1,4 +1,4 @@
-//! Attempts of calls of JOB functions. The test begins and ends them as the io thread that owns the call
+//! Attempts of calls of JOB functions. The test begins and ends attempts as the io thread that owns the call
 //! does, and reads the messages that the bridge sends to that thread.
 
 use std::sync::Arc;

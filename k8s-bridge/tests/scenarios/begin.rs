@@ -173,8 +173,8 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
     });
 }
 
-/// Checks that no object has an owner in another namespace. The garbage collector would look for the owner
-/// only in the dependent's namespace, and delete the dependent because the owner is not there.
+/// Checks that no object has an owner in another namespace. The garbage collector would look for the owner in
+/// the dependent's namespace, find none, and delete the dependent.
 #[test]
 fn nothing_is_owned_from_another_namespace() {
     scenario(|server| async move {

@@ -1,5 +1,6 @@
 //! The bridge's messages: to the scheduler about its pods, and to io threads about the pods' addresses and
-//! ends. A function for one kind of message waits for the next message, and fails if this is of another kind.
+//! ends. A function for one kind of message waits for the next message, and fails if that message is of
+//! another kind.
 
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
@@ -27,7 +28,7 @@ impl ClusterFixture {
         loop {
             match self.event().await {
                 Event::PodUp(up) => return assert_eq!(up, pod),
-                // Skip the event which reports that the delay of a start is over.
+                // Skip the event which reports that a delay of the start is over.
                 Event::StartHeldUp { why: None, .. } => {}
                 Event::StartFailed { failure, .. } => panic!("{failure:?}"),
                 _ => panic!("another event than PodUp"),
@@ -50,7 +51,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Waits until a start fails, and returns how. Reports of a delay are skipped.
+    /// Waits until a start fails, and returns the failure. Reports of a delay are skipped.
     pub(crate) async fn failure(&self, pod: PodId) -> StartFailure {
         loop {
             match self.event().await {

@@ -146,8 +146,8 @@ fn refused_events_delay_nothing_else() {
         let function = fixture.warm("g").await;
         fixture.running(&function).await;
         assert!(server.names("events").is_empty());
-        // Later Events are written as soon as the server accepts Events again, although Events were dropped
-        // before because too many waited.
+        // Too many Events waited, so some were dropped. Later Events are written as soon as the server
+        // accepts Events again.
         server.mend();
         let function = fixture.warm("h").await;
         until("what was full is empty", || {

@@ -1,5 +1,5 @@
-//! When a warm pod is ready and healthy: it answers 2xx at its function's health path, or its server does not
-//! know this path.
+//! When a warm pod is ready and healthy: it answers 2xx at its function's health path. The answers 404 and
+//! 405 count too, until the pod has answered 2xx.
 
 use nanofaas_core::event::Order;
 use nanofaas_core::message::Reply;

@@ -58,7 +58,7 @@ fn anothers_lease_is_waited_for_until_stale() {
         held_by(&server, "other");
         let mut fixture = ClusterFixture::new(&server);
         fixture.begin();
-        // The Lease's timestamp is years old, but this does not make it stale, because the timestamp comes
+        // The Lease's timestamp is years old. This does not make the Lease stale, because the timestamp comes
         // from another machine's clock.
         pass(8.0).await;
         server.edit("leases", "nanofaas", |lease| {

@@ -90,7 +90,7 @@ impl Rings {
         loop {
             self.take_messages();
             self.take_events();
-            // Yield, because bytes may still be in the kernel: they should arrive before the paused time
+            // Yield, because bytes may still be in the kernel and should arrive before the paused time
             // advances.
             std::thread::yield_now();
             sleep(POLL).await;
@@ -151,8 +151,7 @@ impl Rings {
         }
     }
 
-    /// Answers the events that need an answer at once, as a scheduler would, and keeps the other events of
-    /// pods for the test.
+    /// Answers the events that a scheduler answers at once, and keeps the events of pods for the test.
     fn on_event(&self, event: Event) {
         match event {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}

@@ -1,5 +1,5 @@
 //! An API server that is slow, answers with errors, or is gone. The control plane sends no requests in a
-//! tight loop. Afterwards its table and its pods agree with the cluster.
+//! tight loop. As soon as the server works again, the table and the pods agree with the cluster.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The settings of the bridge, and why it could not be opened with them.
+//! The settings of the bridge, and the reasons why the bridge cannot be opened.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,7 +16,7 @@ pub struct LocalConfig {
     pub stop_grace: Duration,
     /// The program and its arguments that run `guard_main`.
     pub guard: Vec<OsString>,
-    /// The parent of the private directory. If it is none, `run_dir::base` chooses the parent.
+    /// The parent of the private directory. If this is none, `run_dir::base` chooses the parent.
     pub run_base: Option<PathBuf>,
     /// The zero point of the control plane's clock.
     pub origin: Instant,

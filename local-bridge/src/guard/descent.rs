@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
-/// The most passes over the processes to kill; each pass sends SIGKILL to those that are left. A process that
-/// still runs after the last pass hangs in the kernel, so further passes would not help.
+/// The largest number of passes over the processes to kill. Each pass sends SIGKILL to the processes that are
+/// left. A process that still runs after the last pass hangs in the kernel, so further passes would not help.
 const PASSES_MAX: u32 = 400;
 
 /// Returns the pause after a pass. The first pauses are short, because most processes end at once.

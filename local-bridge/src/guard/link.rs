@@ -193,7 +193,7 @@ impl Link {
             let _ = guard.child.kill();
             let _ = guard.child.wait();
             self.lost(served).await;
-            // A guard that ran for this long worked, so the next back-off starts at the shortest again.
+            // A guard that ran for this long worked, so the back-off begins again at `FIRST_BACKOFF`.
             if since.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }
@@ -244,7 +244,7 @@ impl Link {
         }
     }
 
-    /// Exchanges messages with one guard until it is gone or the link is closed.
+    /// Exchanges messages with one guard until that guard is gone or the link is closed.
     async fn serve(self: &Rc<Self>, socket: StdStream) -> io::Result<()> {
         let (reader, writer) = UnixStream::from_std(socket)?.into_split();
         let link = self.clone();

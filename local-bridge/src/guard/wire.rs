@@ -1,11 +1,11 @@
-//! The messages between the control plane and its guard: one JSON object a line, over one socket. This module
-//! does no I/O; `link` and `guard` do it.
+//! The messages between the control plane and its guard: one JSON object a line, over one socket. `link` and
+//! `guard` do the I/O.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The limit of one line, in bytes. A function's environment comes in a body of at most 1 MiB, and JSON may
-/// need six bytes to encode one byte of it.
+/// need six bytes to encode one byte of the environment.
 pub(crate) const LINE_MAX: usize = 8 * 1024 * 1024;
 
 /// Messages from the control plane to the guard.

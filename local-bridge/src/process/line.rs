@@ -1,5 +1,5 @@
 //! Reads a line that a function wrote. A line of one of our runtimes is a JSON object with a message, and has
-//! a level and fields of its own. `output` logs what this module has read.
+//! a level and fields of its own. `output` logs the result.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
-//! Finds out whether a pod's own server listens at a port: reads from /proc which sockets listen there, and
-//! which sockets the pod's processes hold. Without this check the control plane could send a pod's calls to
-//! another process that has taken the pod's port. This module makes no connection.
+//! Finds out whether a pod's own server listens on a port: reads from /proc which sockets listen on the port,
+//! and which sockets the pod's processes hold. Without this check the control plane could send a pod's calls
+//! to another process that has taken the pod's port. This module makes no connection.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,7 +1,7 @@
 //! A function's output: each line goes to the log with the function's name. A line of one of our runtimes
 //! keeps its level and its fields. The last lines of stderr are kept for the message about a failed start or
 //! a failed Job. So that the function seldom waits for the log, a line that is too long is cut, and lines
-//! beyond the rate limit are left out; the log says so in both cases.
+//! beyond the rate limit are left out; the log shows both.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,7 +30,8 @@ const KEPT_LEN_MAX: usize = 4000;
 /// slows the function.
 const FLOOD_BYTES: usize = 64 * 1024;
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
-/// The size of the read buffer, in bytes. The buffer is on the stack of a read, so an idle pod has none.
+/// The size of the read buffer, in bytes. The buffer is on the stack during a read, so an idle pod needs
+/// none.
 const READ_LEN: usize = 8 * 1024;
 
 /// The function and the pod that a stream belongs to, and the name of the stream.
@@ -215,7 +216,7 @@ impl StreamLog {
     }
 }
 
-/// How many lines may be logged now.
+/// The number of lines that may be logged now, which grows with time.
 struct Allowance {
     lines: u32,
     since: Instant,

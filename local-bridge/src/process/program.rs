@@ -1,5 +1,5 @@
 //! The program of a pod or a Job: its arguments, environment and directory, made from a function's spec.
-//! `pod` and `job` make one `FunctionProgram` for each start, and `process` starts it.
+//! `pod` and `job` make one `FunctionProgram` for each start, and `process` starts the program.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use nanofaas_core::function::Function;
 
 /// A program that is not started yet.
 pub(crate) struct FunctionProgram {
-    /// The name of the pod or Job: `fn-<function>-<5 random>`.
+    /// The name of the pod or Job: `fn-<function>-` and 5 random characters.
     pub(crate) pod: String,
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -49,8 +49,8 @@ impl FunctionProgram {
         program
     }
 
-    /// Sets a variable. The value overrides a variable of the function's spec with the same name, because
-    /// later entries of the list win.
+    /// Sets a variable. The value overrides a variable of the function's spec with the same name, because a
+    /// later entry of the list overrides an earlier one.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));
     }

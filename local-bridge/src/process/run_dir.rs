@@ -1,6 +1,6 @@
 //! The private directory of one control plane, for the sockets and pipes of its functions. `bridge` makes one
-//! at the start, and this also removes directories that ended control planes have left. A directory of a
-//! running control plane or of another user is not touched.
+//! directory at the start, which also removes the directories that ended control planes have left. A
+//! directory of a running control plane or of another user is not touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
