@@ -1,7 +1,7 @@
 """Gates on counts: the system calls, messages between threads and instructions of one warm call.
 `./ci counts` runs this program after a release build; `python3 tests/counts` shows all counts. The
 program measures no time, so the counts are the same on a busy machine. A gate whose tool is not
-installed is skipped and reported; with NANOFAAS_COUNTS=required it fails."""
+installed is skipped and reported. With NANOFAAS_COUNTS=required, such a gate fails."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def counted(verdict, folder, echo):
 
 
 def missing(verdict, gate, tool):
-    """Whether the gate must be left out, because its tool is not installed."""
+    """Returns whether the gate must be left out, because its tool is not installed."""
     if shutil.which(tool) is not None:
         return False
     required = os.environ.get("NANOFAAS_COUNTS") == "required"

@@ -1,16 +1,16 @@
 """Every ceiling of tests/counts, in one place. This module measures nothing.
 
 A gate that fails prints its count. Find what the change added to a warm call. If the change is
-worth that, raise the ceiling here, in the same commit, and give the reason in the commit message.
+worth that cost, raise the ceiling here, in the same commit, and give the reason in its message.
 """
 
 # System calls of the io thread per warm call, as (system calls without waits, waits), by driver,
 # function and number of connections. `local` answers inside the plane; `tcp` and `unix` are POOL
 # functions whose echo listens on such a socket. A wait is an epoll_wait or io_uring_enter. With 16
 # connections, one wait serves many calls. The number of waits depends on the timing of echo and
-# client: 0.06 to 0.38 waits per call were measured, hence the ceiling of 0.4. With io_uring, a wait
-# also receives bytes. So there are two other receives per call: a recvfrom checks the client's
-# socket for a FIN, and another checks that the pod's connection has no unread bytes.
+# client: 0.06 to 0.38 waits per call were measured, so the ceiling is 0.4. With io_uring, a wait
+# also receives bytes, so the two receives per call have another purpose. One recvfrom checks the
+# client's socket for a FIN, and another checks that the pod's connection has no unread bytes.
 SYSTEM_CALLS = {
     ("epoll", "local", 1): (2, 1),
     ("epoll", "local", 16): (2, 0.4),
@@ -31,19 +31,19 @@ INLINE_MESSAGES = 0.0
 
 # Bells per warm call over one connection with a pinned scheduler, if all threads slept before. The
 # io thread sends the ticket and the end of the call to the scheduler, with a futex each. The
-# scheduler sends the grant to the io thread, with one byte. There are fewer bells if a thread is
-# still awake. A fourth message would add a fourth bell.
+# scheduler sends the grant to the io thread, with one byte. A thread that is still awake needs no
+# bell. A fourth message would add a fourth bell.
 PINNED_TO_SCHEDULER = 2.0
 PINNED_TO_IO = 1.0
 
 # These numbers are added to the ceilings, because not all system calls belong to a call: a thread
 # wakes up for its own deadlines twenty times a second. On a slow machine a call takes longer, so
-# these waits are more per call.
+# there are more of these waits per call.
 SLACK = 0.05
 SLACK_WAITS = 0.5
 
-# Instructions of the io thread in user space per warm call over one connection with epoll. They
-# parse, route, admit, grant and reply. Each ceiling is the measured count and 3 % for differences
+# Instructions of the io thread in user space per warm call over one connection with epoll: to
+# parse, route, admit, grant and reply. Each ceiling is the measured count plus 3 % for differences
 # between compilers.
 INSTRUCTIONS = {
     "local": 10_750 * 1.03,

@@ -7,8 +7,8 @@ import subprocess
 
 from plane import Client, Plane
 
-# The warm-up has more calls than the plane keeps records of plain calls (4096), so that the ring of
-# the records and its index are full.
+# The warm-up makes more calls than the plane keeps records of plain calls (4096), so that the ring
+# of the records and its index are full.
 WARM_UP_CALLS = 5000
 CALLS = 1000
 
@@ -39,8 +39,7 @@ class Counted:
         client = Client(self.plane, function, 1)
         client.call(WARM_UP_CALLS)
         self.control("-i", "on")
-        # These ten calls are not counted, because valgrind translates the code again when counting
-        # starts.
+        # These ten calls are not counted: valgrind translates the code again when counting starts.
         client.call(10)
         self.control("-z")
         client.call(CALLS)

@@ -42,7 +42,7 @@ class Echo:
         eventually("echo listens on its socket", pathlib.Path(self.path).exists)
 
     def start_on_a_port(self):
-        """Tries several ports, because another process may take a free port before echo does."""
+        """Starts echo on one of several ports, because another process may take a free port."""
         for _ in range(PORTS_MAX):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -73,7 +73,7 @@ class Echo:
         )
 
     def functions(self):
-        """The functions of the plane: a LOCAL function, and a POOL function for each socket of the echo."""
+        """Yields the functions: a LOCAL function, and a POOL function for each echo socket."""
         yield {"name": "local", "executionMode": "LOCAL", "concurrency": 64}
         urls = {
             "tcp": f"http://127.0.0.1:{self.port}/invoke",
@@ -111,7 +111,7 @@ class Plane:
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
-        # The process is also ended at exit, because a count that fails does not call `stop`.
+        # `end` also runs at exit, because a count that fails does not call `stop`.
         atexit.register(self.end)
         self.listen = eventually(f"{' '.join(map(str, tool[:1]))} nanofaas is ready", self.address)
         self.pid = self.find_pid()
@@ -130,7 +130,7 @@ class Plane:
         return None
 
     def find_pid(self):
-        """The PID of nanofaas: valgrind's own PID, or the child of strace."""
+        """Returns the PID of nanofaas: valgrind's own PID, or the PID of strace's child."""
         pid = self.process.pid
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else pid
@@ -165,7 +165,7 @@ class Client:
         return connection
 
     def call(self, calls):
-        """Repeats until `calls` are made: sends on all connections, reads all answers, pauses."""
+        """Makes `calls` calls in rounds: sends on all connections, reads all answers, pauses."""
         for _ in range(calls // len(self.connections)):
             for connection in self.connections:
                 connection.sendall(self.request)

@@ -1,5 +1,5 @@
-"""System calls of threads per warm call, by strace. The futexes and bells among them are the messages
-and locks between threads. This module knows no ceiling."""
+"""System calls of threads per warm call, by strace. The futexes, bells and yields among them are
+the messages and locks between threads. This module knows no ceiling."""
 
 import collections
 import pathlib
@@ -10,18 +10,18 @@ from plane import Client, Plane
 WARM_UP_CALLS = 160
 CALLS = 480
 # The number of rounds, of which the best counts. Every round has the system calls that a call
-# needs; the best round has the fewest additional calls, which depend on timing.
+# needs. The best round has the fewest further system calls, which depend on timing.
 ROUNDS = 3
-# A pause between two calls over one connection. Without it, the client's next call would arrive
+# The pause between two calls over one connection. Without it, the client's next call would arrive
 # before strace lets the io thread continue, and the io thread would not wait for that call. With 16
 # connections there is no pause, because the ceiling allows for calls without a wait.
 PAUSE_S = 0.0005
 
 # The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. The
-# bridge's bell is a number written to an eventfd. Every `write` counts as a bell, because no thread
-# uses `write` for messages.
+# bridge's bell is a number written to an eventfd. So every `write` counts as a bell, because no
+# thread uses `write` for other purposes.
 BELL = ', "\\1", 1'
-# The ticker calls this system call before it waits, so each call counts as a wait.
+# The ticker calls this system call before it waits, so each call of it counts as a wait.
 TIMER = "timerfd_settime"
 WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter", TIMER)
 
@@ -36,7 +36,7 @@ class Traced:
         self.plane = Plane(folder, tool, flags, echo)
 
     def thread(self, name):
-        """The trace of the thread with that name."""
+        """Returns the trace of the thread with that name."""
         for trace in self.traces.iterdir():
             comm = pathlib.Path(f"/proc/{self.plane.pid}/task/{trace.suffix[1:]}/comm")
             if comm.exists() and comm.read_text().strip() == name:
@@ -56,7 +56,7 @@ def read_from(trace, offset):
 
 
 def count(lines):
-    """System calls by name; a write or send that rings a bell is counted as `bell`."""
+    """Counts system calls by name. A write or send that rings a bell is counted as `bell`."""
     counts = collections.Counter()
     for line in lines:
         name, _, arguments = line.partition("(")
@@ -68,7 +68,7 @@ def count(lines):
 
 
 def per_call(traced, threads, function, connections):
-    """System calls per call of each thread, from the round with the lowest total."""
+    """Returns the system calls per call of each thread, from the round with the lowest total."""
     traces = [traced.thread(name) for name in threads]
     client = Client(traced.plane, function, connections, PAUSE_S if connections == 1 else 0)
     client.call(WARM_UP_CALLS)
@@ -89,17 +89,17 @@ def per_call(traced, threads, function, connections):
 
 
 def settle(trace):
-    """The length of the trace, after strace has written all system calls of the answered calls."""
+    """Waits until strace has written the calls so far. Returns the length of the trace."""
     time.sleep(0.02)
     return read_from(trace, 0)[1]
 
 
 def split(counts):
-    """The number of system calls without waits, and the number of waits."""
+    """Returns the number of system calls without waits, and the number of waits."""
     waits = sum(counts.get(name, 0) for name in WAITS)
     return sum(counts.values()) - waits, waits
 
 
 def messages(counts):
-    """The number of contended locks, bells and yields."""
+    """Returns the number of contended locks, bells and yields."""
     return sum(counts.get(name, 0) for name in ("futex", "bell", "sched_yield"))

@@ -1,7 +1,7 @@
 """The function of the tests on a cluster: it performs the action that its input names.
 
 The actions are `{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size" | "who", ...}`.
-The runtime calls it once per call.
+The runtime calls `handle` one time for each call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanofaas_runtime import Response
 
 
 def handle(input: Any, context: Any) -> Any:
-    """Performs the action that `input` names; returns its answer unless the process ends."""
+    """Performs the action that `input` names. Returns its answer unless the process ends."""
     if isinstance(input, bytes):
         return {"bytes": len(input)}
     act = {"sleep": _sleep, "fail": _fail, "crash": _crash, "eat": _eat, "png": _png,
@@ -48,7 +48,7 @@ def _crash(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _eat(input: dict[str, Any]) -> dict[str, Any]:
-    # The memory is filled, because the kernel gives a process no memory for pages that it has not
+    # The memory is filled, because the kernel allocates no memory for pages that a process has not
     # written.
     eaten = [bytearray(b"\xff" * 1024 * 1024) for _ in range(input["mib"])]
     return {"eaten": len(eaten)}
@@ -59,7 +59,7 @@ def _size(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _who(input: dict[str, Any]) -> dict[str, Any]:
-    """The user and the privileges of this process, from the kernel."""
+    """Returns the user and the privileges of this process, as the kernel reports them."""
     with open("/proc/self/status", encoding="utf-8") as status:
         lines = dict(line.rstrip().split(":\t", 1) for line in status if ":\t" in line)
     return {"user": os.getuid(), "group": os.getgid(), "capabilities": int(lines["CapEff"], 16),
@@ -67,7 +67,7 @@ def _who(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _png(input: dict[str, Any]) -> Response:
-    """A grey square."""
+    """Returns a grey square as a PNG."""
     side = input["side"]
 
     def chunk(kind: bytes, data: bytes) -> bytes:
