@@ -44,7 +44,7 @@ pub(crate) struct AnswerBytes {
 
 /// What the reader of an answer needs to know of the call.
 pub(crate) struct Expected<'a> {
-    /// The call's id. If the answer names an id, it has to be this one.
+    /// The call's id. An id that the answer names has to be the same.
     pub(crate) execution_id: &'a [u8],
     /// The most bytes that the body may have.
     pub(crate) bytes_max: usize,

@@ -32,7 +32,7 @@ pub(crate) struct AdmittedRequest {
 pub(crate) trait Client {
     /// Sets the call that ends if the client leaves; none if no call does.
     fn serving(&self, call_id: Option<CallId>);
-    /// Whether the client has left.
+    /// Returns whether the client has left.
     fn is_gone(&self) -> bool;
 }
 

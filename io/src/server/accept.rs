@@ -1,6 +1,7 @@
 //! Accepts connections: each io thread has one listener for each port, and each connection has its own task.
 //! When descriptors run out, the clients that have been idle for the longest are closed. When no client is
-//! idle, new clients wait to be accepted, and the log says so. No connection with a call is closed here.
+//! idle, new clients wait to be accepted, and a log line reports this. No connection with a call is closed
+//! here.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -156,7 +157,7 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Listener
                 }
             }
             Err(error) => {
-                // `accept` fails for want of a descriptor even if no client waits, because the kernel
+                // If no descriptor is free, `accept` fails even if no client waits, because the kernel
                 // allocates the descriptor first. An idle client is closed in that case, too.
                 if descriptors::are_missing(&error) && until_closed(&thread).await {
                     continue;

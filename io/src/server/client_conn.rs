@@ -44,7 +44,7 @@ pub(crate) enum ListenerPort {
     /// The listener for clients. If `internal` is true, pods use it, too, because they have no listener of
     /// their own.
     Public { internal: bool },
-    /// The listener for pods alone.
+    /// The listener that only pods use.
     Internal,
 }
 
