@@ -1,6 +1,7 @@
-//! Shows whether a thread still runs. A sleeping thread beats only if a health check requests a beat, because
-//! regular beats would wake idle threads. The health check calls `ask` and then rings the thread's doorbell.
-//! Before the thread sleeps, `is_owed` is part of the check for work, so that no request is missed.
+//! Shows whether a thread still runs. A thread beats each time its loop runs. If the thread sleeps, a health
+//! check requests a beat, because regular beats would wake idle threads. The health check calls `ask` and
+//! then rings the thread's doorbell. Before the thread sleeps, `is_owed` is part of the check for work, so
+//! that no request is missed.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -12,7 +13,7 @@ pub struct Beat {
     /// The time of the last beat. Writer: the thread.
     last_ns: AtomicU64,
     /// The time of the last request. Writer: the health check. The accesses are Relaxed, because the
-    /// doorbell's fences order them.
+    /// doorbell's fences order these accesses.
     requested_ns: AtomicU64,
 }
 

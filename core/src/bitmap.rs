@@ -13,19 +13,19 @@ use crate::sync::{
 const WORD: usize = u64::BITS as usize;
 
 /// A two-level atomic bitmap: a leaf bit for each lane, and a summary bit for each word of leaf bits. Any
-/// number of threads set bits, and one thread takes them.
+/// number of threads set bits, and one thread takes the bits.
 ///
 /// No bit is lost, because `set` sets the leaf bit before the summary bit, and `take` clears the summary bit
 /// before the leaf bit. Both change a summary word by a read-modify-write operation, so one of these two
 /// operations comes first. If the operation of `set` comes first, the `take` that clears the summary bit sees
 /// the leaf bit. If the operation of `take` comes first, the summary bit stays set for the next `take`.
 ///
-/// If `take` cleared the leaf bits first, it could read an empty leaf and then clear a summary bit that `set`
-/// has just set. The scheduler would then sleep although a lane has a ticket.
+/// If `take` cleared the leaf bits first, `take` could read an empty leaf and then clear a summary bit that
+/// `set` has just set. The scheduler would then sleep although a lane has a ticket.
 pub struct Bitmap {
     /// Bit `w`, counted over all words, is set if `leaves[w]` may have a set bit. Writers: all threads. A
-    /// spinning scheduler reads these words all the time, so each word has cache lines of its own and writes
-    /// to other data do not slow the reads.
+    /// spinning scheduler reads these words all the time. So each word has cache lines of its own, and writes
+    /// to other data do not slow these reads.
     summary: Box<[CachePadded<AtomicU64>]>,
     /// Bit `i`, counted over all words, is set if lane `i` got a ticket after the bit was last taken.
     /// Writers: all threads.
@@ -48,8 +48,7 @@ impl Bitmap {
         }
     }
 
-    /// Sets the bit of `lane`. The caller publishes the ticket before this call, and rings the doorbell after
-    /// it.
+    /// Sets the bit of `lane`. The caller has published the ticket, and rings the doorbell after this call.
     ///
     /// # Panics
     /// Panics if `lane` is not below the capacity, rounded up to whole words.

@@ -2,10 +2,10 @@
 //! failed attempt the call may wait for the report of how its pod ended, back off, and be queued again. A
 //! call ends exactly once.
 //!
-//! One state machine serves all execution modes. It has no socket, task or clock: a driver does what `step`
-//! returns, and reports what happened. After each report the driver calls `step` until `step` returns
-//! `Step::Wait` or `Step::Over`. `io` drives the state machine with real sockets, and the simulation drives
-//! it with virtual time.
+//! One state machine serves all execution modes. The state machine has no socket, task or clock: a driver
+//! does what `step` returns, and reports what happened. After each report the driver calls `step` until
+//! `step` returns `Step::Wait` or `Step::Over`. `io` drives the state machine with real sockets, and the
+//! simulation drives it with virtual time.
 
 mod attempt;
 mod deadline;
@@ -110,7 +110,7 @@ pub struct Call<E: Environment> {
     /// The pod of the last attempt. The next attempt avoids this pod if another pod has room.
     avoid: Option<PodIndex>,
     attempts: u32,
-    /// The number of attempts that lost the pod or the worker in it.
+    /// The number of attempts that lost their pod or its worker.
     lost: u32,
     /// Whether the function may have begun in an attempt.
     has_run: bool,

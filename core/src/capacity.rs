@@ -22,8 +22,8 @@ pub struct Capacity {
     /// held for the first time.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// Whether a start has failed and no call has succeeded in a new pod since, or an overdue start was taken
-    /// back and no pod has come up since.
+    /// True after a failed start until a call succeeds in a new pod, and after an overdue start was taken
+    /// back until a pod comes up.
     starts_fail: AtomicBool,
     /// Why starts do not succeed, if that is known.
     trouble: Mutex<Option<StartTrouble>>,

@@ -1,8 +1,8 @@
-//! The protocol by which a thread sleeps without missing an item that another thread publishes for it. The
-//! pinned scheduler, the io threads and the bridge sleep only in this way.
+//! The protocol by which a thread can sleep and still notice each item that another thread publishes. The
+//! pinned scheduler, the io threads and the bridge's loop use this protocol when they have no work.
 //!
-//! The doorbell itself does not block. The sleeper parks in its own way, and the `Waker` that `new` received
-//! ends that sleep, for example by a byte on a socket or by an unpark.
+//! The doorbell itself does not block. The sleeper parks in its own way. The `Waker` that `new` received ends
+//! that sleep, for example by a byte on a socket or by an unpark.
 
 use std::task::Waker;
 
@@ -32,8 +32,8 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// Makes a bell whose sleeper is awake. `waker` must end the sleep even if it runs before the sleep
-    /// begins, as a byte in a socket and an unpark token do.
+    /// Makes a bell whose sleeper is awake. `waker` must end the sleep even if the waker runs before the
+    /// sleep begins, as a byte in a socket and an unpark token do.
     pub fn new(waker: Waker) -> Self {
         Self {
             asleep: CachePadded(AtomicBool::new(false)),
@@ -80,8 +80,8 @@ impl Doorbell {
     /// `published` has to read stamps or summary bits. A counter of reserved places would also count items
     /// that cannot be taken yet, and the sleeper would spin until they are published.
     ///
-    /// A sleep may end without work, because a producer may have read an announcement just before it was
-    /// withdrawn. The sleeper then looks for work and announces sleep again.
+    /// A sleep may end without work, because a producer may have read the announcement just before the
+    /// sleeper withdrew it. The sleeper then looks for work and announces sleep again.
     #[inline]
     #[must_use]
     pub fn sleep(&self, published: impl FnOnce() -> bool) -> bool {

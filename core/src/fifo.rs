@@ -1,8 +1,8 @@
 //! The waiting tickets of one class of a lane, in the order of arrival. Only the lane uses this queue.
 //!
 //! A ticket whose call no longer waits stays in the queue until it is popped or a sweep removes it. A push
-//! sweeps first if the queue has as many tickets as calls can usually wait in it, and at least twice as many
-//! as after the last sweep. The queue keeps the memory of its greatest length until `clear` frees it.
+//! sweeps first if the queue is longer than usual, and at least twice as long as after the last sweep. The
+//! queue keeps the memory of its greatest length until `clear` frees it.
 
 use std::collections::VecDeque;
 

@@ -37,7 +37,7 @@ pub fn request(path: &str, host: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-/// Returns the status code in the first bytes of an answer; none if they are not HTTP/1.0 or HTTP/1.1.
+/// Returns the status code in the first bytes of an answer; none if the bytes are not HTTP/1.0 or HTTP/1.1.
 pub fn status(start: &[u8; STATUS_LEN]) -> Option<u16> {
     let code = start.strip_prefix(b"HTTP/1.")?;
     let [b'0' | b'1', b' ', code @ ..] = code else {

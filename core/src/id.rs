@@ -1,6 +1,6 @@
-//! The ids of executions, and the names and tokens of pods. An id spells, in lower-case letters and digits,
-//! the number of the io thread that owns the execution, the place of its record on that thread, and 128
-//! random bits. The random bits are an argument.
+//! The ids of executions, and the names and tokens of pods. An id consists of lower-case letters and digits.
+//! It spells the number of the io thread that owns the execution, the place of the execution's record on that
+//! thread, and 128 random bits. The random bits are an argument.
 
 use crate::shard::ShardId;
 
@@ -118,8 +118,8 @@ pub fn pod_token(random: u128) -> String {
     format!("{random:032x}")
 }
 
-/// Returns whether two tokens are equal. The time does not depend on where they differ, so it reveals no part
-/// of a token.
+/// Returns whether two tokens are equal. The time of the comparison does not depend on where the tokens
+/// differ, and so reveals no part of a token.
 pub fn is_same_token(ours: &str, theirs: &str) -> bool {
     let pairs = ours.bytes().zip(theirs.bytes());
     let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));

@@ -111,9 +111,10 @@ pub(crate) struct Lane {
     /// Whether the lane is in the scheduler's list of ready lanes.
     pub(crate) listed: bool,
     grants: u32,
-    /// Since when the lane has waiting calls that more pods would serve; none while it has no such calls.
+    /// Since when the lane has waiting calls that more pods would serve; none while the lane has no such
+    /// calls.
     waits_since: Option<Uptime>,
-    /// Since when at least one ordered pod is not needed; none while all of them are needed.
+    /// Since when at least one ordered pod is not needed; none while all ordered pods are needed.
     unneeded_since: Option<Uptime>,
     /// When the scheduler's timer for this lane fires; none if no timer is set.
     pub(crate) due: Option<Uptime>,
@@ -241,7 +242,7 @@ impl Lane {
             return waiting;
         };
         // If calls have waited for as long as a start takes, a start at the beginning of their wait would
-        // have served them by now. So the estimate below was too low, and all waiting calls count.
+        // have served these calls by now. So the estimate below was too low, and all waiting calls count.
         let has_lasted = |since| now >= since + start;
         if self.waits_since.is_some_and(has_lasted) {
             return waiting;
@@ -286,8 +287,8 @@ impl Lane {
             self.unneeded_since = None;
             return 0;
         }
-        // The pods are taken back only after `for_span`, because the lane has one call fewer for a moment
-        // between an answer and the next call of the same client.
+        // Between an answer and the next call of the same client, the lane has one call fewer for a moment.
+        // So the pods are taken back only after `for_span`.
         let since = *self.unneeded_since.get_or_insert(now);
         if now < since + for_span { 0 } else { too_many }
     }

@@ -21,8 +21,8 @@ pub const PODS_MAX: usize = 16_384;
 /// is refused with the reason `depth`.
 pub const LANE_RING_DEPTH: usize = 256;
 
-/// Places in an io thread's ring of grants. Even if all calls of the thread are granted at once, there is
-/// room, so the scheduler never waits for it.
+/// Places in an io thread's ring of grants. There is room even if all calls of the thread are granted at
+/// once, so the scheduler never waits for room.
 pub const GRANTS_DEPTH: usize = CALLS_PER_IO_THREAD_MAX;
 
 /// Places in each of an io thread's two rings of messages: one for the other io threads, and one for the
@@ -48,7 +48,7 @@ pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
 /// Places in the bridge's ring, enough for a start and a stop of each pod. Clients' requests use the same
-/// ring, and are refused if it is full.
+/// ring, and are refused if the ring is full.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
 /// If this many of the bridge's messages wait for room in full rings, the bridge takes no message from its
@@ -73,7 +73,7 @@ pub const CRASH_LOOP_STARTS: u32 = 3;
 pub const START_BACKOFF: Nanos = Nanos::from_ms(100);
 pub const START_BACKOFF_MAX: Nanos = Nanos::from_s(60);
 
-/// The bytes that a call is charged in addition to its body, for everything else that it holds.
+/// The bytes that a call is charged in addition to its body, for everything else that the call holds.
 pub const CALL_OVERHEAD_BYTES: usize = 1024;
 
 /// The number of plain sync calls that an io thread remembers, without their outputs. A new call replaces the

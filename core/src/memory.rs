@@ -36,7 +36,7 @@ const KEPT_FROM_LINE: u64 = 8;
 pub struct Account {
     bytes_max: u64,
     piece: u64,
-    /// Bytes that io threads have taken, whether they use them or not.
+    /// Bytes that io threads have taken, whether the bytes are in use or not.
     taken: AtomicU64,
     /// The number of tasks in the line, which is read without the lock.
     waiting: AtomicUsize,
@@ -173,7 +173,7 @@ impl Account {
         let state = place.state.load(SeqCst);
         if state == WAITS {
             line.places.retain(|one| !Arc::ptr_eq(one, place));
-            // The next task in the line may need fewer bytes, so there may be room for it.
+            // The next task in the line may need fewer bytes, so there may be room for that task.
             self.advance(line);
         }
         state

@@ -221,8 +221,9 @@ pub struct JobStart {
     pub trace_id: Option<Box<str>>,
     /// The token in the URL of the callback.
     pub token: Box<str>,
-    /// The whole envelope, if it is JSON that fits into an environment variable; otherwise the Job fetches it
-    /// from the io thread. A Job that has the envelope may fetch it, too, so the io thread shares this text.
+    /// The whole envelope, if it is JSON that fits into an environment variable; otherwise the Job fetches
+    /// the envelope from the io thread. A Job that got the envelope here may fetch it, too, so the io thread
+    /// keeps a reference to this text.
     pub payload: Option<Arc<str>>,
     /// The time that is left for the call, in milliseconds.
     pub deadline_ms: u64,

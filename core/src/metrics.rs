@@ -103,7 +103,7 @@ impl FunctionMetrics {
     }
 }
 
-/// What one io thread accepted and finished. Together with the lanes' live counters it is the ledger.
+/// What one io thread accepted and finished. These numbers and the lanes' live counters are the ledger.
 #[derive(Default)]
 pub struct ThreadLedger {
     pub accepted: Counter,

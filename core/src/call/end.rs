@@ -45,8 +45,9 @@ impl End {
     }
 }
 
-/// Returns whether a stored call continues when its own client leaves. The call continues if it has a key,
-/// because a later call with this key may ask for the result, or if another client waits for the result.
+/// Returns whether a stored call continues when its own client leaves. A call with a key continues, because a
+/// later call with this key may ask for the result. A call also continues if another client waits for its
+/// result.
 pub const fn goes_on_without_client(is_keyed: bool, waiters: u32) -> bool {
     is_keyed || waiters > 0
 }

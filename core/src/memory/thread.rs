@@ -38,7 +38,8 @@ impl ThreadAccount {
     }
 
     /// Returns the bytes that waiting tasks of all threads have got, less the bytes that were taken from
-    /// other charges for them. While this number grows, waiting tasks get memory that its holders gave back.
+    /// other charges for them. While this number grows, waiting tasks get memory that other charges gave back
+    /// normally.
     pub fn moved(&self) -> u64 {
         let served = self.account.served.load(SeqCst);
         served.saturating_sub(self.account.reclaimed.load(SeqCst))
@@ -147,8 +148,8 @@ impl ThreadAccount {
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
-        // A thread keeps up to two spare pieces, so that charges that rise and fall by one piece do not
-        // change the shared `Account` each time.
+        // A thread keeps up to two spare pieces. So charges that rise and fall by one piece do not change the
+        // shared `Account` each time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }
