@@ -30,12 +30,12 @@ const PORT: u16 = 8080;
 pub enum Fate {
     #[default]
     Runs,
-    /// It runs, but answers no request.
+    /// The pod runs, but answers no request.
     RunsMute,
-    /// Its container waits, with this reason and this message.
+    /// The pod's container waits, with this reason and this message.
     Waits(&'static str, &'static str),
     Unschedulable(&'static str),
-    /// Its status stays empty.
+    /// The pod's status stays empty.
     Nothing,
     /// The API server refuses the pods of the Job with this message.
     Refused(&'static str),

@@ -233,8 +233,8 @@ impl FakeApiServer {
     }
 
     async fn serve(self, stream: TcpStream) {
-        // Switch Nagle's algorithm off. If the kernel held a segment back, the paused test clock would not
-        // wait for it.
+        // Switch Nagle's algorithm off, because the paused test clock would not wait for a segment that the
+        // kernel holds back.
         stream.set_nodelay(true).expect("a TCP stream");
         let mut stream = BufReader::new(stream);
         while let Some(request) = read_request(&mut stream).await {

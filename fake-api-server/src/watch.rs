@@ -24,8 +24,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. It is closed after
-/// half a line. After `Mute` the client closes it.
+/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. The connection is
+/// closed after half a line, and after `Mute` by the client.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),

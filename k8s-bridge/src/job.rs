@@ -158,8 +158,8 @@ impl ClusterJob {
         }
         // Delete the Job before its pod, because the Job's controller could create another pod.
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // Delete the pod too, because the garbage collector would give the pod the whole grace period of its
-        // function, although no client waits for the call any more.
+        // Delete the pod too, because the garbage collector would let the pod run for its whole grace period.
+        // No client waits for the call any more.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             context

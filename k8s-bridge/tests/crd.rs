@@ -1,5 +1,5 @@
-//! Checks that the CRD in the manifests is the one that the Rust types give. `NANOFAAS_WRITE_CRD=1 cargo test
-//! -p nanofaas-k8s-bridge --test crd` writes the file again.
+//! Checks that the CRD in the manifests is the one that the Rust types give.
+//! `NANOFAAS_WRITE_CRD=1 cargo test -p nanofaas-k8s-bridge --test crd` writes the file again.
 
 #![allow(
     clippy::disallowed_methods,

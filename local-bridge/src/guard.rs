@@ -1,6 +1,7 @@
-//! The guard: a process of its own that is the parent of all function processes. It ends all its descendants
-//! as soon as its control plane is gone for any reason. It runs the same program as the control plane: `link`
-//! starts it as `nanofaas guard`, and sends it the processes to start and the signals to deliver.
+//! The guard: a process of its own that is the parent of all function processes. The guard ends all its
+//! descendants as soon as the control plane is gone for any reason. The guard runs the same program as the
+//! control plane: `link` starts it as `nanofaas guard`, and sends it the processes to start and the signals
+//! to deliver.
 //!
 //! The guard makes each process that it starts a subreaper. Orphans below such a process become children of
 //! that process, as they do for the first process of a container. So all descendants of a pod stay below the

@@ -145,7 +145,7 @@ impl Process {
     }
 
     /// Waits for the end of the process; returns false if the process still runs at the deadline. The wait
-    /// also consumes notifications of the bell that have another cause.
+    /// also consumes notifications of `bell` that have another cause.
     pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
         loop {
             if self.end().is_some() {

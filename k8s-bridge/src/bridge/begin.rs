@@ -49,8 +49,8 @@ impl ClusterDispatcher {
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // Wait until the scheduler has received every function, because the next messages to it offer pods of
-        // these functions.
+        // Wait until the scheduler has received every function, because the next messages to the scheduler
+        // offer pods of these functions.
         self.until(|| context.with_work_queue(|queue| queue.is_settled()))
             .await;
         adoption::begin(reconciler);

@@ -41,12 +41,13 @@ pub(crate) struct PlaneIdentity {
     /// The label of this process's Jobs. Each process has its own label, because the tokens of Jobs are valid
     /// only in the process that created them.
     pub(crate) instance: String,
-    /// The owner of Jobs, so that they are deleted with the control plane's Pod. This is none outside a
-    /// cluster, and if the functions are in another namespace, because the garbage collector deletes a
-    /// dependent whose owner is not in the dependent's namespace. The next control plane deletes Jobs without
-    /// an owner too.
+    /// The owner of Jobs, so that they are deleted with the control plane's Pod. There is no owner outside a
+    /// cluster, and none if the functions are in another namespace: the garbage collector deletes a dependent
+    /// whose owner is not in the dependent's namespace. The next control plane deletes Jobs without an owner
+    /// too.
     pub(crate) pod: Option<OwnerReference>,
-    /// The owner of warm pods. They outlive the control plane's Pod, and are deleted with the installation.
+    /// The owner of warm pods, so that these pods outlive the control plane's Pod and are deleted with the
+    /// installation.
     pub(crate) deployment: Option<OwnerReference>,
 }
 

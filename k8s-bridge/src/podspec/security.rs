@@ -5,10 +5,10 @@
 use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-/// The user id of restricted pods, which our images use too. It is always set, because with `runAsNonRoot` a
-/// kubelet refuses an image that names no user, which means root, or that names a user without an id. The
-/// group of the process is then 0, even if the image names another group. Images for any user id let group 0
-/// write.
+/// The user id of restricted pods, which our images use too. The id is always set, because with
+/// `runAsNonRoot` a kubelet refuses an image that names no user id. An image without a user runs as root.
+/// With this id the group of the process is 0, even if the image names another group. Images for any user id
+/// let group 0 write.
 const USER: u32 = 65532;
 
 /// Returns the pod's own security context, which a template may change.

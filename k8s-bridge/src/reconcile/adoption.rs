@@ -76,8 +76,8 @@ impl Adoption {
     }
 }
 
-/// Starts the tasks of this process's pods and Jobs again, offers the pods that were found to the scheduler,
-/// and deletes pods that belong to no function.
+/// Starts the tasks of this process's pods and Jobs again, and offers the pods that were found to the
+/// scheduler. Deletes pods that belong to no function.
 pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     resume(reconciler);
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();

@@ -1,7 +1,7 @@
 //! The functions that are stored in the cluster. A client's change is written to the cluster first and then
 //! made in the function table of the work queue. Changes by other clients of the API server are applied to
-//! the table too. This module also keeps the state of each object, for `status`. It checks the `podTemplate`
-//! of a function; the work queue's registry checks the other fields.
+//! the table too. This module also keeps the state of each object, for `status`, and checks the `podTemplate`
+//! of a function. The work queue's registry checks the other fields.
 
 mod write;
 

@@ -40,8 +40,8 @@ pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     fixture
 }
 
-/// Returns whether the table has the functions of the cluster, and the cluster has the wanted functions, each
-/// with its number of running pods and no other pods.
+/// Returns whether the cluster has the wanted functions, each with its number of running pods, and no other
+/// pods. The table must have the same functions.
 fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
     let server = &fixture.server;
     let functions = server.objects("functions");

@@ -1,7 +1,7 @@
 //! A function's output: each line goes to the log with the function's name. A line of one of our runtimes
 //! keeps its level and its fields. The last lines of stderr are kept for the message about a failed start or
-//! a failed Job. So that the function seldom waits for the log, a line that is too long is cut, and lines
-//! beyond the rate limit are left out; the log shows both.
+//! a failed Job. A line that is too long is cut, and lines beyond the rate limit are left out; the log shows
+//! both. So the function seldom waits for the log.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

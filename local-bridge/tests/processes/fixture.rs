@@ -375,8 +375,8 @@ impl LocalFixture {
     }
 }
 
-/// The beginning of a pod that answers a GET with 200, or with 503 while a file `sick` exists, and that
-/// writes its pid into `pid`.
+/// The beginning of a pod that writes its pid into `pid`. The pod answers a GET with 200, or with 503 while a
+/// file `sick` exists.
 pub(crate) const HEALTHY: &str = r#"
 import http.server, os, socketserver
 class Answer(http.server.BaseHTTPRequestHandler):
