@@ -34,8 +34,8 @@ pub(crate) struct FailedStarts {
     in_a_row: u32,
     last_at: Uptime,
     pub(crate) retry_at: Uptime,
-    /// Whether later starts will fail for the same reason, as the bridge reported for at least one of the
-    /// starts that count as one.
+    /// Whether later starts will fail for the same reason, as the bridge reported for the last failed start
+    /// or for one that counts together with it.
     permanent: bool,
     /// Why the last start failed.
     pub(crate) why: Arc<str>,

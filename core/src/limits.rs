@@ -6,8 +6,8 @@ use crate::time::Nanos;
 /// The most io threads. No expected machine has more cores for one process.
 pub const IO_THREADS_MAX: usize = 64;
 
-/// The most calls that one io thread holds at once. One function's largest `queueSize` (10,000) of one class
-/// fits, together with its largest `concurrency` (1,024).
+/// The most calls that one io thread holds at once. This is enough for a function with the largest
+/// `queueSize` (10,000) in one class and the largest `concurrency` (1,024).
 pub const CALLS_PER_IO_THREAD_MAX: usize = 16_384;
 
 /// The most lanes: enough for 10,000 functions, and for removed functions whose calls or pods are not gone
@@ -76,8 +76,8 @@ pub const START_BACKOFF_MAX: Nanos = Nanos::from_s(60);
 /// The bytes that a call is charged in addition to its body, for everything else that the call holds.
 pub const CALL_OVERHEAD_BYTES: usize = 1024;
 
-/// The number of plain sync calls that an io thread remembers, without their outputs. A new call replaces the
-/// oldest.
+/// The number of plain sync calls that an io thread remembers, without their outputs. The record of a new
+/// call replaces the oldest record.
 pub const SYNC_RECORDS: u16 = 4096;
 
 /// The most levels of nesting in the JSON of a function or of a function's output.

@@ -132,7 +132,8 @@ impl Account {
         self.advance(line);
     }
 
-    /// Serves tasks from the front of the line while there is room. One task may get its bytes without room.
+    /// Serves tasks from the front of the line while there is room. If there is no room, the first task may
+    /// get its bytes without room.
     fn advance(&self, line: &mut Line) {
         while let Some(first) = line.places.front() {
             let state = if self.take(first.bytes, self.line_max()) {

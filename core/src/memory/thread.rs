@@ -38,8 +38,8 @@ impl ThreadAccount {
     }
 
     /// Returns the bytes that waiting tasks of all threads have got, less the bytes that were taken from
-    /// other charges for them. While this number grows, waiting tasks get memory that other charges gave back
-    /// normally.
+    /// other charges for them. While this number grows, waiting tasks get memory from charges that end in the
+    /// ordinary way, so no charge has to be cut short for them.
     pub fn moved(&self) -> u64 {
         let served = self.account.served.load(SeqCst);
         served.saturating_sub(self.account.reclaimed.load(SeqCst))
