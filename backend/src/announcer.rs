@@ -1,6 +1,6 @@
 //! Sends what happens to pods and Jobs through the work queue: to the scheduler, to the io threads and to the
-//! records of cold starts. It fixes the order of messages that depend on each other. Its only state is the
-//! clock.
+//! records of cold starts. It fixes the order of messages that depend on each other. It keeps no state except
+//! the origin of the clock.
 
 use std::cell::RefCell;
 use std::rc::Rc;

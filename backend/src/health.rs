@@ -27,8 +27,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The most bytes of an answer's body that are read, so that the pod's server gets no reset.
 const REST_MAX: u64 = 64 * 1024;
 
-/// The probes of one pod and their results. It notifies the pod's bell after the first probe and when the pod
-/// has answered well.
+/// The probes of one pod and their results. It notifies the pod's `bell` after the first probe and when the
+/// pod has answered well.
 pub struct HealthCheck {
     request: Vec<u8>,
     health: Health,

@@ -24,7 +24,7 @@ pub type AttemptKey = (CallId, u32);
 pub struct JobAttempt {
     pub name: String,
     pub start: Box<JobStart>,
-    /// Notified when something changes that the Job's task has to know.
+    /// Wakes the Job's task after a change that concerns the Job.
     pub bell: Rc<Notify>,
     stop: Cell<bool>,
     timestamps: Cell<Option<ReadyTimestamps>>,
@@ -60,7 +60,7 @@ impl JobAttempt {
         self.timestamps.get()
     }
 
-    /// Waits for the bell. Returns false if the deadline comes first.
+    /// Waits until `bell` is notified. Returns false if the deadline comes first.
     pub async fn rung_before(&self, deadline: Instant) -> bool {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }

@@ -31,7 +31,7 @@ pub struct WarmPod {
     pub token: String,
     pub function: Arc<Function>,
     pub wanted_at: Uptime,
-    /// Notified when something changes that the pod's task has to know.
+    /// Wakes the pod's task after a change that concerns the pod.
     pub bell: Rc<Notify>,
     pub health: Rc<HealthCheck>,
     stop: Cell<bool>,
@@ -105,7 +105,7 @@ impl WarmPod {
         self.reported_address.get()
     }
 
-    /// Waits for the bell. Returns false if the deadline comes first.
+    /// Waits until `bell` is notified. Returns false if the deadline comes first.
     pub async fn rung_before(&self, deadline: Instant) -> bool {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }

@@ -150,7 +150,7 @@ impl ExecutionError {
         }
     }
 
-    /// Returns a text that tells people what happened.
+    /// Returns a description of the failure for people.
     pub fn message(&self) -> Arc<str> {
         match self {
             Self::Handler(failure) => failure.message.clone(),

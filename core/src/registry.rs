@@ -76,7 +76,7 @@ struct Leaving {
     lane: LaneId,
     stats: Arc<QueueStats>,
     /// Whether io threads still have to acknowledge the removal. Until they have, further changes of the
-    /// function's name wait in `put_off`.
+    /// function wait in `put_off`.
     in_progress: bool,
 }
 
@@ -133,7 +133,7 @@ impl Registry {
         self.leaving.values().map(|leaving| &leaving.stats)
     }
 
-    /// Returns whether every io thread has acknowledged every change so far.
+    /// Returns whether every change so far was made and every io thread has acknowledged it.
     pub fn is_settled(&self) -> bool {
         self.unacknowledged.is_empty() && self.put_off.is_empty()
     }

@@ -28,7 +28,7 @@ pub fn channel<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     (Producer { ring }, consumer)
 }
 
-/// The sending end; clone it for every thread that sends.
+/// The sending end. Each thread that sends has a clone of it.
 pub struct Producer<T: Send> {
     ring: Arc<Ring<T>>,
 }

@@ -127,10 +127,9 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Adds a running pod of an earlier control plane to the lane, if the table of pods has room. Unless the
-    /// adopted pod is stale, it replaces one pod that is ordered and not up yet, which is stopped. The lane
-    /// may have ordered such a pod, because it opened before the bridge found the pods of the earlier control
-    /// plane.
+    /// Adds a running pod of an earlier control plane to the lane, if the table of pods has room. If the
+    /// adopted pod is not stale, one ordered pod that is not up yet is stopped in exchange. There may be such
+    /// a pod, because the lane opens before the bridge finds the pods of the earlier control plane.
     pub(crate) fn adopt(
         &mut self,
         lane: &mut Lane,

@@ -281,8 +281,9 @@ impl Scheduler {
         self.finish_close(id, now, out);
     }
 
-    /// Forgets a removed lane if none of its calls runs and its pods are gone. A call that still waits in it
-    /// is about to leave, or belongs to the next registration, whose `LaneOpened` takes the lane over.
+    /// Forgets a removed lane if it has neither calls nor pods any more. If only waiting calls are left,
+    /// checks the lane again later: such a call is about to leave, or belongs to the next registration, whose
+    /// `LaneOpened` takes the lane over.
     fn finish_close(&mut self, id: LaneId, now: Uptime, out: &mut Outbox) {
         let lane = find(&mut self.lanes, id).expect("a lane is forgotten once");
         assert!(lane.is_removed, "a lane was forgotten that is open");
@@ -406,7 +407,7 @@ impl Shared {
         for index in &lane.pods {
             self.pods.at(*index).lane = id;
         }
-        // The timer's entry in `due` names the old registration, and `tick` ignores it.
+        // The entry of the lane's timer in `due` names the old registration, so `tick` ignores that entry.
         lane.due = None;
         if std::mem::take(&mut lane.listed) {
             self.ready.retain(|listed| *listed != old);

@@ -3,8 +3,8 @@
 //!
 //! There is no protocol here: orderings are chosen and explained where they are used.
 //!
-//! A planted bug is an `if planted` with the bug's name beside the line that it breaks. Without the feature
-//! `planted-bugs` `planted` is always false, and the branch is compiled away. With the feature, the variable
+//! A planted bug is an `if planted` with the bug's name beside the line that it breaks. `planted` is always
+//! false without the feature `planted-bugs`, and the branch is compiled away. With the feature, the variable
 //! `NANOFAAS_PLANTED_BUG` names the one bug that is active in the process, and the models or the simulation
 //! must fail. `core/model planted` collects the names from the source files. A name begins with the name of
 //! its file (`ring_`, `doorbell_`, `bitmap_`, `slots_`, `fifo_` …).

@@ -37,7 +37,8 @@ pub enum BridgeCommand {
         lane: LaneId,
         name: Arc<str>,
     },
-    /// Start a pod. There is one answer: `PodUp` or `StartFailed`.
+    /// Start a pod. The answer is `PodUp`, `StartFailed` or, if the pod is stopped during its start,
+    /// `PodDown`.
     Start {
         function: Arc<Function>,
         pod: PodId,
@@ -96,7 +97,7 @@ pub enum Home {
 /// How long the bridge's loop may sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// The loop must not sleep: a message is published, so it pumps at once.
+    /// The loop must not sleep: a message or a command waits, so the loop pumps at once.
     No,
     /// A ring was full: the loop pumps again after a millisecond, or as soon as the bell rings.
     Shortly,

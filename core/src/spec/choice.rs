@@ -1,6 +1,6 @@
 //! The fields of a function whose value is one of a few names. Their types are small and `Copy`, because
-//! every call reads them. Each value is written as its canonical name; an execution mode is written a second
-//! time, as it was given.
+//! every call reads some of them. Each value is written as its canonical name; an execution mode is written a
+//! second time, as it was given.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ExecutionMode {
-    /// One pod for each call.
+    /// A pod or process of its own for each attempt of a call.
     #[default]
     Job,
     /// Pods that the platform keeps and reuses.
@@ -172,7 +172,7 @@ impl RetryOn {
     pub const NONE: Self = Self(0);
     /// The pod was lost while the call ran.
     pub const POD: Self = Self(1);
-    /// The attempt's deadline passed.
+    /// The attempt's time limit passed.
     pub const TIMEOUT: Self = Self(2);
     /// The function raised an error, or answered with a status other than 2xx.
     pub const ERROR: Self = Self(4);

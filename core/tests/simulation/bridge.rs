@@ -291,7 +291,7 @@ impl SimulatedBridge {
         }
     }
 
-    /// Reports once that a pod is gone.
+    /// Reports that a pod is gone, unless that was reported before.
     fn down(&mut self, pod: PodId, shared: &mut SharedEnvironment) {
         if self.pods.remove(&pod).is_none() {
             return;

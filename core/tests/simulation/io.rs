@@ -96,8 +96,8 @@ enum CallAct {
     },
 }
 
-/// An act with its time, sequence number, index and generation of the call, and attempt. Acts of pods are
-/// ignored if the call has begun another attempt.
+/// A planned act: its time, its sequence number, the call's index and generation, the attempt, and the act.
+/// An act of a pod is ignored if the call has begun another attempt.
 type DueAct = (Uptime, u64, u32, u32, u32, CallAct);
 
 pub(crate) struct IoThread {
@@ -241,7 +241,7 @@ impl IoThread {
         (&mut served.life, &self.env)
     }
 
-    /// Counts what is about to happen to a call, and tells the judge of it.
+    /// Counts what is about to happen to a call, and passes it to the judge.
     fn happens(&mut self, index: u32, happening: Happening, now: Uptime) {
         let served = self.served(index);
         let phase = phase(&served.life);
@@ -398,7 +398,7 @@ impl IoThread {
         }
     }
 
-    /// Returns the slot of a grant that arrived for a call that is over.
+    /// Gives back the slot of a grant that arrived for a call that is over.
     fn give_back(&mut self, grant: Grant, shared: &mut SharedEnvironment) {
         shared.show(|| format!("io finds {:?} gone", grant.call));
         let index = grant.call.index;

@@ -101,7 +101,7 @@ pub(crate) struct Judge {
     rules: Rules,
     deadline: Uptime,
     is_async: bool,
-    /// The event after which the call must be over at once.
+    /// The event after which the call must be over immediately.
     is_ended: Option<Happening>,
     starts_failed: bool,
     attempts: u32,
@@ -268,7 +268,7 @@ impl Judge {
         allowed && self.attempts <= self.rules.max_retries
     }
 
-    /// Notes that the call is queued for another attempt. `newest` is that of `granted`.
+    /// Notes that the call is queued for another attempt. `newest` is the same argument as in `granted`.
     pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now: Uptime) {
         let newest = newest.expect("it waits for a function that is gone");
         assert!(self.is_ended.is_none(), "a call that ended is tried again");

@@ -1,6 +1,6 @@
-//! A model of what the scheduler must know: tickets in their order, slots, pods. The model is built from the
-//! scheduler's input and output, and checks every grant and order. It never asks the scheduler, but reads the
-//! lanes' counters.
+//! A model of the state that the scheduler must keep: tickets in their order, slots, pods. The model is built
+//! from the scheduler's input and output, and checks every grant and order. It never asks the scheduler, but
+//! reads the lanes' counters.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -46,7 +46,7 @@ struct ModelLane {
     is_removed: bool,
     /// Sync grants in a row, each made while an async call waited.
     sync_streak: u32,
-    /// Grants since the last grant of an async call while a sync call waited.
+    /// Grants since an async call was last granted although a sync call waited.
     since_jump: u32,
     /// Whether a start failed or a pod went down since the last plan.
     failed: bool,
@@ -177,8 +177,8 @@ impl ReferenceModel {
             };
             self.lanes.insert(id.index, lane);
         }
-        // Collects the tickets that were posted before the scheduler knew the lane, because no other bit will
-        // announce them.
+        // The tickets that were posted before the scheduler knew the lane are collected here, because no
+        // other bit will announce them.
         self.collected(id.index);
     }
 

@@ -1,4 +1,4 @@
-//! Tests of when pods are started: a start is ordered if the calls wait longer than it takes, an order that
+//! Tests of when pods are started: a start is ordered if calls wait longer than a start takes, an order that
 //! is not needed any more is taken back, and calls use no pod that is not needed.
 
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
