@@ -78,7 +78,7 @@ impl MessageHead for ResponseHead {
     }
 }
 
-/// Reads messages as a connection does: when bytes arrive, it reads all messages that are complete.
+/// Reads messages as a connection does: when bytes arrive, the reader takes all messages that are complete.
 struct ConnectionReader<M> {
     /// The position of the first byte that is not consumed yet.
     at: usize,

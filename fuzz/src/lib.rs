@@ -35,7 +35,6 @@ pub const PROPERTIES: [(&str, Property); 9] = [
     ("guard", guard::guard),
 ];
 
-/// Returns the property of a target.
 pub fn property(target: &str) -> Property {
     let found = PROPERTIES.iter().find(|(name, _)| *name == target);
     found.unwrap_or_else(|| panic!("no target {target}")).1

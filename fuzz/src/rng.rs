@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// The generator xorshift64*. It needs a few instructions for each number, because a run draws numbers for a
-/// million inputs.
+/// The generator xorshift64*. It is used because it takes few instructions for a number, and a run draws
+/// numbers for a million inputs.
 pub struct Rng(u64);
 
 impl Rng {

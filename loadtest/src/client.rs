@@ -200,8 +200,8 @@ impl LoadClient {
         }
     }
 
-    /// Draws the next request of a client of a closed loop. Sends the request now if the connection is idle,
-    /// otherwise as soon as it becomes idle.
+    /// Draws the next request of a client of a closed loop. Sends the request now if the client's connection
+    /// is idle, otherwise as soon as that connection becomes idle.
     fn draw(&mut self, client: usize, now_ns: u64) {
         if now_ns >= self.end_ns {
             return;

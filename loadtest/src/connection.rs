@@ -38,7 +38,6 @@ pub(crate) struct LoadConnection {
     sent: usize,
 }
 
-/// The result of one read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Nothing,

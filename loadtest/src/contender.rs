@@ -78,8 +78,8 @@ fn once() -> String {
 const LIKENESS: usize = 4;
 
 impl Contender {
-    /// Reads a contender's file. Its `like` names another file, which supplies the fields that are
-    /// missing here; the two `set` maps are merged.
+    /// Reads a contender's file. Its `like` names another file, which supplies the fields that are missing in
+    /// this one; the two `set` maps are merged.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let fields = fields(path, LIKENESS)?;
         let mut contender: Self = serde_json::from_value(Value::Object(fields))

@@ -1,5 +1,5 @@
-//! The requests of a run, formatted before it starts, and the random choice of the next request. This module
-//! opens no socket and reads no clock. The client sends the requests.
+//! The requests of a run, formatted before the run starts, and the random choice of the next request. This
+//! module opens no socket and reads no clock. The client sends the requests.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -22,10 +22,10 @@ pub(crate) struct RunArgs {
     /// each connection is a client
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     connections: usize,
-    /// Open loop: requests a second, evenly spaced
+    /// Open loop: the number of requests a second, which are evenly spaced
     #[arg(short, long, value_name = "PER_S")]
     rate: Option<f64>,
-    /// Open loop: requests a second on average, at random times
+    /// Open loop: the number of requests a second on average; they are sent at random times
     #[arg(long, value_name = "PER_S", conflicts_with = "rate")]
     poisson: Option<f64>,
     /// Open loop: requests at the times in this file (function,start_ms,duration_ms)
@@ -34,7 +34,7 @@ pub(crate) struct RunArgs {
     /// Replays the trace this many times faster
     #[arg(long, default_value_t = 1.0, value_name = "TIMES", requires = "trace")]
     speed: f64,
-    /// Seconds before anything is measured
+    /// Seconds of warm-up before the measured time
     #[arg(long, default_value_t = 1.0, value_name = "S")]
     warm_up: f64,
     /// Seconds that are measured; with the warm-up at most 3600
@@ -58,7 +58,7 @@ pub(crate) struct RunArgs {
     /// A file that holds the body
     #[arg(long, value_name = "FILE", conflicts_with = "body_bytes")]
     body_file: Option<PathBuf>,
-    /// A body of this size: {"input":"xx…"} for JSON, which is the default, else this many letters
+    /// A generated body of this many bytes: {"input":"xx…"} for JSON, which is the default, else only letters
     #[arg(long, value_name = "N")]
     body_bytes: Option<usize>,
     /// Draws {function} among this many names by Zipf's law
@@ -95,7 +95,7 @@ pub(crate) struct RunArgs {
     /// Runs the client on these cores only, like 0 or 2-3
     #[arg(long, value_name = "CORES")]
     cores: Option<String>,
-    /// Watches the CPU of a process and its descendants, like server=1234; repeatable
+    /// Reports the CPU time of a process and its descendants, like server=1234; repeatable
     #[arg(long, value_name = "NAME=PID")]
     watch: Vec<String>,
     #[command(flatten)]

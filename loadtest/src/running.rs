@@ -19,9 +19,9 @@ use crate::watcher::WatchedProcess;
 /// Where the programs of contenders are, and the cores that they may use.
 #[derive(Clone, Debug)]
 pub(crate) struct Installation {
-    /// The repository: `{root}`.
+    /// The folder of the repository: `{root}`.
     pub(crate) root: PathBuf,
-    /// The release binaries: `{bin}`.
+    /// The folder of the release binaries: `{bin}`.
     pub(crate) bin: PathBuf,
     /// The cores of processes for which the scenario names none: all cores that this tool may use.
     pub(crate) cores: Vec<usize>,
@@ -45,8 +45,8 @@ pub(crate) struct RunningContender {
 const START_MAX: Duration = Duration::from_secs(30);
 
 impl RunningContender {
-    /// Starts the processes one after another, waits for the `ready` URL of each that has one, and sends the
-    /// requests of the contender's `prepare`.
+    /// Starts the processes one after another, waits until each process with a `ready` URL is ready, and
+    /// sends the requests of the contender's `prepare`.
     pub(crate) fn set_up(
         contender: &Contender,
         set: &BTreeMap<String, String>,

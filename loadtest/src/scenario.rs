@@ -36,7 +36,7 @@ pub(crate) struct Scenario {
     pub(crate) contenders: Vec<ContenderEntry>,
     /// The contender by whose figures the figures of the others are divided.
     pub(crate) baseline: String,
-    /// The contender that calls the pod without a proxy. `added_p50_us` is a contender's median latency minus
+    /// The contender that is called without a proxy. `added_p50_us` is a contender's median latency minus
     /// that of this one.
     #[serde(default)]
     pub(crate) direct: Option<String>,
@@ -53,7 +53,7 @@ fn usual_rounds() -> usize {
     5
 }
 
-/// The figure that a turn measures.
+/// What a turn measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {
@@ -64,7 +64,6 @@ pub(crate) enum Measure {
     FirstAnswer,
 }
 
-/// A contender of this scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContenderEntry {
@@ -104,8 +103,8 @@ pub(crate) struct Disturbance {
     pub(crate) steal_percent: f64,
     /// CPU time of processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// How much longer, in percent, a core took for the same work at one probe than at another probe of the
-    /// round, or a cache line for its round trip between two cores.
+    /// How much slower, in percent, a core may be at its work at one probe than at another probe of the
+    /// round. The limit also holds for the round trip of a cache line between two cores.
     pub(crate) speed_percent: f64,
     /// The longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
     pub(crate) way_ns: Option<f64>,

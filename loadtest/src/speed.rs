@@ -51,8 +51,8 @@ const PASS_MAX: Duration = Duration::from_secs(1);
 /// one, another core may be idle.
 const ALONE: [usize; 2] = [0, TIMINGS - 1];
 /// The number of visits to each core, and the pause before each. The least time of all visits counts, so that
-/// a neighbour's burst of less than a tenth of a second does not cost a round: it is short compared with a
-/// turn. On an unchanged machine the least time varied by 1.5 %, the median by 29 %.
+/// a neighbour's burst of less than a tenth of a second does not cost a round: such a burst is short compared
+/// with a turn. On an unchanged machine the least time varied by 1.5 %, the median by 29 %.
 const VISITS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -200,9 +200,9 @@ fn mix(words: &[u64]) -> u64 {
     lanes.iter().fold(0, |sum, lane| sum ^ lane)
 }
 
-/// Returns the reason if a round with these probes, in the order of time, does not count. The first possible
-/// reason is that a round trip between two cores takes too long. The second is that the slowest probe of a
-/// core or pair is slower than its fastest by more than the allowed percentage.
+/// Returns why a round with these probes, in the order of time, does not count, or `None` if it counts.
+/// Either a round trip between two cores takes too long, or the slowest probe of a core or pair is slower
+/// than its fastest by more than the allowed percentage.
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;

@@ -58,7 +58,7 @@ impl MeasuredSpan {
     }
 }
 
-/// A tenth of a second of the run, with the answers that came in it.
+/// About a tenth of a second of the run, with the answers that came in this time.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     pub(crate) begin_ns: u64,
@@ -223,7 +223,6 @@ impl RunTally {
     }
 }
 
-/// The times of one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestTimes {
     pub(crate) intended_ns: u64,

@@ -19,7 +19,7 @@ pub(crate) struct TraceRow {
     pub(crate) duration_ms: f32,
 }
 
-/// Rows in the order of their start.
+/// The names of the functions, and the rows in the order of their start.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TraceRows {
     pub(crate) names: Vec<String>,
@@ -101,7 +101,7 @@ pub(crate) struct TraceShape {
     /// at random times
     #[arg(long, default_value_t = 0.4)]
     pub(crate) bursty: f64,
-    /// The median duration of all functions' medians, in milliseconds
+    /// The median of all functions' median durations, in milliseconds
     #[arg(long, default_value_t = 100.0)]
     pub(crate) duration_ms: f64,
     /// Another seed gives another trace; the same seed gives the same trace

@@ -40,7 +40,7 @@ pub(crate) struct Watcher {
     pub(crate) watched: Vec<WatchedProcess>,
     pub(crate) windows: Receiver<Window>,
     pub(crate) quiet: bool,
-    /// The text in front of the bar.
+    /// The text in front of the progress bar.
     pub(crate) title: String,
 }
 

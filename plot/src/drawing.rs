@@ -13,7 +13,7 @@ const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
 const MARGIN: f64 = 12.0;
 const TITLE: f64 = 52.0;
 const CAPTION: f64 = 44.0;
-/// The approximate width of a letter of 12.5 pixels, in pixels.
+/// The approximate width of a letter in a text of 12.5 pixels, in pixels.
 const LETTER: f64 = 6.6;
 
 /// Plots with a title.

@@ -31,7 +31,7 @@ pub enum Unit {
     Rate,
 }
 
-/// One direction of a plot.
+/// The x axis or the y axis of a plot.
 #[derive(Clone, Debug)]
 pub struct Axis {
     pub label: String,
@@ -161,7 +161,8 @@ impl Plot {
         }
     }
 
-    /// Returns the plot as an `svg` element. The page or drawing that contains it must style its classes.
+    /// Returns the plot as an `svg` element. The page or drawing that contains the plot must style its
+    /// classes.
     pub fn svg(&self) -> Markup {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);

@@ -2,8 +2,8 @@
 
 use crate::plot::{Axis, Scale};
 
-/// The visible range of an axis and the positions of its ticks. `low` and `high` are logarithms unless the
-/// scale is linear; ticks are values.
+/// The visible range of an axis, and its ticks. `low` and `high` are logarithms of values unless the scale is
+/// linear; `ticks` are plain values.
 pub(crate) struct Range {
     pub(crate) low: f64,
     pub(crate) high: f64,

@@ -40,7 +40,7 @@ impl Moment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) highest: Moment,
-    /// The largest number of pods that were up or starting at the same time.
+    /// The largest number of pods or Jobs that were up or starting at the same time.
     pub(crate) pods_highest: u32,
     /// The number of pods and Jobs that began to start.
     pub(crate) starts: u32,

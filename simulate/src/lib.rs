@@ -31,15 +31,15 @@ pub struct Setup {
     pub spec: FunctionSpec,
     /// The calls, sorted by time.
     pub calls: Vec<TraceCall>,
-    /// The number of calls at the beginning of the trace that are not counted. The platform uses them to
-    /// measure how long calls take.
+    /// The number of calls at the beginning of the trace that are not counted. With these calls the platform
+    /// measures how long calls take.
     pub before: usize,
     /// How long the start of a pod, or of a call's Job, takes. With `None` the pods of `minReplicas` are up,
     /// and no other pod ever becomes ready; a JOB function needs a time.
     pub start: Option<VaryingTime>,
 }
 
-/// Simulates the trace, and then again with perfect knowledge.
+/// Simulates the trace. If it has sync calls only, also simulates it with perfect knowledge.
 pub fn simulate(setup: &Setup) -> SimulationReport {
     let run = Simulator::new(setup, Admission::Predicts).run();
     let run = run.expect("only perfect knowledge is bounded");
@@ -49,7 +49,7 @@ pub fn simulate(setup: &Setup) -> SimulationReport {
 /// Returns the number of calls that are answered in time with perfect knowledge.
 fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
     // Later sync calls overtake waiting async calls. So when an async call arrives, the plan cannot tell when
-    // it will begin.
+    // that call will begin.
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }

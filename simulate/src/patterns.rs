@@ -38,7 +38,7 @@ pub struct Pattern {
 /// When calls arrive, how long each of them runs, and how long its caller waits.
 struct Shape {
     arrivals: Vec<Nanos>,
-    /// The number of calls after the first one that are not counted either.
+    /// The number of calls after the pattern's first call that are not counted either.
     before: usize,
     service: Nanos,
     patience_ms: u32,
@@ -126,7 +126,6 @@ fn pods() -> Value {
     })
 }
 
-/// Makes the six patterns.
 pub fn patterns() -> [Pattern; 6] {
     let fast = |arrivals| Shape {
         arrivals,

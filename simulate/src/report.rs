@@ -54,7 +54,7 @@ pub struct Summary {
     pub total_ms: Percentiles,
     /// The number of pods or Jobs that were started during the trace.
     pub starts: u64,
-    /// The largest number of pods that were up or starting at the same time.
+    /// The largest number of pods or Jobs that were up or starting at the same time.
     pub pods_max: u32,
     /// The sum of the lifetimes of all pods, with their starts.
     pub pod_seconds: f64,
@@ -170,8 +170,8 @@ impl SimulationReport {
     }
 }
 
-/// Returns all stretches, without a last one that begins when the last call ends and in which no call
-/// arrived.
+/// Returns the stretches. A last stretch that begins when the last call ends, and in which no call arrived,
+/// is left out.
 fn used<'a>(setup: &Setup, run: &'a SimulationRun) -> &'a [Stretch] {
     let width = run.history.width;
     let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at) - begin(setup);

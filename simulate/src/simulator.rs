@@ -48,7 +48,6 @@ pub(crate) enum Admission {
     Knows,
 }
 
-/// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallEnding {
     MadeIt,
@@ -62,7 +61,7 @@ pub(crate) enum CallEnding {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallFate {
     pub(crate) ending: CallEnding,
-    /// Time from the call's arrival to its first slot, if it got a slot.
+    /// Time from the call's arrival to its first slot, if the call got a slot.
     pub(crate) wait: Option<Nanos>,
     /// Time from the call's arrival to its end.
     pub(crate) total: Nanos,
@@ -108,7 +107,7 @@ struct AttemptId {
     attempt: u32,
 }
 
-/// The environment of a call's state machine, which is an io thread in the product.
+/// The environment of a call's state machine. In the product an io thread is this environment.
 struct SimulatedThread {
     function: Arc<Function>,
     entries: Arc<Entries>,

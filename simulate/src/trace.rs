@@ -18,7 +18,8 @@ use crate::VaryingTime;
 pub const CALLS_MAX: usize = 1_000_000;
 /// The longest trace, in bytes: enough for `CALLS_MAX` lines of any reasonable length.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The longest line, in bytes. The reader holds a line in memory, and an input without line ends is one line.
+/// The longest line, in bytes. It is bounded, because the reader holds a line in memory, and the input may
+/// have no line ends.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// The largest number of characters of invalid text in an error message.
 const QUOTED_MAX: usize = 80;
@@ -30,7 +31,6 @@ const SERVICE_MS_MAX: f64 = 86_400_000.0;
 const COLUMNS: [&str; 4] = ["at_ms", "service_ms", "timeout_ms", "class"];
 const SEED: u64 = 7;
 
-/// One call of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceCall {
     /// Time since the beginning of the trace.
@@ -236,7 +236,8 @@ struct Rows {
     dice: SmallRng,
     /// The kind of times in the first line; all other lines must have the same kind.
     clock: Option<TraceClock>,
-    /// With timestamps, `at` counts from 1970 until all lines are read, and then from the first call.
+    /// If the trace has timestamps, `at` counts from 1970 until all lines are read, and then from the first
+    /// call.
     calls: Vec<TraceCall>,
 }
 

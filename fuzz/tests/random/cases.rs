@@ -2,7 +2,8 @@
 
 use nanofaas_fuzz::{Rng, property};
 
-/// Damages about half of the inputs: cuts, doubles, overwrites or inserts bytes. The other half stays valid.
+/// Damages about half of the inputs: cuts, doubles, overwrites or inserts bytes. The other half is left
+/// unchanged.
 pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
     if rng.one_in(2) {
         return;
@@ -24,7 +25,7 @@ pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
     }
 }
 
-/// The current input. If the property fails for it, the drop prints how to repeat the input.
+/// The current input. If the property fails for it, dropping this value prints how to repeat the input.
 struct Case {
     target: &'static str,
     seed: u64,

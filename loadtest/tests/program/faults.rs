@@ -87,7 +87,7 @@ fn a_refusal_is_no_answer_and_no_error() {
     ]);
     let count = |status: u16| outcome.count(&format!("/statuses/{status}"));
     assert!(count(429) > 10, "{}", outcome.json);
-    // 503 is neither expected nor a refusal.
+    // 503 is neither expected nor a refusal, so it counts as an error.
     assert_eq!(outcome.count("/errors"), count(503));
     assert_eq!(outcome.count("/latency/count"), count(200));
     assert_eq!(outcome.count("/unexpected/429/count"), count(429));

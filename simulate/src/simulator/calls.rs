@@ -284,7 +284,7 @@ impl Simulator<'_> {
     }
 
     /// Ends the Job of a call's attempt, if there is one. Returns the time that the Job's start took, or 0 if
-    /// it did not come up.
+    /// the Job has not come up.
     fn end_job(&mut self, index: u32) -> Nanos {
         match self.live(index).job.take() {
             None => Nanos::ZERO,

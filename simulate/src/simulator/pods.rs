@@ -26,8 +26,8 @@ pub(super) fn comes_up(start: Nanos) -> bool {
     start < START_TIMEOUT
 }
 
-/// Returns how long a call holds its slot if nothing interrupts the call. `start` is the time for which the
-/// call's Job starts while the call holds the slot.
+/// Returns how long a call holds its slot if nothing interrupts the call. This time includes `start`, the
+/// start of the call's Job.
 pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
     match start {
         Some(start) if !comes_up(start) => START_TIMEOUT,
@@ -59,7 +59,6 @@ impl Simulator<'_> {
         self.origin = self.now;
     }
 
-    /// Executes the scheduler's orders.
     pub(super) fn apply_orders(&mut self) {
         for order in std::mem::take(&mut self.out.orders) {
             self.knowledge.forget();
