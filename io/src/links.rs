@@ -48,7 +48,7 @@ pub(crate) struct Posts {
 pub(crate) struct Links {
     tables: Tables,
     pub(crate) scheduler: SchedulerHandle,
-    /// Wakes the ticker for the inline scheduler's own deadlines.
+    /// The alarm that wakes the ticker for the inline scheduler's own deadlines.
     tick_alarm: Alarm,
     tick_planned: Cell<Due>,
     /// Whether a turn of the inline scheduler left work, which the inbox continues.
@@ -59,7 +59,7 @@ pub(crate) struct Links {
     shards: Box<[ShardLink]>,
     /// Questions to other io threads that wait for their answers.
     pub(crate) asked_of_shards: PendingRequests<ShardAnswer>,
-    /// Wakes the ticker for notices that are owed to other io threads.
+    /// The alarm that wakes the ticker for notices that are owed to other io threads.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
 }

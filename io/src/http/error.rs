@@ -28,7 +28,7 @@ pub(crate) enum HttpError {
     Forbidden(&'static str),
     NoSuchPath,
     NoSuchFunction(String),
-    /// No function with this name exists that could be removed.
+    /// The function that has to be removed does not exist.
     NothingToRemove(String),
     NoSuchExecution,
     MethodNotAllowed {
@@ -49,8 +49,8 @@ pub(crate) enum HttpError {
     ShuttingDown,
     /// A queue inside the control plane is full.
     Busy,
-    /// There is no memory for the request or its answer. (If admission finds none for a call, the error is
-    /// `Refused`.)
+    /// There is no memory for the request or its answer. If admission finds no memory for a call, the error
+    /// is `Refused` instead.
     NoMemory,
     Refused(AdmissionError),
 }

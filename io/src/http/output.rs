@@ -19,7 +19,7 @@ pub(crate) enum Form {
     Json,
     /// Checked UTF-8, which the envelope contains as a JSON string.
     Text,
-    /// Any other bytes. `:invoke` answers them without an envelope, under their own content type.
+    /// Any other bytes. `:invoke` returns them without an envelope, under their own content type.
     Raw,
 }
 
@@ -67,8 +67,8 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Makes an output of the part `body` of `buffer`, and checks it by its labels. The labels are in `head`,
-    /// or in `buffer` if there is no `head`.
+    /// Makes an output of the part `body` of `buffer`, and checks it as its labels require. The labels are in
+    /// `head`, or in `buffer` if there is no `head`.
     pub(crate) fn check(
         buffer: Vec<u8>,
         body: Range<usize>,

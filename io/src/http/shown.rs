@@ -198,7 +198,7 @@ mod tests {
             ] {
                 let shown = shown(&bytes, rendering);
                 if size == 0 {
-                    // Empty JSON is shown as `null`, so the output is not empty.
+                    // An empty output of JSON is shown as `null`, so `expected` does not hold for it.
                     continue;
                 }
                 let (out, largest) = whole(&shown);

@@ -4,8 +4,8 @@
 
 use std::cell::RefCell;
 
-/// The size of the first buffer of an idle connection. It is small, because there may be ten thousand such
-/// connections.
+/// The size of the first buffer of an idle connection, in bytes. It is small, because there may be ten
+/// thousand such connections.
 pub(crate) const SMALL: usize = 1024;
 /// The size of the buffer of a large receive, in bytes.
 pub(crate) const LARGE: usize = 80 * 1024;

@@ -47,8 +47,8 @@ fn elapsed_ns(origin: Instant) -> u64 {
     origin.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
-/// Reads the system's monotonic clock in one number. An `Instant` reads the same clock, but subtracts seconds
-/// and nanoseconds separately, which costs more.
+/// Returns the time of the system's monotonic clock in nanoseconds. An `Instant` reads the same clock, but
+/// subtracts seconds and nanoseconds separately, which costs more.
 #[inline]
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the system has a monotonic clock");

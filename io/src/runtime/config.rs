@@ -41,6 +41,6 @@ pub struct IoConfig {
     pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,
-    /// Returns memory that the calling thread has freed to the system.
+    /// Gives the system back the memory that the calling thread has freed.
     pub collect_memory: fn(),
 }

@@ -85,7 +85,7 @@ mod tests {
             (0, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
             (951_782_400, b"Date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"),
             (4_133_980_799, b"Date: Fri, 31 Dec 2100 23:59:59 GMT\r\n"),
-            // This time is after the year 9999, which is the last with four digits.
+            // This time is after the year 9999, which is the last year with four digits.
             (u64::MAX, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
         ] {
             let written = line_of(epoch_s);
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(dates.line.get(), line_of(9));
         assert_eq!(dates.until.get(), at_ms(5_750));
         assert_eq!(dates.line(at_ms(5_750) - Nanos::from_ns(1)), line_of(9));
-        // The wall clock was set back after the last renewal, which the next renewal shows.
+        // The wall clock was set back after the last renewal. The next renewal takes the earlier time.
         dates.renew(at_ms(6_000), at(3_000));
         assert_eq!(dates.line.get(), line_of(3));
         assert_eq!(dates.until.get(), at_ms(7_000));

@@ -94,7 +94,7 @@ impl EventLoop {
     }
 }
 
-/// Stores the waker of `cx` in `place`, but does not clone it if it is already there.
+/// Stores the waker of `cx` in `place`, but does not clone the waker if `place` has it already.
 fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) if waker.will_wake(cx.waker()) => {}

@@ -1,4 +1,4 @@
-//! Until when an io thread spins, for `--io-spin-us`. The spinning task of `shard` polls.
+//! Until when an io thread spins, for `--io-spin-us`. The task that spins is in `shard::spin`.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;

@@ -124,8 +124,8 @@ impl Alarms {
         }
     }
 
-    /// Returns when the ticker has to wake next, if any alarm is set. If an earlier alarm is set later,
-    /// `ticker` is woken.
+    /// Returns when the ticker has to wake next, if any alarm is set. If an alarm is set afterwards that is
+    /// due before that time, `ticker` is woken.
     pub(crate) fn plan(&self, ticker: &Waker) -> Option<Uptime> {
         let mut inner = self.0.borrow_mut();
         let next = inner.wheel.next_at();

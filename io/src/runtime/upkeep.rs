@@ -45,7 +45,7 @@ impl Upkeep {
         self.plan(now + POLL_EVERY);
     }
 
-    /// Returns whether the upkeep is due. After a true, it becomes due only when it is planned again.
+    /// Returns whether the upkeep is due. If it is, it becomes due again only after it is planned again.
     pub(crate) fn take_due(&self, now: Uptime) -> bool {
         let is_due = self.due.get().has_come(now);
         if is_due {

@@ -33,7 +33,7 @@ pub(crate) enum JobUpdate {
     /// The Job's callback came.
     Answered(Box<JobAnswer>),
     /// A callback came that cannot be read. The Job may post another one. If the Job's pod is lost instead,
-    /// the call fails with this failure.
+    /// the call fails with the failure that is given here.
     Refused(ExecutionError),
 }
 
@@ -64,8 +64,8 @@ pub(crate) struct JobAnswer {
     pub(crate) timestamps: Option<ReadyTimestamps>,
 }
 
-/// An output, and the charge for the body that contains it. The charge is `Loose`, because another io thread
-/// may have received the body.
+/// An output, and the charge for the body that contains the output. The charge is `Loose`, because another io
+/// thread may have received the body.
 pub(crate) struct JobOutput {
     pub(crate) output: Output,
     pub(crate) charge: Loose,
@@ -260,12 +260,14 @@ impl CallTable {
         self.with(call, |slot| slot.grant.take()).flatten()
     }
 
-    /// Ends a call from outside. Returns false if the table does not have the call.
+    /// Ends a call from outside its task: sets the end and wakes the task. Returns false if the table does
+    /// not have the call.
     pub(crate) fn end(&self, call: CallId, end: End) -> bool {
         self.with(call, |slot| set_end(slot, end)).is_some()
     }
 
-    /// Ends every call that still has a task from outside: those of `lane`, or all if `lane` is none.
+    /// Ends, from outside their tasks, the calls of `lane`, or all calls if `lane` is none. Skips the calls
+    /// that `orphan` marked.
     pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
         let mut inner = self.inner.borrow_mut();
         for slot in &mut inner.slots {

@@ -1,8 +1,8 @@
-//! Frees descriptors when the process, which may have only a limited number, runs short of them. Some are
-//! kept back for pods, the bridge and health checks. When all others are taken, `accept` closes the client
-//! that has been idle for the longest before it accepts a new one. When `to_pod` finds no descriptor for a
-//! connection to a pod, it closes an idle connection to a pod or an idle client. A connection that carries a
-//! call, or a part of a request head, is never closed for this.
+//! Frees descriptors when the process, which may have only a limited number, runs short of them. Some
+//! descriptors are kept back for pods, the bridge and health checks. When all others are taken, `accept`
+//! closes the client that has been idle for the longest before it accepts a new one. When `to_pod` finds no
+//! descriptor for a connection to a pod, it closes an idle connection to a pod or an idle client. A
+//! connection that carries a call, or a part of a request head, is never closed for this purpose.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The number of descriptors that are kept back is the larger of this and the limit divided by
+/// The number of descriptors that are kept back is the larger of this and the process's limit divided by
 /// `KEPT_BACK_PART`. It is at most half of the descriptors that are free when the first client comes.
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
@@ -23,7 +23,7 @@ const SILENT: Nanos = Nanos::SECOND;
 const SEARCH_PAUSE: Nanos = Nanos::from_ms(10);
 /// The shortest time between two log lines about one state.
 const SAID: Nanos = Nanos::from_s(60);
-/// The most idle clients that one search keeps.
+/// The number of idle clients that one search keeps at most.
 const FOUND_MAX: usize = 64;
 
 /// What the io threads share about descriptors.
@@ -44,7 +44,7 @@ pub(crate) struct LogLimit {
 }
 
 impl LogLimit {
-    /// Returns whether the caller has to log the state now. After a true, the next minute returns false.
+    /// Returns whether the caller has to log the state now, which is the case at most once a minute.
     pub(crate) fn take_turn(&self, now: Uptime) -> bool {
         let is_due = now >= self.next_at.get();
         if is_due {
@@ -130,8 +130,8 @@ impl Descriptors {
     }
 
     /// Returns whether `number`, the number of a client's descriptor, is one of those that are kept back. The
-    /// first call decides how many are kept back, because the number of the first client shows how many
-    /// descriptors the process took at its start.
+    /// first use of this function decides how many are kept back, because the number of the first client
+    /// shows how many descriptors the process took at its start.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
@@ -146,7 +146,8 @@ impl Descriptors {
         self.scarcity.is_wanted.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether a thread has asked for a descriptor. Clears the flag, so that one thread frees one.
+    /// Returns whether a thread has asked for a descriptor. Clears the flag, so that only one thread frees a
+    /// descriptor.
     pub(crate) fn take_wish(&self) -> bool {
         // The flag is loaded before the swap, because this runs in every round of the inbox, and a swap would
         // take the cache line from the other threads each time.
@@ -179,8 +180,8 @@ impl Descriptors {
         }
     }
 
-    /// Closes the client that, by the last search, has been idle for the longest. Returns false if no client
-    /// may be closed.
+    /// Closes the client that has been idle for the longest, as far as the last search shows. Returns false
+    /// if no client may be closed.
     pub(crate) fn make_room(&self, now: Uptime) -> bool {
         for may_search in [true, false] {
             while let Some(idle) = self.found.borrow_mut().pop_front() {

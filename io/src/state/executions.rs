@@ -78,9 +78,9 @@ pub(crate) struct ExecutionRecord {
     pub(crate) call: Option<CallId>,
 }
 
-/// The key that an execution holds: the lane of the function's registration, and the client's key. If a
-/// function is removed and registered again, its lane gets another epoch, so no execution of the first
-/// registration is replayed.
+/// The key that an execution holds: the lane of the function's registration, and the client's key. A function
+/// that is removed and registered again has another `LaneId`, so no execution of the first registration is
+/// replayed.
 pub(crate) type IdempotencyKey = (LaneId, Box<[u8]>);
 
 /// An execution that is stored, so that clients can read its output or wait for its end.
@@ -91,8 +91,8 @@ pub(crate) struct StoredExecution {
     /// The time by which the call has to end. When the client that made the call stops waiting, this becomes
     /// the async deadline.
     pub(crate) deadline: Cell<Deadline>,
-    /// Whether the client that made the call does not wait for its end, or no longer does, so the async
-    /// deadline holds. Clients that repeated the call may still wait; `joined` counts them.
+    /// Whether the async deadline holds, because the client that made the call does not wait for the call's
+    /// end. Clients that repeated the call may still wait; `joined` counts them.
     pub(crate) detached: Cell<bool>,
     /// The number of clients that repeated the call and wait for its end now.
     pub(crate) joined: Cell<u32>,
@@ -241,7 +241,7 @@ impl ExecutionTable {
     }
 
     /// Puts the record of a plain sync call into the next place of the circular buffer, which the record's id
-    /// contains. In a full buffer it replaces the oldest record.
+    /// contains. In a full buffer the record replaces the oldest one.
     pub(crate) fn put_plain(&self, record: ExecutionRecord) {
         let mut inner = self.inner.borrow_mut();
         let at = inner.ring_next;
@@ -263,7 +263,7 @@ impl ExecutionTable {
         }
     }
 
-    /// Removes the record of a plain sync call that was refused after `put_plain`.
+    /// Removes the record of a plain sync call that was refused after `put_plain` had stored the record.
     pub(crate) fn forget_plain(&self, id: ExecutionId) {
         let mut inner = self.inner.borrow_mut();
         if let Some(place) = inner.ring.get_mut(usize::from(id.place())) {

@@ -15,7 +15,7 @@ use nanofaas_core::ticket::LaneId;
 
 use crate::runtime::Runtime;
 
-/// The port of an endpoint URL that names none.
+/// The port of an endpoint URL that names no port.
 const HTTP_PORT: u16 = 80;
 /// A registered function, as this thread knows it.
 pub(crate) struct FunctionEntry {
@@ -28,7 +28,7 @@ pub(crate) struct FunctionEntry {
 
 impl FunctionEntry {
     /// Makes the entry of a registration. If the function's earlier entry `old` has the same URL, the address
-    /// that was resolved for it is kept.
+    /// that was resolved for that URL is kept.
     pub(crate) fn new(function: Arc<Function>, old: Option<&Self>) -> Self {
         let endpoint = match old {
             Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
@@ -60,8 +60,8 @@ impl FunctionTable {
         self.by_name.get(name)
     }
 
-    /// Returns the function that has the lane; none if the function was removed, even if another one has the
-    /// number now.
+    /// Returns the function that has the lane; none if that function was removed. Another function may have
+    /// the lane's number now.
     pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<FunctionEntry>> {
         let entry = self.by_lane.get(lane.index as usize)?.as_ref();
         entry.filter(|entry| entry.function.lane == lane)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-/// A body that a Job may fetch, and that its call is charged for.
+/// A body that a Job may fetch. The Job's call holds a charge for it.
 pub(crate) struct JobInput {
     pub(crate) content_type: Box<[u8]>,
     pub(crate) content_encoding: Option<Box<[u8]>>,

@@ -1,16 +1,16 @@
 //! How long a client may take nothing of its answer while tasks wait for memory. `readers` polls the clients.
 //!
 //! On a busy machine a client that reads may pause for longer than a round trip, so a client usually has a
-//! second. But if hundreds of clients read nothing, one after the other would hold its memory for a second.
-//! So after several clients in a row were ended, the next ones have less time, until a client takes something
-//! after a pause.
+//! second. But if hundreds of clients read nothing and each of them had a second, their memory would become
+//! free too slowly. So after several clients in a row were ended, the next ones have less time, until a
+//! client takes something after a pause.
 
 use std::cell::Cell;
 
 use nanofaas_core::time::Nanos;
 
-/// The usual time. With 150 ms for all clients, a machine under ten times its load ended some clients
-/// although they read.
+/// The usual time. 150 ms for all clients would be too short: on a machine under ten times its load, some
+/// clients were then ended although they read.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
 /// A client has at least the time of this many of its round trips.

@@ -1,7 +1,7 @@
-//! A kept-alive connection of this io thread to a pod. A receive stays armed on the connection, so a call
-//! sees at once that the pod died, and the next call sees it before it sends anything. The call's own task
-//! polls the receive, so an answer wakes only one task. `pod_pool` keeps idle connections; `to_pod` uses
-//! them.
+//! A kept-alive connection of this io thread to a pod. A receive stays armed on the connection. So a running
+//! call learns at once that the pod has died, and a later call learns this before it sends anything. The
+//! call's own task polls the receive, so an answer wakes only one task. `pod_pool` keeps idle connections;
+//! `to_pod` uses them.
 
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ pub(crate) struct PodConn {
     /// The buffer size of the next receive.
     room: usize,
     end: ConnEnd,
-    /// The bytes of the last request's body that were posted.
+    /// How many bytes of the last request's body were posted.
     posted: usize,
     /// When the last piece of the last request was posted; none until then.
     sent_at: Option<Uptime>,
@@ -66,7 +66,7 @@ impl PodConn {
     }
 
     /// Returns whether the pod has ended its side without an error, as after a complete answer. A failed send
-    /// ends the receive without an error, too, so the result is then false.
+    /// also ends the receive without an error, but in that case the result is false.
     pub(crate) fn has_ended_in_order(&self) -> bool {
         self.end == ConnEnd::InOrder && self.socket.unsent().is_none()
     }

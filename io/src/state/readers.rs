@@ -2,10 +2,10 @@
 //! are ended, beginning with the one that has been without progress for the longest. `sending` registers
 //! clients, and cuts the answer of a client that is ended.
 //!
-//! A client is ended only after two times have passed without progress: one second, which begins when its
+//! A client is ended only after two periods have passed without progress: one second, which begins when its
 //! request comes, and the time of `patience`, which begins when the client is registered. After progress both
-//! begin anew. No client is ended while the waiting tasks get memory from other sources. If a hundred clients
-//! share a processor, they read in turns, so each of them pauses often.
+//! begin anew. No client is ended while the waiting tasks get memory from other sources, because a pause may
+//! have another cause: a hundred clients that share a processor read in turns.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::state::patience::Patience;
 const IDLE: Nanos = Nanos::from_s(1);
 /// The time between two polls of the clients while memory is short.
 const POLL_EVERY: Nanos = Nanos::from_ms(50);
-/// Clients are ended only while no waiting task has got memory for this long.
+/// Clients are ended only when no waiting task has got memory for this long.
 const STILL: Nanos = Nanos::from_ms(150);
 
 /// A client that has not taken all of its answer.
@@ -77,15 +77,15 @@ impl SlowReader {
 
 /// The slow readers of a thread.
 pub(crate) struct Readers {
-    /// Fires when the next poll of the clients is due.
+    /// The alarm for the next poll of the clients.
     alarm: Alarm,
     all: RefCell<Vec<Rc<SlowReader>>>,
     patience: Patience,
     is_polled: Cell<bool>,
-    /// The account's `moved` at the last poll, which grows when waiting tasks get bytes from other sources
-    /// than ended clients.
+    /// The value of the account's `moved` at the last poll. That number grows when waiting tasks get bytes
+    /// from other sources than ended clients.
     moved: Cell<u64>,
-    /// When `moved` last grew.
+    /// When that number last grew.
     still_since: Cell<Uptime>,
 }
 
@@ -158,8 +158,8 @@ impl Readers {
     }
 
     fn note_moved(&self, thread: &Tables, now: Uptime) {
-        // Only a higher count is progress. The count falls when clients are ended, and rises again when the
-        // waiting tasks get the freed bytes.
+        // Only a higher count shows that a waiting task got memory. The count falls when clients are ended,
+        // and rises again when the waiting tasks get the freed bytes.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
             self.moved.set(moved);

@@ -43,7 +43,7 @@ pub(crate) struct Budget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Oldest {
     Own,
-    /// This other thread has it.
+    /// The execution is on this other thread.
     Of(ShardId),
 }
 
@@ -63,7 +63,7 @@ impl Budget {
         held.store(now, Ordering::Relaxed);
     }
 
-    /// Sets when the execution of this thread that finished first ended.
+    /// Sets the time at which the oldest finished execution of this thread ended.
     pub(crate) fn set_oldest(&self, finished_at: Option<Uptime>) {
         self.own().oldest_kept.set(finished_at);
     }
@@ -95,8 +95,8 @@ impl Budget {
         })
     }
 
-    /// Notes that `thread` is asked to drop its oldest execution. Returns false if it was asked before and
-    /// has not begun to do so, because then no second request is needed.
+    /// Notes that `thread` is asked to drop its oldest execution. Returns false if no request need be sent,
+    /// because `thread` has not begun to act on an earlier one.
     pub(crate) fn ask(&self, thread: ShardId) -> bool {
         !self.store.asked[thread.index()].swap(true, Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! Tokens by which a Job's callback proves for which attempt it is. A token is `attempt.mac`, where `mac` is
-//! an HMAC of execution id and attempt in hexadecimal, under a key of this process. The MACs are compared in
-//! constant time, and no token is logged.
+//! Tokens by which a Job's callback proves to which attempt it belongs. A token is `attempt.mac`, where `mac`
+//! is an HMAC of execution id and attempt in hexadecimal, under a key of this process. The MACs are compared
+//! in constant time, and no token is logged.
 
 use hmac::{Hmac, KeyInit, Mac};
 use nanofaas_core::id::ExecutionId;

@@ -1,5 +1,5 @@
-//! Accepts connections of clients. On both event loops it makes the system call itself, and the loop only
-//! reports that connections wait. monoio's accept is not used for two reasons. Its descriptors lack
+//! Accepts connections of clients. On both event loops this module makes the system call itself, and the loop
+//! only reports that connections wait. monoio's accept is not used for two reasons. Its descriptors lack
 //! `SOCK_CLOEXEC`, so started functions would inherit them. And an accept that is dropped after its
 //! completion leaks its connection.
 

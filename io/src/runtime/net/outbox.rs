@@ -139,7 +139,7 @@ impl SocketOutbox {
             };
         }
         // A small message is held, because with 64 connections a call then takes a quarter less CPU than with
-        // a send at once. The reason is that its peers wake less often.
+        // a send at once. The reason is that the peers of the call wake less often.
         if bytes.len() <= HELD_MAX {
             self.held = bytes;
             return Posted::Held;

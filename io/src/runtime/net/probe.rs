@@ -1,7 +1,7 @@
 //! Checks whether io_uring can be used: makes a loop that connects, accepts and echoes once, and then drops
 //! the loop. A set-up that succeeds does not suffice, because a sandbox may allow it and refuse
-//! `io_uring_enter`, which monoio does not report. `start` runs this check on an io thread before each set-up
-//! that it tries.
+//! `io_uring_enter`, which monoio does not report. Each io thread runs this check before each set-up of
+//! io_uring that `start` tries.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

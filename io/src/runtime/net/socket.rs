@@ -1,6 +1,6 @@
-//! A connection on either event loop: incoming bytes are polled, outgoing bytes are posted. Each
-//! `ClientConn`, each `PodConn` and the bell of each io thread is based on one. Dropping a socket closes it,
-//! even while bytes are in flight; bytes that were not sent are lost.
+//! A connection on either event loop: incoming bytes are polled, outgoing bytes are posted. A `ClientConn`
+//! and a `PodConn` have one socket each, and the bell of an io thread is a socket, too. Dropping a socket
+//! closes it, even while bytes are in flight; bytes that were not sent are lost.
 
 use std::cell::Cell;
 use std::io;
@@ -56,7 +56,7 @@ impl Socket {
 
     /// Returns whether the peer has ended its direction, even if bytes that it sent before were not received
     /// yet. On io_uring the kernel is asked, which costs a system call, or four if bytes wait. On epoll the
-    /// last events tell.
+    /// result is that of the last poll of the events.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_ended(),
@@ -66,7 +66,7 @@ impl Socket {
 
     /// Sends all of `bytes`, after the bytes that were posted before, and does not wait. Returns true if they
     /// are sent, or are held and will be sent at the end of this iteration. If the peer does not take a held
-    /// message then, the task that receives is woken.
+    /// message at that time, the task that receives is woken.
     ///
     /// Returns false if the peer has not taken all of `bytes` yet, or if no bytes can be sent any more.
     /// `poll_sent` then reports how the send ends.
@@ -93,8 +93,8 @@ impl Socket {
         }
     }
 
-    /// Returns whether more bytes have come than a small buffer has room for. If so, the next receive fills
-    /// more than a small buffer at once, so a large one does not lie empty. The check costs a system call.
+    /// Returns whether more bytes have come than a small buffer has room for. If so, a large buffer for the
+    /// next receive is filled at once and does not lie empty. The check costs a system call.
     pub(crate) fn has_much(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_much(),

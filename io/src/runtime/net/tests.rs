@@ -96,8 +96,8 @@ async fn receive_all(socket: &Socket) -> Vec<u8> {
 
 #[test]
 fn what_is_posted_arrives_whole_and_in_order() {
-    // The messages are of many sizes, and together more than the socket holds. So many messages are posted
-    // while earlier ones are not sent yet.
+    // The messages are of many sizes, and together more than the socket holds. Most of them are therefore
+    // posted while earlier ones are not sent yet.
     both(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         set_socket_send_buffer_size(&ours, 8 * 1024).unwrap();

@@ -108,8 +108,8 @@ impl Tasks {
 
     pub(super) fn run(&self, index: u32) {
         let at = index as usize;
-        // The task is out of its place while it runs, because it may spawn other tasks, and a spawn borrows
-        // the places.
+        // The task is taken out of its place while it runs, because it may spawn other tasks, and a spawn
+        // borrows the places.
         let taken = {
             let slot = &mut self.slots.borrow_mut().slots[at];
             slot.task
@@ -141,7 +141,7 @@ impl Tasks {
 }
 
 /// The data of a waker: the number of a task in a loop. It is in an `Arc`, because a waker without a
-/// reference count needs unsafe code. There is one allocation for each place, which its tasks share.
+/// reference count needs unsafe code. Each place has one such allocation, which its tasks share.
 struct Number {
     of_loop: u32,
     index: u32,

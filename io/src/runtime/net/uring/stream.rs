@@ -65,8 +65,8 @@ enum Writer {
 }
 
 impl Stream {
-    /// Makes a stream of a connected descriptor of any kind. monoio's `UnixStream` can wrap it even if it is
-    /// TCP, because that type holds only a descriptor.
+    /// Makes a stream of a connected descriptor of any kind. monoio's `UnixStream` can wrap a TCP descriptor,
+    /// too, because a `UnixStream` only holds its descriptor.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let fd = stream.as_raw_fd();
@@ -146,8 +146,8 @@ impl Stream {
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
         // The receive is not submitted yet, so it has taken nothing, and the socket itself shows what came.
-        // But if the ring was full, the receive may have been submitted early. The kernel may then have
-        // filled its buffer, and the completion is not processed yet.
+        // But if the ring was full, the receive may have been submitted early. In that case the kernel may
+        // have filled its buffer already, so an empty socket proves nothing.
         !uring.may_have_been_full() && is_empty(self.shared.fd)
     }
 

@@ -21,8 +21,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Makes a watch of a descriptor of any kind. monoio's `UnixStream` can wrap it, because that type holds
-    /// only a descriptor.
+    /// Makes a watch of a descriptor of any kind. monoio's `UnixStream` can wrap it, because a `UnixStream`
+    /// only holds its descriptor.
     pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
         let stream = UnixStream::from_std(StdStream::from(fd))?;
         let readable = Rc::new(Cell::new(false));
