@@ -80,7 +80,7 @@ pub(crate) struct BridgeThreadConfig {
     pub(crate) asked: mpsc::Receiver<Ask>,
 }
 
-/// Why the bridge could not be started; each message says what to do about it.
+/// Why the bridge could not be started. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("{0}")]
@@ -100,7 +100,7 @@ pub(crate) struct BridgeThread {
 }
 
 impl BridgeThread {
-    /// Requests that the thread stop the backend and end.
+    /// Makes the thread stop the backend and end.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -146,7 +146,7 @@ struct Bridge {
     /// The code that sends the result of the start takes the channel out, so that the result is sent only one
     /// time.
     settled: Rc<RefCell<Option<Settled>>>,
-    /// What a rebuilt Kubernetes bridge must know from the bridge before it.
+    /// The data that a Kubernetes bridge passes on to the bridge that replaces it.
     memory: Rc<Memory>,
 }
 
@@ -350,7 +350,7 @@ impl Bridge {
 enum Ended {
     /// The process stops.
     Asked,
-    /// One of its tasks panicked.
+    /// A task of the bridge panicked.
     Panicked,
     /// Another control plane acts for the cluster now.
     Deposed,
@@ -364,8 +364,8 @@ enum RunningBackend {
 }
 
 impl RunningBackend {
-    /// Whether a Kubernetes backend has adopted the existing pods of the cluster. Another backend adopts no
-    /// pods, so it is always ready.
+    /// Returns whether a Kubernetes backend has adopted the existing pods of the cluster. Another backend
+    /// adopts no pods, so it is always ready.
     fn is_ready(&self) -> bool {
         match self {
             Self::Kubernetes(bridge) => bridge.is_ready(),

@@ -42,8 +42,8 @@ impl Cores {
     pub(crate) fn plan(&self, io_threads: usize, scheduler: SchedulerDriver) -> Pinning {
         let pinned = scheduler == SchedulerDriver::Pinned;
         let threads = io_threads + usize::from(pinned);
-        // Under a quota, processes of other pods may be pinned to the same cores. With fewer than four cores,
-        // the functions would have too few cores beside the pinned threads.
+        // Under a quota, other processes may be pinned to the same cores. With fewer than four cores, the
+        // functions would have too few cores beside the pinned threads.
         let whole = self.allowed.len() == self.count && self.count >= 4;
         if !whole || threads + 1 > self.count {
             return Pinning::default();

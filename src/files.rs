@@ -242,7 +242,7 @@ fn find_below(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> std::io
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // This skips links to folders, because such a link could lead back to a parent of the folder.
+        // A link to a folder is skipped, because the link could lead back to a parent of the folder.
         if entry.file_type()?.is_dir() {
             let built = matches!(name, "target" | "node_modules" | "__pycache__");
             if levels > 0 && !built {

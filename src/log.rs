@@ -121,7 +121,8 @@ impl LogLine<'_> {
         line
     }
 
-    /// Adds the members of a JSON object that a function wrote. They never replace the event's own members.
+    /// Adds the members of a JSON object that a function wrote. A member never replaces one of the event's
+    /// own.
     fn add_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
         for (name, value) in members {

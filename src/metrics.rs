@@ -162,7 +162,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Returns `None` before the function's first call.
+    /// Sums the figures of one function. Returns `None` before the function's first call.
     fn of(stats: &QueueStats) -> Option<Self> {
         let mut totals: Option<Self> = None;
         for metrics in stats.metrics_seen() {

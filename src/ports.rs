@@ -113,7 +113,7 @@ fn holder(address: SocketAddr) -> String {
     }
 }
 
-/// Returns the process that listens on a port, if this process may read the other's descriptors.
+/// Returns the process that listens on a port, if this process may read the descriptors of that process.
 fn listener_on(port: u16) -> Option<(i32, String)> {
     let tables = [tcp(), tcp6()].into_iter().flatten().flatten();
     let listening = tables

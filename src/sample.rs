@@ -45,8 +45,8 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Returns the samples in a function file, by function. Returns none if the file cannot be read or has no
-/// samples.
+/// Returns the samples in a function file, by function. Returns no sample if the file cannot be read or has
+/// none.
 pub(crate) fn of_file(path: &Path) -> BTreeMap<String, SampleCall> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     of_text(&text)

@@ -79,7 +79,7 @@ enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// The platform that a function's spec has to fit.
+/// Returns the platform that a function's spec has to fit.
 pub(crate) const fn platform(config: &Config) -> Platform {
     match config.backend {
         BackendKind::Local => Platform::Local,
@@ -88,7 +88,7 @@ pub(crate) const fn platform(config: &Config) -> Platform {
     }
 }
 
-/// Runs the server until a signal ends it.
+/// Runs the server until a signal or the end of a thread stops it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
     let cores = Cores::detect();
     let machine = MachineFacts {
@@ -313,7 +313,7 @@ impl Addresses {
         }
     }
 
-    /// Whether pods, and processes on other machines, cannot reach the callback address.
+    /// Returns whether only processes on this machine and outside of pods can reach the callback address.
     fn is_callback_local(&self, has_pod_ip: bool) -> bool {
         let ip = self.internal.unwrap_or(self.listen).ip();
         ip.is_loopback() || ip.is_unspecified() && !has_pod_ip

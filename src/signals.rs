@@ -36,12 +36,12 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From the call of this function there may be calls, so the next signal only asks for a stop.
+    /// Makes the next signal ask for an orderly stop, because there may be calls from now on.
     pub(crate) fn serving(&self) {
         self.serving.store(true, Relaxed);
     }
 
-    /// Whether a signal has come since `serving` was called. Call `serving` first.
+    /// Returns whether a signal has come since the call of `serving`, which must be before this call.
     pub(crate) fn is_asked(&self) -> bool {
         !self.serving.load(Relaxed)
     }

@@ -23,7 +23,7 @@ pub(super) enum CliError {
     ReaderGone,
 }
 
-/// An error body of the API, with a hint what to do about it.
+/// An error body of the API, and a hint what the user can do about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) code: String,

@@ -57,7 +57,7 @@ pub(super) fn output(bytes: &[u8], content_type: &str) -> Result<(), CliError> {
     }
     let mut out = out.lock();
     out.write_all(bytes)?;
-    // JSON, and text on a terminal, end with a newline; other bytes stay unchanged.
+    // JSON, and text on a terminal, gets a newline at its end. Other bytes stay unchanged.
     let is_line = terminal || content_type.starts_with("application/json");
     if is_line && !bytes.ends_with(b"\n") {
         out.write_all(b"\n")?;

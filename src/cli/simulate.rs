@@ -183,10 +183,11 @@ fn print(report: &SimulationReport) -> Result<(), CliError> {
     show::rows(&head, report.rows.iter().map(row).collect())
 }
 
-/// A column of the table over time.
+/// A column of the table that shows the calls over time.
 struct TableColumn {
     name: &'static str,
-    /// `Some(true)`: only for functions with pods; `Some(false)`: only for functions without pods.
+    /// `Some(true)` shows the column only for functions with pods, `Some(false)` only for functions without
+    /// pods.
     pods: Option<bool>,
     of: fn(&Slice) -> String,
 }

@@ -58,7 +58,7 @@ fn line(name: &str, known: &BTreeSet<String>) -> String {
     }
 }
 
-/// Whether the variable has the form of those that the kubelet sets for a Service: `NANOFAAS_PORT`,
+/// Returns whether the variable has the form of those that the kubelet sets for a Service: `NANOFAAS_PORT`,
 /// `NANOFAAS_X_SERVICE_HOST`, `NANOFAAS_PORT_8080_TCP_ADDR` and the like.
 fn is_of_a_service(name: &str) -> bool {
     let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];

@@ -1,4 +1,4 @@
-//! Runs a function's `local.build` line once and shows its progress. It never looks at the files that the
+//! Runs a function's `local.build` line and shows its progress. This module never looks at the files that the
 //! line builds. A process that the build leaves in the background keeps running.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ const BUILD_LONGEST: Duration = Duration::from_secs(30 * 60);
 const POLL: Duration = Duration::from_millis(100);
 /// The largest number of output lines that the error of a failed build shows.
 const LINES_KEPT: usize = 30;
-/// The length at which a line of the output is cut, in bytes.
+/// The length at which a line of the output is split, in bytes.
 const LINE_LEN_MAX: u64 = 4096;
 
 /// Why a function could not be built; `Display` ends with the last lines of the output.
@@ -39,7 +39,7 @@ pub(crate) enum BuildProgress<'a> {
 }
 
 impl BuildProgress<'_> {
-    /// Whether stderr is a terminal, which can show a spinner.
+    /// Returns whether stderr is a terminal, which can show a spinner.
     pub(crate) fn has_terminal() -> bool {
         io::stderr().is_terminal()
     }

@@ -223,8 +223,8 @@ fn two_functions_of_one_name_are_refused() {
     assert_eq!(errors, [expected]);
 }
 
-/// `read_one` does not report functions with the same name as duplicates, because its error is that there is
-/// more than one function.
+/// Two functions with the same name get the error of `read_one`, that there are two functions. They do not
+/// get the error about duplicates.
 #[test]
 fn one_function_is_one() {
     let folder = FunctionFolder::new();

@@ -135,7 +135,7 @@ fn send(post: &IoPost, message: fn() -> Message) -> bool {
     wait(SEND_MAX, || post.send(message()).is_ok())
 }
 
-/// Waits until `done` returns true; returns false if `longest` passes first.
+/// Waits until `done` returns true. Returns false if `longest` passes before that.
 fn wait(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + longest;
     loop {

@@ -5,7 +5,8 @@ use nanofaas_k8s_bridge::OwnPod;
 
 use crate::config::{BackendKind, Config};
 
-/// Returns `None` if the process runs in no pod, or if its manifest does not set the variables.
+/// Finds the Pod of this process. Returns `None` if the process runs in no pod, or if its manifest does not
+/// set the variables.
 pub(super) fn find() -> Option<OwnPod> {
     let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     Some(OwnPod {

@@ -1,18 +1,18 @@
-//! Chaos: a real plane under random changes, calls, cancels, kills and broken connections, with a
-//! canary in every body; and storms of connections that break at any byte. The tests observe the
-//! plane only from outside. They judge by the contract and never by time.
+//! Chaos: a real plane under random changes, calls, cancels, kills and broken connections, with a canary in
+//! every body; and storms of connections that break at any byte. The tests observe the plane only from
+//! outside. They judge by the contract and never by time.
 //!
-//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs chaos and a storm. With
-//! `-- chaos` or `-- storm` it runs only that one, and with `-- soak` the load of an hour that
-//! `soak` describes. `NANOFAAS_CHAOS_SEED` replays the operations of a seed (but not their timing).
-//! `NANOFAAS_CHAOS_SECONDS` is the length in each of the four forms (15), or the length of the
-//! soak. `NANOFAAS_STORM_CONNECTIONS` is the number of connections (4000). `./ci chaos planted`
-//! checks that the chaos test finds the planted bugs that `planted.txt` names.
+//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs chaos and a storm. `-- chaos` or
+//! `-- storm` runs only that test, and `-- soak` runs the load of an hour that `soak` describes.
+//! `NANOFAAS_CHAOS_SEED` replays the operations of a seed, but not their timing. `NANOFAAS_CHAOS_SECONDS` is
+//! the length in each of the four forms (15), or the length of the soak. `NANOFAAS_STORM_CONNECTIONS` is the
+//! number of connections (4000). `./ci chaos planted` checks that the chaos test finds the planted bugs that
+//! `planted.txt` names.
 //!
-//! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution
-//! that got an id ends; no body reaches a pod that it was not sent to; no caller gets an answer of
-//! another call, or an answer that the contract does not allow; no function runs more calls than
-//! its concurrency; no descriptor and no process is left.
+//! What must hold: every plane lives without a panic; in the end the ledger's drift is 0; every execution
+//! that got an id ends; a body reaches only pods of the function to which it was sent; a caller gets only
+//! answers to its own call, and only answers that the contract allows; no function runs more calls than its
+//! concurrency; no descriptor and no process is left.
 
 #![allow(
     clippy::disallowed_methods,

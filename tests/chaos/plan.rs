@@ -9,7 +9,7 @@ use nanofaas_testkit::rng::SeededRng;
 pub(crate) const FUNCTIONS: usize = 8;
 /// The longest `timeoutMs` of all functions, and so the longest time that an attempt may take.
 pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
-/// The number of idempotency keys that a function's calls use at a time.
+/// The number of idempotency keys that a function's calls use at the same time.
 const KEYS: u64 = 6;
 
 /// Returns the name of a function by its number.

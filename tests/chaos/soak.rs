@@ -1,7 +1,7 @@
 //! A soak test: planes in all forms run under the same mixed load, for an hour by default. Each plane's
-//! memory, descriptors and threads are sampled every few seconds and plotted. Memory and descriptors must not
-//! grow after the first quarter, and must go down when the load ends. `main` calls this module; `./ci chaos
-//! soak` runs it.
+//! memory, descriptors and threads are sampled every few seconds and plotted. They must not grow after the
+//! first quarter. When the load ends, memory and descriptors must go down. `main` calls this module; `./ci
+//! chaos soak` runs it.
 
 mod crowd;
 mod graph;

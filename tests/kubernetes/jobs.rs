@@ -1,5 +1,5 @@
-//! JOB calls that end normally, with an error of the function, or because their client cancels them. Nothing
-//! of them may be left in the cluster.
+//! JOB calls that succeed, fail in the function, reach their deadline or are cancelled. Nothing of them may
+//! be left in the cluster.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ pub(crate) fn a_jobs_status_shows_how_it_started() {
         .expect(200)
         .json();
     assert_eq!(starts["coldStarts"][0]["failure"], Value::Null, "{starts}");
-    // A sync call, whose client waits for the result, works in the same way.
+    // A sync call, whose client waits for the result, also gets the Job's output.
     let answer = plane.invoke("job", &json!({"do": "echo", "value": 7}));
     assert_eq!(output(answer)["echo"], 7);
     plane.expect_no_drift();

@@ -13,7 +13,7 @@ use crate::cluster::until;
 use crate::node::own_address;
 use crate::plane::RunningPlane;
 
-/// The time after which the plane must listen.
+/// The time within which the plane must listen.
 const BEGIN: Duration = Duration::from_secs(20);
 
 /// A running process, and the addresses of its APIs.

@@ -1,7 +1,7 @@
-//! Rules that hold for the repository's files: the code map names every module, names in documents
-//! exist, no file is too long, comments name the acting thread or process, a type name has one
-//! meaning, `is_` and `has_` functions only answer, and names of tests are short. These tests run
-//! no program. Rules that clippy can check are in `clippy.toml` and in the lints of `Cargo.toml`.
+//! Rules that hold for the repository's files: the code map names every module, names in documents exist, no
+//! file is too long, comments name the acting thread or process, a type name has one meaning, `is_` and
+//! `has_` functions change nothing, and names of tests are short. These tests run no program. Rules that
+//! clippy can check are in `clippy.toml` and in the lints of `Cargo.toml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Every `Cargo.toml` uses the workspace's lints and its exact versions; only four files have
+//! Every `Cargo.toml` uses the workspace's lints and the workspace's exact versions. Only four files have
 //! unsafe code.
 
 use std::path::PathBuf;
