@@ -16,7 +16,7 @@ use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_core::work_queue::WorkQueue;
 
-/// Sends the messages of a backend through the work queue, with times of the process's clock.
+/// The sender of a backend's messages. It uses the work queue and the process's clock.
 pub struct Announcer {
     work_queue: Rc<RefCell<WorkQueue>>,
     origin: Instant,
@@ -49,7 +49,7 @@ impl Announcer {
     }
 
     /// Reports that a pod takes calls. The io threads get the pod's address before the scheduler gets
-    /// `PodUp`, because the scheduler may send calls to the pod as soon as it has that event.
+    /// `PodUp`, because after that event the scheduler may send calls to the pod.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_work_queue(|queue| {

@@ -31,7 +31,7 @@ impl Backoff {
         whole.mul_f64(0.5 + share / 2.0)
     }
 
-    /// Makes the next wait the shortest one again. The task calls it after a success.
+    /// Begins the series of waits again. The task calls it after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }

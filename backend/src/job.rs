@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// How long a Job may still run after its call's deadline. The io thread ends the call and its Job at the
-/// deadline, so a Job that runs this much longer is one that no io thread knows any more.
+/// deadline. So no io thread knows a Job that runs this much longer.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// The name of an attempt: the call, and the number of the attempt.
@@ -24,7 +24,7 @@ pub type AttemptKey = (CallId, u32);
 pub struct JobAttempt {
     pub name: String,
     pub start: Box<JobStart>,
-    /// Wakes the Job's task after a change that concerns the Job.
+    /// The signal that wakes the Job's task after a change that concerns the Job.
     pub bell: Rc<Notify>,
     stop: Cell<bool>,
     timestamps: Cell<Option<ReadyTimestamps>>,

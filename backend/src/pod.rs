@@ -31,7 +31,7 @@ pub struct WarmPod {
     pub token: String,
     pub function: Arc<Function>,
     pub wanted_at: Uptime,
-    /// Wakes the pod's task after a change that concerns the pod.
+    /// The signal that wakes the pod's task after a change that concerns the pod.
     pub bell: Rc<Notify>,
     pub health: Rc<HealthCheck>,
     stop: Cell<bool>,
@@ -110,7 +110,7 @@ impl WarmPod {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Announces how the pod's life ended. The caller has removed the pod from its table before.
+    /// Announces how the pod's life ended. The caller removes the pod from its table first.
     pub fn announce_end<F>(&self, announcer: &Announcer, fate: PodFate<F>, is_expected: bool) {
         let (function, pod) = (self.function.name(), &self.name);
         match fate {
@@ -150,6 +150,6 @@ pub enum PodFate<F> {
     StartFailed(PodStartError<F>),
     /// The pod ran before this backend knew it, and did not answer in time. It still runs, and may be busy.
     Unanswered(PodStartError<F>),
-    /// The pod ended after it took calls, or was stopped during its start.
+    /// The pod ended after it was announced, or was stopped during its start.
     Ended(PodEnd),
 }

@@ -3,7 +3,7 @@
 
 use tokio::task::JoinHandle;
 
-/// Aborts the task when it is dropped.
+/// A guard that aborts its task when it is dropped.
 pub struct AbortOnDrop<T>(pub JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {

@@ -3,7 +3,7 @@
 
 use std::task::Waker;
 
-/// Wakes the task when it is dropped.
+/// A guard that wakes the task when it is dropped.
 pub struct OnEnd(pub Waker);
 
 impl Drop for OnEnd {

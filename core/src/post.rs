@@ -103,8 +103,8 @@ impl PinnedPost {
         )
     }
 
-    /// Sends an event. The ring has room for all events that can exist at once: the ends of attempts and the
-    /// bridge's events. So a full ring is a broken invariant.
+    /// Sends an event. The ring has room for all events of calls and pods that can exist at once, so a full
+    /// ring is a broken invariant.
     pub fn event(&self, event: Event) {
         assert!(
             self.events.push(event).is_ok(),

@@ -1,7 +1,7 @@
-//! Predicts when a call that arrives now would begin. The prediction assumes that the calls before this call
-//! take the slots that exist and the slots that ordered pods will bring, and that each call holds its slot
-//! for the measured time. The module reads what the scheduler publishes about a lane, and decides nothing;
-//! `admission` does.
+//! Predicts when a call that arrives now would begin. The prediction makes two assumptions: the calls before
+//! this call take the slots that exist and the slots that ordered pods will bring, and each call holds its
+//! slot for the measured time. The module reads what the scheduler publishes about a lane, and decides
+//! nothing; `admission` does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -101,8 +101,8 @@ impl<'a> Prediction<'a> {
     ///   number of calls, and the slots share it.
     /// - A quarter of the spread for each wave of calls, because the measured mean is not exact.
     ///
-    /// In a test with evenly arriving calls whose times spread by a twentieth, 76 of 1,000 calls were
-    /// admitted and then missed their deadline without this margin. With it at most 2 did.
+    /// In a test, calls arrived evenly and their times spread by a twentieth. Without this margin 76 of 1,000
+    /// calls were admitted and then missed their deadline; with it at most 2 did.
     pub(crate) fn margin(&self, calls: u64) -> Nanos {
         let slots = u64::from(self.lane.slots_max.load(Ordering::Relaxed)).max(1);
         let waves_4 = calls / slots / 4;

@@ -53,10 +53,10 @@ struct Ring<T> {
 
 /// A slot of the ring. Positions count up from 0 without end; position `p` is in slot `p mod capacity`.
 struct Slot<T> {
-    /// Says which thread may use the slot. `p`: it is free, for the producer that reserves `p`. `p + 1`: it
-    /// is published, for the consumer whose head is `p`. `p + capacity`: it is free again, one lap later.
-    /// With a capacity of 1 the last two values would be equal. Writers: the producer that reserved `p`, then
-    /// the consumer.
+    /// Which thread may use the slot. `p`: it is free, for the producer that reserves `p`. `p + 1`: it is
+    /// published, for the consumer whose head is `p`. `p + capacity`: it is free again, one lap later. With a
+    /// capacity of 1 the last two values would be equal. Writers: the producer that reserved `p`, then the
+    /// consumer.
     stamp: AtomicU64,
     /// The item. The producer that reserved `p` writes it before it publishes; after that only the consumer
     /// uses it.
@@ -95,9 +95,10 @@ impl<T> Ring<T> {
 impl<T: Send> Producer<T> {
     /// Appends `item`, or returns it if the ring is full.
     ///
-    /// A push into a reserved place never fails. Places are reserved if at most `capacity` items can exist at
-    /// once, and each producer pushes only when it knows that a place is free for its item. A producer knows
-    /// this from the start, or from a message that was sent after the pop of the item that had the place.
+    /// A push into a reserved place never fails. Places are reserved if two conditions hold: at most
+    /// `capacity` items can exist at once, and each producer pushes only when it knows that a place is free
+    /// for its item. A producer knows this from the start, or from a message that was sent after the pop of
+    /// the item that had the place.
     ///
     /// The reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place that a
     /// pop had freed. The producers of these pushes knew of as many pops, and one of these pops is that of `p

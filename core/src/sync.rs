@@ -81,12 +81,14 @@ pub fn planted(bug: &str) -> bool {
 
 /// The atomics of loom, changed so that loom explores every order of accesses.
 ///
-/// loom 0.7 keeps only the last access to each location. So a thread's own load hides that another thread
-/// read the same location earlier, and loom never tries to put the first thread's next store before that read
-/// (loom's issue 166). The pattern "load, then store", of which a ring consists, would stay unexplored. As a
-/// workaround, each access first stores to a second location, which no code ever reads. These stores form one
-/// chain of accesses that loom does reorder. They order nothing in the memory model, because the second
-/// location is never read.
+/// loom 0.7 keeps only the last access to each location. So a thread's own load hides an earlier load of the
+/// same location by another thread. Then loom never tries to put the first thread's next store before that
+/// earlier load (loom's issue 166). The pattern "load, then store", of which a ring consists, would stay
+/// unexplored.
+///
+/// As a workaround, each access first stores to a second location, which no code ever reads. These stores
+/// form one chain of accesses that loom does reorder. They order nothing in the memory model, because the
+/// second location is never read.
 #[cfg(loom)]
 mod model {
     use loom::sync::atomic;

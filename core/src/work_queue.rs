@@ -1,7 +1,8 @@
-//! The bridge's work queue. It sorts the messages that the bridge receives, makes the registry's changes,
-//! sends them in the right order, and keeps messages for a full ring until the ring has room. It never waits,
-//! sleeps or starts anything: a `BridgeCommand` names what a backend has to do. Each bridge owns one work
-//! queue and runs `controller_loop`; the management port reads the functions from the queue.
+//! The bridge's work queue. It sorts the messages that the bridge receives, makes the registry's changes, and
+//! sends them in the right order. Messages for a full ring stay in the queue until the ring has room. The
+//! queue never waits, sleeps or starts anything: a `BridgeCommand` names what a backend has to do. Each
+//! bridge owns one work queue and runs `controller_loop`; the management port reads the functions from the
+//! queue.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

@@ -98,7 +98,7 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Reads one value that has at most this many levels of lists and objects.
+/// The reader of one value that has at most this many levels of lists and objects.
 #[derive(Clone, Copy)]
 struct Level(usize);
 

@@ -1,5 +1,5 @@
 //! The models of ring, bitmap and doorbell. loom tries every interleaving and every stale read that the
-//! memory model allows, within the bound that each model names.
+//! memory model allows, up to the number of preemptions that a model names.
 //!
 //! `core/model` runs them; in a normal build this file is empty.
 #![cfg(loom)]

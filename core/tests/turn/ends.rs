@@ -1,5 +1,5 @@
-//! Tests of how a function is removed, and how a function of the same name gets its lane while calls and
-//! messages of the old function are still in flight.
+//! Tests of how a function is removed, and how a function of the same name gets its lane. Calls and messages
+//! of the old function may still be in flight then.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Tests of when pods are started: a start is ordered if calls wait longer than a start takes, an order that
-//! is not needed any more is taken back, and calls use no pod that is not needed.
+//! Tests of when pods are started and used. A start is ordered if calls wait longer than a start takes. An
+//! order that is not needed any more is taken back. Calls use no pod that is not needed.
 
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
