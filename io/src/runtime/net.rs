@@ -60,7 +60,7 @@ impl EventLoop {
         probe::probe()
     }
 
-    /// Starts a task. It may be called only from within `run`.
+    /// Starts a task. The caller has to be code that runs within `run`.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         match self {
             Self::Uring(uring) => uring.spawn(task),

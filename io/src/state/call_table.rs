@@ -1,7 +1,7 @@
 //! The table of the calls of this io thread. Each call has a place, through which grants, ends and results of
-//! Jobs reach the task that serves the call. A place holds no bytes of a request. Its writers are the call's
-//! task, the inbox, the scheduler (grants), a Job's callback, and the code that ends a call because its
-//! client left or cancelled it.
+//! Jobs reach the task that serves the call. A place holds no bytes of a request. The writers of a place are
+//! the call's task, the inbox, the scheduler (grants), a Job's callback, and the code that ends a call
+//! because the client left or cancelled it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -202,7 +202,8 @@ impl CallTable {
         (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
     }
 
-    /// Marks a call that ends before its grant has arrived. Its place stays taken until the grant arrives.
+    /// Marks a call that ends before its grant has arrived. The place of the call stays taken until the grant
+    /// arrives.
     pub(crate) fn orphan(&self, call: CallId) {
         self.with(call, |slot| slot.orphan = true);
     }

@@ -13,8 +13,9 @@ use std::sync::{Arc, OnceLock};
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The number of descriptors that are kept back is the larger of this and the process's limit divided by
-/// `KEPT_BACK_PART`. It is at most half of the descriptors that are free when the first client comes.
+/// The number of descriptors that are kept back: `KEPT_BACK`, or the process's limit divided by
+/// `KEPT_BACK_PART` if that is more. But at most half of the descriptors that are free when the first client
+/// comes are kept back.
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
 /// A client that has never sent a request is closed only after it has been idle for this long.

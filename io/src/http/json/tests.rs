@@ -101,7 +101,7 @@ fn nesting_of_both_kinds_is_counted() {
     assert_eq!(kind_of(&nested(129)), Some((Depth, 128)));
     assert_eq!(kind_of(&nested(10_000)), Some((Depth, 128)));
     assert_eq!(kind_of(&"{\"a\":".repeat(10_000)), Some((Depth, 5 * 128)));
-    // The check knows at every level whether an object or an array has to close.
+    // The check has to distinguish objects from arrays at each level, because they close differently.
     let mixed = |open: &str| format!("{}1{}", open.repeat(64), "]}".repeat(64));
     assert_eq!(kind_of(&mixed("{\"a\":[")), None);
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The outgoing bytes of one socket. A small message is held until the end of the iteration, so that the
 //! messages of many sockets go out together and their peers wake less often. A larger message is sent at once
 //! as far as the socket takes it, and its rest follows before any later message. Both event loops send
-//! through this type, but each has its own way to learn that a socket has room again.
+//! through this type, but each has its own way to detect that a socket has room again.
 
 use std::cell::Cell;
 use std::io;
@@ -225,7 +225,7 @@ impl SocketOutbox {
         ))
     }
 
-    /// Ends all sending. Shuts down both directions, so that the task that receives sees an end.
+    /// Ends all sending. Shuts down both directions, so that the task that receives gets an end.
     pub(super) fn fail(&mut self, nothing: bool, why: Errno) {
         self.failed.get_or_insert(Failed { nothing, why });
         self.behind = false;

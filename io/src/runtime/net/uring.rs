@@ -1,4 +1,4 @@
-//! The event loop on io_uring: monoio's runtime, executor and operations. No code above `net` sees a type of
+//! The event loop on io_uring: monoio's runtime, executor and operations. No code above `net` uses a type of
 //! monoio. A task has to yield through an operation (`yield_now`). If the task woke itself instead, monoio
 //! would run it next, again and again, and poll no socket.
 

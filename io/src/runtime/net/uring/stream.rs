@@ -43,7 +43,7 @@ pub(super) struct StreamShared {
     /// The iteration in which the receive that is in flight was pushed.
     received_in: Cell<u64>,
     outbox: RefCell<SocketOutbox>,
-    /// The waker of the task that waits for bytes. That task is also woken if a held message was not sent.
+    /// The waker of the task that waits for bytes. A held message that was not sent wakes that task, too.
     reading: RefCell<Option<Waker>>,
     /// The writing half of the socket; none while `write_rest` uses it.
     writer: RefCell<Option<Writer>>,
@@ -156,8 +156,8 @@ impl Stream {
         // report the end is submitted yet.
         match peek(self.shared.fd) {
             Ok(0) => true,
-            // The end may come after bytes that were not received yet. This is rare, so it may cost more
-            // system calls.
+            // The end may come after bytes that were not received yet. This case is rare, so its additional
+            // system calls do not matter.
             Ok(_) => self.shared.uring.ends.has_come(self.shared.fd),
             Err(why) => why != Errno::EAGAIN,
         }
@@ -224,7 +224,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // The drop of the stream makes operations that cancel the receive and close the descriptor.
         self.shared.uring.push(3);
-        // This shuts the socket down, which ends a receive or a send that waits for the peer.
+        // `abandon` shuts the socket down, which ends a receive or a send that waits for the peer.
         self.abandon();
     }
 }
