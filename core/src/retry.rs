@@ -22,7 +22,7 @@ pub enum AttemptFailure {
     Final,
 }
 
-/// What happens next.
+/// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Give,

@@ -27,8 +27,8 @@ pub use std::sync::{
 
 use std::ops::Deref;
 
-/// The cell of std with the methods of loom's cell. They take a closure, so that the model sees when an
-/// access begins and ends.
+/// The cell of std with the methods of loom's cell. These methods take a closure, so that the model sees when
+/// an access begins and ends.
 #[cfg(not(loom))]
 pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
