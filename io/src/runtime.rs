@@ -124,9 +124,8 @@ impl Runtime {
         self.dates.line(self.recent())
     }
 
-    /// Converts a time of the process's clock to the time since the epoch. The function uses the wall clock's
-    /// time at the start of the process, so that a jump of the wall clock cannot make an execution end before
-    /// it began.
+    /// Converts a time of the process's clock to the time since the epoch. The wall clock is read only at the
+    /// start of the process, so a jump of the wall clock cannot make an execution end before it began.
     pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
         self.origin_wall + at.since(Uptime::ZERO)
     }

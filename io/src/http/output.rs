@@ -98,8 +98,8 @@ impl Output {
                     if let Some(fault) = fault {
                         return Err(bad(&format!("the output is not JSON: {fault}")));
                     }
-                    // The white space around the value is cut off, because a line break after the value would
-                    // split the answer for a client that reads line by line.
+                    // The white space around the value is cut off. A line break after the value would split
+                    // the answer for a client that reads line by line.
                     output.body = trimmed(&output.buffer, output.body.clone());
                 }
                 Form::Json

@@ -1,6 +1,6 @@
 //! The `Date` line of answers (RFC 9110 §5.6.7). A thread rewrites the line from the wall clock at most once
-//! a second. So a change of the wall clock shows within a second, and the other answers of that second
-//! neither format a time nor read the wall clock.
+//! a second. So a change of the wall clock shows within a second. The other answers of that second neither
+//! format a time nor read the wall clock.
 
 use std::cell::Cell;
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! The table of the calls of this io thread. Each call has a place, through which grants, ends and results of
-//! Jobs reach the task that serves the call. A place holds no bytes of a request. The writers of a place are
-//! the call's task, the inbox, the scheduler (grants), a Job's callback, and the code that ends a call
-//! because the client left or cancelled it.
+//! Jobs reach the task that serves the call. A place holds no bytes of a request. The call's task, the inbox,
+//! the scheduler (grants) and a Job's callback write to the place. Code that ends a call because the client
+//! left or cancelled it writes to the place, too.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -131,8 +131,8 @@ impl Descriptors {
     }
 
     /// Returns whether `number`, the number of a client's descriptor, is one of those that are kept back. The
-    /// first use of this function decides how many are kept back, because the number of the first client
-    /// shows how many descriptors the process took at its start.
+    /// first use of this function decides how many are kept back. The number of the first client shows how
+    /// many descriptors the process took at its start.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
@@ -150,8 +150,8 @@ impl Descriptors {
     /// Returns whether a thread has asked for a descriptor. Clears the flag, so that only one thread frees a
     /// descriptor.
     pub(crate) fn take_wish(&self) -> bool {
-        // The flag is loaded before the swap, because this runs in every round of the inbox, and a swap would
-        // take the cache line from the other threads each time.
+        // The flag is loaded before the swap, because a swap takes the cache line from the other threads.
+        // This function runs in every round of the inbox, and the flag is rarely set.
         self.scarcity.is_wanted.load(Ordering::Relaxed)
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }

@@ -140,8 +140,8 @@ impl Stream {
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
             // With `DEFER_TASKRUN`, an end that has reached the socket makes a completion only when the loop
-            // waits, and a busy loop may not wait for a while. Until then the receive has taken nothing, so
-            // the socket itself still shows the end. Without `DEFER_TASKRUN`, each submission makes all
+            // waits. A busy loop may not wait for a while. Until then the receive has taken nothing, so the
+            // socket itself still shows the end. Without `DEFER_TASKRUN`, each submission makes all
             // completions.
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
