@@ -124,8 +124,9 @@ impl Runtime {
         self.dates.line(self.recent())
     }
 
-    /// Converts a time of the process's clock to the time since the epoch. The wall clock is read only at the
-    /// start of the process, so a jump of the wall clock cannot make an execution end before it began.
+    /// Converts a time of the process's clock to the time since the epoch. The conversion uses what the wall
+    /// clock read at the start of the process. So a jump of the wall clock cannot make an execution end
+    /// before it began.
     pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
         self.origin_wall + at.since(Uptime::ZERO)
     }
