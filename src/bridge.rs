@@ -63,7 +63,7 @@ pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 pub(crate) struct BridgeThreadConfig {
     pub(crate) backend: Backend,
     pub(crate) inbox: BridgeInbox,
-    /// The inbox's bell notifies this.
+    /// The `Notify` that the inbox's bell notifies.
     pub(crate) wake: Arc<Notify>,
     pub(crate) io: Vec<IoPost>,
     pub(crate) scheduler: SchedulerPost,

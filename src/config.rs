@@ -436,8 +436,8 @@ impl ServeArgs {
 
 impl Config {
     /// Returns the base URL `http://host:port` under which pods reach `/v1/internal`. Without
-    /// `--callback-url`, the host is the listener's address. If that is unspecified, the host is the pod's
-    /// address or, outside a pod, loopback. `listen` and `internal` are the actual addresses of the
+    /// `--callback-url`, the host is the listener's address. If that address is unspecified, the host is the
+    /// pod's address or, outside a pod, loopback. `listen` and `internal` are the actual addresses of the
     /// listeners.
     pub(crate) fn callback_base(&self, listen: SocketAddr, internal: Option<SocketAddr>) -> String {
         if let Some(url) = &self.callback_url {

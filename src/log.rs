@@ -2,8 +2,8 @@
 //! go through a bounded queue, and a line that finds the queue full is dropped and counted. Only `at_once`
 //! writes directly. This module itself logs nothing. `serve` sets it up.
 //!
-//! tracing-serde reads the fields of an event. The module writes its own JSON, because tracing-subscriber's
-//! JSON form keeps empty fields and cannot put the fields of a function's own log line next to the message.
+//! tracing-serde reads the fields of an event, and this module writes the JSON. tracing-subscriber's own JSON
+//! form keeps empty fields. It also cannot put the fields of a function's own log line next to the message.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -44,9 +44,9 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Of libraries, only warnings and errors are logged. kube's client is off: it logs every failed request
-    // as an error, which the bridge reports too. Events with the target `function` are the lines that
-    // functions print.
+    // Of libraries, only warnings and errors are logged. kube's client is off, because it logs every failed
+    // request as an error, and the bridge reports failures itself. Events with the target `function` are the
+    // lines that functions print.
     let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

@@ -135,8 +135,8 @@ impl Management {
         timeout(ASK_MAX, answered).await.ok()?.ok()
     }
 
-    /// Writes the metrics page. The bridge's thread must not call this, because it takes long if there are
-    /// many functions.
+    /// Writes the metrics page. The bridge's thread must not call this, because the page takes long if there
+    /// are many functions.
     fn page(&self, functions: Option<ScrapedFunctions>) -> String {
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(functions) = functions {
@@ -310,8 +310,8 @@ impl Listener for BoundedListener {
                 Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
-                    // The usual error is a lack of descriptors. It also comes when no client waits, because
-                    // the kernel allocates the descriptor first.
+                    // The usual error is a lack of descriptors. This error also comes when no client waits,
+                    // because the kernel allocates the descriptor first.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }

@@ -1,6 +1,7 @@
-//! The effect of a panic. A panic of an io thread or of the scheduler's thread ends the process, because an
-//! invariant of our code is broken and calls may be in an inconsistent state. A panic on the bridge's thread
-//! ends only the bridge. A panic of another thread is only logged. `serve` installs this hook.
+//! The effect of a panic. A panic of an io thread or of the scheduler's thread ends the process. Such a panic
+//! shows that an invariant of our code is broken, so calls may be in an inconsistent state. A panic on the
+//! bridge's thread ends only the bridge. A panic of another thread is only logged. `serve` installs this
+//! hook.
 
 use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};

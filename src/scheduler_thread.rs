@@ -21,8 +21,8 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::cores;
 
-/// How long the thread spins without work before it sleeps. This is longer than the pause between two calls
-/// at some hundred calls a second, so that only an almost idle control plane pays for a wake-up.
+/// How long the thread spins without work before it sleeps. This time is longer than the pause between two
+/// calls at some hundred calls a second, so that only an almost idle control plane pays for a wake-up.
 const SPIN: Nanos = Nanos::from_ms(2);
 /// Pause before a full ring to the bridge or to an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);

@@ -232,8 +232,8 @@ impl Serving {
                 .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
-                // The bridge gets no functions here. They are written into the cluster, and the bridge reads
-                // them from there.
+                // The bridge gets no functions here. The functions are written into the cluster, and the
+                // bridge reads them from there.
                 BackendKind::Kubernetes => Vec::new(),
                 BackendKind::Local | BackendKind::None => drafts(&loaded),
             },

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends it at once.
-//! The signal mask is left as it is, because function processes would inherit it. `serve` starts this module
-//! before any work that takes long.
+//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends the process
+//! at once. The signal mask is left as it is, because function processes would inherit another mask. `serve`
+//! starts this module before any work that takes long.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,7 +30,7 @@ const EVENTS_MAX: usize = 8;
 /// The events for the main thread.
 pub(crate) struct Signals {
     pub(crate) events: Receiver<MainEvent>,
-    /// Threads wake this when they end.
+    /// The waker that a thread wakes when it ends.
     pub(crate) on_end: Waker,
     serving: Arc<AtomicBool>,
 }
@@ -41,7 +41,7 @@ impl Signals {
         self.serving.store(true, Relaxed);
     }
 
-    /// Returns whether a signal has come since the call of `serving`, which must be before this call.
+    /// Returns whether a signal has come since `serving` was called. The caller must have called `serving`.
     pub(crate) fn is_asked(&self) -> bool {
         !self.serving.load(Relaxed)
     }

@@ -1,6 +1,6 @@
 //! The addresses of POOL functions. This module looks each host name up again every 30 s, so that no call
 //! waits for a look-up. Functions with the same host and port share one look-up. The module opens no
-//! connection. The bridge's loop passes it every function, whichever backend runs.
+//! connection. The bridge's loop passes every function to this module, whichever backend runs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};

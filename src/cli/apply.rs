@@ -1,6 +1,6 @@
 //! `apply`: reads function files, runs their build lines, and registers each function. The server checks the
 //! fields, because only the server knows its platform. `apply` shows each fault that the server reports at
-//! its line of the file.
+//! the field's line of the file.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -139,8 +139,8 @@ fn apply(
     Ok(None)
 }
 
-/// Prints the server's warnings, except those about the fields that this program does not know either: `run`
-/// has printed these. An older server may ignore fields that this program knows.
+/// Prints the server's warnings, except the warnings about fields that this program does not know, because
+/// `run` has printed these. An older server may ignore fields that this program knows.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown

@@ -9,7 +9,7 @@ use strsim::levenshtein;
 
 /// The prefix of all settings.
 const PREFIX: &str = "NANOFAAS_";
-/// No flag reads this variable. `core/src/sync.rs` reads it in tests.
+/// No flag reads this variable. `core/src/sync.rs` reads it in a build with planted bugs.
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
 /// The largest edit distance at which a known name is suggested for the given name.
 const DISTANCE_MAX: usize = 3;

@@ -17,7 +17,7 @@ pub(super) struct Located {
     pub lines: BTreeMap<String, u32>,
 }
 
-/// Returns the documents of a text, except empty ones. An error has the line where it is.
+/// Returns the documents of a text, except empty ones. An error comes with its line.
 pub(super) fn documents(text: &str) -> Result<Vec<Located>, (u64, String)> {
     let nodes: Vec<Node> = serde_saphyr::from_multiple(text).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());

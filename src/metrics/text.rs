@@ -26,8 +26,8 @@ impl MetricsPage {
         self.sample(name, &[], value);
     }
 
-    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket alone, so
-    /// this function adds them up.
+    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket alone,
+    /// and this function adds up the counts.
     pub(super) fn histogram(
         &mut self,
         name: &str,

@@ -1,5 +1,5 @@
-//! The functions of `--functions`. They are read and checked before a thread for calls starts, then built,
-//! and shown with the line that calls each. The bridge registers them.
+//! The functions of `--functions`. `serve` reads and checks them before a thread for calls starts, builds
+//! them, and shows the line that calls each of them. The bridge registers them.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,6 +1,6 @@
-//! The real process under test. A test starts it with flags, uses it over HTTP and ends it by its pid, and
-//! this module records its log. The module never looks inside the process. A control plane that several tests
-//! share lives until the test process ends; `keeper` then ends the control plane.
+//! The real process under test. A test starts the process with flags, uses it over HTTP and ends it by its
+//! pid. This module records the log of the process and never looks inside the process. A control plane that
+//! several tests share lives until the test process ends; `keeper` then ends the control plane.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -43,7 +43,7 @@ pub struct ControlPlane {
     pub log: Arc<ProcessLog>,
 }
 
-/// Prints a line of the log if it reports a panic, or if NANOFAAS_TEST_SHOW_LOG asks for the whole log.
+/// Prints a line of the log if the line reports a panic, or if NANOFAAS_TEST_SHOW_LOG asks for the whole log.
 fn show(line: &str) {
     if line.contains("panicked") || std::env::var_os("NANOFAAS_TEST_SHOW_LOG").is_some() {
         eprintln!("plane: {line}");
@@ -343,7 +343,7 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Parses a line of the log. Returns it if it has the addresses, as the start-up line has.
+/// Parses a line of the log. Returns the parsed line if it has the addresses, as the start-up line has.
 fn addresses(line: &str) -> Option<Value> {
     let line: Value = serde_json::from_str(line).ok()?;
     (address(&line, "listen").is_some() && address(&line, "management").is_some()).then_some(line)

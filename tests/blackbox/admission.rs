@@ -305,7 +305,7 @@ fn later_async_calls_refuse_no_sync_one() {
         .collect();
     plane().wait_for("after", 59, 1);
     // The 60 async calls ahead of the sync call would take 18 s. But sync calls go before async calls, so the
-    // sync call waits for only one or two of them.
+    // sync call waits for only one or two async calls.
     let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
     let mut sync = sync.begin(plane().listen);
     plane().wait_for("after", 60, 1);

@@ -1,5 +1,6 @@
-//! Each call gets its own answer, although pods send bytes without a request, close idle connections, close
-//! together with an answer, answer before they have read the request, or send the answer of another call.
+//! Each call gets its own answer. The pods of these tests send bytes without a request, close idle
+//! connections, close together with an answer, answer before they have read the request, or send another
+//! call's answer.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -35,9 +36,9 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. A
-/// write to a Unix socket has reached the peer when it returns; over TCP the transfer takes some time on a
-/// busy machine.
+/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. When
+/// a write to a Unix socket returns, the bytes have reached the peer. Over TCP the transfer takes some time
+/// on a busy machine.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");

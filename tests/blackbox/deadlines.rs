@@ -83,8 +83,8 @@ fn an_expired_time_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // A pod that itself reports a timeout shortly before the deadline gets the same message. If the call has
-    // time left, code and message are the function's own.
+    // The message is the same if the pod itself reports a timeout shortly before the deadline. If the call
+    // has time left, its code and message are those that the pod reports.
     let late = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
         line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)

@@ -1,5 +1,5 @@
-//! The record of an execution: its fields, how long the plane keeps it, and that it never changes after the
-//! execution has ended.
+//! The record of an execution: its fields, how long the plane keeps the record, and that the record never
+//! changes after the execution has ended.
 
 use std::collections::BTreeSet;
 

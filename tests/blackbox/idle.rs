@@ -51,8 +51,8 @@ fn until_still(plane: &ControlPlane) {
     }
 }
 
-/// A plane is idle although it still has executions. `until_still` waits long enough for idle pod connections
-/// to close (half a minute), but not long enough for executions to expire.
+/// The plane becomes idle although it still has executions. `until_still` waits long enough for idle pod
+/// connections to close (half a minute), but not long enough for executions to expire.
 #[test]
 fn nothing_wakes_an_idle_plane() {
     let plane = ControlPlane::start(&[]);

@@ -1,5 +1,5 @@
-//! Outputs in memory. Clients that read the same stored output share its memory, the store may drop an output
-//! while a client receives it, and large outputs arrive complete with every framing.
+//! Outputs in memory. Clients that read the same stored output share its memory. The store may drop an output
+//! while a client receives it. Large outputs arrive complete with every framing.
 
 use std::time::Duration;
 

@@ -461,7 +461,7 @@ fn a_crash_loop_backs_off_until_replaced() {
         .get("/v1/functions/loop/cold-starts")
         .expect(200)
         .json();
-    // The newest start may still be running, and then it has no failure yet.
+    // The newest start may still be running. In that case the newest start has no failure yet.
     let starts = body["coldStarts"].as_array().expect("a list");
     let failure = starts.iter().find_map(|start| start["failure"].as_str());
     let failure = failure.unwrap_or_default();

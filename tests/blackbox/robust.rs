@@ -443,8 +443,8 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // The small answers come first. They keep the io thread busy, and the io thread sends only at the end of
-    // its iteration. So the last small answer is still being sent when the io thread makes the large answers.
+    // The small answers come first and keep the io thread busy. The io thread sends only at the end of its
+    // iteration. So the last small answer is still being sent when the io thread makes the large answers.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

@@ -157,8 +157,8 @@ impl Book {
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());
-                // A removal counts until it is answered, because it ends the calls that exist when it is
-                // sent, however late they end.
+                // A removal counts if its answer came after `from`, because a removal ends the calls that
+                // exist when it is sent, however late these calls end.
                 found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
             }
             if state.answered < from {

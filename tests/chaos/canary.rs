@@ -13,7 +13,7 @@ pub(crate) struct Canary {
     pub(crate) function: usize,
     /// The call's id. Two calls have the same id only if they have the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may receive the body. With an idempotency key it is the default,
+    /// The earliest registration that may receive the body. With an idempotency key every registration may,
     /// because the same body is sent at different times.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,

@@ -1,6 +1,6 @@
 //! Executions as clients and pods see them: the body of each execution, the pods that received it, and its
 //! end. The ledger checks every received body against its canary, and at the end the concurrency of every
-//! function. Pods and clients write the ledger, and it sends nothing to the plane.
+//! function. Pods and clients write the ledger. The ledger sends nothing to the plane.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;

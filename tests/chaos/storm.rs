@@ -1,5 +1,5 @@
-//! A storm: very many connections with a few calls each, pods that break one answer in ten at any byte, and
-//! clients that leave at any byte of their request or their answer. Every complete answer must belong to its
+//! A storm: very many connections with a few calls each. The pods break one answer in ten at any byte, and
+//! some clients leave at any byte of their request or their answer. Every complete answer must belong to its
 //! caller. In the end the ledger's drift is 0, and no descriptor is left. The storm kills no process and
 //! changes no function while calls run. `main` calls this module.
 

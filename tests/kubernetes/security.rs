@@ -43,7 +43,8 @@ fn who(name: &str, mode: &str, more: Value) -> Value {
     who
 }
 
-/// While this value exists, the label `ENFORCE` of the namespace has another value. The drop restores it.
+/// While this value exists, the label `ENFORCE` of the namespace has another value. The drop of this value
+/// restores the label.
 struct Relabelled;
 
 impl Relabelled {

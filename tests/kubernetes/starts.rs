@@ -12,7 +12,7 @@ use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until}
 use crate::outside::Outside;
 use crate::plane::{RunningPlane, image, output, plane, spec};
 
-/// The time within which a failure counts as early, because these calls have a minute.
+/// The time within which a failure counts as early. The calls themselves could take a minute.
 const EARLY: Duration = Duration::from_secs(20);
 /// The name of an image that neither the node nor a registry has.
 const ABSENT: &str = "localhost/there-is-no-such-image:1";

@@ -17,7 +17,8 @@ pub(crate) enum Verdict {
 
 /// Ends a test that cannot run on this machine or this cluster.
 pub(crate) fn not_run(why: &str) -> ! {
-    // This ends the test without the panic hook, which would print a message although nothing is wrong.
+    // `resume_unwind` ends the test without the panic hook, which would print a message although nothing is
+    // wrong.
     resume_unwind(Box::new(NotRun(why.to_owned())))
 }
 

@@ -7,7 +7,8 @@ use crate::{files, read};
 const LINES_MAX: usize = 520;
 /// The largest number of lines of a function, so that it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 75;
-/// The largest number of lines of a test. It is higher, because a list of cases can be read in parts.
+/// The largest number of lines of a test. It is higher than that of a function, because a list of cases can
+/// be read in parts.
 const TEST_LINES_MAX: usize = 100;
 const COMMENT_WIDTH_MAX: usize = 120;
 /// The functions that are longer, with the reason why they are not split.

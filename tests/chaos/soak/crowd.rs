@@ -1,6 +1,7 @@
 //! The workers that load a plane in a soak test, each in a thread of its own and with its own pause. They
-//! make small and large calls, async and keyed calls, read or write slowly or not at all, cause faults of
-//! pods and of clients, and add and remove functions. Every complete answer must belong to its caller.
+//! make small and large calls, and async and keyed calls. They read or write slowly or not at all. They cause
+//! faults of pods and of clients, and add and remove functions. Every complete answer must belong to its
+//! caller.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
