@@ -17,8 +17,8 @@ pub(super) fn find() -> Option<OwnPod> {
     })
 }
 
-/// Returns the process's service account if the backend is Kubernetes, because only there could a function's
-/// podTemplate name it.
+/// Returns the process's service account, if a podTemplate of a function could name it: only on Kubernetes,
+/// and only if functions run in the namespace of this process.
 pub(super) fn account(config: &Config) -> Option<String> {
     let own_pod = find().filter(|_| config.backend == BackendKind::Kubernetes)?;
     if own_pod.service_account.is_none() {

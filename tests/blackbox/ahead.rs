@@ -92,8 +92,8 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     };
     register("full");
     register("ahead");
-    // The call has a key. The plane does not watch whether the client of a keyed call leaves, so it reads no
-    // further bytes while the call runs.
+    // The call has a key, so it goes on when its client leaves. The plane therefore reads no further bytes
+    // while the call runs.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());
