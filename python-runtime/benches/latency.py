@@ -61,7 +61,7 @@ def stop(pod: subprocess.Popen[bytes]) -> None:
 
 
 def round_trips(source: str, calls: int) -> str:
-    """p50 and p99 of `calls` calls, one after the other."""
+    """Returns p50 and p99 of `calls` calls, which are sent one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         pod, path = start(folder, source)
         try:
@@ -79,7 +79,7 @@ def round_trips(source: str, calls: int) -> str:
 
 
 def starts(source: str, count: int) -> str:
-    """Median time from fork to the first 200 of `/health`."""
+    """Returns the median time from the start of a pod's process to the first 200 of `/health`."""
     times = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(count + 1):
@@ -94,7 +94,7 @@ def starts(source: str, count: int) -> str:
 
 
 def interpreter(code: str, count: int) -> str:
-    """Median time of a whole `python3 -c`."""
+    """Returns the median time of a whole `python3 -c`."""
     times = []
     for _ in range(count):
         began = time.perf_counter()

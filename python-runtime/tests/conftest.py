@@ -10,13 +10,14 @@ import pytest
 from pods import Platform, Pod, platform
 
 LOOPS = ["asyncio", "uvloop"] if importlib.util.find_spec("uvloop") else ["asyncio"]
-# An async pod finds this as `uvloop` if the test wants plain asyncio.
+# An async pod imports this as `uvloop` if the test needs plain asyncio.
 NO_UVLOOP = "raise ImportError('hidden by the test')\n"
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
-    """`start(source, tcp=False, loop=None, **env)`: a pod, not yet ready."""
+    """Gives `start(source, tcp=False, loop=None, **env)`, which starts a pod and does not wait
+    until the pod is ready."""
     pods: list[Pod] = []
 
     def begin(source: str, tcp: bool = False, loop: str | None = None, **env: str) -> Pod:
@@ -37,7 +38,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
 
 @pytest.fixture(params=LOOPS)
 def loop(request: pytest.FixtureRequest) -> str:
-    """Each event loop that is installed."""
+    """Repeats the test for each event loop that is installed."""
     return request.param
 
 

@@ -1,6 +1,7 @@
 """Starts real pods for the tests, exchanges bytes with them, and fakes the platform.
 
-Never imports the runtime: a pod is a process and a socket, as it is for the platform.
+This module does not import the runtime. A pod is a process and a socket here, as it is for the
+platform.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Answer:
         self.body = body
 
     def all(self, name: str) -> list[str]:
-        """All values of a header, which may occur several times."""
+        """Returns all values of a header, which may occur several times."""
         return [value for known, value in self._all if known == name]
 
     def json(self) -> object:
@@ -43,7 +44,7 @@ class Answer:
 
 
 class Client:
-    """One connection; every wait is bounded."""
+    """One connection. Each wait has a time limit."""
 
     def __init__(self, address: str | int, host: str = "127.0.0.1") -> None:
         if isinstance(address, int):
@@ -63,7 +64,8 @@ class Client:
         return data
 
     def answer(self, head_only: bool = False) -> Answer:
-        """The next answer. Raises ConnectionError if the pod closed instead."""
+        """Reads the next answer. Raises ConnectionError if the pod closes the connection before
+        that."""
         while b"\r\n\r\n" not in self._data:
             if not self.more():
                 raise ConnectionError(f"closed after {self._data!r}")
@@ -78,7 +80,8 @@ class Client:
         return answer
 
     def at_end(self) -> bool:
-        """Waits for the pod to close; False if it sends something instead."""
+        """Waits for the pod to close the connection. Returns False if the pod sends bytes
+        instead."""
         if self._data:
             return False
         try:
@@ -103,7 +106,7 @@ class Client:
 def request(value: object = None, body: bytes | None = None, method: str = "POST",
             path: str = "/invoke", content_type: str = "application/json",
             metadata: object = None, **headers: object) -> bytes:
-    """The bytes of a request; `x_deadline_ms=5` becomes a header `X-Deadline-Ms: 5`."""
+    """Returns the bytes of a request. `x_deadline_ms=5` becomes a header `X-Deadline-Ms: 5`."""
     if body is None:
         envelope = {"input": value}
         if metadata is not None:
@@ -144,7 +147,7 @@ class Pod:
         return self.stderr_path.read_text(errors="replace")
 
     def logs(self) -> list[dict[str, object]]:
-        """The stderr lines that are JSON objects."""
+        """Returns the stderr lines that are JSON objects."""
         found = []
         for line in self.stderr().splitlines():
             with contextlib.suppress(ValueError):
@@ -154,7 +157,8 @@ class Pod:
         return found
 
     def log_with(self, **fields: object) -> dict[str, object]:
-        """Waits for a log line with these fields; a value may be a part of the logged one."""
+        """Waits for a log line with these fields. A given value may be a part of the logged
+        value."""
         def matches(line: dict[str, object]) -> bool:
             return all(str(text) in str(line.get(name)) for name, text in fields.items())
         return wait_for(lambda: next((line for line in self.logs() if matches(line)), None))
@@ -183,7 +187,8 @@ class Pod:
             return client.invoke(value, **headers)
 
     def invoke_when_ready(self, value: object = None) -> Answer:
-        """Repeats the call while the pod answers 503, for which a busy machine may need long."""
+        """Repeats the call while the pod answers 503, because on a busy machine a pod may take long
+        to be ready."""
         answers: list[Answer] = []
 
         def is_answered() -> bool:
@@ -194,7 +199,7 @@ class Pod:
         return answers[-1]
 
     def worker(self) -> int:
-        """The worker's process id."""
+        """Returns the worker's process id."""
         path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
         return wait_for(lambda: next((int(pid) for pid in Path(path).read_text().split()), None))
 
@@ -224,7 +229,7 @@ def wait_for(look: object, patience_s: float = PATIENCE_S) -> object:
 
 
 def gone(pid: int) -> bool:
-    """Whether that process has ended (also as a zombie)."""
+    """Whether that process has ended. A zombie has ended too."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -244,7 +249,7 @@ class Platform:
         self.got: queue.Queue[tuple[str, dict[str, str], bytes]] = queue.Queue()
         self.statuses: list[int] = []
         self.inputs: dict[str, tuple[str, bytes]] = {}
-        self.encoding: str | None = None  # Content encoding of the inputs.
+        self.encoding: str | None = None  # The content encoding of the inputs.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)

@@ -42,7 +42,7 @@ ASYNC = PLAIN.replace("def handle", "async def handle")
 
 @pytest.fixture(params=["plain", "async"])
 def pod(request, start: Start):
-    """The same function, plain and async."""
+    """Repeats the test for the same function, plain and async."""
     return start(PLAIN if request.param == "plain" else ASYNC).ready()
 
 
@@ -333,7 +333,7 @@ def test_the_module_and_function_can_be_named(start: Start) -> None:
 
 
 def test_a_client_gets_its_json_from_any_connection(pod: Pod) -> None:
-    """300 calls on one connection, and one call on each of 100 connections."""
+    """The test sends 300 calls on one connection, and one call on each of 100 connections."""
     with pod.connect() as client:
         for number in range(300):
             assert client.invoke({"n": number}).json() == {"n": number}

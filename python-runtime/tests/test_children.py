@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pods import Pod, Start, gone, request, wait_for
 
-# Input "A" forks, and the child leaves the function in the way that `how` names.
+# For input "A" the function forks, and the child leaves the function in the way that `how` names.
 FORKS = """
     import asyncio, os, sys, time
     pending = None
@@ -191,8 +191,9 @@ def test_children_go_though_the_link_closes_first(start: Start, kind: str) -> No
     pod.invoke()
     child = child_of(pod)
     with contextlib.ExitStack() as held:
-        # The kernel closes the dead watchdog's descriptors in any order. A second writer keeps the
-        # lifeline open, so that the worker learns of the end by its link alone.
+        # The kernel may close the link of a dead watchdog before its lifeline. The test has a
+        # second writer, which keeps the lifeline open, so that only the link shows the worker that
+        # the watchdog has ended.
         for each in os.scandir(f"/proc/{pod.process.pid}/fd"):
             if int(each.name) > 2 and os.readlink(each.path).startswith("pipe:"):
                 held.enter_context(open(each.path, "wb"))

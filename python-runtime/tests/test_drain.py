@@ -1,5 +1,5 @@
-"""SIGTERM: the pod finishes its calls, answers with `Connection: close`, exits 0. Also log
-lines."""
+"""SIGTERM: the pod finishes its calls, answers with `Connection: close`, and exits with status 0.
+Other tests here are about log lines."""
 
 from __future__ import annotations
 

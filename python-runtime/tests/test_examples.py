@@ -32,8 +32,8 @@ def test_example(start: Start, name: str, value: object, output: object) -> None
 
 
 def test_serving_a_plain_function_imports_no_asyncio(start: Start) -> None:
-    """Fewer imports make a shorter start. Modules that the interpreter itself imports do not
-    count."""
+    """The runtime imports few modules, because each import makes the start longer. Modules that the
+    interpreter itself imports do not count."""
     bare = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"],
                           capture_output=True, text=True, check=True).stdout.split()
     pod = start("import sys\ndef handle(input): return sorted(sys.modules)").ready()

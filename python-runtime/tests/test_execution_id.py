@@ -1,5 +1,5 @@
-"""Every answer to a call carries its `X-Execution-Id`: the platform compares it with the call's
-id."""
+"""Every answer to a call carries the call's `X-Execution-Id`, which the platform compares with the
+id that it sent."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ASYNC = PLAIN.replace("def handle", "async def handle").replace(
 
 @pytest.fixture(params=["plain", "async"])
 def source(request: pytest.FixtureRequest) -> str:
-    """The same function, plain and async."""
+    """Repeats the test for the same function, plain and async."""
     return PLAIN if request.param == "plain" else ASYNC
 
 
 def ids(answer: Answer) -> list[str]:
-    """All values of the header, in order."""
+    """Returns all values of the header, in order."""
     return answer.all("x-execution-id")
 
 
@@ -96,7 +96,8 @@ def test_a_call_over_its_deadline(start: Start, source: str) -> None:
 
 
 def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
-    """The watchdog answers each running call with its own id, also if an earlier id was longer."""
+    """The watchdog answers each running call with the id of that call, also if the call before it
+    had a longer id."""
     pod = start(source).ready()
     with pod.connect() as client, pod.connect() as other:
         client.invoke(1, x_execution_id="a-longer-id-than-the-one-that-comes-now")
@@ -107,7 +108,7 @@ def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
         assert (answer.json()["code"], ids(answer)) == ("OOM", ["mine"])
         if source is ASYNC:
             assert ids(other.answer()) == ["other"]
-    # The not-ready responder answers 503 until the next worker is ready.
+    # The next call waits for a new worker, because the not-ready responder answers 503 until then.
     pod.ready()
     with pod.connect() as client:
         assert client.invoke(1, x_execution_id="e" * 200).status == 200
@@ -116,7 +117,7 @@ def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
 
 
 def test_a_call_that_was_not_started(start: Start) -> None:
-    """The not-ready responder answers, whether the head came at once or in pieces."""
+    """The not-ready responder repeats the id, whether the head came at once or in pieces."""
     pod = start("""
         import os, time
         def init():
@@ -132,7 +133,7 @@ def test_a_call_that_was_not_started(start: Start) -> None:
         whole = request("x" * 100_000, x_execution_id="pieces")
         for piece in (whole[:20], whole[20:90], whole[90:]):
             client.send(piece)
-            pod.invoke(1)  # When this is answered, the piece was read, too.
+            pod.invoke(1)  # Its answer shows that the piece was read too.
         answer = client.answer()
         assert (answer.status, ids(answer)) == (503, ["pieces"])
         assert client.at_end()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pods import Platform, Start
 
-# Things that a function may do before it raises. The runtime has to answer and to log nevertheless.
+# Things that a function may do before it raises. The runtime must still answer and log.
 SABOTAGE = {
     "stderr without flush": "sys.stderr = type('Tee', (), {'write': lambda self, text: None})()",
     "no stderr": "sys.stderr = None",
@@ -83,8 +83,8 @@ def test_a_fault_of_a_job_is_posted(start: Start, plane: Platform, kind: str, do
 @pytest.mark.parametrize("end", ["raise ValueError('of the module')", "def handle(input): pass",
                                  "async def handle(input): pass", "def handle(*, x): pass"])
 def test_a_fault_while_loading_is_told(start: Start, do: str, end: str) -> None:
-    """If the module has no fault of its own, the runtime must find the modules that it loads
-    late."""
+    """If the function's module has no fault of its own, the runtime must find the modules that it
+    imports late."""
     if do == "no descriptors" and "raise" not in end:
         pytest.skip("a worker cannot serve then")
     if do in ("os", "time", "socket") and (end.startswith("async") or "*" in end):
@@ -156,7 +156,8 @@ def test_a_jobs_end_uses_nothing_of_the_function(
 
 def test_a_job_posts_without_any_open_descriptor(start: Start,
                                                                plane: Platform) -> None:
-    """The watchdog, which lost its link, posts POD_LOST later, but the platform takes the first."""
+    """The watchdog, which lost its link, posts POD_LOST later, but the platform takes the first
+    result."""
     start("""
         import os
         def handle(input):

@@ -23,7 +23,8 @@ PLAIN = """
 
 @pytest.fixture
 def beside(start: Start, tmp_path: Path):
-    """`beside(source, {name: text}, **env)`: a pod with more modules in its folder."""
+    """Gives `beside(source, {name: text}, **env)`, which starts a pod with more modules in its
+    folder."""
     def begin(source: str, modules: dict[str, str], **env: str) -> Pod:
         # `start` makes the first pod's folder, so `mkdir` is patched to add the modules before the
         # start.

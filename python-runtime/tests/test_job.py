@@ -40,7 +40,7 @@ ASYNC = (FUNCTION.replace("def handle", "async def handle")
 
 @pytest.fixture(params=[FUNCTION, ASYNC], ids=["plain", "async"])
 def job(request, start: Start, plane: Platform):
-    """`job(input, **env)` starts a Job."""
+    """Gives `job(input, **env)`, which starts a Job."""
     def begin(value: object = None, **env: str):
         if value is not None:
             payload = json.dumps({"input": value, "metadata": {"k": "v"}})
@@ -210,7 +210,7 @@ def test_a_crash_is_posted_for_the_dead_worker(job: Start, plane: Platform, do: 
 
 @pytest.mark.parametrize("do", ["oom", "exit"])
 def test_times_that_are_not_known_are_left_out(job: Start, plane: Platform, do: str) -> None:
-    """A time in the result must be a whole number, so an unknown time is left out, not null."""
+    """A time in the result must be a whole number, so an unknown time is left out and not null."""
     job({"do": do})
     it = result(plane)
     assert type(it["startedAt"]) is int
@@ -264,7 +264,7 @@ def test_what_does_not_load_is_posted(start: Start, plane: Platform) -> None:
         assert plane.got.empty()
 
 
-@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # 1 ms: before it handles signals.
+@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # After 1 ms it handles no signals yet.
 def test_loading_counts_against_the_deadline(start: Start, plane: Platform, timeout_ms: str) -> None:
     pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS=timeout_ms,
                 CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pods import Platform, Pod, Start, request, wait_for
 
-# Each step writes to `marks`, so that a test can check the steps when no answer comes.
+# Each step of the function writes to `marks`, so that a test can check the steps when no answer
+# comes.
 PLAIN = """
     import collections, itertools, time
     from nanofaas_runtime import CallStopped, CallerLeft, DeadlineExceeded

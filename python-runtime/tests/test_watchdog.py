@@ -244,7 +244,7 @@ def test_a_failing_ready_url_is_logged_and_ignored(start: Start, url: str) -> No
 
 
 def test_a_silent_platform_delays_no_call(start: Start, plane: Platform) -> None:
-    plane.statuses.append(0)  # The platform closes without an answer.
+    plane.statuses.append(0)  # The platform closes the connection unanswered.
     pod = start(ECHO, NANOFAAS_READY_URL=plane.url).ready()
     assert pod.invoke_when_ready(1).json() == 1
 
@@ -305,7 +305,7 @@ def test_connections_beyond_the_slots_wait_and_are_served(start: Start) -> None:
 
 
 def test_oom_finds_its_connection_among_many(start: Start) -> None:
-    """A slot is used again: the answer of the watchdog goes to the last connection of the slot."""
+    """If several connections had a slot, the watchdog's answer goes to the last one."""
     pod = start(ECHO).ready()
     for _ in range(5):
         for _ in range(20):

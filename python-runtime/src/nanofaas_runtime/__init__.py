@@ -1,13 +1,13 @@
 """The names that a function may import: an answer with a content type, exceptions that stop a call.
 
-Imports nothing. The process itself starts in `__main__`.
+This module imports nothing. The process starts in `__main__`.
 """
 
 from __future__ import annotations
 
 
 class Response:
-    """An answer with a content type of its own; the platform passes `body` on unchanged.
+    """An answer with a content type of its own. The platform passes `body` on unchanged.
 
     `body` is bytes, or text that is sent as UTF-8. The constructor raises TypeError or ValueError
     for an answer that cannot be sent, so that the traceback names the function's line.
@@ -32,9 +32,9 @@ class Response:
 
 
 class CallStopped(BaseException):
-    """Raised inside a plain function that has to end now. It is not an `Exception`, so that a broad
-    `except Exception` does not swallow it. If the function still runs 100 ms later, its worker is
-    killed."""
+    """The runtime raises this in a plain function that has to end now. The class does not derive
+    from `Exception`, so that a broad `except Exception` does not catch it. If the function still
+    runs 100 ms later, its worker is killed."""
 
 
 class DeadlineExceeded(CallStopped):
@@ -42,7 +42,7 @@ class DeadlineExceeded(CallStopped):
 
 
 class CallerLeft(CallStopped):
-    """The caller closed the connection, so it will not read the answer."""
+    """The caller closed the connection, so the caller will not read the answer."""
 
 
 __all__ = ["CallStopped", "CallerLeft", "DeadlineExceeded", "Response"]

@@ -6,14 +6,15 @@ import sys
 
 from . import paths
 
-paths.hide_folder()  # This comes first, because a module in that folder could replace any import.
+paths.hide_folder()  # This call precedes the imports, which a module of the folder could replace.
 
 from . import log
 from .settings import BadSetting, Settings
 
 
 def main() -> int:
-    """Runs until the pod is stopped; the exit status is 0 after a drain, 1 after a failed start."""
+    """Runs the pod or its Job to the end. Returns the exit status: 0 after a drain or a reported
+    result, 2 if a setting is wrong, another status after a failure."""
     import os
 
     log.reserve_stderr()

@@ -1,6 +1,7 @@
-"""Accepts connections from the backlog, up to a bound per turn. Called by both loops.
+"""Accepts connections from the backlog, a limited number at a time. Both loops call it.
 
-Never waits. An error of one connection, or a lack of descriptors, never ends the loop.
+Accepting does not wait. Neither an error of one connection nor a lack of descriptors ends the
+loop.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 def accept_some(listener: socket.socket, pod: Pod,
                 take: Callable[[Connection, socket.socket], None]) -> bool:
-    """Returns False if accepting has to pause."""
+    """Accepts connections, and passes each one to `take`. Returns False if accepting has to
+    pause."""
     for _ in range(ACCEPTS_PER_TURN_MAX):
         if pod.full():
             return False

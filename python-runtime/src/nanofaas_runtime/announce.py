@@ -1,7 +1,8 @@
-"""Reports to the platform once that this pod is ready.
+"""Reports one time to the platform that this pod is ready.
 
-Never delays serving: the worker serves already, and the watchdog goes on watching while another
-thread sends the request. If the request fails, the platform probes `/health`. Called by `watchdog`.
+The report does not delay serving, because the worker already serves, and a thread of its own sends
+the request. If the request fails, the platform's probe of `/health` finds the pod. `watchdog` calls
+`announce`.
 """
 
 from __future__ import annotations

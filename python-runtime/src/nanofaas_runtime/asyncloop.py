@@ -1,8 +1,9 @@
 """The loop under `async def` functions: asyncio, on uvloop if that is installed.
 
-Accepts connections by itself, so that it can report each of them to the watchdog. Goes on whatever
-the function does to the loop, because `asyncio.all_tasks()` lists no task of this module. Called by
-`worker`, and by `job` for its one call.
+This module accepts connections itself, so that it can report each of them to the watchdog. A
+function cannot end the loop: `keep_running` starts a stopped loop again, and `asyncio.all_tasks()`
+lists no task of this module that the function could cancel. `worker` uses this module, and `job`
+uses it for its one call.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop if uvloop is installed or is in the handler's folder, else of asyncio."""
+    """Returns a loop of uvloop if uvloop is installed or in the handler's folder, else of
+    asyncio."""
     try:
         try:
             with paths.Standard():
@@ -44,7 +46,7 @@ def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -
     while not is_done():
         try:
             loop.run_forever()
-        except BaseException as error:  # SystemExit of a background task, for example.
+        except BaseException as error:  # A background task may raise SystemExit.
             if is_done():
                 return
             if loop.is_closed():
@@ -57,7 +59,8 @@ def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -
 
 
 def run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Neither `loop.stop()` nor another task can interrupt it."""
+    """Runs `work` and returns its result. Neither `loop.stop()` nor another task can interrupt
+    it."""
     task = loop.create_task(work)
     hide(task)
     task.add_done_callback(lambda _: loop.stop())
@@ -66,7 +69,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) ->
 
 
 class Server:
-    """Serves `pod` until it was stopped and no call has come for DRAIN_QUIET_S."""
+    """Serves `pod` until the pod is stopped and has then had no call for DRAIN_QUIET_S."""
 
     def __init__(self, pod: AsyncPod, listener: socket.socket, link: socket.socket) -> None:
         self._pod = pod

@@ -1,7 +1,7 @@
 """The pod of an `async def` function: it runs each call as a task, many calls side by side.
 
-The function's code cannot find the tasks of other calls by `asyncio.all_tasks()`, because they
-are not listed there. Called by `worker`.
+The function's code cannot find the tasks of other calls by `asyncio.all_tasks()`, because these
+tasks are not listed there. `worker` makes the pod.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .function import Function
     from .wire import Head
 
-# How often the pod checks its calls' deadlines and updates BEAT, which shows that the loop turns.
+# While calls run, the pod checks their deadlines and updates BEAT at this interval. BEAT shows that
+# the loop runs.
 BEAT_S = 0.02
 
 # Takes a task out of `asyncio.all_tasks()`. Otherwise a function that cancels all tasks would
@@ -33,7 +34,7 @@ hide = tasks._unregister_task
 
 
 class AsyncPod(Pod):
-    """Calls run as tasks, side by side, one per connection."""
+    """A pod whose calls run as tasks, side by side, at most one per connection."""
 
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float,
                  loop: Any) -> None:
@@ -71,8 +72,8 @@ class AsyncPod(Pod):
         task.add_done_callback(lambda _task: self._ended(connection, call))
 
     def _ended(self, connection: Connection, call: Call) -> None:
-        """Called when a call's task is done. This is not a part of `_serve`, because a task that is
-        cancelled before its first step never runs `_serve`."""
+        """Does what follows the end of a call's task. `_serve` cannot do this, because a task that
+        is cancelled before its first step does not run `_serve`."""
         self.running -= 1
         call.task = None
         if connection.call is call:
@@ -91,7 +92,7 @@ class AsyncPod(Pod):
                 self.stopped(connection, call, call.stopped)
             else:
                 self.fail(connection, call, error)
-        except BaseException as error:  # Also SystemExit: a call cannot end the pod.
+        except BaseException as error:  # Even SystemExit must not end the pod.
             self.fail(connection, call, error)
         else:
             self.finish(connection, call, value)
@@ -102,7 +103,7 @@ class AsyncPod(Pod):
             call.task.cancel()
 
     def _beat(self) -> None:
-        """Cancels overdue calls, and shows the watchdog that the loop turns."""
+        """Cancels overdue calls, and shows the watchdog that the loop runs."""
         now = monotonic_ns()
         soonest = 0
         for connection in self.connections.values():

@@ -1,7 +1,7 @@
 """One call: the function's arguments, and the bytes of its result.
 
-Never touches a socket. The ids and the map of headers are read only when the function or a log line
-asks for them, so a call that needs neither does not pay for them.
+This module uses no socket. The ids and the map of headers are read only when the function or a log
+line asks for them, because most calls need neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 JSON_TYPE = b"application/json"
-# The charsets in which the platform reads JSON.
+# The charset parameters with which the platform reads a body as JSON.
 UTF_8 = frozenset(b"charset=" + each for name in (b"utf-8", b"utf8", b"us-ascii")
                   for each in (name, b'"%b"' % name))
 
@@ -33,8 +33,8 @@ def _refuse_constant(name: str) -> object:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-# `scan_once` is the C function inside `decode`; it saves the two passes of `decode` over white
-# space.
+# `scan_once` is the C function inside `decode`. A direct call saves the two searches of `decode`
+# for white space.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(_decoder, "scan_once")
 _decode = _decoder.decode
 
@@ -70,8 +70,8 @@ def is_json(content_type: bytes) -> bool:
 
 
 class Call:
-    """A call as it arrived. `deadline_ns` is on the monotonic clock, 0 if there is none. `echo`
-    is `Head.echo`, taken before the function runs, so that the function cannot change it."""
+    """A call as it arrived. `deadline_ns` is on the monotonic clock, 0 if the call has no deadline.
+    `echo` is `Head.echo`, taken before the function runs, so that the function cannot change it."""
 
     __slots__ = ("body", "deadline_ns", "echo", "head", "metadata", "stopped", "task")
 
@@ -117,7 +117,8 @@ class Call:
         return None if value is None else value.decode("latin-1")
 
     def input(self) -> Any:
-        """The function's input: the envelope's `input`, or the unchanged bytes. Raises BadInput."""
+        """Returns the function's input: the envelope's `input`, or the unchanged bytes. Raises
+        BadInput."""
         content_type = self.head.header(b"content-type") or b""
         if content_type != JSON_TYPE and not is_json(content_type):
             return bytes(self.body)
@@ -160,20 +161,21 @@ class Context:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The envelope's `metadata`; empty if there was none."""
+        """The envelope's `metadata`; empty if the envelope has none."""
         if self._call.metadata is None:
             self._call.metadata = {}
         return self._call.metadata
 
     @property
     def headers(self) -> dict[str, str]:
-        """The request's headers, names in lower case."""
+        """The request's headers, with their names in lower case."""
         if self._headers is None:
             self._headers = self._call.headers
         return self._headers
 
     def remaining_ms(self) -> float | None:
-        """Milliseconds until the deadline, 0 when it has passed; None if there is none."""
+        """Returns the milliseconds until the deadline, 0 when it has passed; None if the call has
+        no deadline."""
         deadline = self._call.deadline_ns
         if not deadline:
             return None
@@ -181,7 +183,8 @@ class Context:
 
 
 def output(value: object) -> tuple[str | None, bytes]:
-    """Content type (None: JSON) and body of a function's result. Raises BadOutput."""
+    """Returns the content type (None for JSON) and the body of a function's result. Raises
+    BadOutput."""
     if isinstance(value, Response):
         return value.content_type, value.body
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -190,12 +193,12 @@ def output(value: object) -> tuple[str | None, bytes]:
 
 
 def code_of(error: BaseException) -> str:
-    """The error code for an exception of the function or for an output that is not JSON."""
+    """Returns the error code for an exception of the function or for an output that is not JSON."""
     return "BAD_OUTPUT" if type(error) is BadOutput else "HANDLER_ERROR"
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: bad`, whatever the exception's own `__str__` does."""
+    """Returns a text such as `ValueError: bad`, whatever the exception's `__str__` does."""
     if type(error) is BadOutput:
         return str(error)[:faults.MESSAGE_MAX]
     return faults.describe(error)

@@ -1,9 +1,9 @@
 """Keeps a process that the function forked (`os.fork`, `multiprocessing`) from answering calls.
 
-Python runs `_after_fork` in the child before `os.fork` returns there. `_after_fork` closes the
+Python runs `_after_fork` in the child before `os.fork` returns in it. `_after_fork` closes the
 worker's descriptors without sending on any connection, and replaces shared state by copies. A child
-that returns from the function, or raises, ends. A call without a fork costs no more. Called by
-`worker` and `job` before the function is loaded.
+ends when it returns from the function or raises. A call without a fork has no extra cost. `worker`
+and `job` call `guard` before the function is loaded.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _exit = os._exit
 
 
 class Belongings:
-    """Descriptors and objects of a worker that its children must not keep."""
+    """The descriptors and objects of a worker that its children must not keep."""
 
     __slots__ = ("epoll", "link", "loop", "pod")
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.pod: Pod | None = None
-        self.epoll: select.epoll | None = None  # The plain loop's.
-        self.loop: Any = None  # asyncio's or uvloop's.
+        self.epoll: select.epoll | None = None  # The epoll of the plain loop.
+        self.loop: Any = None  # The loop of asyncio or uvloop.
 
 
 DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
@@ -50,7 +50,8 @@ _is_child = False
 
 
 def guard(link: Link) -> Belongings:
-    """From now on, no child of this process keeps `link` or the fields of the result."""
+    """Ensures that from now on no child of this process keeps `link` or the fields of the
+    result."""
     global _own
     _own = Belongings(link)
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
@@ -59,20 +60,21 @@ def guard(link: Link) -> Belongings:
 
 
 def leave_if_child(status: int = 0) -> None:
-    """Ends a forked child. Called wherever the function returns to the runtime outside a call."""
+    """Ends this process if it is a forked child. The runtime calls this wherever the function
+    returns to it outside a call."""
     if _is_child:
         _leave(status)
 
 
 def leave_if_child_for(error: BaseException, call: Call | None = None) -> None:
-    """Ends a forked child in which the function raised `error`."""
+    """Ends this process if it is a forked child, in which the function raised `error`."""
     if _is_child:
         _leave_for(error, call)
 
 
 def _before_fork() -> None:
-    """Blocks SIGTERM and SIGINT until the child has its own handlers. Python would lose a signal
-    that arrives earlier, and `Process.terminate` would then have no effect."""
+    """Blocks SIGTERM and SIGINT until the child has its own handlers. Otherwise Python would lose a
+    signal that arrives before that, and `Process.terminate` would have no effect."""
     if not _is_child:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTS)
 
@@ -85,7 +87,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork() -> None:
     global _is_child
     if _is_child or _own is None:
-        return  # The fork of a child, which has closed everything.
+        return  # A child forked this process, and that child has closed everything.
     _is_child = True
     own = _own
     _close_all(own)
@@ -98,7 +100,8 @@ def _after_fork() -> None:
 
 
 def _close_all(own: Belongings) -> None:
-    """Closes descriptors only, because `shutdown` would end the worker's connections."""
+    """Closes the child's descriptors, and gives it copies of the shared state. `shutdown` is not
+    used, because it would end the worker's connections."""
     link, pod = own.link, own.pod
     link.words = memoryview(bytearray(link.words)).cast("Q")
     socks = [link.sock]
@@ -112,7 +115,7 @@ def _close_all(own: Belongings) -> None:
             socks.append(connection.sock)
         pod.__class__ = ChildPod
     for sock in socks:
-        fd = sock.detach()  # So the object does not close this number again after its reuse.
+        fd = sock.detach()  # Otherwise the object could close this number again after its reuse.
         if fd >= 0:
             os.close(fd)
     os.close(link.lifeline)
@@ -121,16 +124,16 @@ def _close_all(own: Belongings) -> None:
 
 
 def _stop_loop(loop: Any) -> None:
-    """Replaces the loop's epoll descriptor by an empty epoll, and ends the child at the loop's next
-    step, because only the worker may run the tasks of other calls."""
+    """Makes the loop's epoll descriptor refer to an empty epoll, and ends the child at the loop's
+    next step, because only the worker may run the tasks of other calls."""
     selector = getattr(loop, "_selector", None)
     number = selector.fileno() if selector is not None else loop._get_backend_id()
     empty = select.epoll()
     os.dup2(empty.fileno(), number, inheritable=False)
     empty.close()
-    signal.set_wakeup_fd(-1)  # uvloop's wake-up socket is read by the worker.
+    signal.set_wakeup_fd(-1)  # The worker reads uvloop's wake-up socket.
     ready = getattr(loop, "_ready", None)
-    if ready is not None:  # uvloop hides it: its ready callbacks run once, without effect.
+    if ready is not None:  # uvloop hides this list: its ready callbacks run once, without effect.
         ready.clear()
     loop.call_soon(_leave_loop)
 
@@ -160,7 +163,7 @@ def _leave(status: int) -> NoReturn:
 
 
 class ChildPod(Pod):
-    """The class of the pod in a forked child: every end of a call ends the process."""
+    """The class of the pod in a forked child. The process ends as soon as a call ends in it."""
 
     def finish(self, connection: Connection, call: Call, value: object) -> None:
         _leave(0)

@@ -1,8 +1,9 @@
 """A small HTTP client for the pod's requests to the platform: ready report, Job input and result.
 
-Plain `http` only, one request per connection, every wait bounded. Uses the C module under `socket`,
-because a function may replace names in `socket`. Passes host names as bytes, because the look-up of
-a text would import `encodings.idna` late. Called by `announce` and `job`.
+The client knows only plain `http`, sends one request per connection, and limits each wait for the
+peer. It uses the C module under `socket`, because a function may replace names in `socket`. It
+passes host names as bytes, because the look-up of a text would import `encodings.idna`, and this
+import may fail after the function was loaded. `announce` and `job` use the client.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Unreachable(Exception):
 
 def request(method: str, url: str, body: bytes, content_type: str | None,
             timeout_s: float) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (names in lower case) and body of the answer. Raises Unreachable."""
+    """Sends one request. Returns status, headers (names in lower case) and body of the answer.
+    Raises Unreachable."""
     host, port, path = split(url)
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
     if content_type is not None:
@@ -42,7 +44,7 @@ def request(method: str, url: str, body: bytes, content_type: str | None,
 
 
 def _connect(host: str, port: int, timeout_s: float) -> socket:
-    """Connects to the first of the host's addresses that accepts. Raises OSError."""
+    """Connects to the first of the host's addresses that accepts the connection. Raises OSError."""
     name = host.encode() if host.isascii() else host
     failed: OSError | None = None
     for family, kind, protocol, _, address in getaddrinfo(name, port, 0, SOCK_STREAM):
@@ -58,7 +60,7 @@ def _connect(host: str, port: int, timeout_s: float) -> socket:
 
 
 def split(url: str) -> tuple[str, int, str]:
-    """Host, port and path. Raises Unreachable if this is not a plain `http` URL."""
+    """Returns host, port and path. Raises Unreachable if `url` is not a plain `http` URL."""
     scheme, mark, rest = url.partition("://")
     if scheme.lower() != "http" or not mark:
         raise Unreachable("only http:// URLs are known here")

@@ -1,8 +1,8 @@
 """One client connection: parses requests and sends answers, in order.
 
-Has the methods of an `asyncio.Protocol`. Never reads or writes a socket itself: a transport does
-(asyncio's, uvloop's or `plainloop`'s). Requests of one connection are served one after the other;
-`Pod` decides how a call runs.
+`Connection` has the methods of an `asyncio.Protocol`. A transport of asyncio, uvloop or `plainloop`
+reads and writes the socket. Requests of one connection are served one after the other. `Pod`
+decides how a call runs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from .pod import Pod
 
-# A client may send this much ahead while its call runs; then the connection is not read until the
-# call ends.
+# A client may send this many bytes ahead while its call runs. After more bytes the connection is
+# not read until the call has ended.
 AHEAD_BYTES_MAX = 256 * 1024
 
 
 class Connection:
-    """`busy` is true from a call's start to its answer's end; later bytes wait in `ahead`."""
+    """`busy` is true from a call's start until its answer is sent. Bytes that arrive meanwhile wait
+    in `ahead`."""
 
     __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "echo_at",
                  "gone", "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
@@ -56,7 +57,7 @@ class Connection:
         self.transport = transport
         limit = getattr(transport, "set_write_buffer_limits", None)
         if limit is not None:
-            limit(0)  # So writing is paused exactly while an answer is still being sent.
+            limit(0)  # With 0, writing is paused exactly while an answer is being sent.
 
     def data_received(self, data: bytes) -> None:
         self.quiet = 0
@@ -69,7 +70,7 @@ class Connection:
         self._read(data)
 
     def eof_received(self) -> None:
-        """A FIN counts as a closed connection. Returns None, so the transport closes it."""
+        """Returns None, so that the transport closes the connection: a FIN counts as its end."""
 
     def connection_lost(self, _error: BaseException | None) -> None:
         if not self.gone:
@@ -77,11 +78,12 @@ class Connection:
             self.pod.connection_gone(self)
 
     def pause_writing(self) -> None:
-        """asyncio buffers a part of the answer. `plainloop` returns False from `write` instead."""
+        """asyncio calls this when it buffers a part of the answer. `plainloop` returns False from
+        `write` instead."""
         self.paused = True
 
     def resume_writing(self) -> None:
-        """Called when the kernel has the whole answer."""
+        """asyncio calls this when the kernel has the whole answer."""
         self.paused = False
         if self.busy and self.call is None:
             self.sent()
@@ -152,8 +154,8 @@ class Connection:
         return rest
 
     def _refuse(self, text: bytes) -> None:
-        """Answers and shuts down the write side, but reads on: closing with unread bytes would
-        reset the connection before the client reads the answer. `sweep` closes the connection
+        """Answers and shuts down the write side, but reads on, because closing with unread bytes
+        would reset the connection before the client reads the answer. `sweep` closes the connection
         later."""
         self.closed = True
         self.transport.write(text)
@@ -165,7 +167,7 @@ class Connection:
     # --- answers ---
 
     def begin(self, call: Call) -> None:
-        """A call starts. If the worker dies from now on, the call fails."""
+        """Marks that a call runs. If the worker dies from now on, the call fails."""
         self.busy = True
         self.call = call
         # The line is written before RUNS, because the watchdog may send the line as soon as it
@@ -178,7 +180,8 @@ class Connection:
         self.pod.words[self.slot] = self.number << 2 | RUNS
 
     def send(self, data: bytes, keep: bool) -> None:
-        """Sends an answer. Then reads the bytes that the client sent ahead, or closes."""
+        """Sends an answer. After it, the bytes that the client sent ahead are read, or the
+        connection closes."""
         self.call = None
         if self.gone:
             return
@@ -191,7 +194,7 @@ class Connection:
             self.sent()
 
     def sent(self) -> None:
-        """The kernel (or the loop) has the answer: the connection is free again."""
+        """Makes the connection free for the next request, because its answer is sent."""
         if self.gone:
             return
         self.pod.words[self.slot] = self.number << 2 | IDLE

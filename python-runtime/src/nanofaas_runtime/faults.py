@@ -1,8 +1,8 @@
 """Formats an exception as text, whatever the function has changed in this process.
 
-Imports nothing when it formats, needs no free descriptor, and catches whatever the exception's own
-methods raise. Does not use `traceback`, which is slow to load at the start (5 ms); a later import
-may fail. Called by `log` and by the modules that answer with an error.
+Formatting imports nothing, works without a free descriptor, and catches whatever the exception's
+own methods raise. `traceback` is not used: its import at the start would take 5 ms, and a later
+import may fail. `log` and the modules that answer with an error call this module.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Limit of the characters of an error that the client gets; the log has more.
+# The limit, in characters, of an error text that the client gets. The log has more.
 MESSAGE_MAX = 8192
-# Limits of the shown causes, members of a group and frames.
+# The limits of a traceback: causes, members and depth of groups, frames, equal frames in a row, and
+# the bytes that are read of a source file.
 CHAIN_MAX = 16
 GROUP_MAX = 16
 GROUP_DEPTH_MAX = 4
@@ -25,7 +26,8 @@ FRAMES_MAX = 64
 SAME_FRAME_MAX = 3
 SOURCE_BYTES_MAX = 1024 * 1024
 
-# Leading frames that are not shown: the frames of the runtime and of the import.
+# The files of the runtime and of the import. Their frames at the start of a traceback are not
+# shown.
 NOT_SHOWN = (path.join(path.dirname(__file__), ""), "<frozen importlib", str(importlib.__file__))
 HEADING = "Traceback (most recent call last):\n"
 CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -33,7 +35,7 @@ CONTEXT = "\nDuring handling of the above exception, another exception occurred:
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: bad`, whatever the exception's own `__str__` does."""
+    """Returns a text such as `ValueError: bad`, whatever the exception's `__str__` does."""
     try:
         name = str(type(error).__name__)
         text = str(error)
@@ -50,7 +52,7 @@ def _name(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback as Python prints it, without the runtime's own leading frames."""
+    """Returns the traceback in Python's form, without the runtime's own leading frames."""
     try:
         return _chain(error, 0)
     except BaseException:  # An attribute of the exception may raise anything.
@@ -129,7 +131,8 @@ def _frames(frames: TracebackType | None, sources: dict[str, list[str]]) -> list
 
 
 def _source(name: str, number: int | None, sources: dict[str, list[str]]) -> str:
-    """The line, indented; empty if the file cannot be read (perhaps no descriptor is free)."""
+    """Returns the source line, indented; empty if the file cannot be read, for example because no
+    descriptor is free."""
     if name not in sources:
         sources[name] = [] if name.startswith("<") else _read(name)
     lines = sources[name]

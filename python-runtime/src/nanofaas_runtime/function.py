@@ -1,6 +1,7 @@
 """Finds the function, and checks it before the first call.
 
-Never catches an exception of the module: `worker` and `job` report it.
+This module does not catch what the import of the function's module raises: `worker` does, and
+reports it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class NoFunction(Exception):
 
 
 class Function:
-    """The function and its `init`, with the facts from their signatures."""
+    """The function and its `init`, with the facts from the function's signature."""
 
     __slots__ = ("entry", "init", "is_async", "takes_context")
 
@@ -46,7 +47,7 @@ ASYNC = (b"\nasync def ", b"\nimport asyncio", b"\nfrom asyncio")
 
 def mentions_asyncio(module: str) -> bool:
     """Whether the source in the handler's folder will probably need asyncio. A wrong guess costs
-    only time: asyncio is then loaded later, or without need."""
+    only time, because asyncio is then loaded later, or without need."""
     parts = module.split(".")
     for path in (paths.folder_file(*parts) + ".py", paths.folder_file(*parts, "__init__.py")):
         try:
@@ -59,7 +60,8 @@ def mentions_asyncio(module: str) -> bool:
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call returns a coroutine: `async def`, also behind partial or `__call__`."""
+    """Whether a call of `function` returns a coroutine. The `async def` may also be behind a
+    partial or in `__call__`."""
     while hasattr(function, "func") and hasattr(function, "keywords"):
         function = function.func
     code = _code(function)
@@ -73,13 +75,14 @@ def _code(function: Any) -> Any:
 
 
 def _parameters(function: Any, name: str) -> int:
-    """1 or 2. Raises NoFunction if the signature allows neither."""
+    """Returns the number of arguments for the function, 1 or 2. Raises NoFunction if its signature
+    allows neither."""
     if type(function) is type(is_async) and not hasattr(function, "__wrapped__"):
         code = function.__code__
         if code.co_argcount in (1, 2) and not code.co_kwonlyargcount:
             return code.co_argcount
     with paths.Standard():
-        import inspect  # Imported here, because only unusual signatures need it.
+        import inspect  # The import is here, because only unusual signatures need it.
 
     try:
         signature = inspect.signature(function)

@@ -1,10 +1,10 @@
 """Job mode: runs one call, posts its result to the platform, and ends.
 
-The deadline runs from the process's start, so loading counts. If the worker cannot post a result,
-because it was killed or ended by itself, the watchdog posts one. Called by `__main__` in the worker
-and by `watchdog` in the parent.
+The deadline runs from the process's start, so the time of loading counts too. If the worker was
+killed or exited before it posted a result, the watchdog posts one. `__main__` calls this module in
+the worker, and `watchdog` calls it in the parent.
 
-Everything that is needed after the function ran is bound here, because a function may have replaced
+This module binds every name that it needs after the function ran. The function may have replaced
 `os.close`, `__import__` or `sys.modules` by then, and its result must be posted nevertheless.
 """
 
@@ -39,8 +39,8 @@ TRY_TIMEOUT_S = 10.0
 JOB_SEQ = 1  # The call's number in the control block.
 STATUS_STOPPED = 128 + signal.SIGTERM
 STATUS_LOST = 1
-# Descriptors that are kept free for the post: one for the name look-up, one for the connection, two
-# spare.
+# The number of descriptors that are kept free for the post: one for the name look-up, one for the
+# connection, two spare.
 SPARE = 4
 
 
@@ -57,7 +57,8 @@ class Outcome:
 
 
 def publish(settings: Settings, job: Job, words: memoryview) -> None:
-    """Puts call and deadline into the control block. Called by the watchdog before it forks."""
+    """Puts the call and its deadline into the control block. The watchdog calls this before it
+    forks the worker."""
     timeout_ms = job.timeout_ms
     age_ns = int((time() - settings.started_at) * 1e9)
     words[CONN] = 0
@@ -66,7 +67,8 @@ def publish(settings: Settings, job: Job, words: memoryview) -> None:
 
 
 def run_job(settings: Settings, job: Job, link: Link) -> int:
-    """The worker's exit status: 0 once the result was posted or finally refused."""
+    """Runs the Job in the worker. Returns the exit status: 0 if the result was posted or refused
+    finally."""
     tie_to(link.lifeline)
     own = child.guard(link)
     spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(SPARE)]
@@ -106,7 +108,7 @@ def _release(spare: list[int]) -> None:
         try:
             close(each)
         except OSError:
-            pass  # The function closed it.
+            pass  # The function may have closed it.
 
 
 def _call(job: Job) -> Call:
@@ -125,7 +127,7 @@ def _call(job: Job) -> Call:
 
 
 def _fetch(url: str) -> tuple[str, str | None, bytes]:
-    """Content type, content encoding and body of the input. Raises Unreachable."""
+    """Returns content type, content encoding and body of the input. Raises Unreachable."""
     status, headers, body = _retried("GET", url, b"", None)
     if status != 200:
         raise Unreachable(f"the platform answered {status}")
@@ -135,8 +137,8 @@ def _fetch(url: str) -> tuple[str, str | None, bytes]:
 
 def _retried(method: str, url: str, body: bytes,
              content_type: str | None) -> tuple[int, dict[str, str], bytes]:
-    """Sends again after no answer, 408, 429 or 5xx, up to TRIES times in all. Raises
-    Unreachable."""
+    """Sends a request. Makes up to three attempts if no answer comes or the answer is 408, 429 or
+    5xx. Raises Unreachable."""
     for pause in (*PAUSES_S, None):
         try:
             answer = request(method, url, body, content_type, TRY_TIMEOUT_S)
@@ -151,8 +153,8 @@ def _retried(method: str, url: str, body: bytes,
 
 
 def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
-    """Runs the call. Returns None if the pod is being stopped: the platform then runs the call
-    again."""
+    """Runs the call. Returns None if the pod is being stopped, so that no result is posted and the
+    platform runs the call again."""
     log.plain_call = call
     try:
         argument = call.input()
@@ -225,7 +227,8 @@ def _raised(error: BaseException, call: Call) -> Outcome:
 
 def _returned(value: object, call: Call) -> Outcome:
     """The outcome of a call that returned. An output of type `application/json` is put inside the
-    result, because the platform would parse it as the result. Other JSON types keep their type."""
+    result, because the platform would take such a body for the result itself. An output of another
+    JSON type is posted with its type."""
     try:
         content_type, body = output(value)
         if content_type is not None:
@@ -241,7 +244,8 @@ def _returned(value: object, call: Call) -> Outcome:
 
 
 def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
-    """Whether the platform's answer was final. Logs a failed post and a refused result."""
+    """Posts the result. Returns whether the platform's answer was final. Logs a failed post and a
+    refused result."""
     body, content_type = outcome.body, outcome.content_type
     if outcome.error is not None or content_type is None:
         content_type = "application/json"
@@ -263,8 +267,9 @@ def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
 
 
 def after_worker(settings: Settings, job: Job, how: int, stopped_why: int, worker: Worker) -> int:
-    """Posts a result after a worker that ended with `how` and sent no FINISHED. Returns the
-    parent's exit status. The platform takes the first result that it gets."""
+    """Posts a result for a worker that ended with `how` and sent no FINISHED. Returns the parent's
+    exit status. If the worker had posted a result, this one has no effect, because the platform
+    takes the first result."""
     if worker.killed_for is not None and stopped_why != WHY_DEADLINE:
         return STATUS_STOPPED
     if worker.killed_for is not None:

@@ -1,6 +1,6 @@
 """The pod's listening socket, on a Unix path or a TCP port.
 
-Never accepts. Called only by `watchdog`.
+This module accepts no connection. Only `watchdog` calls it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ BACKLOG = 1024
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A non-blocking listener. Raises OSError, also when another process already listens there."""
+    """Returns a non-blocking listener. Raises OSError, for example if another process already
+    listens there."""
     path = settings.socket_path
     if path is None:
         listener = _bind_all(settings.port)
@@ -32,7 +33,8 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def _bind_all(port: int) -> socket.socket:
-    """Bound to every address of both families, or only of IPv4 if the kernel has no IPv6."""
+    """Returns a socket that is bound to every address of both families, or only of IPv4 if the
+    kernel has no IPv6."""
     try:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:
@@ -51,8 +53,8 @@ def _bind_all(port: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket without a listener, because a process that ended left it. Raises OSError
-    for anything else at `path`, because this process must not remove it."""
+    """Removes a socket without a listener, which a process that has ended left. Raises OSError for
+    any other file at `path`, and for a socket on which another process listens."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(17, "there is a file that is not a socket", path)
@@ -69,7 +71,8 @@ def _remove_stale(path: str) -> None:
 
 
 def unbind(settings: Settings, listener: socket.socket | None) -> None:
-    """Removes the path and then closes the listener, so that no client connects in between."""
+    """Removes the path before it closes the listener, so that no client connects to a listener that
+    is about to close."""
     if listener is None:
         return
     if settings.socket_path is not None:

@@ -1,8 +1,8 @@
-"""JSON lines on stderr, one write each, with the execution id of the call that is running.
+"""Writes JSON lines to stderr, each in one write, with the execution id of the running call.
 
-Uses nothing that the function can replace: a descriptor of its own, and functions bound before
-the function is loaded. Never imports `logging` by itself: `adopt_logging` configures it if the
-function imported it. Called by all other modules. The platform reads the lines from stderr.
+The function can replace nothing that `line` uses: the module has a descriptor of its own, and binds
+its names before the function is loaded. `adopt_logging` configures `logging` if the function
+imported it, and does not import it otherwise. The platform reads the lines from stderr.
 """
 
 from __future__ import annotations
@@ -81,14 +81,15 @@ _adopted = False
 
 
 def adopt_logging() -> None:
-    """Gives `logging` JSON lines with the execution id, unless the function set it up itself."""
+    """Makes `logging` write JSON lines with the execution id, unless the function has set it up
+    itself."""
     global _adopted
     if _adopted or "logging" not in sys.modules:
         return
     _adopted = True
     try:
         _adopt()
-    except Exception as error:  # For example if the function has its own `logging.py`.
+    except Exception as error:  # The function may have its own `logging.py`.
         line("warn", f"logging is left as it is: {type(error).__name__}")
 
 

@@ -1,7 +1,7 @@
 """The not-ready responder: answers 503 and `X-Not-Started` while no worker is ready.
 
-A client never waits for a worker that loads for long or crashes again and again. Called by
-`watchdog` while no worker is ready.
+Without these answers, clients would wait for a worker that loads for long or crashes again and
+again. `watchdog` calls this module.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import time
 from .control_block import SERVES
 from .wire import HEAD_BYTES_MAX, NOT_STARTED, echo_of, failure
 
-# How long a client may take in total to send its request and to close after the answer.
+# The time that a client has in total to send its request and to close after the answer.
 PATIENCE_S = 2.0
-# Clients served at once; more wait in the backlog.
+# The limit of clients that are served at once. Further clients wait in the backlog.
 CLIENTS_MAX = 64
 
 
 def refusal(request: bytes) -> bytes:
-    """The 503 answer. `request` has the bytes of the request that were received, maybe a part."""
+    """Returns the 503 answer. `request` holds the received bytes of the request, maybe only a
+    part."""
     return failure(echo_of(request), 503, "NOT_READY",
                    "the function is not ready: nothing was run, try again", NOT_STARTED,
                    close=True)
 
 
 class Client:
-    """A connection that was accepted here; it is closed at `until`."""
+    """A connection that was accepted here. It is closed at `until` at the latest."""
 
     __slots__ = ("answered", "request", "sock", "until")
 
@@ -38,8 +39,9 @@ class Client:
         self.answered = False
 
     def is_whole(self) -> bool:
-        """Whether the whole head was received, because the answer carries an id from it.
-        HEAD_BYTES_MAX bytes without the end of a head count as whole, so that they are answered."""
+        """Whether the whole head was received. The answer waits for the whole head, because it
+        repeats an id from the head. HEAD_BYTES_MAX bytes without the end of a head count as whole,
+        so that they are answered."""
         return b"\r\n\r\n" in self.request or len(self.request) >= HEAD_BYTES_MAX
 
     def answer(self) -> None:
@@ -52,7 +54,7 @@ class Client:
 
 
 class NotReadyResponder:
-    """Accepts from the watchdog's listener once `turn` finds that `begin_at` has passed."""
+    """Accepts from the watchdog's listener as soon as `turn` finds that `begin_at` has passed."""
 
     def __init__(self, epoll: select.epoll, listener: socket.socket, words: memoryview) -> None:
         self._epoll = epoll
@@ -66,14 +68,15 @@ class NotReadyResponder:
         return fd in self._clients or (self._listening and fd == self._listener.fileno())
 
     def next_at(self, begin_at: float | None) -> float | None:
-        """When `turn` has to be called next; `begin_at` is None while a worker is ready."""
+        """Returns when `turn` has to be called next, or None. `begin_at` is None while a worker is
+        ready."""
         ends = [client.until for client in self._clients.values()]
         if begin_at is not None and not self._listening and len(ends) < CLIENTS_MAX:
             ends.append(begin_at)
         return min(ends) if ends else None
 
     def turn(self, begin_at: float | None, now: float) -> None:
-        """Starts to accept at `begin_at`, and closes clients after PATIENCE_S."""
+        """Starts to accept if `begin_at` has passed, and closes clients whose time is over."""
         for fd, client in list(self._clients.items()):
             if now >= client.until:
                 if client.request and not client.answered:  # The request's head is incomplete.
@@ -90,12 +93,12 @@ class NotReadyResponder:
             self._unlisten()
 
     def on_event(self, fd: int) -> None:
-        """A client connected, or sent something."""
+        """Handles an event of a descriptor: a client has connected, sent bytes or closed."""
         if fd in self._clients:
             self._answer(fd)
             return
         if self._words[SERVES]:
-            self._unlisten()  # The worker accepts it; the worker's READY message is not read yet.
+            self._unlisten()  # The worker accepts the client. Its READY message is not read yet.
             return
         try:
             sock, _ = self._listener.accept()
@@ -134,7 +137,8 @@ class NotReadyResponder:
         self._unlisten()
 
     def refuse_all(self) -> None:
-        """Answers the clients that wait in the backlog. Called before the listener closes."""
+        """Answers the clients that wait in the backlog. The watchdog calls this before it closes
+        the listener."""
         while True:
             try:
                 sock, _ = self._listener.accept()
@@ -151,7 +155,7 @@ class NotReadyResponder:
 
 
 def refuse(sock: socket.socket) -> None:
-    """Reads a request that no worker has read, if there is one, and answers 503."""
+    """Reads the request that no worker has read, if one has arrived, and answers 503."""
     try:
         sock.setblocking(False)
         request = sock.recv(HEAD_BYTES_MAX)

@@ -1,6 +1,7 @@
 """Encodes a function's output as JSON, and explains an output that JSON cannot represent.
 
-Uses the C encoder of `json`; only a failure costs a search for the place.
+The module uses the C encoder of `json`. Only after a failure does Python code search the output for
+the place that JSON cannot represent.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def encode(value: object) -> bytes:
         chunks = _encoder(value, 0)
         return (chunks[0] if len(chunks) == 1 else "".join(chunks)).encode()
     except (TypeError, ValueError, RecursionError, AttributeError, OverflowError) as error:
-        _encoder = _fresh_encoder()  # After a failure the encoder has open containers marked.
+        _encoder = _fresh_encoder()  # A failed encoder still marks containers as open.
         raise BadOutput(_explain(value, error)) from error
     except BaseException:
         _encoder = _fresh_encoder()
@@ -59,7 +60,7 @@ def checked(body: bytes) -> bytes:
     """Checks JSON that the function wrote itself and returns it unchanged; an empty body becomes
     `null`. Raises BadOutput.
 
-    Parses numbers as bools, because `int` limits their digits and JSON does not.
+    The parser makes bools of numbers, because `int` limits their digits and JSON does not.
     """
     if not body:
         return b"null"
@@ -81,7 +82,7 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-# `scan_once` is the C function; it uses no name that the function can replace.
+# `scan_once` is a C function, so it uses no name that the user's function can replace.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(
     json.JSONDecoder(parse_constant=_refuse_constant, parse_int=bool, parse_float=bool),
     "scan_once")
@@ -98,7 +99,8 @@ def _explain(value: object, error: BaseException) -> str:
 
 
 def _find(value: object, path: str, above: set[int], depth: int) -> str | None:
-    """The first place that JSON cannot represent, for example `output.a[3] is nan`."""
+    """Returns the first place that JSON cannot represent, for example `output.a[3] is nan`; else
+    None."""
     if value is None or isinstance(value, (bool, int)):
         return None
     if isinstance(value, float):

@@ -1,8 +1,9 @@
 """The handler's folder on `sys.path`: removed while the runtime imports, restored for the function.
 
 `python3 -m` puts the current folder first, so a `json.py` beside the handler would replace the
-standard library's. Imports only modules that Python itself loads at its start. Called by `__main__`
-before every other import, and by `function` before the handler is imported.
+`json` of the standard library. This module imports only modules that Python itself loads at its
+start. `__main__` calls it before its other imports, and `function` calls it before it imports the
+handler.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _folder = ""
-_hidden: list[tuple[int, str]] = []  # Index in `sys.path`, entry.
-# The path, the finders and the modules before the handler was loaded.
+_hidden: list[tuple[int, str]] = []  # Each has an index in `sys.path` and the entry.
+# The path, the finders and the modules, as they were before the handler was loaded.
 _standard = list(sys.path)
 _finders: list[Any] = sys.meta_path
 _modules: dict[str, ModuleType] = {}
@@ -39,7 +40,8 @@ def hide_folder() -> None:
 
 
 def show_folder() -> None:
-    """Puts the folder back in its place, or first if it had none (`python3 -P`)."""
+    """Puts the folder back to its place in `sys.path`, or to the first place if it was not there
+    (`python3 -P`)."""
     global _finders, _modules
     _finders, _modules = list(sys.meta_path), dict(sys.modules)
     for at, entry in _hidden:
@@ -51,7 +53,7 @@ def show_folder() -> None:
 
 
 def folder_file(*parts: str) -> str:
-    """The path of a file in the handler's folder."""
+    """Returns the path of a file in the handler's folder."""
     return os.path.join(_folder, *parts)
 
 

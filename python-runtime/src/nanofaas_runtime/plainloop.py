@@ -1,8 +1,9 @@
 """The loop under plain functions: epoll, one thread, no asyncio.
 
-Does not use asyncio, because a plain function blocks its loop anyway: asyncio would add an import
-of 25-30 ms to each start and several microseconds to each call, and the function could not call
-`asyncio.run`. Offers `Connection` the methods of an asyncio transport. Called by `worker`.
+asyncio would not help, because a plain function blocks its loop anyway. It would add an import of
+25-30 ms to each start and several microseconds to each call, and the function could not call
+`asyncio.run`. `Transport` has the methods of an asyncio transport that `Connection` uses. `worker`
+runs the loop.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Transport:
-    """The transport that `Connection` writes to. `write` returns False if the kernel took a
-    part."""
+    """The transport that `Connection` writes to. `write` returns None if the kernel took all bytes,
+    else False."""
 
     __slots__ = ("_connection", "_loop", "_out", "_reads", "_then_close", "_then_eof", "fd",
                  "recv", "send", "sock")
@@ -66,7 +67,8 @@ class Transport:
         return False
 
     def flush(self) -> None:
-        """Sends more of the buffered answer. Called when the kernel has space again."""
+        """Sends more of the buffered answer. The loop calls this when the kernel has space
+        again."""
         try:
             self._out = self._out[self.send(self._out):]
         except BlockingIOError:
@@ -106,14 +108,14 @@ class Transport:
             self._loop.watch(self.fd, events | (select.EPOLLOUT if self._out else 0))
 
     def close(self) -> None:
-        """Closes after everything is sent."""
+        """Closes the connection after all buffered bytes are sent."""
         if self._out:
             self._then_close = True
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Closes at once."""
+        """Closes the connection at once."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             self._loop.forget(fd)
@@ -122,7 +124,7 @@ class Transport:
 
 
 class PlainLoop:
-    """Serves `pod` until it was stopped and no call has come for DRAIN_QUIET_S."""
+    """Serves `pod` until the pod is stopped and has then had no call for DRAIN_QUIET_S."""
 
     def __init__(self, pod: PlainPod, listener: socket.socket, link: socket.socket) -> None:
         self._pod = pod

@@ -1,8 +1,8 @@
 """The pod: it serves `/health` and `/invoke`, and stops after a quiet time.
 
-There are two kinds of functions, hence two subclasses: `PlainPod` runs one call at a time, on the
-thread that parsed it; `AsyncPod` (in `asyncpod`) makes a task of each call. Never accepts or polls:
-the loops do.
+The two kinds of functions have a subclass each: `PlainPod` runs one call at a time, on the thread
+that parsed it; `AsyncPod` (in `asyncpod`) makes a task of each call. The loops accept connections
+and poll them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BAD_INPUT = "BAD_INPUT"
 
 
 class Pod:
-    """State that all connections share. `link` is the socket to the watchdog."""
+    """The state that all connections share. `link` is the socket to the watchdog."""
 
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
         self.function = function
@@ -79,8 +79,9 @@ class Pod:
         return connection
 
     def connection_gone(self, connection: Connection) -> None:
-        """Frees the slot before it shuts the socket down. Otherwise the watchdog would take the
-        hang-up as the caller's, because the connection would still have its slot."""
+        """Frees the slot, and shuts the socket down after that. In the other order the watchdog
+        would take the hang-up for the caller's, because the connection would still have its
+        slot."""
         call = connection.call
         if call is not None:
             self.caller_left(call)
@@ -88,7 +89,7 @@ class Pod:
         self._free.append(connection.slot)
         self.connections.pop(connection.number, None)
         try:
-            connection.sock.shutdown(2)  # The watchdog's duplicate would keep it open.
+            connection.sock.shutdown(2)  # The watchdog's duplicate would keep the connection open.
         except OSError:
             pass
 
@@ -96,8 +97,8 @@ class Pod:
         """Does nothing, because the watchdog stops a plain call. `AsyncPod` cancels the task."""
 
     def sweep(self) -> None:
-        """Called every SWEEP_S. Closes connections that were idle in QUIET_SWEEPS_MAX sweeps in a
-        row."""
+        """Closes connections that were idle in QUIET_SWEEPS_MAX sweeps in a row. The loop calls
+        this every SWEEP_S."""
         for connection in list(self.connections.values()):
             if connection.call is None:
                 connection.quiet += 1
@@ -201,13 +202,13 @@ class Pod:
     # --- the end ---
 
     def begin_stop(self) -> None:
-        """From now on `/health` is 503 and answers close their connections; calls are still
-        served."""
+        """Begins the drain: from now on `/health` is 503, and each answer closes its connection.
+        Calls are still served."""
         self.stopping = True
         self.quiet_since = monotonic()
 
     def quiet_left_s(self) -> float:
-        """Seconds without calls that are still needed before the pod may end."""
+        """Returns how many seconds without a call must still pass before the pod may end."""
         if self.running:
             return DRAIN_QUIET_S
         return max(0.0, self.quiet_since + DRAIN_QUIET_S - monotonic())
@@ -222,7 +223,7 @@ class Pod:
 
 
 class PlainPod(Pod):
-    """Calls run one at a time, on the thread that parsed them."""
+    """A pod whose calls run one at a time, on the thread that parsed them."""
 
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
         super().__init__(function, words, link, init_ms)
@@ -256,8 +257,9 @@ class PlainPod(Pod):
         except BadInput as error:
             self._ended()
             self.bad_input(connection, call, error)
-        except BaseException as error:  # Also SystemExit: a call cannot end the pod.
-            self.fail(connection, call, error)  # It may run a `__str__`, so it precedes `_ended`.
+        except BaseException as error:  # Even SystemExit must not end the pod.
+            # `fail` may run a `__str__` of the function, so it precedes `_ended`.
+            self.fail(connection, call, error)
             self._ended()
         else:
             self.finish(connection, call, value)

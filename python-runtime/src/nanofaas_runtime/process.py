@@ -1,6 +1,6 @@
 """A worker process: what it inherits, how its parent kills it, and the text for its exit code.
 
-Never decides when a worker has to end: `watchdog` does.
+`watchdog` decides when a worker has to end.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Worker:
         self.kill_at: float | None = None
         self._kill_why: str | None = None
         self.killed_for: str | None = None
-        self.finished: int | None = None  # The exit status of its FINISHED message.
+        self.finished: int | None = None  # The exit status of the worker's FINISHED message.
 
     def kill_after(self, seconds: float, why: str) -> None:
         """Plans a kill, unless one is planned already."""
@@ -77,11 +77,12 @@ class Worker:
 
 
 def end_with_watchdog() -> NoReturn:
-    """Kills this worker and its children. A worker calls it when the link tells it that the
+    """Kills this worker and its children. A worker calls this function when the link shows that the
     watchdog has ended.
 
     The lifeline kills the same group, but only while the worker holds the lifeline open. The kernel
-    may close the link first, and a worker that just exited then would leave its children behind.
+    may close the link before the lifeline. A worker that only exited at that moment would leave its
+    children behind.
     """
     _kill_group(os.getpid())
     os._exit(1)  # Not reached: SIGKILL ends this process before `kill` returns.
@@ -101,7 +102,7 @@ def is_oom(how: int, worker: Worker) -> bool:
 
 
 def how_ended(how: int) -> str:
-    """The end of a worker in words; `how` as in `is_oom`."""
+    """Returns a text about a worker's end. `how` is as in `is_oom`."""
     if how >= 0:
         return f"the worker exited with status {how}"
     try:

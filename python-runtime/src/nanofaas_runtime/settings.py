@@ -1,6 +1,7 @@
 """The environment, parsed once into checked values.
 
-Never touches a socket or a file other than /proc. Called by `__main__` before anything else.
+This module uses no socket, and the only file that it reads is /proc/self/stat. `__main__` calls it
+at the start.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TIMEOUT_MS_MAX = 3_600_000
 
 
 class BadSetting(Exception):
-    """A variable that cannot be used; the message names it and says what it can be."""
+    """A variable that cannot be used. The message names the variable and its allowed values."""
 
 
 class Job:
@@ -84,7 +85,8 @@ def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def process_birth() -> float:
-    """The start of this process in epoch seconds, to 10 ms, the kernel's resolution."""
+    """Returns the start of this process in epoch seconds, with the kernel's resolution of 10 ms.
+    Returns the present time if the start is not known."""
     now = time.time()
     try:
         with open("/proc/self/stat", "rb") as stat:

@@ -1,9 +1,9 @@
 """Raises CallStopped in the running plain call and nowhere else.
 
 The watchdog writes the call's number to the control block and sends a signal. Python runs the
-handler on the main thread between two bytecodes, so it can raise inside the function. `armed` is
-the call's number exactly while the function runs: a late signal finds another number, or 0, and
-has no effect.
+handler on the main thread between two bytecodes, so it can raise inside the function. `_armed` is
+the call's number while the function runs. A late signal finds another number, or 0, and has no
+effect.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ MESSAGES = {
 
 
 def message_of(why: int) -> str:
-    """The message in the answer to a call that was stopped for that reason."""
+    """Returns the message in the answer to a call that was stopped for that reason."""
     return MESSAGES.get(why, "the pod is being stopped")
 
 
 class PlainRun:
     """Runs plain functions one at a time, each stoppable from outside.
 
-    `stopped` is the number of the last call in which a stop was raised, `why` its reason. The pod
-    needs the number because a function may raise CallStopped itself, which is an ordinary error.
+    `stopped` is the number of the last call in which a stop was raised, and `why` is the reason. By
+    the number, the pod distinguishes a stop from a CallStopped that the function raised itself,
+    which is an ordinary error.
     """
 
     def __init__(self, words: memoryview) -> None:
@@ -58,8 +59,9 @@ class PlainRun:
             raise CallStopped(message_of(why))
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
-        """Returns the function's result. A signal between the function's return and the last line
-        may still raise CallStopped; it stops this call, because the block still names it."""
+        """Runs the function and returns its result. A signal between the function's return and the
+        last line may still raise CallStopped. Such a signal stops this call, because the control
+        block still names this call."""
         try:
             self._armed = seq
             return function(*args)

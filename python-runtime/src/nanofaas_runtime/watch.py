@@ -1,7 +1,8 @@
 """The watchdog's view of one worker: its connections, and the call that has to end.
 
-Holds a duplicate of each connection's descriptor and polls it only for hang-ups, so requests do not
-wake the watchdog. Never replaces the worker, but returns a reason to do so. Called by `watchdog`.
+`Watch` holds a duplicate of each connection's descriptor and polls it only for hang-ups, so
+requests do not wake the watchdog. If the worker has to be replaced, `poll` returns the reason, and
+`watchdog` replaces it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from .wire import failure
 
 # How long a plain function may go on after it was signalled to stop.
 STOP_GRACE_NS = 100_000_000
-# How long an async worker's loop may stand still. A busy machine may delay a healthy loop, too.
+# How long an async worker's loop may stand still. This time is longer, because a busy machine may
+# delay a healthy loop.
 BEAT_GRACE_NS = 500_000_000
 POLL_SOON_S = 0.05
 
@@ -32,15 +34,16 @@ STOP_REASONS = {
 
 
 class Watch:
-    """`busy`: whether the last poll found a call. `stopped_why`: the reason of the last stop."""
+    """The connections and the running call of one worker. `busy` is whether the last poll found a
+    call; `stopped_why` is the reason of the last stop."""
 
     def __init__(self, epoll: select.epoll, words: memoryview, worker: int) -> None:
         self._epoll = epoll
         self._words = words
         self._worker = worker
-        self._socks: dict[int, tuple[socket.socket, int, int]] = {}  # fd: socket, slot, number
-        self._left: dict[int, int] = {}  # number: fd, of connections whose peer hung up
-        self._left_at: dict[int, int] = {}  # number: time of the hang-up, ns
+        self._socks: dict[int, tuple[socket.socket, int, int]] = {}  # By fd: socket, slot, number.
+        self._left: dict[int, int] = {}  # By number: the fd, if the peer hung up.
+        self._left_at: dict[int, int] = {}  # By number: the time of the hang-up, in ns.
         self._stopped = 0
         self.stopped_why = 0
         self._stopped_at = 0
@@ -56,7 +59,7 @@ class Watch:
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
 
     def hung_up(self, fd: int) -> None:
-        """Called when the peer or the worker closed the connection."""
+        """Notes that the peer has left, or drops a connection that the worker has closed."""
         if fd not in self._socks:
             return
         _, slot, number = self._socks[fd]
@@ -82,7 +85,8 @@ class Watch:
         self._soon = True
 
     def look_again_s(self, usual: float) -> float:
-        """Seconds until the next poll: `usual`, or less if a deadline or a kill comes earlier."""
+        """Returns the seconds until the next poll: `usual`, or less if a deadline or a kill comes
+        earlier."""
         if self._soon:
             return POLL_SOON_S
         now = time.monotonic_ns()
@@ -94,7 +98,8 @@ class Watch:
         return usual
 
     def poll(self) -> str | None:
-        """Stops an overdue call. Returns why the worker has to be replaced, or None."""
+        """Stops a call that is overdue or whose caller has left. Returns why the worker has to be
+        replaced, or None."""
         self._soon = False
         for number, fd in list(self._left.items()):
             if self._words[self._socks[fd][1]] >> 2 != number:
@@ -142,8 +147,8 @@ class Watch:
             self._tell(seq, WHY_STOPPED, time.monotonic_ns())
 
     def _look_async(self, deadline: int, beat: int, now: int) -> str | None:
-        """Returns why the worker must be replaced, or None. Replaces only a worker whose loop
-        stands still, because a loop that turns cancels overdue calls itself."""
+        """Returns why the worker must be replaced, or None. Only a worker whose loop stands still
+        must be, because a loop that runs cancels overdue calls itself."""
         if now - beat < BEAT_GRACE_NS:
             return None
         if deadline and now - deadline >= BEAT_GRACE_NS:
@@ -160,8 +165,8 @@ class Watch:
         return self._stopped != 0 and self._stopped == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
-        """After the worker's death: answers its calls with that error (with nothing if the status
-        is 0) and closes their connections."""
+        """Closes the connections of a worker that has died. Its running calls get that error as
+        their answer, or no answer if the status is 0."""
         control_block = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
@@ -178,8 +183,8 @@ class Watch:
             except OSError:
                 pass
         # The words are cleared after the loop above, because an earlier connection of the same slot
-        # may still be listed, and its turn would clear the word that the slot's present connection
-        # needs.
+        # may still be listed. Clearing the word for it would hide the call of the slot's present
+        # connection.
         for fd, (_, slot, _) in list(self._socks.items()):
             self._words[slot] = 0
             self._drop(fd)

@@ -1,8 +1,9 @@
 """The parent process: holds the listening socket, and replaces a worker that died or hangs.
 
-Never runs the function, parses a call or imports asyncio. It reads the running call from the
-control block, and notices by its own descriptor of each connection when a caller left. It signals a
-call that has to end, and kills and replaces a worker that does not stop. Called by `__main__`.
+This process does not run the function, parse a call or import asyncio. It reads the running call
+from the control block, and its own descriptor of each connection shows when a caller has left. It
+signals a call that has to end, and kills and replaces a worker that does not stop. `__main__` runs
+`Watchdog`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 # The exit status of a worker that cannot load the function, as in `worker`.
 LOAD_FAILED = 3
 
-# The watchdog polls the control block this often while calls come, and stops after so many polls
-# without a call.
+# While calls come, the watchdog polls the control block every POLL_S. After IDLE_POLLS_MAX polls
+# without a call it sleeps.
 POLL_S = 0.025
 IDLE_POLLS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
@@ -39,7 +40,8 @@ NOT_READY_AFTER_S = 0.5
 # PAUSE_FIRST_S. Otherwise a function that always ends its worker would keep the machine busy with
 # forks.
 YOUNG_S = 1.0
-# The pause before the next start after a worker died while it loaded; doubled each time.
+# The pauses after workers that died while they loaded: none after the first death, PAUSE_FIRST_S
+# after the second, and after each further death twice as long, up to PAUSE_MAX_S.
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
@@ -72,7 +74,8 @@ class Watchdog:
         self._idle_polls = 0
 
     def run(self) -> int | None:
-        """Serves until it is stopped, or until the function cannot be loaded."""
+        """Runs workers until the pod is stopped, the Job is done, or the function cannot be
+        loaded."""
         settings = self._settings
         if settings.job is None:
             try:
@@ -85,8 +88,8 @@ class Watchdog:
         self._lifeline_read, self._lifeline_write = os.pipe()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_stop_signal)
-        # The worker inherits this setting: a stop signal must not kill the worker before it has set
-        # its handler.
+        # The worker inherits this setting, because a stop signal must not kill a worker that has
+        # not set its handler yet.
         signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         worker = self._spawn()
         if worker is None:
@@ -106,8 +109,8 @@ class Watchdog:
                 return None
 
     def _begin(self) -> select.epoll:
-        """Sets up the parent's own state. Runs after the first fork, so that the first worker's
-        start does not wait for it."""
+        """Sets up the parent's own state. `run` calls this after the first fork, so that the start
+        of the first worker does not wait for it."""
         self._epoll = epoll = select.epoll()
         self._wake, self._wake_write = socket.socketpair()
         self._wake.setblocking(False)
@@ -128,7 +131,7 @@ class Watchdog:
     # --- workers ---
 
     def _spawn(self) -> Worker | None:
-        """Forks a worker; None in the worker."""
+        """Forks a worker. Returns it in the parent, and None in the worker."""
         self._spawn_at = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -145,7 +148,7 @@ class Watchdog:
             self._become_worker(ours, theirs)
             return None
         try:
-            os.setpgid(pid, pid)  # The child does the same, because either may run first.
+            os.setpgid(pid, pid)  # Parent and child both do this, because either may run first.
         except OSError:
             pass
         theirs.close()
@@ -153,10 +156,10 @@ class Watchdog:
         return self._worker
 
     def _become_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
-        os.setpgid(0, 0)  # A group of its own, so that the function's children end with it.
+        os.setpgid(0, 0)  # The worker leads a group, so that the function's children end with it.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for each in (signal.SIGTERM, signal.SIGINT):  # Ignored until the worker can drain.
+        for each in (signal.SIGTERM, signal.SIGINT):  # A worker ignores them while it loads.
             signal.signal(each, StopHandler(lambda: None))
         ours.close()
         os.close(self._lifeline_write)
@@ -170,14 +173,15 @@ class Watchdog:
 
     def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
         """Starts to watch the worker that was just forked."""
-        from .watch import Watch  # Imported here, because the worker does not need it.
+        from .watch import Watch  # The import is here, because the worker does not need it.
 
         if worker.sock is not None:
             epoll.register(worker.sock.fileno(), select.EPOLLIN)
         worker.watch = Watch(epoll, self._words, worker.pid)
 
     def _on_event(self, fd: int) -> int | None:
-        """Returns the exit status once this process has to end, else None."""
+        """Handles an event of a descriptor. Returns the exit status if this process has to end,
+        else None."""
         worker = self._worker
         if fd == self._wake.fileno():
             try:
@@ -211,8 +215,8 @@ class Watchdog:
             kind = message[:1]
             if not kind:
                 self._drop_link(worker)
-                # The worker is usually dead. Kill it if not, because it can no longer receive a
-                # message.
+                # The worker is usually dead. If it is not, it is killed, because it can no longer
+                # receive a message.
                 worker.kill_after(EXIT_GRACE_S, "its link to the watchdog was closed")
                 return
             if kind == CONNECTION and rights and worker.watch is not None:
@@ -246,7 +250,8 @@ class Watchdog:
                      loaded_at, ready_at)
 
     def _reap(self) -> int | None:
-        """Reaps all children that ended; as process 1 of a container also adopted orphans."""
+        """Reaps all children that have ended. As process 1 of a container, this process also adopts
+        orphans and reaps them."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -258,7 +263,7 @@ class Watchdog:
             if worker is None or ended.si_pid != worker.pid:
                 os.waitpid(ended.si_pid, 0)
                 continue
-            worker.kill_group()  # Before the reap, which frees the PID that names the group.
+            worker.kill_group()  # The reap below frees the PID that names the group.
             _, how = os.waitpid(worker.pid, 0)
             status = self._worker_died(worker, os.waitstatus_to_exitcode(how))
             if status is not None:
@@ -289,7 +294,8 @@ class Watchdog:
         return self._plan_next(worker)
 
     def _fate(self, worker: Worker, watch: Watch, how: int) -> tuple[int, str, str]:
-        """Status, code and message for the calls of a dead worker; status 0: no answer."""
+        """Returns status, code and message for the calls of a dead worker. Status 0 means no
+        answer."""
         if is_oom(how, worker):
             return 500, "OOM", OOM_TEXT
         if worker.killed_for is None:
@@ -299,7 +305,8 @@ class Watchdog:
         return 502, "POD_LOST", f"the worker was replaced: {worker.killed_for}"
 
     def _plan_next(self, dead: Worker) -> int | None:
-        """Plans the next start, with a pause after an early death; or returns an exit status."""
+        """Plans the start of the next worker, with a pause after an early death, and returns None.
+        Returns an exit status if too many workers in a row died while they loaded."""
         now = time.monotonic()
         if dead.ready:
             self._pause_s = 0.0
@@ -318,7 +325,7 @@ class Watchdog:
     # --- polling ---
 
     def _wait_s(self) -> float:
-        """Seconds until the next timed action; -1 if there is none."""
+        """Returns the seconds until the next timed action; -1 if none is planned."""
         now = time.monotonic()
         wait = -1.0
         worker = self._worker
@@ -335,7 +342,8 @@ class Watchdog:
         return wait
 
     def _not_ready_from(self) -> float | None:
-        """When the not-ready responder starts to answer; None while a worker answers."""
+        """Returns when the not-ready responder starts to answer; None if a worker answers or starts
+        at once."""
         worker = self._worker
         if worker is None:
             return 0.0 if self._pause_left_s() > 0 else None
@@ -362,7 +370,8 @@ class Watchdog:
         self._fall_asleep(watch)
 
     def _fall_asleep(self, watch: Watch) -> None:
-        """Polls while calls come. Once asleep, the watchdog is woken by the next call's BELL."""
+        """Keeps the watchdog polling while calls come. After IDLE_POLLS_MAX polls without a call it
+        sleeps, until the BELL of the next call wakes it."""
         if watch.busy:
             self._idle_polls = 0
             self._words[ASLEEP] = 0
@@ -396,7 +405,7 @@ class Watchdog:
             pass  # The worker has ended; SIGCHLD will be handled next.
 
     def _leave(self, status: int) -> int:
-        """Answers 503 to the clients in the backlog, and closes the listener."""
+        """Answers 503 to the clients in the backlog, and closes the listener. Returns `status`."""
         if self._not_ready is not None:
             self._not_ready.refuse_all()
         unbind(self._settings, self._listener)

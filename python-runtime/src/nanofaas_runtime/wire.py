@@ -1,7 +1,7 @@
 """Parses HTTP/1.1 heads and chunked bodies, and builds answers, from bytes to bytes.
 
-Never touches a socket or a clock. Called by `connection`, once per request. Refuses every request
-that two parsers could read differently, as RFC 9112 asks.
+This module uses no socket and no clock. It refuses every request that two parsers could read
+differently, as RFC 9112 asks. `connection` calls it for each request.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Head:
     length: int
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that name (given in lower case), or None."""
+        """Returns the value of the first header of that name, which is given in lower case, or
+        None."""
         start = self.lower.find(b"\r\n" + name + b":")
         if start < 0:
             return None
@@ -70,15 +71,16 @@ class Head:
         return self.raw[start:self.raw.index(b"\r\n", start)].strip(b" \t")
 
     def echo(self) -> bytes:
-        """The request's `X-Execution-Id` line, which the answer repeats so that the platform can
-        match the two. Empty if the request has none."""
+        """Returns the request's `X-Execution-Id` line; empty if the request has none. The answer
+        repeats the line, so that the platform can tell which call the answer belongs to."""
         start = self.lower.find(b"\r\nx-execution-id:") + 2
         if start < 2:
             return b""
         return self.raw[start:self.raw.index(b"\r\n", start) + 2]
 
     def headers(self) -> dict[str, str]:
-        """All headers, names in lower case; values of a repeated name are joined by a comma."""
+        """Returns all headers, with names in lower case. The values of a repeated name are joined
+        by a comma."""
         found: dict[str, str] = {}
         for line in self.raw.split(b"\r\n")[1:-2]:
             name, _, value = line.partition(b":")
@@ -89,7 +91,7 @@ class Head:
 
 
 def parse_head(data: bytes, end: int) -> Head:
-    """Reads the head that ends (blank line included) at `end`. Raises Malformed."""
+    """Parses the head, which ends at offset `end` with its blank line. Raises Malformed."""
     matched = _HEAD.fullmatch(data, 0, end)
     if matched is None:
         raise _why_malformed(data[:end])
@@ -130,7 +132,8 @@ def parse_head(data: bytes, end: int) -> Head:
 
 
 def echo_of(data: bytes) -> bytes:
-    """`Head.echo` of a request that was not parsed; empty if the line is missing or cut off."""
+    """Returns `Head.echo` for a request that was not parsed; empty if the line is missing or cut
+    off."""
     found = _ECHO.search(data, 0, data.find(b"\r\n\r\n") + 2)
     return b"" if found is None else found[1]
 
@@ -164,18 +167,19 @@ def check_partial_head(data: bytes) -> None:
 
 
 class Chunks:
-    """Decodes a chunked body piece by piece. Holds at most BODY_BYTES_MAX."""
+    """Decodes a chunked body piece by piece. The body may have at most BODY_BYTES_MAX."""
 
     __slots__ = ("_need", "_pending", "_trailer", "body")
 
     def __init__(self) -> None:
         self.body = bytearray()
         self._pending = b""
-        self._need = -1  # -1: a size line is next; else missing bytes of this chunk.
-        self._trailer = -1  # >= 0: bytes of the trailer so far; -1: no trailer yet.
+        self._need = -1  # The missing bytes of this chunk; -1 if a size line is next.
+        self._trailer = -1  # The bytes of the trailer so far; -1 before the trailer.
 
     def feed(self, data: bytes) -> bytes | None:
-        """Returns the bytes after the body, or None while it is incomplete. Raises Malformed."""
+        """Returns the bytes after the body, or None while the body is incomplete. Raises
+        Malformed."""
         data = self._pending + data
         at = 0
         while True:
@@ -234,8 +238,8 @@ class Chunks:
 
 def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extra: bytes = b"",
            close: bool = False) -> bytes:
-    """A whole answer. `echo` is the request's `Head.echo` and has no default, so that no answer
-    lacks it by mistake; `extra` has ready-made header lines."""
+    """Returns a whole answer. `echo` is the request's `Head.echo`; it has no default, so that no
+    answer lacks it by mistake. `extra` has ready-made header lines."""
     parts = f"HTTP/1.1 {status} {REASONS[status]}\r\n"
     if content_type is not None:
         parts += f"Content-Type: {content_type}\r\n"
@@ -247,12 +251,12 @@ def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extr
 
 def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"",
             close: bool = False) -> bytes:
-    """An error's answer: `{"code","message"}`."""
+    """Returns the answer for an error, with the body `{"code","message"}`."""
     return answer(echo, status, "application/json", failure_body(code, message), extra, close)
 
 
 def failure_body(code: str, message: str) -> bytes:
-    """The JSON of an error. Lone surrogates in the message become `?`."""
+    """Returns the JSON of an error. Lone surrogates in the message become `?`."""
     text = message.encode("utf-8", "replace").decode()
     return f'{{"code": {quote(code)}, "message": {quote(text)}}}'.encode()
 

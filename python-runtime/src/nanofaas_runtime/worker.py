@@ -1,7 +1,7 @@
 """The worker: loads the function, initialises it, serves, and ends.
 
-Shares the listener with the watchdog, and never outlives it. Called by `__main__` in the process
-that the watchdog has forked.
+The worker shares the listener with the watchdog, and ends with it. `__main__` calls this module in
+the process that the watchdog has forked.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
     from .process import Link
     from .settings import Settings
 
-F_SETSIG = 10  # Linux; `fcntl` does not name it in Python 3.11.
+F_SETSIG = 10  # The number on Linux. `fcntl` does not name it in Python 3.11.
 LOAD_FAILED = 3
 
 
 class LoadFailed(Exception):
-    """The function could not be loaded; the reason is in the log already."""
+    """The function could not be loaded. The reason is in the log already."""
 
 
 def tie_to(lifeline: int) -> None:
     """Makes the kernel kill this process's group when the watchdog, the only writer of the pipe
-    `lifeline`, ends. (A negative F_SETOWN is a group; the children are in it.)
+    `lifeline`, ends. A negative F_SETOWN names a group, which also has the function's children.
 
-    Works also while C code blocks the interpreter. `prctl` would need ctypes.
+    This works also while C code blocks the interpreter. `prctl` is not used, because it would need
+    ctypes.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
@@ -101,7 +102,7 @@ def initialise_plain(function: Function) -> None:
 
 
 def init_failed(error: BaseException) -> LoadFailed:
-    """Logs what `init` raised."""
+    """Logs what `init` raised, and returns the exception to raise for it."""
     child.leave_if_child_for(error)
     text = faults.describe(error)
     log.failure(f"cannot load the function: init() raised {text}", error)
@@ -109,7 +110,8 @@ def init_failed(error: BaseException) -> LoadFailed:
 
 
 def run_worker(settings: Settings, link: Link) -> int:
-    """Returns the exit status: 0 after a drain, LOAD_FAILED if the function cannot be loaded."""
+    """Runs the worker. Returns the exit status: 0 after a drain, LOAD_FAILED if the function cannot
+    be loaded."""
     tie_to(link.lifeline)
     own = child.guard(link)
     try:
@@ -125,7 +127,8 @@ def run_worker(settings: Settings, link: Link) -> int:
 
 
 def finish(link: Link, status: int) -> int:
-    """Reports to the watchdog that this process is about to end by itself with that status."""
+    """Reports to the watchdog that this process is about to exit with that status. Returns the
+    status."""
     try:
         link.sock.send(FINISHED + b"%d" % status)
     except BlockingIOError:
@@ -135,7 +138,7 @@ def finish(link: Link, status: int) -> int:
     try:
         sys.stdout.flush()
     except Exception:
-        pass  # The function replaced `stdout`.
+        pass  # The function may have replaced `stdout`.
     return status
 
 
@@ -143,7 +146,7 @@ def _say_ready(own: child.Belongings, pod: Any, loaded_at: float) -> None:
     link = own.link
     own.pod = pod
     signal.signal(signal.SIGTERM, StopHandler(pod.begin_stop))
-    # Loaded objects live as long as the process, so keep the garbage collector from scanning them.
+    # Loaded objects live as long as the process, so the garbage collector need not scan them.
     gc.freeze()
     link.words[SERVES] = 1
     link.sock.send(READY + b"%d %d" % (loaded_at * 1000, time() * 1000))
