@@ -149,7 +149,8 @@ fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(ONES * u64::from(limit)) & !word
 }
 
-/// Sets bit 7 of each byte that equals `byte`, with the limits of `below`.
+/// Sets bit 7 of each byte that equals `byte`. As in `below`, only the first mark is sure to be
+/// right.
 #[inline(always)]
 fn equal(word: u64, byte: u8) -> u64 {
     below(word ^ (ONES * u64::from(byte)), 1)

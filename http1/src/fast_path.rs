@@ -15,7 +15,7 @@ pub(crate) fn headers<'b>(
     at: usize,
     mut take: impl FnMut(&'b [u8], &'b [u8]) -> Option<()>,
 ) -> Option<usize> {
-    // The same limit as on the slow path, so that the fast path accepts no head that the slow path
+    // The slow path has the same limit, so the fast path accepts no head that the slow path
     // refuses.
     let seen = &bytes[..bytes.len().min(HEAD_MAX)];
     let mut at = at;

@@ -2,7 +2,8 @@
 //! bytes that they may hold, and their header lines.
 //!
 //! The outcome depends on the bytes alone, not on how they were split. This module keeps no bytes:
-//! positions in a head are offsets. `request` and `response_head` call it.
+//! positions in a head are offsets. `request` and `response_head` call it; other crates use
+//! `header_lines` and `Span`.
 
 use std::num::NonZeroU16;
 

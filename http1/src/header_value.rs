@@ -23,7 +23,7 @@ pub struct Prefer {
 
 /// Whether a header's name is `known`, which must be in lower case. The comparison ignores case by
 /// setting bit 5 of each byte. This is exact, because among the bytes that a name may hold, the
-/// upper-case letters are the only ones that become a letter, a digit or a hyphen that way.
+/// upper-case letters are the only ones that bit 5 changes into a letter, a digit or a hyphen.
 #[inline(always)]
 pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.

@@ -51,7 +51,7 @@ pub struct RequestHead {
     pub host: Option<Span>,
     pub origin: Option<Span>,
     pub content_type: Option<Span>,
-    /// `Content-Encoding`, unless it is `identity`.
+    /// `Content-Encoding`, unless it is empty or `identity`.
     pub content_encoding: Option<Span>,
     pub idempotency_key: Option<Span>,
     pub timeout_ms: Option<Span>,

@@ -45,7 +45,7 @@ pub struct ResponseHead {
     /// `Keep-Alive: timeout=`: for how many seconds the pod keeps an idle connection.
     pub keep_alive_s: Option<u32>,
     pub content_type: Option<Span>,
-    /// `Content-Encoding`, unless it is `identity`.
+    /// `Content-Encoding`, unless it is empty or `identity`.
     pub content_encoding: Option<Span>,
     pub retry_after: Option<Span>,
     /// Whether there is an `X-Cold-Start: true`.

@@ -51,7 +51,7 @@ fn facts(_: serde_json::Value, context: &Context) -> Result<Facts, Error> {
     })
 }
 
-/// Writes its text when it is dropped, however the handler ends.
+/// Writes its text to its file when the value is dropped, however the handler ends.
 struct Epitaph(PathBuf, &'static str);
 
 impl Drop for Epitaph {

@@ -1,5 +1,5 @@
-//! Reports once to the platform that this pod is ready (`NANOFAAS_READY_URL`). The report does not
-//! delay serving, and it may fail, because the platform's probe of `/health` then finds the pod.
+//! Reports one time to the platform that this pod is ready (`NANOFAAS_READY_URL`). The report does
+//! not delay serving. If the report fails, the platform's probe of `/health` finds the pod.
 //! `server` and the watchdog call `announce`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,6 +1,6 @@
 //! The error of a call: a code and a message, which the platform passes on to the client. The
 //! platform chooses the status that the client gets. Handlers make errors, and so does the code
-//! that runs them: this library and the watchdog.
+//! that runs handlers: this library and the watchdog.
 
 use std::borrow::Cow;
 use std::fmt;

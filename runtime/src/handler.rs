@@ -1,9 +1,9 @@
 //! The interface for a function's author: closures of three kinds, or a type of the author's own,
 //! each under a name. This module never runs a handler: `run` does.
 //!
-//! - `inline`: quick work, on the thread that read the request. Until it ends, this thread serves
-//!   no other call.
-//! - `blocking`: work on the CPU, or blocking calls, on a thread of its own for each call. The
+//! - `inline`: quick work, on the thread that read the request. Until the work ends, this thread
+//!   serves no other call.
+//! - `blocking`: work on the CPU, or blocking system calls. Each call has a thread of its own. The
 //!   closure should check [`Context::cancelled`] regularly, because a thread cannot be stopped from
 //!   outside.
 //! - `future`: `async` work. Its future is dropped at the deadline, or when the caller leaves.
@@ -145,8 +145,8 @@ impl Handlers {
         }
     }
 
-    /// Makes the program ignore `FUNCTION_HANDLER`. Use it if the variable is meant for another
-    /// process, for example for one that the handler starts.
+    /// Makes the program ignore `FUNCTION_HANDLER`. This is right if the variable is meant for
+    /// another process, for example for one that the handler starts.
     #[must_use]
     pub fn without_picking(mut self) -> Self {
         self.picks = false;

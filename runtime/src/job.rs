@@ -86,7 +86,8 @@ async fn outcome(
         result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
         () = sleep_until(deadline) => Err(Error::timeout()),
     };
-    // A blocking handler may still run; `cut_off` makes its `Context::cancelled` true.
+    // A blocking handler may still run. After `cut_off`, `Context::cancelled` is true for this
+    // handler.
     call.cut_off();
     if let Err(error) = &result {
         log::line("error", &error.to_string(), Some(&Context::new(call)), &[]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::handler::Handler;
 
-/// The limit of simultaneous calls: as many as a function's largest `concurrency`.
+/// The limit of simultaneous calls. It is the largest `concurrency` that a function can have.
 pub(crate) const CALLS_MAX: usize = 1024;
 /// A stopping pod exits when it has had no call for this long.
 const QUIET: Duration = Duration::from_secs(2);

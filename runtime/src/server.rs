@@ -243,8 +243,8 @@ async fn accept(listener: ServerListener, pod: Arc<RuntimePod>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         if let Err(error) = listener.take(&pod, &room).await {
-            // No descriptor may be free, or the peer may already have left. In both cases a later
-            // accept may succeed.
+            // The process may have no free descriptor, or the peer may already have left. In both
+            // cases a later accept may succeed.
             log::line(
                 "warn",
                 &format!("cannot accept a connection: {error}"),

@@ -37,7 +37,7 @@ pub(crate) enum Payload {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) listen: Listen,
-    /// `FUNCTION_HANDLER`.
+    /// The value of `FUNCTION_HANDLER`.
     pub(crate) handler: Option<String>,
     pub(crate) ready_url: Option<String>,
     pub(crate) job: Option<Job>,

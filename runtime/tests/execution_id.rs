@@ -347,7 +347,7 @@ fn a_cut_answer_without_length_shows() {
                     Transfer-Encoding: chunked\r\n\r\n";
     let chunks = whole.strip_prefix(expected).expect(&whole);
     assert!(chunks.ends_with("0\r\n\r\n"), "{chunks}");
-    // HTTP/1.0 has no chunks, so the relay sends its own version.
+    // HTTP/1.0 has no chunks, so the relay sends the answer as HTTP/1.1.
     let old = everything(&program, b"ab", || {
         program.tell(Say::Read(2));
         program.say(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhello");

@@ -1,5 +1,5 @@
-//! The watchdog's STDIO mode runs a process for each call, and leaves no process of its group
-//! behind.
+//! The watchdog's STDIO mode runs a process for each call, and leaves no process of that process's
+//! group behind.
 
 mod support;
 

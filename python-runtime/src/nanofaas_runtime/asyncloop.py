@@ -2,8 +2,8 @@
 
 This module accepts connections itself, so that it can report each of them to the watchdog. A
 function cannot end the loop: `keep_running` starts a stopped loop again, and `asyncio.all_tasks()`
-lists no task of this module that the function could cancel. `worker` uses this module, and `job`
-uses it for its one call.
+does not list the tasks of this module, so the function cannot cancel them. `worker` uses this
+module, and `job` uses it for its one call.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class AsyncPod(Pod):
         task.add_done_callback(lambda _task: self._ended(connection, call))
 
     def _ended(self, connection: Connection, call: Call) -> None:
-        """Does what follows the end of a call's task. `_serve` cannot do this, because a task that
-        is cancelled before its first step does not run `_serve`."""
+        """Completes a call whose task is done. `_serve` cannot do this, because a task that is
+        cancelled before its first step does not run `_serve`."""
         self.running -= 1
         call.task = None
         if connection.call is call:

@@ -24,7 +24,7 @@ AHEAD_BYTES_MAX = 256 * 1024
 
 
 class Connection:
-    """`busy` is true from a call's start until its answer is sent. Bytes that arrive meanwhile wait
+    """`busy` is true while a call runs or an answer is being sent. Bytes that arrive meanwhile wait
     in `ahead`."""
 
     __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "echo_at",
@@ -194,7 +194,7 @@ class Connection:
             self.sent()
 
     def sent(self) -> None:
-        """Makes the connection free for the next request, because its answer is sent."""
+        """Makes the connection free for the next request, because the answer is sent."""
         if self.gone:
             return
         self.pod.words[self.slot] = self.number << 2 | IDLE

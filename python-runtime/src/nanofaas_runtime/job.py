@@ -108,7 +108,7 @@ def _release(spare: list[int]) -> None:
         try:
             close(each)
         except OSError:
-            pass  # The function may have closed it.
+            pass  # The function may have closed the descriptor.
 
 
 def _call(job: Job) -> Call:
@@ -226,9 +226,9 @@ def _raised(error: BaseException, call: Call) -> Outcome:
 
 
 def _returned(value: object, call: Call) -> Outcome:
-    """The outcome of a call that returned. An output of type `application/json` is put inside the
-    result, because the platform would take such a body for the result itself. An output of another
-    JSON type is posted with its type."""
+    """Returns the outcome of a call whose function returned `value`. An output of type
+    `application/json` is put inside the result, because the platform would take such a body for the
+    result itself. An output of another JSON type is posted with its type."""
     try:
         content_type, body = output(value)
         if content_type is not None:

@@ -1,6 +1,6 @@
 """Encodes a function's output as JSON, and explains an output that JSON cannot represent.
 
-The module uses the C encoder of `json`. Only after a failure does Python code search the output for
+The module uses the C encoder of `json`. After a failure, slower Python code searches the output for
 the place that JSON cannot represent.
 """
 

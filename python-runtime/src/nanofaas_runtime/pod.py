@@ -108,7 +108,7 @@ class Pod:
     # --- requests ---
 
     def request(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
-        """Answers now, or starts a task that answers later."""
+        """Answers the request now, or starts a task that answers it later."""
         if head.method == b"POST" and head.target == b"/invoke":
             self.invoke(connection, head, body)
             return

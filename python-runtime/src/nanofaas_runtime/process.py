@@ -85,7 +85,7 @@ def end_with_watchdog() -> NoReturn:
     children behind.
     """
     _kill_group(os.getpid())
-    os._exit(1)  # Not reached: SIGKILL ends this process before `kill` returns.
+    os._exit(1)  # SIGKILL ends this process before it reaches this line.
 
 
 def _kill_group(leader: int) -> None:

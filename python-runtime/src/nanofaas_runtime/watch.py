@@ -21,8 +21,8 @@ from .wire import failure
 
 # How long a plain function may go on after it was signalled to stop.
 STOP_GRACE_NS = 100_000_000
-# How long an async worker's loop may stand still. This time is longer, because a busy machine may
-# delay a healthy loop.
+# How long an async worker's loop may stand still. This time is longer than STOP_GRACE_NS, because a
+# busy machine may delay a healthy loop.
 BEAT_GRACE_NS = 500_000_000
 POLL_SOON_S = 0.05
 
@@ -147,8 +147,8 @@ class Watch:
             self._tell(seq, WHY_STOPPED, time.monotonic_ns())
 
     def _look_async(self, deadline: int, beat: int, now: int) -> str | None:
-        """Returns why the worker must be replaced, or None. Only a worker whose loop stands still
-        must be, because a loop that runs cancels overdue calls itself."""
+        """Returns why the worker must be replaced, or None. A worker whose loop runs need not be
+        replaced, because the loop cancels overdue calls itself."""
         if now - beat < BEAT_GRACE_NS:
             return None
         if deadline and now - deadline >= BEAT_GRACE_NS:
@@ -165,8 +165,8 @@ class Watch:
         return self._stopped != 0 and self._stopped == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
-        """Closes the connections of a worker that has died. Its running calls get that error as
-        their answer, or no answer if the status is 0."""
+        """Closes the connections of a worker that has died. Before that, its running calls get an
+        answer with `status`, `code` and `message`, or no answer if `status` is 0."""
         control_block = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]

@@ -45,7 +45,8 @@ YOUNG_S = 1.0
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
-# A worker has this long to end after its FINISHED message; threads of the function may delay it.
+# A worker has this long to end after its FINISHED message; threads of the function may delay the
+# end.
 EXIT_GRACE_S = 1.0
 # A Job that is stopped may take this long to finish posting its result.
 JOB_STOP_S = 5.0
@@ -385,8 +386,8 @@ class Watchdog:
     # --- the end ---
 
     def _stop(self, worker: Worker) -> None:
-        """After SIGTERM: stops a Job's call, or makes a ready worker drain. Kills a worker that is
-        not ready, because it has no calls."""
+        """Handles a stop signal: stops a Job's call, or makes a ready worker drain. Kills a worker
+        that is not ready, because it has no calls."""
         if self._settings.job is not None:
             if worker.watch is not None:
                 worker.watch.stop_call()

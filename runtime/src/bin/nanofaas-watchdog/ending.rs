@@ -26,7 +26,7 @@ impl Ending {
         )
     }
 
-    /// Returns the error of a call that has a process of its own, whose end ends the call.
+    /// Returns the error of a call that has a process of its own.
     pub(crate) fn failed(self, said: &str) -> Error {
         self.error(said, Error::new)
     }

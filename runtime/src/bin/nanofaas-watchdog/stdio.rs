@@ -130,7 +130,7 @@ impl StdioProgram {
         }
     }
 
-    /// Returns the bytes that the program gets of the body.
+    /// Returns the part of the body that the program gets.
     fn given<'a>(&self, input: &'a Input) -> &'a [u8] {
         match self.passing {
             Passing::Pipes(Given::Input) => input.bytes(),
