@@ -36,7 +36,7 @@ pub enum Running {
 }
 
 /// Makes a handler for quick work. The closure takes an [`Input`], or any type that serde reads
-/// from JSON. It returns an [`Output`], an [`Input`], or any type that serde writes.
+/// from JSON. The closure returns an [`Output`], an [`Input`], or any type that serde writes.
 pub fn inline<F, T, R>(handler: F) -> impl Handler
 where
     F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,

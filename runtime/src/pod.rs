@@ -107,8 +107,8 @@ impl RuntimePod {
     /// Returns how many milliseconds the initialisation took, for the first answer only; none for
     /// later answers.
     pub(crate) fn first_answer(&self) -> Option<u64> {
-        // The load comes before the swap, because it is cheaper, and later answers need only the
-        // load.
+        // The load comes before the swap, because a load is cheaper, and later answers need only
+        // the load.
         let first = self.cold.load(Ordering::Relaxed) && self.cold.swap(false, Ordering::AcqRel);
         first.then(|| self.init_ms.load(Ordering::Relaxed))
     }

@@ -245,8 +245,8 @@ fn a_job_is_one_call_to_the_program() {
     );
 }
 
-/// A server on `PORT` only. The input decides how it treats a call: `wait`, `exit` with a status,
-/// `kill` by a signal, `close`, or an answer with a status and a body.
+/// A server on `PORT` only. The input decides how the server treats a call: `wait`, `exit` with a
+/// status, `kill` by a signal, `close`, or an answer with a status and a body.
 const ENDS: &str = r#"
 import http.server, json, os, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):

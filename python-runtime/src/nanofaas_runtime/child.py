@@ -1,9 +1,9 @@
 """Keeps a process that the function forked (`os.fork`, `multiprocessing`) from answering calls.
 
-Python runs `_after_fork` in the child before `os.fork` returns in it. `_after_fork` closes the
-worker's descriptors without sending on any connection, and replaces shared state by copies. A child
-ends when it returns from the function or raises. A call without a fork has no extra cost. `worker`
-and `job` call `guard` before the function is loaded.
+In the child, Python runs `_after_fork` before `os.fork` returns. `_after_fork` closes the worker's
+descriptors without sending on any connection, and replaces shared state by copies. A child ends
+when it returns from the function or raises. A call without a fork has no extra cost. `worker` and
+`job` call `guard` before the function is loaded.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def guard(link: Link) -> Belongings:
 
 
 def leave_if_child(status: int = 0) -> None:
-    """Ends this process if it is a forked child. The runtime calls this wherever the function
-    returns to it outside a call."""
+    """Ends this process if it is a forked child. This is called wherever the function returns to
+    the runtime outside a call."""
     if _is_child:
         _leave(status)
 

@@ -1,5 +1,5 @@
-//! How a program ended, and the error that its calls get for it. The codes and messages are the
-//! same in every runtime of nanofaas. The code of all modes uses this module.
+//! How a program ended, and the error that the calls of the program then get. The codes and
+//! messages are the same in every runtime of nanofaas. The code of all modes uses this module.
 
 use std::fmt;
 

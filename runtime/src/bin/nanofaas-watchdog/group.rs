@@ -1,6 +1,7 @@
 //! Process groups: each group is started, reaped and killed as a unit. A group is killed when its
 //! leader process ends or its `Leader` value is dropped. Only this file waits for processes,
-//! because two places that wait would reap each other's processes. The code of all modes uses it.
+//! because two places that wait would reap each other's processes. The code of all modes uses this
+//! file.
 
 use std::collections::HashMap;
 use std::io;
@@ -57,7 +58,8 @@ pub(crate) struct Started {
 }
 
 impl Groups {
-    /// Spawns the task that reaps processes, so it must be called within a tokio runtime.
+    /// Spawns the task that reaps processes. So this function must be called within a tokio
+    /// runtime.
     pub(crate) fn new(strays: Strays) -> io::Result<Self> {
         let mut ended = signal(SignalKind::child())?;
         let groups = Self {

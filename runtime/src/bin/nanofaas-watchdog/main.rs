@@ -1,6 +1,6 @@
 //! Makes any program a function. With `EXECUTION_MODE=STDIO` each call runs one process, which
-//! reads its stdin and writes JSON to its stdout; with `FILE` it reads and writes two files
-//! instead. With `HTTP`, the default, the program serves HTTP itself; this process starts the
+//! reads its stdin and writes JSON to its stdout; with `FILE` the process reads and writes two
+//! files instead. With `HTTP`, the default, the program serves HTTP itself; this process starts the
 //! program, watches it and restarts it. Before this process exits, it kills all of its descendants.
 
 mod command;
@@ -56,8 +56,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // As a subreaper, this process becomes the parent of descendants whose parent has ended, so
-    // that it can kill them.
+    // As a subreaper, this process becomes the parent of descendants whose parent has ended. So
+    // this process can kill them.
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
         let message = format!("processes that leave their group cannot be ended: {error}");
         log::line("warn", &message, None, &[]);

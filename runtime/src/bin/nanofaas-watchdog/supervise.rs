@@ -127,7 +127,7 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
     }
 }
 
-/// Starts the program. The program's stderr is copied to the stderr of this process, and its last
+/// Starts the program. The program's stderr is copied to the stderr of this process, and the last
 /// lines are kept in `tail`.
 pub(crate) fn start(
     line: &CommandLine,
@@ -236,8 +236,8 @@ impl Address {
         }
     }
 
-    /// Whether the program opened the socket. If it did, calls may have reached the program before
-    /// the probe of this process found it ready, because the platform probes the socket too.
+    /// Whether the program opened the socket. If so, calls may have reached the program before the
+    /// probe of this process succeeded, because the platform probes the socket too.
     fn was_bound(&self) -> bool {
         self.socket.as_deref().is_some_and(Path::exists)
     }
