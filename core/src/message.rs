@@ -45,9 +45,9 @@ pub enum Message {
     /// this way.
     Event(Event),
     Notice(Notice),
-    /// A new or changed function. The answer is `BridgeMessage::Ack` with its version.
+    /// A new or changed function. An answer is due: `BridgeMessage::Ack` with its version or a later one.
     Function(Arc<Function>),
-    /// A function was removed. The answer is `BridgeMessage::Ack` with this version.
+    /// A function was removed. An answer is due: `BridgeMessage::Ack` with this version or a later one.
     FunctionRemoved {
         lane: LaneId,
         name: Arc<str>,
@@ -110,8 +110,9 @@ pub enum BridgeMessage {
         request: BridgeRequest,
         reply: ReplyTo,
     },
-    /// An io thread has taken over a version of a function.
+    /// An io thread has taken over all changes of functions up to this version.
     Ack {
+        shard: ShardId,
         version: u64,
     },
     Job(Box<JobStart>),

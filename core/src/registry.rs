@@ -11,6 +11,7 @@ use crate::function::Function;
 use crate::limits::FUNCTIONS_MAX;
 use crate::message::{BridgeError, Reply, ReplyTo};
 use crate::queue_stats::QueueStats;
+use crate::shard::ShardId;
 use crate::spec::{
     Defaults, ExecutionMode, FieldError, FunctionDraft, FunctionSpec, Json, Platform, check_account,
 };
@@ -82,6 +83,8 @@ struct Leaving {
 
 pub struct Registry {
     io_threads: usize,
+    /// The last version that each io thread has acknowledged.
+    acknowledged: Vec<u64>,
     defaults: Defaults,
     platform: Platform,
     /// The control plane's own service account, if the pods of functions could use it.
@@ -101,6 +104,7 @@ impl Registry {
     pub fn new(io_threads: usize, defaults: Defaults, platform: Platform) -> Self {
         Self {
             io_threads,
+            acknowledged: vec![0; io_threads],
             defaults,
             platform,
             own_account: None,
@@ -400,8 +404,18 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that an io thread has acknowledged a version. The last io thread completes the change.
-    pub fn acknowledge(&mut self, version: u64, out: &mut RegistryOut) {
+    /// Notes that an io thread has taken over all changes up to a version. The last io thread completes a
+    /// change.
+    pub fn acknowledge(&mut self, shard: ShardId, version: u64, out: &mut RegistryOut) {
+        let last = &mut self.acknowledged[shard.index()];
+        let first = *last + 1;
+        *last = version.max(*last);
+        for version in first..=version {
+            self.acknowledge_one(version, out);
+        }
+    }
+
+    fn acknowledge_one(&mut self, version: u64, out: &mut RegistryOut) {
         let Some(change) = self.unacknowledged.get_mut(&version) else {
             return;
         };

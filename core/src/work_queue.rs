@@ -203,9 +203,9 @@ impl WorkQueue {
         match message {
             BridgeMessage::Order(order) => self.order(order),
             BridgeMessage::Request { request, reply } => self.request(request, reply),
-            BridgeMessage::Ack { version } => {
+            BridgeMessage::Ack { shard, version } => {
                 let mut out = RegistryOut::default();
-                self.registry.acknowledge(version, &mut out);
+                self.registry.acknowledge(shard, version, &mut out);
                 self.deliver(out);
             }
             BridgeMessage::Job(job) => self.commands.push(BridgeCommand::Job(job)),

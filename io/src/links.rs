@@ -14,6 +14,7 @@ use std::rc::Rc;
 use nanofaas_core::message::Reply;
 use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::shard::ShardId;
+use nanofaas_core::time::Nanos;
 
 use self::pending_requests::PendingRequests;
 use self::scheduler::{SchedulerHandle, SchedulerSetup};
@@ -21,6 +22,9 @@ use self::shards::{ShardAnswer, ShardInbox, ShardLink, ShardPost};
 use crate::runtime::due::Due;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
+
+/// The pause before owed messages are sent again.
+const OWED: Nanos = Nanos::from_ms(1);
 
 /// The receiving ends of an io thread's queues.
 pub(crate) struct Inbox {
@@ -59,7 +63,11 @@ pub(crate) struct Links {
     shards: Box<[ShardLink]>,
     /// Questions to other io threads that wait for their answers.
     pub(crate) asked_of_shards: PendingRequests<ShardAnswer>,
-    /// The alarm that wakes the ticker for notices that are owed to other io threads.
+    /// The version of the last change that this thread has taken over and not acknowledged. An
+    /// acknowledgement must not be lost, because the bridge completes a change when every io thread has
+    /// acknowledged it. So a full ring to the bridge delays the acknowledgement.
+    owed_ack: Cell<Option<u64>>,
+    /// The alarm that wakes the ticker for what is owed: notices to other io threads, and `owed_ack`.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
 }
@@ -84,6 +92,7 @@ impl Links {
             asked_of_bridge: PendingRequests::uncertain(),
             shards: posts.shards.into_iter().map(ShardLink::new).collect(),
             asked_of_shards: PendingRequests::certain(),
+            owed_ack: Cell::new(None),
             owed_alarm: alarms.alarm(),
             inbox: OnceCell::new(),
             tables,

@@ -91,8 +91,9 @@ impl BridgeFixture {
         loop {
             if let Some(message) = self.io.messages.pop() {
                 if let Message::Function(function) = &message {
-                    let version = function.version;
-                    assert!(self.post.send(BridgeMessage::Ack { version }).is_ok());
+                    let (shard, version) = (ShardId::new(0), function.version);
+                    let ack = BridgeMessage::Ack { shard, version };
+                    assert!(self.post.send(ack).is_ok());
                 }
                 if let Some(found) = find(&message) {
                     return found;

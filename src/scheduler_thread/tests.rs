@@ -198,8 +198,11 @@ fn it_sleeps_and_is_woken_and_beats() {
 #[test]
 fn orders_wait_for_a_full_ring_in_order() {
     let mut bench = SchedulerFixture::new();
+    let shard = ShardId::new(0);
     for version in 0..ORDERS_DEPTH as u64 {
-        let full = bench.bridge_post.send(BridgeMessage::Ack { version });
+        let full = bench
+            .bridge_post
+            .send(BridgeMessage::Ack { shard, version });
         assert!(full.is_ok());
     }
     for lane in 0..3 {

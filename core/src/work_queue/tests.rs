@@ -61,8 +61,10 @@ fn register(fixture: &WorkQueueFixture, name: &str, reply: ReplyTo) {
     assert!(fixture.bridge.send(message).is_ok());
 }
 
-fn ack(fixture: &WorkQueueFixture, version: u64) {
-    assert!(fixture.bridge.send(BridgeMessage::Ack { version }).is_ok());
+fn ack(fixture: &WorkQueueFixture, thread: u16, version: u64) {
+    let shard = ShardId::new(thread);
+    let ack = BridgeMessage::Ack { shard, version };
+    assert!(fixture.bridge.send(ack).is_ok());
 }
 
 fn order(fixture: &WorkQueueFixture, order: Order) {
@@ -90,13 +92,13 @@ fn a_registration_is_answered_after_all_threads() {
     for inbox in &mut fixture.io {
         assert!(matches!(inbox.messages.pop(), Some(Message::Function(_))));
     }
-    ack(&fixture, 1);
+    ack(&fixture, 0, 1);
     fixture.work_queue.pump();
     assert!(
         fixture.io[1].messages.pop().is_none(),
         "one has not said so"
     );
-    ack(&fixture, 1);
+    ack(&fixture, 1, 1);
     fixture.work_queue.pump();
     let Some(Message::Reply { token: 7, reply }) = fixture.io[1].messages.pop() else {
         panic!("no reply");
@@ -151,8 +153,7 @@ fn a_lane_keeps_its_function_while_it_exists() {
             BridgeCommand::Start { pod: POD, wanted_at: Uptime::ZERO, function },
         ] if &**function.name() == "echo"
     ));
-    ack(&fixture, 1);
-    ack(&fixture, 2);
+    ack(&fixture, 0, 2);
     fixture.work_queue.pump();
     assert_eq!(fixture.work_queue.leaving_stats().count(), 1);
     order(&fixture, Order::LaneGone { lane: LANE });
@@ -181,8 +182,7 @@ fn a_reused_lane_outlives_the_old_removal() {
         reply: to(0, 1),
     };
     assert!(fixture.bridge.send(message).is_ok());
-    ack(&fixture, 1);
-    ack(&fixture, 2);
+    ack(&fixture, 0, 2);
     fixture.work_queue.pump();
     fixture
         .work_queue

@@ -99,9 +99,9 @@ impl SimulatedBridge {
             };
             match message {
                 ToBridge::Order(order) => self.order(order, shared),
-                ToBridge::Ack(version) => {
+                ToBridge::Ack(shard, version) => {
                     let mut out = RegistryOut::default();
-                    self.registry.acknowledge(version, &mut out);
+                    self.registry.acknowledge(shard, version, &mut out);
                     self.deliver(out, shared);
                 }
                 ToBridge::Request(change) => {

@@ -14,6 +14,7 @@ use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::registry::{Change, FunctionUpdate};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Done, Grant, PodId, Ticket};
 use nanofaas_core::time::Uptime;
 
@@ -41,7 +42,7 @@ pub(crate) enum ToIo {
 /// A message to the bridge.
 pub(crate) enum ToBridge {
     Order(Order),
-    Ack(u64),
+    Ack(ShardId, u64),
     Request(Change),
 }
 

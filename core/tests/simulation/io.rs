@@ -322,7 +322,7 @@ impl IoThread {
                 }) => {
                     self.env.remove(&name);
                     self.end_all(lane, &End::Removed, CallAct::FindsRemoved, shared);
-                    shared.to_bridge.push(ToBridge::Ack(version));
+                    shared.to_bridge.push(ToBridge::Ack(self.shard, version));
                 }
                 ToIo::Stop => {
                     self.arrivals_left = 0;
@@ -352,7 +352,7 @@ impl IoThread {
             self.happens(index, happening, shared.now);
         }
         self.env.put(function);
-        shared.to_bridge.push(ToBridge::Ack(version));
+        shared.to_bridge.push(ToBridge::Ack(self.shard, version));
     }
 
     /// Ends all calls of a lane: all of them at once, or each a little later, because its own task may

@@ -1,6 +1,9 @@
 //! An io thread's link to the bridge: applies the bridge's messages, and asks the bridge for changes. It
 //! decides nothing about functions and pods.
 
+#[cfg(test)]
+mod tests;
+
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -9,8 +12,8 @@ use nanofaas_core::message::{BridgeMessage, BridgeRequest, Message, Reply, Reply
 
 use nanofaas_core::time::Nanos;
 
-use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
+use crate::links::{Links, OWED};
 use crate::runtime::phase::ShutdownPhase;
 use crate::state::call_table::JobUpdate;
 use crate::state::functions::FunctionEntry;
@@ -54,6 +57,7 @@ pub(crate) fn take_messages(thread: &Links) {
         };
         take(thread, message);
     }
+    pay(thread);
 }
 
 fn take(thread: &Links, message: Message) {
@@ -66,7 +70,7 @@ fn take(thread: &Links, message: Message) {
             let old = thread.functions.borrow().get(name).cloned();
             let entry = FunctionEntry::new(function, old.as_deref());
             thread.functions.borrow_mut().put(Rc::new(entry));
-            acknowledge(thread, version);
+            thread.owed_ack.set(Some(version));
         }
         Message::FunctionRemoved {
             lane,
@@ -75,7 +79,7 @@ fn take(thread: &Links, message: Message) {
         } => {
             thread.functions.borrow_mut().remove(&name);
             thread.calls.end_all(Some(lane), &End::Removed);
-            acknowledge(thread, version);
+            thread.owed_ack.set(Some(version));
         }
         Message::PodAddress {
             pod,
@@ -127,12 +131,17 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// Acknowledges a change of a function. The acknowledgement must not be lost, because the bridge completes
-/// the change only when every io thread has acknowledged it.
-fn acknowledge(thread: &Links, version: u64) {
-    let sent = thread.bridge.send(BridgeMessage::Ack { version });
-    assert!(
-        sent.is_ok(),
-        "the bridge's ring has places for every acknowledgement"
-    );
+/// Sends the owed acknowledgement. `take_messages` and the ticker call this function. If the bridge's ring is
+/// full, `owed_alarm` wakes the ticker. The thread goes on to take messages, because a full bridge reads its
+/// ring only after the io threads have read theirs.
+pub(crate) fn pay(thread: &Links) {
+    let Some(version) = thread.owed_ack.take() else {
+        return;
+    };
+    let shard = thread.id;
+    let ack = BridgeMessage::Ack { shard, version };
+    if thread.bridge.send(ack).is_err() {
+        thread.owed_ack.set(Some(version));
+        thread.owed_alarm.set(thread.recent() + OWED);
+    }
 }

@@ -26,16 +26,14 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::error::HttpError;
 use crate::http::response::Response;
-use crate::links::Links;
 use crate::links::questions::{About, JoinWaiter, NotJoined};
+use crate::links::{Links, OWED};
 use crate::state::executions::IdempotencyKey;
 use crate::state::idempotency::{Asker, Claim};
 
 /// The most time that a question waits for its answer. It is longer than any long poll, and than the deadline
 /// of any waiter.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
-/// The pause before owed notices are sent again.
-const OWED: Nanos = Nanos::from_ms(1);
 
 /// The sending ends of the queues to one io thread.
 #[derive(Clone)]

@@ -53,7 +53,7 @@ pub(crate) struct Fleet {
     stats: Arc<QueueStats>,
     /// The receiving end of the scheduler's rings. It is kept, so that messages to the scheduler do not fail.
     _scheduler: PinnedInbox,
-    _bridge: BridgeInbox,
+    pub(crate) bridge: RefCell<BridgeInbox>,
 }
 
 const QUEUE_SIZE: u32 = 4;
@@ -88,7 +88,7 @@ fn silent_bell() -> Arc<Doorbell> {
 /// The lane of the only function.
 pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
-fn function(stats: Arc<QueueStats>, threads: usize) -> Arc<Function> {
+fn function(stats: Arc<QueueStats>, threads: usize, version: u64) -> Arc<Function> {
     let spec = format!(
         r#"{{"name":"f","executionMode":"LOCAL","queueSize":{QUEUE_SIZE},"concurrency":{threads}}}"#
     );
@@ -98,7 +98,7 @@ fn function(stats: Arc<QueueStats>, threads: usize) -> Arc<Function> {
         spec: spec.expect("a spec"),
         lane: LANE,
         stats,
-        version: 1,
+        version,
     })
 }
 
@@ -163,19 +163,26 @@ impl Fleet {
             bells: RefCell::new(ends),
             stats,
             _scheduler: scheduler_inbox,
-            _bridge: bridge_inbox,
+            bridge: RefCell::new(bridge_inbox),
         };
         for (thread, inbox) in fleet.threads.iter().zip(&fleet.inboxes) {
             let is_first = thread.inbox.set(inbox.clone()).is_ok();
             assert!(is_first, "it has no inbox yet");
         }
-        let function = function(fleet.stats.clone(), count);
-        for (index, post) in fleet.posts.iter().enumerate() {
-            let sent = post.send(Message::Function(function.clone()));
-            assert!(sent.is_ok(), "room for a message");
+        fleet.register(1);
+        for index in 0..count {
             fleet.take(index);
         }
         fleet
+    }
+
+    /// Sends a version of the only function to every io thread.
+    pub(crate) fn register(&self, version: u64) {
+        let function = function(self.stats.clone(), self.threads.len(), version);
+        for post in &self.posts {
+            let sent = post.send(Message::Function(function.clone()));
+            assert!(sent.is_ok(), "room for a message");
+        }
     }
 
     /// Makes the only io thread take its messages whenever they come.

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::links::{Links, shards};
+use crate::links::{Links, bridge, shards};
 use crate::runtime::net::Timer;
 use crate::shard::upkeep;
 
@@ -17,6 +17,7 @@ pub(crate) async fn run(thread: Rc<Links>) {
         thread.alarms.advance(now);
         thread.tick(now);
         shards::pay(&thread);
+        bridge::pay(&thread);
         upkeep::run(&thread, now);
         let plan = |cx: &mut Context<'_>| Poll::Ready(thread.alarms.plan(cx.waker()));
         let until = poll_fn(plan).await;

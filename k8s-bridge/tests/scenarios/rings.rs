@@ -15,6 +15,7 @@ use nanofaas_core::message::{BridgeMessage, Message};
 use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::scheduler::Scheduler;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
@@ -115,7 +116,8 @@ impl Rings {
     /// once.
     fn take_messages(&self) {
         let mut kept = self.messages.borrow_mut();
-        for (inbox, kept) in self.io.borrow_mut().iter_mut().zip(&mut *kept) {
+        let mut io = self.io.borrow_mut();
+        for (shard, (inbox, kept)) in (0..).map(ShardId::new).zip(io.iter_mut().zip(&mut *kept)) {
             while let Some(message) = inbox.messages.pop() {
                 let version = match &message {
                     Message::Function(function) => function.version,
@@ -125,7 +127,7 @@ impl Rings {
                         continue;
                     }
                 };
-                self.send(BridgeMessage::Ack { version });
+                self.send(BridgeMessage::Ack { shard, version });
             }
         }
     }

@@ -236,7 +236,8 @@ impl LocalFixture {
     /// Moves the io threads' messages to `unread`, except changes of functions, which it acknowledges at
     /// once.
     fn take_messages(&mut self) {
-        for (inbox, unread) in self.io.iter_mut().zip(&mut self.unread) {
+        let threads = self.io.iter_mut().zip(&mut self.unread);
+        for (shard, (inbox, unread)) in (0..).map(ShardId::new).zip(threads) {
             while let Some(message) = inbox.messages.pop() {
                 let version = match &message {
                     Message::Function(function) => function.version,
@@ -246,7 +247,8 @@ impl LocalFixture {
                         continue;
                     }
                 };
-                assert!(self.post.send(BridgeMessage::Ack { version }).is_ok());
+                let ack = BridgeMessage::Ack { shard, version };
+                assert!(self.post.send(ack).is_ok());
             }
         }
     }
