@@ -103,6 +103,18 @@ class Client:
         self.close()
 
 
+def http(method: str = "POST", path: str = "/", body: bytes = b"",
+         content_type: str | None = None, **headers: object) -> bytes:
+    """The bytes of an HTTP call, as the platform sends it for `/fn/`."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: pod", "X-Nanofaas-Call: http"]
+    if content_type is not None:
+        lines.append(f"Content-Type: {content_type}")
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    lines += [f"{name.replace('_', '-')}: {text}" for name, text in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 def request(value: object = None, body: bytes | None = None, method: str = "POST",
             path: str = "/invoke", content_type: str = "application/json",
             metadata: object = None, **headers: object) -> bytes:

@@ -44,8 +44,9 @@ class AsyncPod(Pod):
         self._seq = 0
         signal.signal(STOP_SIGNAL, lambda *_: None)  # This signal stops plain calls only.
 
-    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
-        call = Call(head, body)
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
+               kind: type[Call] = Call) -> None:
+        call = kind(head, body)
         connection.begin(call)
         try:
             argument = call.input()

@@ -10,7 +10,7 @@ import json
 from time import monotonic_ns
 
 from . import Response, faults
-from .output import BadOutput, encode
+from .output import BadOutput, encode, encode_text
 from .wire import Head
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 JSON_TYPE = b"application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"
 # The charset parameters with which the platform reads a body as JSON.
 UTF_8 = frozenset(b"charset=" + each for name in (b"utf-8", b"utf8", b"us-ascii")
                   for each in (name, b'"%b"' % name))
@@ -69,6 +70,16 @@ def is_json(content_type: bytes) -> bool:
     return all(each in UTF_8 for each in parameters if each.startswith(b"charset="))
 
 
+def output(value: object) -> tuple[str | None, bytes]:
+    """Returns the content type (None for JSON) and the body of a function's result. Raises
+    BadOutput."""
+    if isinstance(value, Response):
+        return value.content_type, value.body
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "application/octet-stream", bytes(value)
+    return None, encode(value)
+
+
 class Call:
     """A call as it arrived. `deadline_ns` is on the monotonic clock, 0 if the call has no deadline.
     `echo` is `Head.echo`, taken before the function runs, so that the function cannot change it."""
@@ -116,6 +127,9 @@ class Call:
         value = self.head.header(name)
         return None if value is None else value.decode("latin-1")
 
+    # How the pod encodes what the function returned.
+    output = staticmethod(output)
+
     def input(self) -> Any:
         """Returns the function's input: the envelope's `input`, or the unchanged bytes. Raises
         BadInput."""
@@ -133,6 +147,30 @@ class Call:
                 raise BadInput("metadata must be an object")
             self.metadata = metadata
         return value
+
+
+class HttpCall(Call):
+    """A call by `/fn/`, whose input and output have no envelope."""
+
+    __slots__ = ()
+
+    def input(self) -> Any:
+        """Returns a JSON body as its value, an empty body as None, and any other body as bytes.
+        Raises BadInput."""
+        head, body = self.head, self.body
+        if not body:
+            return None
+        if is_json(head.header(b"content-type") or b"") and not head.header(b"content-encoding"):
+            return decode(body)
+        return bytes(body)
+
+    @staticmethod
+    def output(value: object) -> tuple[str | None, bytes]:
+        """Returns the content type and the body of a function's result. Raises BadOutput."""
+        if isinstance(value, str):
+            return TEXT_TYPE, encode_text(value)
+        content_type, body = output(value)
+        return content_type or "application/json", body
 
 
 class Context:
@@ -160,6 +198,21 @@ class Context:
         return self._call.attempt
 
     @property
+    def method(self) -> str:
+        """The request's method; `POST` for a call by `:invoke`."""
+        return self._call.head.method.decode("latin-1")
+
+    @property
+    def path(self) -> str:
+        """The request's path as the client sent it, percent-encoded, without the query."""
+        return self._call.head.target.partition(b"?")[0].decode("latin-1")
+
+    @property
+    def query(self) -> str:
+        """The request's query as the client sent it, without the `?`."""
+        return self._call.head.target.partition(b"?")[2].decode("latin-1")
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """The envelope's `metadata`; empty if the envelope has none."""
         if self._call.metadata is None:
@@ -180,16 +233,6 @@ class Context:
         if not deadline:
             return None
         return max(0.0, (deadline - monotonic_ns()) / 1e6)
-
-
-def output(value: object) -> tuple[str | None, bytes]:
-    """Returns the content type (None for JSON) and the body of a function's result. Raises
-    BadOutput."""
-    if isinstance(value, Response):
-        return value.content_type, value.body
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "application/octet-stream", bytes(value)
-    return None, encode(value)
 
 
 def code_of(error: BaseException) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from .control_block import ECHO_BYTES, IDLE, NO_ECHO, RUNS, TALKS, echo_at
 from .call import Call
-from .wire import (CONTINUE, Chunks, Head, Malformed, check_partial_head, echo_of, failure,
-                   parse_head)
+from .wire import (BODY_BYTES_MAX, CONTINUE, Chunks, Head, Malformed, check_partial_head, echo_of,
+                   failure, parse_head, too_large)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Connection:
                 if head.chunked:
                     self.chunks = Chunks()
                 elif len(data) - end < head.length:
+                    if head.length > BODY_BYTES_MAX:
+                        raise too_large()
                     self.body = bytearray()
                 else:
                     stop = end + head.length
@@ -124,6 +126,9 @@ class Connection:
                     continue
                 self.head = head
                 data = data[end:]
+                if head.http and not self.pod.allows(head):
+                    self._refuse(self.pod.not_allowed(head, True))  # The body is not awaited.
+                    return
                 if head.expects and not data:
                     self.transport.write(CONTINUE)
         except Malformed as error:

@@ -25,9 +25,9 @@ class NoFunction(Exception):
 class Function:
     """The function and its `init`, with the facts from the function's signature."""
 
-    __slots__ = ("entry", "init", "is_async", "takes_context")
+    __slots__ = ("entry", "init", "is_async", "methods", "takes_context")
 
-    def __init__(self, module: str, name: str) -> None:
+    def __init__(self, module: str, name: str, methods: tuple[bytes, ...]) -> None:
         paths.show_folder()
         loaded = import_module(module)
         entry = getattr(loaded, name, None)
@@ -37,6 +37,7 @@ class Function:
         self.entry: Callable[..., Any] = entry
         self.is_async = is_async(entry)
         self.takes_context = _parameters(entry, name) >= 2
+        self.methods = methods  # HTTP calls may have these methods.
         init = getattr(loaded, "init", None)
         self.init: Callable[[], Any] | None = init if callable(init) else None
 

@@ -56,6 +56,14 @@ def encode(value: object) -> bytes:
         raise
 
 
+def encode_text(text: str) -> bytes:
+    """Encodes text as UTF-8. Raises BadOutput."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadOutput("the output is not text: it holds a lone surrogate") from None
+
+
 def checked(body: bytes) -> bytes:
     """Checks JSON that the function wrote itself and returns it unchanged; an empty body becomes
     `null`. Raises BadOutput.

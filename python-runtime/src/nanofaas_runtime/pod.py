@@ -15,7 +15,7 @@ from time import monotonic
 from . import CallStopped, log
 from .control_block import (ANSWERED, ASLEEP, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
                             SLOTS_MAX, WHY_DEADLINE, as_bytes)
-from .call import BadInput, Call, Context, code_of, describe, output
+from .call import BadInput, Call, Context, HttpCall, code_of, describe
 from .connection import Connection
 from .stopping import PlainRun, message_of
 from .wire import OK_JSON, Head, answer, failure
@@ -32,6 +32,11 @@ QUIET_SWEEPS_MAX = 4
 SWEEP_S = 30.0
 LINK_WAIT_S = 0.25
 BAD_INPUT = "BAD_INPUT"
+
+
+def for_method(head: Head, text: bytes) -> bytes:
+    """Returns the answer `text`, without its body if the request is a HEAD."""
+    return text[:text.index(b"\r\n\r\n") + 4] if head.method == b"HEAD" else text
 
 
 class Pod:
@@ -109,6 +114,9 @@ class Pod:
 
     def request(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
         """Answers the request now, or starts a task that answers it later."""
+        if head.http:
+            self.http(connection, head, body)
+            return
         if head.method == b"POST" and head.target == b"/invoke":
             self.invoke(connection, head, body)
             return
@@ -129,6 +137,23 @@ class Pod:
                            close=not self.keeps(head))
             self._send_headless(connection, head, text)
 
+    def http(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        """Runs the function for an HTTP call, whatever the call's path."""
+        if self.allows(head):
+            self.invoke(connection, head, body, HttpCall)
+        else:
+            connection.send(self.not_allowed(head, not self.keeps(head)), self.keeps(head))
+
+    def allows(self, head: Head) -> bool:
+        """Whether the function takes HTTP calls with this method."""
+        return head.method in self.function.methods
+
+    def not_allowed(self, head: Head, close: bool) -> bytes:
+        """Returns the refusal of a call for which `allows` is false."""
+        allow = b"Allow: %b\r\n" % b", ".join(self.function.methods)
+        text = failure(head.echo(), 405, "METHOD_NOT_ALLOWED", "see Allow", allow, close)
+        return for_method(head, text)
+
     def _method_not_allowed(self, connection: Connection, head: Head, allow: bytes) -> None:
         text = failure(head.echo(), 405, "METHOD_NOT_ALLOWED", "see Allow", allow,
                        not self.keeps(head))
@@ -141,15 +166,14 @@ class Pod:
         self._send_headless(connection, head, text)
 
     def _send_headless(self, connection: Connection, head: Head, text: bytes) -> None:
-        if head.method == b"HEAD":
-            text = text[:text.index(b"\r\n\r\n") + 4]
-        connection.send(text, self.keeps(head))
+        connection.send(for_method(head, text), self.keeps(head))
 
     def keeps(self, head: Head) -> bool:
         """Whether the connection stays open after the answer."""
         return head.keep and not self.stopping
 
-    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
+               kind: type[Call] = Call) -> None:
         raise NotImplementedError
 
     # --- answers ---
@@ -157,7 +181,7 @@ class Pod:
     def finish(self, connection: Connection, call: Call, value: object) -> None:
         """Answers with the function's result."""
         try:
-            content_type, body = output(value)
+            content_type, body = call.output(value)
         except BaseException as error:  # A container class of the function may raise anything.
             self.fail(connection, call, error)
             return
@@ -167,7 +191,7 @@ class Pod:
             return
         extra = self._first()
         text = answer(call.echo, 200, content_type or "application/json", body, extra, not keep)
-        connection.send(text, keep)
+        self._send_headless(connection, call.head, text)
 
     def fail(self, connection: Connection, call: Call, error: BaseException) -> None:
         """Answers with the function's exception; its traceback goes to the log."""
@@ -189,7 +213,7 @@ class Pod:
                 message: str) -> None:
         keep = self.keeps(call.head)
         text = failure(call.echo, status, code, message, self._first(), not keep)
-        connection.send(text, keep)
+        self._send_headless(connection, call.head, text)
 
     def _first(self) -> bytes:
         cold = self.cold
@@ -230,8 +254,9 @@ class PlainPod(Pod):
         self._run = PlainRun(words)
         self._seq = 0
 
-    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
-        call = Call(head, body)
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
+               kind: type[Call] = Call) -> None:
+        call = kind(head, body)
         words = self.words
         self._seq = seq = self._seq + 1
         connection.begin(call)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SOCKET_PATH_MAX = 107
 TIMEOUT_MS_MAX = 3_600_000
+WITHOUT_MARKS = str.maketrans("", "", "!#$%&'*+-.^_`|~")  # The marks of a token in HTTP.
 
 
 class BadSetting(Exception):
@@ -44,10 +45,12 @@ class Job:
 class Settings:
     """How this pod runs. `started_at` is the process's start, in epoch seconds."""
 
-    __slots__ = ("entry", "job", "module", "port", "ready_url", "socket_path", "started_at")
+    __slots__ = ("entry", "job", "methods", "module", "port", "ready_url", "socket_path",
+                 "started_at")
 
     entry: str
     job: Job | None
+    methods: tuple[bytes, ...]
     module: str
     port: int
     ready_url: str | None
@@ -66,6 +69,7 @@ class Settings:
                 raise BadSetting(f"HANDLER_MODULE must be a module name: {self.module!r}")
         if not self.entry.isidentifier():
             raise BadSetting(f"HANDLER_FUNCTION must be a function name: {self.entry!r}")
+        self.methods = _methods(env.get("HANDLER_METHODS") or "POST")
         self.socket_path = env.get("NANOFAAS_SOCKET") or None
         if self.socket_path and len(self.socket_path.encode()) > SOCKET_PATH_MAX:
             raise BadSetting(f"NANOFAAS_SOCKET may be {SOCKET_PATH_MAX} bytes long at most")
@@ -73,6 +77,16 @@ class Settings:
         self.ready_url = env.get("NANOFAAS_READY_URL") or None
         self.job = Job(env) if env.get("CALLBACK_URL") else None
         return self
+
+
+def _methods(text: str) -> tuple[bytes, ...]:
+    """Parses the methods of HTTP calls that the function takes. Raises BadSetting."""
+    names = [name.strip(" ") for name in text.split(",")]
+    for name in names:
+        bare = name.translate(WITHOUT_MARKS)
+        if not name or bare and not (bare.isascii() and bare.isalnum()):
+            raise BadSetting(f"HANDLER_METHODS must be methods, such as GET,POST: {text!r}")
+    return tuple([name.encode() for name in names])
 
 
 def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -25,6 +25,11 @@ _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
+# The line, in lower case, that marks an HTTP call: a call by `/fn/`, whose path and method are the
+# client's. The platform writes the line exactly so.
+HTTP_MARK = b"\r\nx-nanofaas-call: http\r\n"
+HTTP_ECHO = b"X-Nanofaas-Answer: "
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # The arguments of this format: the echo (see `Head.echo`), the length and the body.
 OK_JSON = (
@@ -47,10 +52,16 @@ class Malformed(Exception):
         self.status = status
 
 
+def too_large() -> Malformed:
+    """Returns the refusal of a body that is too large to be held."""
+    return Malformed(413, f"a body may have {BODY_BYTES_MAX} bytes at most")
+
+
 class Head:
     """A request's head. `lower` is the head in lower case, for finding headers by name."""
 
-    __slots__ = ("chunked", "expects", "keep", "length", "lower", "method", "raw", "target")
+    __slots__ = ("chunked", "expects", "http", "keep", "length", "lower", "method", "raw",
+                 "target")
 
     method: bytes
     target: bytes
@@ -59,6 +70,7 @@ class Head:
     keep: bool
     chunked: bool
     expects: bool
+    http: bool  # The request has HTTP_MARK.
     length: int
 
     def header(self, name: bytes) -> bytes | None:
@@ -71,8 +83,11 @@ class Head:
         return self.raw[start:self.raw.index(b"\r\n", start)].strip(b" \t")
 
     def echo(self) -> bytes:
-        """Returns the request's `X-Execution-Id` line; empty if the request has none. The answer
-        repeats the line, so that the platform can tell which call the answer belongs to."""
+        """Returns the line by which the platform can tell which call the answer belongs to: the
+        request's `X-Execution-Id` line, empty if the request has none. The line of an HTTP call is
+        `X-Nanofaas-Answer` with that id, because an application may send `X-Execution-Id`."""
+        if self.http:
+            return HTTP_ECHO + (self.header(b"x-execution-id") or b"") + b"\r\n"
         start = self.lower.find(b"\r\nx-execution-id:") + 2
         if start < 2:
             return b""
@@ -105,6 +120,8 @@ def parse_head(data: bytes, end: int) -> Head:
     if hosts != 1 and (version_1_1 or hosts > 1):
         raise Malformed(400, "exactly one Host header is needed")
 
+    head.http = lower.find(HTTP_MARK) >= 0
+
     head.length = 0
     head.chunked = False
     start = lower.find(b"\r\ncontent-length:")
@@ -112,8 +129,8 @@ def parse_head(data: bytes, end: int) -> Head:
         value = head.header(b"content-length") or b""
         if lower.find(b"\r\ncontent-length:", start + 2) >= 0 or not value.isdigit():
             raise Malformed(400, "Content-Length must be one whole number")
-        if len(value) > 15 or int(value) > BODY_BYTES_MAX:
-            raise Malformed(413, f"a body may have {BODY_BYTES_MAX} bytes at most")
+        if len(value) > 15 or not head.http and int(value) > BODY_BYTES_MAX:
+            raise too_large()
         head.length = int(value)
     if lower.find(b"\r\ntransfer-encoding:") >= 0:
         _transfer_coding(head, version_1_1, start >= 0)
@@ -134,8 +151,12 @@ def parse_head(data: bytes, end: int) -> Head:
 def echo_of(data: bytes) -> bytes:
     """Returns `Head.echo` for a request that was not parsed; empty if the line is missing or cut
     off."""
-    found = _ECHO.search(data, 0, data.find(b"\r\n\r\n") + 2)
-    return b"" if found is None else found[1]
+    end = data.find(b"\r\n\r\n") + 2
+    found = _ECHO.search(data, 0, end)
+    line = b"" if found is None else found[1]
+    if data[:max(0, end)].lower().find(HTTP_MARK) >= 0:
+        return HTTP_ECHO + line.partition(b":")[2].strip() + b"\r\n"
+    return line
 
 
 def _transfer_coding(head: Head, version_1_1: bool, has_length: bool) -> None:
@@ -230,7 +251,7 @@ class Chunks:
         if size == 0:
             self._trailer = 0
         elif len(self.body) + size > BODY_BYTES_MAX:
-            raise Malformed(413, f"a body may have {BODY_BYTES_MAX} bytes at most")
+            raise too_large()
         else:
             self._need = size
         return False
@@ -251,14 +272,17 @@ def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extr
 
 def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"",
             close: bool = False) -> bytes:
-    """Returns the answer for an error, with the body `{"code","message"}`."""
-    return answer(echo, status, "application/json", failure_body(code, message), extra, close)
+    """Returns the answer for an error, with the body `{"code","message"}`, or
+    `{"error","message"}` for an HTTP call."""
+    key = "error" if echo.startswith(HTTP_ECHO) else "code"
+    body = failure_body(code, message, key)
+    return answer(echo, status, "application/json", body, extra, close)
 
 
-def failure_body(code: str, message: str) -> bytes:
+def failure_body(code: str, message: str, key: str = "code") -> bytes:
     """Returns the JSON of an error. Lone surrogates in the message become `?`."""
     text = message.encode("utf-8", "replace").decode()
-    return f'{{"code": {quote(code)}, "message": {quote(text)}}}'.encode()
+    return f'{{"{key}": {quote(code)}, "message": {quote(text)}}}'.encode()
 
 
 NOT_STARTED = b"X-Not-Started: true\r\n"

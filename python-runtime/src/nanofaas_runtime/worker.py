@@ -62,7 +62,7 @@ def load(settings: Settings) -> Function:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
-        function = Function(settings.module, settings.entry)
+        function = Function(settings.module, settings.entry, settings.methods)
     except NoFunction as error:
         child.leave_if_child_for(error)
         log.line("error", f"cannot load the function: {error}")
