@@ -28,10 +28,9 @@ impl Fifo {
         self.tickets.is_empty()
     }
 
-    /// Appends a ticket. `live_max` is how many calls usually wait in this queue at most. A shorter queue is
-    /// not swept.
-    pub(crate) fn push(&mut self, ticket: Ticket, live_max: usize, entries: &Entries) {
-        if self.tickets.len() >= live_max.max(self.sweep_at) {
+    /// Appends a ticket. A queue that is shorter than `usual_len` is not swept.
+    pub(crate) fn push(&mut self, ticket: Ticket, usual_len: usize, entries: &Entries) {
+        if self.tickets.len() >= usual_len.max(self.sweep_at) {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
             // Without this limit, each push into a queue that is full of live calls would check all of its

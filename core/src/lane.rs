@@ -160,10 +160,11 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        // A full queue has `queue_size` calls that wait for their first attempt. Calls that had one of the
-        // `concurrency` slots may be queued again for a retry.
-        let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
-        self.fifos[ticket.class as usize].push(ticket, live_max, entries);
+        // A full queue has `queue_size` calls that wait for their first attempt, and usually at most
+        // `concurrency` calls that wait for another attempt. More calls may wait, for example after many
+        // back-offs or with a new plan, so the sum is no limit.
+        let usual_len = (self.plan.queue_size + self.plan.concurrency) as usize;
+        self.fifos[ticket.class as usize].push(ticket, usual_len, entries);
     }
 
     /// Takes out the next ticket. Sync calls come before async calls, but one grant in `ASYNC_SHARE` is kept
