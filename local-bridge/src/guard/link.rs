@@ -26,6 +26,8 @@ use tokio::time::{Instant, sleep};
 use crate::guard::descent;
 use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
+/// The pause before a new guard is started. The pause doubles with each guard that soon ends or cannot be
+/// started, up to `LONGEST_BACKOFF`.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// The capacity that the buffers of bytes to the guard keep after a burst, in bytes.
@@ -198,16 +200,17 @@ impl Link {
                 backoff = FIRST_BACKOFF;
             }
             guard = loop {
+                // The sleep precedes every start, because a guard may also start and end at once.
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                if self.is_closing.get() {
+                    return self.closed.notify_one();
+                }
                 match start_guard(&self.program) {
                     Ok(guard) => break guard,
                     Err(error) => {
                         self.fail_all(&format!("the guard cannot be started: {error}"));
                     }
-                }
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
-                if self.is_closing.get() {
-                    return self.closed.notify_one();
                 }
             };
         }

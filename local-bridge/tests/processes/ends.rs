@@ -13,11 +13,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::ProcessTest;
-use crate::fixture::{FOR_EVER, HEALTHY, WITH_ORPHAN, until, with};
+use crate::fixture::{FOR_EVER, HEALTHY, WITH_ORPHAN, until, with, with_config};
 
 pub(crate) const TESTS: &[ProcessTest] = &[
     ("nothing_outlives_a_killed_plane", plane_killed),
     ("a_killed_guard_is_replaced", guard_killed),
+    ("a_guard_that_ends_is_started_rarely", guard_ends_at_once),
     ("a_stopped_bridge_leaves_nothing", stopped),
 ];
 
@@ -106,6 +107,23 @@ fn guard_killed() {
         }
         fixture
     });
+}
+
+fn guard_ends_at_once() {
+    let scratch = ScratchFolder::create();
+    let starts = scratch.join("starts");
+    let script = format!("echo started >>{}", starts.display());
+    let guard = ["sh", "-c", &script].map(Into::into).to_vec();
+    with_config(
+        |config| config.guard = guard,
+        |fixture| async move {
+            let count = || std::fs::read_to_string(&starts).unwrap_or_default();
+            until("it was started 4 times", || count().lines().count() >= 4).await;
+            // The pauses before the second, third and fourth start are of 100, 200 and 400 ms.
+            assert!(fixture.start.elapsed() >= Duration::from_millis(700));
+            fixture
+        },
+    );
 }
 
 fn stopped() {
