@@ -25,9 +25,8 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// The pause between two refreshes of the OOM watch. A refresh discards the kills that were attributed to no
-/// process. A refresh between the kill of a pod and the report of the pod's end discards that kill too, so
-/// refreshes are seconds apart.
+/// The pause between two refreshes of the OOM watch. A kill is discarded if it is attributed to no process for
+/// one to two pauses, so a pause is longer than the time from a kill to the report of the process's end.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct OomWatch {
     file: Option<PathBuf>,
     accounted: Cell<u64>,
+    /// The counter at the last refresh.
+    refreshed: Cell<u64>,
 }
 
 impl OomWatch {
@@ -24,7 +26,9 @@ impl OomWatch {
         let watch = Self {
             file,
             accounted: Cell::new(0),
+            refreshed: Cell::new(0),
         };
+        watch.accounted.set(watch.count());
         watch.refresh();
         watch
     }
@@ -38,10 +42,12 @@ impl OomWatch {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }
 
-    /// Discards the kills that were not attributed to a process. Usually they hit a process that is not the
-    /// main process of a pod or a Job, for instance a worker that a pod started.
+    /// Discards the kills before the last refresh that were not attributed to a process. Usually they hit a
+    /// process that is not the main process of a pod or a Job, for instance a worker that a pod started. A
+    /// later kill is kept, because the end of the process that it hit may not have been reported yet.
     pub(crate) fn refresh(&self) {
-        self.accounted.set(self.count());
+        let last = self.refreshed.replace(self.count());
+        self.accounted.set(last.max(self.accounted.get()));
     }
 
     /// Returns whether the OOM killer sent a SIGKILL that this control plane did not send. Call this one time
@@ -92,7 +98,11 @@ mod tests {
         assert!(!watch.is_guilty());
         fs::write(&file, "oom_kill 6\n").expect("ours");
         watch.refresh();
+        watch.refresh();
         assert!(!watch.is_guilty());
+        fs::write(&file, "oom_kill 7\n").expect("ours");
+        watch.refresh();
+        assert!(watch.is_guilty(), "the end is reported after a refresh");
         fs::remove_file(&file).expect("ours");
         assert!(!OomWatch::of(None).is_guilty());
     }
