@@ -39,12 +39,12 @@ pub const QUESTIONS_MAX: usize = 512;
 /// each question, because a lost answer would leave a client waiting or a key claimed.
 pub const ANSWERS_DEPTH: usize = QUESTIONS_MAX;
 
-/// Places in the scheduler's event ring for each io thread. Between two reads of this ring, an entry of a
-/// call may send the end of an attempt and one event more: the ticket of a retry, or, if another call gets
-/// the entry at once, the end of that call's attempt.
+/// Places in the scheduler's event ring for each io thread: the end of an attempt and the ticket of a retry
+/// for each call. More events may come between two reads of the ring. If the ring is full, the sender keeps
+/// the event, and sends it later.
 pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 
-/// Places in the scheduler's event ring for the bridge. Each pod may come up and go down between two turns.
+/// Places in the scheduler's event ring for the bridge: each pod comes up and goes down.
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
 /// Places in the bridge's ring, enough for a start and a stop of each pod. Clients' requests use the same
@@ -83,12 +83,6 @@ pub const SYNC_RECORDS: u16 = 4096;
 /// The most levels of nesting in the JSON of a function or of a function's output.
 pub const JSON_DEPTH: usize = 128;
 
-/// The largest head of a request or an answer, in bytes: the first line and the headers.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// The longest `Idempotency-Key`, in bytes.
-pub const IDEMPOTENCY_KEY_MAX: usize = 255;
-
 /// The longest `?waitMs` of a status query, in milliseconds.
 pub const WAIT_MS_MAX: u64 = 60_000;
 
@@ -97,7 +91,6 @@ pub const COLD_STARTS_KEPT: usize = 32;
 
 const _: () = assert!(GRANTS_DEPTH >= CALLS_PER_IO_THREAD_MAX);
 const _: () = assert!(ANSWERS_DEPTH >= QUESTIONS_MAX && ANSWERS_DEPTH.is_power_of_two());
-const _: () = assert!(EVENTS_PER_IO_THREAD >= 2 * CALLS_PER_IO_THREAD_MAX);
 const _: () = assert!(CALLS_PER_IO_THREAD_MAX >= 10_000 + 1_024);
 const _: () = assert!(GRANTS_PER_TURN >= GRANTS_PER_LANE);
 const _: () = assert!(LANE_RING_DEPTH.is_power_of_two() && GRANTS_DEPTH.is_power_of_two());

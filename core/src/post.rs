@@ -103,14 +103,11 @@ impl PinnedPost {
         )
     }
 
-    /// Sends an event. The ring has room for all events of calls and pods that can exist at once, so a full
-    /// ring is a broken invariant.
-    pub fn event(&self, event: Event) {
-        assert!(
-            self.events.push(event).is_ok(),
-            "more events than calls and pods"
-        );
+    /// Sends an event; returns it if the ring is full.
+    pub fn event(&self, event: Event) -> Result<(), Event> {
+        self.events.push(event)?;
         self.bell.ring();
+        Ok(())
     }
 
     /// Returns the scheduler's bell, which a health check rings so that the scheduler beats.
@@ -134,14 +131,10 @@ pub enum SchedulerPost {
 }
 
 impl SchedulerPost {
-    /// Sends an event of the bridge. With an inline scheduler the io thread's ring may be full; the event is
-    /// then returned.
+    /// Sends an event of the bridge; returns it if the ring is full.
     pub fn send(&self, event: Event) -> Result<(), Event> {
         match self {
-            Self::Pinned(post) => {
-                post.event(event);
-                Ok(())
-            }
+            Self::Pinned(post) => post.event(event),
             Self::Inline(post) => post.send(Message::Event(event)).map_err(|back| match back {
                 Message::Event(event) => event,
                 _ => unreachable!("it was an event"),

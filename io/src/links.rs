@@ -67,7 +67,8 @@ pub(crate) struct Links {
     /// acknowledgement must not be lost, because the bridge completes a change when every io thread has
     /// acknowledged it. So a full ring to the bridge delays the acknowledgement.
     owed_ack: Cell<Option<u64>>,
-    /// The alarm that wakes the ticker for what is owed: notices to other io threads, and `owed_ack`.
+    /// The alarm that wakes the ticker for what is owed: notices to other io threads,
+    /// events to a pinned scheduler, and `owed_ack`.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
 }

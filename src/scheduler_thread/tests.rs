@@ -60,10 +60,14 @@ impl SchedulerFixture {
         }
     }
 
+    fn event(&self, event: Event) {
+        assert!(self.post.event(event).is_ok(), "the ring is full");
+    }
+
     fn open(&self, lane: u32, plan: LanePlan) -> Arc<QueueStats> {
         let stats = Arc::new(QueueStats::new(IO_THREADS));
         let opened = stats.clone();
-        self.post.event(Event::LaneOpened {
+        self.event(Event::LaneOpened {
             lane: id(lane),
             stats: opened,
             plan,
@@ -94,7 +98,7 @@ impl SchedulerFixture {
 
     fn done(&self, grant: Grant) {
         self.entries.free(grant.call);
-        self.post.event(Event::Done(Done {
+        self.event(Event::Done(Done {
             lane: grant.lane,
             pod: grant.pod,
             verdict: PodVerdict::Healthy,
@@ -234,7 +238,7 @@ fn a_notice_reaches_all_threads_despite_one_full() {
         permanent: true,
         message: "no such program".into(),
     };
-    bench.post.event(Event::StartFailed { pod, failure });
+    bench.event(Event::StartFailed { pod, failure });
     for thread in [1, 0] {
         let received = until(|| match bench.io[thread].messages.pop() {
             Some(Message::Notice(Notice::StartsFail { lane, .. })) => Some(lane),

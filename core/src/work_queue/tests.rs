@@ -235,6 +235,22 @@ fn a_full_ring_delays_messages_in_order() {
 }
 
 #[test]
+fn events_wait_for_a_full_scheduler() {
+    let mut fixture = fixture(2);
+    let mut sent = 0;
+    while fixture.work_queue.waiting() < 2 {
+        fixture.work_queue.event(Event::PodUp(PodId::new(sent, 1)));
+        sent += 1;
+    }
+    for number in 0..sent {
+        let events = &mut fixture.scheduler.as_mut().expect("pinned").events;
+        assert!(matches!(events.pop(), Some(Event::PodUp(pod)) if pod == PodId::new(number, 1)));
+        fixture.work_queue.pump();
+    }
+    assert_eq!(fixture.work_queue.waiting(), 0);
+}
+
+#[test]
 fn nothing_is_taken_while_too_much_is_pending() {
     let mut fixture = fixture(1);
     for _ in 0..MESSAGES_DEPTH + WORK_QUEUE_BACKLOG {

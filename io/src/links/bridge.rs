@@ -131,16 +131,17 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// Sends the owed acknowledgement. `take_messages` and the ticker call this function. If the bridge's ring is
-/// full, `owed_alarm` wakes the ticker. The thread goes on to take messages, because a full bridge reads its
-/// ring only after the io threads have read theirs.
+/// Sends the owed acknowledgement, but not before an owed event, because the scheduler gets the removal of a
+/// function after the acknowledgements and after the function's events. `take_messages` and the ticker call
+/// `pay`. If the acknowledgement is still owed, `owed_alarm` wakes the ticker. The thread goes on to take
+/// messages, because a full bridge reads its ring only after the io threads have read theirs.
 pub(crate) fn pay(thread: &Links) {
     let Some(version) = thread.owed_ack.take() else {
         return;
     };
     let shard = thread.id;
     let ack = BridgeMessage::Ack { shard, version };
-    if thread.bridge.send(ack).is_err() {
+    if !thread.pay_events() || thread.bridge.send(ack).is_err() {
         thread.owed_ack.set(Some(version));
         thread.owed_alarm.set(thread.recent() + OWED);
     }

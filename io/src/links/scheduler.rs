@@ -1,7 +1,11 @@
 //! How an io thread reaches the scheduler: by a function call (inline), or through rings (pinned). This
 //! module delivers the grants, orders and notices of an inline turn, and decides nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
+use std::collections::VecDeque;
 
 use nanofaas_core::call::End;
 use nanofaas_core::entries::Entries;
@@ -13,7 +17,7 @@ use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Grant, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 
-use crate::links::Links;
+use crate::links::{Links, OWED};
 use crate::runtime::due::Due;
 use crate::state::call_machine::CallMachine;
 use crate::state::call_table::Delivered;
@@ -29,7 +33,41 @@ pub(crate) struct InlineScheduler {
 /// The scheduler, as this thread reaches it.
 pub(crate) enum SchedulerHandle {
     Inline(Box<RefCell<InlineScheduler>>),
-    Pinned(PinnedPost),
+    Pinned(PinnedLink),
+}
+
+/// The link to a pinned scheduler.
+pub(crate) struct PinnedLink {
+    post: PinnedPost,
+    /// The events for which the scheduler's ring had no room, the oldest first: at most two for each slot that
+    /// the scheduler has granted, the end of an attempt and the ticket of the next one.
+    owed: RefCell<VecDeque<Event>>,
+}
+
+impl PinnedLink {
+    /// Sends an event; false if the event is owed. It must not overtake an owed event.
+    fn send(&self, event: Event) -> bool {
+        let mut owed = self.owed.borrow_mut();
+        let unsent = if owed.is_empty() {
+            self.post.event(event).err()
+        } else {
+            Some(event)
+        };
+        owed.extend(unsent);
+        owed.is_empty()
+    }
+
+    /// Sends owed events while there is room; false if some are still owed.
+    fn pay(&self) -> bool {
+        let mut owed = self.owed.borrow_mut();
+        while let Some(event) = owed.pop_front() {
+            if let Err(back) = self.post.event(event) {
+                owed.push_front(back);
+                break;
+            }
+        }
+        owed.is_empty()
+    }
 }
 
 /// Where the scheduler runs. An inline scheduler is created on the io thread itself.
@@ -44,7 +82,10 @@ impl SchedulerSetup {
     pub(crate) fn take(self, entries: &std::sync::Arc<Entries>) -> SchedulerHandle {
         match self {
             Self::Inline => SchedulerHandle::inline(entries.clone()),
-            Self::Pinned(post) => SchedulerHandle::Pinned(post),
+            Self::Pinned(post) => SchedulerHandle::Pinned(PinnedLink {
+                post,
+                owed: RefCell::default(),
+            }),
         }
     }
 }
@@ -72,11 +113,11 @@ impl Links {
                 self.turn(inline, now);
                 true
             }
-            SchedulerHandle::Pinned(post) => {
+            SchedulerHandle::Pinned(link) => {
                 if stats.post(ticket).is_err() {
                     return false;
                 }
-                post.posted(&ticket);
+                link.post.posted(&ticket);
                 true
             }
         }
@@ -90,8 +131,25 @@ impl Links {
                 inline.scheduler.event(event, now, &mut inline.out);
                 self.turn(inline, now);
             }
-            SchedulerHandle::Pinned(post) => post.event(event),
+            SchedulerHandle::Pinned(link) => {
+                if !link.send(event) {
+                    self.owed_alarm.set(now + OWED);
+                }
+            }
         }
+    }
+
+    /// Sends the events that are owed to a pinned scheduler; false if some are still owed. The ticker calls
+    /// this function, and `owed_alarm` wakes the ticker.
+    pub(crate) fn pay_events(&self) -> bool {
+        let SchedulerHandle::Pinned(link) = &self.scheduler else {
+            return true;
+        };
+        let paid = link.pay();
+        if !paid {
+            self.owed_alarm.set(self.recent() + OWED);
+        }
+        paid
     }
 
     /// Runs a turn for events that are due by the clock, and for work that an earlier turn left. Does nothing

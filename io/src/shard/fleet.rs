@@ -51,8 +51,7 @@ pub(crate) struct Fleet {
     /// The sockets of the bells that no io thread reads yet.
     bells: RefCell<Vec<UnixStream>>,
     stats: Arc<QueueStats>,
-    /// The receiving end of the scheduler's rings. It is kept, so that messages to the scheduler do not fail.
-    _scheduler: PinnedInbox,
+    pub(crate) scheduler: RefCell<PinnedInbox>,
     pub(crate) bridge: RefCell<BridgeInbox>,
 }
 
@@ -162,7 +161,7 @@ impl Fleet {
             posts,
             bells: RefCell::new(ends),
             stats,
-            _scheduler: scheduler_inbox,
+            scheduler: RefCell::new(scheduler_inbox),
             bridge: RefCell::new(bridge_inbox),
         };
         for (thread, inbox) in fleet.threads.iter().zip(&fleet.inboxes) {

@@ -17,6 +17,7 @@ pub(crate) async fn run(thread: Rc<Links>) {
         thread.alarms.advance(now);
         thread.tick(now);
         shards::pay(&thread);
+        thread.pay_events();
         bridge::pay(&thread);
         upkeep::run(&thread, now);
         let plan = |cx: &mut Context<'_>| Poll::Ready(thread.alarms.plan(cx.waker()));
