@@ -182,20 +182,21 @@ impl WorkQueue {
         std::mem::take(&mut self.commands)
     }
 
-    /// Returns how long the bridge may sleep. Announces sleep if it may sleep until the bell rings.
+    /// Returns how long the bridge may sleep, and announces this sleep.
     #[must_use]
     pub fn rest(&mut self) -> Rest {
         if !self.commands.is_empty() {
             return Rest::No;
         }
-        if !self.backlog.is_empty() {
-            return Rest::Shortly;
-        }
         let messages = &self.inbox.messages;
-        if self.inbox.bell.sleep(|| messages.is_published()) {
+        let takes_messages = self.backlog.len() < WORK_QUEUE_BACKLOG;
+        let has_work = || takes_messages && messages.is_published();
+        if !self.inbox.bell.sleep(has_work) {
+            Rest::No
+        } else if self.backlog.is_empty() {
             Rest::UntilBell
         } else {
-            Rest::No
+            Rest::Shortly
         }
     }
 

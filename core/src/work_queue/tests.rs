@@ -8,7 +8,8 @@ use crate::post::{BridgePost, IoInbox, PinnedInbox, PinnedPost};
 use crate::shard::ShardId;
 use crate::spec::{Defaults, Platform};
 use crate::time::Uptime;
-use std::task::Waker;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Wake, Waker};
 use std::time::SystemTime;
 
 struct WorkQueueFixture {
@@ -248,6 +249,37 @@ fn events_wait_for_a_full_scheduler() {
         fixture.work_queue.pump();
     }
     assert_eq!(fixture.work_queue.waiting(), 0);
+}
+
+#[test]
+fn a_message_ends_a_short_rest() {
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+    let rings = Arc::new(Count(AtomicUsize::new(0)));
+    let mut fixture = fixture(1);
+    let (bridge, inbox) = BridgePost::pair(Arc::new(Doorbell::new(rings.clone().into())));
+    fixture.bridge = bridge;
+    fixture.work_queue.inbox = inbox;
+    for _ in 0..=MESSAGES_DEPTH {
+        fixture.work_queue.send_to(ShardId::new(0), Message::Drain);
+    }
+    assert_eq!(fixture.work_queue.rest(), Rest::Shortly);
+    register(&fixture, "echo", to(0, 1));
+    assert_eq!(rings.0.load(Relaxed), 1);
+    fixture.work_queue.pump();
+    for _ in 0..WORK_QUEUE_BACKLOG {
+        fixture.work_queue.send_to(ShardId::new(0), Message::Drain);
+    }
+    register(&fixture, "other", to(0, 2));
+    assert_eq!(
+        fixture.work_queue.rest(),
+        Rest::Shortly,
+        "it would take no message"
+    );
 }
 
 #[test]
