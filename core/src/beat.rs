@@ -1,7 +1,6 @@
-//! Shows whether a thread still runs. A thread beats each time its loop runs. If the thread sleeps, a health
-//! check requests a beat, because regular beats would wake idle threads. The health check calls `ask` and
-//! then rings the thread's doorbell. Before the thread sleeps, `is_owed` is part of the check for work, so
-//! that no request is missed.
+//! Shows whether a thread still runs. A thread beats each time its loop runs. An idle thread sleeps and does
+//! not beat, so a health check requests a beat: the check calls `ask` and then rings the thread's doorbell.
+//! Before a thread sleeps, it looks for work and also reads `is_owed`, so it misses no request.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

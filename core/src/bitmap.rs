@@ -179,8 +179,8 @@ mod tests {
         const EACH: u64 = if cfg!(miri) { 100 } else { 50_000 };
         let bitmap = Bitmap::with_capacity(8192);
         let lanes = [3, 64, 4095, 8191];
-        // For each lane, the number of items that its producer has published. The number stands for the
-        // lane's ring.
+        // For each lane, the number of items that its producer has published. The test uses these numbers
+        // instead of rings.
         let published = [const { AtomicU64::new(0) }; 4];
         thread::scope(|scope| {
             for (lane, published) in lanes.iter().zip(&published) {

@@ -34,12 +34,13 @@ use attempt::Attempt;
 
 /// What the state machine needs from the thread that drives it.
 pub trait Environment {
-    /// How the driving thread keeps one version of a function.
+    /// The type in which the driving thread keeps one version of a function.
     type Entry: Clone;
 
     fn function(entry: &Self::Entry) -> &Function;
 
-    /// Returns the current version of the function of `lane`, or none if this registration was removed.
+    /// Returns the current version of the function of `lane`, or none if the registration that `lane` names
+    /// was removed.
     fn current(&self, lane: LaneId) -> Option<Self::Entry>;
 
     fn entries(&self) -> &Entries;
@@ -99,11 +100,11 @@ enum State {
 pub struct Call<E: Environment> {
     call_id: CallId,
     class: Class,
-    /// The version of the function when the call was last queued or granted.
+    /// The version that the function had when the call was last queued or granted.
     entry: E::Entry,
     state: State,
     deadline: Deadline,
-    /// Whether the client no longer waits. If so, the async deadlines apply, but the class stays the same.
+    /// True if the client no longer waits. The async deadlines then apply, but the class stays the same.
     is_detached: bool,
     /// When the current wait began: at the admission, or at the end of the last attempt.
     since: Uptime,
@@ -167,8 +168,8 @@ impl<E: Environment> Call<E> {
         Ok((call, ticket))
     }
 
-    /// Takes the call out of the queue, because the lane's ring had no room for the first ticket. The call
-    /// was never accepted.
+    /// Takes the call out of the queue, because the lane's ring had no room for the call's first ticket. The
+    /// call was never accepted.
     pub fn turned_away(self, env: &E) {
         // The ticket reached no other thread, so no thread can have granted the call.
         assert!(
@@ -474,8 +475,8 @@ impl<E: Environment> Call<E> {
         matches!(self.state, State::Queued)
     }
 
-    /// Returns the pod whose end decides whether another attempt follows; none if the call does not wait for
-    /// that.
+    /// Returns the pod whose end decides whether another attempt follows; none if the call waits for no pod's
+    /// end.
     pub const fn awaited_pod(&self) -> Option<PodId> {
         match self.state {
             State::AwaitingPodEnd { pod, .. } => Some(pod),
@@ -491,8 +492,8 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Returns whether the function cannot have begun in any attempt. If so, a later call with the same key
-    /// may run.
+    /// Returns true if it is certain that the function did not begin in any attempt. A later call with the
+    /// same key may then run.
     pub const fn never_ran(&self) -> bool {
         !self.has_run
     }

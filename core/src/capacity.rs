@@ -1,5 +1,5 @@
-//! Shows since when each held slot of a lane is held, and how many slots the ordered pods will bring. The
-//! scheduler writes this, and io threads read it to predict waits.
+//! Shows when each held slot of a lane was granted, and how many slots the ordered pods will bring. The
+//! scheduler writes these data, and io threads read them to predict waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};

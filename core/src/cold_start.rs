@@ -109,8 +109,9 @@ struct Record {
 }
 
 impl Record {
-    /// Returns the known phases, sorted by time. A runtime's timestamps come from another clock, so a
-    /// runtime's phase that would be before the runtime's previous phase gets the time of that phase.
+    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. If the
+    /// timestamp of a phase is earlier than that of the runtime's previous phase, both phases get the time of
+    /// the previous phase.
     fn phases(&self) -> Phases {
         let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();
@@ -154,7 +155,8 @@ impl ColdStarts {
         self.times.clone()
     }
 
-    /// Adds the record of a start, and drops the function's oldest record if `COLD_STARTS_KEPT` are kept.
+    /// Adds the record of a start. If the function already has `COLD_STARTS_KEPT` records, removes the oldest
+    /// one.
     pub fn begin(&mut self, function: &Arc<str>, pod: &str, wanted_at: Uptime) {
         let records = self.records.entry(function.clone()).or_default();
         if records.len() == COLD_STARTS_KEPT {
@@ -186,7 +188,8 @@ impl ColdStarts {
         }
     }
 
-    /// Applies the timestamps that a runtime reported. They may come when the pod is already in use.
+    /// Applies the timestamps that a runtime reported. The timestamps may arrive when the pod already serves
+    /// calls.
     pub fn apply_timestamps(&mut self, function: &str, pod: &str, timestamps: ReadyTimestamps) {
         for (phase, epoch_ms) in Phase::reported(timestamps) {
             let at = self.clock.uptime_at(epoch_ms);

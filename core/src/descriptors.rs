@@ -4,9 +4,10 @@
 
 use std::io;
 
-/// This process has reached its limit of descriptors. The number of this error is the same on every Linux,
-/// and so is that of `ENFILE`, the error at the limit of the machine.
+/// The error of a process that has reached its limit of descriptors. The numbers of this error and of
+/// `ENFILE` are the same on every Linux.
 const EMFILE: i32 = 24;
+/// The error when the whole machine has reached its limit of descriptors.
 const ENFILE: i32 = 23;
 
 /// Returns whether an operation failed because no descriptor was free.

@@ -51,7 +51,7 @@ impl Entries {
             "a call was queued twice: {call:?}"
         );
         // Release: pairs with the Acquire of the exchange in `leave_queue`. The transfer of the ticket to the
-        // scheduler gives the same order.
+        // scheduler would also order this store before that exchange.
         self.at(call)
             .store(word(call.generation, QUEUED), Ordering::Release);
     }

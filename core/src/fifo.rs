@@ -1,8 +1,8 @@
 //! The waiting tickets of one class of a lane, in the order of arrival. Only the lane uses this queue.
 //!
 //! A ticket whose call no longer waits stays in the queue until it is popped or a sweep removes it. A push
-//! sweeps first if the queue is longer than usual, and at least twice as long as after the last sweep. The
-//! queue keeps the memory of its greatest length until `clear` frees it.
+//! sweeps first if the queue has at least `usual_len` tickets, and at least twice as many as after the last
+//! sweep. The queue keeps the memory of its greatest length until `clear` frees it.
 
 use std::collections::VecDeque;
 
@@ -52,8 +52,8 @@ impl Fifo {
         self.tickets.pop_front()
     }
 
-    /// Drops the tickets of calls that no longer wait, and frees memory, after the function was removed. If a
-    /// call still waits, its owner is about to end it, and its ticket stays.
+    /// Drops the tickets of calls that no longer wait, and frees memory. This is called after the function
+    /// was removed. A ticket whose call still waits stays; the call's owner is about to end the call.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.tickets
             .retain(|ticket| entries.is_queued(ticket.call()));

@@ -13,9 +13,9 @@ pub struct Health {
 }
 
 impl Health {
-    /// Returns whether a pod that answers with `status` can take calls. A server that answers 404 or 405 has
-    /// no health path, and is ready as soon as it answers. If the server has answered 2xx before, it has a
-    /// health path, so 404 and 405 mean that it is not ready.
+    /// Returns whether a pod that answers with `status` can take calls. A 404 or 405 means that the server
+    /// has no health path, and such a server is ready as soon as it answers. But if the server has answered
+    /// 2xx before, it has a health path, and a 404 or 405 means that it is not ready.
     pub fn is_well(&self, status: u16) -> bool {
         match status {
             200..=299 => true,

@@ -1,7 +1,6 @@
 //! Counts times in fixed buckets, whose upper bounds go from 10 µs to 60 s. One thread writes, any number of
 //! threads read, and nothing locks or allocates. Counts that are usually changed together are adjacent in
-//! memory. With ten thousand functions, the cost of a call grows with the number of cache lines that the call
-//! touches.
+//! memory, because with ten thousand functions each further cache line makes a call slower.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -34,8 +34,8 @@ pub(crate) struct FailedStarts {
     in_a_row: u32,
     last_at: Uptime,
     pub(crate) retry_at: Uptime,
-    /// Whether later starts will fail for the same reason, as the bridge reported for the last failed start
-    /// or for one that counts together with it.
+    /// Whether the bridge reported that later starts will fail for the same reason. The report may be about
+    /// the last failed start, or about a start that is counted together with it.
     permanent: bool,
     /// Why the last start failed.
     pub(crate) why: Arc<str>,
@@ -46,8 +46,7 @@ impl Starts {
     pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
-            // This start was ordered before the last failure was known, so it shows nothing new about later
-            // starts.
+            // This start was ordered before the last failure was known, so the two count as one.
             Some(last) if wanted_at < last.last_at => {
                 last.why = message;
                 last.permanent |= permanent;
@@ -101,8 +100,8 @@ pub(crate) struct Lane {
     pub(crate) slots: Slots,
     fifos: [Fifo; 2],
     pub(crate) mailbox: Option<Consumer<Ticket>>,
-    /// Tickets of later registrations. The event that lets such a registration take the lane over has not
-    /// arrived yet.
+    /// Tickets of later registrations. The event that gives the lane to such a registration has not arrived
+    /// yet.
     pub(crate) early: Vec<Ticket>,
     /// The places of the lane's pods in the table of pods.
     pub(crate) pods: Vec<PodIndex>,
@@ -209,8 +208,8 @@ impl Lane {
         }
     }
 
-    /// Updates the start time from a pod that took `sample` from wanted to usable. A sample of a start has
-    /// twice the weight of a sample of a call, because starts are rarer.
+    /// Updates the mean start time from a pod that was usable `sample` after it was wanted. A sample of a
+    /// start has twice the weight of a sample of a call, because starts are rarer.
     pub(crate) fn learn_start(&self, sample: Nanos) {
         let old = self.stats.start_time.get();
         self.stats.start_time.set(mean::<4>(old, sample));
@@ -253,8 +252,8 @@ impl Lane {
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
 
-    /// Notes since when the lane has waiting calls that more pods would serve. Returns when that will have
-    /// been the case for as long as a start takes; none if the lane has no such calls.
+    /// Notes since when the lane has waiting calls that more pods would serve. Returns the time at which the
+    /// lane will have had such calls for as long as a start takes; none if the lane has no such calls.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;

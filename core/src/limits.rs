@@ -30,9 +30,9 @@ pub const GRANTS_DEPTH: usize = CALLS_PER_IO_THREAD_MAX;
 /// arrive waits at its sender.
 pub const MESSAGES_DEPTH: usize = 1024;
 
-/// The most unanswered questions of one io thread to the other io threads. The same number limits its
-/// unanswered requests to the bridge, which are counted apart. A further question or request is refused with
-/// 503.
+/// The most unanswered questions of one io thread to the other io threads. The same number limits the io
+/// thread's unanswered requests to the bridge, which are counted apart. A further question or request is
+/// refused with 503.
 pub const QUESTIONS_MAX: usize = 512;
 
 /// Places in an io thread's ring of answers from the other io threads. There is a place for the answer to

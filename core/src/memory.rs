@@ -29,8 +29,8 @@ pub use thread::{Charge, Loose, ThreadAccount, Wait};
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// The line leaves one part in this many of the budget to requests. So requests of other clients find room
-/// even if many answers are not read.
+/// One part in this many of the budget is left to requests and is not given to the line. So requests of other
+/// clients find room even if many clients do not read their answers.
 const KEPT_FROM_LINE: u64 = 8;
 
 pub struct Account {

@@ -1,5 +1,5 @@
-//! What one io thread counts: the calls of each function, and all its calls together, which is its part of
-//! the ledger. That thread is the only writer, the management port reads, and nothing locks.
+//! What one io thread counts: the calls of each function, and the thread's part of the ledger, which counts
+//! all its calls together. This thread is the only writer, the management port reads, and nothing locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -111,8 +111,8 @@ pub struct ThreadLedger {
     /// Calls that wait between two attempts, in no lane's queue.
     pub backing_off: AtomicU64,
     pub beat: Beat,
-    /// Calls that were refused with `rate` and named no existing function, so that no function's series
-    /// counts them.
+    /// Calls that were refused with `rate` and named no existing function. No function's series can count
+    /// such calls.
     pub rejected_unknown: Counter,
     /// Stored executions that had ended and were dropped early, because the store's budget was exceeded.
     pub evicted: Counter,

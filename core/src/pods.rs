@@ -31,7 +31,7 @@ pub(crate) struct Pod {
     pub(crate) idle_since: Uptime,
     /// Whether the pod was made for an older spec. Such a pod takes calls until a new pod replaces it.
     pub(crate) stale: bool,
-    /// Whether an earlier control plane started the pod. It may still run calls of that control plane.
+    /// Whether an earlier control plane started the pod. The pod may still run calls of that control plane.
     pub(crate) adopted: bool,
     /// Whether a call succeeded in the pod. A pod that ends soon without such a call counts as a failed
     /// start.

@@ -99,7 +99,8 @@ impl<'a> Prediction<'a> {
     /// - Twice the spread, for the last call's own time.
     /// - Twice the spread of the total work before that call. This spread grows with the square root of the
     ///   number of calls, and the slots share it.
-    /// - A quarter of the spread for each wave of calls, because the measured mean is not exact.
+    /// - A quarter of the spread for each wave of calls, because the measured mean is not exact. A wave has
+    ///   as many calls as the function may have slots.
     ///
     /// In a test, calls arrived evenly and their times spread by a twentieth. Without this margin 76 of 1,000
     /// calls were admitted and then missed their deadline; with it at most 2 did.

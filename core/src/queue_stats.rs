@@ -114,13 +114,13 @@ impl QueueStats {
         assert!(was < CALLS_MAX, "more calls wait than there can be");
     }
 
-    /// Counts a call as no longer waiting. Only the thread that moved the call out of the queue calls it.
+    /// Counts a call as no longer waiting. Only the thread that moved the call out of the queue does this.
     pub fn leave(&self, class: Class) {
         let was = self.depths[class as usize].fetch_sub(1, Ordering::Relaxed);
         assert!(was > 0, "more calls left a queue than were in it");
     }
 
-    /// Returns whether a pod that was ordered at `wanted_at` is overdue, so that it may never come up.
+    /// Returns whether a pod that was ordered at `wanted_at` is overdue. Such a pod may never come up.
     pub(crate) fn is_overdue(&self, wanted_at: Uptime, now: Uptime) -> bool {
         let patience = (2 * self.start_time.get().unwrap_or_default()).max(OVERDUE_MIN);
         now >= wanted_at.saturating_add(patience)

@@ -43,8 +43,8 @@ pub enum FunctionUpdate {
     },
 }
 
-/// What one step leaves to be sent, in the order of the fields. The scheduler comes first, because an io
-/// thread may send a ticket for a lane as soon as it has the function.
+/// What has to be sent after a change or an acknowledgement, in the order of the fields. The scheduler comes
+/// first, because an io thread may send a ticket for a lane as soon as it has the function.
 #[derive(Default)]
 pub struct RegistryOut {
     pub scheduler: Vec<Event>,
@@ -142,8 +142,9 @@ impl Registry {
         self.unacknowledged.is_empty() && self.put_off.is_empty()
     }
 
-    /// Checks whether a change can be made now, where the cluster holds the functions and the registry is a
-    /// copy. A removal always passes, because only the cluster knows whether the function exists.
+    /// Checks whether a change can be made now. This is for backends where the cluster holds the functions
+    /// and the registry is a copy. A removal always passes, because only the cluster knows whether the
+    /// function exists.
     pub fn check(&self, change: &Change) -> Result<(), BridgeError> {
         match change {
             Change::Register { draft, replace } => {

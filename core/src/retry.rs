@@ -35,7 +35,7 @@ pub enum Next {
 pub struct Tried {
     /// Attempts so far, including the one that failed.
     pub attempts: u32,
-    /// Attempts whose pod was lost.
+    /// Earlier attempts that lost their pod or its worker. The attempt that has just failed is not counted.
     pub lost: u32,
     /// Whether the function has a usable pod that may be able to take the call at once.
     pub other_pod: bool,

@@ -17,7 +17,7 @@ use crate::sync::{
 /// Makes a ring of `capacity` places and returns its two ends.
 ///
 /// # Panics
-/// If `capacity` is less than 2 or not a power of two.
+/// Panics if `capacity` is less than 2 or not a power of two.
 pub fn channel<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     let ring = Arc::new(Ring::with_capacity(capacity));
     let consumer = Consumer {
@@ -45,8 +45,8 @@ struct Ring<T> {
     /// The next position to be reserved. Writers and readers: producers. A producer's load is Acquire and
     /// pairs with the exchange of an earlier producer, which is AcqRel. So a producer that reads a position
     /// sees everything that the earlier producers had seen, above all which items were popped. Items do not
-    /// need this order, because the stamps hand over the slots. A push into a reserved place needs it, see
-    /// `push`.
+    /// need this order, because the stamps hand over the slots. A push into a reserved place needs this
+    /// order, see `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }
@@ -55,8 +55,8 @@ struct Ring<T> {
 struct Slot<T> {
     /// Which thread may use the slot. `p`: it is free, for the producer that reserves `p`. `p + 1`: it is
     /// published, for the consumer whose head is `p`. `p + capacity`: it is free again, one lap later. With a
-    /// capacity of 1 the last two values would be equal. Writers: the producer that reserved `p`, then the
-    /// consumer.
+    /// capacity of 1 the last two values would be equal, so the capacity is at least 2. Writers: the producer
+    /// that reserved `p`, then the consumer.
     stamp: AtomicU64,
     /// The item. The producer that reserved `p` writes it before it publishes; after that only the consumer
     /// uses it.
@@ -243,8 +243,8 @@ mod tests {
 
     use super::*;
 
-    /// The items of each producer. They are fewer under Miri, which runs these tests some thousand times
-    /// slower.
+    /// The number of items that each producer pushes. It is smaller under Miri, which runs these tests some
+    /// thousand times slower.
     const ITEMS: u64 = if cfg!(miri) { 200 } else { 100_000 };
     const PRODUCERS: u64 = 4;
 

@@ -15,8 +15,8 @@ use crate::time::{Nanos, Uptime};
 /// A pod counts as a failed start if it ends sooner than this after it came up, and no call succeeded in it.
 /// Otherwise a function that crashes at its first call would be started again without a pause.
 const SHORT_LIFE: Nanos = Nanos::from_s(5);
-/// An ordered pod that no call needs for this long is stopped. A timer with this period checks it, because
-/// calls can leave the queue without an event.
+/// An ordered pod that no call needs for this long is stopped. A timer with this period checks for such pods,
+/// because calls can leave the queue without an event.
 const POLL: Nanos = Nanos::from_s(1);
 /// The shortest time between two checks for idle pods, even if the plan's `idle_timeout` is shorter.
 const IDLE_POLL_MIN: Nanos = Nanos::from_ms(1);
@@ -345,8 +345,8 @@ impl Shared {
         let floor = lane.pods_needed(now);
         let mut usable = lane.counts.usable;
         let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_POLL_MIN));
-        // The latest pods are checked first, because `Lane::choose` prefers the earlier pods, so the latest
-        // are idle.
+        // The latest pods are checked first. They are most likely idle, because `Lane::choose` prefers the
+        // earlier pods.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
             if pod.state != PodState::Usable || usable <= floor {

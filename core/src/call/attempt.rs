@@ -108,12 +108,13 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Notes what keeps the attempt's Job from starting, or that nothing does. The Job may still start.
+    /// Notes what keeps the attempt's Job from starting, or that nothing does. The Job may still start. If
+    /// the attempt times out before the Job has started, the failure names this reason.
     pub fn job_is_held_up(&mut self, why: Option<Arc<str>>) {
         self.job_held_up = why;
     }
 
-    /// Marks the running attempt; the driver then stops it.
+    /// Marks the running attempt as stopping, because of `failure`; the driver then stops it.
     pub(super) fn stop(&mut self, failure: ExecutionError) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Running(attempt) = state else {
@@ -185,7 +186,8 @@ impl<E: Environment> Call<E> {
         let grant = attempt.grant;
         self.times.attempted(&grant, &report, now);
         self.since = now;
-        // If the worker died, alone or with its pod, the attempt does not show how long calls take.
+        // If the worker died, alone or with its pod, the attempt's time does not show how long calls take, so
+        // `held` is `Nothing`.
         let kind = report.failure.as_ref().map(|(_, kind)| *kind);
         let is_lost = matches!(kind, Some(AttemptFailure::Lost { .. }));
         let is_cut_off = matches!(kind, Some(AttemptFailure::TimedOut | AttemptFailure::Final));

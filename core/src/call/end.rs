@@ -1,5 +1,4 @@
-//! The reasons from outside for which a call has to end before it is answered. The state machine in `call.rs`
-//! applies them.
+//! The reasons from outside to end a call before it is answered. The state machine in `call.rs` applies them.
 
 use std::sync::Arc;
 
@@ -26,8 +25,8 @@ impl End {
         matches!(self, Self::Removed | Self::StartsFail(_))
     }
 
-    /// Chooses between two reasons that arrive before the driver applies one: the first, unless only the
-    /// second ends running attempts.
+    /// Chooses one of two reasons, if the second arrives before the driver has applied the first. Returns the
+    /// first reason, unless only the second one ends running attempts.
     pub fn merge(first: Option<Self>, second: Self) -> Self {
         match first {
             Some(first) if second.spares_attempts() || !first.spares_attempts() => first,

@@ -13,7 +13,7 @@ pub struct Times {
     pub queue: Nanos,
     /// The time in which the call waited for pods to start, whether or not they came up.
     pub start: Nanos,
-    /// The time from each grant until the request was sent, without `start`.
+    /// The time from each grant until the request was sent, without the part that `start` contains.
     pub dispatch: Nanos,
     /// The time from when the request was sent until the answer came or the attempt ended.
     pub function: Nanos,

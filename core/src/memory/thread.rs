@@ -1,5 +1,5 @@
 //! The account of one io thread: the bytes of the budget that the thread has taken, its charges, and its
-//! waiting tasks. Most charges change nothing else.
+//! waiting tasks. Most charges change only this account and not the `Account` that all threads share.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
