@@ -45,7 +45,7 @@ use crate::{files, log, panics, signals};
 
 use functions::Loaded;
 
-/// Time limit for the io threads to apply the functions of the start.
+/// Time limit for the io threads to apply the functions that are registered at the start.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Pause between two checks whether a signal has come.
 const SETTLE_POLL: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// The largest number of scrapes that wait for the bridge at the same time.
 const ASKS_MAX: usize = 16;
 
-/// Why the process did not start. Each message says what to do.
+/// Why the process did not start; the message is for the operator.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
     #[error("{0}")]

@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends the process
-//! at once. The signal mask is left as it is, because function processes would inherit another mask. `serve`
-//! starts this module before any work that takes long.
+//! at once. The signal mask is not changed, because function processes would inherit the changed mask.
+//! `serve` starts this module before any work that takes long.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,8 +23,8 @@ pub(crate) enum MainEvent {
     End,
 }
 
-/// The capacity for the events. An event of a thread that finds the channel full may be dropped, because the
-/// main thread checks every thread after any event.
+/// The capacity of the channel of events. If the channel is full, the event `End` of a thread may be dropped,
+/// because the main thread checks every thread after any event.
 const EVENTS_MAX: usize = 8;
 
 /// The events for the main thread.
@@ -86,7 +86,8 @@ impl Wake for EndWaker {
     }
 }
 
-/// Waits for the next signal. Returns its name, and the exit code of a process that it ends.
+/// Waits for the next signal. Returns the signal's name, and the exit code of a process that this signal
+/// ends.
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
     poll_fn(|context| {
         if let Poll::Ready(Some(())) = terminate.poll_recv(context) {

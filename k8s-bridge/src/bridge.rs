@@ -32,7 +32,7 @@ use crate::registry::functions;
 /// How long deleting the Jobs may take when the control plane stops.
 const STOP: Duration = Duration::from_secs(2);
 
-/// The backend.
+/// The backend of a cluster, as the bridge's thread uses it.
 pub struct KubernetesBridge(Rc<ClusterDispatcher>);
 
 /// Executes the commands of the work queue.
@@ -44,8 +44,9 @@ struct ClusterDispatcher {
 }
 
 impl KubernetesBridge {
-    /// Finds the API server and begins. Call `open` and `take` within a `LocalSet`. Other code of the thread
-    /// may use the work queue too, because no task of the bridge borrows the work queue across an await.
+    /// Finds the API server and starts the task that begins. Call `open` and `take` within a `LocalSet`,
+    /// because both start tasks. Other code of the thread may use the work queue too, because no task of the
+    /// bridge borrows the work queue across an await.
     pub async fn open(
         config: KubernetesConfig,
         memory: Rc<Memory>,

@@ -28,7 +28,7 @@ use crate::context::report::TaskReport;
 use crate::podspec::default_template::{DefaultPodTemplate, LastRead};
 use crate::podspec::{self, PodParts};
 
-/// The state that outlives a rebuild of the bridge, except pods and Jobs.
+/// The state, without pods and Jobs, that outlives a rebuild of the bridge.
 pub(crate) struct ProcessState {
     /// The label of this process's Jobs. A later process deletes the Jobs that have another label, because
     /// the tokens of Jobs are valid only in the process that created the Jobs.
@@ -94,8 +94,8 @@ impl ClusterContext {
         self.identity.replace(Some(identity));
     }
 
-    /// Reads the default template before any pod is created or adopted. After a rebuild of the bridge, the
-    /// template that was in force stays.
+    /// Reads the default template before any pod is created or adopted. After a rebuild of the bridge, this
+    /// method reads nothing, and the template in force stays.
     pub(crate) fn read_first_template(&self) -> Result<(), KubernetesOpenError> {
         let Some(file) = &self.config.pod_template else {
             return Ok(());
@@ -123,7 +123,7 @@ impl ClusterContext {
     }
 
     /// Returns the template of a function's pod, merged from the platform's fields, the default template and
-    /// the function's own.
+    /// the function's own template.
     pub(crate) fn pod_template(
         &self,
         function: &Function,

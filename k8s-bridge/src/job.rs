@@ -66,7 +66,7 @@ pub(crate) struct ClusterJob {
     was_created: Cell<bool>,
     /// Whether the attempt is over; the io thread then needs no further report.
     is_over: Cell<bool>,
-    /// Why the Job did not start, if a start failed.
+    /// Why the Job did not start, if its start failed.
     fault: Cell<StartFault>,
 }
 
@@ -156,10 +156,10 @@ impl ClusterJob {
             });
             self.wait_for_exit().await;
         }
-        // Delete the Job before its pod, because the Job's controller could create another pod.
+        // Delete the Job before its pod, because otherwise the Job's controller could create another pod.
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // Delete the pod too, because the garbage collector would let the pod run for its whole grace period.
-        // No client waits for the call any more.
+        // Delete the pod too, with a short grace period. The garbage collector would let the pod run for its
+        // whole grace period, although no client waits for the call any more.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             context

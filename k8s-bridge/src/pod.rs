@@ -46,7 +46,7 @@ pub(crate) enum Origin {
 /// The part of a pod that tasks other than its own use.
 pub(crate) struct ClusterPod {
     warm: WarmPod,
-    /// The hash of the spec from which the pod was made.
+    /// The hash of the shape of `function`'s spec. If the pod was made from another spec, `is_stale` is set.
     shape: u64,
     /// Whether an earlier control plane made the pod from another spec or from another default template.
     pub(crate) is_stale: Cell<bool>,
@@ -120,8 +120,7 @@ impl ClusterPod {
         self.bell.notify_one();
     }
 
-    /// Returns whether the pod gets no new call, because the scheduler stopped it, its deletion was
-    /// requested, or it is gone.
+    /// True if the pod gets no new call: the scheduler stopped it, its deletion was requested, or it is gone.
     pub(crate) fn is_going(&self) -> bool {
         self.is_stopped() || self.is_gone.get() || self.seen.borrow().leaving
     }

@@ -132,7 +132,8 @@ fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// Sets the fields that no template may change: labels, restart policy, and the platform's variables.
+/// Sets the fields that no template may change: the restart policy, and the platform's labels, annotations
+/// and variables.
 fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
     let metadata = object(&mut template["metadata"]);
     metadata.retain(|name, _| name == "labels" || name == "annotations");

@@ -103,8 +103,8 @@ impl Reconciler {
         let reconciler = self.clone();
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
-            // Do this before the pod leaves its table, because `pods::there` deletes a pod that is in no
-            // table.
+            // `ask_on` adds the pod to the busy pods. Call it before the pod leaves its table, because
+            // `pods::there` deletes a pod that is neither in the table nor busy.
             if let PodFate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }

@@ -29,7 +29,7 @@ use crate::process::run_dir::{self, RunDir};
 /// one to two pauses, so a pause is longer than the time from a kill to the report of the process's end.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
-/// The backend.
+/// The backend of one machine, as the bridge's thread uses it.
 pub struct LocalBridge(Rc<LocalDispatcher>);
 
 /// Executes the commands of the work queue.
@@ -40,9 +40,9 @@ struct LocalDispatcher {
 }
 
 impl LocalBridge {
-    /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`. Other
-    /// code of the thread may use the work queue too, because no task of the bridge borrows the work queue
-    /// across an await.
+    /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`, because
+    /// both start tasks. Other code of the thread may use the work queue too, because no task of the bridge
+    /// borrows the work queue across an await.
     pub fn open(
         config: LocalConfig,
         work_queue: Rc<RefCell<WorkQueue>>,

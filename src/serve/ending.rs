@@ -14,7 +14,7 @@ use super::{STOP_GRACE, Serving};
 use crate::signals::MainEvent;
 
 const BRIDGE: &str = "the bridge";
-/// Pause between two checks while something ends.
+/// Pause between two checks of a condition for which the main thread waits.
 const POLL: Duration = Duration::from_millis(10);
 /// How long a send to an io thread's full inbox is retried, and how long the main thread waits until a thread
 /// that sent `End` is finished.
@@ -39,7 +39,7 @@ impl Serving {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
                     // Drain, because calls can go on without the bridge for a while. The bridge ends if
-                    // another control plane took the Lease or if it cannot go on.
+                    // another control plane took the Lease or if the bridge cannot go on.
                     self.drain();
                 }
                 self.stop();

@@ -1,5 +1,6 @@
-//! The functions of `--functions`. `serve` reads and checks them before a thread for calls starts, builds
-//! them, and shows the line that calls each of them. The bridge registers them.
+//! The functions of `--functions`. Before a thread for calls starts, `serve` reads, checks and builds the
+//! functions. After the start it prints a sample call for each of the first functions. The bridge registers
+//! the functions.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -20,12 +20,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::api::lease::Tenure;
 use crate::api::lenient::Lenient;
 
-/// The largest number of changes in flight; further changes wait. Reads and writes of the Lease are not
-/// counted, so that the Lease is renewed even while the API server is slow to create many pods.
+/// The largest number of changes in flight; further changes wait. Neither reads nor the writes of the Lease
+/// are counted, so that the Lease is renewed even while the API server is slow to create many pods.
 const AT_ONCE: usize = 32;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Warn each time a deletion has been retried for this long.
+/// How long a deletion is retried before a warning is logged. The retries go on after the warning.
 const DELETION: Duration = Duration::from_secs(600);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -267,7 +267,7 @@ impl Cluster {
     }
 }
 
-/// Returns how long clients should wait before the next request.
+/// Returns how long the API server asks clients to wait before the next request; zero if it names no time.
 pub(crate) fn retry_after(status: &Status) -> Duration {
     let details = status.details.as_ref();
     let seconds = details.map_or(0, |details| details.retry_after_seconds);

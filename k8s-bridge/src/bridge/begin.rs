@@ -35,7 +35,7 @@ impl ClusterDispatcher {
         let identity = Rc::new(PlaneIdentity::find(&context.cluster, instance, own_pod).await);
         context.set_identity(identity.clone());
         lease::acquire(&context.cluster, &identity.holder).await;
-        // Read the template again, because the wait for the Lease may have taken days and adoption
+        // Read the template again, because it may have changed during the wait for the Lease, and adoption
         // compares existing pods with the template.
         template::poll(reconciler);
         let plane = self.clone();

@@ -25,8 +25,8 @@ pub struct KubernetesConfig {
     pub callback_base: String,
     /// The longest time from a pod's start to its readiness.
     pub start_timeout: Duration,
-    /// Functions that are written into the cluster at the start, unless the cluster has a function of that
-    /// name.
+    /// Functions that are written into the cluster at the start. A function whose name the cluster already
+    /// has is left out.
     pub functions: Vec<FunctionDraft>,
     /// The zero point of the control plane's clock. `clock` converts times of this clock to and from wall
     /// time.

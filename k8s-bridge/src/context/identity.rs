@@ -46,8 +46,8 @@ pub(crate) struct PlaneIdentity {
     /// whose owner is not in the dependent's namespace. The next control plane deletes Jobs without an owner
     /// too.
     pub(crate) pod: Option<OwnerReference>,
-    /// The owner of warm pods, so that these pods outlive the control plane's Pod and are deleted with the
-    /// installation.
+    /// The Deployment of the control plane, which owns warm pods. With this owner, these pods outlive the
+    /// control plane's Pod and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,
 }
 

@@ -1,6 +1,6 @@
-//! Why a pod did not start, as one word: the reason of the condition `Ready` and of `status.lastFailedStart`.
-//! This module finds the word for the reasons of the kubelet and of the API server. The scheduler decides
-//! whether a start is tried again.
+//! Why a pod did not start, as one word: the reason that the condition `Ready` and `status.lastFailedStart`
+//! show. This module translates the reasons that the kubelet and the API server give into these words. The
+//! scheduler decides whether a start is tried again.
 
 use crate::api::cluster::ClusterError;
 
@@ -23,7 +23,7 @@ pub(crate) enum StartFault {
     ApiServer,
     /// The pod was deleted before it was ready.
     Deleted,
-    /// The start deadline passed, and the pod neither reported ready nor answered.
+    /// The start deadline passed, and the pod neither reported ready nor answered a probe with success.
     NotReady,
 }
 
@@ -54,7 +54,7 @@ impl StartFault {
         }
     }
 
-    /// Returns the kind with that name, which an earlier control plane may have written.
+    /// Returns the kind with this name. An earlier control plane may have written the name into a status.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.as_str() == name)
     }

@@ -26,7 +26,7 @@ use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, PodParts};
 
 /// The grace period, in seconds, of a pod in which no call runs.
 const NO_GRACE_S: u32 = 1;
-/// How long a stop waits, after the pod's grace period, until the cluster no longer has the pod.
+/// How long a stop waits at most, after the pod's grace period, until the cluster no longer has the pod.
 const GONE_BEHIND: Duration = Duration::from_secs(30);
 
 /// The state of a pod's task.
@@ -55,7 +55,8 @@ impl ClusterRunner {
         }
     }
 
-    /// Reports, one time, that the pod was probed for the first time, or that it will not be probed.
+    /// Reports that the pod was probed for the first time, or that it ended before that. Only the first call
+    /// of this method sends the report.
     pub(super) fn report_probed(&mut self) {
         if !std::mem::replace(&mut self.has_reported_probed, true) {
             self.context

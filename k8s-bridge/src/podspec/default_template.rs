@@ -193,7 +193,8 @@ mod tests {
         assert_eq!(one.value["spec"]["nodeSelector"], json!({"disk": "ssd"}));
         assert_eq!((one.value, one.hash), (other.value, other.hash));
         assert_ne!(one.hash, read("spec: {nodeSelector: {disk: hdd}}").hash);
-        // Check fields of a pod with values of different kinds.
+        // A template is valid if all of its fields are fields of a pod. This template has values of many
+        // kinds, among them a null and empty objects.
         let all = "metadata: {labels: {a: b}, annotations: {}}\nspec:\n  containers:\n  - name: \
             function\n    volumeMounts: [{name: v, mountPath: /v}]\n    livenessProbe: null\n  \
             volumes: [{name: v, emptyDir: {}}]\n  tolerations: [{key: k, operator: Exists}]\n  \

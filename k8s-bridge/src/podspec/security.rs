@@ -5,10 +5,10 @@
 use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-/// The user id of restricted pods, which our images use too. The id is always set, because with
-/// `runAsNonRoot` a kubelet refuses an image that names no user id. An image without a user runs as root.
-/// With this id the group of the process is 0, even if the image names another group. Images for any user id
-/// let group 0 write.
+/// The user id of restricted pods, which our images use too. The id is always set: with `runAsNonRoot` alone,
+/// a kubelet refuses an image that names no user id, because such an image may run as root. A process with
+/// this id has the group 0, even if the image names another group. This is no obstacle for images that are
+/// made for any user id, because they let group 0 write.
 const USER: u32 = 65532;
 
 /// Returns the pod's own security context, which a template may change.

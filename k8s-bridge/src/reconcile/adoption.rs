@@ -28,7 +28,7 @@ use crate::reconcile::pods::{delete, delete_orphan};
 /// How long one read of a pod that answered late may take.
 const FETCH: Duration = Duration::from_secs(60);
 
-/// The warm pods that the watch shows before the control plane acts.
+/// The warm pods whose adoption has begun and is not complete.
 #[derive(Default)]
 pub(crate) struct Adoption {
     /// Pods that have no task in this bridge yet, by name.
@@ -76,8 +76,8 @@ impl Adoption {
     }
 }
 
-/// Starts the tasks of this process's pods and Jobs again, and offers the pods that were found to the
-/// scheduler. Deletes pods that belong to no function.
+/// Starts the tasks of this process's pods and Jobs again. Then offers the found pods to the scheduler, or
+/// deletes those that cannot be adopted.
 pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     resume(reconciler);
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
@@ -209,7 +209,8 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&reconciler, name.clone());
         }
-        // Remove the pod from `busy` last, because `pods::there` deletes a pod that is in no table.
+        // Remove the pod from `busy` last, because `pods::there` deletes a pod that is neither offered, nor
+        // busy, nor in the table of pods.
         reconciler.adoption.borrow_mut().busy.remove(&name);
     });
 }

@@ -168,7 +168,7 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
     }
 }
 
-/// Increases the count of an existing Event, or creates one.
+/// Increases the count of an Event that is in the cluster, or creates a new Event.
 async fn write(
     registry: &ClusterRegistry,
     what: &PendingEvent,

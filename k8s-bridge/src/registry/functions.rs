@@ -85,7 +85,7 @@ pub(crate) struct ClusterFunctions {
     known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
     /// The uids of objects that this control plane deleted, each with the number of the listing at that time.
-    /// The watch may still report such an object.
+    /// The watch may still report such an object; the report is then ignored.
     deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
@@ -145,7 +145,8 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
             missing.iter().for_each(|name| forget(registry, name));
-            // After this list the watch does not report objects that were deleted before the list began.
+            // Later updates of the watch cannot report an object that was deleted before this list began, so
+            // forget the uids of such objects.
             functions
                 .deleted
                 .borrow_mut()
@@ -404,8 +405,8 @@ fn registered(
     replace: bool,
     reply: ReplyTo,
 ) {
-    // Replace, because the table may still have an earlier function of that name, which was removed in the
-    // cluster already.
+    // The table may still have an earlier function with this name that was already removed from the cluster.
+    // So replace it, even if the client asked for a new function.
     let replace = replace || written.is_ok();
     made(
         registry,
@@ -482,8 +483,8 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
     });
 }
 
-/// Writes the functions that the settings list into the cluster, unless the cluster has a function of that
-/// name.
+/// Creates in the cluster each function that is listed in the settings, unless the cluster already has a
+/// function with the same name.
 pub(crate) async fn seed(registry: &ClusterRegistry) {
     for draft in &registry.context.config.functions {
         let name = name_of(draft);

@@ -27,8 +27,8 @@ pub(crate) struct FunctionObject {
     pub(crate) kind: TypeText<1>,
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-    /// The spec as it was read. Its fields are not checked, because a client of the API server may have
-    /// written anything.
+    /// The spec as it was read, as a map without fixed fields, because a client of the API server may have
+    /// written anything. The registry checks the fields later.
     #[serde(default)]
     pub(crate) spec: Map<String, Value>,
     /// The status; none if there is no status, or if another client wrote an invalid one, which the control
@@ -46,7 +46,8 @@ fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionSt
     Ok(Option::deserialize(status).unwrap_or_default())
 }
 
-/// The texts `apiVersion` and `kind`, which are fixed for the type and absent in the items of a list.
+/// The text of `apiVersion` (0) or of `kind` (1). Both texts are fixed for the type, so a text that is read
+/// is ignored. The items of a list have neither.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(from = "serde::de::IgnoredAny")]
 pub(crate) struct TypeText<const KIND: u8>;

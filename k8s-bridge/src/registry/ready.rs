@@ -19,7 +19,7 @@ pub(crate) struct Readiness {
     pub(crate) message: String,
 }
 
-/// The reason if a pod of the present spec takes calls.
+/// The reason of the condition if a pod of the present spec takes calls.
 pub(crate) const PODS_READY: &str = "PodsReady";
 
 impl Readiness {
@@ -43,7 +43,7 @@ impl Readiness {
         Self::no(fault.as_str(), message)
     }
 
-    /// Computes the readiness of a function with the spec that is in force, if one was ever accepted.
+    /// Computes the readiness of a function. If no spec of the function was ever accepted, it is not ready.
     pub(crate) fn of(
         known: &ObservedFunction,
         function: Option<&Function>,

@@ -21,8 +21,8 @@ use crate::registry::starts::now;
 
 /// The shortest time between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// The largest number of writes of one function's status within `BETWEEN` if conditions change. These writes
-/// come early, because `kubectl wait` waits for them.
+/// The largest number of writes of one function's status within `BETWEEN` if conditions change. A changed
+/// condition is written early, because `kubectl wait` waits for conditions.
 const URGENT_MAX: usize = 5;
 /// The time between two polls for changed functions.
 const POLL: Duration = Duration::from_millis(500);
@@ -220,8 +220,8 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
             (ACCEPTED, "False") if is_new => {
                 events.push((EventReason::Rejected, now.message.clone()));
             }
-            // A new function that is ready without a pod gets no Event, because its readiness has not
-            // changed.
+            // A new function that is ready without a pod gets no Event `Ready`: it was ready from the start,
+            // so its readiness has not changed.
             (READY, "True") if was == "False" || (was.is_empty() && now.reason == PODS_READY) => {
                 events.push((EventReason::Ready, now.message.clone()));
             }
@@ -262,7 +262,7 @@ async fn write(registry: &ClusterRegistry, name: &str, change: &StatusChange) ->
                 "its status is not written: {}",
                 denied.message()
             );
-            // A 404 means that the object is gone and needs no status.
+            // If the object is gone (404), it needs no status, so the write does not count as failed.
             denied.code() == 404
         }
     }

@@ -246,7 +246,7 @@ fn a_silent_pod_is_deleted_after_its_calls() {
         // timeoutMs (1 s) and 10 s.
         let took = began.elapsed().as_secs();
         assert!((15..20).contains(&took), "{took} s");
-        // Now remove a busy pod while it is probed. The probes must then stop.
+        // Now remove a busy pod while it is probed. The pod that replaces it must stay the only one.
         let pods = server.names("pods");
         server.set_busy(&pods[0], true);
         fixture.end();

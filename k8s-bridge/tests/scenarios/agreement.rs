@@ -83,7 +83,8 @@ pub(crate) async fn agree(fixture: &ClusterFixture, wanted: &[(&str, usize)]) {
     }
 }
 
-/// Changes the cluster while the control plane cannot see it.
+/// Changes functions and pods of the cluster. The callers make sure that the control plane does not see these
+/// changes at once.
 pub(crate) async fn meanwhile(server: &FakeApiServer) {
     server.remove("functions", "c");
     server.create("functions", object(wanting("d", 1)));

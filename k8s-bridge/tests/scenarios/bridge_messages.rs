@@ -1,6 +1,6 @@
 //! The bridge's messages: to the scheduler about its pods, and to io threads about the pods' addresses and
-//! ends. A function for one kind of message waits for the next message, and fails if that message is of
-//! another kind.
+//! ends. Each function waits for one kind of message and fails if another kind comes first. Only `up` and
+//! `failure` skip reports about delays of a start.
 
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};

@@ -37,7 +37,7 @@ fn a_functions_events_are_on_its_object() {
         assert_eq!(accepted["type"], "Normal");
         let of = &accepted["involvedObject"];
         let function = server.get("functions", "f").expect("there");
-        // `kubectl describe` selects Events by these four fields.
+        // `kubectl describe` selects Events by fields of the object that the Events are about.
         assert_eq!(of["kind"], "Function");
         assert_eq!(of["apiVersion"], "nanofaas.io/v1");
         assert_eq!(of["uid"], function["metadata"]["uid"]);
@@ -117,7 +117,8 @@ fn a_crash_loop_is_one_event_that_counts() {
                 "{between:?}"
             );
         }
-        // The cluster has removed an Event, so the next repetition creates a new Event.
+        // Remove the Event, as the cluster does after an hour or less. The next repetition must then create a
+        // new Event.
         server.remove(
             "events",
             failed[0]["metadata"]["name"].as_str().expect("a name"),

@@ -66,7 +66,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Lets the test's time pass.
+/// Lets this many seconds of the test's time pass.
 pub(crate) async fn pass(seconds: f64) {
     sleep(Duration::from_secs_f64(seconds)).await;
 }
@@ -108,7 +108,7 @@ impl Drop for ClusterFixture {
 }
 
 impl ClusterFixture {
-    /// Makes a control plane that has not begun. The test plays the scheduler.
+    /// Makes a control plane whose bridge is not built yet. The test plays the scheduler.
     pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
     }
@@ -120,7 +120,7 @@ impl ClusterFixture {
         fixture
     }
 
-    /// Makes a control plane with a real scheduler, which has not begun.
+    /// Makes a control plane with a real scheduler. Its bridge is not built yet.
     pub(crate) fn scheduled(server: &FakeApiServer) -> Self {
         Self::with(server, true)
     }
@@ -189,7 +189,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Builds a bridge around the same work queue and memory as the bridge before.
+    /// Builds a bridge around the fixture's work queue and memory. An earlier bridge may have used both.
     pub(crate) fn begin(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let (config, memory, work_queue) =
@@ -241,7 +241,7 @@ impl ClusterFixture {
         bridge.expect("it runs").stop().await;
     }
 
-    /// Begins, and waits until the bridge is ready.
+    /// Builds a bridge, and waits until the bridge is ready.
     pub(crate) async fn ready(&mut self) {
         self.begin();
         until("the plane is ready", || self.is_ready()).await;

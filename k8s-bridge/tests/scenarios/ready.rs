@@ -33,7 +33,7 @@ pub(crate) fn is_ready(server: &FakeApiServer, name: &str) -> bool {
     ready["status"] == "True" && ready["observedGeneration"] == object["metadata"]["generation"]
 }
 
-/// Waits until the function is not ready for this reason; returns the condition's message.
+/// Waits until the condition `Ready` is false for this reason; returns the condition's message.
 async fn not_ready(server: &FakeApiServer, name: &str, reason: &str) -> String {
     until(&format!("{name} is not ready: {reason}"), || {
         let ready = condition(server, name, "Ready");

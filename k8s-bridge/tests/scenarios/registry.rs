@@ -149,7 +149,7 @@ fn a_deletion_is_made_in_the_cluster_first() {
         assert!(fixture.table().is_empty() && server.names("functions").is_empty());
         let again = fixture.ask(remove("f")).await;
         assert!(matches!(again, Reply::Refused(BridgeError::NotFound)));
-        // A new function with the same name is another function.
+        // The deletion may be reported late. It must not remove a new function with the same name.
         fixture.warm("f").await;
         pass(2.0).await;
         assert!(fixture.knows("f", "i:1"));

@@ -41,7 +41,7 @@ pub(crate) struct Rings {
     scheduler: RefCell<PinnedInbox>,
     real: RefCell<Option<Scheduler>>,
     began: Instant,
-    /// The scheduler's events about pods, if the test plays the scheduler.
+    /// The events about pods that the bridge sent to the scheduler, if the test plays the scheduler.
     pub(crate) events: RefCell<VecDeque<Event>>,
     pub(crate) messages: RefCell<Vec<VecDeque<Message>>>,
     pub(crate) adopted: RefCell<Vec<Adopted>>,

@@ -28,7 +28,7 @@ fn an_unchanged_status_is_written_once() {
         assert_eq!(written["observedGeneration"], 1);
         pass(60.0).await;
         assert_eq!(server.count(of("patch", "functions/status")), 1);
-        // A second control plane has nothing to write.
+        // A second control plane finds the status as it should be, so it writes nothing.
         fixture.end();
         let _bench = ClusterFixture::acting(&server).await;
         pass(30.0).await;

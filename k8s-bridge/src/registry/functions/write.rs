@@ -50,7 +50,8 @@ pub(super) async fn register(
             }
         }
         let post = async |is_doubtful| match api.create(&parameters, &object).await {
-            // An earlier try may have created the object although the answer of that try was lost.
+            // An earlier try may have created the object although the answer of that try was lost. If the
+            // object in the cluster has the spec to write, this write has succeeded.
             Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
                 let there = api.get(name).await?;
                 if there.spec == object.spec {
