@@ -49,7 +49,8 @@ const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// The system that runs pods.
 pub(crate) enum Backend {
-    /// Makes the configuration; called each time the bridge is built.
+    /// Makes the settings of the bridge; called each time that the bridge is built. The same holds for
+    /// `Kubernetes`.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
     Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
     /// No system runs pods.
@@ -80,7 +81,7 @@ pub(crate) struct BridgeThreadConfig {
     pub(crate) asked: mpsc::Receiver<Ask>,
 }
 
-/// Why the bridge could not be started. Each message says what to do about it.
+/// Why the bridge could not be started; the message is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("{0}")]
@@ -143,8 +144,8 @@ struct Bridge {
     listener: TcpListener,
     management: Arc<Management>,
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
-    /// The code that sends the result of the start takes the channel out, so that the result is sent only one
-    /// time.
+    /// The channel for the result of the start. The code that sends the result takes the channel out, so that
+    /// the result is sent only one time.
     settled: Rc<RefCell<Option<Settled>>>,
     /// The data that a Kubernetes bridge passes on to the bridge that replaces it.
     memory: Rc<Memory>,

@@ -13,8 +13,8 @@ use crate::config::SchedulerDriver;
 pub(crate) struct Cores {
     /// The numbers of the CPUs that the process may run on.
     allowed: Vec<usize>,
-    /// How many of these CPUs the process may use at once. Under a quota, `count` is less than the length of
-    /// `allowed`.
+    /// How many of these CPUs the process may use at once. Under a quota, `count` may be less than the length
+    /// of `allowed`.
     pub(crate) count: usize,
 }
 

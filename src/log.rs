@@ -2,8 +2,9 @@
 //! go through a bounded queue, and a line that finds the queue full is dropped and counted. Only `at_once`
 //! writes directly. This module itself logs nothing. `serve` sets it up.
 //!
-//! tracing-serde reads the fields of an event, and this module writes the JSON. tracing-subscriber's own JSON
-//! form keeps empty fields. It also cannot put the fields of a function's own log line next to the message.
+//! tracing-serde reads the fields of an event, and this module writes the JSON. The JSON form of
+//! tracing-subscriber is not used: it keeps empty fields, and it cannot put the fields of a function's own
+//! log line next to the message.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -122,7 +123,7 @@ impl LogLine<'_> {
     }
 
     /// Adds the members of a JSON object that a function wrote. A member never replaces one of the event's
-    /// own.
+    /// own fields.
     fn add_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
         for (name, value) in members {

@@ -310,8 +310,9 @@ impl Listener for BoundedListener {
                 Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
-                    // The usual error is a lack of descriptors. This error also comes when no client waits,
-                    // because the kernel allocates the descriptor first.
+                    // The usual error is a lack of descriptors. The kernel allocates a descriptor before it
+                    // looks for a waiting client, so without a pause the next accept would fail at once, even
+                    // if no client waits.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }
@@ -347,8 +348,8 @@ impl ManagementConnection {
         self.deadline.as_mut().reset(at);
     }
 
-    /// Ends an operation that would wait: with an error, after the deadline or when the listener ends this
-    /// connection.
+    /// Passes on the result of an operation that is ready. An operation that would wait fails after the
+    /// deadline, or when the listener ends this connection.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -246,7 +246,8 @@ pub(crate) fn page(
     page.done()
 }
 
-/// Returns the label and the figures of each function that has been called.
+/// Returns the label and the figures of each series: one for each function that has series of its own, and
+/// one for the sum of all others. Functions that were never called are left out.
 fn series(functions: &ScrapedFunctions, labels: &mut FunctionLabels) -> Vec<(Arc<str>, Totals)> {
     let called: Vec<_> = functions
         .registered

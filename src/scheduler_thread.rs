@@ -21,8 +21,8 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::cores;
 
-/// How long the thread spins without work before it sleeps. This time is longer than the pause between two
-/// calls at some hundred calls a second, so that only an almost idle control plane pays for a wake-up.
+/// How long the thread spins without work before it sleeps. At 500 calls a second the pause between two calls
+/// is this long, so only a control plane with fewer calls pays for wake-ups.
 const SPIN: Nanos = Nanos::from_ms(2);
 /// Pause before a full ring to the bridge or to an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
@@ -43,7 +43,7 @@ impl Wake for UnparkScheduler {
 /// The part of the scheduler's bell that the thread must set up.
 pub(crate) struct WakeEnd(Arc<UnparkScheduler>);
 
-/// Makes the scheduler's bell, and the part that the thread must set up so that the bell can wake it.
+/// Makes the scheduler's bell, and the part that the thread must set up so that the bell can wake the thread.
 pub(crate) fn bell() -> (Arc<Doorbell>, WakeEnd) {
     let unpark = Arc::new(UnparkScheduler::default());
     let bell = Doorbell::new(unpark.clone().into());
@@ -143,8 +143,8 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        // Set the handle before this thread first announces a sleep; otherwise a ring of the bell could find
-        // no thread to wake.
+        // Put this thread's handle into the bell before the first sleep. Otherwise a thread that rings the
+        // bell could find no thread to wake.
         let _ = self.config.alarm.0.0.set(current());
         let spins = self.config.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);

@@ -217,7 +217,8 @@ impl Guard {
 }
 
 /// Closes the descriptors that the control plane inherited from its own parent, so that functions do not get
-/// them. For example, a build tool waits until every holder of its pipe has closed the pipe.
+/// them. For example, a build tool that reads the output of the control plane waits until every process that
+/// has the pipe has closed it. It would wait for the functions too.
 fn close_inherited(plane: &UnixStream) -> io::Result<()> {
     let mut open = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {

@@ -171,8 +171,8 @@ impl PodRunner for ProcessRunner {
     }
 
     fn ready_at(&self) -> Option<PodAddress> {
-        // A pod makes its socket before it reports that it is ready. A pod that listens on a port in place of
-        // the socket is ready when it answers a probe.
+        // A ready report counts only if the socket exists, because a pod makes its socket before it sends the
+        // report. A pod that listens on a port in place of the socket is ready only when it answers a probe.
         let has_socket = || self.pod.has_reported_ready() && self.socket.exists();
         let by_report = || has_socket().then(|| PodAddress::Unix(self.socket.clone()));
         self.pod.health.answered().or_else(by_report)

@@ -36,7 +36,7 @@ use crate::process::run_dir::RunDir;
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// How long to wait for the end of a process after SIGKILL.
 const KILLED: Duration = Duration::from_secs(5);
-/// The limit of a message with the last output that is appended to the message, in bytes.
+/// The limit of a message together with the last output that is appended to it, in bytes.
 const MESSAGE_LEN_MAX: usize = 4096;
 
 /// A process that the guard was asked to start.

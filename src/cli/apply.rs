@@ -140,7 +140,8 @@ fn apply(
 }
 
 /// Prints the server's warnings, except the warnings about fields that this program does not know, because
-/// `run` has printed these. An older server may ignore fields that this program knows.
+/// `run` has printed these. Other warnings are possible: an older server ignores a field that only this
+/// program knows.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown

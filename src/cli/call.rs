@@ -143,7 +143,7 @@ fn check_json(input: &[u8], raw: bool) -> Result<(), CliError> {
     )))
 }
 
-/// Reads the body that the argument names: a JSON text, `@FILE`, or `-` for stdin.
+/// Returns the body: the contents of the file for `@FILE`, stdin for `-`, or else the argument itself.
 fn read_body(argument: &str) -> Result<Vec<u8>, CliError> {
     let (name, reader): (&str, Box<dyn Read>) = match argument.strip_prefix('@') {
         _ if argument == "-" => ("stdin", Box::new(io::stdin())),

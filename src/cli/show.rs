@@ -1,5 +1,6 @@
-//! How answers are printed: tables for people, JSON unchanged, and outputs byte for byte. Texts that do not
-//! come from this program are cleaned of control characters before a terminal shows them.
+//! How answers are printed. Tables and single lines show U+FFFD in place of control characters, which a
+//! terminal would obey. A function's output that has control characters is not printed on a terminal, but
+//! unchanged to a file or a pipe. JSON is printed unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};

@@ -122,8 +122,8 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
 
 /// Refuses a plot that would overwrite an input file.
 fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
-    // Compare device and inode, because a file may have several names. Overwriting a terminal or a pipe loses
-    // nothing.
+    // Compare device and inode, because a file may have several names. Compare only regular files, because
+    // overwriting a terminal or a pipe loses nothing.
     let file = |path: &Path| {
         let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((seen.dev(), seen.ino()))

@@ -16,8 +16,9 @@ const DISTANCE_MAX: usize = 3;
 /// The length to which a longer name is cut.
 const NAME_LEN_MAX: usize = 100;
 
-/// Returns a line for each variable that is not a setting of any command. If `is_in_cluster`, leaves out the
-/// variables that a kubelet sets for a Service, because a Service may be named `nanofaas`.
+/// Returns a line for each variable that begins with `NANOFAAS_` and is not a setting of any command. If
+/// `is_in_cluster`, leaves out the variables that a kubelet sets for a Service, because a Service may be
+/// named `nanofaas`.
 pub(crate) fn unknown_variables(
     command: &Command,
     names: impl Iterator<Item = String>,

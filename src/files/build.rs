@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanofaas_core::spec::{FunctionDraft, Json};
 
-/// Time limit of a build. The first build of a Rust function fetches and compiles its dependencies.
+/// Time limit of a build. It is long, because the first build of a Rust function fetches and compiles the
+/// dependencies of the function.
 const BUILD_LONGEST: Duration = Duration::from_secs(30 * 60);
 /// Pause between two checks of a running build.
 const POLL: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! YAML documents, and so also JSON documents, as values with the line of each field. This module knows
-//! nothing of functions except where the Kubernetes form keeps their fields.
+//! YAML documents, as values with the line of each field. JSON documents are read too, because JSON is a part
+//! of YAML. This module knows nothing of functions except where the Kubernetes form keeps their fields.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -223,8 +223,8 @@ fn two_functions_of_one_name_are_refused() {
     assert_eq!(errors, [expected]);
 }
 
-/// Two functions with the same name get the error of `read_one`, that there are two functions. They do not
-/// get the error about duplicates.
+/// If a folder contains two functions with the same name, `read_one` reports that there are two functions. It
+/// does not report that the name is used twice.
 #[test]
 fn one_function_is_one() {
     let folder = FunctionFolder::new();

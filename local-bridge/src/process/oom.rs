@@ -50,8 +50,9 @@ impl OomWatch {
         self.accounted.set(last.max(self.accounted.get()));
     }
 
-    /// Returns whether the OOM killer sent a SIGKILL that this control plane did not send. Call this one time
-    /// for a process, directly after its end, because each counted kill is attributed to one process.
+    /// Returns whether the OOM killer ended a process. Call this one time for each process that ended by a
+    /// SIGKILL which this control plane did not send, directly after its end. Each counted kill is attributed
+    /// to one process.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {

@@ -12,8 +12,8 @@ use std::rc::Rc;
 use nanofaas_backend::random::random;
 use tokio::net::TcpSocket;
 
-/// The range of ports for pods. The ephemeral ports in it are left out; if the whole range is ephemeral, all
-/// of it is used.
+/// The range of ports for pods. The ephemeral ports in this range are left out. If the whole range is
+/// ephemeral, all of its ports are used.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;
 
 /// The ports of this control plane's pods.

@@ -1,5 +1,5 @@
-//! The private directory of one control plane, for the sockets and pipes of its functions. `bridge` makes one
-//! directory at the start, which also removes the directories that ended control planes have left. A
+//! The private directory of one control plane, for the sockets and pipes of its functions. At its start,
+//! `bridge` makes one directory. This also removes the directories that ended control planes have left. A
 //! directory of a running control plane or of another user is not touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

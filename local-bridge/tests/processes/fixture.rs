@@ -377,8 +377,8 @@ impl LocalFixture {
     }
 }
 
-/// The beginning of a pod that writes its pid into `pid`. The pod answers a GET with 200, or with 503 while a
-/// file `sick` exists.
+/// The beginning of a pod's program. The program writes its pid into the file `pid`. It answers a GET with
+/// 200, or with 503 while a file `sick` exists.
 pub(crate) const HEALTHY: &str = r#"
 import http.server, os, socketserver
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -398,7 +398,8 @@ with open("pid", "w") as file:
 
 pub(crate) const FOR_EVER: &str = "\nserver.serve_forever()\n";
 
-/// Leaves an orphan that has left the group and the session of its pod.
+/// A part of a pod's program that leaves an orphan in another group and session than the pod, and writes the
+/// orphan's pid into the file `orphan`.
 pub(crate) const WITH_ORPHAN: &str = r#"
 if os.fork() == 0:
     os.setsid()

@@ -294,8 +294,8 @@ fn killed() {
 }
 
 fn environment() {
-    // The control plane runs in this process and has its environment. So run the test again in a process that
-    // has the variables which functions must not get.
+    // Functions inherit the control plane's environment, except variables that they must not get. In this
+    // test the control plane is this process. So run the test again in a process that has such variables.
     let program = std::env::current_exe().expect("this program");
     let inner = std::env::var_os("NANOFAAS_LISTEN").is_some();
     if !inner {
@@ -354,8 +354,8 @@ fn environment() {
     });
 }
 
-/// Returns whether the child's mask is ours without SIGPIPE. Rust programs ignore this signal, and their
-/// children must not.
+/// True if the child's mask equals ours without SIGPIPE. Rust programs ignore SIGPIPE, but their children
+/// must get the default handling.
 fn is_same_but_sigpipe(ours: &str, theirs: &str) -> bool {
     let parts = |line: &str| {
         let (name, mask) = line.split_once(":\t")?;
