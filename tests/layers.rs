@@ -59,7 +59,7 @@ const LAYERS: [Layers; 4] = [
 
 /// The largest number of modules in a circle. Modules in a circle can only be understood together.
 const CIRCLE_MAX: usize = 10;
-/// The crates with a larger circle than `CIRCLE_MAX`, with its size. Add no crate.
+/// The crates with a larger circle than `CIRCLE_MAX`, each with the size of its circle. Add no crate.
 const LARGE_AS_YET: [(&str, usize); 0] = [];
 
 const CRATES: [&str; 11] = [

@@ -129,8 +129,8 @@ fn every_reference_and_every_part_is_used() {
     {
         for name in keys(parts) {
             let reference = format!("#/components/{kind}/{name}");
-            // The shape `Bytes` is named only in a description and by no reference, because an output in a
-            // status may be any JSON.
+            // No `$ref` points to the schema `Bytes`. The field `output` of `ExecutionStatus` may be any
+            // JSON, so it has no schema, and only its description names `Bytes`.
             if name != "Bytes" {
                 assert!(
                     references.contains(reference.as_str()),

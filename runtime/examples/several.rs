@@ -1,4 +1,4 @@
-//! Several handlers in one program: one for each kind of handler and for each way to end.
+//! A program with several handlers: of all three kinds, and with different ways to end a call.
 //! `FUNCTION_HANDLER` selects one of them. The tests run this program as their function.
 
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ fn facts(_: serde_json::Value, context: &Context) -> Result<Facts, Error> {
     })
 }
 
-/// Writes its text to its file when the value is dropped, however the handler ends.
+/// Writes a text to a file when the value is dropped, so also if the handler's future is dropped.
 struct Epitaph(PathBuf, &'static str);
 
 impl Drop for Epitaph {

@@ -16,8 +16,7 @@ pub struct Birth {
     pub started: SystemTime,
     /// When the function's code was loaded.
     pub loaded: SystemTime,
-    /// When the function was initialised, so that calls could come. None while the initialisation
-    /// runs, and after it failed.
+    /// When the initialisation had succeeded and the pod could take calls; None until then.
     pub ready: Option<SystemTime>,
 }
 

@@ -25,8 +25,8 @@ impl Extra<'_> {
 }
 
 /// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty if
-/// the request has none. The platform compares `id` with the id of its call, so that it cannot take
-/// the answer of another call.
+/// the request has none. The platform compares `id` with the id of its call, and so detects an
+/// answer that belongs to another call.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     status: u16,

@@ -41,7 +41,8 @@ pub enum ClientError {
     Url(String),
     Io(io::Error),
     TimedOut,
-    /// The peer closed the connection without an error before the answer was complete.
+    /// The peer closed the connection without an error before the answer was complete. The text
+    /// says whether that was before or within the answer.
     Closed(&'static str),
     /// The answer is not HTTP, or exceeds a limit.
     Answer(ParseError),
@@ -68,7 +69,8 @@ impl Url {
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
-        // The client sends no credentials, and `Host` must not contain a user (RFC 9110 §7.2).
+        // `Host` must not contain a user (RFC 9110 §7.2), and the client sends no credentials. So a
+        // URL with a user is refused.
         if authority.contains('@') {
             return Err(wrong("must not carry a user"));
         }

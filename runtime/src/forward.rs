@@ -1,9 +1,9 @@
 //! Passes HTTP/1.1 exchanges from the platform to a program that does not know the platform, and
 //! adds `X-Execution-Id` to the answers. The platform compares this id with the id of its call. If
-//! the end of an answer is the end of its connection, the answer is sent in chunks, so that the
-//! platform detects a cut answer. If the program ends before its answer begins, this module
-//! answers. It passes all other bytes on unchanged and refuses no request. The watchdog's relay
-//! calls it.
+//! only the end of the connection marks the end of an answer, the answer is sent in chunks, so that
+//! the platform detects a cut answer. If the program ends before its answer begins, this module
+//! answers the call with an error. All other bytes are passed on unchanged, and no request is
+//! refused. The watchdog's relay calls this module.
 
 mod heads;
 mod source;
@@ -26,8 +26,8 @@ use source::Source;
 /// The limit of the bytes of further requests that are read before an answer is complete. If the
 /// buffer holds more, the end of the platform's stream is noticed only after the answer.
 const AHEAD_MAX: usize = 64 * 1024;
-/// The time for which the rest of the platform's bytes are read after the last answer. An immediate
-/// close would reset the connection, and the platform could lose the answer.
+/// How long further bytes of the platform are read after the last answer. An immediate close would
+/// reset the connection, and the platform could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What happens to the connections after an exchange.

@@ -25,8 +25,9 @@ const CALLBACK_WAIT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Runs the Job. Returns 0 if the platform accepted the result, which may be an error, or refused
-/// it finally. Returns 1 if the result could not be reported, and 143 if SIGTERM or SIGINT came
-/// first. After a signal no result is reported, so the platform may run the call again.
+/// it and asked for no other try. Returns 1 if the result could not be reported, and 143 if SIGTERM
+/// or SIGINT came first. After a signal no result is reported, so the platform may run the call
+/// again.
 pub(crate) async fn work(
     job: Job,
     handler: Arc<dyn Handler>,
@@ -153,8 +154,8 @@ fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     (bytes, length)
 }
 
-/// Posts the result, success or error. Returns 0 if the platform accepted the result or refused it
-/// finally, else 1.
+/// Posts the result, success or error. Returns 0 if the platform accepted the result, or refused it
+/// and asked for no other try; else 1.
 pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
     let (content_type, body) = match outcome {
         Ok(output) if !is_plain_json(Some(output.content_type().as_bytes())) => {
@@ -176,8 +177,8 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
             let message = format!("the platform refused the result: {}", answer.status);
             let id = [("executionId", job.execution_id.as_str())];
             log::line("warn", &message, None, &id);
-            // Every status but these is final: the platform would refuse the result of a new
-            // attempt of the Job too.
+            // With every other status the platform would also refuse the result of a new attempt of
+            // the Job.
             let undone = matches!(answer.status, 408 | 429 | 500..);
             return ExitCode::from(u8::from(undone));
         }

@@ -33,7 +33,7 @@ impl Output {
     }
 
     /// Makes an output of bytes that are already JSON. The bytes are checked. They are sent
-    /// unchanged, but without the white space around them. If only white space or nothing is there,
+    /// unchanged, but without the white space around them. If they are empty or only white space,
     /// `null` is sent.
     pub fn json_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
         let text = bytes.trim_ascii();

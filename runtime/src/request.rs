@@ -102,7 +102,7 @@ impl PodRequest {
 
     /// Reads the headers that the platform adds to a call.
     fn add(&mut self, bytes: &[u8], name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
-        // The length alone excludes nearly every name, so that few names are compared.
+        // The length alone excludes nearly every name, so few names are compared.
         match name.len() {
             13 if name.eq_ignore_ascii_case(b"x-deadline-ms") => {
                 let number = digits(value).filter(|number| *number <= DEADLINE_MS_MAX);
@@ -290,7 +290,7 @@ mod tests {
             400
         );
         // The platform sends a JSON body whose charset is not UTF-8 unchanged, and not in an
-        // envelope.
+        // envelope. So the pod must take such a body as bytes.
         let json = |content_type: &str| {
             let head = format!("POST /invoke HTTP/1.0\r\nContent-Type: {content_type}\r\n\r\n");
             parsed(&head).map(|head| head.expect("whole").json)

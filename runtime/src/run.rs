@@ -63,7 +63,7 @@ pub(crate) fn begin(handler: &dyn Handler, call: &Arc<HandlerCall>) -> Running {
     caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
 }
 
-/// Runs the rest of a call that has not ended yet. If the caller of `finish` cuts off a call whose
+/// Runs a call that `begin` has begun to its end. If the caller of `finish` cuts off a call whose
 /// blocking handler still runs, the caller increments `overrunning`. The handler's thread
 /// decrements `overrunning` when the handler ends.
 pub(crate) async fn finish(

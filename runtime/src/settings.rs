@@ -86,8 +86,8 @@ fn read_job(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Job>, String
             return Err(message.into());
         }
     };
-    // `INVOCATION_TIMEOUT_MS`, the limit of this call, goes before `TIMEOUT_MS`, the limit of the
-    // function.
+    // `INVOCATION_TIMEOUT_MS`, the limit of this call, has priority over `TIMEOUT_MS`, the limit of
+    // the function.
     let name = match get("INVOCATION_TIMEOUT_MS") {
         Some(_) => "INVOCATION_TIMEOUT_MS",
         None => "TIMEOUT_MS",

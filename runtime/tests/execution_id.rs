@@ -162,8 +162,8 @@ fn a_program_by_stdio_cannot_change_it() {
 
 // --- the watchdog's relay, with a program that listens on a port only ---
 
-/// A program whose port the test itself serves. The head of each request goes to `heads`. `answers`
-/// holds what the program does after a head, until the connection is closed.
+/// A program whose port the test itself serves. For each request, the test's server sends the head
+/// to `heads`, and takes from `answers` what to do next until the connection is closed.
 struct Scripted {
     pod: Program,
     heads: Receiver<String>,

@@ -331,8 +331,8 @@ fn a_call_wakes_the_pod_once() {
     let before = sleeps();
     for _ in 0..CALLS {
         wire.send_invoke("1", &[]);
-        // The pod gets time to sleep before the answer is read, and time to wake up wrongly before
-        // the next call comes.
+        // The pod gets time to sleep before the answer is read. After the read it gets time for a
+        // wrong wake-up before the next call comes.
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(wire.answer().status, 200);
         std::thread::sleep(Duration::from_millis(1));
@@ -441,8 +441,9 @@ fn a_stopping_pod_serves_until_it_is_quiet() {
         let answer = pod.connect().call("GET", "/health", &[], b"");
         (answer.status == 503).then_some(())
     });
-    // Calls are accepted on old and on new connections. Each call is the last call of its
-    // connection.
+    // The pod still takes calls, on old and on new connections. The function refuses the input `0`
+    // with a 400; without `x-not-started`, that answer shows that the call was started. The pod
+    // closes each connection after the call.
     for wire in [&mut idle, &mut pod.connect()] {
         let answer = wire.invoke("0");
         assert_eq!((answer.status, answer.header("x-not-started")), (400, None));

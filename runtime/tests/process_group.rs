@@ -1,5 +1,5 @@
-//! The watchdog's STDIO mode runs a process for each call, and leaves no process of that process's
-//! group behind.
+//! In the watchdog's STDIO mode each call has a process of its own. When the call ends, no process
+//! that the call started is left.
 
 mod support;
 

@@ -143,8 +143,8 @@ fn fixed_files_serve_one_call_at_once() {
     let scratch = ScratchFolder::create();
     let file = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let (input, output) = (file("in.json"), file("out.json"));
-    // The program always uses these paths. If two processes ran at once, one would find the mark of
-    // the other one and exit.
+    // The program always uses these paths. If two processes ran at the same time, one of them would
+    // find the other's mark and fail.
     let text = format!(
         "test -e '{output}' && exit 9; mkdir '{0}.mark' || exit 8; sleep 0.02; \
          cp '{input}' '{output}'; rmdir '{0}.mark'",

@@ -22,7 +22,7 @@ use crate::process::ProcessLog;
 use crate::wait::{PATIENCE, eventually, lock};
 
 /// Returns a command that runs the program without environment variables that would configure it.
-/// NANOFAAS_PLANTED_BUG is kept, because it is not a setting.
+/// NANOFAAS_PLANTED_BUG is kept, because `tests/chaos/planted` selects a planted bug with it.
 pub fn program() -> Command {
     let mut command = Command::new(built::program("nanofaas"));
     for (name, _) in std::env::vars() {
@@ -108,8 +108,8 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a control plane for a cluster whose API server has not answered. The process would log its
-    /// addresses only after that answer, so this function chooses the addresses. They are on 127.0.0.2,
+    /// Starts a control plane for a cluster whose API server gives no answer. The process would log its
+    /// addresses only after such an answer, so this function chooses the addresses. They are on 127.0.0.2,
     /// because on 127.0.0.1 the kernel could assign the port to another socket before the process binds it.
     #[track_caller]
     pub fn start_unanswered(kubeconfig: &Path) -> Self {

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-/// Returns whether the scheduler of this test run is `pinned`, otherwise it is `inline`.
+/// Returns true if the scheduler of this test run is `pinned`, and false if it is `inline`.
 pub fn is_pinned() -> bool {
     match std::env::var("NANOFAAS_TEST_SCHEDULER").as_deref() {
         Ok("pinned") => true,

@@ -9,7 +9,7 @@ use crate::built;
 use crate::folder::ScratchFolder;
 use crate::pod::ScriptedPod;
 
-/// Returns `function` with the fields of `more`, which are added or replace its own.
+/// Returns `function` with the fields of `more`. A field that `function` already has is replaced.
 pub fn with(mut function: Value, more: &Value) -> Value {
     let fields = function.as_object_mut().expect("an object");
     for (name, value) in more.as_object().expect("an object") {
@@ -65,8 +65,9 @@ impl ScratchFolder {
     }
 }
 
-/// Returns the path of the Python program that `python3` starts. With a version manager, `python3` is a
-/// script that forks about thirty times. On a busy machine that script takes longer than a call may wait.
+/// Returns the path of the Python program that `python3` starts. Tests run that program directly, because
+/// with a version manager `python3` is a script that forks about thirty times. On a busy machine that script
+/// takes longer than a call may wait.
 pub fn interpreter() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {

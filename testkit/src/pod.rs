@@ -319,7 +319,7 @@ impl ScriptedPod {
         }
     }
 
-    /// Stops the record of calls, for tests with too many calls to keep.
+    /// Makes the pod record no calls, for tests with too many calls to keep.
     #[must_use]
     pub fn forgetful(self) -> Self {
         self.seen.forgets.store(true, Ordering::SeqCst);

@@ -1,5 +1,4 @@
-//! Admission: each reason for a refusal, with its headers. The tests are in the order in which the plane
-//! checks the reasons.
+//! Admission: each reason for a refusal, with its headers, and the order in which the accepted calls run.
 
 use std::time::Duration;
 

@@ -58,7 +58,7 @@ fn heads_that_are_not_whole_are_charged() {
     };
     let mut begun = begin(100);
     eventually("100 heads are charged", || inflight(&plane) > 100 * 15_000);
-    // These heads exceed the budget. A client whose head does not fit gets a 503.
+    // These 1,500 heads exceed the budget. A client whose head does not fit gets a 503.
     begun.extend(begin(1500));
     let mut refused = 0;
     for wire in &mut begun[100..] {
@@ -77,8 +77,8 @@ fn heads_that_are_not_whole_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// While other calls use the whole budget, the plane leaves the bytes unread that a client sends ahead. The
-/// plane reads them after it has answered the client's earlier call.
+/// While other calls use the whole budget, the plane does not read the bytes that a client sends ahead. It
+/// reads them after it has answered the client's earlier call.
 #[test]
 fn pipelined_requests_are_served_in_turn_without_memory() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -92,8 +92,8 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     };
     register("full");
     register("ahead");
-    // The call has a key, so it goes on when its client leaves. The plane therefore reads no further bytes
-    // while the call runs.
+    // The call has a key, so it goes on even if its client leaves. The plane therefore need not notice that,
+    // and reads nothing from this client while the call runs.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());

@@ -36,9 +36,9 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. When
-/// a write to a Unix socket returns, the bytes have reached the peer. Over TCP the transfer takes some time
-/// on a busy machine.
+/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. The
+/// socket is no TCP socket, because bytes have reached the peer of a Unix socket when the write returns. Over
+/// TCP the transfer takes some time on a busy machine.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -209,8 +209,8 @@ fn a_pod_may_answer_before_all_is_sent() {
         };
         let mut left = length(&request_head);
         let mut bytes = [0; 65536];
-        // The pod answers before it reads the body. A plane that did not read while it sends would block
-        // here.
+        // The pod answers before it reads the body. If the plane did not read while it sends, the plane and
+        // the pod would wait for each other here.
         let mut goes_on = stream.write_all(&head("200 OK", left, "")).is_ok();
         while goes_on && left > 0 {
             if body.is_empty() {
@@ -298,7 +298,7 @@ fn an_answer_for_another_call_is_lost() {
     call("foreign", b"x".to_vec()).expect(200);
     call("foreign", b"x".to_vec()).expect(200);
     let over: Vec<_> = pod.calls().iter().map(|got| got.connection).collect();
-    // Each io thread has its own connections to the pod.
+    // Each io thread has its own connections to the pod, so the numbers are known only with one io thread.
     if io_threads() == 1 {
         assert_eq!(over, [0, 1, 1]);
     } else {

@@ -16,8 +16,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Checks that a time is in RFC 3339 and UTC. Such texts have the same length, so their alphabetical order is
-/// the order of the times.
+/// Checks that a time is in RFC 3339 and UTC, and returns it with nine digits after the point. Texts of this
+/// form have the same length, so their alphabetical order is the order of the times.
 fn time(value: &Value) -> String {
     let text = value.as_str().unwrap_or_else(|| panic!("no time: {value}"));
     let shape: String = text
@@ -173,7 +173,8 @@ fn the_last_4096_plain_sync_calls_are_remembered() {
     plane()
         .get(&format!("/v1/executions/{}", ids[0]))
         .expect(404);
-    // The test reads fewer than the 4096 kept records, because other tests make calls on the same plane.
+    // The test reads fewer than the 4096 kept records, because the calls of other tests on the same plane
+    // replace some of these records.
     for id in &ids[ids.len() - 3000..] {
         wire.send(&Request::get(&format!("/v1/executions/{id}")).bytes());
         wire.answer().expect(200);
@@ -307,8 +308,8 @@ fn an_id_is_known_only_whole() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // The first two letters of an id are the number of the io thread. The other letters hold the index of
-        // the record and random bits, and a change of any of these letters must give a 404.
+        // The first two characters of an id are the number of the io thread. The others hold the index of the
+        // record and random bits, and a change of any of these characters must give a 404.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

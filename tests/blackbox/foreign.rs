@@ -164,7 +164,8 @@ fn a_pod_hears_the_host_of_its_endpoint() {
         &json!({"endpointUrl": url}),
     ));
     plane().register(&pool("foreign-host-unix", &unix));
-    // The name may still be unresolved when the registration is answered, because both run concurrently.
+    // The name may still be unresolved when the registration is answered, because the plane resolves the name
+    // while it registers the function.
     for name in ["foreign-host-tcp", "foreign-host-unix"] {
         eventually("the name is resolved", || {
             plane().invoke(name, &json!(1)).status == 200
@@ -426,7 +427,8 @@ fn every_answer_has_its_date() {
         let date = answer
             .header("date")
             .unwrap_or_else(|| panic!("{request:?}"));
-        // The clock may advance by a second after the answer began.
+        // The date may be a second older than the request, because the plane rewrites it at most once a
+        // second.
         let allowed = before_s - 1..=now_s().as_secs();
         assert!(allowed.contains(&epoch_s(date)), "{date} {request:?}");
     }

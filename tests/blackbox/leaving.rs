@@ -1,5 +1,5 @@
 //! Clients that send a FIN together with their request: a call does not run, and any other request is
-//! answered. The test stops the plane's threads while the client sends, so that the plane finds the request
+//! answered. The tests stop the plane's threads while the client sends, so that the plane finds the request
 //! and the FIN at the same time.
 
 use nanofaas_testkit::client::{RawClient, Request};
@@ -15,7 +15,7 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Sends bytes and a FIN, both of which arrive before the plane reads either.
+/// Sends bytes and a FIN. Both arrive before the plane reads any of them.
 fn send_with_fin(plane: &ControlPlane, wire: &mut RawClient, bytes: &[u8]) {
     plane.signal(Signal::SIGSTOP);
     eventually("all of its threads are stopped", || stands_still(plane));
@@ -94,7 +94,8 @@ fn a_call_with_its_fin_does_not_run() {
         wait.bytes(),
     ];
     for bytes in calls {
-        // The same call is also sent behind a request that is answered.
+        // The same call is also sent after a request that is answered, and between two requests, of which
+        // only the first is answered.
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {

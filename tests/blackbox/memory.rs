@@ -1,5 +1,5 @@
-//! The memory that the plane holds for clients, as the plane's own account and the size of the process show
-//! it: unread answers, bodies of waiting calls, buffers of idle connections.
+//! The memory that the plane holds for clients, as the plane's metrics and the size of the process show it:
+//! unread answers, bodies of waiting calls, buffers of idle connections.
 
 use std::time::Duration;
 

@@ -186,7 +186,7 @@ request = urllib.request.Request(url, json.dumps(result).encode(), headers)
 urllib.request.urlopen(request, timeout=10)
 "#;
 
-/// Makes a function for the local backend. Except `command`, its fields are fields of the original's client.
+/// Makes a function for the local backend. Except `local`, its fields are fields of the original's client.
 pub(crate) fn local(folder: &ScratchFolder, name: &str, program: &str, more: &Value) -> Value {
     let path = folder.write(&format!("{name}.py"), program);
     let command = json!({"local": {"command": [interpreter(), path]}});

@@ -43,8 +43,8 @@ fn functions_of_one_endpoint_share_its_connections() {
         plane.register(&pool(&name, &pod));
         plane.invoke(&name, &json!(number)).expect(200);
     }
-    // The calls run one after another, so each call can use the connection of an earlier call. Io threads do
-    // not share connections.
+    // The calls run one after another, so each call can use the connection of an earlier call. But io threads
+    // do not share connections, so each io thread may open one.
     let connections = pod.connections();
     assert!(
         connections <= io_threads(),
@@ -461,7 +461,7 @@ fn a_crash_loop_backs_off_until_replaced() {
         .get("/v1/functions/loop/cold-starts")
         .expect(200)
         .json();
-    // The newest start may still be running. In that case the newest start has no failure yet.
+    // The newest start may still run and have no failure yet, so the test reads the newest failure.
     let starts = body["coldStarts"].as_array().expect("a list");
     let failure = starts.iter().find_map(|start| start["failure"].as_str());
     let failure = failure.unwrap_or_default();

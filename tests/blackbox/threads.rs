@@ -97,7 +97,7 @@ fn a_drained_thread_answers_for_its_executions() {
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
     // The loop opens connections until one belongs to another io thread than the execution. A request stays
-    // unfinished on that connection, so that its io thread does not end.
+    // unfinished on that connection, so that the connection's io thread does not end first.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = RawClient::connect(plane.listen);

@@ -25,8 +25,8 @@ struct FunctionState {
     version: Version,
 }
 
-/// Identifies a registration of a name. `life` counts the registrations of the name while it was absent, and
-/// `revision` counts all changes.
+/// Identifies a registration of a name. `life` counts the registrations that followed a time without a
+/// function of this name, and `revision` counts all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Version {
     pub(crate) life: u64,
@@ -136,7 +136,7 @@ impl Book {
         }
     }
 
-    /// Returns whether the first registration of the life was sent after this time.
+    /// Returns whether the function's first registration in this life was sent after this time.
     pub(crate) fn began_after(&self, function: usize, life: u64, at: At) -> bool {
         let states = lock(&self.functions[function]);
         let first = states.iter().find(|state| state.version.life == life);

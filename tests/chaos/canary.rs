@@ -1,5 +1,5 @@
-//! The canary in every body: the function and registration for which the body is meant, and the call that
-//! sent the body. `ledger` compares the canary that a pod received, and `judge` the canary that the caller
+//! The canary, a part of every body: the function and registration for which the body is meant, and the call
+//! that sent the body. `ledger` checks the canary that a pod received, and `judge` the canary that the caller
 //! got back. This module judges nothing.
 
 use serde_json::{Value, json};

@@ -187,8 +187,8 @@ impl<'a> ChaosClient<'a> {
                     let has = |name| answer.header(name).is_some();
                     has("retry-after") && has("x-queue-reject-reason")
                 }
-                // The key may belong to another io thread. If the inbox of that io thread is full, the plane
-                // answers BUSY.
+                // The key may belong to another io thread. If that io thread has no room for the question
+                // about the key, the plane answers BUSY.
                 (503, Some("BUSY")) => sent.key.is_some(),
                 _ => false,
             };
@@ -396,8 +396,8 @@ fn succeeded(
     Ok(())
 }
 
-/// Checks that the contract allows this status at the time when it was requested. Returns whether the
-/// execution has ended.
+/// Checks that the contract allows this status of an execution, which was requested at the time `asked`.
+/// Returns whether the execution has ended.
 pub(crate) fn status(
     book: &Book,
     ledger: &Ledger,

@@ -52,7 +52,7 @@ struct Execution {
     spans: Vec<AttemptSpan>,
     /// The attempt that gave the execution its result.
     succeeded: Option<u32>,
-    /// The number of attempts in which a pod closed the connection instead of an answer.
+    /// The number of attempts in which a pod closed the connection and sent no answer.
     losses: u32,
     /// The latest revision that was in force when a pod answered or the execution waited. Later attempts run
     /// under this spec or a newer one.

@@ -9,7 +9,7 @@
 //! number of connections (4000). `./ci chaos planted` checks that the chaos test finds the planted bugs that
 //! `planted.txt` names.
 //!
-//! What must hold: every plane lives without a panic; in the end the ledger's drift is 0; every execution
+//! What must hold: every plane lives without a panic; at the end the ledger's drift is 0; every execution
 //! that got an id ends; a body reaches only pods of the function to which it was sent; a caller gets only
 //! answers to its own call, and only answers that the contract allows; no function runs more calls than its
 //! concurrency; no descriptor and no process is left.
@@ -90,7 +90,7 @@ fn seed() -> u64 {
 }
 
 /// The largest number of rounds. All forms run in each round. The test ends as soon as every kind of
-/// operation and end has occurred.
+/// operation and every kind of end has occurred.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {
@@ -105,8 +105,8 @@ fn chaos() -> bool {
                 return false;
             }
         }
-        // Stop if every kind of operation and end has occurred. Otherwise all forms run again, because on a
-        // busy machine fewer operations fit into the time.
+        // Stop if every kind of operation and every kind of end has occurred. Otherwise all forms run again,
+        // because on a busy machine fewer operations fit into the time.
         if total.missing().is_empty() {
             break;
         }

@@ -1,7 +1,7 @@
-//! The operations of a run: two endless lists, of changes to functions and of calls, drawn from the seed. The
-//! plan depends on no clock and no state of the plane, so that a seed replays the same operations.
-//! `registrar` and `clients` execute the plan. The plan names an execution by an index, such as "the third
-//! last execution", and `clients` finds that execution.
+//! The operations of a run, as endless lists that are drawn from the seed: the changes to functions, and the
+//! operations of each client. The plan depends on no clock and no state of the plane, so that a seed replays
+//! the same operations. `registrar` and `clients` execute the plan. The plan names an execution by an index,
+//! such as "the third last execution", and `clients` finds that execution.
 
 use nanofaas_testkit::rng::SeededRng;
 
@@ -150,7 +150,8 @@ pub(crate) enum ClientLeave {
 pub(crate) enum Kind {
     Invoke,
     Enqueue,
-    /// A call with the idempotency key of this number. `other` sends another body under the same key.
+    /// A call with the idempotency key of this number. If `other` is true, the call has another body than
+    /// most calls with this key.
     Keyed {
         key: u64,
         enqueue: bool,

@@ -25,7 +25,8 @@ use crate::tally::Tally;
 /// A pause that is longer than any deadline of a call.
 const LATE: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(8);
-/// A pause after which the plane may have given the connection to the next call.
+/// How long a pod waits before it sends a second answer that was not asked for. By then the plane may use the
+/// connection for the next call.
 const UNASKED_AFTER: Duration = Duration::from_millis(3);
 
 /// The scripted pods of a run.

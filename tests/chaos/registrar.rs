@@ -147,8 +147,8 @@ impl Registrar<'_> {
                 body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity))
             }
             FunctionMode::Warm | FunctionMode::Job => {
-                // The revision in the environment is always 0, because a pod survives replacements that do
-                // not change its shape, and another revision would change the shape.
+                // The revision in the environment is always 0. The environment is part of the shape, so with
+                // the real revision every replacement would also replace the pods.
                 identity.version.revision = 0;
                 let program = std::env::current_exe().expect("this program");
                 let command = if spec.broken {

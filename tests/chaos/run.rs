@@ -180,7 +180,7 @@ impl Run {
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
             // The deadline is the same for all executions, so each request may wait for only half of the time
-            // that is left.
+            // that is left. The other half is for the executions after it.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
             let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());

@@ -1,7 +1,7 @@
 //! A soak test: planes in all forms run under the same mixed load, for an hour by default. Each plane's
-//! memory, descriptors and threads are sampled every few seconds and plotted. They must not grow after the
-//! first quarter. When the load ends, memory and descriptors must go down. `main` calls this module; `./ci
-//! chaos soak` runs it.
+//! memory, descriptors and threads are sampled every few seconds and plotted. After the first quarter they
+//! may grow only by a fixed margin. When the load ends, memory and descriptors must go down. `main` calls
+//! this module; `./ci chaos soak` runs it.
 
 mod crowd;
 mod graph;
@@ -21,7 +21,8 @@ use crowd::{Crowd, SoakPods};
 pub(crate) use crowd::program;
 
 const SAMPLES: u32 = 360;
-/// The allowed growth from the median of the second quarter to the median of the last quarter.
+/// The allowed growth from the median of the second quarter to the median of the last quarter: an absolute
+/// number, or the share `MEMORY_GROWTH` if that is more.
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;

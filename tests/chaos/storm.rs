@@ -1,7 +1,7 @@
 //! A storm: very many connections with a few calls each. The pods break one answer in ten at any byte, and
 //! some clients leave at any byte of their request or their answer. Every complete answer must belong to its
-//! caller. In the end the ledger's drift is 0, and no descriptor is left. The storm kills no process and
-//! changes no function while calls run. `main` calls this module.
+//! caller. At the end the ledger's drift must be 0, and no descriptor may be left. The storm kills no process
+//! and changes no function while calls run. `main` calls this module.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -230,8 +230,7 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // The result of the read does not matter. If the answer is shorter than `part`, the plane sends no
-        // more bytes.
+        // The result does not matter: the client only has to take up to `part.len()` bytes before it leaves.
         let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {

@@ -18,10 +18,11 @@ ROUNDS = 3
 PAUSE_S = 0.0005
 
 # The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. The
-# bridge's bell is a number written to an eventfd. So every `write` counts as a bell, because no
-# thread uses `write` for other purposes.
+# bridge's bell is a number that is written to an eventfd. Every `write` counts as such a bell,
+# because no thread uses `write` for other purposes.
 BELL = ', "\\1", 1'
-# The ticker calls this system call before it waits, so each call of it counts as a wait.
+# The ticker of an io thread, which waits for the thread's deadlines, makes this system call before
+# it waits. So each of these system calls counts as a wait.
 TIMER = "timerfd_settime"
 WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter", TIMER)
 

@@ -1,6 +1,7 @@
 //! The programs that fail on purpose. A word selects the fault. The word is the call's input or, for a fault
-//! during the start, the variable `FAULT`. All programs know the same words. Each program counts its runs in
-//! a file of its folder.
+//! during the start, the variable `FAULT`. Most words mean the same fault in all programs; a program ignores
+//! a word whose fault it cannot have (`sys.exit` is only for Python). Each program counts its runs in the
+//! file `runs` of its folder; `FaultyEndpoint`, which is no process of the platform, counts them in memory.
 
 use std::io::Write as _;
 use std::path::PathBuf;

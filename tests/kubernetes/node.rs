@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 use crate::cluster::{kubectl_with, list, until};
 use crate::tally::not_run;
 
-/// Skips a test that needs the node's processes if this machine is not the cluster's only node.
+/// Ends a test as not run if this machine is not the cluster's only node, because the test must see and kill
+/// processes of the node.
 pub(crate) fn needs_this_machine() {
     let nodes = list("/api/v1/nodes");
     let addresses = nodes.iter().flat_map(|node| {

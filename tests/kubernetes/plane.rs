@@ -141,7 +141,7 @@ pub(crate) fn image(tag: u32) -> String {
     format!("localhost/nanofaas-test:{tag}")
 }
 
-/// Makes a spec with the test image. The fields of `more` are added or replace its own.
+/// Makes a spec with the test image and the fields of `more`, which replace fields of the same name.
 pub(crate) fn spec(name: &str, mode: &str, more: Value) -> Value {
     let mut spec = json!({"name": name, "image": image(1), "executionMode": mode});
     let fields = spec.as_object_mut().expect("an object");

@@ -197,8 +197,9 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// Makes the kubelet update the ConfigMap at once. The kubelet does so for a pod that has changed, so this
-/// function changes an annotation of the plane's pod. Otherwise the update takes up to a minute.
+/// Makes the kubelet update the ConfigMap in the plane's pod at once; otherwise the update takes up to a
+/// minute. A kubelet updates the ConfigMaps of a pod when the pod changes, so this function changes an
+/// annotation of the pod.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());
@@ -244,7 +245,7 @@ pub(crate) fn a_default_template_goes_below_the_functions_own() {
     assert_eq!(pod.env("FROM_DEFAULT"), Some("yes"));
     output(plane.invoke("templated", &json!({"do": "echo"})));
     drop(set);
-    // The ConfigMap is deleted, so a pod without the default template replaces the pod.
+    // The ConfigMap is deleted, so a pod without the default template must replace the pod that has it.
     only_pod("templated", None);
     plane.expect_no_drift();
 }
@@ -278,7 +279,7 @@ fn start_with(file: &Path) -> String {
         .spawn()
         .expect("the program starts");
     let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
-    // If the plane has not ended, it is killed here, because it would not end later.
+    // A plane that accepted the template would run on, so it is killed here.
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();

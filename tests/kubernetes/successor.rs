@@ -193,7 +193,7 @@ pub(crate) fn a_pod_with_a_predecessors_call_is_kept() {
         took < Duration::from_secs(28),
         "it may have been done: {took:?}"
     );
-    // The old pod answers its call at last, and is usable again.
+    // The old pod answers the call of the killed plane and is usable again.
     first.wait_for_pods("single", 2, STEP);
     assert!(is_there());
 }

@@ -3,7 +3,7 @@
 use crate::names::{name_at, signature};
 use crate::{files, read};
 
-/// The largest number of lines of a file. A longer file should be split by noun.
+/// The largest number of lines of a file. A longer file should be split into files with one topic each.
 const LINES_MAX: usize = 520;
 /// The largest number of lines of a function, so that it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 75;

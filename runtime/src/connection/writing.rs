@@ -22,8 +22,8 @@ use crate::pod::{CallPermit, PodPhase};
 use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Sends the output of a handler. `place` is held until the answer is sent, because a draining
-    /// pod may exit while it counts no call.
+    /// Sends the output of a handler. `place` counts the call until the answer is sent, because a
+    /// draining pod without a counted call may exit, and the answer would be lost.
     pub(super) async fn send_output(
         &mut self,
         head: &PodRequest,

@@ -80,8 +80,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a program. Of the contract's variables, its environment holds only `NANOFAAS_SOCKET`
-    /// and the variables in `env`. A variable with an empty value in `env` is removed.
+    /// Starts a program. Its environment has only `PATH`, `NANOFAAS_SOCKET` and the variables in
+    /// `env`. A variable with an empty value in `env` is removed.
     pub(crate) fn start(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_in(ScratchFolder::create(), program, arguments, env)
     }

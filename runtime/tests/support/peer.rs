@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedPod};
 
-/// Answers the one request of each connection with the next line of the script. The last line is
-/// repeated. For an empty line, the connection closes without an answer.
+/// Answers the only request of each connection with the next text of the script. After the last
+/// text, that text is repeated. If the text is empty, the connection closes without an answer.
 pub(crate) struct Peer {
     pub(crate) port: u16,
     server: Option<ScriptedPod>,

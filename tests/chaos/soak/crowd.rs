@@ -20,8 +20,8 @@ use crate::tally::Tally;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// The size of a large answer. It is below the largest answer that a plane accepts; the largest body of a
-/// request is one MiB.
+/// The largest answer that a worker asks for. The plane accepts answers of this size. A request may have only
+/// one MiB, so the input is the number of bytes and not the bytes themselves.
 const LARGE: u64 = 4 * MIB;
 
 /// The pods of POOL functions.
@@ -311,7 +311,8 @@ fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // A call with a key may join the execution of another call, so the output may differ from this input.
+    // A call with a key may join the execution of another call, whose input differs, so the output is not
+    // compared.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]

@@ -20,7 +20,7 @@ pub(crate) enum Places {
     /// Each call has a folder of its own.
     Own,
     /// `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment, for programs that always use
-    /// these paths. All watchdogs with the same output path run their calls one at a time.
+    /// these paths. At any time, only one call runs in all watchdogs with the same output path.
     Fixed {
         input: PathBuf,
         output: PathBuf,
@@ -53,8 +53,8 @@ impl FileTurn {
         let path = PathBuf::from(path);
         let at = path.clone();
         let lock = move || {
-            // The lock file stays, because another watchdog may wait for its lock, and a new file
-            // would be a second lock.
+            // The lock file is not removed, because another watchdog may wait for its lock. A lock
+            // on a new file would not exclude that watchdog.
             let file = File::create(&at)?;
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))
         };

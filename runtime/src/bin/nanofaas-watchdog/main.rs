@@ -78,8 +78,8 @@ fn main() -> ExitCode {
         (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
         (Mode::Http, false) => supervise::serve(&line),
     };
-    // This call follows every mode and every outcome, because no descendant may outlive this
-    // process.
+    // `end_all` is called after every mode and every outcome, because no descendant may outlive
+    // this process.
     group::end_all();
     code
 }

@@ -1,5 +1,6 @@
-//! HTTP mode for a Job: starts the program, sends it the one call, and ends it. The program is
-//! started only one time. The runtime calls this module as a handler in Job mode.
+//! HTTP mode for a Job, which has exactly one call: starts the program, sends it this call, and
+//! ends the program. A program that ends is not restarted. The runtime calls this module as a
+//! handler in Job mode.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use crate::tail::Tail;
 /// The time limit of the request to the program. It is not reached, because the call's own deadline
 /// comes first.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
-/// The time limit of the wait for the report of the program's end, after the program's connection
-/// broke. The kernel closes a program's connections shortly before it reports the program's end.
+/// The kernel closes a program's connections shortly before it reports the program's end. So after
+/// a connection broke, this module waits at most this long for that report.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -138,7 +139,8 @@ fn failure(answer: &ClientAnswer) -> Error {
     }
 }
 
-/// Returns the beginning of a body that is text; none if the body is empty or not UTF-8.
+/// Returns the beginning of a body that is text; none if the body is not UTF-8 or has only white
+/// space.
 fn plain(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
     let mut cut = text.len().min(MESSAGE_BYTES_MAX);

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 1024;
-/// The time limit of the wait for the report of the program's end, after the program's connection
-/// broke. The kernel closes a program's connections shortly before it reports the program's end.
+/// The kernel closes a program's connections shortly before it reports the program's end. So after
+/// a connection broke, this module waits at most this long for that report.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 
 /// The error that calls get when the program ends; None while the program runs.

@@ -21,10 +21,11 @@ use crate::group::{Groups, Leader, Strays};
 use crate::relay::{ProgramFate, Relay};
 use crate::tail::Tail;
 
-/// This many ends in a row are a crash loop.
+/// After this many ends of the program in a row, which are a crash loop, the watchdog exits.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// If a program ran for at least this long, the count of ends in a row begins anew with its end.
+/// A run of at least this length is not part of a crash loop: the count of ends begins anew with
+/// its end.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 /// The pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
 const PROBE_FIRST: Duration = Duration::from_millis(5);
@@ -98,8 +99,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
             Life::Ended(ending) => ending,
             Life::Stopped => return Ok(stop(leader, &ended).await),
         };
-        // The end is reported before the pause, so that the relay answers the calls that wait for
-        // the report during the pause.
+        // The end is reported before the pause, so that the relay can use the pause to answer the
+        // calls that wait for this report.
         ended.send_replace(Some(ending.lost("")));
         if begun.elapsed() >= SOUND_LIFE {
             ends = 0;
