@@ -27,7 +27,7 @@ pub enum Turn {
 /// The time between two checks of a removed lane in which calls still wait.
 const LEFT_OVER: Nanos = Nanos::from_ms(10);
 
-/// All lanes and pods. An event may name a lane or a pod that is gone.
+/// The lanes of all functions, and the pods of all lanes.
 pub struct Scheduler {
     lanes: Vec<Option<Lane>>,
     shared: Shared,
@@ -64,7 +64,7 @@ impl Scheduler {
         }
     }
 
-    /// Returns whether the scheduler has a lane with this index. If it has none although the ticket of a
+    /// Returns whether the scheduler has a lane with this index. If there is no lane although the ticket of a
     /// waiting call has arrived, the event that opens the lane has yet to be applied.
     pub fn knows(&self, index: u32) -> bool {
         matches!(self.lanes.get(index as usize), Some(Some(_)))
@@ -150,7 +150,7 @@ impl Scheduler {
         lane.push(ticket, &self.shared.entries);
         if ticket.lane != lane.id {
             // The ticket belongs to a removed registration. The io thread that owns the call knows of the
-            // removal and ends the call, so no pod is started for it.
+            // removal and ends the call, so no pod is started for the call.
             return;
         }
         // A warm call skips this block, because its lane has the pods that it needs and no pod is starting.
@@ -160,8 +160,8 @@ impl Scheduler {
         self.shared.list(lane);
     }
 
-    /// Takes all tickets out of a lane's ring. The driver calls it for every bit that it takes from the
-    /// bitmap. If the lane is not open yet, `open` calls it later.
+    /// Takes all tickets out of a lane's ring. The driver calls `collect` for every bit that it takes from
+    /// the bitmap. If the lane is not open yet, `open` calls `collect` later.
     pub fn collect(&mut self, index: u32, now: Uptime, out: &mut Outbox) {
         let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
@@ -184,7 +184,7 @@ impl Scheduler {
             lane.id.epoch >= done.lane.epoch,
             "a call ended in a lane that was not opened yet"
         );
-        // The call may belong to an earlier registration of the lane.
+        // A call of an earlier registration holds a slot of the same lane, so its end is applied here, too.
         let held_for = lane.slots.release(done.slot, now);
         lane.stats
             .running
@@ -228,7 +228,7 @@ impl Scheduler {
         lane.count(&mut self.shared.pods);
         self.shared.reconcile(lane, now, out);
         // A ticket may have arrived before this event. The driver then took the lane's bit while there was no
-        // lane.
+        // lane, so the ticket is still in the ring.
         self.collect(id.index, now, out);
         let lane = find(&mut self.lanes, id).expect("a ticket closes no lane");
         self.shared.list(lane);
@@ -379,7 +379,7 @@ impl Shared {
         }
     }
 
-    /// Sets the lane's timer to `at`, unless it fires at `at` or earlier already.
+    /// Sets the lane's timer to `at`, unless the timer is already set to `at` or an earlier time.
     pub(crate) fn arm(&mut self, lane: &mut Lane, at: Uptime) {
         if lane.due.is_none_or(|due| at < due) {
             lane.due = Some(at);

@@ -197,7 +197,7 @@ impl SpecFields {
             .collect()
     }
 
-    /// Returns how long a pod may take to end after it was asked to, in seconds.
+    /// Returns how long a pod may take to end after it was asked to end, in seconds.
     pub fn grace_s(&self) -> u32 {
         self.timeout_ms / 1000 + bound::GRACE_EXTRA_S
     }

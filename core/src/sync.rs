@@ -62,14 +62,14 @@ impl<T> Deref for CachePadded<T> {
     }
 }
 
-/// Whether `bug` is the planted bug of this process; see the top of this file.
+/// Returns whether `bug` is the planted bug of this process; see the top of this file.
 #[cfg(not(feature = "planted-bugs"))]
 #[inline(always)]
 pub const fn planted(_bug: &str) -> bool {
     false
 }
 
-/// Whether `bug` is the planted bug of this process; see the top of this file.
+/// Returns whether `bug` is the planted bug of this process; see the top of this file.
 #[cfg(feature = "planted-bugs")]
 #[expect(clippy::disallowed_methods, reason = "a build for tests alone")]
 pub fn planted(bug: &str) -> bool {

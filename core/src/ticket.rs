@@ -30,7 +30,7 @@ pub struct LaneId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
     pub index: u32,
-    /// How often the entry was used again, so that a name of an earlier call finds nothing.
+    /// How often the entry was used again. Because of this number, the name of an earlier call finds nothing.
     pub generation: u32,
     pub shard: ShardId,
 }
@@ -81,7 +81,7 @@ pub struct Ticket {
     pub index: u32,
     pub generation: u32,
     pub lane: LaneId,
-    /// The pod of the last attempt. A retry avoids it if another pod has room.
+    /// The pod of the last attempt. A retry avoids this pod if another pod has room.
     pub avoid: Option<PodIndex>,
     pub shard: ShardId,
     pub class: Class,

@@ -62,8 +62,8 @@ impl Wheel {
         self.live == 0
     }
 
-    /// Sets a timer with a key. It fires in the first whole millisecond that is not before `at`, but at the
-    /// earliest in the next one.
+    /// Sets a timer with a key. The timer fires at `at`, rounded up to a whole millisecond, but at the
+    /// earliest at the tick after the current one.
     pub fn set(&mut self, at: Uptime, key: u64) -> TimerRef {
         // The timers of the current tick have fired already, so the earliest possible tick is the next one.
         let tick = at.as_ns().div_ceil(TICK_NS).max(self.tick + 1);

@@ -1,8 +1,8 @@
-//! The bridge's work queue. It sorts the messages that the bridge receives, makes the registry's changes, and
-//! sends them in the right order. Messages for a full ring stay in the queue until the ring has room. The
-//! queue never waits, sleeps or starts anything: a `BridgeCommand` names what a backend has to do. Each
-//! bridge owns one work queue and runs `controller_loop`; the management port reads the functions from the
-//! queue.
+//! The bridge's work queue. It handles the messages that the bridge receives, changes the registry, and sends
+//! the bridge's own messages in the right order. Messages for a full ring stay in the queue until the ring
+//! has room. The queue never waits, sleeps or starts anything: a `BridgeCommand` names what a backend has to
+//! do. Each bridge owns one work queue and runs `controller_loop`; the management port reads the functions
+//! from the queue.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,8 +25,8 @@ use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
 
-/// The most messages that one `pump` handles. The bridge's other tasks run on the same thread and have to
-/// wait meanwhile.
+/// The most messages that one `pump` handles. The number is bounded, because the bridge's other tasks run on
+/// the same thread and have to wait meanwhile.
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
@@ -163,14 +163,14 @@ impl WorkQueue {
         }
     }
 
-    /// Delivers what the rings have room for, handles new messages, and returns the backend's commands in
-    /// order.
+    /// Delivers as many waiting messages as the rings have room for, handles new messages, and returns the
+    /// backend's commands in order.
     pub fn pump(&mut self) -> Vec<BridgeCommand> {
         self.inbox.bell.awake();
         self.flush();
         for _ in 0..MESSAGES_PER_PUMP {
-            // While the backlog is full, no message is taken, not even an acknowledgement. The backlog drains
-            // all the same, because the other threads empty their rings.
+            // While the backlog is full, no message is taken, not even an acknowledgement. The backlog still
+            // drains, because the other threads empty their rings.
             if self.backlog.len() >= WORK_QUEUE_BACKLOG {
                 break;
             }
@@ -182,7 +182,7 @@ impl WorkQueue {
         std::mem::take(&mut self.commands)
     }
 
-    /// Returns how long the bridge may sleep, and announces this sleep.
+    /// Returns how long the bridge may sleep. Announces sleep to the bell, unless the bridge must not sleep.
     #[must_use]
     pub fn rest(&mut self) -> Rest {
         if !self.commands.is_empty() {
@@ -251,7 +251,7 @@ impl WorkQueue {
 
     fn lane_gone(&mut self, lane: LaneId) {
         self.registry.lane_gone(lane);
-        // A function of the same name may have taken the lane over.
+        // A new registration may have taken the lane over; its function stays.
         if let Some(place) = self.lanes.get_mut(lane.index as usize) {
             place.take_if(|function| function.lane == lane);
         }

@@ -1,5 +1,5 @@
 //! A function as its author wrote it, in JSON or YAML, with unchecked fields. Reading a draft rejects no
-//! single field: `FunctionSpec::resolve` checks them and returns all faults together. The API's bodies,
+//! single field: `FunctionSpec::resolve` checks all fields and returns all faults together. The API's bodies,
 //! function files and the Kubernetes object are all read as drafts.
 
 use std::fmt;
@@ -165,7 +165,7 @@ impl FunctionDraft {
         self.get("name").and_then(Json::as_text)
     }
 
-    /// Sets the name to that in a request's path. Another name in the body is a fault.
+    /// Sets the name to the name in a request's path. Another name in the body is a fault.
     pub fn name_by_path(&mut self, name: &str) {
         let given = self.get("name");
         if let Some(given) = given.filter(|given| given.as_text() != Some(name)) {

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::bound::{ENDPOINT_LEN_MAX, SOCKET_PATH_LEN_MAX};
 
-/// The path of the calls if the address has none. It is the path of the calls to any pod, too.
+/// The path to which calls go if the address has no path. Calls to pods go to the same path.
 const PATH_DEFAULT: &str = "/invoke";
 
 const HTTP: &str = "http://";

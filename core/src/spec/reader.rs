@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads an object of any shape.
+    /// Reads an object without checking its fields.
     pub(super) fn any_object(&mut self, field: &str) -> Option<&'a JsonObject> {
         let given = self.raw(field)?;
         let fields = given.as_object();

@@ -111,8 +111,8 @@ pub(super) fn check_env_name(name: &str) -> Result<(), String> {
     Err("must be a name of letters, digits, _, - or . that does not begin with a digit".to_owned())
 }
 
-/// Checks which fields the mode and the platform need. A field that is given but invalid is not reported as
-/// missing, because its own fault is reported already.
+/// Reports the missing fields that the mode and the platform need. A field that is given but invalid is not
+/// reported as missing, because its own fault is reported already.
 pub(super) fn check_across(
     spec: &SpecFields,
     draft: &FunctionDraft,

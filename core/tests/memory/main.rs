@@ -1,5 +1,5 @@
-//! Tests of the account of bytes: io threads make, change, send and drop charges in a random order. In the
-//! end nothing is charged, and the account never exceeds its bound by more than one answer.
+//! Tests of the account of bytes. In one of them, io threads make, change, send and drop charges in a random
+//! order: the account exceeds its bound by at most one answer, and nothing is charged after the last drop.
 
 #![allow(
     clippy::disallowed_methods,
@@ -41,13 +41,15 @@ enum AccountAct {
     Grow(usize, u64),
     Cut(usize, u64),
     Drop(usize),
-    /// The thread sends a held charge to another thread. `LoseMessage` drops the message and the charge with
-    /// it.
+    /// The thread sends a held charge to another thread.
     Send(usize, usize),
+    /// The thread drops a message, and the charge in it.
     LoseMessage(usize),
+    /// The thread adopts the charge of a message.
     Take(usize),
-    /// The thread polls all its waits, or drops one.
+    /// The thread polls all its waits.
     Poll,
+    /// The thread drops a wait.
     GiveUp(usize),
     Idle,
 }
@@ -239,7 +241,7 @@ fn a_line_moved_by_others_bytes_stands_still() {
     poll(&mut waits, &mut held);
     let moved = threads[0].moved();
     // One thread notes that it takes bytes from other charges for the waiting tasks. All threads then see a
-    // lower `moved`, because only served waits raise it.
+    // lower `moved`. It returns at most to its first value when the waiting tasks get these bytes.
     threads[0].reclaim(4 << 20);
     assert!(threads[1].moved() < moved);
     let waiting = waits.len();
@@ -279,7 +281,7 @@ fn calls_that_hold_everything_get_on() {
     assert_eq!(account.taken(), 0);
 }
 
-/// This test has real threads and real bells: a thread that misses its wake-up would sleep for ever.
+/// The threads and the bells are real. A thread that misses its wake-up sleeps for 20 s, and the test fails.
 #[test]
 fn threads_that_give_back_wake_those_that_wait() {
     struct FlagUnpark(std::thread::Thread, AtomicBool);

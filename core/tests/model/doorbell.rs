@@ -60,7 +60,7 @@ impl Wake for Bed {
     }
 }
 
-/// The producers publish with Relaxed stores, because only the fences of the doorbell must order them.
+/// The producers publish with Relaxed stores, so only the fences of the doorbell order these stores.
 #[test]
 fn no_wake_up_is_lost() {
     check(Some(3), || {

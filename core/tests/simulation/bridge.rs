@@ -51,7 +51,7 @@ pub(crate) struct SimulatedBridge {
     pub(crate) changes: u64,
     /// Dead pods whose connections in the io threads have yet to break.
     pub(crate) dead: Vec<PodId>,
-    /// Whether pods no longer die at random and each living pod answers its probes; true at the end of a run.
+    /// True at the end of a run. Pods then no longer die at random, and each living pod answers its probes.
     pub(crate) calm: bool,
 }
 

@@ -224,7 +224,7 @@ impl SharedEnvironment {
         self.turn();
     }
 
-    /// Does the scheduler's part of an io thread's round, if the scheduler is inline.
+    /// Does the scheduler's part of an io thread's iteration, if the scheduler is inline.
     pub(crate) fn pass_inline(&mut self) {
         if self.mode == SchedulerMode::Inline {
             self.tick();
@@ -329,7 +329,7 @@ impl SharedEnvironment {
         self.alive.contains(&pod)
     }
 
-    /// Returns whether no message is in flight between actors and the scheduler's last turn left no work.
+    /// Returns true if no message is in flight between actors and the scheduler's last turn left no work.
     pub(crate) fn is_quiet(&self) -> bool {
         let rings = self.events.has_some() || self.bits.any() || self.to_bridge.has_some();
         let inboxes = self.grants.iter().any(SimulatedRing::has_some)

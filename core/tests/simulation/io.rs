@@ -79,8 +79,8 @@ enum CallAct {
     ClientLeaves,
     /// The time of `Prefer: wait` is over, so the client no longer waits.
     Detaches,
-    /// The call's own task receives a removal, or a notice that starts fail, a little later than its io
-    /// thread.
+    /// The call's own task receives a removal, or a notice that starts fail, a little later than the io
+    /// thread does.
     FindsRemoved,
     FindsStartsFail,
     Answers,
@@ -182,7 +182,7 @@ impl IoThread {
             || (shared.mode == SchedulerMode::Inline && shared.scheduler_is_due())
     }
 
-    /// Runs one round of the io thread.
+    /// Runs one iteration of the io thread.
     pub(crate) fn pass(&mut self, shared: &mut SharedEnvironment) {
         let first = shared.rng.below(5);
         for part in 0..5 {
@@ -201,8 +201,8 @@ impl IoThread {
         if shared.mode == SchedulerMode::Inline {
             self.grants(shared);
         }
-        // A timer that was due at the start of the round has fired by now. A timer that the round itself set
-        // may be due already, and fires in the next round.
+        // A timer that was due at the start of the iteration has fired by now. A timer that the iteration
+        // itself set may be due already, and fires in the next iteration.
         let now = shared.now;
         for (_, served) in self.calls() {
             served.judge.check_in_time(&served.life, now);
@@ -355,8 +355,8 @@ impl IoThread {
         shared.to_bridge.push(ToBridge::Ack(self.shard, version));
     }
 
-    /// Ends all calls of a lane: all of them at once, or each a little later, because its own task may
-    /// receive the message later.
+    /// Ends all calls of a lane: all of them at once, or each a little later, because the call's own task
+    /// may receive the message later.
     fn end_all(&mut self, lane: LaneId, end: &End, later: CallAct, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()

@@ -108,8 +108,8 @@ pub(crate) struct Judge {
     released: u32,
     last: Last,
     last_end: Uptime,
-    /// When the back-off after the last attempt can have begun: at the attempt's end, or at the last event
-    /// while the call waited for the report of its pod's end.
+    /// The latest time at which the back-off after the last attempt can have begun: the attempt's end, or the
+    /// last event while the call waited for the report of its pod's end.
     waits_from: Uptime,
     /// When the attempt's own time limit began; none before that.
     attempt_from: Option<Uptime>,
@@ -311,8 +311,8 @@ impl Judge {
                 self.waits_from + back_off(first, most, self.attempts)
             }
         };
-        // The attempt may already have used up its own time limit when a detached call becomes async and that
-        // limit begins to apply.
+        // When a call is detached, its attempt's own time limit begins to apply, and may have passed already.
+        // The attempt then has to end when the call is detached.
         own.min(self.deadline).max(self.detached_at)
     }
 

@@ -95,7 +95,8 @@ fn every_seed_holds() {
         total
     });
     println!("{seeds} seeds, inline and pinned: {total:?}");
-    // A simulation in which nothing happens would prove nothing.
+    // The tally must show that enough happened, because a simulation in which nothing happens proves
+    // nothing.
     if seeds >= SEEDS {
         total.assert_rich();
     }

@@ -153,7 +153,8 @@ impl ReferenceModel {
             lane.id = id;
             lane.plan = plan;
             lane.failed = false;
-            // The owners of the waiting calls knew of the removal before this event, and end the calls.
+            // The owners of the waiting calls knew of the removal before this event, and end the calls. So
+            // the model forgets the tickets of these calls.
             lane.fifos = Default::default();
             for ticket in std::mem::take(&mut lane.early) {
                 lane.push(&ticket);
@@ -318,9 +319,9 @@ impl ReferenceModel {
         gauge(0) + gauge(1) + self.counts(id, ModelPodState::Quarantined)
     }
 
-    /// Counts the pods of `serving` without those quarantined pods that may be draining, because the
-    /// scheduler does not report drains. Only a pod with a running call may be draining; a pod without one is
-    /// stopped at once.
+    /// Counts the pods of `serving` without those quarantined pods that may be draining. The scheduler does
+    /// not report drains, but it stops a draining pod without a running call at once. So only quarantined
+    /// pods with a running call are left out.
     fn surely_serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let doubtful = self.pods.values().filter(|pod| {
             pod.lane == id && pod.state == ModelPodState::Quarantined && pod.in_flight > 0
@@ -396,8 +397,8 @@ impl ReferenceModel {
         }
     }
 
-    /// Checks that no call waits while a slot for it is free. The simulation calls it when the scheduler has
-    /// nothing left to do.
+    /// Checks that no call waits while a slot for it is free. The simulation makes this check when the
+    /// scheduler has nothing left to do.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {

@@ -30,7 +30,7 @@ pub(crate) struct Nature {
     pub(crate) starts: StartBehaviour,
     pub(crate) start_max: Nanos,
     pub(crate) service_max: Nanos,
-    /// Faults of attempts, per mille of the attempts: handler error, lost, refused, refused, never answered.
+    /// Faults of attempts, per mille of the attempts: handler error, lost, refused (twice), never answered.
     pub(crate) faults: [u64; 5],
     /// Async calls, per mille of the calls.
     pub(crate) async_share: u64,

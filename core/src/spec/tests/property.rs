@@ -119,7 +119,8 @@ fn any_fields() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    // A failing test prints its smallest input, so that input is not also written to the source folder.
+    // proptest must not write the smallest failing input to a file in the source folder. The failing test
+    // prints this input anyway.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]

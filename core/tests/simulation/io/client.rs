@@ -67,7 +67,7 @@ impl IoThread {
         };
         assert!(function.stats.depth() > 0);
         shared.show(|| format!("io admits {ticket:?}"));
-        // The call is stored before its ticket is sent, because the scheduler may grant the ticket at once.
+        // The call is stored before its ticket is sent, because the scheduler may grant the call at once.
         let timer_at = life.until();
         let timer = self.wheel.set(timer_at, u64::from(index));
         self.places[index as usize].call = Some(Served {
