@@ -1,5 +1,5 @@
-//! Finds the first byte of a set: eight bytes at a time in one word, and in long pieces many bytes
-//! at once.
+//! Finds the first byte that is in a given set: eight bytes at a time in one word, and in long pieces many
+//! bytes at once.
 //!
 //! The code is plain arithmetic, so it needs neither intrinsics nor unsafe code. On the short
 //! pieces of heads and JSON this arithmetic is faster than vector compares; for long pieces the

@@ -49,7 +49,7 @@ enum ChunkState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkedDecoder {
     state: ChunkState,
-    /// The chunk's size as far as its digits were read; after its line, the number of the chunk's
+    /// The value of the size digits that were read so far; after the size line, the number of the chunk's
     /// bytes that are still missing.
     left: u64,
     digits: u32,

@@ -208,7 +208,7 @@ impl ResponseHead {
         self.has_forbidden_body = self.body == ResponseBody::None
             && self.status != 304
             && !matches!(framing, Framing::None | Framing::Length(0));
-        // The pod may send the forbidden body all the same, so the connection cannot be used again.
+        // The pod may send the forbidden body anyway, so the connection cannot be used again.
         self.persistent = framing_headers.keep_alive(minor) && !self.has_forbidden_body;
         self.keep_alive = self.persistent && self.body != ResponseBody::UntilClose;
         Ok(())

@@ -23,7 +23,7 @@ use crate::runtime::due::Due;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The pause before owed messages are sent again.
+/// How long a thread waits before it tries again to send the messages that it owes.
 const OWED: Nanos = Nanos::from_ms(1);
 
 /// The receiving ends of an io thread's queues.
@@ -55,7 +55,7 @@ pub(crate) struct Links {
     /// The alarm that wakes the ticker for the inline scheduler's own deadlines.
     tick_alarm: Alarm,
     tick_planned: Cell<Due>,
-    /// Whether a turn of the inline scheduler left work, which the inbox continues.
+    /// Whether a turn of the inline scheduler left work. `shard::inbox` continues it in the next turn.
     pub(crate) turn_left: Cell<bool>,
     pub(crate) bridge: BridgePost,
     /// Requests to the bridge that wait for their replies.
@@ -63,9 +63,9 @@ pub(crate) struct Links {
     shards: Box<[ShardLink]>,
     /// Questions to other io threads that wait for their answers.
     pub(crate) asked_of_shards: PendingRequests<ShardAnswer>,
-    /// The version of the last change that this thread has taken over and not acknowledged. An
-    /// acknowledgement must not be lost, because the bridge completes a change when every io thread has
-    /// acknowledged it. So a full ring to the bridge delays the acknowledgement.
+    /// The version of the last change that this thread has taken over and not acknowledged. The bridge
+    /// completes a change only after every io thread has acknowledged it, so the version is kept while the
+    /// ring to the bridge is full, and is sent later.
     owed_ack: Cell<Option<u64>>,
     /// The alarm that wakes the ticker for what is owed: notices to other io threads,
     /// events to a pinned scheduler, and `owed_ack`.

@@ -1,5 +1,5 @@
-//! The tables of one io thread. No other thread uses them, except those in `SharedTables`, so they need no
-//! locks. Code in higher layers acts on them.
+//! The tables of one io thread. Only this thread uses them, so they need no locks. What all io threads share
+//! is in `SharedTables`. Code in higher layers acts on the tables.
 
 pub(crate) mod functions;
 pub(crate) mod call_table;

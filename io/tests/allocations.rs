@@ -31,8 +31,8 @@ const CEILING: u64 = 16;
 const CALLS: usize = 2000;
 /// The calls of a case with the LOCAL function: so many that the watchdog checks several times meanwhile.
 const LOCAL_CALLS: usize = 50_000;
-/// The calls before all cases: more than there are records of plain calls (4096), so that the ring of these
-/// records is full.
+/// The calls before all cases: more than there are records of plain calls (4096), so that the circular buffer
+/// of these records is full.
 const FIRST_CALLS: usize = 10_000;
 /// The calls before the count of a case, so that everything is allocated that a case allocates only one time.
 /// If the function has a pod, the requests of all connections meet there in half of these calls, so that as

@@ -5,7 +5,7 @@ fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, ParseError> {
     parse_request(bytes, &mut HeadScan::default())
 }
 
-/// A request that is valid except for `lines`.
+/// Parses a request that consists of a request line, a `Host` and `lines`.
 fn with(lines: &str) -> Result<RequestHead, ParseError> {
     let text = format!("POST /a HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
     parse(text.as_bytes()).map(|head| head.expect("a whole head"))

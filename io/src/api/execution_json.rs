@@ -26,7 +26,7 @@ fn time_or_null(out: &mut Vec<u8>, thread: &Runtime, name: &str, at: Option<Upti
     };
 }
 
-/// Makes the `ExecutionStatus` of the contract.
+/// Makes the answer that contains the `ExecutionStatus` of `openapi.yaml`.
 pub(crate) fn execution(
     thread: &Runtime,
     record: &ExecutionRecord,
@@ -95,7 +95,8 @@ fn after_output(record: &ExecutionRecord, kept: bool) -> Vec<u8> {
     out
 }
 
-/// Writes `[{"name","atMs"}]`; `atMs` counts milliseconds since the start was ordered.
+/// Writes the phases of a pod's start as `[{"name","atMs"}]`; `atMs` counts milliseconds since the start was
+/// ordered.
 pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) {
     out.push(b'[');
     for (at, (name, after)) in phases.iter().enumerate() {
@@ -106,8 +107,8 @@ pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) 
     out.push(b']');
 }
 
-/// Appends the part of a status before its output. Returns how the output is rendered, and the bytes after
-/// the output.
+/// Appends the bytes that directly precede an output, such as a quote. Returns how the output is rendered,
+/// and the bytes that directly follow the output.
 fn begin_output(out: &mut Vec<u8>, output: &Output) -> (Rendering, &'static [u8]) {
     match output.form {
         Form::Json => (Rendering::AsIs, b""),

@@ -160,7 +160,8 @@ pub(crate) fn list(thread: &Links) -> Response {
             body.push(b',');
         }
         body.extend_from_slice(&shown(&entry.function));
-        // The thread beats for each function, because a long list may take longer than the watchdog waits.
+        // The thread beats for each function, because writing a long list may take longer than the watchdog
+        // waits for a beat.
         thread.ledger().beat.beat(thread.now());
     }
     body.push(b']');

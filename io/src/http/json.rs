@@ -20,7 +20,7 @@ pub struct JsonError {
     pub at: u32,
 }
 
-/// What is wrong in the JSON. `JsonError` adds the position to this text.
+/// What is wrong in the JSON, without the position; `JsonError` adds the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     #[error("the text is not UTF-8")]

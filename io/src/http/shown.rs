@@ -1,6 +1,6 @@
-//! Writes an output piece by piece. So all answers that contain a stored output can share it, and a large
-//! text needs no second buffer of its size. `response` and `execution_json` choose the form; `serve` sends
-//! the pieces.
+//! Writes an output piece by piece, so that a large text needs no second buffer of its size. All answers that
+//! contain a stored output share the output's bytes. `response` and `execution_json` choose the form; `serve`
+//! sends the pieces.
 
 use std::sync::{Arc, Weak};
 

@@ -59,8 +59,9 @@ impl AttemptError {
             }
             ExecutionError::Handler(_) => AttemptFailure::Handler,
             ExecutionError::Timeout { .. } => AttemptFailure::TimedOut,
-            // The runtime reports a lost pod when its worker has ended, and the bridge when the attempt has
-            // ended. In both cases no later report of the end has to be awaited.
+            // The runtime reports a lost pod after its worker has ended, and the bridge after the attempt has
+            // ended. In both cases the end is known already, so the call need not wait for a report of the
+            // end.
             ExecutionError::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
             ExecutionError::PodUnreachable(_) => AttemptFailure::NotBegun,
             ExecutionError::BadOutput(_)

@@ -22,11 +22,11 @@ use crate::state::executions::Status;
 pub(crate) struct Finished {
     pub(crate) result: Result<ChargedOutput, ExecutionError>,
     pub(crate) times: Times,
-    /// Whether no attempt can have begun.
+    /// True if it is certain that the function did not begin in any attempt.
     pub(crate) never_ran: bool,
 }
 
-/// Serves a call, which admission has counted in the lane's depth, to its end.
+/// Serves a call to its end. Before, admission has counted the call in the queue depth of its lane.
 pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     let thread = call.thread;
     let mut answer = None;
@@ -87,8 +87,8 @@ fn release(call: &ServedCall<'_>, done: Done) {
     }
 }
 
-/// Gives back a slot that was granted to a call which did not take it before the call's end. If the grant has
-/// not come yet, the slot is given back when the grant comes.
+/// Gives back the slot of a grant that the call did not take before its end. If the grant has not come yet,
+/// its slot is given back when it comes.
 fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.call_id) {
@@ -118,7 +118,8 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
         return None;
     };
     note_start(call, grant, &attempt);
-    // If the attempt was answered, the clock was read when the answer came.
+    // If the attempt was answered, the thread read its clock when the answer came, so the last reading is
+    // exact enough.
     let now = if attempt.answered_at.is_some() {
         thread.recent()
     } else {
@@ -175,7 +176,7 @@ fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    // An attempt on a warm pod leaves both fields as they are.
+    // An attempt on a warm pod leaves `cold_start` and `init_ms` as they are.
     if has_started || attempt.init_ms.is_some() {
         call.note(|record| {
             record.cold_start = call.is_cold.get();

@@ -1,5 +1,5 @@
 //! The answer to `:invoke`, for a plain call and for a stored one: its envelope or its raw output, and the
-//! headers of every answer to a call that has an id. `response` chooses the status code of an error.
+//! headers that contain the execution's id and times. `response` chooses the status code of an error.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) status: Status,
     pub(crate) result: Result<&'a Output, &'a ExecutionError>,
-    /// Whether the waiter's own deadline has passed although the execution goes on.
+    /// True if the waiter's own deadline has passed while the execution goes on.
     pub(crate) waiter_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
     pub(crate) times: Times,
@@ -45,7 +45,7 @@ fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], time: Nanos) {
 }
 
 impl Invocation<'_> {
-    /// Appends the headers of every answer to a call that has an id.
+    /// Appends the headers that an answer has after a success and after a failure.
     fn headers(&self, out: &mut Vec<u8>, id: &Id) {
         out.extend_from_slice(b"X-Execution-Id: ");
         out.extend_from_slice(id);

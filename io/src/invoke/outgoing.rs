@@ -52,8 +52,8 @@ impl Outgoing {
         self.rest = response.write(&mut self.out, &heading).map(Box::new);
     }
 
-    /// Writes the answer to a change that was made. If there is no memory for the answer, the task waits in
-    /// line, because a refusal would tell the client that nothing was done.
+    /// Writes the answer to a request that has changed something. If there is no memory for the answer, the
+    /// task waits in line, because a refusal would tell the client that nothing was changed.
     pub(crate) async fn put_in_turn(
         &mut self,
         thread: &Tables,

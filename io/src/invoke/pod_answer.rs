@@ -96,8 +96,8 @@ pub(crate) async fn read_answer(
         let why = "X-Execution-Id is there twice: send it once";
         return Err(Broken::Nonsense(ParseError::Malformed(why)));
     }
-    // If an answer names another call, the connection is out of step. Only the client of that other call may
-    // see the answer.
+    // If an answer names another call, the answers on this connection no longer match its requests. This
+    // call's client must not see the answer.
     if let Some(named) = head.execution_id
         && named.of(&connection.received) != expected.execution_id
     {

@@ -31,8 +31,8 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionErr
 }
 
 /// Replaces a failure with the code TIMEOUT by the call's own timeout, if at most `early` is left until the
-/// deadline. A pod that stops a call at the deadline sends this code, and its clock may be early. If more
-/// time is left, the function itself chose the code.
+/// deadline: a pod that stops a call at the deadline sends this code, perhaps a little early. If more time is
+/// left, the function itself chose the code.
 pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) -> ExecutionError {
     match failure {
         ExecutionError::Handler(reported) if &*reported.code == "TIMEOUT" && left <= early => {

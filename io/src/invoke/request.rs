@@ -30,7 +30,7 @@ pub(crate) struct AdmittedRequest {
 
 /// What a call needs of its client's connection.
 pub(crate) trait Client {
-    /// Sets the call that ends if the client leaves; none if no call does.
+    /// Sets the call that has to end if the client leaves; none if no call has to end.
     fn serving(&self, call_id: Option<CallId>);
     /// Returns whether the client has left.
     fn is_gone(&self) -> bool;

@@ -35,7 +35,8 @@ const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
 
-/// A running attempt. Its drop, however the attempt ends, stops the Job and removes the Job's input.
+/// A running attempt. When the value is dropped, however the attempt ended, the Job is stopped and its input
+/// is removed.
 struct RunningJob<'a> {
     call: &'a ServedCall<'a>,
     grant: &'a Grant,
@@ -184,8 +185,8 @@ fn init_ms(timestamps: ReadyTimestamps) -> Option<u32> {
     u32::try_from(took_ms).ok()
 }
 
-/// Returns the phases of the Job's start, by time: those that the bridge saw, and those that the runtime
-/// reported.
+/// Returns the phases of the Job's start, sorted by time: those that the bridge saw, and those that the
+/// runtime reported.
 fn phases(
     thread: &Runtime,
     grant: &Grant,

@@ -31,7 +31,7 @@ use crate::state::pod_pool::Owner;
 /// time is left. The pod may reach the deadline early, because it counts whole milliseconds by its own clock.
 const EARLY: Nanos = Nanos::from_ms(50);
 
-/// The pause before a connection is tried again, if no descriptor was free for it.
+/// How long an attempt waits before it connects again, if no descriptor was free for the connection.
 const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 
 /// Runs the attempt in the pod that the grant names, or at the function's endpoint.
@@ -218,7 +218,7 @@ async fn exchange(
     }
 }
 
-/// The room for the head of a request whose client sent no long header values.
+/// The bytes that suffice for the head of a request, if its client sent no long header values.
 const REQUEST_ROOM: usize = 768;
 
 /// Writes the head of the request for the pod. The buffer has room for the body, too, or for a piece of a

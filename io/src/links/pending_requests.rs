@@ -32,8 +32,8 @@ enum PendingState<T> {
 
 /// The questions of a thread, by their tokens.
 pub(crate) struct PendingRequests<T> {
-    /// Whether each question gets an answer in the end, however late. If so, a question keeps its place until
-    /// its answer comes, so that no more than `QUESTIONS_MAX` answers can be in flight.
+    /// Whether every question gets an answer, however late. If so, a question keeps its place until its
+    /// answer comes, so that no more than `QUESTIONS_MAX` answers can be in flight.
     certain: bool,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, PendingState<T>>>,

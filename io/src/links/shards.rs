@@ -54,8 +54,8 @@ pub(crate) struct ShardInbox {
 pub(crate) struct ShardLink {
     post: ShardPost,
     /// The notices for which the other thread's inbox had no room, the oldest first. Their number is bounded:
-    /// a key makes at most two notices, a full store makes one, and no further key is claimed at the other
-    /// thread while a notice is owed.
+    /// a key leads to at most two notices, and an exceeded store budget to one. While a notice is owed, this
+    /// thread claims no further key at the other thread.
     owed: RefCell<VecDeque<ShardNotice>>,
 }
 
@@ -108,7 +108,8 @@ pub(crate) enum KeyNotice {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
     },
-    /// The execution no longer holds the key: it was refused for this reason, it never ran, or it is gone.
+    /// The execution no longer holds the key, because it was refused (`refused` is the reason), never ran, or
+    /// is gone.
     Released {
         key: Box<IdempotencyKey>,
         id: ExecutionId,

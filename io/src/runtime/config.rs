@@ -26,18 +26,18 @@ pub struct IoConfig {
     pub spin_for: Option<Nanos>,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
-    /// The limit of the sum over all io threads.
+    /// The most bytes that the calls in flight of all io threads together may hold.
     pub inflight_bytes: u64,
     /// The time limit for opening a connection to a pod.
     pub connect_timeout_ms: u64,
     pub async_max_age_ms: u64,
     pub execution_ttl_ms: u64,
-    /// The limit of the sum over all io threads.
+    /// The most bytes that the stored executions of all io threads together may hold.
     pub execution_store_bytes: u64,
     /// The base `http://host:port` of the URL under which pods reach `/v1/internal`.
     pub callback_base: String,
-    /// False if functions are still being read when the threads start. `Message::Begun` then follows the last
-    /// one.
+    /// False if functions are still being read when the threads start. In that case `Message::Begun` follows
+    /// the last function.
     pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,

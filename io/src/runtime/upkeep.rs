@@ -8,10 +8,10 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::runtime::due::Due;
 use crate::runtime::timers::{Alarm, Alarms};
 
-/// The pause between two checks whether something has to be cleaned up.
+/// How long the thread waits between two checks for something to clean up.
 pub(crate) const POLL_EVERY: Nanos = Nanos::from_s(1);
-/// A thread that has had no work for this long returns its free memory to the system. The allocator would
-/// keep the memory, because it returns memory only when the thread calls it, and an idle thread does not.
+/// A thread that has had no work for this long returns its free memory to the system. Otherwise the allocator
+/// would keep the memory, because it acts only when the thread calls it, and an idle thread does not call it.
 const REST: Nanos = Nanos::from_s(2);
 
 pub(crate) struct Upkeep {

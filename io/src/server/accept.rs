@@ -27,7 +27,7 @@ use crate::state::descriptors::LogLimit;
 
 /// The most connections that wait in the kernel to be accepted. `net.core.somaxconn` may make them fewer.
 const BACKLOG: i32 = 4096;
-/// The pause before the next check whether a descriptor is free.
+/// How long the accepting task waits before it checks again whether a descriptor is free.
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
 /// A client that is being closed has at most this many iterations of the event loop to free its descriptor.
 const CLOSED_WITHIN: usize = 8;
@@ -162,7 +162,7 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Listener
                 if descriptors::are_missing(&error) && until_closed(&thread).await {
                     continue;
                 }
-                // New clients wait in the backlog during the pause.
+                // New clients wait in the backlog until the next try.
                 let now = thread.now();
                 if paused.take_turn(now) {
                     tracing::error!(

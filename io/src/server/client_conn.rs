@@ -30,8 +30,8 @@ const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
 /// The bytes that a client may send ahead of its answers. With more bytes pending, the reader stops.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// The bytes that a connection takes in before the other connections are polled. Each request counts as
-/// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row. The limit is low because each
-/// request is a system call on epoll, and the first call of a new connection waits for about four polls of
+/// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row. The limit is low, because each
+/// request costs a system call on epoll, and the first call of a new connection waits for about four polls of
 /// every other connection.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
@@ -279,8 +279,8 @@ impl ClientConn {
             let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
                 return;
             };
-            // The clock is read, so that `recent` is the time at which these bytes came. Their deadlines are
-            // counted from `recent`.
+            // The clock is read, because the deadlines of the requests in these bytes are counted from
+            // `recent`.
             let _came_at = self.thread.now();
             let buffer = read.unwrap_or_default();
             if buffer.is_empty() {

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 
-/// The most free places that are kept.
+/// The largest number of unused places that a pool keeps. If a pool has this many, a place is freed after its
+/// request.
 const SPARE_MAX: usize = 1024;
 
 pub(crate) struct RequestPool<F>(RefCell<Vec<Pin<Box<Option<F>>>>>);

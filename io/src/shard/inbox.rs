@@ -1,5 +1,6 @@
-//! Takes the messages of other threads to this one: messages of the bridge, grants of a pinned scheduler, and
-//! questions, answers and notices of other io threads. It sleeps only by the doorbell's protocol.
+//! Takes the messages that other threads send to this one: messages of the bridge, grants of a pinned
+//! scheduler, and questions, answers and notices of other io threads. It sleeps only by the doorbell's
+//! protocol.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

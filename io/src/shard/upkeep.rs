@@ -1,6 +1,6 @@
 //! Cleans up after an io thread's work: idle connections to pods, executions that are past their time, free
-//! memory. `ticker` calls it in every round. If nothing is left to clean up, no further upkeep is planned, so
-//! that the thread can sleep.
+//! memory. `ticker` calls it each time the ticker wakes. If nothing is left to clean up, no further upkeep is
+//! planned, so that the thread can sleep.
 
 use nanofaas_core::time::Uptime;
 

@@ -1,7 +1,7 @@
 //! Stops the process if an io thread computes and makes no progress. If the kernel refuses `io_uring_enter`,
 //! monoio reports no error: the thread loops at full speed and runs no task. The watchdog checks the io
-//! threads when one of them has computed for a quarter of a second, so it adds no work to a call. `start`
-//! starts the watchdog if the io threads use io_uring.
+//! threads when one of them has computed for a quarter of a second, so calls do no work for these checks.
+//! `start` starts the watchdog if the io threads use io_uring.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

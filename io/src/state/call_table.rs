@@ -39,7 +39,7 @@ pub(crate) enum JobUpdate {
 
 impl JobUpdate {
     /// Returns the update to keep if `self` comes after `earlier`. If the pod is lost after an unreadable
-    /// callback, though not out of memory, the call fails with the failure of that callback.
+    /// callback, and did not run out of memory, the call fails with the failure of that callback.
     fn after(self, earlier: Option<Self>) -> Self {
         match (self, earlier) {
             (
@@ -64,8 +64,8 @@ pub(crate) struct JobAnswer {
     pub(crate) timestamps: Option<ReadyTimestamps>,
 }
 
-/// An output, and the charge for the body that contains the output. The charge is `Loose`, because another io
-/// thread may have received the body.
+/// An output, and the charge for the body that contains the output. The charge is `Loose`, which can be sent
+/// to another thread, because another io thread may have received the body.
 pub(crate) struct JobOutput {
     pub(crate) output: Output,
     pub(crate) charge: Loose,

@@ -131,8 +131,8 @@ impl Descriptors {
     }
 
     /// Returns whether `number`, the number of a client's descriptor, is one of those that are kept back. The
-    /// first use of this function decides how many are kept back. The number of the first client shows how
-    /// many descriptors the process took at its start.
+    /// first use of this function decides how many are kept back: the descriptor number of the first client
+    /// shows how many descriptors the process took at its start.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
@@ -181,8 +181,8 @@ impl Descriptors {
         }
     }
 
-    /// Closes the client that has been idle for the longest, as far as the last search shows. Returns false
-    /// if no client may be closed.
+    /// Closes the client that has been idle for the longest according to the last search. Returns false if no
+    /// client may be closed.
     pub(crate) fn make_room(&self, now: Uptime) -> bool {
         for may_search in [true, false] {
             while let Some(idle) = self.found.borrow_mut().pop_front() {

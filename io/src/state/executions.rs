@@ -1,7 +1,7 @@
 //! The executions that this thread owns. Async, keyed and `Prefer` executions are stored with their output,
-//! for a limited time and within the process's byte budget (`store`). Of a plain sync call, a circular buffer
-//! keeps a small record. The terminal state of an execution never changes. `api::executions` answers the
-//! requests about executions.
+//! for a limited time and within the process's byte budget (`store`). Of each plain sync call only a small
+//! record is kept, in a circular buffer. The terminal state of an execution never changes. `api::executions`
+//! answers the requests about executions.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -14,7 +14,7 @@ use crate::runtime::Runtime;
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 
-/// The pause before the next try to connect, if the queue of a pod's Unix socket is full.
+/// How long `open` waits before it tries again, if the queue of a pod's Unix socket is full.
 const QUEUE_FULL: Nanos = Nanos::from_ms(1);
 
 /// A connection to a pod. Dropping this value closes the connection, even while bytes are in flight.
@@ -55,8 +55,8 @@ impl PodConn {
         self.socket.rest();
     }
 
-    /// Returns whether the connection, as far as is known, can carry another call after the present one: it
-    /// is open, and the request of the present call was sent completely.
+    /// Returns whether the connection is open and the request of the present call was sent completely.
+    /// Otherwise the connection cannot carry another call.
     pub(crate) fn is_sound(&self) -> bool {
         self.end == ConnEnd::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
     }

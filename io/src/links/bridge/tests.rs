@@ -1,4 +1,4 @@
-//! Tests of the link to a bridge that takes no message.
+//! Tests of the link to a bridge whose ring is full.
 
 use std::task::Waker;
 

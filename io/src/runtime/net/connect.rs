@@ -1,4 +1,4 @@
-//! Opens connections to pods. A caller cancels an attempt by dropping its future. `pod_pool` keeps the
+//! Opens connections to pods. A caller cancels a TCP connect by dropping its future. `pod_pool` keeps the
 //! connections.
 
 use std::io;

@@ -109,7 +109,7 @@ impl Listener {
         loop {
             match accept_with(&self.fd, flags) {
                 Ok(fd) => return Poll::Ready(self.accepted(fd)),
-                // The client has left again, or a signal has come.
+                // The client has left before it was accepted, or a signal has come.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => {
                     if self.watch.poll_readable(cx).is_pending() {

@@ -1,6 +1,6 @@
 //! The outgoing bytes of one socket. A small message is held until the end of the iteration, so that the
-//! messages of many sockets go out together and their peers wake less often. A larger message is sent at once
-//! as far as the socket takes it, and its rest follows before any later message. Both event loops send
+//! messages of many sockets go out together and their peers wake less often. Of a larger message, as much as
+//! the socket takes is sent at once, and the rest is sent before any later message. Both event loops send
 //! through this type, but each has its own way to detect that a socket has room again.
 
 use std::cell::Cell;

@@ -1,7 +1,7 @@
 //! Checks whether io_uring can be used: makes a loop that connects, accepts and echoes once, and then drops
 //! the loop. A set-up that succeeds does not suffice, because a sandbox may allow it and refuse
-//! `io_uring_enter`, which monoio does not report. Each io thread runs this check before each set-up of
-//! io_uring that `start` tries.
+//! `io_uring_enter`, which monoio does not report. Each io thread runs this check before each io_uring driver
+//! that `start` tries.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::{EventLoop, Listener, RingSetup, Socket, connect_tcp};
 use crate::runtime::buffers::{Buffers, SMALL};
 
-/// The time limit of the probe, which takes less even on a busy machine.
+/// The time limit of the check, which takes less even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WORD: &[u8] = b"echo";
 

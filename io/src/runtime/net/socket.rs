@@ -45,8 +45,8 @@ impl Socket {
     }
 
     /// Returns false if a byte or an end had reached the socket when the loop last entered the kernel to
-    /// wait. That a receive is pending does not prove that nothing came, because a receive that was armed
-    /// just now has seen nothing. The check also ends a task's wait, as `rest` does.
+    /// wait. A pending receive does not suffice for this check, because a receive that was armed just now has
+    /// seen nothing. The check also ends a task's wait, as `rest` does.
     pub(crate) fn check_quiet(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.check_quiet(),
@@ -77,7 +77,8 @@ impl Socket {
         }
     }
 
-    /// Returns whether some posted bytes, held messages aside, are not sent yet or cannot be sent any more.
+    /// Returns whether some posted bytes are not sent yet or cannot be sent any more. A held message does not
+    /// count.
     pub(crate) fn is_behind(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.is_behind(),
@@ -135,8 +136,9 @@ impl Socket {
         }
     }
 
-    /// Sends the held message as far as the peer takes it, and then shuts down one direction, or both.
-    /// Ignores an error, because it means that the peer has ended the connection first.
+    /// Sends as much of the held message as the peer takes, and then shuts down one direction, or both.
+    /// Ignores an error of the shutdown, because the error means that the peer has ended the connection
+    /// first.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         match self {
             // The held bytes are sent first, because they could not be sent after the shutdown.

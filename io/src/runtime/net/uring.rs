@@ -43,7 +43,7 @@ pub(crate) struct Uring {
     /// tasks and before it submits the ring.
     end_of_iteration: RefCell<Option<Waker>>,
     ends: Ends,
-    /// The number of sockets with bytes that the peer has not taken yet, held messages aside.
+    /// The number of sockets with bytes that the peer has not taken yet; a held message does not count.
     behind: Cell<usize>,
     /// The streams with a message that is sent at the end of the iteration.
     held: RefCell<Vec<Rc<stream::StreamShared>>>,

@@ -48,8 +48,8 @@ fn pipelining_clients_get_their_share_of_an_iteration() {
         }
         let seen = seen.borrow();
         assert_eq!(seen.len(), 2 * AHEAD + 1, "each is answered: {seen}");
-        // A task that yields may get a second share before the loop polls its I/O, because the bell may have
-        // been rung earlier.
+        // If a connection is polled last in one iteration and first in the next, its two shares follow each
+        // other.
         let most = 2 * SHARE_REQUESTS;
         let first = seen.find('o').expect("it was answered");
         assert!(first <= 2 * most, "{first} requests first: {seen}");

@@ -84,7 +84,7 @@ fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
 pub(super) struct Sockets {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    /// The number of sockets with bytes that the peer has not taken yet, held messages aside.
+    /// The number of sockets with bytes that the peer has not taken yet; a held message does not count.
     pub(super) behind: usize,
     /// The sockets with a message that is sent at the end of the iteration.
     pub(super) held: Vec<u32>,

@@ -104,8 +104,8 @@ async fn without_a_wait(iterations: usize) {
     .await;
 }
 
-/// Tests a call that begins before the loop has waited. In that case no receive has completed, although the
-/// end has come.
+/// Tests `check_quiet` when the loop has not waited since the peer's end came. In that case no receive has
+/// completed, but the check has to find the end.
 #[test]
 fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {

@@ -97,7 +97,8 @@ fn a_timer_fires_while_clients_flood() {
     });
 }
 
-/// Echoes the received bytes until the end, like a connection whose client sends ahead.
+/// Echoes the received bytes until the end, like a connection whose client sends requests before it has read
+/// the answers.
 async fn echo(event_loop: &EventLoop, socket: &Socket) {
     loop {
         let bytes = receive(socket, 64 * 1024).await;

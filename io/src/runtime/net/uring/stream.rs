@@ -222,7 +222,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // The drop of the stream makes operations that cancel the receive and close the descriptor.
+        // The drop of the stream makes at most two operations: one cancels the receive, and one closes the
+        // descriptor. A count that is too high does no harm, because it only makes `check_quiet` more
+        // careful.
         self.shared.uring.push(3);
         // `abandon` shuts the socket down, which ends a receive or a send that waits for the peer.
         self.abandon();
