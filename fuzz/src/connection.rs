@@ -14,8 +14,9 @@ use crate::rng::Rng;
 
 /// The limit of a body, in bytes. The limit is small, so that random bodies exceed it.
 pub(crate) const BODY_MAX: usize = 200;
-/// One input in this many, on average, is also read once for each of its positions, cut only at that
-/// position. Every input is read cut at all positions at once, and cut at three random positions.
+/// One input in this many, on average, is also read with a single cut, once for each position of the cut.
+/// Every input is read with cuts at all positions, and with cuts at three random positions. In a long input
+/// only every few bytes count as a position.
 const EVERY_CUT_ONE_IN: u64 = 128;
 
 /// One result of reading a connection. The results are collected in order.
@@ -168,8 +169,9 @@ impl<M: MessageHead> ConnectionReader<M> {
     }
 }
 
-/// Reads the same bytes at once, byte by byte, and cut at random places, and compares the outcomes. For some
-/// inputs the bytes are also cut at each single place. Returns whether the bytes begin with a valid head.
+/// Reads the same bytes at once, byte by byte, and cut at three random positions, and compares the outcomes.
+/// Some inputs are also read with a single cut, once for each position of the cut. Returns whether the bytes
+/// begin with a valid head.
 pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let (mut whole, mut split) = (ConnectionReader::<M>::new(), ConnectionReader::new());
     whole.read(bytes);

@@ -1,5 +1,5 @@
 //! The reader of the messages between control plane and guard (`local-bridge/src/guard/wire.rs`). The
-//! messages do not depend on how the bytes are split, and each message reads back as it was written.
+//! messages must not depend on how the bytes are split, and each message must read back as it was written.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,8 +41,8 @@ fn reads_the_same<T: Serialize + DeserializeOwned>(rng: &mut Rng, bytes: &[u8]) 
     whole.first().is_some_and(Result::is_ok)
 }
 
-/// Returns the messages of an input as they are written. The last result is an error if a line is not a
-/// message.
+/// Returns the messages of an input, each written anew. If a line is not a message, its error is the last
+/// result.
 fn messages<'b, T: Serialize + DeserializeOwned>(
     pieces: impl Iterator<Item = &'b [u8]>,
 ) -> Vec<Result<Vec<u8>, String>> {

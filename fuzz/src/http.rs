@@ -1,6 +1,6 @@
-//! The readers of heads, chunked bodies and header values (`nanofaas_http1`). A second reader (`naive`,
-//! httparse) must give an accepted input the same meaning. The input must read back as the same after it is
-//! written anew.
+//! The readers of heads, chunked bodies and header values (`nanofaas_http1`). An accepted head or body must
+//! have the same meaning for a second reader (`naive`, `naive_response` or httparse), and must read back as
+//! the same after it is written anew.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -80,7 +80,7 @@ pub(crate) fn response(rng: &mut Rng, bytes: &[u8]) -> bool {
             assert_eq!(ResponseMeaning::of(head, bytes), *meaning);
             head
         }
-        // Our parser may refuse a head that `naive` still finds incomplete.
+        // Our parser may refuse a head that `naive_response` still finds incomplete.
         (Ok(None), Err(NaiveRefusal::Incomplete)) | (Err(_), Err(_)) => {
             assert!(!taken);
             return false;

@@ -1,6 +1,7 @@
-//! The properties that every reader of bytes from outside must have for every input. The reader does not
-//! panic, and it ends. Its outcome does not depend on how the bytes are split, and equals that of a second,
-//! slow reader. An accepted input reads back as the same after it is written anew.
+//! The properties that readers of bytes from outside must have for every input. A reader does not panic, and
+//! it ends. Most readers also meet some of these rules: the outcome does not depend on how the bytes are
+//! split, it equals that of a second, slow reader, and an accepted input reads back as the same after it is
+//! written anew.
 //!
 //! Each property is checked with the inputs that a fuzzer kept (`corpus/`, by `tests/kept.rs`), and by the
 //! fuzzer (`./ci fuzz`). All but those of function files and the guard are also checked with random inputs

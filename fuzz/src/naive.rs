@@ -382,8 +382,9 @@ fn is_host(host: &[u8]) -> bool {
     port.is_none_or(is_port) && in_brackets.map_or_else(is_name, is_ip)
 }
 
-/// Returns the data of a complete chunked body, and the length of the body as sent. Only the tests of
-/// `chunked` check the limits of lines and trailers; no input here is long enough to reach them.
+/// Returns the data of a complete chunked body, and the length of the body as sent. This function does not
+/// check the limits of lines and trailers, which the tests of `chunked` check. Random inputs are too short to
+/// reach these limits.
 pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), NaiveRefusal> {
     let (mut data, mut at) = (Vec::new(), 0);
     loop {

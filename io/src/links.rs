@@ -67,8 +67,8 @@ pub(crate) struct Links {
     /// completes a change only after every io thread has acknowledged it, so the version is kept while the
     /// ring to the bridge is full, and is sent later.
     owed_ack: Cell<Option<u64>>,
-    /// The alarm that wakes the ticker for what is owed: notices to other io threads,
-    /// events to a pinned scheduler, and `owed_ack`.
+    /// The alarm that wakes the ticker for what is owed: notices to other io threads, events to a pinned
+    /// scheduler, and `owed_ack`.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
 }

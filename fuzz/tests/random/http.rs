@@ -1,4 +1,4 @@
-//! Makes inputs: valid messages, of which about half are then damaged. Random bytes without a valid
+//! Makes inputs: mostly valid messages, of which about half are then damaged. Random bytes without a valid
 //! message would nearly always be refused at the first line.
 
 use nanofaas_fuzz::Rng;
@@ -149,7 +149,7 @@ fn mostly<'a>(rng: &mut Rng, sound: &[&'a str], odd: &[&'a str]) -> &'a str {
     }
 }
 
-/// Makes one to three requests, as on one connection.
+/// Makes one to three requests, as on one connection; in some inputs, random bytes instead.
 pub(crate) fn requests(rng: &mut Rng, out: &mut Vec<u8>) {
     if rng.one_in(32) {
         return noise(rng, out);
@@ -178,7 +178,7 @@ pub(crate) fn requests(rng: &mut Rng, out: &mut Vec<u8>) {
     wound(rng, out, WOUNDS);
 }
 
-/// Makes one to three answers, as on one connection.
+/// Makes one to three answers, as on one connection; in some inputs, random bytes instead.
 pub(crate) fn answers(rng: &mut Rng, out: &mut Vec<u8>) {
     if rng.one_in(32) {
         return noise(rng, out);

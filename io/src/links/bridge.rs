@@ -131,10 +131,11 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// Sends the owed acknowledgement, but not before an owed event, because the scheduler gets the removal of a
-/// function after the acknowledgements and after the function's events. `take_messages` and the ticker call
-/// `pay`. If the acknowledgement is still owed, `owed_alarm` wakes the ticker. The thread goes on to take
-/// messages, because a full bridge reads its ring only after the io threads have read theirs.
+/// Sends the owed acknowledgement, but only after all owed events: when every io thread has acknowledged the
+/// removal of a function, the bridge sends the removal to the scheduler, which must get the function's events
+/// first. `take_messages` and the ticker call `pay`. If the acknowledgement is still owed, `owed_alarm` wakes
+/// the ticker later. Meanwhile the thread goes on to take messages, because a bridge with a full backlog
+/// reads its ring only after the io threads have read theirs.
 pub(crate) fn pay(thread: &Links) {
     let Some(version) = thread.owed_ack.take() else {
         return;

@@ -45,7 +45,8 @@ pub(crate) struct PinnedLink {
 }
 
 impl PinnedLink {
-    /// Sends an event; false if the event is owed. It must not overtake an owed event.
+    /// Sends an event; false if the event is owed. While earlier events are owed, the event is owed, too, so
+    /// that the scheduler gets the events in order.
     fn send(&self, event: Event) -> bool {
         let mut owed = self.owed.borrow_mut();
         let unsent = if owed.is_empty() {

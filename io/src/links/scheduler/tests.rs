@@ -1,4 +1,4 @@
-//! Tests of the link to a pinned scheduler that takes no event.
+//! Tests of the link to a pinned scheduler whose ring is full.
 
 use std::iter::from_fn;
 use std::rc::Rc;
