@@ -1,5 +1,6 @@
-//! The fixed bounds of the process with their reasons, and assertions that the bounds fit each other. Bounds
-//! that an operator can change are settings of the process.
+//! Fixed bounds of tables, rings, turns and failed starts, and some others, with their reasons. Assertions
+//! check that these bounds fit each other. The ranges of a spec's fields are in `spec::bound`, and most other
+//! bounds are in the modules that use them. Bounds that an operator can change are settings of the process.
 
 use crate::time::Nanos;
 
