@@ -136,7 +136,8 @@ pub(crate) async fn write_answer(
     body: &Value,
     retry_after_s: Option<u32>,
 ) -> bool {
-    // The API server's own rate limiter answers in plain text, so a string is sent without quotes.
+    // A body that is a string is sent without quotes, because the API server's own rate limiter answers in
+    // plain text.
     let text = body.as_str().map(str::to_owned);
     let body = text.unwrap_or_else(|| body.to_string());
     let retry = retry_after_s.map(|after| format!("Retry-After: {after}\r\n"));

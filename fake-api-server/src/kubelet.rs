@@ -20,7 +20,7 @@ use crate::store::{ApiRefusal, name_of};
 
 /// The time between two steps of a pod.
 const STEP: Duration = Duration::from_millis(2);
-/// Stands for a health status: the pod does not answer requests.
+/// The health status that stands for no answer: a pod with this status does not answer requests.
 const BUSY: u16 = 0;
 /// The port at which pods listen.
 const PORT: u16 = 8080;

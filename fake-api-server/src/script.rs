@@ -60,7 +60,7 @@ pub enum Fault {
     DoneLate(Duration),
     /// The watch ends as soon as it has begun.
     EndAtOnce,
-    /// The watch sends an ERROR event, which says that its version is too old.
+    /// The watch sends an ERROR event, which says that the version of the watch is too old.
     ExpireByEvent,
     /// The watch begins and never sends an event.
     Mute,

@@ -70,7 +70,7 @@ impl FakeApiServer {
         format!("http://{}", self.0.address.get())
     }
 
-    /// Listens again at the same address.
+    /// Listens at the server's address. After `leave`, this is the same address as before.
     pub async fn come_back(&self) {
         let listener = TcpListener::bind(self.0.address.get()).await;
         let listener = listener.expect("the port is free");

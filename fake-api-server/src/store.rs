@@ -240,7 +240,7 @@ fn merge(base: &mut Value, patch: &Value) {
     }
 }
 
-/// Returns whether an object's labels match a selector of the terms `a=b`, `a!=b` and `a`.
+/// Returns whether an object's labels match a selector, whose terms have the forms `a=b`, `a!=b` and `a`.
 pub fn selects(selector: &str, object: &Value) -> bool {
     let label = |name: &str| object["metadata"]["labels"][name].as_str();
     let terms = selector.split(',').filter(|term| !term.is_empty());
@@ -255,7 +255,7 @@ pub fn selects(selector: &str, object: &Value) -> bool {
     })
 }
 
-/// Returns whether an object's fields match a selector of terms `path=value`.
+/// Returns whether an object's fields match a selector, whose terms have the form `path=value`.
 pub(crate) fn has_fields(selector: &str, object: &Value) -> bool {
     let terms = selector.split(',').filter(|term| !term.is_empty());
     terms.into_iter().all(|term| {

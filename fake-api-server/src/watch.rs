@@ -24,8 +24,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. The connection is
-/// closed after half a line, and after `Mute` by the client.
+/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. After `CutLine` the
+/// caller closes the connection. After `Mute` this function waits until the client closes it.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),

@@ -1,4 +1,5 @@
-"""A handler that takes 5 ms for each call and runs any number of calls at once, so its slots limit its capacity."""
+"""A handler that takes 5 ms for each call and runs any number of calls at once. So only the slots of
+the function limit the capacity."""
 
 import asyncio
 

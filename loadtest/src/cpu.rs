@@ -1,6 +1,6 @@
 //! CPU time that the machine, this tool and the watched processes used between two moments. This module
-//! judges nothing. A run reads the times at the beginning and end of its measured time, the watcher ten times
-//! a second.
+//! judges nothing. A run reads the times at the beginning and end of its measured time, and the watcher reads
+//! them ten times a second.
 
 use std::time::Instant;
 
@@ -52,7 +52,8 @@ impl CpuReading {
         }
     }
 
-    /// Reads what `read` reads, and also all other processes, which would be too slow ten times a second.
+    /// Reads what `read` reads, and also the CPU time of all other processes. Reading all processes ten times
+    /// a second would be too slow.
     pub(crate) fn read_all(watched: &[WatchedProcess]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {

@@ -25,8 +25,8 @@ pub(crate) enum Figure {
     FirstAnswerUs,
     /// The median latency minus the median latency of the direct call.
     AddedP50Us,
-    /// P99 of the refusals with the most frequent refusal status. If the load names no refusals: of the
-    /// answers with the most frequent unexpected status.
+    /// P99 of the refusals with the most frequent refusal status. If the load names no refusals, this is P99
+    /// of the answers with the most frequent unexpected status.
     RefusedP99Us,
     Errors,
     /// The CPU use of the measured processes, in cores.
@@ -70,7 +70,7 @@ impl Figure {
         }
     }
 
-    /// Returns the label of an axis with plain numbers, which names their unit.
+    /// Returns the label of an axis with plain numbers. The label names the unit of the numbers.
     pub(crate) fn axis(self) -> &'static str {
         match self {
             Self::AnswersPerS | Self::AnswersPerCoreS => "answers per second",

@@ -1,6 +1,6 @@
 //! Resources that the machine and its processes have used so far, read from /proc. This module keeps no
-//! values, so a caller that needs a difference reads twice. The watcher reads ten times a second, a run at
-//! the beginning and end of its measured time.
+//! values, so a caller that needs a difference reads twice. The watcher reads ten times a second, and a run
+//! reads at the beginning and end of its measured time.
 
 use std::fs;
 
@@ -103,7 +103,7 @@ impl std::ops::AddAssign for MemoryUse {
     }
 }
 
-/// Returns the process and its descendants, as far as they still exist.
+/// Returns the process and those of its descendants that still exist.
 fn tree(pid: u32) -> Vec<Process> {
     let mut pids = vec![pid];
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
 //! One run: a plan, a client, a watcher thread, and CPU times at the beginning and end. This module prints no
-//! result. The command line makes one run, a comparison one for each turn under load.
+//! result. The command line makes one run, and a comparison makes one run for each turn under load.
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};

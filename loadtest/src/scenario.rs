@@ -36,8 +36,8 @@ pub(crate) struct Scenario {
     pub(crate) contenders: Vec<ContenderEntry>,
     /// The contender by whose figures the figures of the others are divided.
     pub(crate) baseline: String,
-    /// The contender that is called without a proxy. `added_p50_us` is a contender's median latency minus
-    /// that of this one.
+    /// The contender that is called without a proxy. `added_p50_us` is a contender's median latency minus the
+    /// median latency of this contender.
     #[serde(default)]
     pub(crate) direct: Option<String>,
     /// If present, the load is an open loop at a share of the measured capacity of one contender.

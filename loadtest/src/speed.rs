@@ -24,7 +24,7 @@ use crate::scenario::Disturbance;
 /// only in comparison with other values of the same core or pair.
 pub(crate) type WorkNs = BTreeMap<String, f64>;
 
-/// The probes around a turn.
+/// The results of the probes before and after a contender's turn.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Around {
     pub(crate) before: WorkNs,

@@ -109,7 +109,7 @@ pub(crate) struct TraceShape {
     pub(crate) seed: u64,
 }
 
-/// The largest number of rows of a trace, because all rows are held in memory.
+/// The largest number of rows of a trace. There is a limit, because all rows are held in memory.
 const ROWS_MAX: f64 = 20_000_000.0;
 
 impl TraceShape {
@@ -264,8 +264,8 @@ mod tests {
             functions: 1,
             ..shape()
         };
-        // The variance of the calls in a second, divided by their mean, is 1 for Poisson and far above 1 with
-        // bursts.
+        // The variance of the number of calls per second, divided by its mean, is 1 for a Poisson process and
+        // far above 1 with bursts.
         let dispersion = |shape: &TraceShape| {
             let rows = shape.make().expect("a trace").rows;
             let mut seconds = vec![0.0; shape.seconds as usize];

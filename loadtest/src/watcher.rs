@@ -22,7 +22,7 @@ pub(crate) struct WatchedProcess {
 /// The CPU use in a tenth of a second, in cores.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CpuSample {
-    /// The middle of the tenth, in seconds from the end of the warm-up.
+    /// The middle of this tenth of a second, in seconds from the end of the warm-up.
     pub(crate) at_s: f64,
     /// The CPU use of everything that ran on this machine.
     pub(crate) machine: f64,

@@ -41,8 +41,8 @@ impl ProcessMetrics {
             page.one("process_threads", "gauge", "Threads.", status.threads);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // Subtract one, because the listing itself holds one descriptor open. The listing replaces
-            // procfs's `fd_count`, which also counts `.` and `..` on kernels before 6.2.
+            // Subtract one, because the listing itself holds one descriptor open. procfs's `fd_count` is not
+            // used, because it also counts `.` and `..` on kernels before 6.2.
             let open = open.count().saturating_sub(1);
             page.one("process_open_fds", "gauge", "Open file descriptors.", open);
         }

@@ -1,5 +1,6 @@
 """A server that answers after the milliseconds in its first argument, on the port in its second.
-It starts a child and writes both pids into the file that the third argument names, if any."""
+If there is a third argument, the server starts a child and writes both pids into the file that the
+argument names."""
 
 import subprocess
 import sys

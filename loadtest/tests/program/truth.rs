@@ -46,7 +46,8 @@ fn two_modes_are_told_apart() {
     assert!((60.0..100.0).contains(&p99), "{p99}");
 }
 
-/// Starts a server that answers in about a millisecond. Once, it stops for a second, for all connections.
+/// Starts a server that answers in about a millisecond. At one request it stops for a second, for all
+/// connections.
 fn stalling() -> ScriptedServer {
     let only_one = Mutex::new(());
     ScriptedServer::tcp(move |got| {
