@@ -18,8 +18,8 @@ pub(crate) fn guard(rng: &mut Rng, bytes: &[u8]) -> bool {
     to || from
 }
 
-/// Reads one input whole and in pieces, and checks that the messages are the same and read back. Returns
-/// whether the input's first line is a message.
+/// Reads one input whole and in pieces, and checks that the messages are the same each time and read back as
+/// they were written. Returns whether the input's first line is a message.
 fn reads_the_same<T: Serialize + DeserializeOwned>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let whole = messages::<T>([bytes].into_iter());
     let each = messages::<T>(bytes.chunks(1));

@@ -95,8 +95,8 @@ pub fn parse_keep_alive(value: &[u8]) -> Option<u32> {
         let (name, seconds) = split_unquoted(parameter, b'=');
         let is_timeout = trim(name).eq_ignore_ascii_case(b"timeout");
         let seconds = digits(unquote(trim(seconds))).filter(|_| is_timeout)?;
-        // A number over 32 bits becomes the largest value of 32 bits, which is still longer than
-        // this side keeps a connection.
+        // A number over 32 bits becomes the largest value of 32 bits, which is still longer than the platform
+        // keeps a connection.
         Some(u32::try_from(seconds).unwrap_or(u32::MAX))
     })
 }

@@ -26,7 +26,7 @@ fn time_or_null(out: &mut Vec<u8>, thread: &Runtime, name: &str, at: Option<Upti
     };
 }
 
-/// Makes the answer that contains the `ExecutionStatus` of `openapi.yaml`.
+/// Makes the answer with an execution's status (`ExecutionStatus` in `openapi.yaml`).
 pub(crate) fn execution(
     thread: &Runtime,
     record: &ExecutionRecord,

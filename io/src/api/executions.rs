@@ -21,7 +21,7 @@ use crate::links::shards;
 use crate::state::call_table::{JobAnswer, JobUpdate};
 use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 
-/// The answer to a wrong token. It is the same if the execution does not exist.
+/// The answer to a wrong token, whether or not the execution exists.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
 /// Answers a question about an execution, on the thread that owns the execution.

@@ -201,8 +201,8 @@ impl Output {
         self
     }
 
-    /// Returns `before`, the output and `after` in the output's own buffer. `pod_answer` has made room for
-    /// all three, so the buffer need not be copied to a larger one.
+    /// Returns `before`, the output and `after` in the output's own buffer. The buffer grows if it has no
+    /// room for all three; for most large outputs `pod_answer` has reserved this room.
     pub(crate) fn between(self, before: &[u8], after: &[u8]) -> Vec<u8> {
         let (mut buffer, body) = (self.buffer, self.body);
         let (from, split) = (body.start, before.len());

@@ -68,7 +68,8 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
         Method::Delete => ("DELETE", Verb::Delete),
         Method::Options | Method::Patch | Method::Other(_) => ("", Verb::Get),
     };
-    // The whole list is compared first, because the path of a call takes only one method.
+    // The comparison with the whole list suffices for calls, because the path of a call takes only one
+    // method.
     let allowed = word == allow || !word.is_empty() && allow.split(", ").any(|one| one == word);
     if allowed {
         Ok(verb)

@@ -14,7 +14,8 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The most time that a Job's result, or the answer to a change that was made, waits for memory.
+/// The most time for which a Job's result, or the answer to a request that has changed something, waits for
+/// memory.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer that is to be sent.

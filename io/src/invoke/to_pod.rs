@@ -179,8 +179,8 @@ async fn exchange(
     let answered_at = thread.now();
     match answer {
         Ok(whole) => {
-            // The connection is kept only if it is in step: the request was sent completely, and no byte came
-            // after the answer.
+            // The connection is kept only if the pod keeps it open, the request was sent completely, and no
+            // byte came after the answer.
             let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
             let keep_alive_s = whole.head.keep_alive_s;
             let (cold_start, init_ms) = (whole.head.cold_start, whole.head.init_duration_ms);

@@ -1,6 +1,6 @@
-//! The `Date` line of answers (RFC 9110 §5.6.7). A thread rewrites the line from the wall clock at most once
-//! a second. So a change of the wall clock shows within a second. The other answers of that second neither
-//! format a time nor read the wall clock.
+//! The `Date` line of answers (RFC 9110 §5.6.7). A thread rewrites the line from the wall clock when a second
+//! of that clock has ended, so a change of the wall clock shows within a second. The other answers reuse the
+//! line: they neither format a time nor read the wall clock.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -85,7 +85,8 @@ mod tests {
             (0, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
             (951_782_400, b"Date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"),
             (4_133_980_799, b"Date: Fri, 31 Dec 2100 23:59:59 GMT\r\n"),
-            // This time is after the year 9999, which is the last year with four digits.
+            // This time is after 9999, the last year with four digits, so the line shows the beginning of
+            // 1970.
             (u64::MAX, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
         ] {
             let written = line_of(epoch_s);

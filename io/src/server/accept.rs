@@ -31,7 +31,7 @@ const BACKLOG: i32 = 4096;
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
 /// A client that is being closed has at most this many iterations of the event loop to free its descriptor.
 const CLOSED_WITHIN: usize = 8;
-/// The connections that are accepted in a row before other tasks are polled.
+/// The number of connections that are accepted in a row before other tasks are polled.
 const BURST: u32 = 64;
 
 /// The reason why there is no listener.
@@ -104,7 +104,8 @@ pub(crate) fn listeners(
 }
 
 /// Waits until the next client would get a descriptor that is not kept back for pods, the bridge and health
-/// checks. The last accepted client has one that is kept back, so idle clients are closed meanwhile.
+/// checks. The last accepted client has got such a kept-back descriptor, so idle clients are closed
+/// meanwhile.
 async fn until_room(thread: &Links, alarm: &Alarm) {
     while thread.phase.get() != ShutdownPhase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {

@@ -27,7 +27,8 @@ use crate::state::descriptors::IdleClient;
 
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(75);
 const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
-/// The bytes that a client may send ahead of its answers. With more bytes pending, the reader stops.
+/// The most bytes that a client may send ahead of its answers. While more bytes are pending, the reader
+/// stops.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// The bytes that a connection takes in before the other connections are polled. Each request counts as
 /// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row. The limit is low, because each

@@ -157,7 +157,7 @@ pub(crate) struct ShardParts {
 }
 
 impl ShardParts {
-    /// Builds the layers of the io thread, the lowest first. It runs on that thread.
+    /// Builds the layers of the io thread, the lowest first. The function runs on that thread.
     pub(crate) fn put_together(self, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Links> {
         let runtime = Runtime::new(self.id, self.common, event_loop, buffers);
         Links::new(Tables::new(runtime, self.shared), self.posts)

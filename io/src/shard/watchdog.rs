@@ -35,8 +35,8 @@ pub(crate) struct Watched {
     pub(crate) seen: LastSeen,
 }
 
-/// The last beat of a thread that the watchdog saw, and the thread's processor time when the watchdog saw it
-/// first.
+/// The last beat of a thread that the watchdog saw, and the processor time that the thread had used when the
+/// watchdog first saw this beat.
 #[derive(Default)]
 pub(crate) struct LastSeen {
     beat_at: Uptime,

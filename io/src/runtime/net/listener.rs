@@ -140,7 +140,7 @@ impl Listener {
     }
 }
 
-/// Returns for how long the client has sent nothing. The unread bytes are counted only if that may be a
+/// Returns for how long the client has sent nothing. The unread bytes are counted only if this time may be a
 /// second or more, because the count costs a system call.
 fn silent_for(fd: &OwnedFd, state: TcpState) -> Nanos {
     let seconds = state.silent_ms / 1000;

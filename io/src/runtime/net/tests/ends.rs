@@ -1,5 +1,5 @@
 //! Tests of the ends of connections, orderly or by a reset, after any byte and together with the last bytes.
-//! No end may be missed, and nothing may be left behind.
+//! No end may be missed, and the loop must not keep bytes for a connection that has ended.
 
 use super::*;
 
