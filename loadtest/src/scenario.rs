@@ -188,8 +188,12 @@ impl Scenario {
         Ok(())
     }
 
-    /// Replaces a duration that all contenders share, such as `duration_s`.
+    /// Replaces a duration, such as `duration_s`, for all contenders, also for those that have one of their
+    /// own.
     pub(crate) fn last(&mut self, field: &str, seconds: f64) {
+        for entry in &mut self.contenders {
+            entry.load.remove(field);
+        }
         self.load.insert(field.to_owned(), seconds.into());
     }
 
@@ -254,6 +258,17 @@ goals:
         assert_eq!(load(1).arrivals, Some(ArrivalPattern::Poisson(100.0)));
         assert_eq!(load(1).targets[0].body_bytes, Some(256));
         assert_eq!(scenario.named_cores(), [0, 1, 3]);
+    }
+
+    #[test]
+    fn a_given_duration_holds_for_all() {
+        let text = TEXT.replace("connections: 1}", "connections: 1, duration_s: 9}");
+        let mut scenario: Scenario = serde_saphyr::from_str(&text).expect("a scenario");
+        scenario.last("duration_s", 2.5);
+        for entry in &scenario.contenders {
+            let load = scenario.load(entry, String::new()).expect("a load");
+            assert!((load.duration_s - 2.5).abs() < 1e-9, "{}", entry.name);
+        }
     }
 
     #[test]

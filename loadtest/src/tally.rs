@@ -85,8 +85,8 @@ pub(crate) struct RunTally {
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
     /// Latency for each target; empty if there is only one target.
     by_target: Vec<Histogram<u64>>,
-    /// The time from the intended send time to the first sent byte, of the requests that got an answer: the
-    /// wait in this client.
+    /// The wait in this client: the time from the intended send time to the first sent byte, or to the
+    /// request's end if no byte was sent. It is recorded for answers, timeouts and unfinished requests.
     pub(crate) wait: Histogram<u64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<RequestError, u64>,
@@ -162,10 +162,7 @@ impl RunTally {
         }
         self.requests += 1;
         *self.statuses.entry(status).or_default() += 1;
-        record(
-            &mut self.wait,
-            times.sent_ns.saturating_sub(times.intended_ns),
-        );
+        self.waited(times);
         if expected {
             self.lasted(target, latency_ns);
         } else {
@@ -186,8 +183,14 @@ impl RunTally {
         *self.faults.entry(error).or_default() += 1;
         if matches!(error, RequestError::Timeout | RequestError::Unfinished) {
             let lasted_ns = times.now_ns.saturating_sub(times.intended_ns);
+            self.waited(times);
             self.lasted(target, lasted_ns);
         }
+    }
+
+    fn waited(&mut self, times: RequestTimes) {
+        let wait_ns = times.sent_ns.saturating_sub(times.intended_ns);
+        record(&mut self.wait, wait_ns);
     }
 
     fn lasted(&mut self, target: u32, ns: u64) {
@@ -228,4 +231,29 @@ pub(crate) struct RequestTimes {
     pub(crate) intended_ns: u64,
     pub(crate) sent_ns: u64,
     pub(crate) now_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_without_an_answer_counts() {
+        let span = MeasuredSpan {
+            begin_ns: 0,
+            end_ns: 10,
+        };
+        let mut tally = RunTally::new(span, 1, &LoadSpec::default());
+        let times = RequestTimes {
+            intended_ns: 0,
+            sent_ns: 2_000_000,
+            now_ns: 5_000_000,
+        };
+        for error in [RequestError::Timeout, RequestError::Unfinished] {
+            tally.failed(error, 0, times);
+        }
+        tally.failed(RequestError::Closed, 0, times);
+        assert_eq!(tally.latency.count_at(5_000_000), 2);
+        assert_eq!(tally.wait.count_at(2_000_000), 2);
+    }
 }

@@ -146,6 +146,7 @@ impl ResponseReader {
         if self.carry.is_empty() {
             return match self.parse_head(bytes)? {
                 Some((length, ended)) => Ok((length, ended)),
+                None if bytes.len() > HEAD_MAX => Err(MalformedResponse),
                 None => {
                     self.carry.extend_from_slice(bytes);
                     Ok((bytes.len(), false))
@@ -361,6 +362,17 @@ mod tests {
         ] {
             assert_eq!(read(text), Err(MalformedResponse), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_endless_head_is_a_fault() {
+        let mut head = b"HTTP/1.1 200 OK\r\nA: ".to_vec();
+        head.resize(HEAD_MAX + 1, b'b');
+        let whole = ResponseReader::new().feed(&head);
+        assert_eq!(whole, Err(MalformedResponse));
+        let mut reader = ResponseReader::new();
+        assert_eq!(reader.feed(&head[..HEAD_MAX]), Ok(None));
+        assert_eq!(reader.feed(&head[HEAD_MAX..]), Err(MalformedResponse));
     }
 
     #[test]
