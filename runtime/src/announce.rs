@@ -16,7 +16,7 @@ pub struct Birth {
     pub started: SystemTime,
     /// When the function's code was loaded.
     pub loaded: SystemTime,
-    /// When the initialisation had succeeded and the pod could take calls; None until then.
+    /// When the initialisation ended with success; None until then.
     pub ready: Option<SystemTime>,
 }
 

@@ -32,13 +32,12 @@ const IDLE: Duration = Duration::from_secs(90);
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 const BODY_WAIT: Duration = Duration::from_secs(60);
 const WRITE_WAIT: Duration = Duration::from_secs(60);
-/// The capacity, in bytes, that the buffer gets before a read if too little is free.
+/// How many bytes are reserved in the buffer before a read if too little of it is free.
 const READ: usize = 8 * 1024;
 /// The largest buffer that is kept for the next request, in bytes.
 const BUFFER_KEPT: usize = 64 * 1024;
-/// The limit of the bytes of further requests that are read while a call runs. A connection with
-/// this many bytes in its buffer is not read, so a caller that leaves is noticed only after the
-/// call.
+/// How many bytes of further requests are read while a call runs. A connection with this many bytes
+/// in its buffer is not read, so a caller that leaves is noticed only after the call.
 const AHEAD_MAX: usize = 64 * 1024;
 /// The limit of a body that is copied behind its head, in bytes. A larger body is sent from its own
 /// buffer.

@@ -23,8 +23,8 @@ use crate::error::Error;
 use heads::{ForwardedRequest, NotHttp, answer_head, request_head};
 use source::Source;
 
-/// The limit of the bytes of further requests that are read before an answer is complete. If the
-/// buffer holds more, the end of the platform's stream is noticed only after the answer.
+/// How many bytes of further requests are read before an answer is complete. If the buffer holds
+/// more, the end of the platform's stream is noticed only after the answer.
 const AHEAD_MAX: usize = 64 * 1024;
 /// How long further bytes of the platform are read after the last answer. An immediate close would
 /// reset the connection, and the platform could lose the answer.

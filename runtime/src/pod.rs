@@ -31,7 +31,8 @@ pub(crate) struct RuntimePod {
     cold: AtomicBool,
     init_ms: AtomicU64,
     made: Instant,
-    /// When the stop began, or when the last call after that ended, in milliseconds since `made`.
+    /// When the last call ended since the stop began, or when the stop began if no call has ended
+    /// since; in milliseconds since `made`.
     last_call_ms: AtomicU64,
 }
 

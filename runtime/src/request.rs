@@ -21,7 +21,7 @@ pub(crate) enum Route {
     Invoke,
     Health,
     NotFound,
-    /// The path is known, but not with this method. Holds the allowed methods.
+    /// The path exists, but does not allow this method. Holds the allowed methods.
     NotAllowed(&'static str),
 }
 
@@ -265,7 +265,8 @@ mod tests {
         assert_eq!(status("POST /invoke HTTP/1.1\r\n\r\n"), 400);
         assert_eq!(with("Host: f"), 400);
         assert_eq!(status("POST /invoke HTTP/1.0\r\n\r\n"), 200);
-        // §6.1: the value is a list of codings, and an unknown coding before `chunked` gets 501.
+        // §6.1: the value is a list of codings. An unknown coding before `chunked` gets 501. A list
+        // gets 400 if it does not end in `chunked`, or has `chunked` twice.
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), 501);
         assert_eq!(with("Transfer-Encoding: gzip"), 400);
         assert_eq!(with("Transfer-Encoding: chunked, chunked"), 400);

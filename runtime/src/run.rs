@@ -79,7 +79,7 @@ pub(crate) async fn finish(
             let overrunning = Arc::clone(overrunning);
             let thread = tokio::task::spawn_blocking(move || {
                 // While the call waited for a thread, the deadline may have passed, or the caller
-                // may have left.
+                // may have left. In both cases the handler does not run.
                 let result = match Context::new(Arc::clone(&ours)).cancelled() {
                     true => Err(Error::timeout()),
                     false => caught(work).and_then(|result| result),

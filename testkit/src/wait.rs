@@ -4,7 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A time that no step of a test should take, even on a busy machine.
+/// A time limit that no step of a test should reach, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `holds` returns true, and fails the test after `PATIENCE`.

@@ -36,9 +36,9 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. The
-/// socket is no TCP socket, because bytes have reached the peer of a Unix socket when the write returns. Over
-/// TCP the transfer takes some time on a busy machine.
+/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. When
+/// a write to a Unix socket returns, the peer can already read the bytes. Over TCP the transfer could take
+/// longer than a pause of these tests.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -127,8 +127,8 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
         let answer = call(name, body.clone()).expect(200);
         assert_eq!(answer.text().into_bytes(), body, "caller {caller}, {size}");
         did.recv_timeout(PATIENCE).expect("the pod goes on");
-        // The plane notices the pod's action in its next loop iteration, which begins during this pause. For
-        // a call in the same iteration, the plane guarantees nothing.
+        // The plane notices the pod's action in an iteration that begins during this pause. It guarantees
+        // nothing for a call that it reads in the same iteration as the action.
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -327,7 +327,7 @@ fn a_pods_answer_may_have_any_framing() {
         let answer = plane().invoke("chunked-answer", &json!(1)).expect(200);
         assert_eq!(answer.body, b"abc0123456789");
     }
-    // Each io thread has its own connections to the pod.
+    // Each io thread has one connection to the pod, which all of its calls use.
     assert!(chunked.connections() <= io_threads());
     let closing = ScriptedPod::saying("HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nuntil the end");
     plane().register(&pool("closing-answer", &closing));

@@ -62,7 +62,8 @@ fn a_pod_serves_on_after_a_lost_worker() {
     let again = plane().invoke("tells", &json!(0)).expect(200).json();
     assert_eq!(again["output"], pid, "the same pod");
     // With retries, the next attempt starts at once, because the pod reports the end of its worker. Without
-    // that report, the call would first wait two seconds for the end of the pod, which goes on.
+    // that report, the call would first wait two seconds for the end of the pod, but only the worker has
+    // ended.
     plane().replace(&with(function, &json!({"maxRetries": 5})));
     let once = Request::invoke("tells", &json!(1)).header("X-Timeout-Ms", "1500");
     plane().send(&once).expect(200);

@@ -109,7 +109,7 @@ fn an_unenterable_ring_stops_the_start() {
 
 #[test]
 fn a_later_refused_ring_ends_the_process() {
-    // 3,000 successful calls of `io_uring_enter` are enough for the start and for a few function calls.
+    // 3,000 successful calls of `io_uring_enter` are enough for the start and for a few requests.
     let Some(mut plane) = Sandboxed::start("auto", 3_000) else {
         return;
     };

@@ -271,7 +271,7 @@ fn a_follower_waits_as_its_own_preference_says() {
             Some(&*format!("/v1/executions/{}", answer.id()))
         );
     }
-    // The deadline of the call comes before the end of `wait`.
+    // The call's deadline comes before the end of `wait`, so the answer is a 408.
     let hasty = keyed("patience", "a", "k").header("Prefer", "wait=20");
     plane()
         .send(&hasty.header("X-Timeout-Ms", "100"))

@@ -128,7 +128,7 @@ fn a_deadline_or_cancel_ends_the_job() {
         std::fs::remove_file(folder.path().join("pid")).expect("a file");
         text.trim().parse().expect("a pid")
     };
-    // The deadline is longer than the start of a process takes while other tests run.
+    // The deadline leaves enough time for the start of a process, also while other tests run.
     let late = Request::invoke("job-late", &json!(1)).header("X-Timeout-Ms", "5000");
     let mut wire = late.begin(plane().listen);
     let running = pid();

@@ -50,7 +50,7 @@ fn a_half_closed_long_poll_gets_its_answer() {
     let path = format!("/v1/executions/{id}?waitMs=50000");
     let mut poll = Request::get(&path).begin(plane().listen);
     poll.finish();
-    // The answer to another request shows that the plane has handled the FIN.
+    // During this request the plane has time to handle the FIN.
     plane().get("/v1/functions").expect(200);
     gate.open();
     assert_eq!(poll.answer().expect(200).json()["status"], "success");
@@ -181,7 +181,8 @@ fn a_leaving_client_is_noticed_behind_its_pipeline() {
         pod.wait_calls(round + 1);
         let mut queued = patient.begin(plane.listen);
         eventually("the second call waits", || waiting(&plane) == 1.0);
-        // The pipeline has more bytes than the plane reads before the first call has ended.
+        // The pipeline has more bytes than the plane reads before the first call has ended, so the end of the
+        // connection comes behind unread bytes.
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));
         }

@@ -217,7 +217,8 @@ fn idle_connections_keep_no_body_buffer() {
     }
 }
 
-/// Clients that read nothing hold so much memory that the answers to registrations have to wait.
+/// Clients that read nothing hold so much memory that the answers to registrations have to wait. A
+/// registration that is answered with 503 must have no effect.
 #[test]
 fn what_is_refused_was_not_done() {
     let plane = ControlPlane::start(&SMALL_BUDGET);

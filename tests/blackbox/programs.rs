@@ -121,7 +121,7 @@ fn a_503_at_its_health_path_is_unready() {
     assert!(asked.lines().all(is_right), "{asked}");
 }
 
-/// Makes a function whose program is the same server, run by the watchdog.
+/// Makes a function whose program is `SERVER`, run by the watchdog.
 fn guarded(folder: &ScratchFolder, name: &str, mode: &str) -> Value {
     let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     let mut function = folder.program(name, mode, SERVER);
@@ -199,7 +199,7 @@ fn every_pod_knows_its_functions_timeout() {
     assert_eq!(output[2]["TIMEOUT_MS"], "12345");
 }
 
-/// Forks twice, leaves its session, and goes on under another name and without an environment.
+/// A program that forks twice, leaves its session, and goes on under another name and without an environment.
 const HIDES: &str = r#"
 import os
 if os.fork() == 0:

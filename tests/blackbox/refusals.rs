@@ -234,8 +234,8 @@ fn a_connection_serves_one_request_after_the_other() {
             (&*answer.version, answer.header("connection")),
             ("HTTP/1.1", None)
         );
-        // The plane keeps the connection open after it has refused a request for its content. It closes the
-        // connection only after a refusal for the request's framing.
+        // The plane keeps the connection open if it refused a request because of the content. It closes the
+        // connection only if it refused a request because of the framing.
         wire.send(&Request::invoke("nobody", &json!(number)).bytes());
         wire.answer().expect(404);
     }

@@ -188,7 +188,7 @@ fn killed_pods_leave_every_execution_one_end() {
     });
 }
 
-/// Stops the callers when it is dropped, which also happens when the test fails.
+/// The drop of this value stops the callers, also when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -265,7 +265,7 @@ fn children_of(pid: Pid) -> Vec<i32> {
     pids.collect::<Result<_, _>>().expect("pids")
 }
 
-/// Raises the limit of descriptors as far as allowed, and returns the new limit.
+/// Raises the limit of descriptors to the highest allowed value, and returns this value.
 fn raise_descriptors() -> u64 {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("within the limit");
@@ -356,8 +356,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // The plane closed the connection between two requests, so it accepted no further
-                            // call.
+                            // The plane closed the connection between two requests. It must have answered
+                            // every call that reached the pod.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;

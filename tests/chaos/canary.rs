@@ -13,8 +13,8 @@ pub(crate) struct Canary {
     pub(crate) function: usize,
     /// The call's id. Two calls have the same id only if they have the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may receive the body. With an idempotency key every registration may,
-    /// because the same body is sent at different times.
+    /// The earliest registration that may receive the body. With an idempotency key, every registration may
+    /// receive the body, because the same body is sent at different times.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,
     pub(crate) pad: usize,

@@ -12,7 +12,7 @@ use crate::canary::{Canary, Identity};
 use crate::plan::name;
 use crate::tally::Tally;
 
-/// The number of the latest executions about which clients may still ask.
+/// How many of the latest executions clients may still ask about.
 const RECENT: usize = 400;
 
 /// A body that a pod received.
@@ -55,9 +55,9 @@ struct Execution {
     /// The number of attempts in which a pod closed the connection and sent no answer.
     losses: u32,
     /// The latest revision that was in force when a pod answered or the execution waited. Later attempts run
-    /// under this spec or a newer one.
+    /// with the spec of this revision or of a newer one.
     next_floor: u64,
-    /// The number of attempts when the plane accepted a cancel. No further attempt may start.
+    /// How many attempts the execution had when the plane accepted a cancel. No further attempt may start.
     attempts_max: Option<u32>,
 }
 
@@ -193,8 +193,8 @@ impl Ledger {
         known.cancelled = true;
     }
 
-    /// Records that the execution waited while this revision was in force, so that its next attempt must run
-    /// under this spec or a newer one.
+    /// Records that the execution waited while this revision was in force. Its next attempt must run with the
+    /// spec of this revision or of a newer one.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();

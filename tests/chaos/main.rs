@@ -100,7 +100,8 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // The test stops at the first fault, because later faults of the same plane show nothing new.
+            // The test ends after the first form with a fault, because the other forms would most likely show
+            // the same fault.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }

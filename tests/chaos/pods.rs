@@ -1,6 +1,6 @@
-//! Pods of both kinds, which report every body that they receive and do what its canary requests. The
-//! scripted pods of POOL functions are in this process and break the rules of HTTP. The programs of WARM and
-//! JOB functions are this program, started by the plane, with the runtime that real functions use. A process
+//! The pods of a run. They report every body that they receive, and do what its canary requests. The scripted
+//! pods of POOL functions are in this process and break the rules of HTTP. The programs of WARM and JOB
+//! functions are this program, started by the plane, with the runtime that real functions use. A process
 //! reports by a line in a file, so that its earlier reports remain if it is killed.
 
 use std::fs::{File, OpenOptions};
@@ -290,7 +290,7 @@ impl FunctionProcess {
     }
 }
 
-/// Reads the reports of processes.
+/// A reader of the reports of processes.
 pub(crate) struct Reports {
     path: PathBuf,
     file: Option<File>,

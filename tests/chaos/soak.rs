@@ -142,7 +142,7 @@ fn sample(subject: &Subject, begun: Instant) -> Sample {
     }
 }
 
-/// Checks that the resources stayed flat, and were released after the load.
+/// Checks that the resources hardly grew during the load, and were released after it.
 fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     let quarter = history.len() / 4;
     let growth = |what: &str, allowed: f64, of: fn(&Sample) -> f64| {

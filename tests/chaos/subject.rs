@@ -147,7 +147,7 @@ impl Subject {
             .collect()
     }
 
-    /// Returns the descendants of the plane's process.
+    /// Returns the PIDs of the plane's descendants.
     pub(crate) fn children(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut parents = vec![self.plane.pid.to_string()];

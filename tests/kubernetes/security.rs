@@ -279,7 +279,7 @@ fn start_with(file: &Path) -> String {
         .spawn()
         .expect("the program starts");
     let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
-    // A plane that accepted the template would run on, so it is killed here.
+    // A plane that accepted the template does not exit, so it is killed here.
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();

@@ -190,7 +190,7 @@ pub(crate) fn kubectl_scales_a_function_that_names_no_floor() {
     apply(&manifest("floorless", "WARM", json!({}))).expect("a good one");
     wait_until_ready("floorless");
     // The scale subresource shows no number, because the object has no minReplicas and the API server fills
-    // in no default.
+    // in no default. So this request fails.
     let scale = ask(&Request::get(&scale_path("floorless")));
     println!("    GET scale: {} {}", scale.status, scale.text());
     assert_eq!(scale.status, 500);

@@ -1,6 +1,6 @@
 //! Measures how well admission does, compared with perfect knowledge. The tests make the calls of the six
-//! patterns of `nanofaas_simulate::patterns` over HTTP, on a release build with real clocks, whose pods are
-//! processes. The simulator computes how the same calls end with perfect knowledge.
+//! patterns of `nanofaas_simulate::patterns` over HTTP, on a release build with real clocks. The pods are
+//! processes or scripted pods. The simulator computes how the same calls end with perfect knowledge.
 //!
 //! `./ci patterns` runs all patterns in about five minutes; `./ci patterns slow_start` runs only that
 //! pattern. No other section of `./ci` runs them, because they are measurements, which fail on a busy

@@ -8,7 +8,7 @@ use crate::{files, read, root};
 
 const PAGE: &str = "docs/code-map.md";
 
-/// Folders of source code, in the order in which a call reaches them.
+/// The folders of source code, in the order of the page: first the folders that a call reaches.
 const FOLDERS: [(&str, &str); 16] = [
     ("src", "rs"),
     ("io/src", "rs"),

@@ -1,5 +1,5 @@
 //! The name of a test has few words, so that a list of tests is readable. The name says what is true, and the
-//! module says of which part.
+//! name of its module says for which part.
 
 use crate::{files, read};
 

@@ -72,8 +72,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Passes one body on. The error `UnexpectedEof` means that this side ended within the body or
-    /// sent a malformed chunk. Any other error may come from either side.
+    /// Passes one body on. The error `UnexpectedEof` means that the connection that is read ended
+    /// within the body or sent a malformed chunk. Any other error may come from either connection.
     pub(super) async fn pass_body(
         &mut self,
         body: ResponseBody,

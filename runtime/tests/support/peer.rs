@@ -4,8 +4,9 @@ use std::cell::Cell;
 
 use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedPod};
 
-/// Answers the only request of each connection with the next text of the script. After the last
-/// text, that text is repeated. If the text is empty, the connection closes without an answer.
+/// A stand-in that answers the only request of each connection with the next text of the script.
+/// After the last text, that text is repeated. If the text is empty, the connection closes without
+/// an answer.
 pub(crate) struct Peer {
     pub(crate) port: u16,
     server: Option<ScriptedPod>,

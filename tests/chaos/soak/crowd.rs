@@ -311,8 +311,8 @@ fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // A call with a key may join the execution of another call, whose input differs, so the output is not
-    // compared.
+    // A call with a key may join the execution of another call, which may have another input. So the output
+    // is not compared.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]

@@ -1,5 +1,6 @@
-//! The program to run, and its settings. This module starts nothing. `main` reads the command line;
-//! the code of the three modes uses it.
+//! The command line of the program to run, and the mode that the environment selects. This module
+//! starts no process. `main` calls `CommandLine::read`; the code of the three modes uses the
+//! result.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;

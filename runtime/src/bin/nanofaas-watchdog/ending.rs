@@ -16,9 +16,9 @@ impl Ending {
         matches!(self.0, Some(WaitStatus::Exited(_, 0)))
     }
 
-    /// Whether SIGKILL ended the program. The signal came from outside this process, because this
-    /// process ignores the status of a program that it killed itself. Status 137 counts too,
-    /// because a shell exits with 128 + 9 if its last command was killed.
+    /// Whether SIGKILL ended the program. The signal must have come from outside this process,
+    /// because this process ignores the status of a program that it killed itself. Status 137
+    /// counts too, because a shell exits with 128 + 9 if its last command was killed.
     fn is_kill(self) -> bool {
         matches!(
             self.0,

@@ -138,7 +138,7 @@ impl Files {
     fn write(&self, body: &[u8]) -> io::Result<()> {
         match fs::remove_file(&self.output) {
             // An output of an earlier call that cannot be removed is an error, because that output
-            // would be taken for this call's.
+            // would be taken for the output of this call.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => fs::write(&self.input, body),
         }

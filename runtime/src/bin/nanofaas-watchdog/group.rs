@@ -205,7 +205,8 @@ fn children() -> Vec<Pid> {
                 .map(Pid::from_raw)
                 .collect()
         }
-        // The kernel may have no such lists, or a thread may have ended between the two reads.
+        // The kernel may have no such lists, or a thread may have ended between the two reads. Then
+        // all processes in `/proc` are searched.
         Err(_) => children_by_search(),
     }
 }

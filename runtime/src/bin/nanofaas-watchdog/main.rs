@@ -41,7 +41,8 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 
 fn main() -> ExitCode {
     // `Handlers` is made first, because a cold start is measured from here. This process ignores
-    // `FUNCTION_HANDLER`, which is meant for the program: the program may use this runtime too.
+    // `FUNCTION_HANDLER`, because the program may use this runtime too, and the variable is meant
+    // for the program.
     let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {

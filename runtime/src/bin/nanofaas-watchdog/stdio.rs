@@ -20,7 +20,7 @@ use crate::tail::Tail;
 
 /// The limit of an output in bytes, which is the default of the platform's `--max-response`.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
-/// The time for which the rest of the pipes is read after the process has ended.
+/// How long the pipes are still read after the process has ended.
 const PIPES_WAIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Stdio {

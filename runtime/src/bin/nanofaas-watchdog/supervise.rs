@@ -219,8 +219,8 @@ impl Address {
         })
     }
 
-    /// Returns a free port that the platform does not know, so that only this process calls the
-    /// program.
+    /// Returns the address of a free port that the platform does not know, so that only this
+    /// process calls the program.
     pub(crate) fn private() -> Result<Self, String> {
         Ok(Self {
             socket: None,
@@ -284,8 +284,8 @@ fn health_path() -> String {
         .unwrap_or_else(|| "/health".to_owned())
 }
 
-/// Whether the program answers like one that is ready. 404 and 405 count too, because a program
-/// need not know the path; the platform has the same rule.
+/// Whether the program's answer means that the program is ready. 404 and 405 count too, because a
+/// program need not know the path; the platform has the same rule.
 async fn answers(url: &Url) -> bool {
     let answer = client::request(url, ClientRequest::GET, PROBE_WAIT).await;
     answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404 | 405))
