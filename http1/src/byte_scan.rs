@@ -109,8 +109,8 @@ impl ByteSet for JsonRunEnd {
     }
 }
 
-/// Bytes that a request's target may not hold, although httparse accepts them: `#`, and bytes that
-/// are not ASCII.
+/// Bytes that a request's target must not hold, although httparse accepts them: `#`, and bytes that are not
+/// ASCII.
 pub struct Foreign;
 
 impl ByteSet for Foreign {
@@ -126,8 +126,7 @@ impl ByteSet for Foreign {
     }
 }
 
-/// The bytes that end a target's path: the `?` of its query, and the bytes that a target may not
-/// hold.
+/// The bytes that end a target's path: the `?` of its query, and the bytes that a target must not hold.
 pub struct PathEnd;
 
 impl ByteSet for PathEnd {

@@ -252,7 +252,7 @@ impl ResponseHead {
                     ));
                 }
             }
-            // The value is only passed on, so a second one is no error, and the first one is used.
+            // The value is only passed on, so a second value is no error, and the first one is used.
             (11, b'r') if header_value::is_named(name, b"retry-after") => {
                 self.retry_after
                     .get_or_insert_with(|| Span::of_piece(bytes, value));

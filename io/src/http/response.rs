@@ -1,5 +1,6 @@
 //! Writes answers: maps errors and outcomes to status codes and bytes. `http1` chooses the status of
-//! malformed HTTP, and `invocation` writes the 200 of a successful call. `serve` sends the bytes.
+//! malformed HTTP. `invocation` writes the answer to a call that was served, with the status from here if the
+//! call failed. `serve` sends the bytes.
 
 use std::borrow::Cow;
 use std::io::Write;

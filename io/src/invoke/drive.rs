@@ -62,7 +62,7 @@ fn awaited_pod(call: &ServedCall<'_>) -> Option<PodId> {
     call.life.borrow().awaited_pod()
 }
 
-/// Waits until the pod's end is known, or until another event comes first.
+/// Waits until the pod's end is known, or until another event comes.
 async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodId) {
     let thread = call.thread;
     let mut ended = thread.pods.until_ended(pod);

@@ -48,7 +48,7 @@ pub(crate) struct Expected<'a> {
     pub(crate) execution_id: &'a [u8],
     /// The most bytes that the body may have.
     pub(crate) bytes_max: usize,
-    /// The request's body, which may not be sent completely yet.
+    /// The request's body, of which a part may be unsent.
     pub(crate) request: &'a [u8],
     pub(crate) thread: &'a Tables,
 }

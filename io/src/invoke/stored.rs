@@ -135,7 +135,7 @@ async fn wait_for_own(
     .await
 }
 
-/// Claims the call's key, if it has one, for `id`. If the call may not run, the answer to its client is
+/// Claims the call's key, if it has one, for `id`. If the call must not run, the answer to its client is
 /// returned as the error, for example the result of the call that has the key.
 async fn claim_key(
     thread: &Rc<Links>,

@@ -41,6 +41,6 @@ pub struct IoConfig {
     pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,
-    /// Gives the system back the memory that the calling thread has freed.
+    /// Gives the memory that the calling thread has freed back to the system.
     pub collect_memory: fn(),
 }

@@ -38,7 +38,7 @@ pub(crate) enum EventLoop {
 /// How io_uring is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingSetup {
-    /// The number of operations that can be submitted at once.
+    /// The number of operations that can be submitted together.
     pub(crate) entries: u32,
     /// Whether `DEFER_TASKRUN` is on: the kernel then makes completions only when the loop waits for them,
     /// not in every system call. It has to be off for a loop that spins, because such a loop does not wait.

@@ -423,7 +423,8 @@ impl ClientConn {
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
         if pending.len() > self.room.get() {
-            // The reader may have stopped because there was no room, and this function makes room.
+            // The reader may have stopped because there was no room. This function makes room, so the reader
+            // has to be polled again.
             self.kick.set(true);
         }
         let taken = pending.split(whole, &self.thread.buffers);

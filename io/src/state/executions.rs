@@ -86,7 +86,7 @@ pub(crate) type IdempotencyKey = (LaneId, Box<[u8]>);
 /// An execution that is stored, so that clients can read its output or wait for its end.
 pub(crate) struct StoredExecution {
     pub(crate) record: RefCell<ExecutionRecord>,
-    /// The output, which all answers that contain it share, on any io thread.
+    /// The output. All answers that contain the output share it, on any io thread.
     pub(crate) output: RefCell<Option<Arc<Output>>>,
     /// The time by which the call has to end. When the client that made the call stops waiting, this becomes
     /// the async deadline.

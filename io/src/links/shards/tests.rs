@@ -41,8 +41,9 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
         let first = fleet.invoke(0, &key);
         settle().await;
         fleet.take(1);
-        // The claim of the first call has succeeded, but the answer was not read yet. Meanwhile three other
-        // calls claim the same key: on the first call's thread, on the key's thread, and on a third thread.
+        // The claim of the first call has succeeded, but the call's thread has not read the answer yet.
+        // Meanwhile three other calls claim the same key: on the first call's thread, on the key's thread,
+        // and on a third thread.
         let waiters = [0, 1, 2].map(|index| fleet.invoke(index, &key));
         settle().await;
         fleet.take(1);

@@ -1,7 +1,7 @@
-//! The event loop on epoll, edge-triggered, for systems where io_uring may not be used. The loop records
-//! which sockets are empty, because a receive that did not fill its buffer has emptied its socket. The loop
-//! tries no receive on an empty socket; monoio's own epoll driver does, which costs 11 %. The loop asks for
-//! events of writability only after a send that did not go out completely.
+//! The event loop on epoll, edge-triggered, for systems where io_uring cannot be used. The loop records which
+//! sockets are empty, because a receive that did not fill its buffer has emptied its socket. The loop tries
+//! no receive on an empty socket; monoio's own epoll driver does, which costs 11 %. The loop asks for events
+//! of writability only after a send that did not go out completely.
 
 mod sockets;
 mod tasks;

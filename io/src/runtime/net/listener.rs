@@ -94,7 +94,7 @@ impl Listener {
     /// Makes a listener of a listening socket that does not block.
     pub(crate) fn new(event_loop: &Rc<EventLoop>, fd: TcpListener) -> io::Result<Self> {
         let watch = Watch::new(event_loop, fd.try_clone()?.into())?;
-        // An old kernel may not have the option; the listener works without it.
+        // An old kernel may lack the option; the listener works without it.
         let _ = setsockopt(&fd, NotSentLowWater, &UNSENT_MAX);
         Ok(Self {
             event_loop: event_loop.clone(),

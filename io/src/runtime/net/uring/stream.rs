@@ -140,9 +140,9 @@ impl Stream {
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
             // With `DEFER_TASKRUN`, an end that has reached the socket makes a completion only when the loop
-            // waits. A busy loop may not wait for a while. Until then the receive has taken nothing, so the
-            // socket itself still shows the end. Without `DEFER_TASKRUN`, each submission makes all
-            // completions.
+            // waits, and a busy loop may run for a while before it waits. Until then the receive has taken
+            // nothing, so the socket itself still shows the end. Without `DEFER_TASKRUN`, each submission
+            // makes all completions.
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
         // The receive is not submitted yet, so it has taken nothing, and the socket itself shows what came.
