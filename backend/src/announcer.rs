@@ -82,8 +82,8 @@ impl Announcer {
         self.with_work_queue(|queue| queue.gone(pod, end));
     }
 
-    /// Reports the end of a pod for which this backend has no task: its end may have been reported already,
-    /// or it belonged to an earlier bridge. A second report does no harm.
+    /// Reports the end of a pod for which this backend has no task. The pod's end may have been reported
+    /// already, or the pod belonged to an earlier bridge. A second report does no harm.
     pub fn unknown(&self, pod: PodId) {
         self.gone(pod, &ended("it was gone already"));
     }

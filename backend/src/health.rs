@@ -1,4 +1,4 @@
-//! Probes a pod over HTTP, at each of its addresses in turn, until it answers well at one of them. A starting
+//! Probes a pod over HTTP, at one of its addresses after the other, until the pod answers well. A starting
 //! pod is probed as soon as its address is known, and a quarantined pod when the scheduler orders a probe.
 //! `pod::life` sets the deadline and decides what the result means.
 
@@ -24,7 +24,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest time that a probe may wait for an answer.
 const ANSWER: Duration = Duration::from_secs(1);
-/// The most bytes of an answer's body that are read, so that the pod's server gets no reset.
+/// The most bytes of an answer that are read after its status. If the rest were not read, the pod's server
+/// would get a reset.
 const REST_MAX: u64 = 64 * 1024;
 
 /// The probes of one pod and their results. It notifies the pod's `bell` after the first probe and when the

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// How long a Job may still run after its call's deadline. The io thread ends the call and its Job at the
-/// deadline. So no io thread knows a Job that runs this much longer.
+/// deadline. So no io thread knows a Job that runs this much longer, and the backend ends the Job.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// The name of an attempt: the call, and the number of the attempt.
@@ -65,8 +65,8 @@ impl JobAttempt {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Waits at most `time` for the report that the attempt is over, and returns whether it came. It may come
-    /// shortly after the program that sent the result has exited.
+    /// Waits at most `time` for the report that the attempt is over, and returns whether the report came. It
+    /// may come shortly after the program that sent the result has exited.
     pub async fn is_stopped_within(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while !self.is_stopped() && self.rung_before(deadline).await {}

@@ -1,5 +1,5 @@
-//! What a warm pod shares with other tasks. Through it the scheduler's orders and the pod's own reports reach
-//! the pod's task. It takes no action; `life` does.
+//! The data that the task of a warm pod shares with other tasks. Through these data the scheduler's orders
+//! and the pod's own reports reach the pod's task. This module takes no action; `life` does.
 
 pub mod life;
 pub mod table;

@@ -1,5 +1,5 @@
-//! The handle of a task of the bridge's thread that is aborted when its owner is dropped. The module starts
-//! no task.
+//! The handle of a task on the bridge's thread. The task is aborted when the handle is dropped. The module
+//! starts no task.
 
 use tokio::task::JoinHandle;
 

@@ -184,7 +184,7 @@ impl Scheduler {
             lane.id.epoch >= done.lane.epoch,
             "a call ended in a lane that was not opened yet"
         );
-        // A call of an earlier registration holds a slot of the same lane, so its end is applied here, too.
+        // The call may belong to an earlier registration. It holds a slot of this lane, too.
         let held_for = lane.slots.release(done.slot, now);
         lane.stats
             .running

@@ -1,5 +1,5 @@
-//! Plots as inline SVG: axes with units, a grid, lines, dots and a legend. This module knows nothing about
-//! the meaning of the values and loads nothing. Pages and drawings contain plots.
+//! Plots as inline SVG: axes with units, a grid, lines and dots. This module knows nothing about the meaning
+//! of the values and loads nothing. Pages and drawings contain plots, and add a legend to each plot.
 
 use maud::{Markup, html};
 
@@ -137,7 +137,7 @@ pub struct Plot {
     pub level: Option<f64>,
 }
 
-/// The largest number of columns of points in a plot.
+/// The largest number of columns to which `thin` reduces the points of a line.
 const COLUMNS: usize = 700;
 pub(crate) const WIDTH: f64 = 720.0;
 pub(crate) const HEIGHT: f64 = 300.0;
@@ -161,8 +161,8 @@ impl Plot {
         }
     }
 
-    /// Returns the plot as an `svg` element. The page or drawing that contains the plot must style its
-    /// classes.
+    /// Returns the plot as an `svg` element. The page or drawing that contains the plot must style the
+    /// classes of this element's parts.
     pub fn svg(&self) -> Markup {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);

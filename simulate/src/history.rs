@@ -103,7 +103,7 @@ impl History {
             return false;
         }
         let passed = at - self.now;
-        // The state so far lasted until `at`.
+        // The state so far lasted until `at`, so it counts in the last stretch.
         self.note();
         let sum = |count: u32| u128::from(count) * u128::from(passed.as_ns());
         self.pods_ns += sum(self.moment.pods());

@@ -39,7 +39,7 @@ pub struct Setup {
     pub start: Option<VaryingTime>,
 }
 
-/// Simulates the trace. If it has sync calls only, also simulates it with perfect knowledge.
+/// Simulates the trace. If all calls of the trace are sync, also simulates it with perfect knowledge.
 pub fn simulate(setup: &Setup) -> SimulationReport {
     let run = Simulator::new(setup, Admission::Predicts).run();
     let run = run.expect("only perfect knowledge is bounded");

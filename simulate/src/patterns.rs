@@ -30,7 +30,7 @@ pub struct Pattern {
     /// The name, which is a part of file names.
     pub name: &'static str,
     pub about: &'static str,
-    /// The function's fields, without the form of a Kubernetes object.
+    /// The function's fields, not wrapped in a Kubernetes object.
     pub function: Value,
     pub setup: Setup,
 }
@@ -94,7 +94,7 @@ fn pattern(
     }
 }
 
-/// Draws random arrival times with a mean rate a second.
+/// Draws random arrival times. On average `a_second` calls arrive in a second.
 fn poisson(calls: usize, a_second: f64) -> Vec<Nanos> {
     let mut dice = SmallRng::seed_from_u64(SEED);
     let gap_s = Exp::new(a_second).expect("a rate above 0");

@@ -56,7 +56,7 @@ pub struct Summary {
     pub starts: u64,
     /// The largest number of pods or Jobs that were up or starting at the same time.
     pub pods_max: u32,
-    /// The sum of the lifetimes of all pods, with their starts.
+    /// The sum of the lifetimes of all pods, including the time of their starts.
     pub pod_seconds: f64,
     /// The share of the total slot time in which calls held slots; `None` without slots.
     pub slot_utilisation: Option<f64>,
@@ -170,8 +170,8 @@ impl SimulationReport {
     }
 }
 
-/// Returns the stretches. A last stretch that begins when the last call ends, and in which no call arrived,
-/// is left out.
+/// Returns the stretches of the history. If the last stretch begins when the last call ends, and no call
+/// arrived in it, that stretch is left out.
 fn used<'a>(setup: &Setup, run: &'a SimulationRun) -> &'a [Stretch] {
     let width = run.history.width;
     let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at) - begin(setup);

@@ -31,8 +31,7 @@ use calls::CallPlace;
 use knowledge::Knowledge;
 use pods::SimulatedPods;
 
-/// The first reading of the virtual clock. The clock begins above 0, because 0 has a special meaning for
-/// slots.
+/// The first reading of the virtual clock. It is above 0, because an `AtomicUptime` cannot hold 0 exactly.
 const CLOCK: Uptime = Uptime::from_ns(1_000_000_000_000);
 const SEED: u64 = 7;
 /// The approximate number of stretches into which the trace is divided; a plot can show as many.

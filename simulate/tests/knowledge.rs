@@ -1,5 +1,5 @@
-//! Admission compared with perfect knowledge: of a thousand calls in each of six patterns, how many
-//! are admitted and miss their deadline, and how many are refused that would have succeeded.
+//! Admission compared with perfect knowledge, for a thousand calls in each of six patterns: how many admitted
+//! calls miss their deadline, and how many refused calls would have succeeded.
 
 use nanofaas_simulate::patterns::{CALLS, WRONG_MAX, patterns};
 use nanofaas_simulate::simulate;

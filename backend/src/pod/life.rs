@@ -29,7 +29,7 @@ pub trait PodRunner {
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
-    /// Notes the progress of the start. It is called each time that something may have changed.
+    /// Notes the progress of the start. This is called each time that something may have changed.
     fn observe_start(&mut self);
     /// Returns why the pod can no longer become ready; none while it still can.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
@@ -39,7 +39,7 @@ pub trait PodRunner {
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
     /// Returns the address at which the pod takes calls, if the pod is ready.
     fn ready_at(&self) -> Option<PodAddress>;
-    /// Returns why the pod is not ready. It is called at the start's deadline.
+    /// Returns why the pod is not ready. This is called at the start's deadline.
     fn not_ready(&mut self) -> impl Future<Output = PodStartError<Self::Fault>>;
     /// Ends a pod whose start failed, was late or was stopped. No call runs in the pod.
     fn abandon(&mut self) -> impl Future<Output = ()>;
@@ -63,14 +63,15 @@ pub enum Begin {
     Create,
     /// The pod exists, and is not announced yet.
     Start,
-    /// The pod ran under an earlier control plane. If it does not answer in time, it may be busy with a call.
+    /// The pod ran under an earlier control plane. If it does not answer in time, it may be busy with a call,
+    /// so it is not ended (`PodFate::Unanswered`).
     Adopt,
     /// The pod is announced already.
     Serve,
 }
 
-/// Runs a pod from the step `begin` to its end. It announces each step but the end, which the caller
-/// announces with `WarmPod::announce_end`. `limit` is how long the pod may take to become ready.
+/// Runs a pod from the step `begin` to its end, and announces each step except the end. The caller announces
+/// the end with `WarmPod::announce_end`. `limit` is how long the pod may take to become ready.
 pub async fn live<R: PodRunner>(
     runner: &mut R,
     begin: Begin,

@@ -251,7 +251,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// Moves the clock to the next timer. It is called when no actor has anything to do.
+    /// Moves the clock to the next timer. This is called when no actor has anything to do.
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_at);
         let change = (self.changes_left > 0).then_some(self.next_change);

@@ -150,7 +150,7 @@ fn dead_tickets_take_no_room_from_live_ones() {
     let mut plane = SteppedScheduler::with(podless(1));
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
-    // The only slot stays held. Many more calls arrive and leave than the queue has places.
+    // The only slot stays held. More calls arrive and leave than the queue has places.
     for _ in 0..12_000 {
         let call = plane.call(0, Class::Sync);
         plane.leave(0, call);

@@ -103,7 +103,7 @@ fn successors_ticket(plane: &mut SteppedScheduler) -> Ticket {
     ticket
 }
 
-/// The bit of a ticket can be taken before the event that opens its lane arrives.
+/// The scheduler can take the bit of a lane before the event that opens the lane arrives.
 #[test]
 fn a_ticket_before_its_lane_is_found() {
     let mut plane = SteppedScheduler::with(podless(1));
@@ -117,7 +117,7 @@ fn a_ticket_before_its_lane_is_found() {
     assert_eq!(plane.granted(), [ticket.call()]);
 }
 
-/// The ticket can even arrive before the event that removes the old function.
+/// A ticket of the new function can even arrive before the event that removes the old function.
 #[test]
 fn a_ticket_before_the_removal_is_kept() {
     let mut plane = SteppedScheduler::with(podless(1));

@@ -1,5 +1,5 @@
-//! Tests of which pods are started and ended: as many as the calls and the floor need, and not faster than
-//! starts succeed.
+//! Tests of which pods are started and ended. As many pods are kept as the calls and the floor need. After a
+//! failed start, one pod at a time is started, after a back-off.
 
 use std::sync::atomic::Ordering;
 

@@ -14,8 +14,8 @@ fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
     });
 }
 
-/// Obeys every order until there are no more, and returns the pods that serve in the end. Calls `check` with
-/// the number of serving pods after each order.
+/// Obeys orders until there are none left, and returns the pods that serve then. Calls `check` with the
+/// number of serving pods after each order.
 fn obey(
     plane: &mut SteppedScheduler,
     mut serving: Vec<PodId>,

@@ -7,7 +7,7 @@ use nanofaas_core::time::Nanos;
 
 use crate::plane::{MS, SECOND, SteppedScheduler, warm};
 
-/// Makes a function with measured times of a call and of a start. One pod is up, which runs one call at once.
+/// Makes a function with measured times of a call and of a start. One pod is up; it runs one call at a time.
 fn measured(service: Nanos, start: Nanos) -> SteppedScheduler {
     let mut plane = SteppedScheduler::with(warm(10, 1));
     plane.started();
@@ -92,7 +92,8 @@ fn an_unneeded_order_is_taken_back() {
     assert_eq!(stops, starts);
 }
 
-/// Four clients share one pod. Each calls again a moment after its answer.
+/// Four clients share one pod, and each calls again 1 ms after its answer. The three missing pods are
+/// ordered. In that millisecond one of them is not needed, but no order is taken back.
 #[test]
 fn steady_callers_get_the_pods_they_need() {
     let mut plane = measured(20 * MS, 900 * MS);

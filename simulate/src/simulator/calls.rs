@@ -258,7 +258,7 @@ impl Simulator<'_> {
         }
         live.life.job_runs(now);
         self.send(attempt);
-        // The attempt's own time counts from now, so the call may need another timer.
+        // The attempt's own time limit begins now, so the call may need another timer.
         self.drive(attempt.index);
     }
 

@@ -1,5 +1,5 @@
 //! Simulated pods: each comes up after its start time, and ends when the scheduler orders its end. `held_for`
-//! says how long the Job of a call holds a slot.
+//! returns how long a call holds its slot.
 
 use std::collections::BTreeMap;
 

@@ -101,7 +101,8 @@ fn a_plan_is_made_once_where_nothing_changes() {
     assert_eq!(steps(&setup(&slots, 1, None)), 1);
 }
 
-/// If the times of starts vary, each is known only when its call begins. So each arrival needs a new plan.
+/// If the times of starts vary, the time of a Job's start is known only when its call begins. So each arrival
+/// needs a new plan.
 #[test]
 fn planning_ends_when_it_is_too_much_work() {
     let jobs = json!({"executionMode": "JOB", "concurrency": 6});
