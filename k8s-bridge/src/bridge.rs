@@ -1,6 +1,6 @@
-//! The backend of a cluster. It begins with the Lease, the lists and the adoption. Then it executes the
-//! commands of the work queue on the bridge's thread. Each pod and each Job has a task, so no command waits
-//! for a pod or a Job.
+//! The backend of a cluster. It first takes the Lease, lists the objects and adopts pods. Then it executes
+//! the commands of the work queue on the bridge's thread. Each pod and each Job has a task, so no command
+//! waits for a pod or a Job.
 
 mod begin;
 

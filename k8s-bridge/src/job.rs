@@ -44,10 +44,11 @@ const REPORT_BEHIND: Duration = Duration::from_millis(500);
 /// How long after the call's deadline the cluster ends a Job that the control plane has not deleted, in
 /// seconds.
 const BACKSTOP_S: u64 = 30;
-/// How long a Job may have no pod before its controller's Events are read; the wait doubles each time.
+/// How long a Job may have no pod before the Events of its controller are read. The wait doubles after each
+/// read.
 const PODLESS: Duration = Duration::from_secs(1);
-/// The number of phases that a running pod counts as. This number is larger than the number of all phases, so
-/// that the first report of a running pod is always sent.
+/// The number of phases that `report_start` counts for a running pod. It is larger than the number of all
+/// phases, so that the first report of a running pod is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long reading the Events of a Job without a pod may take.
 const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
@@ -369,10 +370,10 @@ impl ClusterJob {
         }
     }
 
-    /// Reports to the call's io thread which phase the start has reached and what delays the start, if one of
-    /// them changed. One second is added to the kubelet's timestamp in favour of the call, because the
-    /// kubelet cuts the timestamp to whole seconds. The sum is limited to the time between the order and now,
-    /// because the kubelet has another clock.
+    /// Reports to the call's io thread which phase the start has reached and what delays the start, if either
+    /// has changed. One second is added to the kubelet's timestamp in favour of the call, because the kubelet
+    /// cuts the timestamp to whole seconds. The sum is limited to the time between the order and now, because
+    /// the kubelet has another clock.
     fn report_start(
         &self,
         context: &ClusterContext,
@@ -395,7 +396,8 @@ impl ClusterJob {
         }
         let announcer = &context.announcer;
         let phases = announcer.with_work_queue(|queue| queue.starts.phases(function, &self.name));
-        // The records keep only a few starts of each function, so this start's phases may be gone.
+        // The records keep only a few starts of each function. If the phases of this start are gone,
+        // `RUNNING` alone shows that the pod runs.
         let reached = phases
             .len()
             .max(usize::from(running_since.is_some()) * RUNNING);

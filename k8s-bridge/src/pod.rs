@@ -50,7 +50,7 @@ pub(crate) struct ClusterPod {
     shape: u64,
     /// Whether an earlier control plane made the pod from another spec or from another default template.
     pub(crate) is_stale: Cell<bool>,
-    /// The number of the listing of pods during which the pod was created or adopted; `u64::MAX` before that.
+    /// The number of the latest listing of pods when the pod was created or adopted; `u64::MAX` before that.
     /// The pod may be missing from this listing and from earlier ones.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,

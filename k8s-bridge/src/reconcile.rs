@@ -55,7 +55,7 @@ pub(crate) enum BridgeStage {
     Acting,
 }
 
-/// What the cluster shows, and what this process knows of the cluster.
+/// The state of the cluster as the watches show it, and the state of this process that is compared with it.
 pub(crate) struct Reconciler {
     pub(crate) context: Rc<ClusterContext>,
     pub(crate) registry: Rc<ClusterRegistry>,

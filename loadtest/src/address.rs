@@ -1,6 +1,6 @@
 //! Parses a URL into a socket address, a `Host` and a path. `localhost` is the only host name that is
-//! accepted; no name is looked up. An address of another machine is refused unless the user allows it,
-//! because the tool must not put load on a server of others by accident. `plan`, `ask` and `footprint` call
+//! accepted; no name is looked up. An address of another machine is refused unless the user allows it, so
+//! that the tool does not by accident put load on someone else's server. `plan`, `ask` and `footprint` call
 //! this module.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -103,8 +103,9 @@ pub(crate) struct Disturbance {
     pub(crate) steal_percent: f64,
     /// CPU time of processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// How much slower, in percent, a core may be at its work at one probe than at another probe of the
-    /// round. The limit also holds for the round trip of a cache line between two cores.
+    /// The speed of each core is measured several times in a round. This is how much longer, in percent, the
+    /// slowest measurement may take than the fastest one. The same limit holds for the time that a cache line
+    /// takes between two cores and back.
     pub(crate) speed_percent: f64,
     /// The longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
     pub(crate) way_ns: Option<f64>,

@@ -47,7 +47,7 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
 /// Returns the addresses at which a pod may listen.
 fn addresses(socket: &Path, port: u16) -> Vec<PodAddress> {
     let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
-    // A server that listens at `localhost` uses the IPv4 address or the IPv6 address.
+    // A server that listens at `localhost` uses the IPv4 address or the IPv6 address, so both are probed.
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
     vec![PodAddress::Unix(socket.into()), at(v4), at(v6)]
 }

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 type ProcessTest = (&'static str, fn());
 
 const AT_ONCE: usize = 4;
-/// The limit of one test. The limit is far above the usual time of a test, so a test that reaches it hangs.
+/// The limit of one test. The limit is far above the usual time of a test, so a test that reaches it has
+/// hung.
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn tests() -> Vec<ProcessTest> {

@@ -16,8 +16,7 @@ const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
 const CONNECT_LONGEST: Duration = Duration::from_secs(10);
 /// Time limit of a request that the server answers without a wait.
 pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
-/// What is added to the time for which the server was asked to hold a request, to get the time limit of that
-/// request.
+/// The time limit of a request that the server was asked to hold is the time of the hold plus this.
 pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
 /// A body that is longer than this is sent with `Expect: 100-continue`, so that the server can refuse the
 /// head before the body is sent.

@@ -1,6 +1,6 @@
-//! The client of the API server. It finds the server as `kubectl` or a pod does, and copies the `Retry-After`
-//! header of an answer into the body, which `kube`'s errors keep. `cluster` makes the retries, because only
-//! `cluster` knows whether an earlier try may have worked.
+//! The client of the API server. It finds the server as `kubectl` or a pod does. It copies the `Retry-After`
+//! header of an answer into the body, because `kube`'s errors keep only the body. `cluster` makes the
+//! retries, because only `cluster` knows whether an earlier try may have worked.
 
 use std::path::Path;
 use std::time::Duration;

@@ -121,8 +121,8 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Returns the API of a type of object, for lists and watches. An object that cannot be parsed then hides
-    /// no other object.
+    /// Returns the API of a type of object, for lists and watches. With this API, an object that cannot be
+    /// parsed does not make a whole list fail.
     pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -224,8 +224,8 @@ impl Cluster {
             let created = api.create(&PostParams::default(), object).await;
             match created {
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-                // A conflict means that another request used the same resource quota at the same time. So try
-                // again.
+                // A conflict means that another request used the same resource quota at the same time. Treat
+                // it like a 503, so that the request is tried again.
                 Err(kube::Error::Api(mut status)) if status.reason == "Conflict" => {
                     status.code = 503;
                     Err(kube::Error::Api(status))

@@ -90,8 +90,8 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {
-        // The tenure counts from a time before the request, because the API server may write the renewal as
-        // soon as the request is sent.
+        // The tenure counts from a time before the request. The API server may write the renewal as soon as
+        // the request is sent, and other control planes may take the Lease 15 s after that.
         let requested_at = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
             Ok(None) => {

@@ -1,6 +1,6 @@
 //! An object that may not match its type: it may have a field of another release, or a status that another
-//! client wrote. Each object of a list is kept as JSON and parsed later, so that one such object hides no
-//! other.
+//! client wrote. Each object of a list is kept as JSON and parsed later, so that one such object does not
+//! make the whole list unreadable.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;

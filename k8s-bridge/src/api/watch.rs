@@ -21,7 +21,7 @@ use crate::api::lenient::Lenient;
 /// watch.
 const WATCH_S: u32 = 60;
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
-/// A watch that lived for longer than this worked, so the back-off is reset.
+/// If a watch lived for longer than this, it counts as working, and the back-off is reset.
 const SOUND: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -61,8 +61,8 @@ pub(crate) async fn follow<K: Object>(
                 }
                 Err(denied) => {
                     let why = denied.message();
-                    // Warn, because nothing works without a list, and only an operator can remove the
-                    // cause of a refusal.
+                    // Warn, because the bridge cannot work without a list, and only an operator can remove
+                    // the cause of a refusal.
                     if warned.is_none_or(|at| at.elapsed() > WARNING) {
                         warned = Some(Instant::now());
                         let kind = K::kind(&());

@@ -9,7 +9,8 @@ use crate::api::cluster::ClusterError;
 pub(crate) enum StartFault {
     /// The node cannot get the image.
     ImagePull,
-    /// The container could not be made: a missing secret, a wrong command, a wrong `podTemplate`.
+    /// The container could not be made, for instance because of a missing Secret, a wrong command or a wrong
+    /// `podTemplate`.
     Config,
     /// The container ended before it was ready.
     CrashLoop,

@@ -227,8 +227,8 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     note(registry, object, verdict);
 }
 
-/// Puts the last accepted spec of a rejected object in force again, if the table has no function of that
-/// name. An earlier control plane accepted this spec, and the object's status has kept it.
+/// If the table has no function with the name of a rejected object, puts the last accepted spec of the object
+/// into force again. An earlier control plane accepted this spec, and the object's status has kept it.
 fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();

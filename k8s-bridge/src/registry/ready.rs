@@ -113,7 +113,7 @@ fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(Star
 pub(crate) struct ReplicaCounts {
     /// Pods that exist, including those that are ending.
     pub(crate) all: u32,
-    /// Pods that start or take calls, but at least `minReplicas`.
+    /// The number of pods that start or take calls, or `minReplicas` if that is larger.
     pub(crate) wanted: u32,
     /// Pods that take calls.
     pub(crate) ready: u32,

@@ -26,7 +26,7 @@ fn condition(server: &FakeApiServer, name: &str, kind: &str) -> Value {
     found.unwrap_or_default()
 }
 
-/// Returns whether `kubectl wait --for=condition=Ready` would return.
+/// Returns whether `kubectl wait --for=condition=Ready` would succeed.
 pub(crate) fn is_ready(server: &FakeApiServer, name: &str) -> bool {
     let ready = condition(server, name, "Ready");
     let object = server.get("functions", name).unwrap_or_default();

@@ -1,5 +1,5 @@
 //! Reads from /proc which process descends from which, and kills descendants of this process. The guard and
-//! the control plane call it.
+//! the control plane use this module.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) fn children() -> Vec<Pid> {
     let me = getpid();
     match listed_children(me) {
         Some(children) => children,
-        // The kernel was built without /proc/PID/task/TID/children.
+        // This kernel was built without /proc/PID/task/TID/children, so read the parent of every process.
         None => descent().remove(&me).unwrap_or_default(),
     }
 }
@@ -67,7 +67,7 @@ fn parent(pid: i32) -> Option<Pid> {
     Some(Pid::from_raw(parent))
 }
 
-/// Returns a process and all its descendants, which `children` lists.
+/// Returns a process and all its descendants, as `children` lists them.
 fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     let mut family = vec![of];
     let mut at = 0;

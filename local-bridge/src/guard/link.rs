@@ -195,7 +195,8 @@ impl Link {
             let _ = guard.child.kill();
             let _ = guard.child.wait();
             self.lost(served).await;
-            // A guard that ran for this long worked, so the back-off begins again at `FIRST_BACKOFF`.
+            // If a guard ran for longer than this, it worked, so the back-off begins again at
+            // `FIRST_BACKOFF`.
             if since.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }

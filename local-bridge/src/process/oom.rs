@@ -1,6 +1,6 @@
 //! Finds out whether the kernel's OOM killer sent a SIGKILL, by the counter of OOM kills of the control
-//! plane's cgroup. Without such a counter no kill counts as an OOM kill. `bridge` refreshes the watch; pods
-//! and Jobs use it.
+//! plane's cgroup. Without such a counter no kill counts as an OOM kill. `bridge` refreshes the watch; the
+//! tasks of pods and Jobs ask it about their processes.
 
 use std::cell::Cell;
 use std::fs;
@@ -42,9 +42,10 @@ impl OomWatch {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }
 
-    /// Discards the kills before the last refresh that were not attributed to a process. Usually they hit a
-    /// process that is not the main process of a pod or a Job, for instance a worker that a pod started. A
-    /// later kill is kept, because the end of the process that it hit may not have been reported yet.
+    /// Discards the kills before the last refresh that were not attributed to a process. Usually such a kill
+    /// has hit a process that is not the main process of a pod or a Job, for instance a worker that a pod
+    /// started. A later kill is kept, because the end of the process that it hit may not have been reported
+    /// yet.
     pub(crate) fn refresh(&self) {
         let last = self.refreshed.replace(self.count());
         self.accounted.set(last.max(self.accounted.get()));

@@ -39,7 +39,8 @@ with open("pid", "w") as file:
 server.serve_forever()
 "#;
 
-/// Forks twice and leaves its session; the code after this runs in the last process.
+/// The beginning of a program that forks twice and leaves its session. The code after this runs in the last
+/// process.
 const ORPHAN: &str = r#"
 import os, time
 if os.fork() != 0:
