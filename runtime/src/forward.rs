@@ -194,7 +194,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
             // whole request.
             after = &mut down => break after?,
             ended = &mut up, if goes_up => match ended {
-                // The platform left before the request was complete.
+                // The platform left before the request was complete, so the exchange ends.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
                 // The request was passed on, or the program reads no more of it. The answer may
                 // still come.

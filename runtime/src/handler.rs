@@ -145,7 +145,7 @@ impl Handlers {
         }
     }
 
-    /// Makes the program ignore `FUNCTION_HANDLER`. This is right if the variable is meant for
+    /// Makes the program ignore `FUNCTION_HANDLER`. Call this function if the variable is meant for
     /// another process, for example for one that the handler starts.
     #[must_use]
     pub fn without_picking(mut self) -> Self {

@@ -46,7 +46,7 @@ def handle(input):
     return [dict(os.environ), os.getcwd()]
 ";
 
-/// Writes the name of the exception that stopped the handler to a file.
+/// Writes to a file which exception stopped the handler.
 pub(crate) const STOPPED: &str = "
 import time
 def handle(input):

@@ -356,8 +356,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // The plane closed the connection between two requests. It must have answered
-                            // every call that reached the pod.
+                            // The plane closed the connection. If the request was sent, it must not have
+                            // become a call: every call that reached the pod is answered.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;

@@ -14,7 +14,7 @@ CALLS = 480
 ROUNDS = 3
 # The pause between two calls over one connection. Without it, the client's next call would arrive
 # before strace lets the io thread continue, and the io thread would not wait for that call. With 16
-# connections there is no pause, because the ceiling allows for calls without a wait.
+# connections there is no pause, because there the ceiling does not need a wait for each call.
 PAUSE_S = 0.0005
 
 # The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. The

@@ -137,7 +137,7 @@ pub(crate) fn crash_loop_and_missing_secret_have_their_reasons() {
     let message = message.unwrap_or_default();
     assert!(message.contains("no luck today"), "{status}");
     not_ready("secretive", "Config");
-    // Several failures of the same start are one Event with a count.
+    // Several failures of the same start are shown as one Event with a count.
     until("the Event counts", START, || {
         event("crashing", "StartFailed")["count"].as_i64() >= Some(2)
     });
