@@ -109,7 +109,7 @@ impl Announcer {
         });
     }
 
-    /// Reports that a Job ended, or could not be started, before the io thread reported the end of its
+    /// Reports that a Job ended, or could not be started, before the io thread reported the end of the
     /// attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: ExecutionError, oom: bool) {
         self.with_work_queue(|queue| {

@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// would get a reset.
 const REST_MAX: u64 = 64 * 1024;
 
-/// The probes of one pod and their results. It notifies the pod's `bell` after the first probe and when the
+/// The probes of one pod and their results. The pod's `bell` is notified after the first probe and when the
 /// pod has answered well.
 pub struct HealthCheck {
     request: Vec<u8>,

@@ -85,7 +85,8 @@ fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     let prediction = Prediction::new(lane, service, now);
     let begins_by = deadline.saturating_sub(service + prediction.margin(calls));
     // While no pod is up, and starts fail or are overdue, no slot is expected and the wait is unknown. The
-    // call is then admitted, because the failure of a start explains more to the client than a refusal.
+    // call is then admitted, because the later error about the failed start tells the client more than a
+    // refusal.
     prediction.is_known() && !prediction.can_begin(calls, begins_by)
 }
 

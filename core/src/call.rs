@@ -302,7 +302,7 @@ impl<E: Environment> Call<E> {
                     self.over(Err(end.failure()), now, env);
                 }
             }
-            // In these states the driver takes the next step at once, so no `end` comes in between.
+            // In these states the driver calls `step` next, and not `end`.
             State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
         }
     }

@@ -22,8 +22,8 @@ pub struct Capacity {
     /// held for the first time.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// True after a failed start until a call succeeds in a new pod, and after an overdue start was taken
-    /// back until a pod comes up.
+    /// True from a failed start until a call succeeds in a new pod. Also true from the time when an overdue
+    /// start was taken back until a pod comes up.
     starts_fail: AtomicBool,
     /// Why starts do not succeed, if that is known.
     trouble: Mutex<Option<StartTrouble>>,

@@ -109,9 +109,9 @@ struct Record {
 }
 
 impl Record {
-    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. If the
-    /// timestamp of a phase is earlier than that of the runtime's previous phase, both phases get the time of
-    /// the previous phase.
+    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. A phase
+    /// whose timestamp is earlier than that of the runtime's previous phase gets the time of the previous
+    /// phase.
     fn phases(&self) -> Phases {
         let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();

@@ -92,8 +92,8 @@ pub enum Event {
         pod: PodId,
         why: Option<Arc<str>>,
     },
-    /// The bridge found a running pod of an earlier control plane. `Order::Adopted` answers with the pod's
-    /// place in the table of pods.
+    /// The bridge found a running pod of an earlier control plane. `Order::Adopted` answers with the id that
+    /// the scheduler gives to the pod.
     Adopt {
         lane: LaneId,
         token: u64,

@@ -28,7 +28,7 @@ impl ExecutionId {
         }
     }
 
-    /// Returns the io thread that owns the execution. A client may invent an id whose io thread does not
+    /// Returns the io thread that owns the execution. A client may invent an id, so this io thread may not
     /// exist.
     pub const fn shard(self) -> ShardId {
         self.shard

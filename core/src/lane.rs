@@ -46,7 +46,7 @@ impl Starts {
     pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
-            // This start was ordered before the last failure was known, so the two count as one.
+            // This start was ordered before the last failure was known, so both failures count as one.
             Some(last) if wanted_at < last.last_at => {
                 last.why = message;
                 last.permanent |= permanent;
@@ -55,7 +55,7 @@ impl Starts {
             Some(last) => last.in_a_row,
             None => 0,
         };
-        // The bound of the shift only avoids an overflow, because 2^10 times the first wait exceeds the
+        // The shift is bounded only to avoid an overflow: 2^10 times the first wait already exceeds the
         // longest wait.
         let backoff = START_BACKOFF.saturating_mul(1 << before.min(20));
         self.failed = Some(FailedStarts {
@@ -113,7 +113,7 @@ pub(crate) struct Lane {
     /// Since when the lane has waiting calls that more pods would serve; none while the lane has no such
     /// calls.
     waits_since: Option<Uptime>,
-    /// Since when at least one ordered pod is not needed; none while all ordered pods are needed.
+    /// Since when at least one ordered pod has not been needed; none while all ordered pods are needed.
     unneeded_since: Option<Uptime>,
     /// When the scheduler's timer for this lane fires; none if no timer is set.
     pub(crate) due: Option<Uptime>,
@@ -377,7 +377,7 @@ impl Lane {
         capacity.set_trouble(held_up.or(failed));
     }
 
-    /// Publishes the lane's limits and the numbers of its pods to the io threads.
+    /// Publishes the numbers of the lane's slots and pods to the io threads.
     pub(crate) fn show(&self) {
         let concurrency = self.plan.concurrency;
         let (now, most) = self.plan.pods.map_or((concurrency, concurrency), |pods| {

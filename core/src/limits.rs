@@ -40,12 +40,13 @@ pub const QUESTIONS_MAX: usize = 512;
 /// each question, because a lost answer would leave a client waiting or a key claimed.
 pub const ANSWERS_DEPTH: usize = QUESTIONS_MAX;
 
-/// Places in the scheduler's event ring for each io thread: the end of an attempt and the ticket of a retry
-/// for each call. More events may come between two reads of the ring. If the ring is full, the sender keeps
-/// the event, and sends it later.
+/// Places in the scheduler's event ring for each io thread: two for each call, for the end of an attempt and
+/// the ticket of a retry. More events may come between two reads of the ring. If the ring is full, the sender
+/// keeps the event and sends it later.
 pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 
-/// Places in the scheduler's event ring for the bridge: each pod comes up and goes down.
+/// Places in the scheduler's event ring for the bridge: two for each pod, because a pod comes up and goes
+/// down.
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
 /// Places in the bridge's ring, enough for a start and a stop of each pod. Clients' requests use the same

@@ -125,7 +125,7 @@ impl Account {
         }
     }
 
-    /// Notes that the charge without room was dropped, so that the next task may get one.
+    /// Notes that the charge without room was dropped, so that the next task may get such a charge.
     fn end_over(&self) {
         let line = &mut self.line();
         line.is_over = false;

@@ -1,5 +1,5 @@
-//! Wakes a task when a thread ends, also by a panic. The thread owns an `OnEnd`, which is dropped at the
-//! thread's end.
+//! Wakes a task when a thread ends, even if a panic ends the thread. The thread owns an `OnEnd`, which is
+//! dropped at the thread's end.
 
 use std::task::Waker;
 

@@ -61,7 +61,7 @@ pub struct HandlerError {
     pub retry_after: Option<Arc<str>>,
 }
 
-/// The failure of a call that waited for a pod until its deadline, where the reason is known.
+/// The failure of a call that waited for a pod until the call's deadline, if it is known why no pod came up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartTimeout {
     pub limit: TimeLimit,

@@ -42,7 +42,8 @@ impl MeasuredTime {
 pub struct QueueStats {
     /// Calls that wait, by class. Writers: each thread that moves a call into or out of the queue.
     depths: [AtomicU32; 2],
-    /// Bytes of those bodies of arriving or waiting calls that are larger than 1 KiB. Writers: io threads.
+    /// The bytes of arriving and waiting bodies. Bodies of at most 1 KiB are not counted. Writers: io
+    /// threads.
     waiting_bytes: AtomicU64,
     /// Held slots. Writer: scheduler.
     pub running: AtomicU32,

@@ -405,8 +405,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that an io thread has taken over all changes up to a version. The last io thread completes a
-    /// change.
+    /// Notes that an io thread has taken over all changes up to a version. A change is complete when the last
+    /// io thread has taken it over.
     pub fn acknowledge(&mut self, shard: ShardId, version: u64, out: &mut RegistryOut) {
         let last = &mut self.acknowledged[shard.index()];
         let first = *last + 1;
@@ -459,7 +459,7 @@ impl Registry {
     }
 }
 
-/// Returns the same function with another minimum of pods. Only a WARM function has a minimum.
+/// Returns the same function with another `minReplicas`. Fails if the function is not WARM.
 fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, BridgeError> {
     if spec.execution_mode != ExecutionMode::Warm {
         return Err(BridgeError::NotWarm(spec.execution_mode));

@@ -100,10 +100,10 @@ impl<T: Send> Producer<T> {
     /// for its item. A producer knows this from the start, or from a message that was sent after the pop of
     /// the item that had the place.
     ///
-    /// The reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place that a
-    /// pop had freed. The producers of these pushes knew of as many pops, and one of these pops is that of `p
-    /// - capacity` or a later one. `tail` passes this knowledge on (see `Ring::tail`), so `push` cannot read
-    /// the stale stamp that would mean full.
+    /// The reason: `p + 1` pushes reserve the positions up to `p`, and at most `capacity` of them use a place
+    /// that was free from the start. So their producers know of at least `p + 1 - capacity` pops. One of
+    /// these pops is the pop of position `p - capacity` or a later pop. `tail` passes this knowledge on (see
+    /// `Ring::tail`), so `push` cannot read the old stamp that would mean that the ring is full.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;

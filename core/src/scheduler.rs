@@ -33,8 +33,8 @@ pub struct Scheduler {
     shared: Shared,
 }
 
-/// What all lanes share. It is separate from the lanes, so that one step can change a lane and the shared
-/// data.
+/// What all lanes share. It is separate from the lanes, so that code can borrow a lane and the shared data at
+/// the same time.
 pub(crate) struct Shared {
     pub(crate) pods: Pods,
     entries: Arc<Entries>,
@@ -184,7 +184,8 @@ impl Scheduler {
             lane.id.epoch >= done.lane.epoch,
             "a call ended in a lane that was not opened yet"
         );
-        // The call may belong to an earlier registration. It holds a slot of this lane, too.
+        // The call may belong to an earlier registration of the lane. Its slot is one of the lane's slots,
+        // too.
         let held_for = lane.slots.release(done.slot, now);
         lane.stats
             .running
@@ -315,8 +316,9 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let examined = shared.grant(lane, most, now, out);
-            // If as many tickets were examined as is allowed, the lane may have more to grant. Otherwise the
-            // lane lacks tickets, slots or pods, and the event that brings these lists the lane again.
+            // If as many tickets were examined as is allowed, more tickets of the lane may be granted.
+            // Otherwise the lane lacks tickets, slots or pods. The event that brings them puts the lane into
+            // the list again.
             lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);

@@ -271,7 +271,7 @@ impl FunctionSpec {
         }
     }
 
-    /// Returns the same function with another minimum of pods.
+    /// Returns the same function with another `minReplicas`.
     pub fn with_min_replicas(&self, replicas: u32) -> Result<Self, FieldError> {
         let most = self.scaling_config.max_replicas;
         if !MIN_REPLICAS.contains(&replicas) || replicas > most {

@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn timers_fire_in_time_whatever_the_distance() {
-        // The wheel is compared with a sorted map, under random distances, cancels and strides.
+        // The wheel is compared with a sorted map. The distances of timers, the cancelled timers and the
+        // steps of the clock are random.
         let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: u64| {
             seed ^= seed << 13;

@@ -38,7 +38,7 @@ pub struct Pattern {
 /// When calls arrive, how long each of them runs, and how long its caller waits.
 struct Shape {
     arrivals: Vec<Nanos>,
-    /// The number of calls after the pattern's first call that are not counted either.
+    /// The number of uncounted calls after the pattern's first call, which is not counted either.
     before: usize,
     service: Nanos,
     patience_ms: u32,

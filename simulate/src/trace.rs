@@ -132,8 +132,9 @@ fn read_within(
         line: 1,
         line_bytes: 0,
     };
-    // The input gets a final line feed, so that the reader's line count names the line that was just read.
-    // The position of a record would name the blank lines before the record.
+    // An error names the line before the reader's position, because the position of a record would be that of
+    // the blank lines before the record. The input gets a final line feed, so that this is right for the last
+    // line, too.
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .terminator(csv::Terminator::Any(b'\n'))

@@ -292,7 +292,7 @@ impl Drop for Loose {
     }
 }
 
-/// A wait for room. Dropping it ends the wait.
+/// A wait for room. Dropping the `Wait` ends the wait.
 pub struct Wait {
     account: Rc<ThreadAccount>,
     bytes: u64,

@@ -1,7 +1,7 @@
-//! Checks that a `podTemplate` does not use the control plane's own service account, whose token may change
-//! every function and create any pod. The check compares only the names of accounts. The registry makes the
-//! check for the template of each function; the Kubernetes bridge makes it for the default template and for
-//! the merge of both.
+//! Checks that a `podTemplate` does not use the control plane's own service account. With the token of this
+//! account, a pod could change every function and create any pod. The check compares only the names of
+//! accounts. The registry checks the template of each function; the Kubernetes bridge checks the default
+//! template and the merge of both.
 
 use super::FieldError;
 use super::json::{Json, JsonObject};

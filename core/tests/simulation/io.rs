@@ -1,6 +1,6 @@
 //! The model of an io thread. It admits calls, and drives the state machine of each call (`core/src/call.rs`)
-//! with scripted pods on virtual time. It passes on the messages of clients, the bridge and the scheduler. It
-//! makes none of the product's decisions: `judge` checks the state machine by rules of its own.
+//! with scripted pods on virtual time. It passes what clients, the bridge and the scheduler do to the state
+//! machines. It makes none of the product's decisions: `judge` checks the state machine by rules of its own.
 
 mod client;
 mod environment;

@@ -289,7 +289,7 @@ impl Judge {
         self.rules = Rules::of(newest);
     }
 
-    /// Returns by when the call has to leave the phase.
+    /// Returns the time by which the call has to leave the phase.
     fn latest(&self, phase: CallPhase) -> Uptime {
         let own = match phase {
             CallPhase::Queued => self.deadline,

@@ -37,8 +37,8 @@ impl SimulationRng {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// Draws a span up to `most`. Its upper bound is drawn first, from powers of two of a microsecond, so
-    /// that short spans are as frequent as long ones.
+    /// Draws a span up to `most`. The upper bound of the span is drawn first, from 1, 2, 4, 8 … µs, so that
+    /// short spans are as frequent as long ones.
     pub(crate) fn span(&mut self, most: Nanos) -> Nanos {
         let micros = most.as_ns() / 1000;
         let magnitudes = u64::from(64 - micros.max(1).leading_zeros());
