@@ -184,8 +184,7 @@ impl Scheduler {
             lane.id.epoch >= done.lane.epoch,
             "a call ended in a lane that was not opened yet"
         );
-        // The call may belong to an earlier registration of the lane. Its slot is one of the lane's slots,
-        // too.
+        // The call may belong to an earlier registration of the lane. The lane still counts its slot.
         let held_for = lane.slots.release(done.slot, now);
         lane.stats
             .running
@@ -316,9 +315,8 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let examined = shared.grant(lane, most, now, out);
-            // If as many tickets were examined as is allowed, more tickets of the lane may be granted.
-            // Otherwise the lane lacks tickets, slots or pods. The event that brings them puts the lane into
-            // the list again.
+            // If `most` tickets were examined, more tickets of the lane may be granted. Otherwise the lane
+            // lacks tickets, slots or pods; the event that brings them puts the lane into the list again.
             lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
