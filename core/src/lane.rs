@@ -161,7 +161,7 @@ impl Lane {
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
         // A full queue has `queue_size` calls that wait for their first attempt, and usually at most
         // `concurrency` calls that wait for another attempt. More calls may wait, for example after many
-        // back-offs or with a new plan, so the sum is no limit.
+        // back-offs or with a new plan, so the queue may be longer than this sum.
         let usual_len = (self.plan.queue_size + self.plan.concurrency) as usize;
         self.fifos[ticket.class as usize].push(ticket, usual_len, entries);
     }

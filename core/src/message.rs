@@ -1,5 +1,5 @@
-//! The messages between io threads and the bridge. These types decide nothing. Grants, and with a pinned
-//! scheduler the ends of attempts, have rings of their own; all other messages are rare.
+//! The messages between io threads and the bridge. These types decide nothing. The messages are rare compared
+//! with grants and ends of attempts, which are not sent in them.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -98,7 +98,7 @@ impl<'a> Prediction<'a> {
     /// differ from their mean. The sum has three parts:
     /// - Twice the spread, for the last call's own time.
     /// - Twice the spread of the total work before that call. This spread grows with the square root of the
-    ///   number of calls, and the slots share it.
+    ///   number of calls, and is divided by the number of slots.
     /// - A quarter of the spread for each wave of calls, because the measured mean is not exact. A wave has
     ///   as many calls as the function may have slots.
     ///

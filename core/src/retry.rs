@@ -18,7 +18,7 @@ pub enum AttemptFailure {
     TimedOut,
     /// The function returned an error.
     Handler,
-    /// A retry would fail again or would be useless, for instance after an invalid output or a cancel.
+    /// A retry would fail again or would be useless, for instance after an invalid output or a cancellation.
     Final,
 }
 

@@ -36,8 +36,8 @@ impl Shared {
                 pod.idle_since = now;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
-                // An earlier control plane started an adopted pod, so this pod does not show how long a start
-                // takes.
+                // The time since `wanted_at` is no measure of a start if an earlier control plane started the
+                // pod.
                 if !pod.adopted {
                     lane.learn_start(now.since(pod.wanted_at));
                 }

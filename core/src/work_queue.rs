@@ -304,8 +304,8 @@ impl WorkQueue {
         self.reply(to, reply);
     }
 
-    /// Lets the scheduler replace every pod of WARM functions, because a setting changed that shapes pods and
-    /// is in no spec.
+    /// Lets the scheduler replace every pod of WARM functions. This is needed after a change of a setting
+    /// that affects pods and is in no spec.
     pub fn reshape_pods(&mut self) {
         for event in self.registry.reshape_pods() {
             self.event(event);

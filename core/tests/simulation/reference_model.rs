@@ -423,7 +423,8 @@ impl ReferenceModel {
         let usable = || of_lane().filter(|pod| pod.state == ModelPodState::Usable);
         let starting = self.counts(id, ModelPodState::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
-        // In this model a pod still counts as usable after a drain that the scheduler decided on.
+        // The model counts a pod as usable even after the scheduler has decided to drain it. The gauge does
+        // not, so the difference is the number of these pods.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");

@@ -143,7 +143,8 @@ fn a_crash_loop_backs_off_and_ends_waits() {
     // A call that arrives now is ended at once, by another notice.
     plane.call(0, Class::Sync);
     assert_eq!((plane.notices().len(), plane.orders().len()), (1, 0));
-    // Later one start is tried. After a call has succeeded in that pod, starts are no longer limited.
+    // After the back-off, one start is tried. When a call has succeeded in that pod, starts are no longer
+    // limited.
     plane.calls(0, Class::Sync, 5);
     plane.notices();
     plane.pass(backoff);

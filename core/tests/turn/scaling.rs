@@ -46,7 +46,8 @@ fn only_waits_longer_than_a_start_count() {
 #[test]
 fn a_wait_as_long_as_a_start_orders() {
     let mut plane = measured(MS, 50 * MS);
-    // The measured time of a call is 1 ms. This call runs for 50 ms, and the second call waits for it.
+    // The measured time of a call is 1 ms, but the first call runs for 50 ms, and the second call waits for
+    // it.
     plane.calls(0, Class::Sync, 2);
     assert_eq!(plane.grants().len(), 1);
     assert!(plane.starts().is_empty());

@@ -154,8 +154,8 @@ fn a_hash_changes_only_with_the_pods_shape() {
     };
     let local = |changes: Value| sound(changes).shape_hash(Platform::Local);
     let base = kubernetes(json!({}));
-    // This exact hash is tested because pods keep theirs when another build of the control plane takes over.
-    // If the hash changed, every pod would be replaced.
+    // This exact hash is tested, because a pod keeps its hash when another build of the control plane takes
+    // over. If that build computed another hash, every pod would be replaced.
     assert_eq!(base, 8_316_861_864_895_607_808);
     let shaping = [
         json!({"image": "img:2"}),
