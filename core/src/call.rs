@@ -10,6 +10,7 @@
 mod attempt;
 mod deadline;
 mod end;
+mod stream;
 mod times;
 
 use std::sync::Arc;

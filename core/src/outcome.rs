@@ -31,12 +31,18 @@ pub enum TimeLimit {
     Function(u32),
     /// The milliseconds that the process's settings allow for each async call.
     Async(u64),
+    /// Set by the function's spec: how long a call of `/fn/` may go on without a byte.
+    StreamIdle(u32),
+    /// Set by the function's spec, for each attempt of a call of `/fn/`.
+    StreamMax(u32),
 }
 
 impl TimeLimit {
     pub const fn ms(self) -> u64 {
         match self {
-            Self::Client(ms) | Self::Function(ms) => ms as u64,
+            Self::Client(ms) | Self::Function(ms) | Self::StreamIdle(ms) | Self::StreamMax(ms) => {
+                ms as u64
+            }
             Self::Async(ms) => ms,
         }
     }
@@ -47,6 +53,8 @@ impl TimeLimit {
             Self::Client(_) => "X-Timeout-Ms",
             Self::Function(_) => "timeoutMs",
             Self::Async(_) => "--async-max-age-ms",
+            Self::StreamIdle(_) => "streamIdleMs",
+            Self::StreamMax(_) => "streamMaxMs",
         }
     }
 }

@@ -58,6 +58,21 @@ impl<'a> Host<'a> {
     }
 }
 
+impl Host<'_> {
+    /// Whether browsers take the host for this machine: it is a loopback host, or a name below
+    /// `localhost` (RFC 6761 §6.3).
+    pub fn is_local(self) -> bool {
+        const SUFFIX: &[u8] = b".localhost";
+        if let Self::Name(name) = self
+            && name.len() > SUFFIX.len()
+            && name[name.len() - SUFFIX.len()..].eq_ignore_ascii_case(SUFFIX)
+        {
+            return true;
+        }
+        self.is_loopback()
+    }
+}
+
 fn is_loopback_name(name: &[u8]) -> bool {
     let ip = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
     name.eq_ignore_ascii_case(b"localhost") || ip.is_some_and(|ip: Ipv4Addr| ip.is_loopback())
@@ -188,6 +203,10 @@ mod tests {
             assert_eq!(of(own), Some(true), "{own}");
         }
         assert_eq!(of("[0:0:0:0:0:0:0:1]"), Some(true));
+        assert!(Host::Name(b"App.LocalHost").is_local() && Host::Name(b"localhost").is_local());
+        for other in [&b".localhost"[..], b"localhost.evil", b"xlocalhost"] {
+            assert!(!Host::Name(other).is_local());
+        }
         for other in [
             "",
             "localhost.",

@@ -38,6 +38,7 @@ mod fast_path;
 pub mod byte_scan;
 pub mod chunked;
 pub mod error;
+pub mod forward;
 
 pub mod header_value;
 pub mod host;

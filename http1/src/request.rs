@@ -28,7 +28,44 @@ pub enum Method {
     Delete,
     Options,
     Patch,
+    Connect,
+    Trace,
     Other(Span),
+}
+
+/// From where a browser sends a request, as its `Sec-Fetch-Site` tells (Fetch Metadata). No page can set or remove
+/// this header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchSite {
+    /// The header is missing: the client is no browser, or an old one.
+    Unknown,
+    /// The browser's user asked for this request, for example by its address bar.
+    User,
+    /// The request comes from a page of this origin.
+    SameOrigin,
+    /// The request comes from a page of another origin, or the value is unknown.
+    Foreign,
+}
+
+impl FetchSite {
+    fn of(value: &[u8]) -> Self {
+        if value.eq_ignore_ascii_case(b"none") {
+            Self::User
+        } else if value.eq_ignore_ascii_case(b"same-origin") {
+            Self::SameOrigin
+        } else {
+            Self::Foreign
+        }
+    }
+
+    /// The stricter of two values, for a request that has the header twice.
+    fn and(self, other: Self) -> Self {
+        if other as u8 > self as u8 {
+            other
+        } else {
+            self
+        }
+    }
 }
 
 /// A request's head. Spans are offsets from the head's first byte.
@@ -50,6 +87,7 @@ pub struct RequestHead {
     pub prefer: Prefer,
     pub host: Option<Span>,
     pub origin: Option<Span>,
+    pub fetch_site: FetchSite,
     pub content_type: Option<Span>,
     /// `Content-Encoding`, unless it is empty or `identity`.
     pub content_encoding: Option<Span>,
@@ -169,6 +207,7 @@ impl RequestHead {
             prefer: Prefer::NONE,
             host: None,
             origin: None,
+            fetch_site: FetchSite::Unknown,
             content_type: None,
             content_encoding: None,
             idempotency_key: None,
@@ -232,6 +271,7 @@ impl RequestHead {
             // No decision depends on the values of these headers, so a second value is no error,
             // and the first one is used.
             HeaderName::Origin => _ = self.origin.get_or_insert(span),
+            HeaderName::FetchSite => self.fetch_site = self.fetch_site.and(FetchSite::of(value)),
             HeaderName::TraceId => _ = self.trace_id.get_or_insert(span),
             HeaderName::Tracestate => _ = self.tracestate.get_or_insert(span),
         }
@@ -301,6 +341,8 @@ fn parse_method(bytes: &[u8], method: &str) -> Method {
         "DELETE" => Method::Delete,
         "OPTIONS" => Method::Options,
         "PATCH" => Method::Patch,
+        "CONNECT" => Method::Connect,
+        "TRACE" => Method::Trace,
         other => Method::Other(Span::of_piece(bytes, other.as_bytes())),
     }
 }
@@ -376,6 +418,7 @@ enum HeaderName {
     ContentLength,
     ContentType,
     Expect,
+    FetchSite,
     Host,
     IdempotencyKey,
     Origin,
@@ -421,6 +464,10 @@ impl HeaderName {
             (14, b'c') => (
                 header_value::is_named(name, b"content-length"),
                 Self::ContentLength,
+            ),
+            (14, b's') => (
+                header_value::is_named(name, b"sec-fetch-site"),
+                Self::FetchSite,
             ),
             (15, b'i') => (
                 header_value::is_named(name, b"idempotency-key"),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::stream::AttemptClock;
 use super::{Call, Deadline, Environment, State};
 use crate::message::PodEnd;
 use crate::outcome::{ExecutionError, Stage, TimeLimit};
@@ -25,6 +26,7 @@ pub(super) struct Attempt {
     /// container. None before that start.
     from: Option<Uptime>,
     is_job: bool,
+    pub(super) clock: AttemptClock,
 }
 
 impl Attempt {
@@ -69,12 +71,16 @@ impl<E: Environment> Call<E> {
             grant,
             from: (!is_job).then_some(now),
             is_job,
+            clock: AttemptClock::Runs,
         }
     }
 
     /// Returns the attempt's deadline. The deadline of a Job may become earlier when the Job's container
     /// starts.
     pub(super) fn attempt_deadline(&self, attempt: &Attempt) -> Deadline {
+        if let Some(deadline) = self.stream_deadline(attempt) {
+            return deadline;
+        }
         if !self.is_async() || planted("call_attempts_have_no_deadline") {
             return self.deadline;
         }
@@ -179,6 +185,7 @@ impl<E: Environment> Call<E> {
     }
 
     fn ended(&mut self, report: Report, has_begun: bool, now: Uptime, env: &E) {
+        self.body_came(now);
         self.has_run |= has_begun;
         let State::Running(attempt) = self.state else {
             panic!("an attempt ended that does not run");

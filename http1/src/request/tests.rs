@@ -80,10 +80,12 @@ fn names_the_methods() {
         ("DELETE", Method::Delete),
         ("OPTIONS", Method::Options),
         ("PATCH", Method::Patch),
+        ("CONNECT", Method::Connect),
+        ("TRACE", Method::Trace),
     ] {
         assert_eq!(first(&format!("{name} / HTTP/1.1")).unwrap().method, method);
     }
-    for other in ["get", "TRACE", "CONNECT", "GETS", "!"] {
+    for other in ["get", "TRACER", "GETS", "!"] {
         let Method::Other(span) = first(&format!("{other} / HTTP/1.1")).unwrap().method else {
             panic!("{other} is taken for a method that is known");
         };
