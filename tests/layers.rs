@@ -51,7 +51,7 @@ const LAYERS: [Layers; 4] = [
     Layers {
         sources: "io/src",
         folders: &[
-            "shard", "server", "api", "invoke", "links", "state", "http", "runtime",
+            "shard", "server", "api", "forward", "invoke", "links", "state", "http", "runtime",
         ],
         up_as_yet: &[],
     },

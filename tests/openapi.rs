@@ -44,6 +44,9 @@ fn resolved(platform: Platform) -> Value {
     serde_json::to_value(&spec).expect("serialises")
 }
 
+/// The codes of `/fn/`, where `default` is the function's own answer.
+const FORWARDED: &str = "default 404 405 409 410 429 501 502 504 508";
+
 #[test]
 fn it_has_every_path_with_every_code() {
     // Every path may also answer 400, 403, 414, 431 and 503. A path with `body` may also answer 411 and 413.
@@ -76,6 +79,14 @@ fn it_has_every_path_with_every_code() {
         ),
         ("/v1/internal/{token}/pods/{pod}:ready post", "204 body"),
         ("/openapi.yaml get", "200"),
+        ("/fn/{name} get", FORWARDED),
+        ("/fn/{name}/{path} get", FORWARDED),
+        ("/fn/{name}/{path} put", FORWARDED),
+        ("/fn/{name}/{path} post", FORWARDED),
+        ("/fn/{name}/{path} delete", FORWARDED),
+        ("/fn/{name}/{path} options", FORWARDED),
+        ("/fn/{name}/{path} head", FORWARDED),
+        ("/fn/{name}/{path} patch", FORWARDED),
     ];
     let expected: BTreeMap<String, BTreeSet<String>> = expected
         .iter()
@@ -218,10 +229,12 @@ fn a_functions_defaults_are_the_cores() {
 fn a_functions_ranges_are_the_cores() {
     let description = description();
     let spec = at(schema(&description, "FunctionSpec"), "/properties");
-    let ranges: [(&str, RangeInclusive<u32>); 8] = [
+    let ranges: [(&str, RangeInclusive<u32>); 10] = [
         ("/timeoutMs", bound::TIMEOUT_MS),
         ("/concurrency", bound::CONCURRENCY),
         ("/queueSize", bound::QUEUE_SIZE),
+        ("/streamIdleMs", bound::STREAM_IDLE_MS),
+        ("/streamMaxMs", bound::STREAM_MAX_MS),
         ("/maxRetries", bound::MAX_RETRIES),
         ("/scalingConfig/properties/minReplicas", bound::MIN_REPLICAS),
         ("/scalingConfig/properties/maxReplicas", bound::MAX_REPLICAS),

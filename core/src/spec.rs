@@ -39,11 +39,18 @@ pub use scaling::ScalingConfig;
 pub use schema::schema;
 pub use shape::template_hash;
 
-use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
+use bound::{
+    CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, STREAM_IDLE_MS, STREAM_MAX_MS, TIMEOUT_MS,
+};
 use reader::{Reader, choose, one_of};
 
 /// The default of `healthPath`: the path of the project's runtimes, and of many other servers.
 pub const HEALTH_PATH_DEFAULT: &str = "/health";
+
+/// How long a stream of `/fn/` may stand still, if the spec does not say.
+pub const STREAM_IDLE_MS_DEFAULT: u32 = 60_000;
+/// How long a call of `/fn/` may take, if the spec does not say.
+pub const STREAM_MAX_MS_DEFAULT: u32 = 3_600_000;
 
 /// The values of fields that a draft leaves out. Each value is within the field's range in `bound`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +155,18 @@ pub struct SpecFields {
     /// The path at which a warm pod is asked whether it is ready: `/health` by default. 2xx is
     /// ready, and so is 404 or 405 of a pod that never answered 2xx there.
     pub health_path: String,
+    /// Whether the function is also served as an HTTP server, at `/fn/{name}`. By default true for WARM, and
+    /// false for POOL, because it opens every path of the endpoint. JOB and LOCAL are never served there.
+    pub http: bool,
+    /// The origins of web pages that may send anything to `/fn/{name}`, for instance `https://example.org`;
+    /// `*` is every origin. None by default: pages of other origins may only read.
+    pub allowed_origins: Vec<String>,
+    /// How long in milliseconds a call of `/fn/{name}` may go on without a byte from either side, once the pod
+    /// has begun to answer: 1 to 3600000; 60000 by default.
+    pub stream_idle_ms: u32,
+    /// How long in milliseconds a call of `/fn/{name}` may take from its start in a pod to its last byte: up to
+    /// 86400000; 3600000 by default. 0 is no limit.
+    pub stream_max_ms: u32,
     pub local: LocalRun,
 }
 
@@ -261,6 +280,16 @@ impl FunctionSpec {
             health_path: read
                 .checked("healthPath", rule::check_health_path)
                 .unwrap_or_else(|| HEALTH_PATH_DEFAULT.to_owned()),
+            http: read
+                .flag("http")
+                .unwrap_or(mode.mode == ExecutionMode::Warm),
+            allowed_origins: read_origins(&mut read),
+            stream_idle_ms: read
+                .number("streamIdleMs", &STREAM_IDLE_MS)
+                .unwrap_or(STREAM_IDLE_MS_DEFAULT),
+            stream_max_ms: read
+                .number("streamMaxMs", &STREAM_MAX_MS)
+                .unwrap_or(STREAM_MAX_MS_DEFAULT),
             local: read_local(&mut read, platform),
         };
         rule::check_across(&fields, draft, platform, &mut faults);
@@ -300,6 +329,20 @@ fn read_secrets(read: &mut Reader<'_>) -> Vec<String> {
         }
     }
     names.into_iter().map(str::to_owned).collect()
+}
+
+fn read_origins(read: &mut Reader<'_>) -> Vec<String> {
+    let origins = read.texts("allowedOrigins").unwrap_or_default();
+    if origins.len() > bound::ORIGINS_MAX {
+        let message = format!("must be at most {} origins", bound::ORIGINS_MAX);
+        read.fault("allowedOrigins", message);
+    }
+    for (at, origin) in origins.iter().enumerate() {
+        if let Err(message) = rule::check_origin(origin) {
+            read.fault(&format!("allowedOrigins[{at}]"), message);
+        }
+    }
+    origins.into_iter().map(str::to_owned).collect()
 }
 
 fn read_command(read: &mut Reader<'_>) -> Vec<String> {

@@ -16,6 +16,7 @@
 mod shard;
 mod server;
 mod api;
+mod forward;
 mod invoke;
 mod links;
 mod state;

@@ -31,6 +31,7 @@ mod removal;
 mod leaving;
 mod memory;
 mod outputs;
+mod forward;
 mod ahead;
 mod spec;
 mod pods;

@@ -52,6 +52,7 @@ fn what_is_left_out_has_its_default() {
             "minReplicas": 1, "maxReplicas": 4, "targetInFlightPerPod": 1, "idleTimeoutMs": 600_000,
         },
         "runtimeMode": "HTTP", "runtimeCommand": null, "healthPath": "/health",
+        "http": false, "allowedOrigins": [], "streamIdleMs": 60_000, "streamMaxMs": 3_600_000,
         "local": {"command": [], "env": {}, "build": null, "directory": null},
     });
     assert_eq!(answer, expected);

@@ -34,6 +34,14 @@ pub const ENDPOINT_LEN_MAX: usize = 2048;
 /// The longest `healthPath` in bytes, query included.
 pub const HEALTH_PATH_LEN_MAX: usize = 1024;
 
+/// How long a stream of `/fn/` may stand still.
+pub const STREAM_IDLE_MS: RangeInclusive<u32> = 1..=3_600_000;
+/// How long a call of `/fn/` may take from its grant on. 0 is no limit.
+pub const STREAM_MAX_MS: RangeInclusive<u32> = 0..=86_400_000;
+/// Longest `allowedOrigins`, and longest origin in it.
+pub const ORIGINS_MAX: usize = 64;
+pub const ORIGIN_LEN_MAX: usize = 256;
+
 /// The seconds that a pod may take to end, in addition to the function's timeout.
 pub const GRACE_EXTRA_S: u32 = 10;
 

@@ -14,7 +14,7 @@ pub const API_VERSION: &str = "nanofaas.io/v1";
 pub const KIND: &str = "Function";
 
 /// All fields of a function.
-pub const FIELDS: [&str; 21] = [
+pub const FIELDS: [&str; 25] = [
     "name",
     "image",
     "imagePullPolicy",
@@ -35,6 +35,10 @@ pub const FIELDS: [&str; 21] = [
     "runtimeMode",
     "runtimeCommand",
     "healthPath",
+    "http",
+    "allowedOrigins",
+    "streamIdleMs",
+    "streamMaxMs",
     "local",
 ];
 

@@ -92,6 +92,15 @@ impl<'a> Reader<'a> {
         value
     }
 
+    pub(super) fn flag(&mut self, field: &str) -> Option<bool> {
+        let given = self.raw(field)?;
+        match given {
+            Json::Bool(flag) => return Some(*flag),
+            _ => self.wrong(field, "true or false", given),
+        }
+        None
+    }
+
     /// Reads a text that is not empty and contains no NUL, because neither a process nor a pod accepts NUL.
     pub(super) fn text(&mut self, field: &str) -> Option<&'a str> {
         let given = self.raw(field)?;

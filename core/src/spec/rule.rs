@@ -1,7 +1,7 @@
 //! The rules about names, and about fields that depend on each other or on the platform. Ranges are in
 //! `bound`; `reader` checks the types of single fields.
 
-use super::bound::{HEALTH_PATH_LEN_MAX, KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX};
+use super::bound::{HEALTH_PATH_LEN_MAX, KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX, ORIGIN_LEN_MAX};
 use super::draft::FunctionDraft;
 use super::{ExecutionMode, FieldError, Platform, SpecFields};
 
@@ -81,6 +81,23 @@ pub(super) fn check_health_path(path: &str) -> Result<String, String> {
     Err(format!(
         "must be a path that begins with /, of at most {HEALTH_PATH_LEN_MAX} ASCII characters without \
          spaces and #, is {path:?}"
+    ))
+}
+
+/// Accepts an origin as browsers write it (RFC 6454 §6.2), because it is compared with the `Origin` header byte
+/// by byte, or `*`.
+pub(super) fn check_origin(origin: &str) -> Result<(), String> {
+    let host = origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"));
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+    let is_origin = host.is_some_and(|host| !host.is_empty() && host.bytes().all(plain));
+    if origin == "*" || (is_origin && origin.len() <= ORIGIN_LEN_MAX) {
+        return Ok(());
+    }
+    Err(format!(
+        "must be an origin (http://host or https://host:port, lower case, without a path) or *, is {origin:?}"
     ))
 }
 

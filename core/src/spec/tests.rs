@@ -48,6 +48,7 @@ fn a_bare_spec_gets_every_default() {
         "scalingConfig": {"minReplicas": 1, "maxReplicas": 4, "targetInFlightPerPod": 1,
                           "idleTimeoutMs": 600_000},
         "runtimeMode": "HTTP", "runtimeCommand": null, "healthPath": "/health",
+        "http": false, "allowedOrigins": [], "streamIdleMs": 60_000, "streamMaxMs": 3_600_000,
         "local": {"command": [], "env": {}, "build": null, "directory": null},
     });
     assert_eq!(shown, expected);
@@ -75,7 +76,8 @@ fn null_means_default_and_unknown_fields_are_ignored() {
         "resources": null, "podTemplate": null, "podSecurity": null, "executionMode": null, "endpointUrl": null,
         "timeoutMs": null, "concurrency": null, "queueSize": null, "maxRetries": null,
         "retryOn": null, "scalingConfig": {"minReplicas": null, "maxReplicas": null},
-        "runtimeMode": null, "runtimeCommand": null, "healthPath": null, "local": null, "colour": {"a": [1]},
+        "runtimeMode": null, "runtimeCommand": null, "healthPath": null, "http": null,
+        "allowedOrigins": null, "streamIdleMs": null, "streamMaxMs": null, "local": null, "colour": {"a": [1]},
     });
     assert_eq!(sound(nulls), sound(json!({"image": null})));
 }

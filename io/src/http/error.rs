@@ -31,6 +31,17 @@ pub(crate) enum HttpError {
     /// The function that has to be removed does not exist.
     NothingToRemove(String),
     NoSuchExecution,
+    /// The function is not served at `/fn/`; the text says what to change.
+    NotHttp(&'static str),
+    /// No function of this mode is served at `/fn/`.
+    NeverHttp {
+        name: String,
+        mode: ExecutionMode,
+    },
+    /// A page of another origin may not send this request.
+    CrossOrigin,
+    /// The request goes in a circle.
+    Loop,
     MethodNotAllowed {
         allow: &'static str,
     },

@@ -26,6 +26,8 @@ pub(crate) const EXECUTION_ID: &str = "X-Execution-Id";
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     status: u16,
+    /// The code of an error; empty for an answer that is none.
+    code: Cow<'static, str>,
     content_type: Cow<'static, [u8]>,
     /// Complete header lines, each with its CRLF.
     headers: Vec<u8>,
@@ -91,7 +93,9 @@ const fn reason(status: u16) -> &'static str {
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Unknown",
     }
 }
@@ -103,6 +107,7 @@ impl Response {
     pub(crate) fn new(status: u16, body: impl Into<AnswerBody>) -> Self {
         Self {
             status,
+            code: Cow::Borrowed(""),
             content_type: JSON,
             headers: Vec::new(),
             body: body.into(),
@@ -168,6 +173,17 @@ impl Response {
             content_type,
             ..Self::new(200, body)
         }
+    }
+
+    /// The same answer, for the error of this code.
+    fn of(mut self, code: Cow<'static, str>) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The code of the error, if the answer is one.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
     }
 
     /// Adds a header line.
@@ -270,6 +286,11 @@ impl Heading {
         let date = thread.date_line();
         Self { wire, date }
     }
+
+    /// The `Date` line.
+    pub(crate) const fn date(&self) -> &DateLine {
+        &self.date
+    }
 }
 
 pub(crate) fn start(out: &mut Vec<u8>, status: u16, heading: &Heading) {
@@ -320,8 +341,9 @@ fn error_body(code: &str, message: &str, details: &[String]) -> Vec<u8> {
     body
 }
 
-fn simple(status: u16, code: &str, message: &str) -> Response {
-    Response::new(status, error_body(code, message, &[]))
+fn simple(status: u16, code: impl Into<Cow<'static, str>>, message: &str) -> Response {
+    let code = code.into();
+    Response::new(status, error_body(&code, message, &[])).of(code)
 }
 
 fn parse_error(error: ParseError) -> Response {
@@ -398,6 +420,23 @@ pub(crate) fn error_response(error: &HttpError) -> Response {
                 format!("{name:?} is {mode} and keeps no pods; replicas are of WARM ones");
             simple(409, "NOT_WARM", &message)
         }
+        HttpError::NotHttp(why) => simple(404, "NOT_HTTP", why),
+        HttpError::NeverHttp { name, mode } => {
+            let message = format!(
+                "{name:?} is {mode}, which is not served at /fn/: make it WARM or POOL, or call :invoke"
+            );
+            simple(501, "NOT_HTTP", &message)
+        }
+        HttpError::CrossOrigin => {
+            let message = "a page of another origin may only read here; name its origin in the function's \
+                           allowedOrigins";
+            simple(403, "CROSS_ORIGIN", message)
+        }
+        HttpError::Loop => {
+            let message =
+                "the request has passed this proxy 16 times; a function or a proxy sends it back";
+            simple(508, "LOOP", message)
+        }
         HttpError::NoSuchExecution => {
             let message = "there is no such execution, or it is no longer remembered";
             simple(404, "EXECUTION_NOT_FOUND", message)
@@ -446,6 +485,16 @@ pub(crate) fn error_response(error: &HttpError) -> Response {
     } else {
         response
     }
+}
+
+/// The answer to a call of `/fn/` that failed before the function began to answer.
+pub(crate) fn failure_response(failure: &ExecutionError) -> Response {
+    let status = match outcome_status(failure) {
+        // Clients may send a request again after 408, and the call may have run.
+        408 => 504,
+        status => status,
+    };
+    simple(status, failure.code().to_owned(), &failure.message())
 }
 
 pub(crate) const fn outcome_status(failure: &ExecutionError) -> u16 {

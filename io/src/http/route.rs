@@ -18,10 +18,21 @@ pub(crate) enum ApiRoute<'a> {
     ColdStarts(Name<'a>),
     Execution(ExecutionId, Verb),
     Output(ExecutionId),
-    Complete { token: &'a [u8], id: ExecutionId },
-    Input { token: &'a [u8], id: ExecutionId },
-    PodReady { token: &'a [u8], pod: Name<'a> },
+    Complete {
+        token: &'a [u8],
+        id: ExecutionId,
+    },
+    Input {
+        token: &'a [u8],
+        id: ExecutionId,
+    },
+    PodReady {
+        token: &'a [u8],
+        pod: Name<'a>,
+    },
     OpenApi,
+    /// A function as an HTTP server, with the length of its name in the path.
+    Forward(Name<'a>, usize),
 }
 
 /// The method of a request, for paths that take several methods. A HEAD counts as a GET.
@@ -66,7 +77,9 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
         Method::Post => ("POST", Verb::Post),
         Method::Put => ("PUT", Verb::Put),
         Method::Delete => ("DELETE", Verb::Delete),
-        Method::Options | Method::Patch | Method::Other(_) => ("", Verb::Get),
+        Method::Options | Method::Patch | Method::Connect | Method::Trace | Method::Other(_) => {
+            ("", Verb::Get)
+        }
     };
     // The comparison with the whole list suffices for calls, because the path of a call takes only one
     // method.
@@ -81,6 +94,9 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
 /// Returns the route of `method` on `path`.
 pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     let Some(rest) = path.strip_prefix(b"/v1/") else {
+        if let Some(rest) = path.strip_prefix(b"/fn/") {
+            return forward(method, rest);
+        }
         if path == b"/openapi.yaml" {
             return verb(method, "GET, HEAD").map(|_| ApiRoute::OpenApi);
         }
@@ -96,6 +112,19 @@ pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpErr
         return internal(method, rest);
     }
     Err(HttpError::NoSuchPath)
+}
+
+/// Every method is the function's own, but those that would open a tunnel or show a request to its sender.
+fn forward(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
+    if matches!(method, Method::Connect | Method::Trace) {
+        let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+        return Err(HttpError::MethodNotAllowed { allow });
+    }
+    let end = rest
+        .iter()
+        .position(|byte| *byte == b'/')
+        .unwrap_or(rest.len());
+    Ok(ApiRoute::Forward(name(&rest[..end])?, end))
 }
 
 fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {

@@ -48,25 +48,7 @@ pub(crate) fn admit_head(
     head_bytes: &[u8],
     arrived_at: Uptime,
 ) -> Result<AdmittedRequest, HttpError> {
-    if thread.phase.get() != ShutdownPhase::Serving {
-        return Err(HttpError::ShuttingDown);
-    }
-    let entry = thread.function(name);
-    let reject = |reason: RejectReason, wait| {
-        match &entry {
-            Some(entry) => entry.metrics(thread).rejected[reason as usize].add(),
-            None => thread.ledger().rejected_unknown.add(),
-        }
-        HttpError::Refused(AdmissionError::new(reason, wait))
-    };
-    // The rate limit is checked before the function, so that requests for unknown functions count, too.
-    thread
-        .rate
-        .take(arrived_at)
-        .map_err(|wait| reject(RejectReason::Rate, wait))?;
-    let Some(found) = entry.clone() else {
-        return Err(thread.no_such(name));
-    };
+    let found = find(thread, name, arrived_at)?;
     let declared = match head.framing {
         Framing::Length(length) if length > thread.config.body_bytes_max => {
             return Err(HttpError::BodyTooLarge {
@@ -92,7 +74,7 @@ pub(crate) fn admit_head(
     if let Some(key) = head.idempotency_key {
         parse_idempotency_key(key.of(head_bytes))?;
     }
-    let no_memory = || reject(RejectReason::Memory, Nanos::ZERO);
+    let no_memory = || rejected(thread, &found, RejectReason::Memory, Nanos::ZERO);
     let waiting = charges::wait(thread, &found, declared).map_err(|_| no_memory())?;
     let due = charge_for(declared) + charges::copy_of(&found, declared);
     let charge = thread.account.charge(due);
@@ -105,6 +87,42 @@ pub(crate) fn admit_head(
         deadline: Deadline::after(arrived_at, limit),
         enqueue,
     })
+}
+
+/// The first steps of every admission: the process serves calls, the rate allows one more, and the function
+/// exists.
+#[inline]
+pub(crate) fn find(
+    thread: &Rc<Links>,
+    name: &str,
+    arrived_at: Uptime,
+) -> Result<Rc<FunctionEntry>, HttpError> {
+    if thread.phase.get() != ShutdownPhase::Serving {
+        return Err(HttpError::ShuttingDown);
+    }
+    let entry = thread.function(name);
+    // The rate limit is checked before the function, so that requests for unknown functions count, too.
+    if let Err(wait) = thread.rate.take(arrived_at) {
+        let reason = RejectReason::Rate;
+        return Err(match &entry {
+            Some(entry) => rejected(thread, entry, reason, wait),
+            None => {
+                thread.ledger().rejected_unknown.add();
+                HttpError::Refused(AdmissionError::new(reason, wait))
+            }
+        });
+    }
+    entry.ok_or_else(|| thread.no_such(name))
+}
+
+/// Counts a refused call, and returns the error.
+pub(crate) fn rejected(
+    thread: &Links,
+    entry: &FunctionEntry,
+    reason: RejectReason,
+    wait: Nanos,
+) -> HttpError {
+    refuse(thread, entry, AdmissionError::new(reason, wait))
 }
 
 /// Checks a JSON body, and returns how the call is served.
@@ -314,7 +332,7 @@ pub(crate) fn end_record(
 }
 
 /// Ends a call in the metrics, in the ledger and in the call table; returns its final status.
-pub(crate) fn finish(call: &ServedCall<'_>, finished: &Finished, now: Uptime) -> Status {
+pub(crate) fn finish<T>(call: &ServedCall<'_>, finished: &Finished<T>, now: Uptime) -> Status {
     let thread = call.thread;
     let entry = call.entry();
     let metrics = entry.metrics(thread);

@@ -90,9 +90,9 @@ impl AttemptError {
     }
 }
 
-/// The result of an attempt, and its times.
-pub(crate) struct FinishedAttempt {
-    pub(crate) result: Result<ChargedOutput, AttemptError>,
+/// The result of an attempt, and its times. `T` is what a successful attempt returns.
+pub(crate) struct FinishedAttempt<T = ChargedOutput> {
+    pub(crate) result: Result<T, AttemptError>,
     pub(crate) verdict: PodVerdict,
     pub(crate) sent_at: Option<Uptime>,
     pub(crate) answered_at: Option<Uptime>,
@@ -102,7 +102,7 @@ pub(crate) struct FinishedAttempt {
     pub(crate) start: Nanos,
 }
 
-impl FinishedAttempt {
+impl<T> FinishedAttempt<T> {
     /// Makes the result of an attempt that failed before anything was sent.
     pub(crate) const fn not_begun(failure: ExecutionError, verdict: PodVerdict) -> Self {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)

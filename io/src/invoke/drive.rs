@@ -18,9 +18,9 @@ use crate::invoke::{to_job, to_local, to_pod};
 use crate::state::call_machine::CallMachine;
 use crate::state::executions::Status;
 
-/// How a call ended.
-pub(crate) struct Finished {
-    pub(crate) result: Result<ChargedOutput, ExecutionError>,
+/// How a call ended. `T` is what its successful attempt returned.
+pub(crate) struct Finished<T = ChargedOutput> {
+    pub(crate) result: Result<T, ExecutionError>,
     pub(crate) times: Times,
     /// True if it is certain that the function did not begin in any attempt.
     pub(crate) never_ran: bool,
@@ -28,6 +28,14 @@ pub(crate) struct Finished {
 
 /// Serves a call to its end. Before, admission has counted the call in the queue depth of its lane.
 pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
+    serve_by(call, |grant| in_its_mode(call, grant)).await
+}
+
+/// Serves an admitted call, each attempt of which `attempt` makes.
+pub(crate) async fn serve_by<T, F: Future<Output = FinishedAttempt<T>>>(
+    call: &ServedCall<'_>,
+    attempt: impl Fn(Grant) -> F,
+) -> Finished<T> {
     let thread = call.thread;
     let mut answer = None;
     loop {
@@ -36,7 +44,7 @@ pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
                 None => poll_fn(|cx| call.poll_events(cx)).await,
                 Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
             },
-            Step::Run(grant) => answer = run(call, &grant).await,
+            Step::Run(grant) => answer = run(call, &grant, attempt(grant)).await,
             Step::Stop => unreachable!("an attempt that is stopped was running"),
             Step::Release(done) => release(call, done),
             Step::Queue(ticket) => {
@@ -100,18 +108,14 @@ fn give_back_grant(call: &ServedCall<'_>) {
 }
 
 /// Runs one attempt on the pod of the grant, and reports the attempt's end to the state machine.
-async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
+async fn run<T>(
+    call: &ServedCall<'_>,
+    grant: &Grant,
+    attempt: impl Future<Output = FinishedAttempt<T>>,
+) -> Option<T> {
     let thread = call.thread;
     begin(call, grant);
-    let mode = call.entry().function.spec.execution_mode;
-    let done = match mode {
-        ExecutionMode::Local => until_stopped(call, to_local::echo(call)).await,
-        ExecutionMode::Job => Box::pin(until_stopped(call, to_job::run(call, grant))).await,
-        ExecutionMode::Warm | ExecutionMode::Pool => {
-            until_stopped(call, to_pod::run(call, grant)).await
-        }
-    };
-    let Some(attempt) = done else {
+    let Some(attempt) = until_stopped(call, attempt).await else {
         let (sent_at, now) = (call.timestamps.sent_at.get(), thread.now());
         let mut life = call.life.borrow_mut();
         life.stopped(sent_at, now, thread);
@@ -128,6 +132,16 @@ async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
     let mut life = call.life.borrow_mut();
     life.attempted(attempt.report(), now, thread);
     attempt.result.ok()
+}
+
+/// Makes an attempt as the function's mode says.
+async fn in_its_mode(call: &ServedCall<'_>, grant: Grant) -> FinishedAttempt {
+    let mode = call.entry().function.spec.execution_mode;
+    match mode {
+        ExecutionMode::Local => to_local::echo(call).await,
+        ExecutionMode::Job => Box::pin(to_job::run(call, &grant)).await,
+        ExecutionMode::Warm | ExecutionMode::Pool => to_pod::run(call, &grant).await,
+    }
 }
 
 /// Polls an attempt until it ends or the state machine stops it.
@@ -168,7 +182,7 @@ fn begin(call: &ServedCall<'_>, grant: &Grant) {
 }
 
 /// Writes into the record how the pod started, if the attempt waited for that start.
-fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
+fn note_start<T>(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt<T>) {
     let has_started = attempt.cold_start || !grant.start.is_zero();
     if has_started {
         let pods = &call.thread.pods;

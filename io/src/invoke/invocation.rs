@@ -44,6 +44,20 @@ fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], time: Nanos) {
     out.extend_from_slice(&[b'.', digit(us / 100), digit(us / 10), digit(us)]);
 }
 
+/// Appends `Server-Timing`: the end of the line before it, and its own line.
+#[inline(always)]
+pub(crate) fn server_timing(out: &mut Vec<u8>, times: &Times, total: Nanos) {
+    out.extend_from_slice(b"\r\nServer-Timing: ");
+    millis(out, b"queue;dur=", times.queue);
+    if !times.start.is_zero() {
+        millis(out, b", start;dur=", times.start);
+    }
+    millis(out, b", dispatch;dur=", times.dispatch);
+    millis(out, b", function;dur=", times.function);
+    millis(out, b", total;dur=", total);
+    out.extend_from_slice(b"\r\n");
+}
+
 impl Invocation<'_> {
     /// Appends the headers that an answer has after a success and after a failure.
     fn headers(&self, out: &mut Vec<u8>, id: &Id) {
@@ -53,16 +67,7 @@ impl Invocation<'_> {
             out.extend_from_slice(b"\r\nX-Trace-Id: ");
             out.extend_from_slice(trace_id);
         }
-        out.extend_from_slice(b"\r\nServer-Timing: ");
-        let times = &self.times;
-        millis(out, b"queue;dur=", times.queue);
-        if !times.start.is_zero() {
-            millis(out, b", start;dur=", times.start);
-        }
-        millis(out, b", dispatch;dur=", times.dispatch);
-        millis(out, b", function;dur=", times.function);
-        millis(out, b", total;dur=", self.total);
-        out.extend_from_slice(b"\r\n");
+        server_timing(out, &self.times, self.total);
         if self.replay {
             out.extend_from_slice(b"Idempotent-Replay: true\r\n");
         }

@@ -36,18 +36,27 @@ const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 
 /// Runs the attempt in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
-    let owner = match grant.pod {
-        Some(pod) => Owner::Pod(pod),
-        None => match &*call.entry().endpoint.borrow() {
-            Ok(address) => Owner::Endpoint(address.clone()),
-            Err(why) => {
-                let failure = ExecutionError::PodUnreachable(why.clone());
-                return FinishedAttempt::not_begun(failure, PodVerdict::Lost);
-            }
-        },
+    let owner = match owner(call, grant) {
+        Ok(owner) => owner,
+        Err(why) => {
+            let failure = ExecutionError::PodUnreachable(why);
+            return FinishedAttempt::not_begun(failure, PodVerdict::Lost);
+        }
     };
     let until = call.life.borrow().running_until();
     exchange(call, &owner, until, &call.timestamps).await
+}
+
+/// What the call's connection leads to: the pod that the grant names, or the function's endpoint.
+pub(crate) fn owner(call: &ServedCall<'_>, grant: &Grant) -> Result<Owner, Arc<str>> {
+    match grant.pod {
+        Some(pod) => Ok(Owner::Pod(pod)),
+        None => {
+            let entry = call.entry();
+            let endpoint = entry.endpoint.borrow();
+            endpoint.clone().map(Owner::Endpoint)
+        }
+    }
 }
 
 /// Returns the address to which the owner's connections go.
@@ -72,7 +81,7 @@ fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<s
 }
 
 /// Returns how error messages name the pod.
-fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
+pub(crate) fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     match address(call, owner) {
         Ok(address) => format!("the pod at {address}"),
         Err(_) => "the pod".to_owned(),
@@ -107,6 +116,23 @@ async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<Po
     }
 }
 
+/// A new connection on which nothing was received; the error says why there is none.
+pub(crate) async fn open(call: &ServedCall<'_>, owner: &Owner) -> Result<PodConn, Arc<str>> {
+    let thread = call.thread;
+    let address = address(call, owner)?;
+    let connection = connect(thread, &address)
+        .await
+        .map_err(|error| format!("no connection to the pod at {address}: {error}"))?;
+    // The clock is read, because connecting took time, and `X-Deadline-Ms` is computed from `recent`.
+    let _connected_at = thread.now();
+    if !connection.check_fresh() {
+        // Bytes that came before the request cannot be its answer.
+        let pod = named(call, owner);
+        return Err(format!("{pod} sent something, or closed, before it was asked").into());
+    }
+    Ok(connection)
+}
+
 /// Sends the request and reads the answer.
 async fn exchange(
     call: &ServedCall<'_>,
@@ -121,30 +147,10 @@ async fn exchange(
     let request = call.request.body();
     let mut connection = match thread.pods.take(owner, thread.recent()) {
         Some(connection) => connection,
-        None => {
-            let address = match address(call, owner) {
-                Ok(address) => address,
-                Err(why) => return unreachable(why, PodVerdict::Lost),
-            };
-            match Box::pin(connect(thread, &address)).await {
-                Ok(connection) => {
-                    // The clock is read, because connecting took time, and `X-Deadline-Ms` is computed from
-                    // `recent`.
-                    let _connected_at = thread.now();
-                    if !connection.check_fresh() {
-                        // Bytes that came before the request cannot be its answer.
-                        let pod = named(call, owner);
-                        let why = format!("{pod} sent something, or closed, before it was asked");
-                        return unreachable(why.into(), PodVerdict::Lost);
-                    }
-                    connection
-                }
-                Err(error) => {
-                    let why = format!("no connection to the pod at {address}: {error}");
-                    return unreachable(why.into(), PodVerdict::Lost);
-                }
-            }
-        }
+        None => match Box::pin(open(call, owner)).await {
+            Ok(connection) => connection,
+            Err(why) => return unreachable(why, PodVerdict::Lost),
+        },
     };
     let failed =
         |error, verdict| FinishedAttempt::unanswered(error, verdict, timestamps.sent_at.get());

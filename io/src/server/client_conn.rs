@@ -2,6 +2,7 @@
 //! next head, its body, and whether the client is still there. It routes and answers nothing; `serve` does.
 
 mod body;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -57,6 +58,8 @@ enum AwaitedBody {
     /// A body of known length. The number is the length of the whole request, with its head.
     Until(usize),
     Chunks,
+    /// The body is passed through, one piece at a time.
+    Stream,
 }
 
 /// One client's connection. The reader (`poll_read`) and the server (`serve`) share it.
@@ -218,13 +221,15 @@ impl ClientConn {
         if pending.len() > self.room.get() {
             return false;
         }
-        if pending.len() < SMALL {
+        let is_stream = matches!(self.body.get(), AwaitedBody::Stream);
+        if pending.len() < SMALL && !is_stream {
             return true;
         }
         let is_of_body = match self.body.get() {
             AwaitedBody::None => false,
             AwaitedBody::Until(whole) => pending.len() < whole,
             AwaitedBody::Chunks => true,
+            AwaitedBody::Stream => return pending.is_empty(),
         };
         is_of_body || self.charge_pending(&pending, SMALL)
     }
@@ -257,10 +262,12 @@ impl ClientConn {
     fn next_read(&self) -> usize {
         let missing = match self.body.get() {
             AwaitedBody::Until(whole) => whole.saturating_sub(self.pending.borrow().len()),
-            AwaitedBody::None | AwaitedBody::Chunks => 0,
+            AwaitedBody::None | AwaitedBody::Chunks | AwaitedBody::Stream => 0,
         };
         if missing > 0 {
             missing.clamp(SMALL, LARGE)
+        } else if matches!(self.body.get(), AwaitedBody::Stream) {
+            self.next_piece()
         } else if self.was_full.get() && self.socket.has_much() && self.take_large_room() {
             LARGE
         } else {

@@ -172,7 +172,10 @@ async fn respond(
             let body = thread.config.openapi.as_bytes().to_vec();
             Response::bytes((&b"application/yaml"[..]).into(), body)
         }
-        ApiRoute::Invoke(_) | ApiRoute::Enqueue(_) | ApiRoute::Complete { .. } => {
+        ApiRoute::Invoke(_)
+        | ApiRoute::Enqueue(_)
+        | ApiRoute::Complete { .. }
+        | ApiRoute::Forward(..) => {
             unreachable!("calls and results were routed before")
         }
     })

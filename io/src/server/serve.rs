@@ -14,8 +14,11 @@ use std::task::Poll;
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::host::Host;
-use nanofaas_http1::request::{Method, RequestHead};
+use nanofaas_http1::request::{FetchSite, Method, RequestHead};
 
+use crate::forward;
+use crate::forward::request::PREFIX;
+use crate::forward::serve::{AdmittedForward, ForwardEnd};
 use crate::http::error::HttpError;
 use crate::http::response::{Heading, Response, Wire, error_response};
 use crate::http::route::{ApiRoute, route};
@@ -238,12 +241,20 @@ async fn answer_into(
             }
             Err(stop) => Err(stop),
         },
+        Ok(Admitted::Forward(admitted)) => {
+            return Box::pin(forward(conn, head, &admitted, wire, outgoing)).await;
+        }
         // The future is boxed, because every place of the pool has room for all futures that are not boxed,
         // and this one is not needed on the warm path.
         Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
         Err(error) => {
+            let is_forward = head.path.of(&conn.pending.borrow()).starts_with(PREFIX);
             let skipped = conn.skip(head).await;
-            let response = error_response(&error);
+            let response = if is_forward {
+                forward::answer::refusal(&error)
+            } else {
+                error_response(&error)
+            };
             let stays = skipped && keep_alive && !response.closes();
             let wire = Wire {
                 keep_alive: stays,
@@ -287,6 +298,7 @@ async fn answer_into(
 
 enum Admitted {
     Call(AdmittedRequest),
+    Forward(AdmittedForward),
     Other,
 }
 
@@ -307,8 +319,14 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         ListenerPort::Internal | ListenerPort::Public { .. } => {}
     }
     // A browser sends `Origin` with a request of a page of another site. Such a page must not call functions.
-    if head.origin.is_some() {
+    let is_forward = matches!(route, ApiRoute::Forward(..));
+    if head.origin.is_some() && !is_forward {
         let why = "requests of browsers from other sites are not taken; send no Origin header";
+        return Err(HttpError::Forbidden(why));
+    }
+    // A page that a function serves has this process's origin, so its browser sends no `Origin` with a GET.
+    if matches!(head.fetch_site, FetchSite::SameOrigin | FetchSite::Foreign) && !is_forward {
+        let why = "requests of web pages are not taken here; send no Sec-Fetch-Site header";
         return Err(HttpError::Forbidden(why));
     }
     // The name of a page may have been made to resolve to a loopback address (DNS rebinding). The browser
@@ -316,7 +334,13 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
     if conn.loopback
         && !internal
         && let Some(host) = head.host
-        && !Host::parse(host.of(&pending)).is_some_and(Host::is_loopback)
+        && !Host::parse(host.of(&pending)).is_some_and(|host| {
+            if is_forward {
+                host.is_local()
+            } else {
+                host.is_loopback()
+            }
+        })
     {
         let why = "while listening on loopback, Host has to be localhost or a loopback address";
         return Err(HttpError::Forbidden(why));
@@ -324,11 +348,47 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
     let (name, enqueue) = match &route {
         ApiRoute::Invoke(name) => (name, false),
         ApiRoute::Enqueue(name) => (name, true),
+        ApiRoute::Forward(name, name_len) => {
+            let (thread, name) = (&conn.thread, name.as_str());
+            return forward::admit::admit_head(thread, name, *name_len, head, &pending, arrived_at)
+                .map(Admitted::Forward);
+        }
         _ => return Ok(Admitted::Other),
     };
     let thread = &conn.thread;
     admit::admit_head(thread, name.as_str(), enqueue, head, &pending, arrived_at)
         .map(Admitted::Call)
+}
+
+/// Serves a request of `/fn/`. The function's answer goes out while it comes; only an answer of the platform
+/// itself is put into `outgoing`.
+async fn forward(
+    conn: &ClientConn,
+    head: &RequestHead,
+    admitted: &AdmittedForward,
+    wire: Wire,
+    outgoing: &mut Outgoing,
+) -> AfterAnswer {
+    let thread = &conn.thread;
+    if conn.has_left() {
+        return AfterAnswer::No;
+    }
+    let incoming = Incoming::new(conn.split(head.len), *head, 0);
+    let served = forward::serve::serve(thread, conn, &conn.alarm, admitted, &incoming, wire).await;
+    thread.buffers.give(incoming.into_buffer());
+    match served {
+        ForwardEnd::Stays => AfterAnswer::Yes,
+        ForwardEnd::Ends => AfterAnswer::No,
+        ForwardEnd::Own(response) => {
+            let stays = wire.keep_alive && !response.closes();
+            outgoing.put(thread, response, wire);
+            if stays {
+                AfterAnswer::Yes
+            } else {
+                AfterAnswer::No
+            }
+        }
+    }
 }
 
 async fn read_call(

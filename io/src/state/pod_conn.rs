@@ -90,6 +90,36 @@ impl PodConn {
         self.socket.post(bytes);
     }
 
+    /// Sends a part of a request whose body is passed through. The request is complete if this is its last part.
+    pub(crate) fn post_part(&mut self, bytes: Vec<u8>, is_last: bool) {
+        let now = self.runtime.now();
+        self.sent_at = is_last.then_some(now);
+        self.socket.post(bytes);
+    }
+
+    /// Whether the pod has not taken some posted bytes yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.socket.is_behind()
+    }
+
+    /// Wakes the task when the pod has taken all posted bytes.
+    pub(crate) fn poll_taken(&self, cx: &Context<'_>) {
+        let _taken = self.socket.poll_sent(cx);
+    }
+
+    /// Receives one buffer of at most so many bytes, if there is none yet.
+    pub(crate) fn poll_part(&mut self, bytes_max: usize, cx: &Context<'_>) {
+        if self.received.is_empty() {
+            self.room = self.room.min(bytes_max);
+            self.poll_read(cx);
+        }
+    }
+
+    /// Takes the received bytes, in the buffer that they are in.
+    pub(crate) fn take_received(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.received)
+    }
+
     /// Makes room in `received` for `more` bytes of an answer.
     pub(crate) fn reserve(&mut self, more: usize) {
         let whole = self.received.len() + more;

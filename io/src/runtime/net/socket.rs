@@ -4,10 +4,12 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+
+use nix::sys::socket::{SockaddrStorage, getpeername};
 
 use super::{EventLoop, Received, Unsent, epoll, uring};
 
@@ -152,6 +154,13 @@ impl Socket {
             Shutdown::Both => Nix::Both,
         };
         let _ = nix::sys::socket::shutdown(self.fd(), how);
+    }
+
+    /// The address of the peer, if it has one.
+    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
+        let address: SockaddrStorage = getpeername(self.fd()).ok()?;
+        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
     }
 
     /// Returns the descriptor, which is open as long as the socket exists.

@@ -1,0 +1,99 @@
+//! Admission of a request of `/fn/`, by its head alone: rate, function, browsers, memory. Queue and prediction
+//! follow in `serve`.
+
+use std::rc::Rc;
+
+use nanofaas_core::call::Deadline;
+use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::outcome::TimeLimit;
+use nanofaas_core::spec::{ExecutionMode, SpecFields};
+use nanofaas_core::time::{Nanos, Uptime};
+use nanofaas_http1::forward::value_of;
+use nanofaas_http1::header_value::parse_timeout_ms;
+use nanofaas_http1::request::{FetchSite, Method, RequestHead};
+
+use crate::forward::request::{ForwardHead, climbs};
+use crate::forward::serve::AdmittedForward;
+use crate::http::error::HttpError;
+use crate::invoke::admit::{find, rejected};
+use crate::links::Links;
+
+/// Admits a request by its head. `name_len` is how long the function's name is in the path.
+pub(crate) fn admit_head(
+    thread: &Rc<Links>,
+    name: &str,
+    name_len: usize,
+    head: &RequestHead,
+    bytes: &[u8],
+    arrived_at: Uptime,
+) -> Result<AdmittedForward, HttpError> {
+    let entry = find(thread, name, arrived_at)?;
+    let spec = &entry.function.spec;
+    check_mode(spec)?;
+    check_origin(spec, head, &bytes[..head.len])?;
+    let forward = ForwardHead::read(head, bytes, name_len)?;
+    let path = &bytes[forward.path_at..head.path.end()];
+    if spec.execution_mode == ExecutionMode::Pool && climbs(path) {
+        let why = "the path has a segment . or .., which could leave the endpoint's paths; resolve it first";
+        return Err(HttpError::BadRequest(why.to_owned()));
+    }
+    let limit = match head.timeout_ms {
+        Some(span) => TimeLimit::Client(parse_timeout_ms(span.of(bytes))?),
+        None => TimeLimit::Function(spec.timeout_ms),
+    };
+    let charge = thread.account.charge(CALL_OVERHEAD_BYTES as u64);
+    let charge =
+        charge.ok_or_else(|| rejected(thread, &entry, RejectReason::Memory, Nanos::ZERO))?;
+    Ok(AdmittedForward {
+        _held: charge,
+        head: forward,
+        arrived_at,
+        deadline: Deadline::after(arrived_at, limit),
+        entry,
+    })
+}
+
+fn check_mode(spec: &SpecFields) -> Result<(), HttpError> {
+    match spec.execution_mode {
+        mode @ (ExecutionMode::Job | ExecutionMode::Local) => Err(HttpError::NeverHttp {
+            name: spec.name.to_string(),
+            mode,
+        }),
+        ExecutionMode::Warm | ExecutionMode::Pool if spec.http => Ok(()),
+        ExecutionMode::Warm | ExecutionMode::Pool => Err(HttpError::NotHttp(
+            "the function is not served at /fn/: set http to true in its spec, or call :invoke",
+        )),
+    }
+}
+
+/// Refuses what a page of another origin may not do: everything but reading. The page's user has not asked for it,
+/// and this port has no login.
+fn check_origin(spec: &SpecFields, head: &RequestHead, bytes: &[u8]) -> Result<(), HttpError> {
+    let origin = head.origin.map(|origin| origin.of(bytes));
+    let is_foreign = match (head.fetch_site, origin) {
+        (FetchSite::User | FetchSite::SameOrigin, _) | (FetchSite::Unknown, None) => false,
+        (FetchSite::Foreign, _) => true,
+        (FetchSite::Unknown, Some(origin)) => {
+            let host = head.host.map(|host| host.of(bytes));
+            let named = [&b"http://"[..], b"https://"]
+                .iter()
+                .find_map(|scheme| origin.strip_prefix(*scheme));
+            !named
+                .zip(host)
+                .is_some_and(|(named, host)| named.eq_ignore_ascii_case(host))
+        }
+    };
+    let only_reads = matches!(head.method, Method::Get | Method::Head | Method::Options)
+        && value_of(bytes, b"upgrade").is_none();
+    let is_allowed = || {
+        let origins = &spec.allowed_origins;
+        origins.iter().any(|allowed| {
+            allowed == "*" || origin.is_some_and(|origin| origin == allowed.as_bytes())
+        })
+    };
+    if is_foreign && !only_reads && !is_allowed() {
+        return Err(HttpError::CrossOrigin);
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The head of an answer on its way from the pod to the client, and the answers of the platform itself to a
+//! request of `/fn/`.
+
+use nanofaas_core::call::Times;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::outcome::ExecutionError;
+use nanofaas_core::time::Nanos;
+use nanofaas_http1::forward::{NamedHeaders, is_for_client, reason_of};
+use nanofaas_http1::head::header_lines;
+use nanofaas_http1::response_head::ResponseHead;
+
+use crate::forward::request::VIA;
+use crate::http::error::HttpError;
+use crate::http::response::{
+    EXECUTION_ID, Heading, Response, Wire, end, error_response, failure_response, number,
+};
+use crate::invoke::incoming::Incoming;
+use crate::invoke::invocation::server_timing;
+
+/// Room for the lines that are added to an answer.
+pub(crate) const ADDED_ROOM: usize = 512;
+/// The header that names the platform's own errors.
+const ERROR: &str = "X-Nanofaas-Error";
+
+/// Appends the head of an interim answer (1xx).
+pub(crate) fn write_interim(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
+    let bytes = &bytes[..head.len];
+    status_line(out, head, bytes);
+    kept_lines(out, bytes, false);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What the platform adds to an answer.
+pub(crate) struct Added<'a> {
+    pub(crate) id: ExecutionId,
+    pub(crate) request: &'a Incoming,
+    pub(crate) times: Times,
+    /// The time from the request's arrival to the head of the answer.
+    pub(crate) total: Nanos,
+}
+
+impl Added<'_> {
+    /// Appends the head of the pod's answer for the client. `in_chunks` is whether its body is sent in chunks.
+    pub(crate) fn write_head(
+        &self,
+        out: &mut Vec<u8>,
+        head: &ResponseHead,
+        bytes: &[u8],
+        in_chunks: bool,
+        heading: &Heading,
+    ) {
+        let bytes = &bytes[..head.len];
+        status_line(out, head, bytes);
+        // Only an answer without a body keeps a length that is not that of the body: one to HEAD, and 304.
+        let keeps_length = !in_chunks && head.status != 204;
+        let found = kept_lines(out, bytes, keeps_length);
+        if !found.date {
+            out.extend_from_slice(heading.date());
+        }
+        out.extend_from_slice(b"Via: ");
+        out.extend_from_slice(VIA);
+        out.extend_from_slice(b"\r\nX-Execution-Id: ");
+        out.extend_from_slice(&self.id.text());
+        if let Some(trace_id) = self.request.trace_id()
+            && !found.trace_id
+        {
+            out.extend_from_slice(b"\r\nX-Trace-Id: ");
+            out.extend_from_slice(trace_id);
+        }
+        server_timing(out, &self.times, self.total);
+        if in_chunks {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        end(out, heading.wire);
+    }
+
+    /// The answer to a call that failed before the head of its answer was sent.
+    pub(crate) fn failure(&self, failure: &ExecutionError) -> Response {
+        let mut response = platform(failure_response(failure));
+        let mut lines = Vec::new();
+        server_timing(&mut lines, &self.times, self.total);
+        // The lines begin with the end of the line before them.
+        response
+            .headers()
+            .extend_from_slice(lines.strip_prefix(b"\r\n").unwrap_or(&lines));
+        if let Some(trace_id) = self.request.trace_id() {
+            response = response.with("X-Trace-Id", trace_id);
+        }
+        response.with(EXECUTION_ID, &self.id.text())
+    }
+}
+
+/// The answer to a request that is not accepted as a call.
+pub(crate) fn refusal(error: &HttpError) -> Response {
+    platform(error_response(error))
+}
+
+/// Marks an answer as the platform's own, because a client cannot tell it from the function's otherwise.
+fn platform(response: Response) -> Response {
+    let code = response.code().to_owned();
+    response
+        .with("Cache-Control", b"no-store")
+        .with(ERROR, code.as_bytes())
+}
+
+fn status_line(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    number(out, u64::from(head.status));
+    out.push(b' ');
+    out.extend_from_slice(reason_of(bytes));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Which headers the pod has sent itself.
+#[derive(Default)]
+struct SentByPod {
+    date: bool,
+    trace_id: bool,
+}
+
+/// Appends the header lines that go to the client.
+fn kept_lines(out: &mut Vec<u8>, bytes: &[u8], keeps_length: bool) -> SentByPod {
+    // A pod whose `Connection` names a needed header only loses that header.
+    let named = NamedHeaders::of(bytes).unwrap_or_default();
+    let mut found = SentByPod::default();
+    for (name, value) in header_lines(bytes) {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        if !is_for_client(name)
+            || named.contain(bytes, name)
+            || (!keeps_length && is(b"content-length"))
+        {
+            continue;
+        }
+        found.date |= is(b"date");
+        found.trace_id |= is(b"x-trace-id");
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+    found
+}
+
+/// How the client gets the answer of a pod.
+pub(crate) const fn wire_of(wire: Wire, keeps_connection: bool) -> Wire {
+    Wire {
+        keep_alive: wire.keep_alive && keeps_connection,
+        ..wire
+    }
+}

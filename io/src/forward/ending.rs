@@ -1,0 +1,139 @@
+//! How an attempt of a call of `/fn/` ended, as the call's state machine takes it: with its answer passed on, or
+//! broken off. It moves no byte; `exchange` does.
+
+use std::sync::Arc;
+
+use nanofaas_core::outcome::{ExecutionError, HandlerError, Stage, TimeLimit};
+use nanofaas_core::ticket::PodVerdict;
+use nanofaas_core::time::{Nanos, Uptime};
+use nanofaas_http1::request::Method;
+use nanofaas_http1::response_head::ResponseHead;
+
+use crate::forward::exchange::{BrokenOff, Exchange};
+use crate::invoke::attempt::{AttemptError, FinishedAttempt};
+use crate::invoke::to_pod::named;
+use crate::state::pod_pool::Owner;
+
+impl Exchange<'_, '_> {
+    /// The attempt's end, as the state machine takes it.
+    pub(super) fn finished(
+        self,
+        owner: &Owner,
+        result: Result<ResponseHead, BrokenOff>,
+        answered_at: Option<Uptime>,
+    ) -> FinishedAttempt<()> {
+        let sent_at = self.call.timestamps.sent_at.get();
+        let (result, verdict, head) = match result {
+            Ok(head) => (outcome(&head), PodVerdict::Healthy, Some(head)),
+            Err(broken) => {
+                let (error, verdict) = self.failure(owner, broken);
+                (Err(error), verdict, None)
+            }
+        };
+        let (cold_start, init_ms) = head.map_or((false, None), |head| {
+            (head.cold_start, head.init_duration_ms)
+        });
+        if let Some(head) = head {
+            let is_exact = self.pod.received.is_empty() && head.keep_alive && self.pod.is_sound();
+            if is_exact {
+                let now = self.thread.now();
+                self.thread
+                    .pods
+                    .give(owner, self.pod, head.keep_alive_s, now);
+            }
+        }
+        FinishedAttempt {
+            result,
+            verdict,
+            sent_at,
+            answered_at,
+            cold_start,
+            init_ms,
+            start: Nanos::ZERO,
+        }
+    }
+
+    fn failure(&self, owner: &Owner, broken: BrokenOff) -> (AttemptError, PodVerdict) {
+        let forwarding = self.forwarding;
+        let lost = |why: Arc<str>| {
+            let failure = ExecutionError::PodLost(why);
+            let error = if self.may_run_again() {
+                AttemptError::pod_lost(failure)
+            } else {
+                AttemptError::last(failure)
+            };
+            (error, PodVerdict::Lost)
+        };
+        match broken {
+            BrokenOff::NotStarted => {
+                let pod = named(self.call, owner);
+                let why = format!("{pod} says that it cannot take the call now");
+                let failure = ExecutionError::PodUnreachable(why.into());
+                let can_repeat = forwarding.upload.borrow().can_repeat();
+                let error = if can_repeat {
+                    AttemptError::not_begun(failure)
+                } else {
+                    AttemptError::last(failure)
+                };
+                (error, PodVerdict::Lost)
+            }
+            BrokenOff::Closed => lost(match self.pod.unsent() {
+                Some(unsent) => {
+                    let pod = named(self.call, owner);
+                    format!("the request could not be sent to {pod}: {}", unsent.why).into()
+                }
+                None => "the pod closed the connection before its answer was complete".into(),
+            }),
+            BrokenOff::Foreign => lost("the pod answered another call".into()),
+            BrokenOff::Nonsense(why) => {
+                let why = format!("the pod's answer is not sound HTTP: {why}");
+                let failure = ExecutionError::BadOutput(why.into());
+                (AttemptError::last(failure), PodVerdict::Healthy)
+            }
+            BrokenOff::Client(fault) => {
+                forwarding.fault.set(Some(fault));
+                (
+                    AttemptError::last(ExecutionError::Cancelled),
+                    PodVerdict::CutOff,
+                )
+            }
+            BrokenOff::Idle => {
+                let ms = self.call.entry().function.spec.stream_idle_ms;
+                let failure = ExecutionError::Timeout {
+                    stage: Stage::Running,
+                    limit: Some(TimeLimit::StreamIdle(ms)),
+                };
+                (AttemptError::last(failure), PodVerdict::CutOff)
+            }
+        }
+    }
+
+    /// Whether a call that may have run can be run again: its method or its key allows it, its whole body can be
+    /// sent again, and the client has no byte of an answer.
+    fn may_run_again(&self) -> bool {
+        let head = &self.call.request.head;
+        let repeats = matches!(
+            head.method,
+            Method::Get | Method::Head | Method::Options | Method::Put | Method::Delete
+        );
+        (repeats || head.idempotency_key.is_some())
+            && self.forwarding.upload.borrow().can_repeat()
+            && !self.forwarding.has_answered.get()
+    }
+}
+
+/// The outcome of a call whose answer was passed on completely.
+fn outcome(head: &ResponseHead) -> Result<(), AttemptError> {
+    if head.status < 500 {
+        return Ok(());
+    }
+    let message = format!("the function answered with status {}", head.status);
+    let failure = HandlerError {
+        code: "HANDLER_ERROR".into(),
+        message: message.into(),
+        retry_after: None,
+    };
+    Err(AttemptError::last(ExecutionError::Handler(Arc::new(
+        failure,
+    ))))
+}

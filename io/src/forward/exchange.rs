@@ -1,0 +1,454 @@
+//! One attempt of a call of `/fn/`: sends the request as its body comes, and passes the answer on as it comes. Both
+//! directions move at the same time. What came is sent on in the same poll; while one side takes nothing, the
+//! other side is not read. It decides no retry; `serve` runs it.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::task::{Context, Poll};
+
+use nanofaas_core::outcome::ExecutionError;
+use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_core::time::{Nanos, Uptime};
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::forward::value_of;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::Method;
+use nanofaas_http1::response_head::{ResponseHead, parse_response};
+
+use crate::forward::answer::{ADDED_ROOM, Added, wire_of, write_interim};
+use crate::forward::client::{ClientStream, PIECE};
+use crate::forward::download::Download;
+use crate::forward::request::{ForwardHead, write_head};
+use crate::forward::upload::Upload;
+use crate::http::response::{Heading, Wire};
+use crate::invoke::attempt::FinishedAttempt;
+use crate::invoke::call::ServedCall;
+use crate::invoke::to_pod::{open, owner};
+use crate::links::Links;
+use crate::runtime::timers::Alarm;
+use crate::state::call_machine::CallMachine;
+use crate::state::pod_conn::PodConn;
+
+/// The most `1xx` answers before the real one.
+const INTERIM_MAX: u32 = 8;
+/// Bytes that one poll moves before other tasks have their turn.
+const SHARE: usize = 256 * 1024;
+
+/// A call of `/fn/`, across its attempts.
+pub(crate) struct Forwarding<'a> {
+    pub(crate) client: &'a dyn ClientStream,
+    pub(crate) head: ForwardHead,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) wire: Wire,
+    pub(crate) upload: RefCell<Upload>,
+    /// Whether bytes of an answer went to the client, interim ones included.
+    pub(crate) has_answered: Cell<bool>,
+    /// Whether the head of the final answer went to the client.
+    pub(crate) has_head: Cell<bool>,
+    /// Whether the client has the whole answer.
+    pub(crate) is_whole: Cell<bool>,
+    /// Whether the client's connection can take another request after this answer.
+    pub(crate) stays: Cell<bool>,
+    /// What was wrong with the client's body.
+    pub(crate) fault: Cell<Option<ParseError>>,
+}
+
+/// Why an attempt ended before the answer was whole.
+pub(super) enum BrokenOff {
+    /// The connection to the pod ended.
+    Closed,
+    /// The pod's answer is no sound HTTP.
+    Nonsense(ParseError),
+    /// The answer names another call.
+    Foreign,
+    /// The client's body is no sound HTTP.
+    Client(ParseError),
+    /// Nothing moved for `streamIdleMs`.
+    Idle,
+    /// The pod did not begin the call.
+    NotStarted,
+}
+
+/// One attempt.
+pub(super) struct Exchange<'a, 'c> {
+    pub(super) call: &'a ServedCall<'c>,
+    pub(super) forwarding: &'a Forwarding<'a>,
+    pub(super) thread: &'a Links,
+    grant: Grant,
+    pub(super) pod: PodConn,
+    /// When a byte last moved.
+    moved_at: Uptime,
+    /// Bytes that this poll may still move.
+    share: usize,
+}
+
+/// Runs the call in the pod that the grant names, or at the function's endpoint.
+pub(crate) async fn run(
+    call: &ServedCall<'_>,
+    forwarding: &Forwarding<'_>,
+    grant: Grant,
+) -> FinishedAttempt<()> {
+    let thread = call.thread;
+    let unreachable =
+        |why| FinishedAttempt::not_begun(ExecutionError::PodUnreachable(why), PodVerdict::Lost);
+    let owner = match owner(call, &grant) {
+        Ok(owner) => owner,
+        Err(why) => return unreachable(why),
+    };
+    let pod = match thread.pods.take(&owner, thread.recent()) {
+        Some(pod) => pod,
+        None => match Box::pin(open(call, &owner)).await {
+            Ok(pod) => pod,
+            Err(why) => return unreachable(why),
+        },
+    };
+    let mut exchange = Exchange {
+        call,
+        forwarding,
+        thread,
+        grant,
+        pod,
+        moved_at: thread.recent(),
+        share: SHARE,
+    };
+    exchange.send_head();
+    let mut answered_at = None;
+    let result = exchange.exchange(&mut answered_at).await;
+    exchange.finished(&owner, result, answered_at)
+}
+
+impl Exchange<'_, '_> {
+    /// Sends the head, and what an earlier attempt sent of the body.
+    fn send_head(&mut self) {
+        let Forwarding { upload, .. } = self.forwarding;
+        let upload = upload.borrow();
+        let (until, sent) = (self.call.life.borrow().running_until(), upload.sent());
+        let forwarding = self.forwarding;
+        let mut out = write_head(
+            self.call,
+            forwarding.head,
+            forwarding.peer,
+            until,
+            sent.len(),
+        );
+        out.extend_from_slice(sent);
+        self.pod.post_part(out, upload.is_complete());
+        self.call.timestamps.sent_at.set(Some(self.thread.recent()));
+    }
+
+    /// Passes the request and the answer on. `answered_at` is when the head of the answer came.
+    async fn exchange(
+        &mut self,
+        answered_at: &mut Option<Uptime>,
+    ) -> Result<ResponseHead, BrokenOff> {
+        let mut interim = 0;
+        let mut scan = HeadScan::default();
+        let head = loop {
+            let head =
+                parse_response(&self.pod.received, &mut scan).map_err(BrokenOff::Nonsense)?;
+            match head {
+                Some(head) if head.status >= 200 => break head,
+                Some(head) => {
+                    interim += 1;
+                    if interim > INTERIM_MAX {
+                        let why = "there are too many 1xx answers before the real one";
+                        return Err(BrokenOff::Nonsense(ParseError::Malformed(why)));
+                    }
+                    self.pass_interim(&head);
+                    scan = HeadScan::default();
+                }
+                None => self.more_of_head().await?,
+            }
+        };
+        let now = self.thread.now();
+        *answered_at = Some(now);
+        let head = self.judge(head)?;
+        let mut download = self.begin_answer(&head, now)?;
+        self.pass_body(&mut download).await?;
+        self.forwarding.is_whole.set(true);
+        let is_complete = self.forwarding.upload.borrow().is_complete();
+        let stays = is_complete && self.forwarding.stays.get();
+        self.forwarding.stays.set(stays);
+        Ok(head)
+    }
+
+    /// Checks that the answer is that of this call, and that the call began.
+    fn judge(&self, head: ResponseHead) -> Result<ResponseHead, BrokenOff> {
+        let bytes = &self.pod.received[..head.len];
+        let named = value_of(bytes, b"x-nanofaas-answer");
+        if named.is_some_and(|named| named != self.call.id.text()) {
+            return Err(BrokenOff::Foreign);
+        }
+        if head.status == 503 && head.not_started && !self.forwarding.has_answered.get() {
+            return Err(BrokenOff::NotStarted);
+        }
+        Ok(match self.call.request.head.method {
+            Method::Head => head.to_head_request(),
+            _ => head,
+        })
+    }
+
+    /// Sends the head of the answer, with the part of its body that came with it.
+    fn begin_answer(&mut self, head: &ResponseHead, now: Uptime) -> Result<Download, BrokenOff> {
+        let Self {
+            call,
+            forwarding,
+            thread,
+            pod,
+            ..
+        } = self;
+        {
+            let mut life = call.life.borrow_mut();
+            life.head_came(now);
+        }
+        let mut upload = forwarding.upload.borrow_mut();
+        upload.forget(&thread.buffers);
+        let is_old = forwarding.wire.old;
+        let mut download = Download::new(head.body, is_old);
+        let is_early = !upload.is_complete();
+        forwarding
+            .stays
+            .set(forwarding.wire.keep_alive && !download.ends_with_connection() && !is_early);
+        let wire = wire_of(forwarding.wire, forwarding.stays.get());
+        let sent_at = call.timestamps.sent_at.get().unwrap_or(now);
+        let mut times = *call.life.borrow().times();
+        times.function += now.since(sent_at);
+        times.dispatch += sent_at.since(self.grant.granted_at);
+        let added = Added {
+            id: call.id,
+            request: call.request,
+            times,
+            total: now.since(call.arrived_at),
+        };
+        let heading = Heading::of(thread, wire);
+        let mut out = thread.buffers.take(pod.received.len() + ADDED_ROOM);
+        added.write_head(
+            &mut out,
+            head,
+            &pod.received,
+            download.is_in_chunks(),
+            &heading,
+        );
+        pod.received.drain(..head.len);
+        let out = download
+            .next(pod, Some(out), &thread.buffers)
+            .map_err(BrokenOff::Nonsense)?;
+        forwarding.has_head.set(true);
+        forwarding.has_answered.set(true);
+        forwarding.client.socket().post(out);
+        self.moved_at = now;
+        Ok(download)
+    }
+
+    fn pass_interim(&mut self, head: &ResponseHead) {
+        let request = &self.call.request.head;
+        // RFC 9110 §15.2: a client of HTTP/1.0 does not know interim answers. A `100` that was not asked for
+        // tells the client nothing.
+        if request.minor == 1 && (head.status != 100 || request.expect_continue) {
+            let mut out = self.thread.buffers.take(head.len + ADDED_ROOM);
+            write_interim(&mut out, head, &self.pod.received);
+            self.forwarding.has_answered.set(true);
+            self.forwarding.client.socket().post(out);
+        }
+        self.pod.received.drain(..head.len);
+    }
+
+    /// Waits for more of the pod's head, while the request's body is sent.
+    async fn more_of_head(&mut self) -> Result<(), BrokenOff> {
+        let before = self.pod.received.len();
+        let alarm = self.thread.alarms.alarm();
+        loop {
+            match poll_fn(|cx| self.poll_head(before, &alarm, cx)).await {
+                Moved::Whole => return Ok(()),
+                Moved::BrokenOff(broken) => return Err(broken),
+                Moved::Share => self.next_turn().await,
+            }
+        }
+    }
+
+    fn poll_head(&mut self, before: usize, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
+        loop {
+            if self.share == 0 {
+                return Poll::Ready(Moved::Share);
+            }
+            let has_sent = match self.poll_upload(cx) {
+                Ok(has_sent) => has_sent,
+                Err(broken) => return Poll::Ready(Moved::BrokenOff(broken)),
+            };
+            self.pod.poll_read(cx);
+            if self.pod.received.len() > before {
+                return Poll::Ready(Moved::Whole);
+            }
+            if self.pod.is_closed() {
+                return Poll::Ready(Moved::BrokenOff(BrokenOff::Closed));
+            }
+            if has_sent {
+                continue;
+            }
+            // Without a body that is being sent, the call's deadline alone limits the wait for the head.
+            if self.forwarding.upload.borrow().is_complete() && !self.pod.is_behind() {
+                return Poll::Pending;
+            }
+            return self.poll_idle(alarm, cx);
+        }
+    }
+
+    /// Lets the other tasks run.
+    async fn next_turn(&mut self) {
+        self.thread.event_loop.yield_now().await;
+        self.share = SHARE;
+    }
+
+    /// Sends the next part of the body, if the pod has taken the last one. Returns whether it sent one.
+    fn poll_upload(&mut self, cx: &Context<'_>) -> Result<bool, BrokenOff> {
+        let forwarding = self.forwarding;
+        let mut upload = forwarding.upload.borrow_mut();
+        if upload.is_complete() {
+            return Ok(false);
+        }
+        if self.pod.is_behind() {
+            self.pod.poll_taken(cx);
+            if self.pod.is_behind() {
+                self.clock(|life, now| life.body_came(now));
+                return Ok(false);
+            }
+            self.moved_at = self.thread.recent();
+        }
+        let part = upload
+            .next(forwarding.client, &self.thread.buffers)
+            .map_err(BrokenOff::Client)?;
+        let Some(part) = part else {
+            self.clock(|life, now| life.body_awaited(now));
+            return Ok(false);
+        };
+        self.clock(|life, now| life.body_came(now));
+        self.moved_at = self.thread.recent();
+        self.share = self.share.saturating_sub(part.len());
+        self.pod.post_part(part, upload.is_complete());
+        if upload.is_complete() {
+            forwarding.client.end_body();
+        }
+        Ok(true)
+    }
+
+    fn clock(&self, change: impl FnOnce(&mut CallMachine, Uptime)) {
+        change(&mut self.call.life.borrow_mut(), self.thread.recent());
+    }
+
+    /// Ready if no byte has moved for `streamIdleMs`.
+    fn poll_idle(&self, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
+        loop {
+            let due = self.moved_at + self.idle_max();
+            if self.thread.recent() >= due {
+                return Poll::Ready(Moved::BrokenOff(BrokenOff::Idle));
+            }
+            alarm.set(due);
+            if alarm.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let _read = self.thread.now();
+        }
+    }
+
+    fn idle_max(&self) -> Nanos {
+        let ms = self.call.entry().function.spec.stream_idle_ms;
+        Nanos::from_ms(u64::from(ms))
+    }
+
+    /// Passes the body of the answer on, and meanwhile the rest of the request's body.
+    async fn pass_body(&mut self, download: &mut Download) -> Result<(), BrokenOff> {
+        if download.is_complete() {
+            return Ok(());
+        }
+        let alarm = self.thread.alarms.alarm();
+        loop {
+            let polled = poll_fn(|cx| self.poll_body(download, &alarm, cx)).await;
+            match polled {
+                Moved::Whole => return Ok(()),
+                Moved::BrokenOff(broken) => return Err(broken),
+                Moved::Share => self.next_turn().await,
+            }
+        }
+    }
+
+    fn poll_body(
+        &mut self,
+        download: &mut Download,
+        alarm: &Alarm,
+        cx: &Context<'_>,
+    ) -> Poll<Moved> {
+        loop {
+            if self.share == 0 {
+                return Poll::Ready(Moved::Share);
+            }
+            let sent = match self.poll_upload(cx) {
+                Ok(sent) => sent,
+                Err(broken) => return Poll::Ready(Moved::BrokenOff(broken)),
+            };
+            let passed = match self.poll_download(download, cx) {
+                Ok(passed) => passed,
+                Err(broken) => return Poll::Ready(Moved::BrokenOff(broken)),
+            };
+            if download.is_complete() {
+                return Poll::Ready(Moved::Whole);
+            }
+            if !sent && !passed {
+                return self.poll_idle(alarm, cx);
+            }
+        }
+    }
+
+    /// Passes one piece of the answer on, if the client has taken the last one. Returns whether it passed one.
+    fn poll_download(
+        &mut self,
+        download: &mut Download,
+        cx: &Context<'_>,
+    ) -> Result<bool, BrokenOff> {
+        let socket = self.forwarding.client.socket();
+        if socket.is_behind() {
+            if socket.poll_sent(cx).is_pending() {
+                return Ok(false);
+            }
+            self.moved_at = self.thread.recent();
+        }
+        self.pod.poll_part(PIECE, cx);
+        let buffers = &self.thread.buffers;
+        if self.pod.received.is_empty() {
+            if self.pod.has_ended_in_order()
+                && let Some(end) = download.pod_ended(buffers)
+            {
+                if !end.is_empty() {
+                    socket.post(end);
+                }
+                return Ok(true);
+            }
+            return if self.pod.is_closed() {
+                Err(BrokenOff::Closed)
+            } else {
+                Ok(false)
+            };
+        }
+        let part = download
+            .next(&mut self.pod, None, buffers)
+            .map_err(BrokenOff::Nonsense)?;
+        // The clock is read, because a stream may last for hours within one busy iteration after another.
+        self.moved_at = self.thread.now();
+        self.share = self.share.saturating_sub(part.len().max(1));
+        if part.is_empty() {
+            buffers.give(part);
+        } else {
+            socket.post(part);
+        }
+        Ok(true)
+    }
+}
+
+/// How one poll ended.
+enum Moved {
+    /// What the poll was for has come.
+    Whole,
+    /// The task has moved its share.
+    Share,
+    BrokenOff(BrokenOff),
+}

@@ -1,0 +1,163 @@
+//! A call of `/fn/`, from its head to the last byte of its answer: admission, the call's life, its end in metrics
+//! and record, and the answers that the platform gives itself. It moves no byte of a body; `exchange` does.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use nanofaas_core::call::{Deadline, Times};
+use nanofaas_core::memory::Charge;
+use nanofaas_core::outcome::ExecutionError;
+use nanofaas_core::ticket::Class;
+use nanofaas_core::time::Uptime;
+
+use crate::forward::answer::{Added, refusal};
+use crate::forward::client::ClientStream;
+use crate::forward::exchange::{self, Forwarding};
+use crate::forward::request::ForwardHead;
+use crate::forward::upload::Upload;
+use crate::http::error::HttpError;
+use crate::http::response::{Response, Wire};
+use crate::invoke::admit::{end_record, enter, finish, record};
+use crate::invoke::call::{SentTimestamp, ServedCall};
+use crate::invoke::drive;
+use crate::invoke::incoming::Incoming;
+use crate::links::Links;
+use crate::runtime::timers::Alarm;
+use crate::state::functions::FunctionEntry;
+
+/// A request of `/fn/` that passed admission at its head, apart from queue and prediction.
+pub(crate) struct AdmittedForward {
+    pub(crate) entry: Rc<FunctionEntry>,
+    /// The charge is held until the call has ended.
+    pub(crate) _held: Charge,
+    pub(crate) head: ForwardHead,
+    pub(crate) arrived_at: Uptime,
+    pub(crate) deadline: Deadline,
+}
+
+/// How a request was answered.
+pub(crate) enum ForwardEnd {
+    /// The answer went out, and the connection can take another request.
+    Stays,
+    /// The answer went out or was cut, and the connection has to end.
+    Ends,
+    /// The platform's own answer, which is still to be sent.
+    Own(Response),
+}
+
+/// Serves one request. `incoming` is its head; its body comes by the client's connection.
+pub(crate) async fn serve(
+    thread: &Rc<Links>,
+    client: &dyn ClientStream,
+    alarm: &Alarm,
+    admitted: &AdmittedForward,
+    incoming: &Incoming,
+    wire: Wire,
+) -> ForwardEnd {
+    let entry = &admitted.entry;
+    let id = thread.new_plain_id();
+    let queued_at = thread.recent();
+    let begin = |call_id| {
+        let record = record(entry, id, queued_at, Some(call_id));
+        thread.executions.put_plain(record);
+    };
+    let entered = enter(
+        thread,
+        entry,
+        Class::Sync,
+        queued_at,
+        admitted.deadline,
+        begin,
+    );
+    let life = match entered {
+        Ok(life) => life,
+        Err(refused) => {
+            thread.executions.forget_plain(id);
+            return ForwardEnd::Own(refusal(&refused));
+        }
+    };
+    let call_id = life.call_id();
+    client.begin_body();
+    client.serving(Some(call_id));
+    let call = ServedCall {
+        waiting: RefCell::default(),
+        thread,
+        life: life.into(),
+        call_id,
+        id,
+        arrived_at: admitted.arrived_at,
+        stored: None,
+        request: incoming,
+        alarm,
+        timestamps: SentTimestamp::default(),
+        is_cold: Cell::new(false),
+    };
+    let forwarding = Forwarding {
+        client,
+        head: admitted.head,
+        peer: client.peer_ip(),
+        wire,
+        upload: RefCell::new(Upload::new(incoming.head.framing)),
+        has_answered: Cell::new(false),
+        has_head: Cell::new(false),
+        is_whole: Cell::new(false),
+        stays: Cell::new(false),
+        fault: Cell::new(None),
+    };
+    let attempt = |grant| exchange::run(&call, &forwarding, grant);
+    let finished = drive::serve_by(&call, attempt).await;
+    client.serving(None);
+    client.end_body();
+    let now = thread.now();
+    let status = finish(&call, &finished, now);
+    thread.executions.with_plain(id, |record| {
+        end_record(record, status, finished.result.as_ref().err(), now);
+    });
+    end(
+        &call,
+        &forwarding,
+        finished.result.err(),
+        finished.times,
+        now,
+    )
+}
+
+/// What the client gets after the call's end.
+fn end(
+    call: &ServedCall<'_>,
+    forwarding: &Forwarding<'_>,
+    failure: Option<ExecutionError>,
+    times: Times,
+    now: Uptime,
+) -> ForwardEnd {
+    let thread = call.thread;
+    forwarding.upload.borrow_mut().forget(&thread.buffers);
+    if forwarding.is_whole.get() {
+        return if forwarding.stays.get() {
+            ForwardEnd::Stays
+        } else {
+            ForwardEnd::Ends
+        };
+    }
+    let failure = failure.expect("a call without a whole answer failed");
+    if forwarding.has_head.get() {
+        forwarding.client.cut(&failure.message());
+        return ForwardEnd::Ends;
+    }
+    if let Some(fault) = forwarding.fault.take() {
+        return ForwardEnd::Own(refusal(&HttpError::Http(fault)).closing());
+    }
+    let added = Added {
+        id: call.id,
+        request: call.request,
+        times,
+        total: now.since(call.arrived_at),
+    };
+    let response = added.failure(&failure);
+    // The next request can be found only behind a body that was read to its end.
+    ForwardEnd::Own(if forwarding.upload.borrow().is_complete() {
+        response
+    } else {
+        response.closing()
+    })
+}
