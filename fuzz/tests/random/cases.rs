@@ -36,7 +36,10 @@ impl Drop for Case {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let text = self.bytes.escape_ascii();
-            eprintln!("{} fails: SEED={} on b\"{text}\"", self.target, self.seed);
+            eprintln!(
+                "{} fails: NANOFAAS_SEED={} on b\"{text}\"",
+                self.target, self.seed
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Random and mutated bytes for every reader of bytes from outside.
 //!
 //! `NANOFAAS_FUZZ_INPUTS` sets the number of inputs for each property (default: 1,000,000 in a
-//! release build, else 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` repeats
-//! that input alone.
+//! release build, else 50,000). A failure prints `NANOFAAS_SEED=…` and the bytes; with this variable
+//! the test repeats that input alone.
 
 #![allow(
     clippy::disallowed_methods,
@@ -10,6 +10,8 @@
 )]
 
 mod cases;
+mod function_file;
+mod guard;
 mod http;
 mod json;
 
@@ -48,4 +50,14 @@ fn envelopes() {
 #[test]
 fn texts() {
     for_each_input("text", json::texts);
+}
+
+#[test]
+fn function_files() {
+    for_each_input("function_file", function_file::function_files);
+}
+
+#[test]
+fn messages_of_the_guard() {
+    for_each_input("guard", guard::messages);
 }
