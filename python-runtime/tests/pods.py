@@ -79,6 +79,32 @@ class Client:
         answer.body, self._data = self._data[:length], self._data[length:]
         return answer
 
+    def head(self) -> Answer:
+        """The head of the next answer, whose body `piece` reads."""
+        return self.answer(head_only=True)
+
+    def piece(self) -> bytes | None:
+        """The next chunk of a body; empty at its end, None if the body was cut."""
+        try:
+            while b"\r\n" not in self._data:
+                if not self.more():
+                    return None
+            size, _, self._data = self._data.partition(b"\r\n")
+            while len(self._data) < int(size, 16) + 2:
+                if not self.more():
+                    return None
+        except ConnectionResetError:
+            return None
+        data, self._data = self._data[:int(size, 16)], self._data[int(size, 16) + 2:]
+        return data
+
+    def pieces(self) -> list[bytes | None]:
+        """All chunks up to the end of the body; the last is None if the body was cut."""
+        found = [self.piece()]
+        while found[-1]:
+            found.append(self.piece())
+        return found
+
     def at_end(self) -> bool:
         """Waits for the pod to close the connection. Returns False if the pod sends bytes
         instead."""

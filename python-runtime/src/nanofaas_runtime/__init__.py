@@ -31,6 +31,32 @@ class Response:
         self.content_type = content_type
 
 
+class Event:
+    """An event of a `text/event-stream`, which a generator yields.
+
+    `data` is text, which may have several lines, or a value that is sent as JSON. The constructor
+    raises TypeError or ValueError for an event that cannot be sent.
+    """
+
+    __slots__ = ("data", "event", "id", "retry")
+
+    def __init__(self, data: object = None, event: str | None = None, id: str | None = None,
+                 retry: int | None = None) -> None:
+        for name, text in (("event", event), ("id", id)):
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                raise TypeError(f"Event.{name} must be str, not {type(text).__name__}")
+            if "\n" in text or "\r" in text or "\0" in text:
+                raise ValueError(f"Event.{name} must be one line: {text!r}")
+        if retry is not None and (not isinstance(retry, int) or retry < 0):
+            raise ValueError(f"Event.retry must be whole milliseconds: {retry!r}")
+        self.data = data
+        self.event = event
+        self.id = id
+        self.retry = retry
+
+
 class CallStopped(BaseException):
     """The runtime raises this in a plain function that has to end now. The class does not derive
     from `Exception`, so that a broad `except Exception` does not catch it. If the function still
@@ -45,4 +71,4 @@ class CallerLeft(CallStopped):
     """The caller closed the connection, so the caller will not read the answer."""
 
 
-__all__ = ["CallStopped", "CallerLeft", "DeadlineExceeded", "Response"]
+__all__ = ["CallStopped", "CallerLeft", "DeadlineExceeded", "Event", "Response"]

@@ -45,8 +45,13 @@ def accept_some(listener: socket.socket, pod: Pod,
                 return False
             continue  # The client has already closed the connection.
         sock = Socket(listener.family, listener.type, listener.proto, descriptor)
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prepare(sock)
         take(pod.admit(sock), sock)
     return True
+
+
+def prepare(sock: socket.socket) -> None:
+    """Sets the options that every connection has."""
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

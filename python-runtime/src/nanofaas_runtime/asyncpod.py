@@ -9,15 +9,17 @@ from __future__ import annotations
 import signal
 from asyncio import CancelledError, tasks
 from time import monotonic, monotonic_ns
+from types import AsyncGeneratorType, GeneratorType
 
-from . import log
-from .control_block import ASLEEP, BEAT, DEADLINE, SEQ, WHY_DEADLINE, WHY_LEFT
+from . import log, paths
+from .control_block import ASLEEP, BEAT, DEADLINE, SEQ, STREAMS, WHY_DEADLINE, WHY_LEFT
 from .call import BadInput, Call, Context
 from .pod import Pod
 from .stopsignal import STOP_SIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from typing import Any
 
     from .connection import Connection
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # While calls run, the pod checks their deadlines and updates BEAT at this interval. BEAT shows that
 # the loop runs.
 BEAT_S = 0.02
+
 
 # Takes a task out of `asyncio.all_tasks()`. Otherwise a function that cancels all tasks would
 # cancel the calls of other clients.
@@ -53,6 +56,10 @@ class AsyncPod(Pod):
         except BadInput as error:
             self.bad_input(connection, call, error)
             return
+        self.launch(connection, call, self._serve(connection, call, argument))
+
+    def launch(self, connection: Connection, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        """Runs the call as a task."""
         self.running += 1
         words = self.words
         if not self._beats:
@@ -67,7 +74,7 @@ class AsyncPod(Pod):
         if words[ASLEEP]:
             self.ring()
         log.CURRENT.set(call)
-        call.task = task = self.loop.create_task(self._serve(connection, call, argument))
+        call.task = task = self.loop.create_task(work)
         hide(task)
         log.CURRENT.set(None)
         task.add_done_callback(lambda _task: self._ended(connection, call))
@@ -78,16 +85,22 @@ class AsyncPod(Pod):
         self.running -= 1
         call.task = None
         if connection.call is call:
-            self.stopped(connection, call, call.stopped)
+            if self.words[connection.slot] & 3 == STREAMS:
+                connection.cut()
+            else:
+                self.stopped(connection, call, call.stopped)
         if self.stopping:
             self.quiet_since = monotonic()
 
     async def _serve(self, connection: Connection, call: Call, argument: object) -> None:
         try:
-            if self.function.takes_context:
-                value = await self.function.entry(argument, Context(call))
+            function = self.function
+            if function.takes_context:
+                value = function.entry(argument, Context(call))
             else:
-                value = await self.function.entry(argument)
+                value = function.entry(argument)
+            if not function.streams:
+                value = await value
         except CancelledError as error:
             if call.stopped:
                 self.stopped(connection, call, call.stopped)
@@ -96,7 +109,19 @@ class AsyncPod(Pod):
         except BaseException as error:  # Even SystemExit must not end the pod.
             self.fail(connection, call, error)
         else:
-            self.finish(connection, call, value)
+            if type(value) is GeneratorType or type(value) is AsyncGeneratorType:
+                await self._stream(connection, call, value)
+            else:
+                self.finish(connection, call, value)
+
+    async def _stream(self, connection: Connection, call: Call, values: Any) -> None:
+        try:
+            with paths.Standard():
+                from .asyncstream import serve
+        except BaseException as error:  # The function replaced a part of the import.
+            self.fail(connection, call, error)
+        else:
+            await serve(self, connection, call, values)
 
     def caller_left(self, call: Call) -> None:
         if call.task is not None:

@@ -183,7 +183,7 @@ class ChildPod(Pod):
     def connection_gone(self, connection: Connection) -> None:
         pass
 
-    def _ended(self, *_: object) -> None:
+    def ended(self, *_: object) -> None:
         pass
 
     def begin_stop(self) -> None:

@@ -7,7 +7,7 @@ decides how a call runs.
 
 from __future__ import annotations
 
-from .control_block import ECHO_BYTES, IDLE, NO_ECHO, RUNS, TALKS, echo_at
+from .control_block import ECHO_BYTES, IDLE, NO_ECHO, RUNS, STREAMS, TALKS, echo_at
 from .call import Call
 from .wire import (BODY_BYTES_MAX, CONTINUE, Chunks, Head, Malformed, check_partial_head, echo_of,
                    failure, parse_head, too_large)
@@ -27,9 +27,9 @@ class Connection:
     """`busy` is true while a call runs or an answer is being sent. Bytes that arrive meanwhile wait
     in `ahead`."""
 
-    __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "echo_at",
-                 "gone", "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
-                 "transport")
+    __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "drained",
+                 "echo_at", "gone", "head", "incoming", "number", "paused", "pending", "pod",
+                 "quiet", "slot", "sock", "transport")
 
     def __init__(self, pod: Pod, sock: Any, slot: int, number: int) -> None:
         self.pod = pod
@@ -45,6 +45,8 @@ class Connection:
         self.body: bytearray | None = None
         self.chunks: Chunks | None = None
         self.call: Call | None = None
+        self.drained: Any = None  # The future of a task that waits for `resume_writing`.
+        self.incoming: Any = None  # The `Body` of an application's call.
         self.busy = False
         self.closed = False
         self.gone = False
@@ -63,6 +65,8 @@ class Connection:
         self.quiet = 0
         if self.busy or self.closed:
             if not self.closed:
+                if self.incoming is not None:
+                    data = self.pod.feed(self, data)
                 self.ahead += data
                 if len(self.ahead) > AHEAD_BYTES_MAX:
                     self.transport.pause_reading()
@@ -78,15 +82,18 @@ class Connection:
             self.pod.connection_gone(self)
 
     def pause_writing(self) -> None:
-        """asyncio calls this when it buffers a part of the answer. `plainloop` returns False from
-        `write` instead."""
+        """The transport calls this when it buffers a part of the answer."""
         self.paused = True
 
     def resume_writing(self) -> None:
-        """asyncio calls this when the kernel has the whole answer."""
+        """The transport calls this when the kernel has everything that was written."""
         self.paused = False
-        if self.busy and self.call is None:
-            self.sent()
+        if self.call is None:
+            if self.busy:
+                self.sent()
+        elif self.drained is not None:
+            self.drained.set_result(None)
+            self.drained = None
 
     # --- requests ---
 
@@ -112,6 +119,10 @@ class Connection:
                     return
                 end += 4
                 head = parse_head(data, end)
+                if head.http and self.pod.is_application:
+                    self.busy = True
+                    self.pod.begin(self, head, data[end:])
+                    return
                 if head.chunked:
                     self.chunks = Chunks()
                 elif len(data) - end < head.length:
@@ -164,10 +175,26 @@ class Connection:
         later."""
         self.closed = True
         self.transport.write(text)
+        self._linger()
+
+    def _linger(self) -> None:
+        self.transport.resume_reading()
         try:
             self.transport.write_eof()
         except (OSError, NotImplementedError, RuntimeError):
             self.transport.close()
+
+    def refuse_body(self, error: Malformed) -> None:
+        """Ends a call whose body is malformed. Its answer may have begun."""
+        if self.pod.words[self.slot] & 3 != STREAMS:
+            echo = self.call.echo if self.call is not None else b""
+            self.transport.write(failure(echo, error.status, "BAD_REQUEST", str(error), close=True))
+        self.closed = True
+        self.transport.close()
+
+    def is_read(self) -> bool:
+        """Whether the whole request has come."""
+        return self.incoming is None or self.incoming.complete
 
     # --- answers ---
 
@@ -183,6 +210,20 @@ class Connection:
         at = self.echo_at
         self.control_block[at:at + len(line)] = line
         self.pod.words[self.slot] = self.number << 2 | RUNS
+
+    def stream(self, data: bytes) -> None:
+        """Sends a part of an answer. After it, a client can see a failed call only by a cut
+        answer."""
+        if not self.gone:
+            self.pod.words[self.slot] = self.number << 2 | STREAMS
+            self.transport.write(data)
+
+    def cut(self) -> None:
+        """Ends an answer before its end, by closing the connection."""
+        self.call = None
+        self.closed = True
+        if not self.gone:
+            self.transport.abort()
 
     def send(self, data: bytes, keep: bool) -> None:
         """Sends an answer. After it, the bytes that the client sent ahead are read, or the
@@ -204,7 +245,11 @@ class Connection:
             return
         self.pod.words[self.slot] = self.number << 2 | IDLE
         self.busy = False
-        if self.closed:
+        is_read = self.is_read()
+        self.incoming = None
+        if self.closed and not is_read:
+            self._linger()
+        elif self.closed:
             self.transport.close()
         elif self.ahead:
             ahead = bytes(self.ahead)

@@ -17,13 +17,14 @@ CONN = 2  # The number of the call's connection. Async: unused.
 BEAT = 3  # Async: when the loop last ran while calls ran, monotonic ns.
 ANSWERED = 4  # 1 after the pod's first answer to a call.
 SERVES = 5  # 1 since shortly before the worker began to accept.
+STREAMING = 9  # 1 while a plain call sends a stream. Async: unused.
 # The watchdog writes these words.
 STOP_SEQ = 6  # The number of the call that has to end.
 STOP_WHY = 7  # The reason, one of WHY_*.
 # The watchdog sets this word before it sleeps. The worker or the watchdog clears it when a call
 # runs.
 ASLEEP = 8
-SLOTS = 9  # The first of the slot words.
+SLOTS = 10  # The first of the slot words.
 
 SLOTS_MAX = 1024  # The limit of open connections. Further ones wait in the listener's backlog.
 
@@ -32,6 +33,7 @@ SLOTS_MAX = 1024  # The limit of open connections. Further ones wait in the list
 IDLE = 0  # No call runs.
 RUNS = 1  # A call runs, and no byte of its answer was sent.
 TALKS = 2  # An answer is being sent.
+STREAMS = 3  # A call runs, and a part of its answer was sent.
 
 # Each slot has room for the header line that the answer to its call has to carry, with its CR LF.
 # The worker writes the line before it sets RUNS. The watchdog reads the line after the worker's
@@ -48,6 +50,7 @@ BELL = b"!"
 CONNECTION = b"C"  # Slot and number follow. The message carries the descriptor.
 READY = b"R"  # loadedAt and readyAt follow, in epoch ms.
 FINISHED = b"F"  # The exit status follows.
+ADOPT = b"A"  # The watchdog accepted this connection; the message carries its descriptor.
 STOP = b"T"  # The watchdog asks the worker to finish the running calls and to exit.
 
 

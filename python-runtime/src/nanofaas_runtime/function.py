@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CO_COROUTINE = 0x80
+CO_ASYNC_GENERATOR = 0x200
 
 
 class NoFunction(Exception):
@@ -25,7 +26,7 @@ class NoFunction(Exception):
 class Function:
     """The function and its `init`, with the facts from the function's signature."""
 
-    __slots__ = ("entry", "init", "is_async", "methods", "takes_context")
+    __slots__ = ("entry", "init", "is_async", "methods", "streams", "takes_context")
 
     def __init__(self, module: str, name: str, methods: tuple[bytes, ...]) -> None:
         paths.show_folder()
@@ -36,6 +37,7 @@ class Function:
                              f"define `def {name}(input)` or set HANDLER_FUNCTION")
         self.entry: Callable[..., Any] = entry
         self.is_async = is_async(entry)
+        self.streams = _has_flag(entry, CO_ASYNC_GENERATOR)
         self.takes_context = _parameters(entry, name) >= 2
         self.methods = methods  # HTTP calls may have these methods.
         init = getattr(loaded, "init", None)
@@ -61,14 +63,18 @@ def mentions_asyncio(module: str) -> bool:
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call of `function` returns a coroutine. The `async def` may also be behind a
-    partial or in `__call__`."""
+    """Whether a call of `function` needs an event loop, because it returns a coroutine or an async
+    generator. The `async def` may also be behind a partial or in `__call__`."""
+    return _has_flag(function, CO_COROUTINE | CO_ASYNC_GENERATOR)
+
+
+def _has_flag(function: Any, flags: int) -> bool:
     while hasattr(function, "func") and hasattr(function, "keywords"):
         function = function.func
     code = _code(function)
     if code is None and not isinstance(function, type):
         code = _code(getattr(function, "__call__", None))
-    return bool(code is not None and code.co_flags & CO_COROUTINE)
+    return bool(code is not None and code.co_flags & flags)
 
 
 def _code(function: Any) -> Any:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import select
 import socket
+import sys
+from socket import socket as Socket
 from time import monotonic
 
-from .accept import PAUSE_S, accept_some
+from .accept import PAUSE_S, accept_some, prepare
+from .control_block import ADOPT
 from .pod import DRAIN_QUIET_S, SWEEP_S
 from .process import end_with_watchdog
 
@@ -62,6 +65,7 @@ class Transport:
             return False
         if sent == len(data):
             return None
+        self._connection.pause_writing()
         self._out = memoryview(data)[sent:]
         self._watch()
         return False
@@ -85,7 +89,7 @@ class Transport:
             return
         if self._then_eof:
             self.write_eof()
-        self._connection.sent()
+        self._connection.resume_writing()
 
     def write_eof(self) -> None:
         if self._out:
@@ -134,6 +138,8 @@ class PlainLoop:
         self._transports: dict[int, Transport] = {}
         self._accepts = False
         self._accept_again_at = 0.0
+        self._sweep_at = monotonic() + SWEEP_S
+        pod.loop = self
         self._set_accepting(True)
         self.epoll.register(link.fileno(), select.EPOLLIN)
 
@@ -149,38 +155,60 @@ class PlainLoop:
         poll = self.epoll.poll
         transports = self._transports
         reads = select.EPOLLIN
-        sweep_at = monotonic() + SWEEP_S
+        pod = self._pod
         wait: float = SWEEP_S
         while True:
             events = poll(wait)
             for fd, event in events:
                 transport = transports.get(fd)
-                if transport is None:
-                    self._other(fd)
-                elif event == reads:
+                if event == reads and transport is not None:
                     self._read(transport)
-                elif event & GONE:
-                    transport.abort()
                 else:
-                    if event & select.EPOLLOUT:
-                        transport.flush()
-                    if event & reads and transport.fd >= 0:
-                        self._read(transport)
+                    self._on_event(fd, transport, event)
+            if pod.later is not None:
+                pod.run_later()
             now = monotonic()
-            if now >= sweep_at:
-                self._pod.sweep()
-                sweep_at = now + SWEEP_S
-            if self._pod.stopping or not self._accepts:
-                if not self._accepts and now >= self._accept_again_at and not self._pod.full():
-                    self._set_accepting(True)
-                wait = SWEEP_S if self._accepts else PAUSE_S
-                if self._pod.stopping:
-                    left = self._pod.quiet_left_s()
-                    if left <= 0:
-                        return
-                    wait = min(wait, left, DRAIN_QUIET_S)
-            else:
-                wait = SWEEP_S
+            wait = SWEEP_S
+            if now >= self._sweep_at or not self._accepts:
+                wait = self._upkeep(now)
+            if pod.stopping:
+                left = pod.quiet_left_s()
+                if left <= 0:
+                    return
+                wait = min(wait, left, DRAIN_QUIET_S)
+
+    def turn(self, wait: float) -> None:
+        """Serves the connections while a call waits for its own one; waits for an event at most
+        `wait` seconds. Calls that begin meanwhile wait in `pod.later`. New connections wait in the
+        backlog, or for `busy`, because the call may block this loop before their requests come."""
+        self._set_accepting(False)
+        for fd, event in self.epoll.poll(wait):
+            self._on_event(fd, self._transports.get(fd), event)
+        self._sweep(monotonic())
+
+    def _on_event(self, fd: int, transport: Transport | None, event: int) -> None:
+        if transport is None:
+            self._other(fd)
+        elif event & GONE:
+            transport.abort()
+        else:
+            if event & select.EPOLLOUT:
+                transport.flush()
+            if event & select.EPOLLIN and transport.fd >= 0:
+                self._read(transport)
+
+    def _upkeep(self, now: float) -> float:
+        """Sweeps, and accepts again after a pause. Returns the seconds until this has to be called
+        again."""
+        self._sweep(now)
+        if not self._accepts and now >= self._accept_again_at and not self._pod.full():
+            self._set_accepting(True)
+        return SWEEP_S if self._accepts else PAUSE_S
+
+    def _sweep(self, now: float) -> None:
+        if now >= self._sweep_at:
+            self._pod.sweep()
+            self._sweep_at = now + SWEEP_S
 
     def _read(self, transport: Transport) -> None:
         try:
@@ -199,13 +227,25 @@ class PlainLoop:
             self._accept()
         elif fd == self._link.fileno():
             try:
-                message = self._link.recv(64)
+                message, rights, _, _ = self._link.recvmsg(64, 64)
             except OSError:
-                message = b""
+                message, rights = b"", []
             if not message:
                 end_with_watchdog()
-            if not self._pod.stopping:
+            if message == ADOPT:
+                self._adopt(rights)
+            elif not self._pod.stopping:
                 self._pod.begin_stop()
+
+    def _adopt(self, rights: list[tuple[int, int, bytes]]) -> None:
+        """Serves a connection that the watchdog accepted."""
+        for _, _, descriptor in rights:
+            sock = Socket(fileno=int.from_bytes(descriptor[:4], sys.byteorder))
+            if self._pod.full():
+                sock.close()
+            else:
+                prepare(sock)
+                self._take(self._pod.admit(sock), sock)
 
     def _accept(self) -> None:
         if not accept_some(self._listener, self._pod, self._take):

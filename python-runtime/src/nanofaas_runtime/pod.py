@@ -11,14 +11,15 @@ import select
 import sys
 from socket import SCM_RIGHTS, SOL_SOCKET
 from time import monotonic
+from types import GeneratorType
 
-from . import CallStopped, log
+from . import CallStopped, log, paths
 from .control_block import (ANSWERED, ASLEEP, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
-                            SLOTS_MAX, WHY_DEADLINE, as_bytes)
+                            SLOTS_MAX, STREAMING, WHY_DEADLINE, as_bytes)
 from .call import BadInput, Call, Context, HttpCall, code_of, describe
 from .connection import Connection
 from .stopping import PlainRun, message_of
-from .wire import OK_JSON, Head, answer, failure
+from .wire import OK_JSON, Head, answer, failure, for_method, health
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,13 +35,10 @@ LINK_WAIT_S = 0.25
 BAD_INPUT = "BAD_INPUT"
 
 
-def for_method(head: Head, text: bytes) -> bytes:
-    """Returns the answer `text`, without its body if the request is a HEAD."""
-    return text[:text.index(b"\r\n\r\n") + 4] if head.method == b"HEAD" else text
-
-
 class Pod:
     """The state that all connections share. `link` is the socket to the watchdog."""
+
+    is_application = False  # An application's call begins with its head.
 
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
         self.function = function
@@ -160,10 +158,8 @@ class Pod:
         self._send_headless(connection, head, text)
 
     def _health(self, connection: Connection, head: Head) -> None:
-        status, body = (503, b'{"status":"STOPPING"}') if self.stopping else (
-            200, b'{"status":"UP"}')
-        text = answer(head.echo(), status, "application/json", body, close=not self.keeps(head))
-        self._send_headless(connection, head, text)
+        keep = self.keeps(head)
+        connection.send(health(head, self.stopping, not keep), keep)
 
     def _send_headless(self, connection: Connection, head: Head, text: bytes) -> None:
         connection.send(for_method(head, text), self.keeps(head))
@@ -174,6 +170,14 @@ class Pod:
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
                kind: type[Call] = Call) -> None:
+        raise NotImplementedError
+
+    def begin(self, connection: Connection, head: Head, data: bytes) -> None:
+        """Begins a call of an application. `data` are the bytes after the head."""
+        raise NotImplementedError
+
+    def feed(self, connection: Connection, data: bytes) -> bytes:
+        """Takes bytes of an application's request, and returns those after it."""
         raise NotImplementedError
 
     # --- answers ---
@@ -189,7 +193,7 @@ class Pod:
         if content_type is None and keep and not self.cold:
             connection.send(OK_JSON % (call.echo, len(body), body), True)
             return
-        extra = self._first()
+        extra = self.first()
         text = answer(call.echo, 200, content_type or "application/json", body, extra, not keep)
         self._send_headless(connection, call.head, text)
 
@@ -212,16 +216,22 @@ class Pod:
     def _refuse(self, connection: Connection, call: Call, status: int, code: str,
                 message: str) -> None:
         keep = self.keeps(call.head)
-        text = failure(call.echo, status, code, message, self._first(), not keep)
+        text = failure(call.echo, status, code, message, self.first(), not keep)
         self._send_headless(connection, call.head, text)
 
-    def _first(self) -> bytes:
+    def first(self) -> bytes:
+        """Returns the header lines that only the pod's first answer to a call has."""
         cold = self.cold
         if cold:
             self.cold = b""
             self.words[ANSWERED] = 1
             log.adopt_logging()
         return cold
+
+    def head_sent(self, call: Call) -> None:
+        """Lifts the deadline of an HTTP call, which is the time to the head of the answer."""
+        if call.head.http:
+            call.deadline_ns = 0
 
     # --- the end ---
 
@@ -251,14 +261,21 @@ class PlainPod(Pod):
 
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
         super().__init__(function, words, link, init_ms)
-        self._run = PlainRun(words)
-        self._seq = 0
+        self.run = PlainRun(words)
+        self.seq = 0
+        self.loop: Any = None  # `PlainLoop` sets it.
+        # While a call streams, or waits to do so: what runs after it. Else None.
+        self.later: list[Any] | None = None
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
                kind: type[Call] = Call) -> None:
+        if self.later is not None:
+            connection.busy = True
+            self.later.append((connection, head, body, kind))
+            return
         call = kind(head, body)
         words = self.words
-        self._seq = seq = self._seq + 1
+        self.seq = seq = self.seq + 1
         connection.begin(call)
         words[DEADLINE] = call.deadline_ns
         words[CONN] = connection.number
@@ -269,28 +286,65 @@ class PlainPod(Pod):
         try:
             argument = call.input()
             if self.function.takes_context:
-                value = self._run(seq, self.function.entry, argument, Context(call))
+                value = self.run(seq, self.function.entry, argument, Context(call))
             else:
-                value = self._run(seq, self.function.entry, argument)
+                value = self.run(seq, self.function.entry, argument)
         except CallStopped as error:
-            if self._run.stopped == seq:
-                self._ended()
-                self.stopped(connection, call, self._run.why)
+            if self.run.stopped == seq:
+                self.ended()
+                self.stopped(connection, call, self.run.why)
             else:  # The function raised CallStopped itself.
                 self.fail(connection, call, error)
-                self._ended()
+                self.ended()
         except BadInput as error:
-            self._ended()
+            self.ended()
             self.bad_input(connection, call, error)
         except BaseException as error:  # Even SystemExit must not end the pod.
             # `fail` may run a `__str__` of the function, so it precedes `_ended`.
             self.fail(connection, call, error)
-            self._ended()
+            self.ended()
         else:
+            if type(value) is GeneratorType:
+                self._stream(connection, call, seq, value)
+                return
             self.finish(connection, call, value)
-            self._ended()
+            self.ended()
 
-    def _ended(self) -> None:
+    def _stream(self, connection: Connection, call: Call, seq: int, values: Any) -> None:
+        """Leaves the generator to `run_later`, because only the loop itself may let calls wait."""
+        try:
+            with paths.Standard():
+                from .plainstream import GeneratorWork
+        except BaseException as error:  # The function replaced a part of the import.
+            self.fail(connection, call, error)
+            self.ended()
+        else:
+            self.later = [GeneratorWork(self, connection, call, seq, values)]
+
+    def run_later(self) -> None:
+        """Runs the calls in `later`, in their order. Called by the loop between two turns."""
+        queue = self.later or []
+        while queue:
+            work = queue.pop(0)
+            if type(work) is tuple:
+                self.later = None
+                if not work[0].gone:
+                    self.invoke(*work)
+                if self.later is not None:  # The call returned a generator, which comes first.
+                    queue[:0] = self.later
+            else:
+                self.later = queue
+                work.run()
+                self.words[STREAMING] = 0
+        self.later = None
+
+    def head_sent(self, call: Call) -> None:
+        super().head_sent(call)
+        self.words[DEADLINE] = call.deadline_ns
+        self.words[STREAMING] = 1  # The watchdog answers `/health` while the call blocks the loop.
+
+    def ended(self) -> None:
+        """Marks that no call runs."""
         self.words[SEQ] = 0
         log.plain_call = None
         if self.stopping:

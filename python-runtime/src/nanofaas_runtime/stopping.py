@@ -17,6 +17,9 @@ from .stopsignal import STOP_SIGNAL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 MESSAGES = {
     WHY_DEADLINE: "the call's deadline passed while it was running",
@@ -50,13 +53,27 @@ class PlainRun:
         seq = self._armed
         if seq and self._words[STOP_SEQ] == seq:
             self._armed = 0
-            self.stopped = seq
-            self.why = why = self._words[STOP_WHY]
-            if why == WHY_DEADLINE:
-                raise DeadlineExceeded(message_of(why))
-            if why == WHY_LEFT:
-                raise CallerLeft(message_of(why))
-            raise CallStopped(message_of(why))
+            raise self.stop(seq, self._words[STOP_WHY])
+
+    def stop(self, seq: int, why: int) -> CallStopped:
+        """Notes that the call is stopped, and returns the exception to raise in it."""
+        self.stopped = seq
+        self.why = why
+        if why == WHY_DEADLINE:
+            return DeadlineExceeded(message_of(why))
+        if why == WHY_LEFT:
+            return CallerLeft(message_of(why))
+        return CallStopped(message_of(why))
+
+    def shield(self, function: Callable[..., T], *args: object) -> T:
+        """Calls a function of the runtime that the running call uses. No stop interrupts it; the
+        watchdog signals again."""
+        seq, self._armed = self._armed, 0
+        try:
+            return function(*args)
+        finally:
+            if self.stopped != seq:
+                self._armed = seq
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
         """Runs the function and returns its result. A signal between the function's return and the

@@ -14,7 +14,7 @@ import sys
 import time
 
 from .control_block import (BEAT, CONN, DEADLINE, IDLE, RUNS, SEQ, STOP_SEQ, STOP_WHY,
-                            WHY_DEADLINE, WHY_LEFT, WHY_STOPPED, as_bytes, get_echo)
+                            STREAMS, WHY_DEADLINE, WHY_LEFT, WHY_STOPPED, as_bytes, get_echo)
 from .not_ready import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
@@ -154,7 +154,7 @@ class Watch:
         if deadline and now - deadline >= BEAT_GRACE_NS:
             return "an async function blocks the loop, and a call's deadline has passed"
         for number, fd in self._left.items():
-            runs = self._words[self._socks[fd][1]] == number << 2 | RUNS
+            runs = self._words[self._socks[fd][1]] in (number << 2 | RUNS, number << 2 | STREAMS)
             if runs and now - self._left_at[number] >= BEAT_GRACE_NS:
                 return "an async function blocks the loop, and a caller has left"
         return None

@@ -16,13 +16,14 @@ import time
 
 from . import log
 from .control_block import (ASLEEP, BEAT, CONNECTION, FINISHED, READY, SEQ, SERVES, STOP,
-                            new_control_block)
+                            STREAMING, new_control_block)
 from .listen import bind, unbind
 from .process import OOM_TEXT, Link, Worker, how_ended, is_oom
 from .stopsignal import STOP_SIGNAL, StopHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .busy import BusyResponder
     from .settings import Settings
     from .not_ready import NotReadyResponder
     from .watch import Watch
@@ -65,6 +66,7 @@ class Watchdog:
         self._listener: socket.socket | None = None
         self._worker: Worker | None = None
         self._not_ready: NotReadyResponder | None = None
+        self._busy: BusyResponder | None = None
         self._epoll: select.epoll | None = None
         self._announced = False
         self._stop_asked = False
@@ -138,7 +140,7 @@ class Watchdog:
         ours.setblocking(False)
         theirs.setblocking(False)
         words = self._words
-        for at in (*range(SEQ, BEAT + 1), SERVES, ASLEEP):
+        for at in (*range(SEQ, BEAT + 1), SERVES, ASLEEP, STREAMING):
             words[at] = 0
         if self._settings.job is not None:
             from .job import publish
@@ -170,6 +172,8 @@ class Watchdog:
             self._wake_write.close()
         if self._not_ready is not None:
             self._not_ready.close()
+        if self._busy is not None:
+            self._busy.close()
         self.link = Link(theirs, self._words, self._lifeline_read, self._listener)
 
     def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
@@ -196,7 +200,9 @@ class Watchdog:
                 self._read_link(self._worker)  # The worker's READY message may be unread.
                 self._stop(self._worker)
             return self._reap()
-        if self._not_ready is not None and self._not_ready.owns(fd):
+        if self._busy is not None and self._busy.owns(fd):
+            self._busy.on_event(fd, worker, self._stopping)
+        elif self._not_ready is not None and self._not_ready.owns(fd):
             self._not_ready.on_event(fd)
         elif worker is not None and worker.sock is not None and fd == worker.sock.fileno():
             self._read_link(worker)
@@ -355,6 +361,7 @@ class Watchdog:
 
     def _look(self) -> None:
         now = time.monotonic()
+        self._look_for_streams()
         if self._not_ready is not None:
             self._not_ready.turn(self._not_ready_from(), now)
         worker = self._worker
@@ -369,6 +376,15 @@ class Watchdog:
             log.line("warn", f"the worker is replaced: {verdict}")
             worker.kill_now(verdict)
         self._fall_asleep(watch)
+
+    def _look_for_streams(self) -> None:
+        if self._busy is None:
+            if not self._words[STREAMING] or self._epoll is None or self._listener is None:
+                return
+            from .busy import BusyResponder
+
+            self._busy = BusyResponder(self._epoll, self._listener, self._words)
+        self._busy.turn(self._worker)
 
     def _fall_asleep(self, watch: Watch) -> None:
         """Keeps the watchdog polling while calls come. After IDLE_POLLS_MAX polls without a call it

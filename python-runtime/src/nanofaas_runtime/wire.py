@@ -73,6 +73,10 @@ class Head:
     http: bool  # The request has HTTP_MARK.
     length: int
 
+    def is_1_1(self) -> bool:
+        """Whether the request's version is HTTP/1.1, which has chunked answers."""
+        return self.raw[self.raw.index(b"\r\n") - 1] == 0x31
+
     def header(self, name: bytes) -> bytes | None:
         """Returns the value of the first header of that name, which is given in lower case, or
         None."""
@@ -188,11 +192,12 @@ def check_partial_head(data: bytes) -> None:
 
 
 class Chunks:
-    """Decodes a chunked body piece by piece. The body may have at most BODY_BYTES_MAX."""
+    """Decodes a chunked body piece by piece. `body` may have at most `limit` bytes."""
 
-    __slots__ = ("_need", "_pending", "_trailer", "body")
+    __slots__ = ("_limit", "_need", "_pending", "_trailer", "body")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = BODY_BYTES_MAX) -> None:
+        self._limit = limit
         self.body = bytearray()
         self._pending = b""
         self._need = -1  # The missing bytes of this chunk; -1 if a size line is next.
@@ -250,7 +255,7 @@ class Chunks:
         size = int(matched[1], 16)
         if size == 0:
             self._trailer = 0
-        elif len(self.body) + size > BODY_BYTES_MAX:
+        elif len(self.body) + size > self._limit:
             raise too_large()
         else:
             self._need = size
@@ -277,6 +282,17 @@ def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"
     key = "error" if echo.startswith(HTTP_ECHO) else "code"
     body = failure_body(code, message, key)
     return answer(echo, status, "application/json", body, extra, close)
+
+
+def health(head: Head, is_stopping: bool, close: bool) -> bytes:
+    """Returns the answer to a probe."""
+    status, body = (503, b'{"status":"STOPPING"}') if is_stopping else (200, b'{"status":"UP"}')
+    return for_method(head, answer(head.echo(), status, "application/json", body, close=close))
+
+
+def for_method(head: Head, text: bytes) -> bytes:
+    """Returns the answer `text`, without its body if the request is a HEAD."""
+    return text[:text.index(b"\r\n\r\n") + 4] if head.method == b"HEAD" else text
 
 
 def failure_body(code: str, message: str, key: str = "code") -> bytes:
