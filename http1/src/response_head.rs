@@ -355,6 +355,29 @@ mod tests {
         }
     }
 
+    /// A header is told by its length and its first letter, before its name is compared.
+    #[test]
+    fn similar_names_mean_nothing() {
+        let plain = with("200", "Content-Length: 1\r\n").unwrap();
+        for line in [
+            "Connectiox: close",
+            "Keep-Alivx: timeout=5",
+            "Content-Lengtx: 2",
+            "Transfer-Encodinx: chunked",
+            "Content-Typx: a/b",
+            "Content-Encodinx: gzip",
+            "Retry-Aftex: 7",
+            "X-Cold-Starx: true",
+            "X-Not-Startex: true",
+            "X-Execution-Ix: a",
+            "X-Init-Duration-Mx: 5",
+        ] {
+            let mut head = with("200", &format!("{line}\r\nContent-Length: 1\r\n")).unwrap();
+            head.len = plain.len;
+            assert_eq!(head, plain, "{line}");
+        }
+    }
+
     #[test]
     fn several_ids_are_told() {
         let head = with("200", "X-Execution-Id: a\r\n").unwrap();

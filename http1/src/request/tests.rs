@@ -393,3 +393,47 @@ fn meets_one_expectation_where_a_body_follows() {
     let old = b"POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n";
     assert!(!parse(old).unwrap().unwrap().expect_continue);
 }
+
+/// A header is told by its length and its first letter, before its name is compared.
+#[test]
+fn similar_names_mean_nothing() {
+    let with = |line: &str| first(&format!("GET / HTTP/1.1\r\n{line}Content-Length: 1")).unwrap();
+    let plain = with("");
+    for line in [
+        "Connectiox: close",
+        "Content-Encodinx: gzip",
+        "Content-Lengtx: 2",
+        "Content-Typx: a/b",
+        "Expecx: 100-continue",
+        "Hosx: other",
+        "Idempotency-Kex: k",
+        "Origix: o",
+        "Prefex: wait=1",
+        "Sec-Fetch-Sitx: same-origin",
+        "X-Timeout-Mx: 5",
+        "X-Trace-Ix: t",
+        "Traceparenx: t",
+        "Tracestatx: t",
+        "Transfer-Encodinx: chunked",
+    ] {
+        let mut head = with(&format!("{line}\r\n"));
+        assert!(head.len > plain.len);
+        head.len = plain.len;
+        head.host = plain.host;
+        assert_eq!(head, plain, "{line}");
+    }
+}
+
+#[test]
+fn lengths_of_whole_requests_are_known() {
+    let whole = |text: &str| first(text).unwrap().whole();
+    let head = "GET / HTTP/1.1";
+    let len = first(head).unwrap().len;
+    assert_eq!(whole(head), len);
+    let body = first(&format!("{head}\r\nContent-Length: 5")).unwrap();
+    assert_eq!(body.whole(), body.len + 5);
+    assert_eq!(
+        whole(&format!("{head}\r\nTransfer-Encoding: chunked")),
+        usize::MAX
+    );
+}
