@@ -1,6 +1,6 @@
 //! Counts the heap allocations of warm calls in the whole process, and fails if there are more than a few.
-//! The calls go over sockets to a real io thread with the inline scheduler. The test is client, bridge and
-//! pod at once, and allocates nothing itself while it counts. `./ci counts` runs it.
+//! The calls go over sockets to a real io thread with the inline scheduler. The test plays client, bridge and
+//! pod, and allocates nothing while it counts. `./ci counts` runs it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,18 +25,19 @@ use wire::WireClient;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// The most allocations that all calls of a case may make together. A few buffers may be allocated when more
-/// messages overlap than before. One allocation in each call would make thousands.
+/// The largest number of allocations that all calls of a case may make together. A few buffers may be
+/// allocated when more messages overlap than before. One allocation in each call would make thousands.
 const CEILING: u64 = 16;
 const CALLS: usize = 2000;
-/// The calls of a case with the LOCAL function: so many that the watchdog checks several times meanwhile.
+/// The calls of a case with the LOCAL function. Their number is so large that the watchdog checks several
+/// times meanwhile.
 const LOCAL_CALLS: usize = 50_000;
-/// The calls before all cases: more than there are records of plain calls (4096), so that the circular buffer
-/// of these records is full.
+/// The calls before all cases. They are more than the circular buffer of plain calls' records holds (4096),
+/// so this buffer is full.
 const FIRST_CALLS: usize = 10_000;
-/// The calls before the count of a case, so that everything is allocated that a case allocates only one time.
-/// If the function has a pod, the requests of all connections meet there in half of these calls, so that as
-/// many connections and buffers are in use as the case can need.
+/// The calls of a case before the count starts. They cause each allocation that is made only one time. In
+/// half of them the pod answers only when all connections' requests are there, so all connections and buffers
+/// are in use.
 const WARM_UP_CALLS: usize = 1000;
 
 #[test]
@@ -78,7 +79,7 @@ fn count(case: &str, calls: usize, call: impl FnOnce()) {
     call();
     let blocks = dhat::HeapStats::get().total_blocks;
     println!("{case}: {blocks} allocations in {calls} calls");
-    // Unlike the standard `assert_eq!`, this macro writes the counts into a file if it fails.
+    // If this macro of `dhat` fails, it writes the counts into a file.
     dhat::assert_eq!(
         blocks.saturating_sub(CEILING),
         0,

@@ -141,7 +141,6 @@ fn status() -> Value {
     })
 }
 
-/// Returns the schema of a list of Kubernetes conditions.
 fn conditions() -> Value {
     let mut status = text("True or False.");
     status["enum"] = json!(["True", "False", "Unknown"]);
@@ -214,7 +213,6 @@ fn the_schema_has_no_defaults() {
 fn every_field_says_what_it_is() {
     fn visit(schema: &Value, path: &str, missing: &mut Vec<String>) {
         let text = schema["description"].as_str().unwrap_or_default();
-        // The items of a list need no description, because the list has one.
         if text.is_empty() && !path.ends_with("[]") {
             missing.push(path.to_owned());
         }

@@ -72,7 +72,6 @@ fn order(fixture: &WorkQueueFixture, order: Order) {
     assert!(fixture.bridge.send(BridgeMessage::Order(order)).is_ok());
 }
 
-/// The lane of the function that is registered first.
 const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
 const POD: PodId = PodId::new(3, 1);
@@ -339,7 +338,7 @@ fn a_function_with_the_planes_account_is_refused() {
     assert_eq!(own, ["timeoutMs", "podTemplate.spec.serviceAccountName"]);
     let other: Vec<_> = faults(registry.check(&change("mine")).expect_err("refused"));
     assert_eq!(other, ["timeoutMs"]);
-    // The registry also refuses a change that was not checked before.
+    // Adds the change directly, as a caller that checks nothing would; the registry has to refuse it, too.
     let mut out = RegistryOut::default();
     registry.change(change("plane"), None, &mut out);
     assert!(registry.functions().is_empty());

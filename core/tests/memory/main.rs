@@ -29,11 +29,10 @@ fn bells(count: usize) -> impl Iterator<Item = Arc<Doorbell>> {
     (0..count).map(|_| Arc::new(Doorbell::new(Waker::noop().clone())))
 }
 
-/// One step that an io thread takes with the account. The first `usize` selects a charge, a message or a
-/// wait.
+/// The first `usize` of a step selects a charge, a message or a wait.
 #[derive(Clone, Debug)]
 enum AccountAct {
-    /// A request arrives, and is charged or refused.
+    /// The thread charges a request, or refuses it.
     Request(u64),
     /// An answer waits for room.
     Answer(u64),
@@ -43,7 +42,7 @@ enum AccountAct {
     Drop(usize),
     /// The thread sends a held charge to another thread.
     Send(usize, usize),
-    /// The thread drops a message, and the charge in it.
+    /// The thread drops a message with the charge that is in it.
     LoseMessage(usize),
     /// The thread adopts the charge of a message.
     Take(usize),
@@ -162,7 +161,7 @@ proptest! {
                 prop_assert_eq!(ledger.inflight_bytes.get(), held, "the gauge says what is held");
             }
         }
-        // Every wait ends, because the threads drop all charges that they get.
+        // If each thread drops all charges that it gets, each wait must end.
         let mut rounds = 0;
         while threads.iter().any(|thread| !thread.waits.is_empty()) {
             for thread in &mut threads {
@@ -197,14 +196,14 @@ fn waits_are_served_in_order() {
             held.push(charge);
         }
     }
-    // Two charges have room; the third is granted without room.
+    // Two charges fit into the budget. The third one exceeds it and is granted anyway.
     assert_eq!(held.len(), 3);
     assert!(account.taken() <= BYTES_MAX + (5 << 20));
     waits.drain(..3);
     while !waits.is_empty() {
         held.remove(0);
-        // The waits are polled from the last to the first, because polling in the order of service would hide
-        // an error in that order.
+        // The waits are polled from the last to the first. Polling in the order of service would hide an
+        // error in that order.
         let turns: Vec<_> = waits.iter_mut().rev().map(|wait| wait.poll(cx)).collect();
         let ready = turns.iter().filter(|turn| turn.is_ready()).count();
         let first = turns.into_iter().rev().take(ready);
@@ -240,8 +239,8 @@ fn a_line_moved_by_others_bytes_stands_still() {
     };
     poll(&mut waits, &mut held);
     let moved = threads[0].moved();
-    // One thread notes that it takes bytes from other charges for the waiting tasks. All threads then see a
-    // lower `moved`. It returns at most to its first value when the waiting tasks get these bytes.
+    // Thread 0 announces bytes for the waiting tasks, which lowers `moved` for all threads. When the tasks
+    // get these bytes, `moved` must not rise above its first value.
     threads[0].reclaim(4 << 20);
     assert!(threads[1].moved() < moved);
     let waiting = waits.len();
@@ -250,7 +249,7 @@ fn a_line_moved_by_others_bytes_stands_still() {
     poll(&mut waits, &mut held);
     assert!(waits.len() < waiting, "some get on");
     assert!(threads.iter().all(|thread| thread.moved() <= moved));
-    // The held charges are dropped without a `reclaim`, so `moved` rises above its first value.
+    // These charges are dropped without an announcement, so `moved` rises above its first value.
     held.clear();
     threads.iter().for_each(|thread| thread.give_back_spare());
     poll(&mut waits, &mut held);
@@ -271,7 +270,7 @@ fn calls_that_hold_everything_get_on() {
     let mut rounds = 0;
     while !waits.is_empty() {
         let before = waits.len();
-        // A call that got the charge of its answer ends at once: both its charges are dropped.
+        // A call that got the charge for its answer ends at once: `retain_mut` drops both of its charges.
         waits.retain_mut(|(_, wait)| wait.poll(cx).is_pending());
         assert!(waits.len() < before, "somebody gets on");
         rounds += 1;
@@ -281,7 +280,7 @@ fn calls_that_hold_everything_get_on() {
     assert_eq!(account.taken(), 0);
 }
 
-/// The threads and the bells are real. A thread that misses its wake-up sleeps for 20 s, and the test fails.
+/// The test uses real threads and bells. A thread that misses its wake-up fails the test after 20 s.
 #[test]
 fn threads_that_give_back_wake_those_that_wait() {
     struct FlagUnpark(std::thread::Thread, AtomicBool);
@@ -315,7 +314,6 @@ fn threads_that_give_back_wake_those_that_wait() {
                             break charge;
                         }
                         own.give_back_spare();
-                        // The bell wakes only a thread that has announced sleep.
                         if bell.sleep(|| own.is_wanted()) {
                             while !rung.1.swap(false, Ordering::SeqCst) {
                                 std::thread::park_timeout(std::time::Duration::from_secs(20));

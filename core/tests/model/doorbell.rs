@@ -1,5 +1,5 @@
 //! Models of bitmap and doorbell: each alone, and both together with the ring as the scheduler uses them. A
-//! lost wake-up shows as a deadlock, a lost bit as a lane that the consumer never visits.
+//! lost wake-up becomes a deadlock. A lost bit becomes a lane that the consumer never visits.
 
 use std::{
     sync::{
@@ -22,8 +22,7 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// The place where the sleeper sleeps. It keeps a wake-up that comes before the sleep, as a socket keeps a
-/// byte.
+/// The place where the sleeper sleeps. A wake-up before the sleep is kept, like a byte in a socket.
 struct Bed {
     woken: Mutex<bool>,
     wake: Condvar,
@@ -41,8 +40,7 @@ impl Bed {
         (bed, bell)
     }
 
-    /// Sleeps until a wake-up. There is no deadline, so that the model ends in a deadlock if no producer
-    /// wakes the sleeper.
+    /// This wait has no deadline, so a lost wake-up is a deadlock, which loom reports.
     fn sleep(&self) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken {
@@ -116,8 +114,8 @@ fn one_announcement_is_rung_for_once() {
     });
 }
 
-/// Lets two threads each set the bit of one of the two `lanes` during a sweep. Then a second sweep runs
-/// alone.
+/// Two threads each set one bit of `lanes` during a sweep. A second sweep, after both threads have ended,
+/// must find the rest.
 fn no_bit_is_lost(lanes: [usize; 2]) {
     check(Some(4), move || {
         let bitmap = sync::Arc::new(Bitmap::with_capacity(128));
@@ -164,8 +162,8 @@ fn no_bit_is_lost_in_two_words() {
     no_bit_is_lost([3, 70]);
 }
 
-/// Lets two producers push a ticket, set a bit and ring, while the consumer sweeps, pops and sleeps. `lanes`
-/// holds the lane of each producer.
+/// Two producers push a ticket, set a bit and ring, while the consumer sweeps, pops and sleeps. The lane of
+/// each producer is in `lanes`.
 fn every_ticket_is_found(lanes: [usize; 2]) {
     check(Some(2), move || {
         let (bed, bell) = Bed::new();
@@ -212,7 +210,7 @@ fn every_ticket_is_found_in_two_lanes() {
     every_ticket_is_found([0, 64]);
 }
 
-/// An inbox has no bitmap, so the check after the announcement reads the ring's stamp, not the reserved
+/// An inbox has no bitmap. The check after the announcement of sleep reads the ring's stamp, not the reserved
 /// positions.
 #[test]
 fn every_grant_is_found_in_an_inbox() {

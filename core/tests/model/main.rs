@@ -1,5 +1,5 @@
 //! The models of ring, bitmap and doorbell. loom tries every interleaving and every stale read that the
-//! memory model allows, up to the number of preemptions that a model names.
+//! memory model allows, with at most as many preemptions as a model names.
 //!
 //! `core/model` runs them; in a normal build this file is empty.
 #![cfg(loom)]
@@ -14,8 +14,8 @@ use loom::model::Builder;
 mod ring;
 mod doorbell;
 
-/// Checks `model` in every schedule with at most `preemptions` forced switches; `None` means no limit.
-/// `LOOM_MAX_PREEMPTIONS` overrides this number. Prints the number of executions.
+/// Checks `model` in every schedule with at most `preemptions` forced switches; `None` means no limit. The
+/// variable `LOOM_MAX_PREEMPTIONS` overrides `preemptions`.
 fn check(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(preemptions);

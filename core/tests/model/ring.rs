@@ -1,4 +1,4 @@
-//! Models of the ring. Its capacity is 2, so that a few pushes fill it and lead to the next lap.
+//! Models of the ring. Its capacity is 2, so a few pushes fill it and begin the next lap.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,7 @@ use nanofaas_core::{
 
 use crate::check;
 
-/// Pops once. Fails if `is_published` was true before the pop and the pop finds no item.
+/// Fails if the consumer saw a published item but cannot pop it.
 fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
     let published = consumer.is_published();
     let item = consumer.pop();
@@ -27,7 +27,6 @@ fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
     item
 }
 
-/// Pushes each of `items` once, and returns the items for which the ring had room.
 fn push(producer: &Producer<u64>, items: &[u64]) -> Vec<u64> {
     let mut pushed = Vec::new();
     for item in items {
@@ -54,8 +53,7 @@ fn one_producer_keeps_its_order_over_two_laps() {
     });
 }
 
-/// Both producers push while the consumer frees places, so one producer may use a slot one lap after the
-/// other producer.
+/// Both producers push while the consumer pops, so one place may be used by each of them in different laps.
 #[test]
 fn two_producers_lose_and_double_nothing_in_order() {
     check(Some(3), || {
@@ -102,13 +100,12 @@ fn the_last_place_goes_to_one_producer() {
     });
 }
 
-/// A producer that knows of the pop that freed its place finds room: no push finds the ring full.
 #[test]
 fn a_push_into_a_reserved_place_never_fails() {
     check(Some(3), || {
         let (producer, mut consumer) = channel(2);
-        // Each producer has one reserved place. An answer gives the place back after the pop, as the end of
-        // an attempt does for a grant.
+        // Each producer has one reserved place. The producer uses it again only after an answer shows that
+        // its item was popped.
         let answers = [(); 2].map(|()| sync::Arc::new(AtomicU64::new(0)));
         let pushing = [0, 1].map(|who: usize| {
             let (producer, answer) = (producer.clone(), answers[who].clone());
@@ -132,7 +129,6 @@ fn a_push_into_a_reserved_place_never_fails() {
     });
 }
 
-/// Counts its drops.
 struct CountedDrop(Arc<AtomicUsize>);
 
 impl Drop for CountedDrop {
@@ -149,8 +145,8 @@ fn every_item_is_dropped_once_wherever_it_ends() {
         let pushing = {
             let drops = drops.clone();
             thread::spawn(move || {
-                // The ring refuses the third item, which is then dropped here, unless the pop below came
-                // first.
+                // The ring has two places, so it takes a third item only after a pop. An item that it refuses
+                // is dropped here.
                 (0..3)
                     .filter(|_| producer.push(CountedDrop(drops.clone())).is_ok())
                     .count()
@@ -158,7 +154,6 @@ fn every_item_is_dropped_once_wherever_it_ends() {
         };
         let popped = usize::from(consumer.pop().is_some());
         assert!(drops.load(Relaxed) >= popped);
-        // The end of the ring that is dropped last drops the remaining items.
         drop(consumer);
         let pushed = pushing.join().unwrap();
         assert!(

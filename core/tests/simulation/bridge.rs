@@ -1,4 +1,4 @@
-//! The model of the bridge. It executes the scheduler's orders: it starts and ends pods, late and sometimes
+//! The model of the bridge. It executes the scheduler's orders: it starts and stops pods, late and sometimes
 //! without success, and sends the answers. Some of its pods die. It also has the real registry, which clients
 //! change.
 
@@ -16,13 +16,12 @@ use nanofaas_core::time::Uptime;
 use crate::environment::{SharedEnvironment, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, StartBehaviour, draft};
 
-/// What happens to a pod at a later time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BridgeAct {
     Ready(PodId),
     StartFails(PodId, bool),
     IsHeldUp(PodId),
-    /// The process ends; the bridge notices the end a little later.
+    /// The process ends. The bridge notices the end a little later, with `SeenDead`.
     Dies(PodId),
     SeenDead(PodId),
     Answers(PodId),
@@ -33,7 +32,7 @@ enum BridgeAct {
 }
 
 struct SimulatedPod {
-    /// Whether `PodUp` was sent.
+    /// True if `PodUp` was sent.
     answered: bool,
     nature: Nature,
 }
@@ -49,9 +48,9 @@ pub(crate) struct SimulatedBridge {
     pub(crate) started: u64,
     pub(crate) deaths: u64,
     pub(crate) changes: u64,
-    /// Dead pods whose connections in the io threads have yet to break.
+    /// Pods that have died, but whose connections in the io threads are not broken yet.
     pub(crate) dead: Vec<PodId>,
-    /// True at the end of a run. Pods then no longer die at random, and each living pod answers its probes.
+    /// True at the end of a run: pods no longer die at random, and each living pod answers its probes.
     pub(crate) calm: bool,
 }
 
@@ -225,15 +224,15 @@ impl SimulatedBridge {
         match act {
             BridgeAct::Ready(pod) => self.ready(pod, shared),
             BridgeAct::StartFails(pod, permanent) => {
-                // If the pod was stopped meanwhile, its `PodDown` was sent already and no `StartFailed`
-                // follows.
+                // If the pod was stopped before this act, its `PodDown` was sent already, and no
+                // `StartFailed` may follow.
                 if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
                     let failure = StartFailure { permanent, message };
                     shared.send_event(Event::StartFailed { pod, failure });
                 }
             }
-            // The event is sent whatever has happened to the pod, because a real report may be late, too.
+            // The event is sent even if the pod is up or gone, because a real report may be late, too.
             BridgeAct::IsHeldUp(pod) => {
                 let why = Some("it waits".into());
                 shared.send_event(Event::StartHeldUp { pod, why });
@@ -291,7 +290,6 @@ impl SimulatedBridge {
         }
     }
 
-    /// Reports that a pod is gone, unless that was reported before.
     fn down(&mut self, pod: PodId, shared: &mut SharedEnvironment) {
         if self.pods.remove(&pod).is_none() {
             return;
@@ -302,7 +300,6 @@ impl SimulatedBridge {
         shared.send_event(Event::PodDown(pod));
     }
 
-    /// Sends a random request of a client to the bridge.
     pub(crate) fn random_change(&mut self, names: &[Arc<str>], shared: &mut SharedEnvironment) {
         let name = names[shared.rng.below(names.len() as u64) as usize].clone();
         let register = |shared: &mut SharedEnvironment, name: &str| Change::Register {

@@ -1,6 +1,6 @@
-//! What all actors share: the clock, the rings between them, and the scheduler with its model. With an inline
-//! scheduler the actor that has an event calls the scheduler. A pinned scheduler is an actor of its own,
-//! which takes events from rings.
+//! What all actors share: the clock, the rings between them, and the scheduler with its model. An inline
+//! scheduler is called by the actor that has an event. A pinned scheduler is an actor of its own, which takes
+//! events from rings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,31 +22,27 @@ use crate::reference_model::ReferenceModel;
 use crate::rng::SimulationRng;
 use crate::scenario::Nature;
 
-/// Where the scheduler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SchedulerMode {
     Inline,
     Pinned,
 }
 
-/// A message to an io thread.
 pub(crate) enum ToIo {
-    /// An event for the scheduler; sent only if the scheduler is inline.
+    /// Sent only if the scheduler is inline.
     Event(Event),
     Notice(Notice),
     Update(FunctionUpdate),
-    /// The process stops.
     Stop,
 }
 
-/// A message to the bridge.
 pub(crate) enum ToBridge {
     Order(Order),
     Ack(ShardId, u64),
     Request(Change),
 }
 
-/// Both ends of a ring in one value, because actors run one at a time.
+/// Both ends of a ring. One value can hold both, because actors run one at a time.
 pub(crate) struct SimulatedRing<T: Send> {
     producer: Producer<T>,
     consumer: Consumer<T>,
@@ -90,9 +86,9 @@ pub(crate) struct SharedEnvironment {
     pub(crate) grants: Vec<SimulatedRing<Grant>>,
     pub(crate) to_io: Vec<SimulatedRing<ToIo>>,
     pub(crate) to_bridge: SimulatedRing<ToBridge>,
-    /// Pods whose process is alive, even if other actors do not know it yet.
+    /// Pods whose process is alive; other actors may not know yet that one has died.
     pub(crate) alive: BTreeSet<PodId>,
-    /// How many calls the io threads run in each pod.
+    /// For each pod: the number of calls that the io threads run in it.
     pub(crate) running_in: BTreeMap<PodId, u32>,
     pub(crate) grants_in_flight: u64,
     pub(crate) dones_in_flight: u64,
@@ -137,7 +133,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// Prints what happens, if the run is of a single seed.
+    /// Prints a line if the run is of a single seed.
     pub(crate) fn show(&self, what: impl FnOnce() -> String) {
         if self.shown {
             println!("{:>16} {}", self.now.as_ns(), what());
@@ -218,13 +214,11 @@ impl SharedEnvironment {
         }
     }
 
-    /// Passes an event to the inline scheduler and runs a turn.
     pub(crate) fn feed_inline(&mut self, event: Event) {
         self.feed(event);
         self.turn();
     }
 
-    /// Does the scheduler's part of an io thread's iteration, if the scheduler is inline.
     pub(crate) fn pass_inline(&mut self) {
         if self.mode == SchedulerMode::Inline {
             self.tick();
@@ -232,7 +226,6 @@ impl SharedEnvironment {
         }
     }
 
-    /// Returns whether the scheduler has something to do now.
     pub(crate) fn scheduler_is_due(&self) -> bool {
         let due = self.scheduler.next_due();
         let received =
@@ -240,7 +233,8 @@ impl SharedEnvironment {
         received || self.busy || due.is_some_and(|at| at <= self.now)
     }
 
-    /// Runs one round of the pinned scheduler's thread, which may leave events and tickets for a later round.
+    /// Runs one round of the pinned scheduler's thread. It may leave events and tickets for a later round, as
+    /// the bounds of a real round do.
     pub(crate) fn pass_pinned(&mut self) {
         if self.rng.chance(500) {
             self.sweep();
@@ -268,8 +262,7 @@ impl SharedEnvironment {
         lanes.into_iter().for_each(|lane| self.collect(lane));
     }
 
-    /// Sends an event of the bridge to the scheduler. An inline scheduler gets it through the inbox of io
-    /// thread 0.
+    /// An inline scheduler gets the bridge's events through the inbox of io thread 0.
     pub(crate) fn send_event(&mut self, event: Event) {
         match self.mode {
             SchedulerMode::Inline => self.to_io[0].push(ToIo::Event(event)),
@@ -277,7 +270,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// Sends the ticket of a new call. Returns false if the lane's ring is full.
+    /// Returns false if the lane's ring is full.
     pub(crate) fn post(&mut self, stats: &Arc<QueueStats>, ticket: Ticket) -> bool {
         match self.mode {
             SchedulerMode::Inline => {
@@ -295,7 +288,6 @@ impl SharedEnvironment {
         }
     }
 
-    /// Sends the ticket of a call that waits again.
     pub(crate) fn post_again(&mut self, ticket: Ticket) {
         match self.mode {
             SchedulerMode::Inline => self.feed_inline(Event::Ticket(ticket)),
@@ -303,7 +295,6 @@ impl SharedEnvironment {
         }
     }
 
-    /// Sends the end of an attempt.
     pub(crate) fn done(&mut self, done: Done) {
         match self.mode {
             SchedulerMode::Inline => self.feed_inline(Event::Done(done)),
@@ -314,12 +305,10 @@ impl SharedEnvironment {
         }
     }
 
-    /// Counts an attempt that an io thread begins in a pod.
     pub(crate) fn entered_pod(&mut self, pod: PodId) {
         *self.running_in.entry(pod).or_default() += 1;
     }
 
-    /// Counts an attempt that ended in a pod.
     pub(crate) fn left_pod(&mut self, pod: PodId) {
         let running = self.running_in.get_mut(&pod);
         *running.expect("it ran") -= 1;

@@ -1,6 +1,6 @@
 //! The model of an io thread. It admits calls, and drives the state machine of each call (`core/src/call.rs`)
-//! with scripted pods on virtual time. It passes what clients, the bridge and the scheduler do to the state
-//! machines. It makes none of the product's decisions: `judge` checks the state machine by rules of its own.
+//! with scripted pods on virtual time. It passes to the state machines what clients, the bridge and the
+//! scheduler do. `judge` checks each state machine by rules of its own.
 
 mod client;
 mod environment;
@@ -28,7 +28,6 @@ use environment::ThreadEnvironment;
 
 const ASYNC_AGE_MAX: Nanos = Nanos::from_s(20);
 
-/// The kinds of ends of calls that the tally counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CallEndKind {
     Ok,
@@ -57,7 +56,6 @@ impl CallEndKind {
 pub(crate) struct Served {
     pub(crate) life: Call<ThreadEnvironment>,
     judge: Judge,
-    /// The grant of the running attempt.
     pub(crate) running: Option<Grant>,
     timer: TimerRef,
     timer_at: Option<Uptime>,
@@ -67,25 +65,24 @@ pub(crate) struct Served {
 struct ServedSlot {
     generation: u32,
     call: Option<Served>,
-    /// Whether the call is over while a grant for it is in flight. This place in the table becomes free when
-    /// that grant arrives.
+    /// True if the call is over while a grant for it is in flight. The call's place is freed when that grant
+    /// arrives.
     is_owed_a_grant: bool,
 }
 
-/// What a pod, a client or the bridge does to a call at a given time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CallAct {
     Cancels,
     ClientLeaves,
     /// The time of `Prefer: wait` is over, so the client no longer waits.
     Detaches,
-    /// The call's own task receives a removal, or a notice that starts fail, a little later than the io
-    /// thread does.
+    /// The call's own task receives a removal a little later than the io thread does. The same holds for the
+    /// notice that starts fail.
     FindsRemoved,
     FindsStartsFail,
     Answers,
     Fails,
-    /// `oom` is that of `AttemptFailure::Lost`: known if the pod's runtime reports it.
+    /// The same as in `AttemptFailure::Lost`: it is known if the pod's runtime reports it.
     Lost {
         oom: Option<bool>,
     },
@@ -96,8 +93,8 @@ enum CallAct {
     },
 }
 
-/// A planned act: its time, its sequence number, the call's index and generation, the attempt, and the act.
-/// An act of a pod is ignored if the call has begun another attempt.
+/// A planned act: its time, its sequence number, the call's index and generation, the number of the attempt,
+/// and the act. An act of a pod is ignored if the call has begun another attempt.
 type DueAct = (Uptime, u64, u32, u32, u32, CallAct);
 
 pub(crate) struct IoThread {
@@ -113,7 +110,7 @@ pub(crate) struct IoThread {
     pub(crate) refused: u64,
     pub(crate) retries: u64,
     pub(crate) ends: BTreeMap<CallEndKind, u64>,
-    /// How often each event happened to calls in each phase.
+    /// The number of times that each event happened to calls in each phase.
     pub(crate) happened: BTreeMap<(CallPhase, Happening), u64>,
 }
 
@@ -182,7 +179,7 @@ impl IoThread {
             || (shared.mode == SchedulerMode::Inline && shared.scheduler_is_due())
     }
 
-    /// Runs one iteration of the io thread.
+    /// Runs one iteration of the io thread: its five parts, beginning with a random one.
     pub(crate) fn pass(&mut self, shared: &mut SharedEnvironment) {
         let first = shared.rng.below(5);
         for part in 0..5 {
@@ -201,8 +198,8 @@ impl IoThread {
         if shared.mode == SchedulerMode::Inline {
             self.grants(shared);
         }
-        // A timer that was due at the start of the iteration has fired by now. A timer that the iteration
-        // itself set may be due already, and fires in the next iteration.
+        // Each timer that was due when the iteration began has fired by now. A timer that this iteration set
+        // may be due, and fires in the next iteration.
         let now = shared.now;
         for (_, served) in self.calls() {
             served.judge.check_in_time(&served.life, now);
@@ -229,7 +226,7 @@ impl IoThread {
         }
     }
 
-    /// Returns a call's state machine, and its environment with new random numbers.
+    /// The environment gets new random numbers for each use.
     fn life(
         &mut self,
         index: u32,
@@ -241,7 +238,6 @@ impl IoThread {
         (&mut served.life, &self.env)
     }
 
-    /// Counts what is about to happen to a call, and passes it to the judge.
     fn happens(&mut self, index: u32, happening: Happening, now: Uptime) {
         let served = self.served(index);
         let phase = phase(&served.life);
@@ -256,7 +252,6 @@ impl IoThread {
         self.drive(index, shared);
     }
 
-    /// Executes the steps of a call's state machine until the call waits or is over.
     fn drive(&mut self, index: u32, shared: &mut SharedEnvironment) {
         loop {
             let served = self.served(index);
@@ -355,8 +350,8 @@ impl IoThread {
         shared.to_bridge.push(ToBridge::Ack(self.shard, version));
     }
 
-    /// Ends all calls of a lane: all of them at once, or each a little later, because the call's own task
-    /// may receive the message later.
+    /// Ends all calls of a lane: all at once, or each a little later with the act `later`, because a call's
+    /// own task may receive the message later.
     fn end_all(&mut self, lane: LaneId, end: &End, later: CallAct, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()
@@ -488,7 +483,7 @@ impl IoThread {
         }
     }
 
-    /// Breaks the connections of a pod that died.
+    /// Plans the loss of all calls that run in a pod that died.
     pub(crate) fn pod_died(&mut self, dead: PodId, shared: &mut SharedEnvironment) {
         let running = self
             .calls()

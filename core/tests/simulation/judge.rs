@@ -11,10 +11,9 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::scenario::{MS, SECOND};
 
-/// How late a timer may be, including the clock's backward steps of up to 5 ms.
+/// How late a timer may fire. This includes backward steps of the clock, of up to 5 ms.
 const SLACK: Nanos = Nanos::from_ms(8);
 
-/// The phase in which a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CallPhase {
     Queued,
@@ -35,7 +34,6 @@ pub(crate) fn phase<E: Environment>(life: &Call<E>) -> CallPhase {
     }
 }
 
-/// What can happen to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Happening {
     Granted,
@@ -64,7 +62,6 @@ impl Happening {
     }
 }
 
-/// How the last attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     None,
@@ -73,7 +70,7 @@ enum Last {
     Failed(AttemptFailure),
 }
 
-/// The rules of a spec for an attempt.
+/// The fields of a spec that the rules for an attempt need.
 #[derive(Clone, Copy)]
 struct Rules {
     version: u64,
@@ -108,10 +105,10 @@ pub(crate) struct Judge {
     released: u32,
     last: Last,
     last_end: Uptime,
-    /// The latest time at which the back-off after the last attempt can have begun: the attempt's end, or the
-    /// last event while the call waited for the report of its pod's end.
+    /// The latest time at which the back-off after the last attempt can have begun. It is the attempt's end,
+    /// or the last event while the call waited for the report of its pod's end.
     waits_from: Uptime,
-    /// When the attempt's own time limit began; none before that.
+    /// The time at which the attempt's own time limit began.
     attempt_from: Option<Uptime>,
     lost_retries: u32,
     has_run: bool,
@@ -139,7 +136,6 @@ impl Judge {
         }
     }
 
-    /// Notes what is about to happen to the call.
     pub(crate) fn on_event<E: Environment>(
         &mut self,
         happening: Happening,
@@ -177,22 +173,21 @@ impl Judge {
         }
     }
 
-    /// Notes that no client waits for the call any more.
     pub(crate) const fn detached(&mut self, deadline: Uptime, now: Uptime) {
         self.is_async = true;
         self.deadline = deadline;
         self.detached_at = now;
     }
 
-    /// Notes that a grant arrived. `newest` is the function as its io thread knows it; none if the call's
-    /// registration was removed.
+    /// `newest` is the function as its io thread knows it. It is `None` if the call's registration was
+    /// removed.
     pub(crate) fn granted(&mut self, newest: Option<&Function>, now: Uptime) {
         if let Some(newest) = newest {
             self.rules = Rules::of(newest);
         }
         self.attempts += 1;
-        // If the grant was made under a spec of another mode, the attempt never runs and ends here. Otherwise
-        // `runs` resets this value.
+        // If the grant was made under a spec of another mode, the attempt ends here. If the attempt runs,
+        // `runs` sets `last` again.
         self.last = Last::Failed(AttemptFailure::NotBegun);
         self.ends_at(now);
     }
@@ -236,7 +231,6 @@ impl Judge {
         self.ends_at(now);
     }
 
-    /// Notes when an attempt ended.
     const fn ends_at(&mut self, now: Uptime) {
         self.last_end = now;
         self.waits_from = now;
@@ -268,7 +262,7 @@ impl Judge {
         allowed && self.attempts <= self.rules.max_retries
     }
 
-    /// Notes that the call is queued for another attempt. `newest` is the same argument as in `granted`.
+    /// `newest` is the same argument as in `granted`.
     pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now: Uptime) {
         let newest = newest.expect("it waits for a function that is gone");
         assert!(self.is_ended.is_none(), "a call that ended is tried again");
@@ -285,7 +279,7 @@ impl Judge {
             Nanos::ZERO
         };
         assert!(waited >= least, "it did not back off");
-        // The call runs under this spec if its function is removed between its grant and its attempt.
+        // If the function is removed between the call's grant and its attempt, the call runs under this spec.
         self.rules = Rules::of(newest);
     }
 
@@ -298,7 +292,7 @@ impl Judge {
                 .attempt_from
                 .map_or(self.deadline, |from| from + self.rules.timeout),
             CallPhase::AwaitingPodEnd => {
-                // If the pod's end is known, the call has nothing to wait for.
+                // If the report of the pod's end has come, the call has nothing to wait for.
                 let is_unknown = self.last == Last::Failed(AttemptFailure::Lost { oom: None });
                 self.last_end + u64::from(is_unknown) * 2 * SECOND
             }
@@ -311,12 +305,11 @@ impl Judge {
                 self.waits_from + back_off(first, most, self.attempts)
             }
         };
-        // When a call is detached, its attempt's own time limit begins to apply, and may have passed already.
-        // The attempt then has to end when the call is detached.
+        // At `detached_at`, the attempt's own time limit begins to apply. If it has passed already, the
+        // attempt has to end at that time.
         own.min(self.deadline).max(self.detached_at)
     }
 
-    /// Fails if the call has stayed in its phase for too long.
     pub(crate) fn check_in_time<E: Environment>(&self, life: &Call<E>, now: Uptime) {
         let phase = phase(life);
         let latest = self.latest(phase);
@@ -327,7 +320,7 @@ impl Judge {
         );
     }
 
-    /// Checks a call that is over. `is_current` is whether its registration still exists.
+    /// `is_current` is true if the call's registration still exists.
     pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now: Uptime) {
         assert_eq!(self.released, self.attempts, "a slot was not released");
         assert_eq!(life.never_ran(), !self.has_run, "whether it ran is wrong");
@@ -364,7 +357,7 @@ impl Judge {
     }
 }
 
-/// Returns the longest wait after the `attempt`th attempt.
+/// Returns the longest back-off after this number of attempts.
 fn back_off(first: Nanos, most: Nanos, attempt: u32) -> Nanos {
     first
         .saturating_mul(1 << attempt.saturating_sub(1).min(20))

@@ -1,6 +1,6 @@
-//! A seeded simulation of what core decides. Models of io threads, a bridge and pods surround the real
-//! scheduler, lanes, registry, rings and timers, with an inline and a pinned scheduler. Time is virtual, so
-//! the same seed always makes the same run.
+//! A seeded simulation of what core decides. The real scheduler, lanes, registry, rings and timers run among
+//! models of io threads, a bridge and pods, with an inline and a pinned scheduler. Time is virtual, so the
+//! same seed always makes the same run.
 //!
 //! `NANOFAAS_SEEDS=n` sets how many seeds are run (400 by default). `NANOFAAS_SEED=s` runs one seed and
 //! prints what happens.
@@ -95,8 +95,7 @@ fn every_seed_holds() {
         total
     });
     println!("{seeds} seeds, inline and pinned: {total:?}");
-    // The tally must show that enough happened, because a simulation in which nothing happens proves
-    // nothing.
+    // A simulation in which little happens proves little, so the tally must show that enough happened.
     if seeds >= SEEDS {
         total.assert_rich();
     }

@@ -1,6 +1,6 @@
 //! A model of the state that the scheduler must keep: tickets in their order, slots, pods. The model is built
-//! from the scheduler's input and output, and checks every grant and order. It never asks the scheduler, but
-//! reads the lanes' counters.
+//! from the scheduler's input and output, and checks every grant and order. From the scheduler itself it
+//! reads only the counters of the lanes.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -18,8 +18,8 @@ enum ModelPodState {
     Starting,
     Usable,
     Quarantined,
-    /// The pod drains because of an event that the model received. The model does not see the drains that the
-    /// scheduler decides on.
+    /// The pod drains because of an event that the model received. Drains that the scheduler decides on are
+    /// not visible to the model.
     Draining,
     Stopped,
     Down,
@@ -31,7 +31,7 @@ struct ModelPod {
     state: ModelPodState,
     in_flight: u32,
     stale: bool,
-    /// Whether a probe was ordered since the pod was last quarantined.
+    /// True if a probe was ordered since the pod was last quarantined.
     probed: bool,
 }
 
@@ -39,30 +39,29 @@ struct ModelLane {
     stats: Arc<QueueStats>,
     plan: LanePlan,
     fifos: [VecDeque<CallId>; 2],
-    /// Tickets of the registration that is about to take over the lane.
+    /// Tickets of a registration that has not taken over the lane yet.
     early: Vec<Ticket>,
     id: LaneId,
     held: u32,
     is_removed: bool,
-    /// Sync grants in a row, each made while an async call waited.
+    /// The number of sync grants in a row that were made while an async call waited.
     sync_streak: u32,
-    /// Grants since an async call was last granted although a sync call waited.
+    /// The number of grants since an async call was last granted although a sync call waited.
     since_jump: u32,
-    /// Whether a start failed or a pod went down since the last plan.
+    /// True if a start failed or a pod went down since the last plan.
     failed: bool,
-    /// Whether the lane has ever adopted a pod. It may then have more pods than the spec's maximum.
+    /// True if the lane has ever adopted a pod. The lane may then have more pods than the spec's maximum.
     adopted: bool,
 }
 
 type ModelMailbox = (Arc<QueueStats>, VecDeque<Ticket>);
 
-/// The model's knowledge of all lanes and pods.
 #[derive(Default)]
 pub(crate) struct ReferenceModel {
     lanes: BTreeMap<u32, ModelLane>,
     pods: BTreeMap<PodId, ModelPod>,
-    /// The tickets in each lane's ring, by the address of the lane's stats. The stats are kept, too, so that
-    /// no other stats can get the same address.
+    /// The tickets in each lane's ring, by the address of the lane's stats. Keeping the stats prevents other
+    /// stats from getting the same address.
     mailboxes: BTreeMap<usize, ModelMailbox>,
     gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
@@ -78,12 +77,10 @@ impl ReferenceModel {
         self.pods.len()
     }
 
-    /// Returns how many slots are held in all lanes.
     pub(crate) fn held(&self) -> u64 {
         self.lanes.values().map(|lane| u64::from(lane.held)).sum()
     }
 
-    /// Notes that a ticket was put into a lane's ring.
     pub(crate) fn posted(&mut self, stats: &Arc<QueueStats>, ticket: &Ticket) {
         let address = Arc::as_ptr(stats) as usize;
         let fresh = || (stats.clone(), VecDeque::new());
@@ -91,7 +88,6 @@ impl ReferenceModel {
         tickets.push_back(*ticket);
     }
 
-    /// Notes that the scheduler is about to take all tickets out of a lane's ring.
     pub(crate) fn collected(&mut self, index: u32) {
         let Some(lane) = self.lanes.get_mut(&index) else {
             return;
@@ -140,7 +136,6 @@ impl ReferenceModel {
                     pod.drain();
                 }
             }
-            // These events change neither a pod nor a call.
             Event::StartHeldUp { .. } | Event::Adopt { .. } => {}
         }
     }
@@ -153,8 +148,7 @@ impl ReferenceModel {
             lane.id = id;
             lane.plan = plan;
             lane.failed = false;
-            // The owners of the waiting calls knew of the removal before this event, and end the calls. So
-            // the model forgets the tickets of these calls.
+            // The io threads of the waiting calls knew of the removal before this event, and end these calls.
             lane.fifos = Default::default();
             for ticket in std::mem::take(&mut lane.early) {
                 lane.push(&ticket);
@@ -179,7 +173,7 @@ impl ReferenceModel {
             self.lanes.insert(id.index, lane);
         }
         // The tickets that were posted before the scheduler knew the lane are collected here, because no
-        // other bit will announce them.
+        // other bit announces them.
         self.collected(id.index);
     }
 
@@ -236,7 +230,6 @@ impl ReferenceModel {
         }
     }
 
-    /// Checks the orders that the scheduler gave, and notes them.
     pub(crate) fn ordered(&mut self, orders: &[Order]) {
         for order in orders {
             match *order {
@@ -302,7 +295,6 @@ impl ReferenceModel {
         assert!(was.is_none(), "one place for two pods");
     }
 
-    /// Notes that an adopted pod was made for an older spec.
     pub(crate) fn adopted_stale(&mut self, pod: PodId) {
         self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
@@ -312,16 +304,15 @@ impl ReferenceModel {
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
 
-    /// Counts the usable and starting pods by the gauges, which leave out drained pods, and adds the
-    /// quarantined pods of the model.
+    /// Counts the usable, starting and quarantined pods. The gauges leave out draining pods and do not count
+    /// quarantined ones, which the model adds.
     fn serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         gauge(0) + gauge(1) + self.counts(id, ModelPodState::Quarantined)
     }
 
-    /// Counts the pods of `serving` without those quarantined pods that may be draining. The scheduler does
-    /// not report drains, but it stops a draining pod without a running call at once. So only quarantined
-    /// pods with a running call are left out.
+    /// Counts the pods of `serving` without the quarantined pods that may be draining. The scheduler stops a
+    /// draining pod without a running call at once, so only those with a running call may be draining.
     fn surely_serving(&self, id: LaneId, lane: &ModelLane) -> u32 {
         let doubtful = self.pods.values().filter(|pod| {
             pod.lane == id && pod.state == ModelPodState::Quarantined && pod.in_flight > 0
@@ -342,7 +333,7 @@ impl ReferenceModel {
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
         let stale = self.has_stale(id);
         let serving = self.surely_serving(id, lane);
-        // While old pods are replaced, there may be one pod more than the maximum.
+        // While old pods are replaced, the lane may have one pod more than the maximum.
         let most = if stale { plan.max + 1 } else { needed };
         assert!(
             serving <= most,
@@ -350,14 +341,13 @@ impl ReferenceModel {
         );
     }
 
-    /// Checks the grants that the scheduler made in one turn, and notes them.
     pub(crate) fn granted(&mut self, grants: &[Grant], entries: &Entries) {
         let batch: HashSet<CallId> = grants.iter().map(|grant| grant.call).collect();
         let waited = |call: &CallId| batch.contains(call) || entries.is_queued(*call);
         grants.iter().for_each(|grant| self.grant(grant, &waited));
     }
 
-    /// Checks one grant and notes it. `waited` returns whether a call was waiting when the turn began.
+    /// `waited` returns whether a call was waiting when the turn began.
     fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallId) -> bool) {
         let lane = self
             .lanes
@@ -397,8 +387,7 @@ impl ReferenceModel {
         }
     }
 
-    /// Checks that no call waits while a slot for it is free. The simulation makes this check when the
-    /// scheduler has nothing left to do.
+    /// Checks that no call waits while a slot for it is free. Called when the scheduler has no work left.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {
@@ -423,8 +412,8 @@ impl ReferenceModel {
         let usable = || of_lane().filter(|pod| pod.state == ModelPodState::Usable);
         let starting = self.counts(id, ModelPodState::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
-        // The model counts a pod as usable even after the scheduler has decided to drain it. The gauge does
-        // not, so the difference is the number of these pods.
+        // The model counts a pod as usable even after the scheduler has begun to drain it; the gauge does
+        // not. The difference is the number of these pods.
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");
@@ -451,7 +440,7 @@ impl ReferenceModel {
             "more pods than the spec allows"
         );
         if serving < needed {
-            // While a pod is usable, the waiting calls may not justify a start yet.
+            // While a pod is usable, the waiting calls may be too few for a start.
             let may_wait = lane.failed || usable().next().is_some();
             assert!(may_wait, "{serving} pods of {needed}, and none starts");
             assert!(timer || starting > 0, "nothing will start the next pod");
@@ -476,12 +465,12 @@ impl ModelLane {
         match ticket.lane.epoch.cmp(&self.id.epoch) {
             Ordering::Equal => self.fifos[ticket.class as usize].push_back(call),
             Ordering::Greater => self.early.push(*ticket),
-            // The call's registration is gone, so its owner ends the call.
+            // The call's registration is gone, so its io thread ends the call.
             Ordering::Less => {}
         }
     }
 
-    /// Takes a granted call out of its queue. Fails if a call before it in the queue still waited.
+    /// Takes a granted call out of its queue. Fails if a call before it still waited.
     fn take(&mut self, call: CallId, waited: &impl Fn(&CallId) -> bool) -> Class {
         for class in [Class::Sync, Class::Async] {
             let fifo = &mut self.fifos[class as usize];

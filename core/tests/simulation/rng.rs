@@ -2,7 +2,6 @@
 
 use nanofaas_core::time::Nanos;
 
-/// A stream of numbers that depends only on the seed.
 #[derive(Clone)]
 pub(crate) struct SimulationRng(u64);
 
@@ -19,7 +18,7 @@ impl SimulationRng {
         z ^ (z >> 31)
     }
 
-    /// Draws a number below `end`, which is not 0.
+    /// `end` must not be 0.
     pub(crate) const fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -37,8 +36,8 @@ impl SimulationRng {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// Draws a span up to `most`. The upper bound of the span is drawn first, from 1, 2, 4, 8 … µs, so that
-    /// short spans are as frequent as long ones.
+    /// Draws a span up to `most`. Short spans are as frequent as long ones, because the magnitude is drawn
+    /// first.
     pub(crate) fn span(&mut self, most: Nanos) -> Nanos {
         let micros = most.as_ns() / 1000;
         let magnitudes = u64::from(64 - micros.max(1).leading_zeros());

@@ -10,13 +10,11 @@ use crate::rng::SimulationRng;
 pub(crate) const MS: Nanos = Nanos::from_ms(1);
 pub(crate) const SECOND: Nanos = Nanos::SECOND;
 
-/// How a function's pods start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartBehaviour {
     Good,
-    /// Each start fails with a probability of one half.
+    /// Half of the starts fail.
     Flaky,
-    /// No start succeeds.
     Broken {
         permanent: bool,
     },
@@ -30,13 +28,13 @@ pub(crate) struct Nature {
     pub(crate) starts: StartBehaviour,
     pub(crate) start_max: Nanos,
     pub(crate) service_max: Nanos,
-    /// Faults of attempts, per mille of the attempts: handler error, lost, refused (twice), never answered.
+    /// The faults of attempts, per mille: handler error, lost, refused (two shares), never answered.
     pub(crate) faults: [u64; 5],
-    /// Async calls, per mille of the calls.
+    /// The async calls, per mille of the calls.
     pub(crate) async_share: u64,
-    /// Clients that leave or cancel, per mille of the calls.
+    /// The calls whose client leaves or cancels, per mille.
     pub(crate) fickle: u64,
-    /// Pods that die or are drained without an order, per mille of the pods that come up.
+    /// The pods that die or are drained without an order, per mille of the pods that come up.
     pub(crate) mortality: u64,
 }
 
@@ -65,7 +63,6 @@ impl Nature {
     }
 }
 
-/// Makes a random spec for `name`, as a client would write it.
 pub(crate) fn draft(rng: &mut SimulationRng, name: &str) -> Box<FunctionDraft> {
     let mode = rng.pick(&["WARM", "WARM", "WARM", "LOCAL", "POOL", "JOB"]);
     let concurrency = rng.pick(&[1, 1, 2, 3, 4, 8, 40]);
@@ -76,7 +73,7 @@ pub(crate) fn draft(rng: &mut SimulationRng, name: &str) -> Box<FunctionDraft> {
         "name": name,
         "executionMode": mode,
         "command": ["run"],
-        // The variable changes the shape, so that pods of the old shape have to be replaced.
+        // This variable changes the shape, so pods of the old shape have to be replaced.
         "env": {"SHAPE": rng.below(3).to_string()},
         "concurrency": concurrency,
         "queueSize": rng.pick(&[1, 3, 10, 50, 200]),

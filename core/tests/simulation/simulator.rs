@@ -15,10 +15,9 @@ use crate::judge::{CallPhase, Happening, phase};
 use crate::rng::SimulationRng;
 use crate::scenario::{MS, Nature, SECOND, draft};
 
-/// The most steps of a run. A longer run counts as a livelock.
+/// A run with more steps than this counts as a livelock.
 const STEPS_MAX: u64 = 200_000;
 
-/// How often things happened, in one run or in all runs.
 #[derive(Debug, Default)]
 pub(crate) struct SimulationTally {
     steps: u64,
@@ -53,7 +52,6 @@ impl SimulationTally {
         }
     }
 
-    /// Fails if something that can happen has happened too seldom.
     pub(crate) fn assert_rich(&self) {
         let ends = [
             CallEndKind::Ok,
@@ -85,7 +83,6 @@ impl SimulationTally {
     }
 }
 
-/// Lists what can happen to a call in each phase.
 fn everything_that_happens() -> impl Iterator<Item = (CallPhase, Happening)> {
     let everywhere = [
         Happening::Time,
@@ -171,7 +168,7 @@ impl PlaneSimulator {
     }
 
     /// Runs until all calls have arrived and ended and all changes are made. Then removes every function and
-    /// runs until none is left.
+    /// runs until no function is left.
     pub(crate) fn run(mut self) -> SimulationTally {
         self.until("all calls ended", |simulator| {
             let arrived = simulator.io.iter().all(|io| io.arrivals_left == 0);
@@ -251,7 +248,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// Moves the clock to the next timer. This is called when no actor has anything to do.
+    /// Moves the clock to the next timer. Called when no actor has anything to do.
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_at);
         let change = (self.changes_left > 0).then_some(self.next_change);
@@ -262,8 +259,7 @@ impl PlaneSimulator {
         self.shared.now = self.shared.now.max(next);
     }
 
-    /// Advances the clock a little at random. In some runs the clock may also jump, as after a machine's
-    /// sleep, or step back a little.
+    /// In some runs the clock may also jump, as after a machine's sleep, or step back a little.
     fn drift_clock(&mut self) {
         let rng = &mut self.shared.rng;
         if rng.chance(300) {
@@ -278,8 +274,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// Returns the ledger's drift: the accepted calls minus those that wait, run, back off or have finished,
-    /// as the metrics show them.
+    /// Returns the ledger's drift (see the glossary) as the metrics show it.
     fn drift(&self) -> i64 {
         let registry = &self.bridge.registry;
         let stats = registry
@@ -323,8 +318,7 @@ impl PlaneSimulator {
         assert_eq!(accepted, finished + live, "a call was lost or ended twice");
         let counted = sum(&|io| io.ledger().backing_off.load(Ordering::Relaxed));
         assert_eq!(counted, backing_off, "backing off is miscounted");
-        // Every held slot has exactly one holder: a grant in flight, a running attempt, or a `Done` in
-        // flight.
+        // Each held slot has exactly one holder: a grant in flight, a running attempt, or a `Done` in flight.
         let held = shared.scheduler.held();
         let holders = running + shared.grants_in_flight + shared.dones_in_flight;
         assert_eq!(held, holders, "a slot without a holder, or two for one");
@@ -349,8 +343,8 @@ impl PlaneSimulator {
             seen += waiting;
         }
         assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
-        // The metrics count a call twice in two cases only: while its `Done` is in flight, and while a grant
-        // is in flight for a call that has ended.
+        // The metrics count a call twice in two cases: while its `Done` is in flight, and while a grant is in
+        // flight for a call that has ended.
         let unborn = shared.grants_in_flight - granted;
         let under_way = shared.dones_in_flight + unborn;
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");

@@ -1,5 +1,5 @@
-//! Tests with events about lanes and pods that do not exist. The scheduler ignores an event that may be late,
-//! and panics at any other.
+//! Tests with events about lanes and pods that do not exist. The scheduler ignores the events that may be
+//! late, and panics at the others.
 
 use nanofaas_core::event::{Event, LanePlan, Order, StartFailure};
 use nanofaas_core::ticket::LaneId;

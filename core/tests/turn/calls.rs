@@ -37,7 +37,7 @@ fn sync_goes_first_but_one_in_eight() {
 #[test]
 fn a_short_sync_queue_does_not_starve_async() {
     let mut plane = SteppedScheduler::with(podless(1));
-    // Two clients call in a loop: one call runs, and the other call waits.
+    // Two sync clients call in a loop: one call runs, and the other one waits.
     plane.call(0, Class::Sync);
     let mut running = plane.grants();
     let waiting = plane.calls(0, Class::Async, 2);
@@ -99,9 +99,9 @@ fn a_saturated_lane_delays_others_by_its_share() {
     assert_eq!(lanes.len(), 931);
     let last_of = |lane| lanes.iter().rposition(|other| *other == lane).unwrap();
     assert!(last_of(2) <= 2 * GRANTS_PER_LANE, "two others were before");
-    // Lane 1 needs four visits, and lane 0 has one visit before each of them.
+    // Lane 1 needs four visits. Before each of them, lane 0 has one visit.
     assert!(last_of(1) <= 30 + 4 * GRANTS_PER_LANE + 1);
-    // A call that arrives while the saturated lane is served waits for at most one visit to that lane.
+    // A call that arrives while lane 3 has calls for many visits has to wait for at most one of them.
     plane.open(3, podless(1024));
     plane.open(4, podless(1024));
     plane.calls(3, Class::Sync, 1000);
@@ -150,7 +150,7 @@ fn dead_tickets_take_no_room_from_live_ones() {
     let mut plane = SteppedScheduler::with(podless(1));
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
-    // The only slot stays held. More calls arrive and leave than the queue has places.
+    // The slot stays held, and more calls arrive and leave than the queue has places.
     for _ in 0..12_000 {
         let call = plane.call(0, Class::Sync);
         plane.leave(0, call);

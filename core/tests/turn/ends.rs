@@ -1,5 +1,5 @@
-//! Tests of how a function is removed, and how a function of the same name gets its lane. Calls and messages
-//! of the old function may still be in flight then.
+//! Tests of how a function is removed, and how a new function of the same name gets its lane while calls and
+//! messages of the old function are in flight.
 
 use std::sync::Arc;
 
@@ -32,7 +32,6 @@ fn a_lane_goes_after_its_last_call() {
     plane.down(&pods);
     assert_eq!(plane.orders(), [GONE]);
     assert!(!plane.scheduler.knows(0));
-    // Late messages have no effect.
     plane.up(&pods);
     plane.collect(0);
     plane.pass(60 * SECOND);
@@ -72,8 +71,8 @@ fn a_remade_function_takes_over_the_lanes_counts() {
     assert!(plane.orders().is_empty(), "the lane did not go");
 }
 
-/// The scheduler forgets the lane before it receives the registration of the new function, for which the
-/// registry has kept the old stats.
+/// The scheduler forgets the lane before it receives the registration of the new function. The registry has
+/// kept the old stats for that function.
 #[test]
 fn a_mailbox_outlives_a_lane_without_a_successor() {
     let mut plane = SteppedScheduler::with(podless(1));
@@ -96,7 +95,6 @@ fn a_mailbox_outlives_a_lane_without_a_successor() {
     assert_eq!(plane.granted(), [second]);
 }
 
-/// Makes the ticket of a call that was admitted under the lane's next registration.
 fn successors_ticket(plane: &mut SteppedScheduler) -> Ticket {
     let mut ticket = plane.ticket(0, Class::Sync);
     ticket.lane.epoch += 1;
@@ -137,7 +135,7 @@ fn a_reused_lane_is_queued_once() {
     let mut plane = SteppedScheduler::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 1);
     plane.leave(0, gone[0]);
-    // The lane is in the list of ready lanes, but is removed before the next turn.
+    // The lane is in the list of ready lanes when it is removed.
     remove(&mut plane);
     assert_eq!(plane.orders(), [GONE]);
     plane.open(0, podless(1000));

@@ -1,6 +1,6 @@
-//! Tests of the scheduler, each of one promise in a small scenario with a clock of its own: the order of
-//! grants, and which pods are started, replaced and ended. The simulation searches for cases that are missing
-//! here.
+//! Tests of the scheduler, each of one promise in a small scenario with a clock of its own. The promises are
+//! the order of grants, and which pods are started, replaced and ended. The simulation searches for cases
+//! that are missing here.
 #![cfg(not(loom))]
 
 mod absent;

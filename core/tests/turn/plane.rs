@@ -1,5 +1,5 @@
-//! The scheduler and its surroundings under the control of a test: waiting calls, a bridge that does what the
-//! test demands, and a clock that only the test advances.
+//! The scheduler and its surroundings under the control of a test. They are waiting calls, a bridge that does
+//! what the test demands, and a clock that only the test advances.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ pub(crate) const MS: Nanos = Nanos::from_ms(1);
 pub(crate) const SECOND: Nanos = Nanos::SECOND;
 const QUEUE_SIZE: u32 = 10_000;
 
-/// The first registration of lane 0.
 pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
 pub(crate) struct SteppedScheduler {
@@ -25,12 +24,11 @@ pub(crate) struct SteppedScheduler {
     pub(crate) now: Uptime,
     out: Outbox,
     stats: HashMap<u32, Arc<QueueStats>>,
-    /// How often each lane was opened.
+    /// The number of times that each lane was opened.
     epochs: HashMap<u32, u32>,
     calls: u32,
 }
 
-/// Makes a plan without pods.
 pub(crate) fn podless(concurrency: u32) -> LanePlan {
     LanePlan {
         concurrency,
@@ -39,8 +37,7 @@ pub(crate) fn podless(concurrency: u32) -> LanePlan {
     }
 }
 
-/// Makes a plan whose pods run one call each. Its maximum of pods is `concurrency`, and idle pods stay for a
-/// second.
+/// Each pod runs one call, the maximum of pods is `concurrency`, and idle pods stay for a second.
 pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     let pods = PodPlan {
         min,
@@ -54,7 +51,6 @@ pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     }
 }
 
-/// Returns the pod of a warm call.
 pub(crate) fn pod_of(grant: &Grant) -> PodId {
     grant.pod.expect("a warm call runs in a pod")
 }
@@ -73,7 +69,6 @@ impl SteppedScheduler {
         }
     }
 
-    /// Makes a scheduler with one function, in lane 0.
     pub(crate) fn with(plan: LanePlan) -> Self {
         let mut plane = Self::new();
         plane.open(0, plan);
@@ -92,7 +87,6 @@ impl SteppedScheduler {
         self.on_event(Event::LaneOpened { lane, stats, plan });
     }
 
-    /// Returns the id that the lane has in its last registration.
     pub(crate) fn id(&self, lane: u32) -> LaneId {
         let (index, epoch) = (lane, self.epochs[&lane]);
         LaneId { index, epoch }
@@ -106,7 +100,7 @@ impl SteppedScheduler {
         self.scheduler.event(event, self.now, &mut self.out);
     }
 
-    /// Queues a call and returns its ticket, which the scheduler does not have yet.
+    /// Queues a call. The scheduler gets the returned ticket only if the test sends it.
     pub(crate) fn ticket(&mut self, lane: u32, class: Class) -> Ticket {
         let has_room = self.stats[&lane].enter(class, QUEUE_SIZE);
         assert!(has_room, "the queue is full");
@@ -138,19 +132,18 @@ impl SteppedScheduler {
         (0..many).map(|_| self.call(lane, class)).collect()
     }
 
-    /// Takes a sync call out of the queue, as its owner does.
     pub(crate) fn leave(&mut self, lane: u32, call: CallId) {
         assert!(self.entries.leave(call), "a grant came first");
         self.stats[&lane].leave(Class::Sync);
     }
 
-    /// Runs one turn. Returns whether the turn left work, and its grants.
+    /// Returns also whether the turn left work.
     pub(crate) fn turn(&mut self) -> (Turn, Vec<Grant>) {
         let turn = self.scheduler.turn(self.now, &mut self.out);
         (turn, std::mem::take(&mut self.out.grants))
     }
 
-    /// Runs turns until one leaves no work. Returns all grants.
+    /// Runs turns until one leaves no work.
     pub(crate) fn grants(&mut self) -> Vec<Grant> {
         let mut all = Vec::new();
         loop {
@@ -180,7 +173,6 @@ impl SteppedScheduler {
         self.scheduler.collect(lane, self.now, &mut self.out);
     }
 
-    /// Advances the clock, and fires the timers that become due.
     pub(crate) fn pass(&mut self, span: Nanos) {
         let until = self.now + span;
         while let Some(due) = self.scheduler.next_due().filter(|due| *due <= until) {
@@ -198,8 +190,7 @@ impl SteppedScheduler {
         std::mem::take(&mut self.out.notices)
     }
 
-    /// Returns the pods that were ordered since the orders were last taken. Fails if there was any other
-    /// order.
+    /// Returns the pods that were ordered since the orders were last taken. Fails at any other order.
     pub(crate) fn starts(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
@@ -210,8 +201,7 @@ impl SteppedScheduler {
             .collect()
     }
 
-    /// Returns the pods that were ordered to stop since the orders were last taken. Fails if there was any
-    /// other order.
+    /// Returns the pods that were ordered to stop since the orders were last taken. Fails at any other order.
     pub(crate) fn stops(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
@@ -238,7 +228,7 @@ impl SteppedScheduler {
         self.on_event(Event::StartFailed { pod, failure });
     }
 
-    /// Reports the ordered pods as up and returns them. Fails if there was any other order.
+    /// Reports the ordered pods as up. Fails at any other order.
     pub(crate) fn started(&mut self) -> Vec<PodId> {
         let pods = self.starts();
         self.up(&pods);

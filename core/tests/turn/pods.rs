@@ -1,5 +1,5 @@
 //! Tests of which pods are started and ended. As many pods are kept as the calls and the floor need. After a
-//! failed start, one pod at a time is started, after a back-off.
+//! failed start, the scheduler waits and then starts one pod at a time.
 
 use std::sync::atomic::Ordering;
 
@@ -25,7 +25,8 @@ fn a_cold_burst_starts_exactly_what_it_needs() {
     });
     assert!(plane.orders().is_empty(), "nobody calls yet");
     let calls = plane.calls(0, Class::Sync, 10);
-    // Six calls may run at once, two in each pod; the other four calls wait for the same pods.
+    // Six calls may run at once, two in each pod. The other four calls order no pods, because they wait for a
+    // slot.
     let started = plane.starts();
     assert_eq!(started.len(), 3);
     assert!(plane.grants().is_empty(), "no pod is up");
@@ -140,11 +141,10 @@ fn a_crash_loop_backs_off_and_ends_waits() {
         panic!("one notice for all calls that wait: {notices:?}");
     };
     assert_eq!(&**why, "no such program");
-    // A call that arrives now is ended at once, by another notice.
     plane.call(0, Class::Sync);
     assert_eq!((plane.notices().len(), plane.orders().len()), (1, 0));
-    // After the back-off, one start is tried. When a call has succeeded in that pod, starts are no longer
-    // limited.
+    // After the back-off, the scheduler tries one start. A call that succeeds in this pod lifts the limit on
+    // starts.
     plane.calls(0, Class::Sync, 5);
     plane.notices();
     plane.pass(backoff);
@@ -197,7 +197,7 @@ fn a_permanent_failure_ends_the_wait_at_once() {
     let pods = plane.starts();
     plane.start_fails(pods[0], true);
     assert_eq!(plane.notices().len(), 1);
-    // A new spec resets the failures.
+    // A new spec resets the count of failed starts.
     plane.on_event(Event::LaneChanged {
         lane: LANE,
         plan: warm(3, 0),
@@ -237,7 +237,7 @@ fn a_lost_pod_is_probed_then_replaced() {
     let grants = plane.grants();
     plane.done(&grants[0], PodVerdict::Lost);
     assert_eq!(plane.orders(), [Order::Probe { pod: pods[0] }]);
-    // The slot is free, but the next call has to wait, because the only pod is quarantined.
+    // A slot is free, but the only pod is quarantined.
     let second = plane.call(0, Class::Sync);
     assert!(plane.grants().is_empty());
     plane.up(&pods);

@@ -14,8 +14,8 @@ fn change(plane: &mut SteppedScheduler, plan: LanePlan, reshaped: bool) {
     });
 }
 
-/// Obeys orders until there are none left, and returns the pods that serve then. Calls `check` with the
-/// number of serving pods after each order.
+/// Obeys orders until there are none left, and returns the pods that are up at the end. After each order,
+/// `check` gets the number of pods that are up.
 fn obey(
     plane: &mut SteppedScheduler,
     mut serving: Vec<PodId>,
@@ -82,7 +82,7 @@ fn an_old_pod_only_ends_its_calls() {
     let running = plane.grants();
     change(&mut plane, warm(1, 1), true);
     let fresh = plane.starts();
-    // The old pod is the only pod that is up, so it keeps serving until the new pod is up.
+    // The old pod is the only one that is up, so it keeps serving until the new pod is up.
     plane.done(&running[0], PodVerdict::Healthy);
     plane.call(0, Class::Sync);
     let running = plane.grants();

@@ -1,5 +1,5 @@
-//! Tests of when pods are started and used. A start is ordered if calls wait longer than a start takes. An
-//! order that is not needed any more is taken back. Calls use no pod that is not needed.
+//! Tests of when pods are started and used. A start is ordered if calls wait longer than a start takes, and
+//! taken back if it is not needed any more. Calls use no pod that is not needed.
 
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
@@ -7,7 +7,7 @@ use nanofaas_core::time::Nanos;
 
 use crate::plane::{MS, SECOND, SteppedScheduler, warm};
 
-/// Makes a function with measured times of a call and of a start. One pod is up; it runs one call at a time.
+/// Makes a function with measured times of a call and of a start, and one pod, which runs one call at a time.
 fn measured(service: Nanos, start: Nanos) -> SteppedScheduler {
     let mut plane = SteppedScheduler::with(warm(10, 1));
     plane.started();
@@ -34,7 +34,7 @@ fn a_burst_that_ends_early_starts_no_pod() {
 #[test]
 fn only_waits_longer_than_a_start_count() {
     let mut plane = measured(10 * MS, 50 * MS);
-    // One call runs. The five waiting calls will have begun by the time that a new pod is up.
+    // One call runs. The five waiting calls will have begun before a new pod could be up.
     plane.call(0, Class::Sync);
     assert_eq!(plane.grants().len(), 1);
     plane.calls(0, Class::Sync, 5);
@@ -46,8 +46,7 @@ fn only_waits_longer_than_a_start_count() {
 #[test]
 fn a_wait_as_long_as_a_start_orders() {
     let mut plane = measured(MS, 50 * MS);
-    // The measured time of a call is 1 ms, but the first call runs for 50 ms, and the second call waits for
-    // it.
+    // The measured time of a call is 1 ms, but the first call runs for 50 ms, and the second one waits.
     plane.calls(0, Class::Sync, 2);
     assert_eq!(plane.grants().len(), 1);
     assert!(plane.starts().is_empty());
@@ -93,8 +92,8 @@ fn an_unneeded_order_is_taken_back() {
     assert_eq!(stops, starts);
 }
 
-/// Four clients share one pod, and each calls again 1 ms after its answer. The three missing pods are
-/// ordered. In that millisecond one of them is not needed, but no order is taken back.
+/// Four clients share one pod, and each calls again 1 ms after its answer. During this millisecond one of the
+/// three ordered pods is not needed, but it must not be taken back.
 #[test]
 fn steady_callers_get_the_pods_they_need() {
     let mut plane = measured(20 * MS, 900 * MS);

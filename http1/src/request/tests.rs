@@ -5,7 +5,6 @@ fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, ParseError> {
     parse_request(bytes, &mut HeadScan::default())
 }
 
-/// Parses a request that consists of a request line, a `Host` and `lines`.
 fn with(lines: &str) -> Result<RequestHead, ParseError> {
     let text = format!("POST /a HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
     parse(text.as_bytes()).map(|head| head.expect("a whole head"))
@@ -60,8 +59,7 @@ fn the_heads_end_is_searched_for_once() {
         );
     }
     assert!(parse_request(text, &mut scan).unwrap().is_some());
-    // The search does not read a byte twice, so it does not notice that a byte before its position
-    // has changed.
+    // The search does not read a byte twice. A change before its position must therefore stay unnoticed.
     let mut scan = HeadScan::default();
     assert_eq!(parse_request(&text[..20], &mut scan), Ok(None));
     let mut changed = text.to_vec();
@@ -196,7 +194,6 @@ fn refuses_lines_that_parsers_end_or_fold_differently() {
     ] {
         assert!(is_malformed(with(lines)), "{lines:?}: {:?}", with(lines));
     }
-    // A folded line is also refused directly after the request line.
     assert!(is_malformed(parse(b"GET / HTTP/1.1\r\n Host: h\r\n\r\n")));
     assert!(is_malformed(parse(b"GET / HTTP/1.1\nHost: h\n\n")));
     // An error that is certain is reported before the head is complete.
@@ -394,7 +391,7 @@ fn meets_one_expectation_where_a_body_follows() {
     assert!(!parse(old).unwrap().unwrap().expect_continue);
 }
 
-/// A header is told by its length and its first letter, before its name is compared.
+/// The parser selects a known header by its length and first letter before it compares the name.
 #[test]
 fn similar_names_mean_nothing() {
     let with = |line: &str| first(&format!("GET / HTTP/1.1\r\n{line}Content-Length: 1")).unwrap();

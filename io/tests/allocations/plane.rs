@@ -1,6 +1,6 @@
-//! One io thread with the inline scheduler. The test acts as the bridge: it registers functions at a real
-//! work queue, and for each pod that is ordered it announces the address of one of its own threads. When
-//! `start` returns, all functions can be called, and the work queue is not pumped any more.
+//! One io thread with the inline scheduler. The test plays the bridge: it registers functions at a real work
+//! queue, and announces one of its threads as the address of each ordered pod. When `start` returns, all
+//! functions can be called, and the work queue is not polled any more.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -66,11 +66,11 @@ fn config(driver: DriverChoice) -> IoConfig {
 }
 
 impl ControlPlaneThreads {
-    /// Starts the io thread and the pods; none if the machine does not have the driver.
+    /// Returns `None` if the machine does not have the driver.
     pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
         let (io_bell, waking) = bell().expect("a pair of sockets");
         let (post, inbox) = IoPost::pair(io_bell, false);
-        // The doorbell needs no waker, because the work queue is pumped in a loop that never sleeps.
+        // The work queue is polled in a loop that never sleeps, so its doorbell needs no waker.
         let nobody = Arc::new(Doorbell::new(Waker::noop().clone()));
         let (bridge, bridge_inbox) = BridgePost::pair(nobody);
         let origin_wall = SystemTime::now();
@@ -122,7 +122,6 @@ impl ControlPlaneThreads {
     }
 }
 
-/// Registers the functions, and reports each pod that is ordered as up.
 fn open(work_queue: &mut WorkQueue, addresses: &[(&str, PodAddress)]) {
     for json in FUNCTIONS {
         let draft = serde_json::from_str(json).expect("a draft");

@@ -22,16 +22,16 @@ pub(crate) static MEETING: Meeting = Meeting {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Meeting {
-    /// How many requests have to be there before they are answered.
+    /// The number of requests that must be there before they are answered.
     size: Mutex<usize>,
-    /// How many requests wait, and how many meetings have ended.
+    /// The number of requests that wait, and the number of meetings that have ended.
     there: Mutex<(usize, usize)>,
     met: Condvar,
 }
 
 impl Meeting {
-    /// Sets the size of the meeting: from now on, requests are answered only when `size` of them are there.
-    /// The caller makes sure that no request waits during this call.
+    /// From now on, a request is answered only when `size` requests are there. No request may wait during
+    /// this call.
     pub(crate) fn of(&self, size: usize) {
         *self.size.lock().expect("nothing panics with it") = size;
     }
@@ -54,7 +54,6 @@ impl Meeting {
     }
 }
 
-/// Starts a pod behind a port of this machine.
 pub(crate) fn tcp() -> PodAddress {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -67,7 +66,7 @@ pub(crate) fn tcp() -> PodAddress {
     PodAddress::Tcp(address)
 }
 
-/// Starts a pod behind a socket in the file system. The caller removes the socket's file.
+/// The caller has to remove the socket's file.
 pub(crate) fn unix(path: &Path) -> PodAddress {
     let listener = UnixListener::bind(path).expect("a socket");
     spawn(move || {

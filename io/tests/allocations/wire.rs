@@ -1,5 +1,5 @@
-//! A client that knows enough of HTTP to find complete messages. Its buffers are made by `WireClient::new`,
-//! and it does not allocate afterwards. The pods find requests with `Messages`, too.
+//! A client that knows only as much of HTTP as it needs to find complete messages. `WireClient::new` makes
+//! its buffers; after that it does not allocate. The pods find requests with `Messages`, too.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,6 @@ use std::time::Duration;
 pub(crate) const ROOM: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A source of messages, one after the other.
 pub(crate) struct Messages<S> {
     pub(crate) stream: S,
     bytes: Box<[u8; ROOM]>,
@@ -23,7 +22,7 @@ impl<S: Read> Messages<S> {
         }
     }
 
-    /// Reads the next message; none if the connection ends.
+    /// Returns `None` if the connection has ended.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let mut filled = 0;
         while !is_whole(&self.bytes[..filled]) {
@@ -56,7 +55,6 @@ fn is_whole(bytes: &[u8]) -> bool {
     bytes.len() == head + 4 + body
 }
 
-/// Some connections that call one function.
 pub(crate) struct WireClient {
     connections: Vec<Messages<TcpStream>>,
     request: Vec<u8>,

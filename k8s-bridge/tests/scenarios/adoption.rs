@@ -1,5 +1,5 @@
-//! What happens to pods that an earlier control plane left: they are adopted, replaced or deleted. In every
-//! case the new control plane begins to act.
+//! What happens to pods that an earlier control plane left: the new control plane adopts, replaces or deletes
+//! them.
 
 use nanofaas_core::event::Order;
 use nanofaas_fake_api_server::kubelet::Fate;
@@ -9,14 +9,13 @@ use serde_json::{Value, json};
 
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
-/// Returns the spec of a WARM function with `minReplicas` pods.
 fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
     spec
 }
 
-/// Lets an earlier control plane start this many pods of a function; returns their names.
+/// Lets an earlier control plane start `count` pods of a function; returns their names.
 async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<String> {
     server.create("functions", object(wanting(name, count)));
     let mut before = ClusterFixture::scheduled(server);
@@ -29,7 +28,6 @@ async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<S
     server.names("pods")
 }
 
-/// Returns the number of ready pods in the function's status.
 fn ready_pods(server: &FakeApiServer, name: &str) -> u64 {
     let function = server.get("functions", name);
     function.unwrap_or_default()["status"]["readyPods"]
@@ -242,11 +240,11 @@ fn a_silent_pod_is_deleted_after_its_calls() {
         fixture.ready().await;
         let began = tokio::time::Instant::now();
         until("it is deleted", || !server.names("pods").contains(&pods[0])).await;
-        // The pod has 5 s for the first answer. After that it is probed for the grace period: the function's
+        // The pod has 5 s for the first answer. Then it is probed for the grace period: the function's
         // timeoutMs (1 s) and 10 s.
         let took = began.elapsed().as_secs();
         assert!((15..20).contains(&took), "{took} s");
-        // Now remove a busy pod while it is probed. The pod that replaces it must stay the only one.
+        // Now a busy pod is removed while it is probed. The pod that replaces it must stay the only one.
         let pods = server.names("pods");
         server.set_busy(&pods[0], true);
         fixture.end();
@@ -305,7 +303,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
         let pods = pods_of_before(&server, "f", 2).await;
         let mut first = ClusterFixture::scheduled(&server);
         first.ready().await;
-        // Make the spec invalid: `minReplicas` is larger than `maxReplicas`.
+        // `minReplicas` above `maxReplicas` makes the spec invalid.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(99);
         });
@@ -327,7 +325,7 @@ fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
             (&json!("False"), &json!("True"))
         );
         assert_eq!(conditions[1]["observedGeneration"], 1);
-        // Correct the spec. The status must then have no `acceptedSpec`.
+        // When the spec is valid again, the status must have no `acceptedSpec`.
         server.edit("functions", "f", |function| {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
         });

@@ -40,8 +40,8 @@ pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     fixture
 }
 
-/// Returns whether the cluster has the wanted functions, each with its number of running pods, and no other
-/// pods. The table must have the same functions.
+/// Returns true if the cluster has exactly the wanted functions and their numbers of running pods, and the
+/// function table has the same functions.
 fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
     let server = &fixture.server;
     let functions = server.objects("functions");
@@ -74,7 +74,7 @@ fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
         && server.names("pods").len() == count
 }
 
-/// Waits until table and cluster agree, and checks that they still agree for 10 s.
+/// Waits until table and cluster agree, and checks that they still agree during the next 10 s.
 pub(crate) async fn agree(fixture: &ClusterFixture, wanted: &[(&str, usize)]) {
     until("table and cluster agree", || is_agreed(fixture, wanted)).await;
     for _ in 0..20 {

@@ -28,7 +28,7 @@ fn running_pods_keep_their_ids_untouched() {
             (server.ever("pods"), server.count(of("delete", "pods"))),
             (2, 0)
         );
-        // The new bridge still observes the pods.
+        // The new bridge must still observe the pods.
         server.end(&name, 137, "OOMKilled", "");
         fixture.down(second).await;
         fixture.rings.order(Order::Stop { pod: first });
@@ -79,9 +79,9 @@ fn a_pod_that_ended_meanwhile_is_down() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        // List the pods several times before the pods of the test start. If a rebuilt bridge counted its
-        // listings from zero again, its first list would count as older than these pods. So a pod that is
-        // missing from the list would not count as gone.
+        // The pods are listed several times before the test's pods start. A rebuilt bridge that counts its
+        // listings from zero would take its first list for older than these pods, and would not notice that
+        // one is missing.
         for _ in 0..3 {
             server.compact();
             server.slam(true).await;
@@ -135,7 +135,7 @@ fn a_postponed_start_is_not_forgotten() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         fixture.end();
-        // Send the order while the second bridge is still beginning, and drop the second bridge too.
+        // The order comes while the second bridge is still beginning, and this bridge is dropped, too.
         server.script(of("list", "functions"), 1, Fault::Hang);
         let before = server.count(of("list", "functions"));
         fixture.begin();

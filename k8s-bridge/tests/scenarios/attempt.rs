@@ -23,7 +23,6 @@ pub(crate) fn call(index: u32) -> CallId {
     }
 }
 
-/// Makes a control plane that acts, with a JOB function.
 pub(crate) async fn with_function(server: &FakeApiServer) -> (ClusterFixture, Arc<Function>) {
     let mut fixture = ClusterFixture::acting(server).await;
     let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});

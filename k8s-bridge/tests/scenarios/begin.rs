@@ -168,13 +168,13 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         let owner = &pod["metadata"]["ownerReferences"][0];
         assert_eq!(owner["kind"], "Deployment");
         assert_eq!(owner["uid"], "uid-plane");
-        // The owner must be the controller, because `kubectl drain` does not move pods without a controller.
+        // `kubectl drain` refuses to evict a pod without a controller, so the owner must be the controller.
         assert_eq!(owner["controller"], true);
     });
 }
 
-/// Checks that no object has an owner in another namespace. The garbage collector would look for the owner in
-/// the dependent's namespace, find none, and delete the dependent.
+/// The garbage collector looks for an owner in the namespace of the dependent object. It would not find an
+/// owner in another namespace, and would delete the object.
 #[test]
 fn nothing_is_owned_from_another_namespace() {
     scenario(|server| async move {

@@ -28,7 +28,7 @@ impl ClusterFixture {
         loop {
             match self.event().await {
                 Event::PodUp(up) => return assert_eq!(up, pod),
-                // Skip the event which reports that a delay of the start is over.
+                // This event reports that a delay of the start is over.
                 Event::StartHeldUp { why: None, .. } => {}
                 Event::StartFailed { failure, .. } => panic!("{failure:?}"),
                 _ => panic!("another event than PodUp"),
@@ -51,7 +51,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Waits until a start fails, and returns the failure. Reports of a delay are skipped.
+    /// Waits until a start fails. Reports of a delay are skipped.
     pub(crate) async fn failure(&self, pod: PodId) -> StartFailure {
         loop {
             match self.event().await {
@@ -77,7 +77,6 @@ impl ClusterFixture {
         }
     }
 
-    /// Waits for the next message to an io thread, and returns it.
     pub(crate) async fn message(&self, thread: usize) -> Message {
         let mut found = None;
         until("the io thread gets something", || {

@@ -48,7 +48,7 @@ fn a_stopped_pod_is_down_once_deleted() {
         assert_eq!(deleted[0].name, name);
         assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
         assert_eq!(server.names("pods"), [other]);
-        // An order for a pod that is gone is answered with `PodDown`.
+        // The bridge answers an order for a pod that is gone with `PodDown`.
         for order in [Order::Stop { pod: pod_id }, Order::Probe { pod: pod_id }] {
             fixture.rings.order(order);
             fixture.down(pod_id).await;
@@ -171,7 +171,7 @@ fn a_pod_that_stays_is_dropped_after_grace() {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
         let (pod_id, _) = fixture.running(&function).await;
-        // Keep the deleted pod for a long time, as the cluster does when the pod's node is lost.
+        // The deleted pod stays for a long time, as a pod does when its node is lost.
         server.kubelet().lingering.set(Duration::from_secs(150));
         let began = tokio::time::Instant::now();
         fixture.rings.order(Order::Stop { pod: pod_id });

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::ready::{is_ready, wanting};
 
-/// Returns the Events of a function with this reason.
 fn events(server: &FakeApiServer, function: &str, reason: &str) -> Vec<Value> {
     let all = server.objects("events").into_iter();
     let of = all
@@ -37,7 +36,7 @@ fn a_functions_events_are_on_its_object() {
         assert_eq!(accepted["type"], "Normal");
         let of = &accepted["involvedObject"];
         let function = server.get("functions", "f").expect("there");
-        // `kubectl describe` selects Events by fields of the object that the Events are about.
+        // `kubectl describe` selects Events by these fields.
         assert_eq!(of["kind"], "Function");
         assert_eq!(of["apiVersion"], "nanofaas.io/v1");
         assert_eq!(of["uid"], function["metadata"]["uid"]);
@@ -117,8 +116,7 @@ fn a_crash_loop_is_one_event_that_counts() {
                 "{between:?}"
             );
         }
-        // Remove the Event, as the cluster does after an hour or less. The next repetition must then create a
-        // new Event.
+        // A cluster removes Events after an hour or less. The next repetition must then create a new Event.
         server.remove(
             "events",
             failed[0]["metadata"]["name"].as_str().expect("a name"),
@@ -147,8 +145,8 @@ fn refused_events_delay_nothing_else() {
         let function = fixture.warm("g").await;
         fixture.running(&function).await;
         assert!(server.names("events").is_empty());
-        // Too many Events waited, so some were dropped. Later Events are written as soon as the server
-        // accepts Events again.
+        // Too many Events waited, so some were dropped. As soon as the server accepts Events again, later
+        // ones are written.
         server.mend();
         let function = fixture.warm("h").await;
         until("what was full is empty", || {

@@ -34,7 +34,7 @@ thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs a test with paused time. A panic in any task of the test fails the test.
+/// Runs a test with paused time. A panic in any of its tasks fails the test.
 pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) -> F) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -57,7 +57,7 @@ pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) 
     assert_eq!(PANICS.get(), 0, "a task panicked");
 }
 
-/// Waits until `is_so` holds; `what` names the condition.
+/// `what` names the condition.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
@@ -71,7 +71,6 @@ pub(crate) async fn pass(seconds: f64) {
     sleep(Duration::from_secs_f64(seconds)).await;
 }
 
-/// The parts of a control plane that a test uses.
 pub(crate) struct ClusterFixture {
     pub(crate) server: FakeApiServer,
     pub(crate) work_queue: Rc<RefCell<WorkQueue>>,
@@ -86,7 +85,7 @@ pub(crate) struct ClusterFixture {
     own_pod: Option<OwnPod>,
     pub(crate) start_timeout: Duration,
     pub(crate) seeds: Vec<Value>,
-    /// The path of the default podTemplate, if there is one.
+    /// The path of the default podTemplate's file.
     pub(crate) pod_template: Option<PathBuf>,
 }
 
@@ -108,19 +107,19 @@ impl Drop for ClusterFixture {
 }
 
 impl ClusterFixture {
-    /// Makes a control plane whose bridge is not built yet. The test plays the scheduler.
+    /// The bridge is not built yet, and the test plays the scheduler.
     pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
     }
 
-    /// Makes a control plane whose bridge is ready. The test plays the scheduler.
+    /// The bridge is ready, and the test plays the scheduler.
     pub(crate) async fn acting(server: &FakeApiServer) -> Self {
         let mut fixture = Self::new(server);
         fixture.ready().await;
         fixture
     }
 
-    /// Makes a control plane with a real scheduler. Its bridge is not built yet.
+    /// The bridge is not built yet, and the scheduler is a real one.
     pub(crate) fn scheduled(server: &FakeApiServer) -> Self {
         Self::with(server, true)
     }
@@ -159,14 +158,12 @@ impl ClusterFixture {
         self
     }
 
-    /// Sets the service account of the control plane's own Pod.
     pub(crate) fn under(mut self, account: &str) -> Self {
         let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
         own_pod.service_account = Some(account.to_owned());
         self
     }
 
-    /// Makes the control plane run outside the cluster.
     pub(crate) fn outside(mut self) -> Self {
         self.own_pod = None;
         self
@@ -189,7 +186,7 @@ impl ClusterFixture {
         }
     }
 
-    /// Builds a bridge around the fixture's work queue and memory. An earlier bridge may have used both.
+    /// Builds a bridge around the fixture's work queue and memory, which an earlier bridge may have used.
     pub(crate) fn begin(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let (config, memory, work_queue) =
@@ -204,7 +201,7 @@ impl ClusterFixture {
                 watched.deposed().await;
                 is_deposed.set(true);
             });
-            // Poll, because the bells of this fixture wake no thread.
+            // The loop polls, because the bells of this fixture wake no thread.
             let pause = async |_| sleep(POLL).await;
             controller_loop(&work_queue, |command| bridge.take(command), pause).await;
         };
@@ -212,7 +209,7 @@ impl ClusterFixture {
         self.running = Some(spawn_local(async move { tasks.run_until(living).await }));
     }
 
-    /// Tries to build the bridge; returns why that fails.
+    /// Tries to build the bridge; returns the reason for which that fails.
     pub(crate) async fn refusal(&self) -> String {
         let (memory, work_queue) = (self.memory.clone(), self.work_queue.clone());
         let built = KubernetesBridge::open(self.config(), memory, work_queue).await;
@@ -241,7 +238,6 @@ impl ClusterFixture {
         bridge.expect("it runs").stop().await;
     }
 
-    /// Builds a bridge, and waits until the bridge is ready.
     pub(crate) async fn ready(&mut self) {
         self.begin();
         until("the plane is ready", || self.is_ready()).await;
@@ -265,7 +261,7 @@ impl ClusterFixture {
         self.work_queue.borrow().functions()[name].clone()
     }
 
-    /// Sends a request; returns the token with which `reply` waits for the answer.
+    /// Returns the token with which `reply` waits for the answer.
     pub(crate) fn request(&mut self, request: BridgeRequest) -> u64 {
         self.token += 1;
         let reply = ReplyTo {
@@ -276,7 +272,7 @@ impl ClusterFixture {
         self.token
     }
 
-    /// Returns the answer to a request, if the answer has come.
+    /// Returns `None` if the answer has not come yet.
     pub(crate) fn try_reply(&self, token: u64) -> Option<Reply> {
         let mut messages = self.rings.messages.borrow_mut();
         let is_it =
@@ -318,7 +314,6 @@ impl ClusterFixture {
         }
     }
 
-    /// Orders the start of a pod.
     pub(crate) fn start(&self, function: &Function) -> PodId {
         let pod = self.rings.new_pod_id();
         let lane = function.lane;
@@ -352,7 +347,6 @@ pub(crate) fn registration(spec: Value, replace: bool) -> BridgeRequest {
     BridgeRequest::Register { draft, replace }
 }
 
-/// Returns the spec of a WARM function with `minReplicas` 0.
 pub(crate) fn warm(name: &str) -> Value {
     json!({"name": name, "image": "i:1", "executionMode": "WARM", "timeoutMs": 1000,
         "scalingConfig": {"minReplicas": 0, "maxReplicas": 4}})

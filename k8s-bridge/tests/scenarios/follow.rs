@@ -1,4 +1,4 @@
-//! Functions that other clients change in the cluster. The table follows, even if updates are late or
+//! Functions that other clients change in the cluster. The function table follows, even if updates are late,
 //! repeated, or older than a change through the API.
 
 use std::time::Duration;
@@ -152,7 +152,7 @@ fn a_function_others_remade_is_the_new_one() {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
         pass(1.0).await;
-        // Change the cluster while no watch is open, so that the control plane sees only the next list.
+        // The cluster changes while no watch is open, so the control plane sees only the next list.
         server.slam(true).await;
         server.remove("functions", "f");
         server.create("functions", object(of_image("f", "i:2")));
@@ -191,7 +191,7 @@ fn a_function_made_during_a_list_survives() {
         for number in 0..3 {
             server.create("functions", object(warm(&format!("m{number}"))));
         }
-        // The second page is sent 3 s late: a function that is registered in between may be missing from the
+        // The second page is sent 3 s late. A function that is registered in between may be missing from the
         // list.
         server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
         server.script(

@@ -1,5 +1,5 @@
 //! When a warm pod is ready and healthy: it answers 2xx at its function's health path. The answers 404 and
-//! 405 count too, until the pod has answered 2xx.
+//! 405 also count until the pod has answered 2xx.
 
 use nanofaas_core::event::Order;
 use nanofaas_core::message::Reply;
@@ -16,7 +16,7 @@ fn a_pod_is_asked_at_its_functions_path() {
         let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             panic!("it is not taken");
         };
-        // The pod answers 421 at other paths, and a pod that answers 421 does not count as ready.
+        // At other paths the pod answers 421, which does not count as ready.
         server
             .kubelet()
             .health_path

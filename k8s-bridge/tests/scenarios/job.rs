@@ -128,7 +128,7 @@ fn a_retried_pull_is_reported_and_ends_nothing() {
         };
         assert_eq!(*told, format!("ErrImagePull: {refused}"));
         let pod = only_pod(&server).await;
-        // This wait has the same reason as before, so the io thread gets no further report.
+        // This wait has the same reason as the one before, so the io thread gets no second report.
         server.waits(&pod, "ImagePullBackOff", "Back-off pulling image \"i\"");
         pass(10.0).await;
         let quiet = |message: &Message| {
@@ -251,20 +251,20 @@ fn an_answered_job_may_exit_before_deletion() {
 fn a_cancelled_job_is_deleted_wherever_it_is() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
-        // Stop the Job while it is being created.
+        // The stop comes while the Job is being created.
         server.script(of("create", "jobs"), 1, Fault::Late(Duration::from_secs(3)));
         start(&fixture, &function, call(1));
         pass(1.0).await;
         stop(&fixture, call(1), None);
         pass(5.0).await;
         nothing_left(&server).await;
-        // Stop a Job while its pod waits for a node.
+        // The stop comes while the Job's pod waits for a node.
         server.kubelet().next(Fate::Unschedulable("no nodes"));
         start(&fixture, &function, call(2));
         only_pod(&server).await;
         stop(&fixture, call(2), None);
         nothing_left(&server).await;
-        // Stop a Job at once, before it is created.
+        // The stop comes before the Job is created.
         start(&fixture, &function, call(3));
         stop(&fixture, call(3), None);
         pass(5.0).await;
@@ -320,7 +320,7 @@ fn a_job_without_a_node_fails_in_time() {
             "{failure:?}"
         );
         nothing_left(&server).await;
-        // The Job has a pod, so its Events are read at most one time.
+        // If a Job has a pod, its Events are read at most one time.
         assert!(server.count(of("list", "events")) <= 1);
     });
 }

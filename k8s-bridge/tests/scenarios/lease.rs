@@ -58,8 +58,7 @@ fn anothers_lease_is_waited_for_until_stale() {
         held_by(&server, "other");
         let mut fixture = ClusterFixture::new(&server);
         fixture.begin();
-        // The Lease's timestamp is years old. This does not make the Lease stale, because the timestamp comes
-        // from another machine's clock.
+        // This timestamp comes from the clock of another machine, so its age does not make the Lease stale.
         pass(8.0).await;
         server.edit("leases", "nanofaas", |lease| {
             lease["spec"]["renewTime"] = json!("2020-01-01T00:00:08.000000Z");
@@ -99,7 +98,7 @@ fn without_its_lease_it_changes_nothing() {
         let function = fixture.warm("f").await;
         let (pod, _) = fixture.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
-        // During this time the control plane's tenure ends.
+        // The control plane's tenure ends during this time.
         pass(16.0).await;
         server.forget_asked();
         let second = fixture.start(&function);

@@ -11,14 +11,13 @@ use crate::attempt;
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::status::status;
 
-/// Returns the spec of a WARM function with `minReplicas` pods.
 pub(crate) fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
     spec
 }
 
-/// Returns a condition of a function; null if the status has no such condition.
+/// Returns null if the status has no such condition.
 fn condition(server: &FakeApiServer, name: &str, kind: &str) -> Value {
     let status = status(server, name);
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
@@ -272,7 +271,7 @@ fn the_scale_subresources_numbers_follow_an_edit() {
         let mut fixture = ClusterFixture::scheduled(&server);
         fixture.ready().await;
         ready_for(&server, "f", "PodsReady").await;
-        // Edit the field that `kubectl scale fn/f --replicas=3` writes.
+        // `kubectl scale fn/f --replicas=3` writes this field.
         server.edit("functions", "f", |there| {
             there["spec"]["scalingConfig"]["minReplicas"] = json!(3);
         });

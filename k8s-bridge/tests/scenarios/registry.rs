@@ -1,5 +1,5 @@
 //! Functions that are changed through the API. A change is written to the cluster first and then made in the
-//! table. If the write fails, the client gets the reason.
+//! function table. If the write fails, the client gets the reason.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn what_is_there_already_is_not_registered_again() {
         fixture.warm("f").await;
         let again = fixture.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(BridgeError::Exists)));
-        // With the delay, the watch shows this function only after the registration.
+        // With this delay, the watch shows the function only after the registration.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = fixture.register(warm("g"), false).await;
@@ -149,7 +149,7 @@ fn a_deletion_is_made_in_the_cluster_first() {
         assert!(fixture.table().is_empty() && server.names("functions").is_empty());
         let again = fixture.ask(remove("f")).await;
         assert!(matches!(again, Reply::Refused(BridgeError::NotFound)));
-        // The deletion may be reported late. It must not remove a new function with the same name.
+        // The report of the deletion may be late. It must not remove a new function with the same name.
         fixture.warm("f").await;
         pass(2.0).await;
         assert!(fixture.knows("f", "i:1"));

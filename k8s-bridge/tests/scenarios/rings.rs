@@ -1,5 +1,5 @@
-//! The other ends of the bridge's rings. The io threads here acknowledge changes of functions at once and
-//! keep their other messages. The scheduler is either the test or a real one.
+//! The other ends of the bridge's rings. The io threads acknowledge changes of functions at once and keep
+//! their other messages for the test. The scheduler is either the test or a real one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,7 +24,6 @@ use nanofaas_core::{cold_start::ColdStarts, cold_start::WallClock};
 use tokio::time::{Instant, sleep};
 
 pub(crate) const IO_THREADS: usize = 2;
-/// The time between two polls of the rings.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 /// An offer of a pod to the scheduler, and the id that the scheduler gave to the pod.
@@ -34,18 +33,17 @@ pub(crate) struct Adopted {
     pub(crate) pod: PodId,
 }
 
-/// The other ends of the rings, and what came through them.
 pub(crate) struct Rings {
     post: BridgePost,
     io: RefCell<Vec<IoInbox>>,
     scheduler: RefCell<PinnedInbox>,
     real: RefCell<Option<Scheduler>>,
     began: Instant,
-    /// The events about pods that the bridge sent to the scheduler, if the test plays the scheduler.
+    /// The events about pods that the bridge sent to the scheduler. It stays empty if the scheduler is real.
     pub(crate) events: RefCell<VecDeque<Event>>,
     pub(crate) messages: RefCell<Vec<VecDeque<Message>>>,
     pub(crate) adopted: RefCell<Vec<Adopted>>,
-    /// The orders of a real scheduler; empty if the test plays the scheduler.
+    /// The orders of a real scheduler. It stays empty if the test plays the scheduler.
     pub(crate) orders: RefCell<Vec<Order>>,
     pods: Cell<u32>,
 }
@@ -54,10 +52,8 @@ fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(Waker::noop().clone()))
 }
 
-/// The control plane's own service account.
 pub(crate) const OWN_ACCOUNT: &str = "plane-account";
 
-/// Makes a work queue for a cluster, and its rings.
 pub(crate) fn work_queue_and_rings(is_real: bool) -> (WorkQueue, Rc<Rings>) {
     let (post, inbox) = BridgePost::pair(silent_bell());
     let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
@@ -86,13 +82,11 @@ pub(crate) fn work_queue_and_rings(is_real: bool) -> (WorkQueue, Rc<Rings>) {
 }
 
 impl Rings {
-    /// Polls the rings, for ever.
     pub(crate) async fn turn(self: Rc<Self>) {
         loop {
             self.take_messages();
             self.take_events();
-            // Yield, because bytes may still be in the kernel and should arrive before the paused time
-            // advances.
+            // A yield lets bytes that are still in the kernel arrive before the paused time advances.
             std::thread::yield_now();
             sleep(POLL).await;
         }
@@ -106,14 +100,12 @@ impl Rings {
         self.send(BridgeMessage::Order(order));
     }
 
-    /// Returns a new id for a pod.
     pub(crate) fn new_pod_id(&self) -> PodId {
         self.pods.set(self.pods.get() + 1);
         PodId::new(self.pods.get(), 7)
     }
 
-    /// Moves the io threads' messages to `messages`, except changes of functions, which it acknowledges at
-    /// once.
+    /// Moves the io threads' messages to `messages`. Changes of functions are acknowledged at once instead.
     fn take_messages(&self) {
         let mut kept = self.messages.borrow_mut();
         let mut io = self.io.borrow_mut();
@@ -153,7 +145,7 @@ impl Rings {
         }
     }
 
-    /// Answers the events that a scheduler answers at once, and keeps the events of pods for the test.
+    /// Answers the events that a real scheduler answers at once, and keeps the events of pods for the test.
     fn on_event(&self, event: Event) {
         match event {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}

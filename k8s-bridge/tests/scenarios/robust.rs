@@ -1,5 +1,5 @@
 //! An API server that is slow, answers with errors, or is gone. The control plane sends no requests in a
-//! tight loop. As soon as the server works again, the table and the pods agree with the cluster.
+//! tight loop. As soon as the server works again, the function table and the pods agree with the cluster.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn a_server_that_asks_for_patience_gets_it() {
                 assert!(pair[1].at - pair[0].at >= Duration::from_secs(5), "{kind}");
             }
         }
-        // Some requests come more often than every 5 s, because the Lease must be renewed in time.
+        // The Lease must be renewed in time, so some requests come more often than every 5 s.
         let count = server.count(any());
         assert!(count <= 30, "{count} requests in 30 s");
         server.mend();

@@ -1,5 +1,4 @@
-//! Checks that the Role allows the requests of a control plane that does everything it can do, and no other
-//! requests.
+//! Checks that the Role allows exactly the requests of a control plane that does everything it can do.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +11,6 @@ use serde_json::{Value, json};
 use crate::attempt;
 use crate::fixture::{pass, scenario, until, warm};
 
-/// Returns the verbs, groups and resources that the Role allows.
 fn granted() -> BTreeSet<(String, String, String)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/role.yaml");
     let text = std::fs::read_to_string(path).expect("the Role");
@@ -47,7 +45,7 @@ fn the_role_allows_exactly_what_is_asked() {
         };
         server.create("pods", owned("plane-0", "ReplicaSet", "plane-rs"));
         server.create("replicasets", owned("plane-rs", "Deployment", "plane"));
-        // This Job stands for a Job that an earlier control plane left.
+        // A Job that an earlier control plane left.
         let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "job",
             "nanofaas.io/instance": "before"});
         server.create(
@@ -55,7 +53,7 @@ fn the_role_allows_exactly_what_is_asked() {
             json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
         );
         let (mut fixture, function) = attempt::with_function(&server).await;
-        // Cause the requests of the registry.
+        // Requests of the registry.
         let warm_function = fixture.warm("w").await;
         pass(2.0).await;
         let mut spec = warm("w");
@@ -69,13 +67,13 @@ fn the_role_allows_exactly_what_is_asked() {
             replicas: 1,
         };
         assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
-        // Cause the requests of warm pods.
+        // Requests of warm pods.
         let (pod_id, _) = fixture.running(&warm_function).await;
         fixture.rings.order(Order::Probe { pod: pod_id });
         fixture.up(pod_id).await;
         fixture.rings.order(Order::Stop { pod: pod_id });
         fixture.down(pod_id).await;
-        // Cause the requests of Jobs: one Job whose pod is refused, and one that is cancelled.
+        // Requests of Jobs: one whose pod is refused, and one that is cancelled.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&fixture, &function, attempt::call(1));
         until("its events are read", || {
@@ -90,7 +88,7 @@ fn the_role_allows_exactly_what_is_asked() {
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = BridgeRequest::Remove { name: "w".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
-        // Let watches end and expire, and let the control plane renew and release the Lease.
+        // Requests after watches end and expire, and those that renew and release the Lease.
         pass(15.0).await;
         server.slam(true).await;
         server.compact();

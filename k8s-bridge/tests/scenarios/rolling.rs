@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
-/// Makes a control plane with a function that has `count` running pods.
 async fn with_pods(server: &FakeApiServer, count: u32) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(count);
@@ -102,7 +101,7 @@ fn a_deleted_functions_pods_go_before_its_namesake() {
                 .iter()
                 .all(|name| !before.contains(name))
         );
-        // Delete the function and create it again at once, as another client may do.
+        // Another client may delete a function and create it again at once.
         server.remove("functions", "f");
         server.create("functions", object(spec));
         pass(20.0).await;
@@ -125,7 +124,7 @@ fn the_floor_decides_how_many_pods() {
             assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
             until("they run", || running(&server, "i:1") == count).await;
         }
-        // Set the idle time after which pods above `minReplicas` are stopped.
+        // Pods above `minReplicas` are stopped after this idle time.
         server.edit("functions", "f", |there| {
             there["spec"]["scalingConfig"]["idleTimeoutMs"] = json!(1000);
         });

@@ -41,7 +41,6 @@ impl Drop for File {
     }
 }
 
-/// Returns a template with this `site` label.
 fn site(name: &str) -> String {
     format!("metadata:\n  labels: {{site: {name}, team: all}}\n")
 }
@@ -61,7 +60,6 @@ fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
     pods
 }
 
-/// Makes a control plane with a default template, and two pods of a function.
 async fn with_pods(server: &FakeApiServer, file: &File) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(2);
@@ -162,8 +160,7 @@ fn only_an_invalid_file_stops_the_start() {
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
-        // If the control plane is in another namespace, the template is allowed, because the account of that
-        // name is then another account.
+        // In another namespace, the account of that name is another account, so the template is allowed.
         let mut elsewhere = ClusterFixture::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;
@@ -220,7 +217,6 @@ fn a_start_without_rights_names_the_remedy() {
     });
 }
 
-/// Returns the spec of a function whose own template is this one.
 fn with_template(template: &Value) -> Value {
     let mut spec = warm("f");
     spec["podTemplate"] = template.clone();
@@ -316,8 +312,8 @@ fn the_default_mounts_stay_below_a_functions_own() {
 #[test]
 fn two_templates_cannot_take_the_account_together() {
     scenario(|server| async move {
-        // Each template is valid alone. Together they select the account `default`, which is the control
-        // plane's, because the function's template removes the account that the default template names.
+        // Each template is valid alone. The function's template removes the account that the default template
+        // names. Pods would then run as `default`, which is the control plane's own account.
         let file =
             File::new("spec: {serviceAccountName: mine, automountServiceAccountToken: true}");
         let mut fixture = ClusterFixture::scheduled(&server).under("default");

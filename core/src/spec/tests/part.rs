@@ -154,8 +154,8 @@ fn a_hash_changes_only_with_the_pods_shape() {
     };
     let local = |changes: Value| sound(changes).shape_hash(Platform::Local);
     let base = kubernetes(json!({}));
-    // This exact hash is tested, because a pod keeps its hash when another build of the control plane takes
-    // over. If that build computed another hash, every pod would be replaced.
+    // This hash must stay the same in every build, because a new control plane replaces each pod whose hash
+    // differs from the one that it computes.
     assert_eq!(base, 8_316_861_864_895_607_808);
     let shaping = [
         json!({"image": "img:2"}),

@@ -83,7 +83,6 @@ fn sound_fields() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Makes objects with any JSON in any field, mostly in known fields.
 fn any_fields() -> impl Strategy<Value = Value> {
     let names = prop_oneof![
         proptest::sample::select(vec![
@@ -119,7 +118,7 @@ fn any_fields() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    // proptest must not write the smallest failing input to a file in the source folder. The failing test
+    // By default, proptest writes the smallest failing input to a file in the source folder. The failing test
     // prints this input anyway.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -90,7 +90,6 @@ impl IoThread {
         }
     }
 
-    /// Plans what the client of a call will do before it gets the answer.
     fn plan_client(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let name = self.served(index).life.function().name().clone();
         let fickle = shared.natures[&name].fickle;

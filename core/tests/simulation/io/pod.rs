@@ -1,6 +1,6 @@
-//! A call's attempts in scripted pods: each attempt is answered, refused, lost or never answered. The bridge
-//! reports how a lost pod ended, late or not at all. The state machine decides whether another attempt
-//! follows.
+//! A call's attempts in scripted pods: each attempt is answered, fails, is refused or lost, or never ends
+//! without a stop. The bridge reports how a lost pod ended, late or not at all. The state machine decides
+//! whether another attempt follows.
 
 use std::sync::Arc;
 
@@ -18,7 +18,6 @@ use crate::judge::Happening;
 use crate::scenario::SECOND;
 
 impl IoThread {
-    /// Begins an attempt, and plans how it ends.
     pub(super) fn run(&mut self, index: u32, grant: Grant, shared: &mut SharedEnvironment) {
         let now = shared.now;
         let served = self.served(index);
@@ -57,7 +56,8 @@ impl IoThread {
         let mut dice = shared.rng.below(1000);
         for (at, share) in nature.faults.into_iter().enumerate() {
             if dice < share {
-                // The last kind of fault is an attempt that is never answered, for which no act is planned.
+                // `nature.faults` has one item more than `faults`: the share of attempts that never get an
+                // answer. For such an attempt no act is planned.
                 if let Some(fault) = faults.get(at) {
                     let after = if at < 2 {
                         service
@@ -73,7 +73,7 @@ impl IoThread {
         self.later(index, now + service, CallAct::Answers);
     }
 
-    /// Applies what a pod does to a call, or what the bridge reports about the pod.
+    /// Applies an act of a pod, or the bridge's report about the end of a pod.
     pub(super) fn act_of_pod(&mut self, index: u32, act: &CallAct, shared: &mut SharedEnvironment) {
         if let CallAct::PodEnds { oom } = *act {
             if self.served(index).life.awaited_pod().is_none() {
@@ -103,8 +103,8 @@ impl IoThread {
         self.plan_pod_end(index, shared);
     }
 
-    /// Plans when the bridge reports how a lost pod ended, if a call waits for the report: in time, too late
-    /// or never.
+    /// Plans the bridge's report about the end of a lost pod, if the call waits for it. The report comes in
+    /// time, too late or never.
     fn plan_pod_end(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let place = &self.places[index as usize];
         let is_awaited = place
@@ -116,7 +116,7 @@ impl IoThread {
             let oom = shared.rng.chance(300);
             self.later(index, at, CallAct::PodEnds { oom });
         }
-        // Few calls are in this phase, so their clients act more often than other clients.
+        // Few calls are in this phase, so their clients act more often than others.
         for act in [CallAct::Cancels, CallAct::ClientLeaves, CallAct::Detaches] {
             if is_awaited && shared.rng.chance(80) {
                 let at = shared.now + shared.rng.span(2 * SECOND);
@@ -150,7 +150,7 @@ fn report(act: &CallAct, grant: &Grant, now: Uptime) -> Report {
         }
         CallAct::Lost { oom } => {
             let failure = ExecutionError::PodLost("gone".into());
-            // A pod whose runtime reports the loss of a worker keeps serving.
+            // A pod whose runtime reports the loss of its worker can take calls again.
             let verdict = oom.map_or(PodVerdict::Lost, |_| PodVerdict::Healthy);
             (verdict, Some((failure, lost(*oom))))
         }

@@ -101,7 +101,8 @@ fn nesting_of_both_kinds_is_counted() {
     assert_eq!(kind_of(&nested(129)), Some((Depth, 128)));
     assert_eq!(kind_of(&nested(10_000)), Some((Depth, 128)));
     assert_eq!(kind_of(&"{\"a\":".repeat(10_000)), Some((Depth, 5 * 128)));
-    // The check has to distinguish objects from arrays at each level, because they close differently.
+    // The check has to remember for each level whether it is an object or an array, because they close
+    // differently.
     let mixed = |open: &str| format!("{}1{}", open.repeat(64), "]}".repeat(64));
     assert_eq!(kind_of(&mixed("{\"a\":[")), None);
     assert_eq!(
@@ -111,7 +112,6 @@ fn nesting_of_both_kinds_is_counted() {
     assert_eq!(check(b"[[]]", 1), Err(fault(Depth, 1)));
     assert_eq!(check(b"[]", 1), Ok(()));
     assert_eq!(check(b"[[]]", u32::MAX), Ok(()));
-    // Containers side by side are not nested.
     assert_eq!(kind_of(&format!("[{}[]]", "[],".repeat(1000))), None);
 }
 

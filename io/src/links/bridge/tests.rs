@@ -8,7 +8,6 @@ use nanofaas_core::ticket::PodId;
 use super::*;
 use crate::shard::fleet::{Fleet, with_fleet};
 
-/// Fills the ring to the bridge with orders.
 fn fill_ring(fleet: &Fleet) {
     let pod = PodId::new(1, 1);
     let order = || BridgeMessage::Order(Order::Stop { pod });

@@ -10,10 +10,9 @@ use super::*;
 use crate::links::bridge;
 use crate::shard::fleet::{Fleet, with_fleet};
 
-/// More events than a ring for one io thread has places.
+/// More events than the ring of a fleet with one io thread has places.
 const EVENTS: u32 = 2 * (EVENTS_PER_IO_THREAD + EVENTS_FROM_BRIDGE) as u32;
 
-/// Takes the events that the scheduler has, and returns the numbers of their pods.
 fn taken(fleet: &Fleet) -> Vec<usize> {
     let mut inbox = fleet.scheduler.borrow_mut();
     let number = |event| match event {

@@ -8,7 +8,7 @@ use super::*;
 use crate::links::questions::ClientQuestion;
 use crate::shard::fleet::{Fleet, exchange, settle, status, with_fleet};
 
-/// Fills an inbox with questions that no client asked.
+/// The questions name no client, so their answers have no effect.
 fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
     let id = fleet.threads[to].new_id();
     let asking = &fleet.threads[from];
@@ -27,7 +27,6 @@ fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
     }
 }
 
-/// Empties an inbox without answering its messages.
 fn drop_messages(fleet: &Fleet, index: usize) {
     let mut inbox = fleet.inboxes[index].borrow_mut();
     while inbox.shards.messages.pop().is_some() {}
@@ -41,9 +40,8 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
         let first = fleet.invoke(0, &key);
         settle().await;
         fleet.take(1);
-        // The claim of the first call has succeeded, but the call's thread has not read the answer yet.
-        // Meanwhile three other calls claim the same key: on the first call's thread, on the key's thread,
-        // and on a third thread.
+        // The first call's claim has succeeded, but its thread has not read the answer yet. Three more calls
+        // now claim the same key: on this thread, on the key's thread, and on a third one.
         let waiters = [0, 1, 2].map(|index| fleet.invoke(index, &key));
         settle().await;
         fleet.take(1);

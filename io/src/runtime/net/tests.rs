@@ -24,7 +24,7 @@ mod held;
 mod quiet;
 mod turns;
 
-/// The time limit of a test. It is longer than any test here takes, so that only a loop that hangs fails.
+/// The time limit of a test. It is much longer than a test takes, so only a loop that hangs exceeds it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn both(test: impl Fn(Rc<EventLoop>)) {
@@ -40,12 +40,11 @@ fn both(test: impl Fn(Rc<EventLoop>)) {
         };
         let event_loop = EventLoop::uring(setup, buffers()).expect("a ring is to be had");
         test(event_loop.clone());
-        // The loop is not dropped, because operations may be in flight, as they are when a process ends.
+        // Operations may be in flight, as they are when a process ends, so the loop must not be dropped.
         std::mem::forget(event_loop);
     }
 }
 
-/// Runs `life` on the event loop, and fails if it takes too long.
 fn run(event_loop: &Rc<EventLoop>, life: impl Future<Output = ()> + 'static) {
     let timer = Timer::new(event_loop).unwrap();
     timer.set(PATIENCE);
@@ -64,14 +63,12 @@ fn pair(event_loop: &Rc<EventLoop>) -> (Socket, UnixStream) {
     (Socket::new(event_loop, ours).unwrap(), theirs)
 }
 
-/// Returns bytes that depend on their position and on `seed`.
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length)
         .map(|at| ((at / 251 + at + seed) % 251) as u8)
         .collect()
 }
 
-/// Polls the socket for bytes, once.
 async fn look_once(socket: &Socket) -> Received {
     poll_fn(|cx| Poll::Ready(socket.poll_recv(SMALL, cx))).await
 }
@@ -82,7 +79,6 @@ async fn receive(socket: &Socket, room: usize) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Receives everything up to the end.
 async fn receive_all(socket: &Socket) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
@@ -96,8 +92,8 @@ async fn receive_all(socket: &Socket) -> Vec<u8> {
 
 #[test]
 fn what_is_posted_arrives_whole_and_in_order() {
-    // The messages are of many sizes, and together more than the socket holds. Most of them are therefore
-    // posted while earlier ones are not sent yet.
+    // Together the messages are larger than the socket's buffer, so most are posted while earlier ones are
+    // not sent yet.
     both(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         set_socket_send_buffer_size(&ours, 8 * 1024).unwrap();
@@ -136,7 +132,6 @@ fn posted_bytes_go_out_while_the_owner_waits() {
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 4 * 1024 * 1024];
             theirs.read_exact(&mut all).unwrap();
-            // The owner of the socket continues only after this byte.
             bell.write_all(b"x").unwrap();
             all
         });
@@ -152,7 +147,7 @@ fn posted_bytes_go_out_while_the_owner_waits() {
 
 #[test]
 fn input_is_taken_whole_however_it_is_cut() {
-    // The pieces are small, or fill a buffer exactly, or are so long that larger buffers are used.
+    // The pieces are smaller than a buffer, as long as a buffer, or so long that larger buffers are used.
     for cut in [1, 100, SMALL - 1, SMALL, SMALL + 1, 30_000, 1_000_000] {
         both(|event_loop| {
             let (socket, mut theirs) = pair(&event_loop);
@@ -166,7 +161,7 @@ fn input_is_taken_whole_however_it_is_cut() {
             });
             run(&event_loop, async move {
                 assert_eq!(receive_all(&socket).await, expected);
-                // The end is reported again.
+                // A second receive must report the end again.
                 assert!(receive(&socket, SMALL).await.is_empty());
             });
             writer.join().unwrap();
@@ -183,8 +178,8 @@ fn a_flood_on_an_unread_socket_is_throttled() {
         let total = taken.clone();
         let timer = Timer::new(&event_loop).unwrap();
         run(&event_loop, async move {
-            // A receive is armed here, and is not polled again while the peer sends as much as the sockets
-            // take.
+            // This arms a receive. Its task does not poll it again while the peer sends as much as the
+            // sockets take.
             let first = look_once(&socket).await;
             assert!(first.is_pending());
             for _ in 0..200 {
@@ -198,7 +193,7 @@ fn a_flood_on_an_unread_socket_is_throttled() {
             let all = receive_all(&socket).await;
             assert_eq!(all.len(), taken.get());
         });
-        // The kernel's buffers of the two sockets hold less than this.
+        // This is more than the kernel's buffers of the two sockets hold.
         assert!(total.get() < 2_000_000, "{} bytes were taken", total.get());
     });
 }
@@ -241,7 +236,6 @@ fn a_failed_send_says_whether_bytes_went_out() {
             let unsent = poll_fn(|cx| gone.poll_sent(cx)).await.unwrap_err();
             assert!(unsent.nothing, "{unsent:?}");
             assert!(gone.is_behind() && !gone.post(vec![1; 100]));
-            // A receive on the same socket ends as well.
             assert!(receive(&gone, SMALL).await.is_empty());
 
             assert!(!half.post(vec![2; 3_000_000]));

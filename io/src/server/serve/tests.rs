@@ -9,13 +9,15 @@ use crate::runtime::net::{Accepted, Socket};
 use crate::shard::fleet::{Fleet, settle, with_fleet};
 
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
-/// The requests that a client sends ahead. Their number is so small that all answers fit into the socket.
+/// The number of requests that a client sends ahead. It is so small that the socket's buffer holds all
+/// answers.
 const AHEAD: usize = 150;
-/// The requests of one connection that `client_conn` serves before the other connections are polled.
+/// The number of requests of one connection that `client_conn` serves before the other connections are
+/// polled.
 const SHARE_REQUESTS: usize = 8;
 
-/// Opens a connection, and sends `requests` requests on it. Each request that is answered appends the
-/// connection's name to `seen`. The caller has to keep the client's end open.
+/// Opens a connection, and sends `requests` requests on it. Each answered request appends `name` to `seen`.
+/// The caller has to keep the returned end open.
 fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>>) -> UnixStream {
     let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.set_nonblocking(true).expect("a socket");
@@ -48,8 +50,7 @@ fn pipelining_clients_get_their_share_of_an_iteration() {
         }
         let seen = seen.borrow();
         assert_eq!(seen.len(), 2 * AHEAD + 1, "each is answered: {seen}");
-        // If a connection is polled last in one iteration and first in the next, its two shares follow each
-        // other.
+        // A connection that is polled last in one iteration and first in the next has two shares in a row.
         let most = 2 * SHARE_REQUESTS;
         let first = seen.find('o').expect("it was answered");
         assert!(first <= 2 * most, "{first} requests first: {seen}");

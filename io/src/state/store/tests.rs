@@ -18,8 +18,8 @@ use crate::state::executions::{IdempotencyKey, Status, StoredExecution};
 
 const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::Async(0));
 
-/// Adds a finished execution with an output of `bytes` to the thread at `index`, and drops executions while
-/// the budget is exceeded.
+/// Adds a finished execution with an output of `bytes` bytes, and drops executions while the budget is
+/// exceeded.
 fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
     let thread = &fleet.threads[index];
     let (id, now) = (thread.new_id(), thread.now());
@@ -49,8 +49,8 @@ fn the_oldest_finished_of_all_threads_goes_first() {
     const QUARTER: usize = STORE_BYTES as usize / 4;
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let mut ids = Vec::new();
-        // With its record, each execution takes a little less than a quarter of the budget, so four fit and a
-        // fifth does not.
+        // With its record, each execution takes a little less than a quarter of the budget, so four of them
+        // fit.
         for index in [0, 1, 0, 2, 2, 1, 2, 2, 2, 0] {
             ids.push(finish(&fleet, index, QUARTER - 4096));
             exchange(&fleet).await;
@@ -69,7 +69,8 @@ fn one_thread_may_fill_the_store() {
         let id = finish(&fleet, 2, STORE_BYTES as usize - 4096);
         exchange(&fleet).await;
         assert!(is_kept(&fleet, id));
-        // An execution that is larger than the budget is dropped, after all that finished before it.
+        // An execution that is larger than the budget is dropped after all executions that finished before
+        // it.
         let larger = finish(&fleet, 1, STORE_BYTES as usize + 1);
         exchange(&fleet).await;
         assert!(!is_kept(&fleet, id) && !is_kept(&fleet, larger));
@@ -112,7 +113,7 @@ fn stored_weight_is_all_and_returns_to_zero() {
             Some(Output::json(buffer, 0..bytes))
         };
         assert_eq!(put(None, None, output(5000, 3000)), bare + 5000);
-        // An output whose buffer is much larger than needed is moved to a smaller buffer.
+        // An output in a much larger buffer than it needs is moved to a smaller one.
         assert_eq!(put(None, None, output(5000, 1)), bare + 1);
         stored::expire(thread, Uptime::from_ns(u64::MAX));
         assert_eq!(stored_bytes(&fleet), 0);

@@ -35,7 +35,7 @@ fn waiting(reason: &str, message: &str) -> ObservedPod {
     seen(json!({"containerStatuses": [container(waiting)]}))
 }
 
-/// Checks messages that come from kubelets, containerd and CRI-O.
+/// The messages are real ones of kubelets, containerd and CRI-O.
 #[test]
 fn only_a_definite_answer_is_final() {
     const STARTS: (bool, bool) = (false, false);

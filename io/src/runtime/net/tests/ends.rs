@@ -13,9 +13,8 @@ fn resets_at_any_byte_leave_nothing_behind() {
             for sent in 0..60 {
                 let mut client = TcpStream::connect(address).unwrap();
                 client.write_all(&pattern(sent, 0)).unwrap();
-                // A close with unread bytes is a reset. This read waits for the answer and leaves most of it
-                // unread, so the close that follows is a reset. Without the read, the close is mostly an
-                // orderly end, because it comes before the answer.
+                // The read leaves most of the answer unread, so the close that follows is a reset. A close
+                // before the answer is mostly an orderly end.
                 if sent % 2 == 0 {
                     let _ = client.read(&mut [0; 1]);
                 }
@@ -35,8 +34,8 @@ fn resets_at_any_byte_leave_nothing_behind() {
     });
 }
 
-/// Makes many sockets, one after the other. For each socket, another thread calls `end`, by which the peer
-/// sends some bytes and ends at once. Each socket has to receive the end.
+/// Makes many sockets, one after the other. For each socket, `end` runs on another thread: the peer sends
+/// some bytes and ends at once. Each socket has to receive the end.
 fn ends_at_once<P: Send + 'static>(
     pair: impl Fn(&Rc<EventLoop>) -> (Socket, P) + Copy + 'static,
     end: impl Fn(P) + Copy + Send + 'static,

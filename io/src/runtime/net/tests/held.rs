@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 
 use super::*;
 
-/// Returns the bytes that have arrived at the peer by now.
 fn arrived(peer: &mut UnixStream) -> Vec<u8> {
     peer.set_nonblocking(true).unwrap();
     let mut found = vec![0; 4096];
@@ -71,7 +70,7 @@ fn the_receiving_task_hears_of_a_failed_send() {
         run(&event_loop, async move {
             while full.write(&[7; 4096]).is_ok() {}
             assert!(socket.post(b"late".to_vec()));
-            // The test hangs if the loop does not wake this task.
+            // If the loop does not wake this task, the test hangs.
             poll_fn(|cx| {
                 assert!(socket.poll_recv(SMALL, cx).is_pending());
                 if socket.is_behind() {

@@ -14,11 +14,10 @@ enum Then {
     Nothing,
     Byte,
     End,
-    /// The end comes with the last bytes of the answer.
     EndWithIt,
 }
 
-/// Waits until the kernel has something for the socket. `own` is a duplicate of the socket's descriptor.
+/// `own` is a duplicate of the socket's descriptor.
 fn until_readable(own: &OwnedFd) {
     let mut asked = [PollFd::new(own, PollFlags::IN | PollFlags::RDHUP)];
     assert!(poll(&mut asked, Some(&PATIENCE.try_into().unwrap())).unwrap() > 0);
@@ -54,7 +53,7 @@ async fn after_an_answer(
         say(&pattern(size, 0), none);
     }
     answered(&socket, size).await;
-    // If `rests`, a receive is armed from now on. Otherwise no receive is armed before `check_quiet`.
+    // If `rests`, a receive is armed from now on. If not, none is armed before `check_quiet`.
     if rests {
         socket.rest();
     }
@@ -74,11 +73,11 @@ async fn after_an_answer(
             event_loop.yield_now().await;
             end();
         }
-        // This check is in the iteration that brought the answer. The check after the `match` is in a later
+        // This check is in the iteration that received the answer. The check after the `match` is in a later
         // iteration.
         Then::EndWithIt => assert!(!socket.check_quiet(), "{size} bytes and the end"),
     }
-    // An armed receive may have taken the byte already, and the socket is then not readable.
+    // An armed receive may have taken the byte already. The socket is then not readable.
     if !(rests && then == Then::Byte) {
         until_readable(&own);
     }
@@ -89,8 +88,8 @@ async fn after_an_answer(
     );
 }
 
-/// Keeps the loop from waiting until this task was polled `iterations` times. A task that wakes itself is
-/// always ready, so the loop does not wait.
+/// Returns after this many iterations in which the loop did not wait. A task that wakes itself is always
+/// ready, so the loop does not wait.
 async fn without_a_wait(iterations: usize) {
     let mut left = iterations;
     poll_fn(|cx| {
@@ -104,12 +103,12 @@ async fn without_a_wait(iterations: usize) {
     .await;
 }
 
-/// Tests `check_quiet` when the loop has not waited since the peer's end came. In that case no receive has
-/// completed, but the check has to find the end.
+/// The loop has not waited since the peer's end came, so no receive has completed. The check has to find the
+/// end anyway.
 #[test]
 fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {
-        // The epoll loop polls in every iteration, so it has no such case.
+        // The epoll loop polls the sockets in every iteration, so it has no such case.
         if matches!(*event_loop, EventLoop::Epoll(_)) {
             return;
         }

@@ -17,7 +17,7 @@ fn endless_yields_let_the_kernel_in() {
                     }
                 });
             }
-            // The byte is sent only after a yield, so that it comes while the tasks run.
+            // After the yield, the byte comes while the other tasks run.
             own.yield_now().await;
             theirs.write_all(b"x").unwrap();
             assert_eq!(receive(&socket, SMALL).await, b"x");
@@ -46,7 +46,7 @@ fn a_yield_resumes_after_a_look_at_sockets() {
 
 #[test]
 fn a_timer_fires_while_clients_flood() {
-    // The flood lasts until the timer has fired. If the timer cannot fire, the test fails after `PATIENCE`.
+    // The flood lasts until the timer fires. A timer that does not fire fails the test after `PATIENCE`.
     both(|event_loop| {
         let over = Arc::new(AtomicBool::new(false));
         let (peers, clients): (Vec<_>, Vec<_>) = (0..8)
@@ -148,7 +148,6 @@ fn a_timer_wakes_at_its_latest_setting() {
             timer.set(Duration::from_millis(30));
             poll_fn(|cx| timer.poll(cx)).await;
             assert!(began.elapsed() >= Duration::from_millis(30));
-            // A timer that has fired and is set again is not ready.
             timer.set(Duration::from_millis(30));
             assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
             poll_fn(|cx| timer.poll(cx)).await;
