@@ -1,4 +1,4 @@
-//! The backend of a cluster. It first takes the Lease, lists the objects and adopts pods. Then it executes
+//! The backend of a cluster. It takes the Lease, lists the objects and adopts pods; after that it executes
 //! the commands of the work queue on the bridge's thread. Each pod and each Job has a task, so no command
 //! waits for a pod or a Job.
 
@@ -35,7 +35,6 @@ const STOP: Duration = Duration::from_secs(2);
 /// The backend of a cluster, as the bridge's thread uses it.
 pub struct KubernetesBridge(Rc<ClusterDispatcher>);
 
-/// Executes the commands of the work queue.
 struct ClusterDispatcher {
     context: Rc<ClusterContext>,
     reconciler: Rc<Reconciler>,
@@ -44,9 +43,9 @@ struct ClusterDispatcher {
 }
 
 impl KubernetesBridge {
-    /// Finds the API server and starts the task that begins. Call `open` and `take` within a `LocalSet`,
-    /// because both start tasks. Other code of the thread may use the work queue too, because no task of the
-    /// bridge borrows the work queue across an await.
+    /// Finds the API server and starts the task that begins the bridge. Call `open` and `take` within a
+    /// `LocalSet`, because both start tasks. No task of the bridge borrows the work queue across an await, so
+    /// other code of the thread may use it, too.
     pub async fn open(
         config: KubernetesConfig,
         memory: Rc<Memory>,
@@ -83,12 +82,11 @@ impl KubernetesBridge {
         Ok(Self(plane))
     }
 
-    /// Executes a command of the work queue, or starts a task for it.
     pub fn take(&self, command: BridgeCommand) {
         self.0.take(command);
     }
 
-    /// Returns whether the functions and pods of the cluster are known and each adopted pod with an address
+    /// Returns whether the functions and pods of the cluster are known, and each adopted pod with an address
     /// was probed.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.get()
@@ -99,8 +97,8 @@ impl KubernetesBridge {
         self.0.deposed.notified().await;
     }
 
-    /// Deletes the Jobs, whose tokens are valid only in this process, and releases the Lease. Warm pods stay,
-    /// because the next control plane adopts them.
+    /// Deletes the Jobs, because their tokens are valid only in this process, and releases the Lease. Warm
+    /// pods stay; the next control plane adopts them.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -109,7 +107,7 @@ impl KubernetesBridge {
 impl ClusterDispatcher {
     fn take(self: &Rc<Self>, command: BridgeCommand) {
         match command {
-            // Do nothing, because the work queue has already made these changes in the function table.
+            // The work queue has already made these changes in the function table.
             BridgeCommand::Function(_) | BridgeCommand::Removed { .. } => {}
             BridgeCommand::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
                 self.reconciler.memory.held.borrow_mut().push(command);
@@ -213,7 +211,7 @@ impl ClusterDispatcher {
         if timeout(STOP, all).await.is_err() {
             tracing::warn!("Jobs are left; the next control plane deletes them");
         }
-        // Release the Lease even if Jobs are left, because the next control plane waits for the Lease.
+        // Release the Lease even if Jobs are left, because the next control plane waits for it.
         lease::release(&self.context.cluster, &identity.holder).await;
     }
 }

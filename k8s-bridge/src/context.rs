@@ -1,6 +1,6 @@
-//! What every task of the bridge gets: the settings, the API server, the announcer, the default template of
-//! pods, and the identity of this control plane. A task sends reports; it knows neither the bridge nor
-//! another task.
+//! The data that every task of the bridge shares: the settings, the API server, the announcer, the default
+//! template of pods, and the identity of this control plane. A task sends reports; it knows neither the
+//! bridge nor another task.
 
 pub(crate) mod config;
 pub(crate) mod identity;
@@ -28,10 +28,10 @@ use crate::context::report::TaskReport;
 use crate::podspec::default_template::{DefaultPodTemplate, LastRead};
 use crate::podspec::{self, PodParts};
 
-/// The state, without pods and Jobs, that outlives a rebuild of the bridge.
+/// The state that outlives a rebuild of the bridge, except the pods and Jobs.
 pub(crate) struct ProcessState {
-    /// The label of this process's Jobs. A later process deletes the Jobs that have another label, because
-    /// the tokens of Jobs are valid only in the process that created the Jobs.
+    /// The label of this process's Jobs. A later process deletes Jobs with another label, because their
+    /// tokens are valid only in the process that created them.
     pub(crate) instance: String,
     /// How many listings of the pods have begun.
     pub(crate) listing: Cell<u64>,
@@ -75,13 +75,12 @@ impl ClusterContext {
         }
     }
 
-    /// Runs `act` with the work queue borrowed.
     pub(crate) fn with_work_queue<T>(&self, act: impl FnOnce(&mut WorkQueue) -> T) -> T {
         self.announcer.with_work_queue(act)
     }
 
     pub(crate) fn report(&self, report: TaskReport) {
-        // Sending fails only if the task outlived its bridge; the report is not needed in that case.
+        // Sending fails only if the task outlived its bridge, which no longer needs the report.
         let _ = self.reports.send(report);
     }
 
@@ -94,8 +93,8 @@ impl ClusterContext {
         self.identity.replace(Some(identity));
     }
 
-    /// Reads the default template before any pod is created or adopted. After a rebuild of the bridge, this
-    /// method reads nothing, and the template in force stays.
+    /// Reads the default template before any pod is created or adopted. After a rebuild of the bridge, the
+    /// template in force stays.
     pub(crate) fn read_first_template(&self) -> Result<(), KubernetesOpenError> {
         let Some(file) = &self.config.pod_template else {
             return Ok(());
@@ -117,21 +116,18 @@ impl ClusterContext {
         last.read(file, self.own_account())
     }
 
-    /// Returns the default template, if there is one.
     pub(crate) fn default_template(&self) -> Option<Rc<DefaultPodTemplate>> {
         self.process.default_template.borrow().template().cloned()
     }
 
-    /// Returns the template of a function's pod, merged from the platform's fields, the default template and
-    /// the function's own template.
+    /// Merges the platform's fields, the default template and the function's own template.
     pub(crate) fn pod_template(
         &self,
         function: &Function,
         parts: &PodParts,
     ) -> Result<Value, String> {
         let template = podspec::template(function, parts, self.default_template().as_deref());
-        // Check the merged template too, because two templates that are valid alone may together use the
-        // control plane's account.
+        // Two templates that are valid alone may together use the control plane's account.
         if let Some(own) = self.own_account()
             && let Ok(Json::Object(merged)) = Json::deserialize(&template)
         {

@@ -1,7 +1,7 @@
 //! One attempt of a call of a JOB function: one Job, whose pod posts its result to the control plane
-//! (contract §3.2). The io thread that owns the call receives the result, and sends `JobStop` when the
-//! attempt is over. This module reads the end of a Job from the pod's status and not from the Job's
-//! conditions, because releases of Kubernetes set the conditions at different times.
+//! (contract §3.2). The io thread that owns the call receives the result and sends `JobStop` when the attempt
+//! is over. This module reads the end of a Job from the pod's status, because releases of Kubernetes set the
+//! Job's conditions at different times.
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -34,29 +34,28 @@ use crate::podspec::{
     PodParts, SELECTOR, security,
 };
 
-/// How long the container of an attempt with a result may take to exit before its Job is deleted.
+/// How long a container may take to exit after its result, before its Job is deleted.
 const STOP: Duration = Duration::from_secs(5);
 /// The grace period, in seconds, of a container that still runs when its Job is deleted.
 const STOP_S: u32 = 2;
-/// How long to wait for `JobStop` after a container exited with status 0, because the io thread may report
-/// the result a little later.
+/// How long a task waits for `JobStop` after its container exited with status 0. The io thread may report the
+/// result a little later than the cluster reports the exit.
 const REPORT_BEHIND: Duration = Duration::from_millis(500);
-/// How long after the call's deadline the cluster ends a Job that the control plane has not deleted, in
-/// seconds.
+/// The cluster ends a Job itself so many seconds after the call's deadline, if the control plane has not
+/// deleted it.
 const BACKSTOP_S: u64 = 30;
-/// How long a Job may have no pod before the Events of its controller are read. The wait doubles after each
+/// How long a Job may have no pod before the Events of its controller are read. This wait doubles after each
 /// read.
 const PODLESS: Duration = Duration::from_secs(1);
-/// The number of phases that `report_start` counts for a running pod. It is larger than the number of all
-/// phases, so that the first report of a running pod is always sent.
+/// The number that `report_start` uses for a running pod. It is larger than the number of phases, so the
+/// first report of a running pod is always sent.
 const RUNNING: usize = Phase::ALL.len() + 1;
-/// How long reading the Events of a Job without a pod may take.
 const EVENTS_READ_MAX: Duration = Duration::from_secs(5);
 
 /// The Jobs that have a task.
 pub(crate) type ClusterJobs = JobTable<ClusterJob>;
 
-/// The part of a Job that tasks other than its own use.
+/// The part of a Job that other tasks use, too.
 pub(crate) struct ClusterJob {
     attempt: JobAttempt,
     wanted_at: Uptime,
@@ -65,9 +64,8 @@ pub(crate) struct ClusterJob {
     seen: RefCell<ObservedPod>,
     is_gone: Cell<bool>,
     was_created: Cell<bool>,
-    /// Whether the attempt is over; the io thread then needs no further report.
+    /// Whether the attempt is over. The io thread needs no report after that.
     is_over: Cell<bool>,
-    /// Why the Job did not start, if its start failed.
     fault: Cell<StartFault>,
 }
 
@@ -87,8 +85,8 @@ impl Borrow<JobAttempt> for ClusterJob {
 
 impl ClusterJob {
     pub(crate) fn new(start: Box<JobStart>, wanted_at: Uptime) -> Self {
-        // Use more random characters than in a pod's name, because there are many more Jobs than pods. The
-        // name has at most 63 characters, because it is also the value of a label of the Job's pod.
+        // There are many more Jobs than pods, so take more random characters than for a pod. A Job's name is
+        // also the value of a label, which has at most 63 characters.
         let name = pod_name::<9>(start.function.name(), random());
         Self {
             attempt: JobAttempt::new(name, start),
@@ -102,7 +100,6 @@ impl ClusterJob {
         }
     }
 
-    /// Takes over the state of the Job's pod that the watch showed, and notifies the Job's task.
     pub(crate) fn observe(&self, context: &ClusterContext, pod: String, seen: ObservedPod) {
         self.pod.replace(Some(pod));
         for phase in seen.phases() {
@@ -118,14 +115,12 @@ impl ClusterJob {
         self.bell.notify_one();
     }
 
-    /// Records that the cluster no longer has the Job's pod, and notifies the Job's task.
     pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// Compares the Job's pod with a complete list of pods. If the pod was seen before and is not in the
-    /// list, the pod is gone.
+    /// Marks the Job's pod as gone if the watch has shown it and a complete list of pods does not contain it.
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
         if pod.as_ref().is_some_and(|pod| !names.contains(pod)) {
@@ -137,8 +132,8 @@ impl ClusterJob {
         self.pod.borrow().is_some()
     }
 
-    /// Runs the Job from its start to its end and reports each step. After a rebuild of the bridge
-    /// the Job continues at the step that it had reached.
+    /// Runs the Job to its end and reports each step. After a rebuild of the bridge, the Job continues at the
+    /// step that it had reached.
     pub(crate) async fn live(&self, context: &Rc<ClusterContext>) {
         let function = self.start.function.name();
         if !self.is_over.get() {
@@ -157,10 +152,10 @@ impl ClusterJob {
             });
             self.wait_for_exit().await;
         }
-        // Delete the Job before its pod, because otherwise the Job's controller could create another pod.
+        // If the pod were deleted first, the Job's controller could create another pod.
         context.cluster.delete::<JobObject>(&self.name, None).await;
-        // Delete the pod too, with a short grace period. The garbage collector would let the pod run for its
-        // whole grace period, although no client waits for the call any more.
+        // The garbage collector would let the pod run for its whole grace period, although no client waits
+        // for the call.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             context
@@ -198,14 +193,13 @@ impl ClusterJob {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// Waits at most `STOP` until the container of an attempt with a result has exited, because deleting the
-    /// Job would kill the container.
+    /// Waits at most `STOP` until the container has exited, because deleting the Job would kill it.
     async fn wait_for_exit(&self) {
         let until = Instant::now() + STOP;
         while !self.has_exited() && self.rung_before(until).await {}
     }
 
-    /// Runs the attempt and returns its failure; none if the io thread reported that the attempt is over.
+    /// Runs the attempt. Returns its failure, or none if the io thread reported that the attempt is over.
     async fn run(&self, context: &Rc<ClusterContext>) -> Option<(ExecutionError, bool)> {
         let begun = Instant::now();
         let start_by = begun + context.config.start_timeout;
@@ -315,7 +309,6 @@ impl ClusterJob {
         Ok(job)
     }
 
-    /// Waits until the attempt is over, its pod has ended or cannot start, or a deadline has passed.
     async fn running(
         &self,
         context: &Rc<ClusterContext>,
@@ -370,10 +363,9 @@ impl ClusterJob {
         }
     }
 
-    /// Reports to the call's io thread which phase the start has reached and what delays the start, if either
-    /// has changed. One second is added to the kubelet's timestamp in favour of the call, because the kubelet
-    /// cuts the timestamp to whole seconds. The sum is limited to the time between the order and now, because
-    /// the kubelet has another clock.
+    /// Reports to the call's io thread how far the start is and what delays it, if either has changed. The
+    /// kubelet cuts its timestamp to whole seconds, so one second is added in favour of the call. The sum is
+    /// kept between the order and now, because the kubelet has another clock.
     fn report_start(
         &self,
         context: &ClusterContext,
@@ -396,7 +388,7 @@ impl ClusterJob {
         }
         let announcer = &context.announcer;
         let phases = announcer.with_work_queue(|queue| queue.starts.phases(function, &self.name));
-        // The records keep only a few starts of each function. If the phases of this start are gone,
+        // The records keep only a few starts of each function. If this start is no longer among them,
         // `RUNNING` alone shows that the pod runs.
         let reached = phases
             .len()
@@ -417,7 +409,7 @@ enum JobOutcome {
     Lost(String),
 }
 
-/// Returns why a Job has no pod: the last `FailedCreate` Event of its controller, if there is one.
+/// Returns the message of the last `FailedCreate` Event of a Job's controller.
 async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<String> {
     let api = cluster.lenient::<Event>();
     let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
@@ -432,7 +424,6 @@ async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<Str
     messages.next_back()
 }
 
-/// Returns the names of the Jobs that other processes created.
 pub(crate) async fn jobs_of_others(
     cluster: &Cluster,
     instance: &str,

@@ -1,5 +1,5 @@
-//! One warm pod of the cluster: the state that the watch showed, in addition to what every backend knows of a
-//! pod. The scheduler's orders, the cluster and the pod itself decide when the pod starts and ends.
+//! One warm pod of the cluster, with the state that the watch showed. The scheduler's orders, the cluster and
+//! the pod itself decide when the pod starts and ends.
 
 mod runner;
 pub(crate) mod seen;
@@ -43,15 +43,15 @@ pub(crate) enum Origin {
     Resumed { is_up: bool },
 }
 
-/// The part of a pod that tasks other than its own use.
+/// The part of a pod that other tasks use, too.
 pub(crate) struct ClusterPod {
     warm: WarmPod,
-    /// The hash of the shape of `function`'s spec. If the pod was made from another spec, `is_stale` is set.
+    /// The hash of the shape of `function`'s spec. If the pod has another shape, `is_stale` is set.
     shape: u64,
-    /// Whether an earlier control plane made the pod from another spec or from another default template.
+    /// Whether an earlier control plane made the pod from another shape or another default template.
     pub(crate) is_stale: Cell<bool>,
     /// The number of the latest listing of pods when the pod was created or adopted; `u64::MAX` before that.
-    /// The pod may be missing from this listing and from earlier ones.
+    /// A listing with this or a smaller number may lack the pod.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,
     seen: RefCell<ObservedPod>,
@@ -90,7 +90,7 @@ impl ClusterPod {
         }
     }
 
-    /// Returns a copy of the pod that has no id in the scheduler and keeps the state that the cluster showed.
+    /// Copies the pod without its id in the scheduler.
     pub(crate) fn without_id(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
         let pod = Self::new(None, name, function, self.wanted_at);
@@ -100,7 +100,6 @@ impl ClusterPod {
         pod
     }
 
-    /// Takes over the state that the watch showed, and notifies the pod's task.
     pub(crate) fn observe(&self, context: &ClusterContext, seen: ObservedPod) {
         for phase in seen.phases() {
             context.announcer.reached(&self.function, &self.name, phase);
@@ -114,7 +113,6 @@ impl ClusterPod {
         self.bell.notify_one();
     }
 
-    /// Records that the cluster no longer has the pod, and notifies the pod's task.
     pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
@@ -125,7 +123,6 @@ impl ClusterPod {
         self.is_stopped() || self.is_gone.get() || self.seen.borrow().leaving
     }
 
-    /// Returns whether the pod is not stale and was made from a spec with this hash.
     pub(crate) fn has_shape(&self, shape: u64) -> bool {
         !self.is_stale.get() && self.shape == shape
     }
@@ -146,15 +143,14 @@ impl ClusterPod {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// Returns the pod's address: the address that the pod reported, or else the address that the cluster
-    /// showed.
+    /// Prefers the address that the pod reported to the address that the cluster showed.
     fn address(&self) -> Option<PodAddress> {
         let ip: Option<IpAddr> = self.reported_address().or(self.seen.borrow().address);
         ip.map(|ip| PodAddress::Tcp(SocketAddr::new(ip, PORT)))
     }
 
-    /// Runs the pod's task until the pod has ended. Announces every step except the end, which the caller
-    /// passes to `report_end`.
+    /// Runs the pod's task until the pod has ended. It announces every step except the end: the caller passes
+    /// the result to `report_end`.
     pub(crate) async fn live(
         self: &Rc<Self>,
         context: &Rc<ClusterContext>,
@@ -176,7 +172,7 @@ impl ClusterPod {
         fate
     }
 
-    /// Announces and reports how the pod ended. Call this after the pod was removed from its table.
+    /// Announces and reports how the pod ended. The pod must no longer be in its table.
     pub(crate) fn report_end(&self, context: &ClusterContext, mut fate: PodFate<StartFault>) {
         let (function, pod) = (self.function.clone(), self.name.clone());
         match &mut fate {
@@ -199,8 +195,7 @@ impl ClusterPod {
         self.announce_end(&context.announcer, fate, self.is_stopped());
     }
 
-    /// Probes the pod for as long as a call may run in it; returns whether the pod became ready and has not
-    /// gone.
+    /// Probes the pod for as long as a call may run in it. Returns whether it became ready and has not gone.
     pub(crate) async fn answers_within_a_call(&self) -> bool {
         let Some(address) = self.address() else {
             return false;

@@ -1,6 +1,6 @@
-//! The Pod that runs a function's calls, made from the function's spec. The control plane's default template
-//! is merged over the fields that WARM pods and Jobs share, and the function's own `podTemplate` is merged
-//! over both. This module creates no object.
+//! Makes the Pod that runs a function's calls. The control plane's default template is merged over the fields
+//! that WARM pods and Jobs share; the function's own `podTemplate` is merged over both. This module creates
+//! no object in the cluster.
 
 pub(crate) mod default_template;
 pub(crate) mod security;
@@ -13,24 +13,22 @@ use serde_json::{Map, Value, json};
 
 use crate::podspec::default_template::DefaultPodTemplate;
 
-/// The name of the container that runs the function.
 pub(crate) const CONTAINER: &str = "function";
-/// The port at which a pod listens.
 pub(crate) const PORT: u16 = 8080;
 
-/// A label of the control plane's own pods and of no other pods.
+/// The label by which Services and network policies select the control plane's pods. It is removed from the
+/// pods of functions.
 const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-/// A label of every Pod and Job that the platform creates.
 pub(crate) const LABEL_APP: (&str, &str) = ("app", "nanofaas");
 pub(crate) const LABEL_FUNCTION: &str = "nanofaas.io/function";
-/// The label of the kind of a pod or Job: its value is `warm` or `job`.
+/// The value is `warm` or `job`.
 pub(crate) const LABEL_KIND: &str = "nanofaas.io/kind";
 pub(crate) const LABEL_EXECUTION: &str = "nanofaas.io/execution";
-/// The label of the process that created a Job.
+/// The instance of the process that created a Job.
 pub(crate) const LABEL_INSTANCE: &str = "nanofaas.io/instance";
-/// The label with the name of the Job that a pod belongs to.
+/// The name of the Job that a pod belongs to.
 pub(crate) const LABEL_JOB: &str = "nanofaas.io/job";
-/// The shape of a pod. A pod whose shape differs from its function's present shape must be replaced.
+/// A pod whose shape differs from its function's present shape must be replaced.
 pub(crate) const ANNOTATION_SHAPE: &str = "nanofaas.io/shape";
 pub(crate) const ANNOTATION_TRACE: &str = "nanofaas.io/trace-id";
 
@@ -41,13 +39,13 @@ pub(crate) const SELECTOR: &str = "app=nanofaas,nanofaas.io/kind";
 pub(crate) struct PodParts {
     pub(crate) labels: BTreeMap<&'static str, String>,
     pub(crate) annotations: BTreeMap<&'static str, String>,
-    /// Variables that override the function's own. Kubernetes does not expand their values.
+    /// Variables that override the function's own. Kubernetes does not expand `$(NAME)` in their values.
     pub(crate) env: Vec<(&'static str, String)>,
-    /// Variables like those of `env`, but Kubernetes expands `$(NAME)` in their values.
+    /// Variables that override the function's own. Kubernetes expands `$(NAME)` in their values.
     pub(crate) expanded_env: Vec<(&'static str, String)>,
 }
 
-/// Returns the shape of a function's pods, as their annotation has it.
+/// Returns the shape as the pods' annotation has it.
 pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> String {
     let own = spec.shape_hash(Platform::Kubernetes);
     match default {
@@ -56,7 +54,6 @@ pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> 
     }
 }
 
-/// Makes the pod's `metadata` (labels and annotations) and `spec`.
 pub(crate) fn template(
     function: &Function,
     parts: &PodParts,
@@ -99,8 +96,7 @@ fn container(spec: &SpecFields) -> Value {
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        // If a failed container wrote no termination message, the kubelet takes the last lines of the
-        // container's log.
+        // If a failed container wrote no termination message, the kubelet takes the last lines of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     if !spec.command.is_empty() {
@@ -138,7 +134,6 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
     let metadata = object(&mut template["metadata"]);
     metadata.retain(|name, _| name == "labels" || name == "annotations");
     let labels = object(metadata.entry("labels").or_insert(Value::Null));
-    // Remove this label, because Services and network policies select the control plane by it.
     labels.remove(LABEL_COMPONENT);
     labels.insert(LABEL_APP.0.into(), LABEL_APP.1.into());
     labels.insert(LABEL_FUNCTION.into(), (&**function.name()).into());
@@ -176,7 +171,7 @@ fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
             let name = name_of(one).unwrap_or_default();
             !names.iter().any(|ours| ours == name)
         });
-        // Put our variables first, because Kubernetes expands `$(NAME)` only if the variable NAME is earlier
+        // The platform's variables come first, because Kubernetes expands `$(NAME)` only if NAME is earlier
         // in the list.
         env.extend(kept);
         container["env"] = env.into();
@@ -190,8 +185,8 @@ fn object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("it is one now")
 }
 
-/// Merges objects field by field (a null removes the field) and lists of named items by name. For all other
-/// values, `over` replaces `base`.
+/// Merges objects field by field, and lists of named items by name. A null in `over` removes the field; any
+/// other value replaces the value of `base`.
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
@@ -211,8 +206,8 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// Returns the field that identifies the items of a list, as in Kubernetes' own merge. `mountPath` is tried
-/// before `name`, because one volume may be mounted twice.
+/// Returns the field that identifies the items of both lists, as in Kubernetes' own merge. `mountPath` comes
+/// before `name`, because one volume may be mounted two times.
 fn key_of_both(base: &[Value], over: &[Value]) -> Option<&'static str> {
     let has = |key: &&str| {
         let mut all = base.iter().chain(over);

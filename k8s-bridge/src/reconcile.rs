@@ -1,7 +1,6 @@
-//! Compares the state of the cluster with the state of this process: pods of earlier control planes are
-//! adopted, updates of known pods are passed to their tasks, and objects that belong to no function are
-//! deleted. This module also starts the tasks of pods and Jobs, keeps their tables, and applies their
-//! reports.
+//! Compares the cluster with the state of this process. It adopts pods of earlier control planes, passes
+//! updates of known pods to their tasks, and deletes objects that belong to no function. It also starts the
+//! tasks of pods and Jobs, keeps their tables, and applies their reports.
 
 pub(crate) mod adoption;
 pub(crate) mod pods;
@@ -24,19 +23,19 @@ use crate::pod::{ClusterPod, ClusterPods, Origin};
 use crate::reconcile::adoption::Adoption;
 use crate::registry::ClusterRegistry;
 
-/// The state that outlives a rebuild of the bridge, because the scheduler knows these pods by their
-/// ids and calls wait for these Jobs.
+/// The state that outlives a rebuild of the bridge: the scheduler knows these pods by their ids, and calls
+/// wait for these Jobs.
 #[derive(Default)]
 pub struct Memory {
     pub(crate) process: Rc<ProcessState>,
     pub(crate) pods: Rc<RefCell<ClusterPods>>,
     pub(crate) jobs: RefCell<ClusterJobs>,
-    /// The orders to start a pod that came before the control plane acted.
+    /// Orders to start a pod that came before the control plane acted.
     pub(crate) held: RefCell<Vec<BridgeCommand>>,
 }
 
 impl Memory {
-    /// Removes the held order to start this pod; returns false if there was none.
+    /// Removes the held order to start this pod. Returns false if no such order was held.
     pub(crate) fn drop_held(&self, id: PodId) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
@@ -45,17 +44,16 @@ impl Memory {
     }
 }
 
-/// The stages in which the bridge begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BridgeStage {
     /// The bridge waits for the Lease and for the list of pods.
     Beginning,
-    /// The bridge waits for the list of functions, and pods of earlier control planes get their ids.
+    /// The bridge waits for the list of functions, and then the scheduler gives ids to pods of earlier
+    /// control planes.
     Adopting,
     Acting,
 }
 
-/// The state of the cluster as the watches show it, and the state of this process that is compared with it.
 pub(crate) struct Reconciler {
     pub(crate) context: Rc<ClusterContext>,
     pub(crate) registry: Rc<ClusterRegistry>,
@@ -63,7 +61,7 @@ pub(crate) struct Reconciler {
     pub(crate) adoption: RefCell<Adoption>,
     pub(crate) stage: Cell<BridgeStage>,
     pub(crate) pods_listed: Cell<bool>,
-    /// Notified when the bridge may be able to take its next step in `begin`.
+    /// Notified when a condition of `begin` may have changed.
     pub(crate) progress: Notify,
 }
 
@@ -80,7 +78,6 @@ impl Reconciler {
         }
     }
 
-    /// Applies the reports of tasks, for ever.
     pub(crate) async fn apply_reports(&self, mut reports: UnboundedReceiver<TaskReport>) {
         while let Some(report) = reports.recv().await {
             if let TaskReport::Probed(pod) = &report {
@@ -91,20 +88,19 @@ impl Reconciler {
         }
     }
 
-    /// Adds a pod, and starts its task.
     pub(crate) fn run_pod(self: &Rc<Self>, pod: Rc<ClusterPod>, origin: Origin) {
         self.memory.pods.borrow_mut().add(&pod);
         self.registry.functions.mark_changed(pod.function.name());
         self.spawn_pod(pod, origin);
     }
 
-    /// Starts the task of a pod that is in the table.
+    /// Starts the task of a pod that the table has.
     pub(crate) fn spawn_pod(self: &Rc<Self>, pod: Rc<ClusterPod>, origin: Origin) {
         let reconciler = self.clone();
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
-            // `ask_on` adds the pod to the busy pods. Call it before the pod leaves its table, because
-            // `pods::there` deletes a pod that is neither in the table nor busy.
+            // Call `ask_on` before the pod leaves its table: `pods::there` deletes a pod that is neither in
+            // the table nor busy, and `ask_on` makes the pod busy.
             if let PodFate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }
@@ -113,13 +109,12 @@ impl Reconciler {
         });
     }
 
-    /// Adds a Job, and starts its task.
     pub(crate) fn run_job(self: &Rc<Self>, job: Rc<ClusterJob>) {
         self.memory.jobs.borrow_mut().add(&job);
         self.spawn_job(job);
     }
 
-    /// Starts the task of a Job that is in the table.
+    /// Starts the task of a Job that the table has.
     pub(crate) fn spawn_job(self: &Rc<Self>, job: Rc<ClusterJob>) {
         let reconciler = self.clone();
         spawn_local(async move {

@@ -1,6 +1,6 @@
-//! The part of the registry that is in the cluster: writes changes of functions to the cluster, follows the
-//! changes of other clients, and keeps each function's status and Events. This part starts and stops no pod.
-//! For the status it reads the table of pods and the reports of the tasks.
+//! The functions in the cluster: writes clients' changes to the cluster, follows the changes of other
+//! clients, and keeps each function's status and Events. This module starts and stops no pod. For the status
+//! it reads the table of pods and the reports of the tasks.
 
 pub(crate) mod events;
 pub(crate) mod functions;
@@ -17,7 +17,6 @@ use crate::pod::ClusterPods;
 use crate::registry::events::Events;
 use crate::registry::functions::ClusterFunctions;
 
-/// The state of this part of the registry.
 pub(crate) struct ClusterRegistry {
     context: Rc<ClusterContext>,
     pub(crate) functions: ClusterFunctions,

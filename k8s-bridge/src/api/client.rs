@@ -1,6 +1,5 @@
-//! The client of the API server. It finds the server as `kubectl` or a pod does. It copies the `Retry-After`
-//! header of an answer into the body, because `kube`'s errors keep only the body. `cluster` makes the
-//! retries, because only `cluster` knows whether an earlier try may have worked.
+//! The client of the API server. It finds the server as `kubectl` or a pod does. `cluster` makes the retries,
+//! because only `cluster` knows whether an earlier try may have worked.
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +30,6 @@ pub enum ConnectError {
     Client(String),
 }
 
-/// Finds out how to reach the API server.
 pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
     let refused = |error: &dyn std::error::Error| ConnectError::Config(chain(error));
     let mut found = match kubeconfig {
@@ -44,14 +42,12 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectE
         }
     };
     found.connect_timeout = Some(CONNECT);
-    // Set no read timeout, because a watch may get no event for a long time. Each request has its own
-    // deadline.
+    // A read timeout would end a watch that gets no event for a long time. Each request has its own deadline.
     found.read_timeout = None;
     found.default_retry = false;
     Ok(found)
 }
 
-/// Makes a client.
 pub(crate) fn client(config: Config) -> Result<Client, ConnectError> {
     let builder = ClientBuilder::try_from(config);
     let builder = builder.map_err(|error| ConnectError::Client(chain(&error)))?;

@@ -20,10 +20,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::api::lease::Tenure;
 use crate::api::lenient::Lenient;
 
-/// The largest number of changes in flight; further changes wait. Neither reads nor the writes of the Lease
-/// are counted, so that the Lease is renewed even while the API server is slow to create many pods.
+/// The largest number of changes in flight; further changes wait. Reads and the writes of the Lease are not
+/// counted, so that the Lease is renewed even while the API server creates many pods slowly.
 const AT_ONCE: usize = 32;
-/// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a deletion is retried before a warning is logged. The retries go on after the warning.
 const DELETION: Duration = Duration::from_secs(600);
@@ -35,8 +34,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub(crate) enum ClusterError {
     /// The API server refused the request.
     Refused(Box<Status>),
-    /// The request got no final answer before its deadline. The cause may be the API server, too many waiting
-    /// changes, or the missing Lease.
+    /// The request got no final answer before its deadline. It waited for the API server, for other changes,
+    /// or for the Lease.
     Unreachable(String),
 }
 
@@ -65,7 +64,6 @@ impl ClusterError {
     }
 }
 
-/// A type of object in a namespace.
 pub(crate) trait Object:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()>
     + Clone
@@ -86,7 +84,6 @@ impl<K> Object for K where
 {
 }
 
-/// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
     /// The request changes nothing, or only the Lease.
@@ -95,10 +92,8 @@ enum RequestKind {
     Change,
 }
 
-/// A client of the API server, for one namespace.
 pub(crate) struct Cluster {
     client: Client,
-    /// The API server's address, for the log.
     pub(crate) server: String,
     pub(crate) namespace: String,
     /// Whether this control plane holds the Lease now, and so may change objects.
@@ -121,15 +116,15 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Returns the API of a type of object, for lists and watches. With this API, an object that cannot be
-    /// parsed does not make a whole list fail.
+    /// Returns the API of a type of object, for lists and watches. An object that cannot be parsed does not
+    /// make a list fail.
     pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Tries a request until the API server has answered it or refused it for a permanent reason, or until
-    /// the deadline `until`. The argument of `request` says whether an earlier try may have worked although
-    /// the answer was lost.
+    /// Tries a request until the API server answers it, refuses it for a permanent reason, or the deadline
+    /// `until` passes. The argument of `request` is true if an earlier try may have worked although its
+    /// answer was lost.
     pub(crate) async fn ask<T>(
         &self,
         until: Instant,
@@ -190,8 +185,8 @@ impl Cluster {
         self.tries(until, request, RequestKind::Change).await
     }
 
-    /// Makes one try of a change. The try begins only while this control plane holds the Lease. When the
-    /// Lease is lost, the try is dropped, because another control plane may hold the Lease a moment later.
+    /// Makes one try of a change while this control plane holds the Lease. When the Lease is lost, the try is
+    /// dropped, because another control plane may take the Lease.
     async fn while_held<T>(
         &self,
         until: Instant,
@@ -212,8 +207,8 @@ impl Cluster {
         })
     }
 
-    /// Creates an object whose name no other client chooses. If the object exists already, this counts as
-    /// success, because an earlier try created the object and its answer was lost.
+    /// Creates an object whose name no other client chooses. An object that exists already counts as success:
+    /// an earlier try created it, and the answer was lost.
     pub(crate) async fn create<K: Object>(
         &self,
         object: &K,
@@ -224,8 +219,8 @@ impl Cluster {
             let created = api.create(&PostParams::default(), object).await;
             match created {
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-                // A conflict means that another request used the same resource quota at the same time. Treat
-                // it like a 503, so that the request is tried again.
+                // Another request used the same resource quota at the same time. Treat this as a 503, so that
+                // the request is tried again.
                 Err(kube::Error::Api(mut status)) if status.reason == "Conflict" => {
                     status.code = 503;
                     Err(kube::Error::Api(status))
@@ -260,7 +255,6 @@ impl Cluster {
         }
     }
 
-    /// Reads a pod by its name.
     pub(crate) async fn pod(&self, name: &str, until: Instant) -> Result<Pod, ClusterError> {
         let api = self.api::<Pod>();
         self.ask(until, async |_| api.get(name).await).await
@@ -274,7 +268,6 @@ pub(crate) fn retry_after(status: &Status) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-/// Returns the answer, or why no answer came in time.
 async fn in_time<T>(
     until: Instant,
     request: impl Future<Output = kube::Result<T>>,

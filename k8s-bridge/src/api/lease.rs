@@ -1,7 +1,7 @@
 //! The Lease, which lets one control plane act at a time. A control plane that cannot renew its Lease still
-//! serves calls but changes nothing in the cluster; it is deposed only when it reads another holder's name in
-//! the Lease. The times of other machines are not compared with this machine's clock: a Lease is stale when
-//! this control plane has seen no change of it for `DURATION`.
+//! serves calls but changes nothing in the cluster. It is deposed only when it reads another holder's name in
+//! the Lease. A Lease is stale when this control plane has seen no change of it for `DURATION`; times that
+//! other machines wrote are not compared with this machine's clock.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,19 +16,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::api::cluster::{Cluster, ClusterError};
 
-/// The Lease's name, in the namespace of the functions.
 pub(crate) const NAME: &str = "nanofaas";
 /// How long other control planes wait after the last renewal before they take the Lease.
 const DURATION: Duration = Duration::from_secs(15);
 /// How long this control plane acts after its last renewal. This is less than `DURATION`, because requests in
 /// flight need time to end, and the clock of another machine may run a little faster.
 const TENURE: Duration = Duration::from_secs(10);
-/// The time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(4);
 /// The time between two reads of a Lease that another control plane holds.
 const POLL: Duration = Duration::from_secs(1);
-/// How long one request may take. It is short, so that there is still time to renew after a request without
-/// an answer.
+/// How long one request may take. It is short, so that a renewal without an answer leaves time for another
+/// one.
 const TRY: Duration = Duration::from_secs(3);
 /// The wait after the first failed renewal. The wait doubles with each further failure, up to `RENEWAL`.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -37,7 +35,7 @@ const SAME_REASON: Duration = Duration::from_secs(30);
 /// How long the release of the Lease may take when the control plane stops.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// Whether this control plane holds the Lease now. Only `acquire`, `keep` and `release` change this value.
+/// Whether this control plane holds the Lease now.
 #[derive(Default)]
 pub(crate) struct Tenure {
     until: Cell<Option<Instant>>,
@@ -85,13 +83,12 @@ impl Tenure {
 /// Tries to take the Lease until `holder` has it.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(POLL, 4 * POLL);
-    // The resource version of another control plane's Lease, and when this control plane first saw that
-    // version.
+    // The resource version of the other control plane's Lease, and when this version was first seen.
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = LeaseWait::new();
     loop {
-        // The tenure counts from a time before the request. The API server may write the renewal as soon as
-        // the request is sent, and other control planes may take the Lease 15 s after that.
+        // Take the time before the request. The API server may write the renewal at any time after that, and
+        // other control planes may take the Lease 15 s after the renewal.
         let requested_at = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
             Ok(None) => {
@@ -114,7 +111,7 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     }
 }
 
-/// Logs why this control plane waits for the Lease: at once if the reason is new, and otherwise every
+/// Logs why this control plane waits for the Lease: a new reason at once, the same reason every
 /// `SAME_REASON`.
 struct LeaseWait {
     begun: Instant,
@@ -146,8 +143,7 @@ impl LeaseWait {
     }
 }
 
-/// Makes one try to take the Lease. Returns none if the try worked, and the holder's name if another control
-/// plane has the Lease.
+/// Makes one try to take the Lease. Returns the holder's name if another control plane has the Lease.
 async fn step(
     cluster: &Cluster,
     holder: &str,
@@ -211,7 +207,7 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
 /// Renews the Lease; returns the holder's name if another control plane has it now.
 async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, ClusterError> {
     let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
-        // The Lease object was deleted, so no other control plane holds the Lease: create it anew.
+        // The Lease was deleted, so no other control plane holds it.
         let until = Instant::now() + TRY;
         return create(cluster, holder, until).await.map(|()| None);
     };
@@ -219,14 +215,14 @@ async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Cluste
     if !other.is_empty() && other != holder {
         return Ok(Some(other.to_owned()));
     }
-    // If another client wrote the Lease in between (409), the next renewal reads it again.
+    // If another client wrote the Lease after `read`, `write` gets a 409, and the next renewal reads the
+    // Lease again.
     write(cluster, lease, holder, Instant::now() + TRY)
         .await
         .map(|()| None)
 }
 
-/// Removes the holder's name from the Lease, so that the next control plane can take the Lease without a
-/// wait.
+/// Removes the holder's name from the Lease, so that the next control plane takes it without a wait.
 pub(crate) async fn release(cluster: &Cluster, holder: &str) {
     cluster.tenure.end();
     let until = Instant::now() + RELEASE;
@@ -265,7 +261,7 @@ async fn create(cluster: &Cluster, holder: &str, until: Instant) -> Result<(), C
 }
 
 /// Writes the Lease with this holder's name and the resource version that was read. The API server answers
-/// 409 if another client wrote the Lease in between.
+/// 409 if another client wrote the Lease after that read.
 async fn write(
     cluster: &Cluster,
     mut lease: Lease,

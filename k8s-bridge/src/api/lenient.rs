@@ -1,6 +1,5 @@
-//! An object that may not match its type: it may have a field of another release, or a status that another
-//! client wrote. Each object of a list is kept as JSON and parsed later, so that one such object does not
-//! make the whole list unreadable.
+//! An object that may not match its type, because another release or another client wrote it. Each object of
+//! a list is kept as JSON and parsed later, so one such object does not make the list unreadable.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -43,8 +42,8 @@ impl<K: DeserializeOwned> Lenient<K> {
         K::deserialize(self.object).map_err(|error| error.to_string())
     }
 
-    /// Parses a deleted object as `read` does. If the rest of the object cannot be parsed, the metadata alone
-    /// is parsed, which says what was deleted.
+    /// Parses a deleted object. If the whole object cannot be parsed, only its metadata is, which says what
+    /// was deleted.
     pub(crate) fn read_gone(self) -> Result<K, String> {
         let metadata = self.object["metadata"].clone();
         self.read().or_else(|_| {

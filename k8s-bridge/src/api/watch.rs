@@ -1,8 +1,7 @@
-//! Lists and then watches one kind of object, for ever. After a lost connection, an expired version or a
-//! silent watch, a new list or a new watch begins, with back-off. Only a watch that lived for a while resets
-//! the back-off, so that a server that ends each watch at once does not get requests in a tight loop. An
-//! object that cannot be parsed is logged and skipped; its last readable state stays. The caller interprets
-//! the objects.
+//! Lists and then watches one kind of object, for ever. After an error, a new list or a new watch begins,
+//! with back-off. Only a watch that lived for longer than `SOUND` resets the back-off: a server that ends
+//! each watch at once must not get requests in a tight loop. An object that cannot be parsed is logged and
+//! skipped; its last readable state stays. The caller interprets the objects.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -17,24 +16,22 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::api::cluster::{Cluster, ClusterError, Object, chain, retry_after};
 use crate::api::lenient::Lenient;
 
-/// The server ends a watch after `WATCH_S`. If no event and no end comes for `SILENT`, the bridge drops the
-/// watch.
+/// After this number of seconds the server ends a watch.
 const WATCH_S: u32 = 60;
+/// If no event comes for so long, the bridge ends the watch.
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
-/// If a watch lived for longer than this, it counts as working, and the back-off is reset.
+/// A watch that lived for longer than this counts as working.
 const SOUND: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long the server may take to return a page of a list, or to begin a watch.
+/// How long the server may take to return a page of a list or to begin a watch.
 const LISTING: Duration = Duration::from_secs(30);
 /// The time between two warnings that a list failed.
 const WARNING: Duration = Duration::from_secs(30);
-/// The number of objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// What a list or a watch reports.
 pub(crate) enum WatchUpdate<K> {
-    /// A list begins, and is complete at the next `Listed`. If the list fails, another `Listing` comes first.
+    /// A list begins. It is complete at the next `Listed`. If it fails, the next update is another `Listing`.
     Listing,
     There(K),
     Gone(K),
@@ -42,7 +39,7 @@ pub(crate) enum WatchUpdate<K> {
     Listed(HashSet<String>),
 }
 
-/// Passes each update of the objects that `selector` names to `apply`. Does not return.
+/// Passes each update of the objects that `selector` names to `apply`. Never returns.
 pub(crate) async fn follow<K: Object>(
     cluster: &Cluster,
     selector: &str,
@@ -61,8 +58,8 @@ pub(crate) async fn follow<K: Object>(
                 }
                 Err(denied) => {
                     let why = denied.message();
-                    // Warn, because the bridge cannot work without a list, and only an operator can remove
-                    // the cause of a refusal.
+                    // The bridge cannot work without a list, and only an operator can remove the cause of a
+                    // refusal.
                     if warned.is_none_or(|at| at.elapsed() > WARNING) {
                         warned = Some(Instant::now());
                         let kind = K::kind(&());
@@ -78,8 +75,7 @@ pub(crate) async fn follow<K: Object>(
                     backoff.reset();
                 }
                 match end {
-                    // The server ended the watch after a while, usually after `WATCH_S`: begin the next watch
-                    // without a wait.
+                    // The server ended the watch after its time: begin the next watch at once.
                     None if began.elapsed() > SOUND => continue,
                     None => "the server ended the watch at once".to_owned(),
                     Some(why) => why,
@@ -120,8 +116,8 @@ async fn list<K: Object>(
     }
 }
 
-/// Watches from a version until the watch ends. Returns the version that was reached (none if a new list
-/// is needed), and the error, if there was one.
+/// Watches from a version until the watch ends. Returns the version that was reached, or none if a new list
+/// is needed, and the error, if there was one.
 async fn watch<K: Object>(
     cluster: &Cluster,
     selector: &str,

@@ -1,4 +1,4 @@
-//! How the bridge begins: a fixed order of steps, from an unknown identity to a control plane that acts.
+//! The fixed steps of the bridge's start, from an unknown identity to a control plane that acts.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::reconcile::{BridgeStage, adoption, pods, template};
 use crate::registry::{events, functions, status};
 
 impl ClusterDispatcher {
-    /// Waits until `is_so` holds. A task of this thread that changes the condition notifies `progress`.
+    /// Waits until `is_so` holds. Each task of this thread that changes the condition notifies `progress`.
     async fn until(&self, is_so: impl Fn() -> bool) {
         while !is_so() {
             // Wait at most 10 ms, because io threads that change the condition do not notify `progress`.
@@ -25,8 +25,7 @@ impl ClusterDispatcher {
         }
     }
 
-    /// Runs the steps from the start until the control plane acts. Each step needs the results of earlier
-    /// steps.
+    /// Runs the steps of the start in their order, because each step needs the results of earlier steps.
     pub(super) async fn begin(self: Rc<Self>) {
         let (context, reconciler) = (&self.context, &self.reconciler);
         let registry = &reconciler.registry;
@@ -35,22 +34,20 @@ impl ClusterDispatcher {
         let identity = Rc::new(PlaneIdentity::find(&context.cluster, instance, own_pod).await);
         context.set_identity(identity.clone());
         lease::acquire(&context.cluster, &identity.holder).await;
-        // Read the template again, because it may have changed during the wait for the Lease, and adoption
-        // compares existing pods with the template.
+        // The template may have changed during the wait for the Lease, and adoption compares pods with it.
         template::poll(reconciler);
         let plane = self.clone();
         spawn_local(async move { plane.keep_lease().await });
         let plane = self.clone();
         spawn_local(async move { plane.end_jobs_of_others().await });
-        // List pods before functions, so that the pods of a function are known when the function is applied.
+        // List pods before functions, so that a function's pods are known when the function is applied.
         self.watch_pods();
         self.until(|| reconciler.pods_listed.get()).await;
         reconciler.stage.set(BridgeStage::Adopting);
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // Wait until the scheduler has received every function, because the next messages to the scheduler
-        // offer pods of these functions.
+        // The next messages offer pods to the scheduler, so it must know the functions of these pods.
         self.until(|| context.with_work_queue(|queue| queue.is_settled()))
             .await;
         adoption::begin(reconciler);

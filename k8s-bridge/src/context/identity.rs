@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::api::cluster::{Cluster, ClusterError};
 
-/// How long the control plane tries to find its own objects before it begins without owners.
+/// How long the control plane searches its own objects before it begins without owners.
 const SEARCH_MAX: Duration = Duration::from_secs(30);
 
 /// The Pod that this process runs in.
@@ -23,8 +23,8 @@ pub struct OwnPod {
 }
 
 impl OwnPod {
-    /// Returns the control plane's own service account, if pods in `namespace` could use it. If `namespace`
-    /// is none, the pods are in the control plane's own namespace.
+    /// Returns the control plane's own service account, if pods in `namespace` could use it. None means the
+    /// control plane's own namespace.
     pub fn account_in(&self, namespace: Option<&str>) -> Option<&str> {
         let home = self.namespace.as_deref();
         let is_home = namespace.is_none() || home.is_none() || namespace == home;
@@ -32,28 +32,26 @@ impl OwnPod {
     }
 }
 
-/// The identity of this control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct PlaneIdentity {
-    /// The holder's name in the Lease. It is the same for every process of one Pod, so that a restarted
+    /// The holder's name in the Lease. All processes of one Pod have the same name, so that a restarted
     /// container has its Lease back at once.
     pub(crate) holder: String,
-    /// The label of this process's Jobs. Each process has its own label, because the tokens of Jobs are valid
+    /// The label of this process's Jobs. It differs in each process, because the tokens of Jobs are valid
     /// only in the process that created them.
     pub(crate) instance: String,
-    /// The owner of Jobs, so that they are deleted with the control plane's Pod. There is no owner outside a
-    /// cluster, and none if the functions are in another namespace: the garbage collector deletes a dependent
-    /// whose owner is not in the dependent's namespace. The next control plane deletes Jobs without an owner
-    /// too.
+    /// The owner of Jobs: Kubernetes deletes them with the control plane's Pod. It is none outside a cluster,
+    /// and if the functions are in another namespace: the garbage collector deletes a dependent whose owner
+    /// is in another namespace.
     pub(crate) pod: Option<OwnerReference>,
-    /// The Deployment of the control plane, which owns warm pods. With this owner, these pods outlive the
-    /// control plane's Pod and are deleted with the installation.
+    /// The Deployment of the control plane, which owns warm pods. Warm pods so outlive the control plane's
+    /// Pod and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,
 }
 
 impl PlaneIdentity {
-    /// Finds the identity. The created objects have no owner if the control plane runs outside a cluster or
-    /// in another namespace than the functions.
+    /// Finds the identity. It has no owners if the control plane runs outside a cluster or in another
+    /// namespace than the functions.
     pub(crate) async fn find(cluster: &Cluster, instance: &str, own_pod: Option<OwnPod>) -> Self {
         let instance = instance.to_owned();
         let Some(own) = own_pod else {
@@ -128,12 +126,10 @@ fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerRefer
     owners.find(|owner| owner.kind == kind)
 }
 
-/// Whether an owner is the controller of the object that it owns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Controller {
-    /// The owner is the controller, because `kubectl drain` and the cluster autoscaler move only pods that
-    /// have a controller. The Deployment neither counts nor replaces these pods, because only a ReplicaSet
-    /// counts and replaces pods that it controls.
+    /// The owner is the controller, because `kubectl drain` and the cluster autoscaler move only pods with a
+    /// controller. A Deployment neither counts nor replaces such pods.
     Full,
     None,
 }

@@ -8,11 +8,10 @@ use nanofaas_core::message::PodEnd;
 
 use crate::context::start_fault::StartFault;
 
-/// One report of a task.
 pub(crate) enum TaskReport {
-    /// The status of the function with this name may have changed.
+    /// The status of this function may have changed.
     Changed(Arc<str>),
-    /// The health path of the pod with this name was probed for the first time, or the pod ended before that.
+    /// The pod with this name was probed for the first time, or it ended before that.
     Probed(String),
     /// A start failed. `pod` is the name of the pod, or of the Job of a call.
     StartFailed {

@@ -1,16 +1,14 @@
-//! Why a pod did not start, as one word: the reason that the condition `Ready` and `status.lastFailedStart`
-//! show. This module translates the reasons that the kubelet and the API server give into these words. The
+//! The reason why a pod did not start, as one word: the condition `Ready` and `status.lastFailedStart` show
+//! it. This module translates the reasons of the kubelet and of the API server into these words. The
 //! scheduler decides whether a start is tried again.
 
 use crate::api::cluster::ClusterError;
 
-/// The kinds of failed starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartFault {
     /// The node cannot get the image.
     ImagePull,
-    /// The container could not be made, for instance because of a missing Secret, a wrong command or a wrong
-    /// `podTemplate`.
+    /// The container could not be made, for instance because a Secret is missing or the command is wrong.
     Config,
     /// The container ended before it was ready.
     CrashLoop,
@@ -55,14 +53,13 @@ impl StartFault {
         }
     }
 
-    /// Returns the kind with this name. An earlier control plane may have written the name into a status.
+    /// Parses a name that an earlier control plane may have written into a status.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.as_str() == name)
     }
 
-    /// Returns the kind of fault for the reason why a container or a pod waits; none if the reason is a usual
-    /// step of a start. The kubelet gives the reason of a container, and the Kubernetes scheduler gives the
-    /// reason of a pod.
+    /// Translates the reason why a container or a pod waits. Returns none if such a wait is a usual step of a
+    /// start.
     pub(crate) fn of_pod(reason: &str) -> Option<Self> {
         Some(match reason {
             "ErrImagePull"
@@ -84,7 +81,6 @@ impl StartFault {
         })
     }
 
-    /// Returns the kind of fault for a pod or a Job that could not be created.
     pub(crate) fn of_denial(denied: &ClusterError) -> Self {
         match denied {
             ClusterError::Refused(status) => Self::of_refusal(&status.message),
@@ -92,8 +88,7 @@ impl StartFault {
         }
     }
 
-    /// Returns the kind of fault for the message of a refusal. If the pod of a Job is refused, the message
-    /// comes from an Event of the Job. The text decides, because a quota has no status code of its own: its
+    /// Finds the kind of fault in the message of a refusal. A quota has no status code of its own: its
     /// admission plugin answers 403, as other plugins do.
     pub(crate) fn of_refusal(message: &str) -> Self {
         if message.contains("exceeded quota") {

@@ -1,5 +1,5 @@
-//! The part of a warm pod's task that only this backend has: it creates the Pod object from the function's
-//! spec and the templates, evaluates the state that the watch shows, and deletes the object.
+//! The part of a warm pod's task that only this backend has: it creates the Pod object, evaluates the state
+//! that the watch shows, and deletes the object.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,16 +26,13 @@ use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, PodParts};
 
 /// The grace period, in seconds, of a pod in which no call runs.
 const NO_GRACE_S: u32 = 1;
-/// How long a stop waits at most, after the pod's grace period, until the cluster no longer has the pod.
+/// How long a stop waits, after the pod's grace period, until the cluster no longer has the pod.
 const GONE_BEHIND: Duration = Duration::from_secs(30);
 
-/// The state of a pod's task.
 pub(super) struct ClusterRunner {
     context: Rc<ClusterContext>,
     pod: Rc<ClusterPod>,
-    /// How long the pod may take to become ready.
     limit: Duration,
-    /// The last reported reason why the start is delayed.
     held_up: Option<String>,
     has_reported_probed: bool,
 }
@@ -55,8 +52,7 @@ impl ClusterRunner {
         }
     }
 
-    /// Reports that the pod was probed for the first time, or that it ended before that. Only the first call
-    /// of this method sends the report.
+    /// Reports the first probe of the pod, or its end before a probe. Later calls do nothing.
     pub(super) fn report_probed(&mut self) {
         if !std::mem::replace(&mut self.has_reported_probed, true) {
             self.context
@@ -64,7 +60,6 @@ impl ClusterRunner {
         }
     }
 
-    /// Starts a task that deletes the pod, with retries.
     fn delete(&self, grace_s: Option<u32>) {
         let (context, name) = (self.context.clone(), self.pod.name.clone());
         spawn_local(async move { context.cluster.delete::<PodObject>(&name, grace_s).await });
@@ -98,8 +93,8 @@ impl ClusterRunner {
             .map_err(|error| format!("podTemplate does not make a pod: {error}"))
     }
 
-    /// Reports why the start is delayed: to operators at once, and to the scheduler, so that the calls
-    /// that wait for the pod get the reason if their deadline passes.
+    /// Reports why the start is delayed: to operators at once, and to the scheduler. A call whose deadline
+    /// passes while it waits for the pod gets this reason.
     fn report_held_up(&self, why: Option<&str>) {
         let pod = &self.pod;
         if let Some(why) = why {
@@ -134,7 +129,7 @@ impl PodRunner for ClusterRunner {
         self.pod.since_listing.set(context.process.listing.get());
         created.map_err(|denied| {
             if let ClusterError::Unreachable(_) = denied {
-                // Delete the pod, because the API server may have created it although the answer was lost.
+                // The API server may have created the pod although the answer was lost.
                 self.delete(Some(NO_GRACE_S));
             }
             let fault = StartFault::of_denial(&denied);

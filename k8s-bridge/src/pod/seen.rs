@@ -1,5 +1,5 @@
-//! Reads from a Pod object the facts that this crate needs. The facts come from the Pod alone and not from a
-//! Job's conditions. This module sends no request.
+//! Reads from a Pod object the facts that this crate needs. The conditions of a Job are not used. This module
+//! sends no request.
 
 use std::net::IpAddr;
 
@@ -10,30 +10,26 @@ use nanofaas_core::cold_start::Phase;
 use crate::context::start_fault::StartFault;
 use crate::podspec::CONTAINER;
 
-/// How many bytes of a container's termination message are kept.
 const MESSAGE_MAX: usize = 2048;
 
-/// The state of a pod that the cluster showed last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObservedPod {
     pub(crate) scheduled: bool,
     pub(crate) address: Option<IpAddr>,
-    /// When the function's container began to run, in milliseconds since the epoch; none if it never ran.
     pub(crate) running_since_ms: Option<u64>,
-    /// Why the pod can never start; none while another try may succeed.
+    /// Why the pod can never start.
     pub(crate) stuck: Option<String>,
-    /// Why the pod has not started so far, if the kubelet or the Kubernetes scheduler tries again.
+    /// Why the pod has not started yet, if the kubelet or the Kubernetes scheduler tries again.
     pub(crate) held_up: Option<String>,
-    /// Why the pod does not run yet, for the error of a start that missed its deadline.
+    /// Why the pod does not run yet. The error of a start that missed its deadline shows it.
     pub(crate) waiting: Option<String>,
-    /// The kind of the fault in `stuck`, `held_up` or `waiting`; none during the usual steps of a start.
+    /// The kind of fault in `stuck`, `held_up` or `waiting`; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,
     pub(crate) ended: Option<ContainerEnd>,
-    /// Whether the pod's deletion was requested: by this control plane, a node drain, an eviction or a user.
+    /// Whether the pod's deletion was requested.
     pub(crate) leaving: bool,
 }
 
-/// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerEnd {
     pub(crate) oom: bool,
@@ -44,8 +40,8 @@ pub(crate) struct ContainerEnd {
 
 /// The kubelet's reasons for a container that can never start.
 const STUCK: [&str; 2] = ["ErrImageNeverPull", "InvalidImageName"];
-/// Reasons after which a kubelet tries again, because the cause may pass: a registry may be down for
-/// a moment, or the kubelet's cache of Secrets may not be filled yet.
+/// The kubelet's reasons after which it tries again. The cause may pass: a registry may be down for a moment,
+/// for instance.
 const TRIED_ON: [&str; 8] = [
     "ErrImagePull",
     "ImagePullBackOff",
@@ -56,8 +52,8 @@ const TRIED_ON: [&str; 8] = [
     "CreateContainerError",
     "RunContainerError",
 ];
-/// Parts of the message of a failed pull that show a definite answer of the registry, which would answer the
-/// next try in the same way. The texts come from containerd, CRI-O and Docker.
+/// Parts of the message of a failed pull that show a refusal of the registry. The next try would get the same
+/// refusal. The texts come from containerd, CRI-O and Docker.
 const REGISTRYS: [&str; 10] = [
     "manifest unknown",
     "name unknown",
@@ -70,7 +66,7 @@ const REGISTRYS: [&str; 10] = [
     "403 Forbidden",
     "no match for platform",
 ];
-/// Parts of the message of a failed creation of a container which mean that the pod's spec is wrong.
+/// Parts of the message of a failed creation of a container; with these the pod's spec is wrong.
 const SPECS: [&str; 5] = [
     "\" not found",
     "couldn't find key",
@@ -79,12 +75,11 @@ const SPECS: [&str; 5] = [
     "executable file not found",
 ];
 
-/// Returns whether the next try would fail for the same reason.
 fn is_definite(reason: &str, message: &str) -> bool {
     let has = |phrases: &[&str]| phrases.iter().any(|phrase| message.contains(phrase));
     if reason.contains("Image") {
-        // "not found" alone is not definite: a missing layer, or the container runtime's own task, may
-        // be there at the next try.
+        // "not found" alone is not definite: a layer, or the container runtime's own task, may exist at the
+        // next try.
         let is_absent = message.contains("resolve reference") && message.contains(": not found");
         is_absent || has(&REGISTRYS)
     } else {
@@ -93,9 +88,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl ObservedPod {
-    /// Returns `now` with two reasons copied from this earlier state: a final reason, and the reason of the
-    /// last failed pull. A kubelet that waits before its next pull reports only the pause, and the reason
-    /// would be lost.
+    /// Returns `now`, but keeps a final reason, and the reason of the last failed pull. A kubelet that waits
+    /// before its next pull reports only the pause.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);
@@ -140,7 +134,6 @@ impl ObservedPod {
         seen
     }
 
-    /// Returns the phases that the pod's start has reached.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
         let phases = [
             (Phase::Scheduled, self.scheduled),
@@ -161,7 +154,7 @@ impl ObservedPod {
                 let reason = condition.reason.as_deref().unwrap_or("not scheduled");
                 let message = condition.message.as_deref().unwrap_or_default();
                 self.waiting = Some(phrase(reason, message));
-                // An unschedulable pod may still start: a node may join, or a node may become free.
+                // The pod may still start, because a node may join or become free.
                 self.held_up = self.waiting.clone().filter(|_| reason == "Unschedulable");
                 self.fault = StartFault::of_pod(reason);
             }
@@ -213,8 +206,8 @@ impl ObservedPod {
         self.fault = self.fault.or_else(|| StartFault::of_pod(reason));
     }
 
-    /// Reads the end of the whole pod. This is needed because the status of the container may be missing
-    /// after an eviction or after the loss of the node.
+    /// Reads the end of the whole pod. The container's own status may be missing after an eviction or the
+    /// loss of the node.
     fn read_end(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
         let well = status.phase.as_deref() == Some("Succeeded");
@@ -268,7 +261,6 @@ fn end_of(ended: &ContainerStateTerminated) -> ContainerEnd {
     }
 }
 
-/// Returns `Reason: message`, or only the part that is not empty.
 fn phrase(reason: &str, message: &str) -> String {
     match (reason, message) {
         (reason, "") => reason.to_owned(),

@@ -1,7 +1,7 @@
-//! The default `podTemplate`, from a file that a ConfigMap fills. The file is read at the start and again
-//! while the control plane acts, because a kubelet changes the file when the ConfigMap changes. An invalid
-//! text stops the start. An invalid text that comes later is logged, and the last template stays in force.
-//! `podspec` merges the templates.
+//! The default `podTemplate`, from a file that a ConfigMap fills. The file is read at the start and regularly
+//! after that, because a kubelet changes it when the ConfigMap changes. A text that is invalid at the start
+//! stops the start. A later invalid text is logged, and the last template stays in force. `podspec` merges
+//! the templates.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,16 +14,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
 
-/// The size limit of the file, in bytes, which is that of a ConfigMap.
+/// The size limit of the file, in bytes: that of a ConfigMap.
 const LEN_MAX: u64 = 1024 * 1024;
-/// The fields of a podTemplate.
 const FIELDS: [&str; 2] = ["metadata", "spec"];
 const NO_TEMPLATE: &str = "must be a podTemplate: an object with metadata and spec alone";
 
-/// A valid template.
 pub(crate) struct DefaultPodTemplate {
     pub(crate) value: Value,
-    /// The template's hash, which is a part of the shape of pods made with it.
+    /// A part of the shape of pods that are made with this template.
     pub(crate) hash: u64,
 }
 
@@ -43,8 +41,8 @@ impl LastRead {
         self.template.as_ref()
     }
 
-    /// Reads the file; returns whether another template is in force now. An error leaves the template as it
-    /// was, and is returned one time for each text.
+    /// Reads the file; returns whether another template is in force now. An error leaves the template in
+    /// force, and is returned one time for each text.
     pub(crate) fn read(&mut self, path: &Path, own_account: Option<&str>) -> Result<bool, String> {
         let contents = contents(path);
         if self.contents.as_ref() == Some(&contents) {
@@ -62,14 +60,14 @@ impl LastRead {
         Ok(is_another)
     }
 
-    /// Returns whether the file was read, by this bridge or by an earlier bridge of this process.
+    /// Returns whether this bridge or an earlier bridge of this process has read the file.
     pub(crate) const fn is_known(&self) -> bool {
         self.contents.is_some()
     }
 }
 
 fn contents(path: &Path) -> FileContents {
-    // Open only regular files: opening a named pipe would block the bridge until a writer opens the pipe.
+    // Opening a named pipe would block the bridge until another process opens it.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err("is no file".to_owned());
     }
@@ -78,8 +76,7 @@ fn contents(path: &Path) -> FileContents {
     match read {
         Ok(_) if text.len() as u64 > LEN_MAX => Err("is longer than 1 MiB".to_owned()),
         Ok(_) => Ok(Some(text)),
-        // No file in an existing folder means no template, because an optional ConfigMap that does not exist
-        // leaves an empty folder.
+        // An optional ConfigMap that does not exist leaves an empty folder, which means no template.
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_folder(path) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err("is in a folder that is not there".to_owned())
@@ -123,7 +120,7 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultPodTempl
     Ok((!object.is_empty()).then_some(DefaultPodTemplate { value, hash }))
 }
 
-/// Checks that every field of a template is a field of a pod. The API server would drop a misspelt field
+/// Checks that every field of a template is a field of a pod, because the API server drops a misspelt field
 /// without an error.
 pub(crate) fn check_fields(template: &Value) -> Result<(), String> {
     let Value::Object(fields) = template else {
@@ -150,7 +147,7 @@ fn unknown(given: &Value, known: &Value, path: String) -> Option<String> {
             let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "." });
             match known.get(name) {
                 Some(known) => unknown(value, known, path),
-                // Empty values are ignored, because the serializer leaves them out of `known`.
+                // The serializer leaves empty values out of `known`.
                 None => (!is_empty(value)).then_some(path),
             }
         }),

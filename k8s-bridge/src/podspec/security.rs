@@ -1,17 +1,15 @@
-//! What function pods may do on their node: the security contexts that the Pod Security level `restricted`
-//! requires, and advice for users whose pods fail because of these contexts. The API server and the kubelet
-//! check the pods.
+//! The security contexts of function pods, as the Pod Security level `restricted` requires, and advice for
+//! users whose pods fail because of these contexts. The API server and the kubelet check the pods.
 
 use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-/// The user id of restricted pods, which our images use too. The id is always set: with `runAsNonRoot` alone,
-/// a kubelet refuses an image that names no user id, because such an image may run as root. A process with
-/// this id has the group 0, even if the image names another group. This is no obstacle for images that are
-/// made for any user id, because they let group 0 write.
+/// The user id of restricted pods, and of our images. It is always set: with `runAsNonRoot` alone, a kubelet
+/// refuses an image that names no user id. A process with this id has the group 0, whatever group the image
+/// names. Images that are made for any user id let group 0 write.
 const USER: u32 = 65532;
 
-/// Returns the pod's own security context, which a template may change.
+/// The pod's own security context, which a template may change.
 pub(crate) fn pod_context(security: PodSecurity) -> Value {
     let profile = json!({"type": "RuntimeDefault"});
     match security {
@@ -22,8 +20,8 @@ pub(crate) fn pod_context(security: PodSecurity) -> Value {
     }
 }
 
-/// Sets what `restricted` requires of a container in every container of a finished pod, including a
-/// template's containers. A field that is already set stays.
+/// Sets in every container the fields that `restricted` requires, also in containers of a template. A field
+/// that is already set stays.
 pub(crate) fn restrict_containers(spec: &mut Value) {
     for list in ["containers", "initContainers"] {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
@@ -51,7 +49,7 @@ fn restrict(container: &mut Map<String, Value>) {
     }
 }
 
-/// Returns why a pod did not start, with advice if the pod's rights are the reason.
+/// Returns `why`, with advice if the pod's security context is the reason.
 pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
     let has = |part: &str| why.contains(part);
     let is_restricted = spec.pod_security == PodSecurity::Restricted;
@@ -69,7 +67,7 @@ pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
     } else {
         return why.to_owned();
     };
-    // If the reason has several lines, as the last output of a container has, the advice gets its own line.
+    // A reason with several lines, for instance a container's last output, gets the advice on its own line.
     let between = if has("\n") { "\n" } else { "; " };
     format!("{why}{between}{advice}")
 }

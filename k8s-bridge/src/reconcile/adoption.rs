@@ -1,9 +1,10 @@
 //! How this control plane takes over the pods of an earlier one, without changing them. Each pod is offered
-//! to the scheduler, which gives it an id; then the pod is probed. Orders for new pods are held until
-//! adoption is over, so that no new pod is created while an existing pod can be adopted. A pod that does not
-//! answer may be busy with a call of the earlier control plane, because some servers handle one request at a
-//! time. Such a pod loses its id, and a new pod may replace it. The busy pod is probed for as long as a call
-//! may run, and is offered again if it answers.
+//! to the scheduler, which gives it an id; after that the pod is probed. Orders for new pods are held until
+//! adoption is over, so that an existing pod is used first.
+//!
+//! A pod that does not answer may be busy with a call of the earlier control plane, because some servers
+//! handle one request at a time. Such a pod loses its id, and a new pod may replace it. The busy pod is
+//! probed for as long as a call may run, and is offered again if it answers.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::reconcile::Reconciler;
 use crate::reconcile::pods::{delete, delete_orphan};
 
-/// How long one read of a pod that answered late may take.
+/// How long one read of the object of a late pod may take.
 const FETCH: Duration = Duration::from_secs(60);
 
 /// The warm pods whose adoption has begun and is not complete.
@@ -35,9 +36,8 @@ pub(crate) struct Adoption {
     found: HashMap<String, PodObject>,
     /// Pods that were offered to the scheduler, by the token of the offer.
     offered: HashMap<u64, (String, Arc<Function>)>,
-    /// The names of adopted pods that were not probed yet.
     unprobed: HashSet<String>,
-    /// Pods that lost their ids because they did not answer; they may be busy with a call.
+    /// Pods that lost their ids because they did not answer.
     busy: HashMap<String, Rc<ClusterPod>>,
     next: u64,
     has_begun: bool,
@@ -52,7 +52,6 @@ impl Adoption {
         self.found.remove(name);
     }
 
-    /// Returns the pod of that name that lost its id and may be busy.
     pub(crate) fn busy(&self, name: &str) -> Option<Rc<ClusterPod>> {
         self.busy.get(name).cloned()
     }
@@ -61,7 +60,7 @@ impl Adoption {
         self.busy.values().cloned().collect()
     }
 
-    /// Returns whether the scheduler has an open offer of the pod.
+    /// Returns whether the scheduler has yet to answer an offer of the pod.
     pub(crate) fn is_offered(&self, name: &str) -> bool {
         self.offered.values().any(|(of, _)| of == name)
     }
@@ -76,8 +75,8 @@ impl Adoption {
     }
 }
 
-/// Starts the tasks of this process's pods and Jobs again. Then offers the found pods to the scheduler, or
-/// deletes those that cannot be adopted.
+/// Starts the tasks of this process's pods and Jobs again, and offers the found pods to the scheduler. Pods
+/// that cannot be adopted are deleted.
 pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
     resume(reconciler);
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
@@ -115,7 +114,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
         adoption.next += 1;
         let token = adoption.next;
         adoption.offered.insert(token, (name.clone(), function));
-        // `adopted` takes the object out again when the scheduler has answered.
+        // `adopted` takes the object when the scheduler has answered.
         adoption.found.insert(name, object);
         token
     };
@@ -124,7 +123,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
         .with_work_queue(|queue| queue.event(Event::Adopt { lane, token, stale }));
 }
 
-/// Returns whether a pod was made from a spec or a default template that is no longer the present one.
+/// Returns whether a pod was made from another shape or default template than the present one.
 fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) -> bool {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
@@ -146,14 +145,13 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     }
 }
 
-/// Handles the scheduler's answer to an offer. `id` is the pod's id, or none if the function was removed in
-/// between.
+/// Handles the scheduler's answer to an offer. `id` is none if the function was removed before the answer.
 pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
-        // An earlier bridge of this process made the offer. This bridge offers the pod again, so tell the
-        // scheduler that the old id names no pod.
+        // An earlier bridge of this process made the offer. This bridge offers the pod again, so the old id
+        // names no pod.
         return id
             .into_iter()
             .for_each(|id| reconciler.context.announcer.unknown(id));
@@ -168,7 +166,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = ObservedPod::of(&object);
     let is_stale = is_stale(reconciler, &object, &function);
-    // Adoption does not wait for a pod without an address, because such a pod cannot be probed.
+    // A pod without an address cannot be probed, so adoption does not wait for it.
     if seen.address.is_some() {
         reconciler
             .adoption
@@ -189,8 +187,8 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, id: Option<PodId>
     reconciler.run_pod(pod, Origin::Adopted);
 }
 
-/// Probes an adopted pod that did not answer in time, for as long as a call may still run in the pod. If the
-/// pod answers, it is offered to the scheduler again; otherwise it is deleted.
+/// Probes a pod that did not answer, for as long as a call may still run in it. If it answers, it is offered
+/// to the scheduler again; if not, it is deleted.
 pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
     let busy = Rc::new(pod.without_id());
     let known = busy.clone();
@@ -209,14 +207,14 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&reconciler, name.clone());
         }
-        // Remove the pod from `busy` last, because `pods::there` deletes a pod that is neither offered, nor
-        // busy, nor in the table of pods.
+        // Remove the pod from `busy` last: `pods::there` deletes a pod that is neither offered, nor busy, nor
+        // in the table.
         reconciler.adoption.borrow_mut().busy.remove(&name);
     });
 }
 
-/// Reads the object of a busy pod that answered late, and offers the pod. Tries again for as long as the API
-/// server does not answer, because the pod is healthy and may serve calls.
+/// Reads the object of a busy pod that answered late, and offers the pod. The read is repeated until the API
+/// server answers, because the pod is healthy and may serve calls.
 async fn offer_again(reconciler: &Rc<Reconciler>, pod: &ClusterPod) {
     while !pod.has_gone() {
         let until = Instant::now() + FETCH;

@@ -1,5 +1,5 @@
 //! The platform's pods in the cluster. Each update of the watch goes to the task of its pod. After adoption,
-//! a warm pod without a task is deleted, because each pod that is in use has a task by then.
+//! each pod in use has a task, so a warm pod without a task is deleted.
 
 use std::rc::Rc;
 
@@ -17,7 +17,6 @@ fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
     labels.get(name).map(String::as_str)
 }
 
-/// Applies an update of the watch of pods.
 pub(crate) fn apply_update(reconciler: &Rc<Reconciler>, update: WatchUpdate<PodObject>) {
     match update {
         WatchUpdate::Listing => reconciler
@@ -32,7 +31,7 @@ pub(crate) fn apply_update(reconciler: &Rc<Reconciler>, update: WatchUpdate<PodO
             let with_id = reconciler.memory.pods.borrow().all();
             let busy = reconciler.adoption.borrow().all_busy();
             for pod in with_id.into_iter().chain(busy) {
-                // A pod that was created after the listing began may be missing from the listing.
+                // A pod that was created after the list began may be missing from it.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {
                     pod.mark_gone();
                 }
@@ -76,8 +75,7 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     if label(object, LABEL_KIND) == Some("job") {
         let job = label(object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            // Observe the deleted object before the pod counts as gone, because the object may say how the
-            // container ended.
+            // The deleted object may say how the container ended, so observe it before `mark_gone`.
             job.observe(
                 &reconciler.context,
                 name.to_owned(),
@@ -96,8 +94,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     }
 }
 
-/// Deletes the Job of an earlier process. The Job may appear late, because the request to create the Job may
-/// have been in flight when that process ended.
+/// Deletes the Job of an earlier process. Its request to create the Job may have been in flight when that
+/// process ended.
 fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     let reconciler = reconciler.clone();
     spawn_local(async move {
@@ -109,13 +107,13 @@ fn end_job(reconciler: &Rc<Reconciler>, name: String) {
     });
 }
 
-/// Deletes a pod that has ended or belongs to no function, or whose creation got no answer.
+/// Deletes a pod that has ended, that no function has, or whose creation got no answer.
 pub(crate) fn delete_orphan(reconciler: &Rc<Reconciler>, name: String) {
     tracing::info!(pod = name, "a pod that no function has is deleted");
     delete(reconciler, name);
 }
 
-/// Deletes a pod that has no task in this bridge. The pod gets its whole grace period.
+/// Deletes a pod that has no task in this bridge. The pod keeps its whole grace period.
 pub(crate) fn delete(reconciler: &Rc<Reconciler>, name: String) {
     let reconciler = reconciler.clone();
     spawn_local(async move {

@@ -7,11 +7,10 @@ use tokio::time::sleep;
 
 use crate::reconcile::Reconciler;
 
-/// The time between two reads. A shorter time would help little, because a kubelet takes up to a minute to
-/// update the file of a ConfigMap.
+/// The time between two reads. It can be long, because a kubelet takes up to a minute to update the file of a
+/// ConfigMap.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Reads the file again, and replaces pods if the template has changed.
 pub(crate) fn poll(reconciler: &Reconciler) {
     let context = &reconciler.context;
     let Some(path) = &context.config.pod_template else {
@@ -31,7 +30,6 @@ pub(crate) fn poll(reconciler: &Reconciler) {
     }
 }
 
-/// Calls `poll` regularly, for ever.
 pub(crate) async fn follow(reconciler: &Reconciler) {
     loop {
         poll(reconciler);

@@ -1,7 +1,6 @@
-//! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened to a
-//! function, in the cluster's usual form (core/v1). A repetition is counted on the same Event, and each Event
-//! is written at most every 10 s, so that a crash loop causes few writes. An Event is dropped if too many
-//! Events wait or if the write of the Event fails.
+//! Events (core/v1) on `Function` objects, for `kubectl describe fn` and `kubectl get events`. A repetition
+//! is counted on the same Event. Each Event is written at most every 10 s, so that a crash loop causes few
+//! writes. An Event is dropped if too many Events wait, or if its write fails.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -19,22 +18,16 @@ use crate::api::cluster::ClusterError;
 use crate::registry::ClusterRegistry;
 use crate::registry::starts::now;
 
-/// The shortest time between two writes of one Event.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// The time between two rounds of writes.
 const POLL: Duration = Duration::from_millis(500);
-/// The largest number of Events written in one round. With `POLL` this limits the writes to 20 a second.
+/// The largest number of Events that are written after one `POLL`.
 const AT_ONCE: usize = 10;
-/// The largest number of Events that wait to be written.
 const WAITING_MAX: usize = 256;
-/// A repetition that comes this long after the last write of its Event becomes a new Event.
+/// A repetition that comes so long after the last write of its Event becomes a new Event.
 const FORGOTTEN: Duration = Duration::from_secs(600);
-/// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
-/// The name of the component that writes the Events.
 const COMPONENT: &str = "nanofaas";
 
-/// What can happen to a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum EventReason {
     Accepted,
@@ -73,28 +66,24 @@ impl EventReason {
     }
 }
 
-/// The key under which repetitions are counted: the uid of the function's object, and the reason.
+/// Repetitions have the same key: the uid of the function's object, and the reason.
 type EventKey = (String, EventReason);
 
-/// An Event that waits to be written.
 struct PendingEvent {
     key: EventKey,
     function: String,
-    /// The message of the last repetition.
     message: String,
     count: i32,
     first: Time,
     last: Time,
 }
 
-/// The state of an Event that is in the cluster.
 struct Written {
     name: String,
     count: i32,
     at: Instant,
 }
 
-/// The Events that wait to be written.
 #[derive(Default)]
 pub(crate) struct Events {
     waiting: RefCell<VecDeque<PendingEvent>>,
@@ -102,7 +91,6 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Adds an Event about the object with this uid.
     pub(crate) fn note(&self, function: &str, uid: String, reason: EventReason, message: String) {
         let (key, at) = ((uid, reason), now());
         let mut waiting = self.waiting.borrow_mut();
@@ -128,7 +116,6 @@ impl Events {
         });
     }
 
-    /// Takes out the next Event that may be written now.
     fn next(&self, written: &HashMap<EventKey, Written>) -> Option<PendingEvent> {
         let may_be = |one: &PendingEvent| {
             let before = written.get(&one.key);
@@ -144,7 +131,6 @@ impl Events {
     }
 }
 
-/// Writes the Events, for ever.
 pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut written: HashMap<EventKey, Written> = HashMap::new();
     loop {
@@ -168,7 +154,6 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
     }
 }
 
-/// Increases the count of an Event that is in the cluster, or creates a new Event.
 async fn write(
     registry: &ClusterRegistry,
     what: &PendingEvent,
@@ -189,7 +174,7 @@ async fn write(
             .change(Instant::now() + WRITE, write)
             .await
         {
-            // The cluster keeps Events for an hour or less. If this Event is gone, create a new one.
+            // The cluster keeps Events for a limited time. Create a new one.
             Err(denied) if denied.code() == 404 => {}
             Err(denied) => return Err(denied),
             Ok(_) => {

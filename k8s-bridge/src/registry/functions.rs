@@ -1,7 +1,7 @@
-//! The functions that are stored in the cluster. A client's change is written to the cluster first and then
+//! The functions that are stored in the cluster. A client's change is written to the cluster first, and then
 //! made in the function table of the work queue. Changes by other clients of the API server are applied to
-//! the table too. This module also keeps the state of each object, for `status`, and checks the `podTemplate`
-//! of a function. The work queue's registry checks the other fields.
+//! the table, too. This module keeps the state of each object for `status`, and checks a function's
+//! `podTemplate`; the registry checks the other fields.
 
 mod write;
 
@@ -28,23 +28,23 @@ use write::{register, remove, scale};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SpecVerdict {
     Accepted,
-    /// The spec was rejected. The message is the one that the HTTP API would give.
+    /// The spec was rejected, with this message of the HTTP API.
     Rejected(String),
 }
 
-/// A `Function` object that was examined.
+/// The state of a `Function` object.
 pub(crate) struct ObservedFunction {
     pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) verdict: SpecVerdict,
-    /// The generation whose spec was accepted last, if one was ever accepted.
+    /// The generation whose spec was accepted last.
     pub(crate) accepted: Option<i64>,
-    /// The spec of the generation `accepted`, as JSON.
+    /// The spec of that generation, as JSON.
     pub(crate) accepted_spec: Option<String>,
     pub(crate) starts: StartHistory,
-    /// The number of the listing in which the object was last seen.
+    /// The number of the list in which the object was last seen.
     listing: u64,
-    /// The object's own status, as it was last seen or written.
+    /// The status as it was last seen or written.
     pub(crate) status: Option<crate::registry::object::FunctionStatus>,
 }
 
@@ -69,39 +69,34 @@ impl ObservedFunction {
     }
 }
 
-/// A change that is being written, and the updates and further changes that wait until this change is
-/// written.
+/// A change that is being written, and the updates and changes that wait for it.
 #[derive(Default)]
 struct Writing {
-    /// The updates of the watch that came since the write began, in order.
+    /// In the order in which they came.
     updates: Vec<WatchUpdate<FunctionObject>>,
-    /// Further changes of the same function.
     next: VecDeque<(Change, ReplyTo)>,
 }
 
-/// The functions of the cluster.
 #[derive(Default)]
 pub(crate) struct ClusterFunctions {
     known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
-    /// The uids of objects that this control plane deleted, each with the number of the listing at that time.
-    /// The watch may still report such an object; the report is then ignored.
+    /// The uids of objects that this control plane deleted, each with the number of the last list before
+    /// that. The watch's later updates of these objects are ignored.
     deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
-    /// The names of functions whose status may have to be written.
     pub(crate) changed: RefCell<HashSet<String>>,
 }
 
 impl ClusterFunctions {
-    /// Notes that the function's status may have changed.
     pub(crate) fn mark_changed(&self, name: &str) {
         if self.known.borrow().contains_key(name) {
             self.changed.borrow_mut().insert(name.to_owned());
         }
     }
 
-    /// Forgets failed starts, because pods are made in another way from now on.
+    /// Forgets failed starts, because pods are made in another way now.
     pub(crate) fn starts_may_work(&self) {
         for (name, known) in self.known.borrow_mut().iter_mut() {
             if let Outlook::Bad(..) = known.starts.outlook {
@@ -111,7 +106,6 @@ impl ClusterFunctions {
         }
     }
 
-    /// Reads or changes the state of an object.
     pub(crate) fn with<T>(
         &self,
         name: &str,
@@ -121,7 +115,6 @@ impl ClusterFunctions {
     }
 }
 
-/// Applies an update of the watch of functions.
 pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<FunctionObject>) {
     let functions = &registry.functions;
     match update {
@@ -131,13 +124,12 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
         WatchUpdate::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
-            // An object that was written after the list began may be missing from the list.
+            // An object that was written after the list began may be missing from it.
             let is_missing = |name: &str| {
                 let last = known.get(name).map_or(0, |known| known.listing);
                 last < listing && !names.contains(name)
             };
-            // Include the functions that only the table has, because an earlier bridge of this process added
-            // them.
+            // An earlier bridge of this process may have added functions that only the table has.
             let in_table: Vec<String> = registry.context.with_work_queue(|queue| {
                 queue.functions().keys().map(ToString::to_string).collect()
             });
@@ -145,8 +137,7 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
             missing.iter().for_each(|name| forget(registry, name));
-            // Later updates of the watch cannot report an object that was deleted before this list began, so
-            // forget the uids of such objects.
+            // The watch cannot report an object that was deleted before this list began.
             functions
                 .deleted
                 .borrow_mut()
@@ -185,7 +176,6 @@ fn apply_to_object(registry: &ClusterRegistry, update: WatchUpdate<FunctionObjec
     }
 }
 
-/// Examines an object, and changes the table if the spec is new and valid.
 fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     let functions = &registry.functions;
     if functions.deleted.borrow().contains_key(object.uid()) {
@@ -201,7 +191,7 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
         is_same && known.generation >= object.generation()
     });
     if is_known == Some(true) {
-        // Mark the function as changed, because another client may have written the function's status.
+        // Another client may have written the function's status.
         return functions.mark_changed(name);
     }
     let verdict = match judge(registry, object) {
@@ -227,8 +217,8 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     note(registry, object, verdict);
 }
 
-/// If the table has no function with the name of a rejected object, puts the last accepted spec of the object
-/// into force again. An earlier control plane accepted this spec, and the object's status has kept it.
+/// Puts the last accepted spec of a rejected object into force again, if the table has no such function. An
+/// earlier control plane accepted that spec and kept it in the status.
 fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();
@@ -262,7 +252,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
 }
 
 fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdict) {
-    // A new object with the same name does not inherit the state of the old one.
+    // A new object does not inherit the state of an old one with the same name.
     let before = registry.functions.with(object.name(), |known| {
         let kept = (known.accepted, known.accepted_spec.clone());
         (known.uid == object.uid()).then(|| (kept, known.starts.clone()))
@@ -299,7 +289,7 @@ fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdic
     registry.functions.mark_changed(object.name());
 }
 
-/// Returns the draft to register (none if the table has this function already), or why the object is invalid.
+/// Returns the draft to register, or none if the table has this function already.
 fn judge(
     registry: &ClusterRegistry,
     object: &FunctionObject,
@@ -314,14 +304,12 @@ fn judge(
     Ok(differs.then_some(draft))
 }
 
-/// Checks that a function's `podTemplate` is the template of a pod.
 fn check_template(spec: &Map<String, Value>) -> Result<(), BridgeError> {
     let template = spec.get("podTemplate").filter(|value| !value.is_null());
     let checked = template.map_or(Ok(()), default_template::check_fields);
     checked.map_err(|why| BridgeError::Invalid(vec![FieldError::new("podTemplate", why)]))
 }
 
-/// Removes a function whose object is gone.
 fn forget(registry: &ClusterRegistry, name: &str) {
     registry.functions.known.borrow_mut().remove(name);
     registry.functions.changed.borrow_mut().remove(name);
@@ -333,7 +321,6 @@ fn forget(registry: &ClusterRegistry, name: &str) {
     });
 }
 
-/// Returns the text of a refusal, with the messages of the HTTP API.
 fn refusal(refused: &BridgeError) -> String {
     match refused {
         BridgeError::Invalid(faults) => {
@@ -349,7 +336,7 @@ fn refusal(refused: &BridgeError) -> String {
     }
 }
 
-/// Makes a change that a client asked for. Changes of one function are made one after the other.
+/// Makes a client's change. Changes of one function are made one after the other.
 pub(crate) fn change(registry: &Rc<ClusterRegistry>, change: Change, reply: ReplyTo) {
     let name = match &change {
         Change::Register { draft, .. } => name_of(draft),
@@ -365,7 +352,7 @@ pub(crate) fn change(registry: &Rc<ClusterRegistry>, change: Change, reply: Repl
     spawn_local(async move { write_all(&registry, name, change, reply).await });
 }
 
-/// Writes a change, and then the further changes of the same function that came in the meantime.
+/// Writes a change, and then the further changes of the same function.
 async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Change, reply: ReplyTo) {
     let mut next = Some((change, reply));
     while let Some((change, reply)) = next {
@@ -405,8 +392,8 @@ fn registered(
     replace: bool,
     reply: ReplyTo,
 ) {
-    // The table may still have an earlier function with this name that was already removed from the cluster.
-    // So replace it, even if the client asked for a new function.
+    // The table may still have a function of this name that the cluster no longer has. Replace it, even if
+    // the client asked for a new function.
     let replace = replace || written.is_ok();
     made(
         registry,
@@ -416,8 +403,7 @@ fn registered(
     );
 }
 
-/// Makes a change in the table after it was written to the cluster, and sends the client its reply. If the
-/// write failed, only sends the refusal.
+/// Makes a written change in the table, and replies to the client. If the write failed, the table stays.
 fn made(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,
@@ -437,8 +423,8 @@ fn made(
     }
 }
 
-/// Makes a written change of `minReplicas` in the table. The written object is examined first, because it may
-/// contain other clients' changes too.
+/// Makes a written change of `minReplicas` in the table. It examines the written object first, because this
+/// may contain changes of other clients.
 fn scaled(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,
@@ -483,8 +469,8 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
     });
 }
 
-/// Creates in the cluster each function that is listed in the settings, unless the cluster already has a
-/// function with the same name.
+/// Creates the functions of the settings in the cluster. A function that the cluster already has stays as it
+/// is.
 pub(crate) async fn seed(registry: &ClusterRegistry) {
     for draft in &registry.context.config.functions {
         let name = name_of(draft);

@@ -1,5 +1,5 @@
-//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): its conversion into a draft and from a
-//! draft, and its status. The work queue's registry checks the fields of a draft.
+//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): its conversions to and from a draft,
+//! and its status. The registry checks the fields of a draft.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,6 @@ pub(crate) const GROUP: &str = "nanofaas.io";
 pub(crate) const VERSION: &str = "v1";
 pub(crate) const PLURAL: &str = "functions";
 
-/// A function, as the API server stores it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FunctionObject {
@@ -27,12 +26,12 @@ pub(crate) struct FunctionObject {
     pub(crate) kind: TypeText<1>,
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-    /// The spec as it was read, as a map without fixed fields, because a client of the API server may have
-    /// written anything. The registry checks the fields later.
+    /// The spec as it was read. A client of the API server may have written anything; the registry checks the
+    /// fields later.
     #[serde(default)]
     pub(crate) spec: Map<String, Value>,
-    /// The status; none if there is no status, or if another client wrote an invalid one, which the control
-    /// plane overwrites.
+    /// None if there is no status, or if another client wrote an invalid one. The control plane overwrites
+    /// such a status.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -46,8 +45,8 @@ fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionSt
     Ok(Option::deserialize(status).unwrap_or_default())
 }
 
-/// The text of `apiVersion` (0) or of `kind` (1). Both texts are fixed for the type, so a text that is read
-/// is ignored. The items of a list have neither.
+/// The text of `apiVersion` (0) or of `kind` (1). Each text is fixed, so the text that is read is ignored.
+/// The items of a list have neither.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(from = "serde::de::IgnoredAny")]
 pub(crate) struct TypeText<const KIND: u8>;
@@ -71,13 +70,13 @@ pub(crate) struct FunctionStatus {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) ready_pods: u32,
     pub(crate) wanted_pods: u32,
-    /// The number of pods for the scale subresource, which uses `selector` too.
+    /// The scale subresource reads this number and `selector`.
     pub(crate) replicas: u32,
     pub(crate) selector: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_failed_start: Option<FailedStart>,
     pub(crate) observed_generation: i64,
-    /// The accepted spec as JSON; none while the object's own spec is in force or no spec was accepted.
+    /// The accepted spec as JSON. None while the object's own spec is in force, and if no spec was accepted.
     pub(crate) accepted_spec: Option<String>,
 }
 
@@ -117,7 +116,6 @@ impl Resource for FunctionObject {
 }
 
 impl FunctionObject {
-    /// Makes a new object for a draft.
     pub(crate) fn of(name: &str, draft: &FunctionDraft) -> Self {
         Self {
             metadata: ObjectMeta {
@@ -141,13 +139,11 @@ impl FunctionObject {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// Returns whether the object's deletion was requested. A finalizer of another controller may delay the
-    /// deletion.
+    /// Returns whether the object's deletion was requested. A finalizer of another controller may delay it.
     pub(crate) const fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// Returns the object's spec as a draft whose fields are not checked.
     pub(crate) fn draft(&self) -> Result<FunctionDraft, FieldError> {
         let object = json!({
             "apiVersion": API_VERSION,
@@ -161,9 +157,8 @@ impl FunctionObject {
     }
 }
 
-/// Returns a draft's fields as the object's `spec`. The name is left out, because the metadata has it. Nulls
-/// outside the `podTemplate` are left out, because they mean the same as an absent field and the API server
-/// rejects them.
+/// Returns a draft's fields as the object's `spec`, without the name, which the metadata has. Nulls outside
+/// the `podTemplate` are left out: they mean an absent field, and the API server rejects them.
 pub(crate) fn spec_of(draft: &FunctionDraft) -> Map<String, Value> {
     let fields = serde_json::to_value(draft).unwrap_or_default();
     let Value::Object(mut fields) = fields else {
@@ -187,7 +182,6 @@ fn drop_nulls(fields: &mut Map<String, Value>) {
     }
 }
 
-/// Returns the name under which the table has the function.
 pub(crate) fn name_of(draft: &FunctionDraft) -> Arc<str> {
     draft.name().unwrap_or_default().into()
 }

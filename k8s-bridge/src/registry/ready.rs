@@ -1,5 +1,4 @@
-//! Computes whether a function can serve calls, for its condition `Ready`, from facts that other modules
-//! gathered. This module sends no request.
+//! Computes whether a function can serve calls, for its condition `Ready`. This module sends no request.
 
 use std::rc::Rc;
 
@@ -11,7 +10,7 @@ use crate::pod::ClusterPod;
 use crate::registry::functions::ObservedFunction;
 use crate::registry::starts::{Outlook, StartKey};
 
-/// The condition `Ready`, before it gets a time and a generation.
+/// The condition `Ready`, without its time and generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Readiness {
     pub(crate) is_ready: bool,
@@ -19,7 +18,7 @@ pub(crate) struct Readiness {
     pub(crate) message: String,
 }
 
-/// The reason of the condition if a pod of the present spec takes calls.
+/// The reason if a pod of the present shape takes calls.
 pub(crate) const PODS_READY: &str = "PodsReady";
 
 impl Readiness {
@@ -43,7 +42,6 @@ impl Readiness {
         Self::no(fault.as_str(), message)
     }
 
-    /// Computes the readiness of a function. If no spec of the function was ever accepted, it is not ready.
     pub(crate) fn of(
         known: &ObservedFunction,
         function: Option<&Function>,
@@ -108,18 +106,17 @@ fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(Star
     }
 }
 
-/// The numbers of a WARM function's pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReplicaCounts {
-    /// Pods that exist, including those that are ending.
+    /// The number of pods that exist, also of those that are ending.
     pub(crate) all: u32,
-    /// The number of pods that start or take calls, or `minReplicas` if that is larger.
+    /// The number of pods that start or take calls; at least `minReplicas`.
     pub(crate) wanted: u32,
-    /// Pods that take calls.
+    /// The number of pods that take calls.
     pub(crate) ready: u32,
-    /// Pods that take calls and are made from the present spec.
+    /// The number of pods that take calls and have the present shape.
     pub(crate) current: u32,
-    /// What delays the start of a pod of the present spec; none during the usual steps of a start.
+    /// What delays the start of a pod of the present shape; none during the usual steps of a start.
     pub(crate) held_up: Option<(StartFault, String)>,
 }
 
@@ -142,8 +139,7 @@ impl ReplicaCounts {
                 counts.held_up = counts.held_up.or_else(|| pod.held_up());
             }
         }
-        // At least `minReplicas` pods are wanted, even while the scheduler waits before it orders the next
-        // start.
+        // The scheduler may wait before it orders the next start.
         let floor = warm.map_or(0, |one| one.spec.scaling_config.min_replicas);
         counts.wanted = counts.wanted.max(floor);
         counts

@@ -1,6 +1,6 @@
-//! The history of a function's starts: the last start that failed, and whether the next start can be expected
-//! to work. The tasks of warm pods and Jobs report how their starts ended, and the condition `Ready` is
-//! derived from this history.
+//! The history of a function's starts: the last failed start, and whether the next start is expected to work.
+//! The tasks of warm pods and Jobs report how their starts ended. The condition `Ready` is derived from this
+//! history.
 
 use jiff_0_2::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,10 +14,10 @@ use crate::context::start_fault::StartFault;
 use crate::registry::ClusterRegistry;
 use crate::registry::events::EventReason;
 
-/// How many bytes of a text are kept in a status or an Event.
+/// The largest length of a text in a status or an Event, in bytes.
 pub(crate) const TEXT_MAX: usize = 1024;
 
-/// The content of `status.lastFailedStart`: the last start that failed.
+/// The content of `status.lastFailedStart`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct FailedStart {
     pub(crate) at: Time,
@@ -27,8 +27,8 @@ pub(crate) struct FailedStart {
     pub(crate) message: String,
 }
 
-/// The part of a spec that decides whether a start fails. After a failed start, a start from another spec
-/// with an equal key would fail in the same way.
+/// The part of a spec that decides whether a start fails. A start from another spec with an equal key would
+/// fail in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64, ImagePullPolicy);
 
@@ -41,19 +41,17 @@ impl StartKey {
     }
 }
 
-/// The expected result of the next start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Outlook {
-    /// No start has ended in this process yet, so the status that an earlier process wrote counts.
+    /// No start has ended in this process, so the status that an earlier process wrote counts.
     #[default]
     Unknown,
-    /// The last start worked, or pods are now made in another way than at the last failed start.
+    /// The last start worked, or pods are made in another way since the last failed start.
     Good,
     /// The last start failed; its spec had this key.
     Bad(StartKey, StartFault),
 }
 
-/// The history of one function's starts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StartHistory {
     pub(crate) last_failed: Option<FailedStart>,
@@ -61,7 +59,6 @@ pub(crate) struct StartHistory {
 }
 
 impl StartHistory {
-    /// Returns the history of an object whose status has this last failed start.
     pub(crate) fn after(last_failed: Option<FailedStart>) -> Self {
         Self {
             last_failed,
@@ -71,7 +68,6 @@ impl StartHistory {
 }
 
 impl ClusterRegistry {
-    /// Applies a report of a task.
     pub(crate) fn apply(&self, report: TaskReport) {
         match report {
             TaskReport::Changed(name) => self.functions.mark_changed(&name),
@@ -86,7 +82,7 @@ impl ClusterRegistry {
             }
             TaskReport::StartWorked(function) => self.start_worked(&function),
             TaskReport::PodLost { function, pod, end } => self.pod_lost(&function, &pod, &end),
-            // The adoption handles this report, not the registry.
+            // The adoption has already handled this report.
             TaskReport::Probed(_) => {}
         }
     }
@@ -120,8 +116,7 @@ impl ClusterRegistry {
             let is_change = match known.starts.outlook {
                 Outlook::Good => false,
                 Outlook::Unknown => true,
-                // A start that worked ends a failure only if both starts have an equal key. A pod of an older
-                // spec may start although pods of the present spec fail.
+                // A start of a pod with an older spec may work although pods of the present spec fail.
                 Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
             };
             if is_change {
@@ -144,7 +139,6 @@ impl ClusterRegistry {
         self.note(function.name(), reason, &text);
     }
 
-    /// Adds an Event about a function.
     pub(crate) fn note(&self, function: &str, reason: EventReason, text: &str) {
         let uid = self.functions.with(function, |known| known.uid.clone());
         if let Some(uid) = uid {
@@ -154,14 +148,14 @@ impl ClusterRegistry {
     }
 }
 
-/// Returns the current time in whole seconds. The API server stores no fractions, and a time that is read
-/// back must equal the time that was written.
+/// Returns the current time in whole seconds: the API server stores no fractions, and a time that is read
+/// again must equal the written time.
 pub(crate) fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
-/// Returns the first `max` bytes of a text, or fewer so that no character is cut.
+/// Returns at most the first `max` bytes of a text, and cuts no character.
 pub(crate) fn shortened(text: &str, max: usize) -> String {
     let end = (0..=max.min(text.len())).rev();
     let mut end = end.skip_while(|at| !text.is_char_boundary(*at));

@@ -1,7 +1,7 @@
 //! Writes each function's status in the cluster: its conditions, its numbers of pods, and the last failed
-//! start. A status is written only if it has changed. A change of the numbers is written at most every 10 s
-//! for each function. A change of a condition is written at the next poll, but at most `URGENT_MAX` times in
-//! 10 s. `ready` decides whether a function is ready.
+//! start. A status is written only if it has changed. Changed numbers of one function are written at most
+//! every 10 s. A changed condition is written at the next poll, at most `URGENT_MAX` times in 10 s. `ready`
+//! decides whether a function is ready.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,20 +19,17 @@ use crate::registry::object::{FunctionObject, FunctionStatus};
 use crate::registry::ready::{PODS_READY, Readiness, ReplicaCounts};
 use crate::registry::starts::now;
 
-/// The shortest time between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
-/// The largest number of writes of one function's status within `BETWEEN` if conditions change. A changed
-/// condition is written early, because `kubectl wait` waits for conditions.
+/// The largest number of writes of one function's status within `BETWEEN` if conditions change. They are
+/// written early, because `kubectl wait` waits for conditions.
 const URGENT_MAX: usize = 5;
-/// The time between two polls for changed functions.
 const POLL: Duration = Duration::from_millis(500);
-/// How long one write may take. If the write fails, a later write sends the newest status.
+/// How long one write may take. If it fails, a later write sends the newest status.
 const WRITE: Duration = Duration::from_secs(10);
 
 const ACCEPTED: &str = "Accepted";
 pub(crate) const READY: &str = "Ready";
 
-/// The recent writes of one function's status.
 #[derive(Default)]
 struct WritePace {
     writes: Vec<Instant>,
@@ -40,7 +37,7 @@ struct WritePace {
 }
 
 impl WritePace {
-    /// Drops writes older than `BETWEEN`; returns whether any are left.
+    /// Drops the writes older than `BETWEEN`; returns whether any are left.
     fn keep_recent(&mut self) -> bool {
         self.writes.retain(|at| at.elapsed() < BETWEEN);
         !self.writes.is_empty()
@@ -56,17 +53,14 @@ impl WritePace {
     }
 }
 
-/// A status that has to be written.
 struct StatusChange {
-    /// The uid of the object for which the status was computed. By the time of the write another object may
-    /// have the same name.
+    /// The uid of the object for which the status was computed. Another object may have the same name at the
+    /// time of the write.
     uid: String,
-    /// The status that the object has now.
     old: FunctionStatus,
     new: FunctionStatus,
 }
 
-/// Writes changed statuses, for ever.
 pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut paces: HashMap<String, WritePace> = HashMap::new();
     loop {
@@ -84,7 +78,6 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
     }
 }
 
-/// Writes one function's status if it changed and its pace allows the write.
 async fn update_status(
     registry: &ClusterRegistry,
     paces: &mut HashMap<String, WritePace>,
@@ -110,7 +103,6 @@ async fn update_status(
     }
 }
 
-/// Returns the change of a function's status, if there is one.
 fn new_status(registry: &ClusterRegistry, name: &str) -> Option<StatusChange> {
     let function = registry
         .context
@@ -167,7 +159,7 @@ fn status(
     }
 }
 
-/// Makes a condition. If the old condition has this status too, the transition time stays.
+/// Makes a condition. The transition time stays if the old condition has the same status.
 fn condition(
     old: Option<&FunctionStatus>,
     kind: &str,
@@ -188,9 +180,9 @@ fn condition(
     }
 }
 
-/// Returns whether a client may wait for this change. A change is urgent if a condition has another status or
-/// generation, or is false for another reason. The reason of a true condition may change as often as the
-/// number of pods, so such a change is not urgent.
+/// Returns whether a client may wait for this change: a condition has another status or generation, or is
+/// false for another reason. The reason of a true condition may change as often as the number of pods, so it
+/// is not urgent.
 fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     new.conditions.iter().any(|new| {
         old.condition(&new.type_).is_none_or(|old| {
@@ -202,7 +194,6 @@ fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     })
 }
 
-/// Returns the Events for the changes between two statuses.
 fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, String)> {
     let mut events = Vec::new();
     for now in &new.conditions {
@@ -220,8 +211,8 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
             (ACCEPTED, "False") if is_new => {
                 events.push((EventReason::Rejected, now.message.clone()));
             }
-            // A new function that is ready without a pod gets no Event `Ready`: it was ready from the start,
-            // so its readiness has not changed.
+            // A new function that is ready without a pod was ready from the start, so it gets no Event
+            // `Ready`.
             (READY, "True") if was == "False" || (was.is_empty() && now.reason == PODS_READY) => {
                 events.push((EventReason::Ready, now.message.clone()));
             }
@@ -262,7 +253,7 @@ async fn write(registry: &ClusterRegistry, name: &str, change: &StatusChange) ->
                 "its status is not written: {}",
                 denied.message()
             );
-            // If the object is gone (404), it needs no status, so the write does not count as failed.
+            // An object that is gone needs no status, so this is no failure.
             denied.code() == 404
         }
     }

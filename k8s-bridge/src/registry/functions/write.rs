@@ -1,6 +1,6 @@
-//! Writes changes of `Function` objects in the cluster, each within a deadline. This module handles
-//! concurrent writes of other clients and lost answers, and turns a refusal into the error for the client.
-//! `functions` then changes the table.
+//! Writes changes of `Function` objects in the cluster, each within a deadline. It handles concurrent writes
+//! of other clients and lost answers, and translates refusals for the client. `functions` then changes the
+//! table.
 
 use std::time::Duration;
 
@@ -13,16 +13,15 @@ use tokio::time::Instant;
 use crate::api::cluster::{Cluster, ClusterError};
 use crate::registry::object::{FunctionObject, spec_of};
 
-/// How long a change may take. The io thread that requested the change waits longer (`ANSWER_WAIT_MAX`).
+/// How long a change may take. It is less than the io thread's `ANSWER_WAIT_MAX`.
 const CHANGE: Duration = Duration::from_secs(15);
-/// How many times a replacement is tried while other clients change the same object.
+/// The number of tries of a replacement while other clients change the same object.
 const CONFLICTS_MAX: u32 = 5;
 
 fn until() -> Instant {
     Instant::now() + CHANGE
 }
 
-/// Writes a new function, or replaces an existing one if `replace` is set.
 pub(super) async fn register(
     cluster: &Cluster,
     name: &str,
@@ -50,8 +49,8 @@ pub(super) async fn register(
             }
         }
         let post = async |is_doubtful| match api.create(&parameters, &object).await {
-            // An earlier try may have created the object although the answer of that try was lost. If the
-            // object in the cluster has the spec to write, this write has succeeded.
+            // An earlier try whose answer was lost may have created the object. The write has succeeded if
+            // the object has this spec.
             Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
                 let there = api.get(name).await?;
                 if there.spec == object.spec {
@@ -71,7 +70,6 @@ pub(super) async fn register(
     Err(BridgeError::Unavailable(why.to_owned()))
 }
 
-/// Sets `minReplicas`.
 pub(super) async fn scale(
     cluster: &Cluster,
     name: &str,
@@ -84,7 +82,7 @@ pub(super) async fn scale(
     cluster.change(until(), write).await.map_err(refused)
 }
 
-/// Deletes the object; returns its uid if the server's answer has it.
+/// Deletes the object; returns its uid if the API server's answer has it.
 pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, BridgeError> {
     let api = cluster.api::<FunctionObject>();
     let parameters = DeleteParams::background();
@@ -100,7 +98,6 @@ pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<Strin
     Ok(uid.filter(|uid| !uid.is_empty()))
 }
 
-/// Returns the error that a client gets for a request that the API server refused or did not answer.
 fn refused(denied: ClusterError) -> BridgeError {
     match denied.code() {
         404 => BridgeError::NotFound,
