@@ -1,5 +1,5 @@
-"""The least time for the first answer of a Python function: an interpreter that makes the imports of
-the runtime's worker and of the function, listens, and answers one call after another."""
+"""A server for the least time that the first answer of a Python function can take. It makes the
+imports of the runtime's worker and of the function, listens, and answers one call after another."""
 
 import importlib
 import json

@@ -1,5 +1,5 @@
-"""A handler that takes 5 ms for each call and runs any number of calls at once. So only the slots of
-the function limit the capacity."""
+"""A handler that takes 5 ms for each call and runs any number of calls at once, so that only the
+slots of the function limit the capacity."""
 
 import asyncio
 

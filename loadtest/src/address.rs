@@ -1,12 +1,10 @@
-//! Parses a URL into a socket address, a `Host` and a path. `localhost` is the only host name that is
-//! accepted; no name is looked up. An address of another machine is refused unless the user allows it, so
-//! that the tool does not by accident put load on someone else's server. `plan`, `ask` and `footprint` call
-//! this module.
+//! Parses a URL into a socket address, a `Host` and a path. No name is looked up; `localhost` is the only
+//! accepted host name. An address of another machine is refused unless the user allows it, so that the tool
+//! does not put load on a stranger's server by accident. `plan`, `ask` and `footprint` call this module.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// The socket to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ServerAddress {
     Tcp(SocketAddr),

@@ -17,9 +17,9 @@ use crate::{comparison_view, cores, footprint};
 /// Load over HTTP/1.1, measured from the intended send time of each request
 ///
 /// The client is one thread. On a 2-core EPYC virtual machine, at 64 connections, it needs 7.6 µs for a
-/// request of 256 bytes over TCP, and 3.5 µs over a Unix socket. So it saturates one core at about 130,000
-/// requests a second over TCP and 280,000 over a Unix socket. A run warns if the client used over 90 % of a
-/// core. The tool calls only this machine unless --allow-remote is given.
+/// request of 256 bytes over TCP, and 3.5 µs over a Unix socket. One core is therefore saturated at about
+/// 130,000 requests a second over TCP and 280,000 over a Unix socket. A run warns if the client used over 90
+/// % of a core. The tool calls only this machine unless --allow-remote is given.
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas-loadtest", version, max_term_width = 100)]
 pub(crate) struct ToolArgs {

@@ -34,7 +34,7 @@ pub(crate) enum ArrivalSequence {
 }
 
 impl ArrivalSequence {
-    /// Returns `None` for a closed loop. `rows` holds the rows of the trace that the load names.
+    /// Returns `None` for a closed loop. `rows` are the rows of the load's trace, if it has one.
     pub(crate) fn new(load: &LoadSpec, rows: Option<TraceRows>) -> Result<Option<Self>, String> {
         Ok(match &load.arrivals {
             None => None,

@@ -65,7 +65,6 @@ impl BlockingConnection {
     }
 }
 
-/// Returns the address to which a request goes, and the bytes of the request.
 pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>), String> {
     let load = LoadSpec {
         targets: vec![target],

@@ -1,7 +1,8 @@
-//! The load client: one thread with one epoll set, which makes one read and one write for a usual request. It
-//! sends the requests of the plan, in an open loop at the times of the arrivals, and reports the end of each
-//! request to the tally. It never repeats a request. After the end of the load it waits for answers for a
-//! limited time. A latency runs from the intended send time of its request. `run` calls the client once.
+//! The load client: one thread with one epoll set. A usual request costs one read and one write. The client
+//! sends the requests of the plan; in an open loop it sends them at the times of the arrivals. It reports the
+//! end of each request to the tally, and never repeats a request. After the end of the load it waits for
+//! answers for a limited time. A latency runs from the intended send time of its request. `run` calls the
+//! client once.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -49,7 +50,7 @@ pub(crate) struct LoadClient {
     queues: Vec<VecDeque<Arrival>>,
     /// The connections that may be idle, by address. An open loop takes connections from these lists.
     idle: Vec<VecDeque<usize>>,
-    /// Whether each connection is in `idle`.
+    /// For each connection: whether `idle` contains it.
     listed: Vec<bool>,
     /// The request that each client of a closed loop sends as soon as its connection is idle.
     pending: Vec<Option<PlannedRequest>>,
@@ -108,7 +109,7 @@ impl LoadClient {
         })
     }
 
-    /// Sends the load, and then waits for missing answers, at most about as long as `drain`.
+    /// Sends the load, and then waits for missing answers for at most about `drain`.
     pub(crate) fn run(mut self, start: Instant, drain: Duration) -> Result<RunTally, String> {
         self.start = start;
         let drained_ns = self.end_ns + drain.as_nanos() as u64;

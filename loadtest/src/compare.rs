@@ -1,6 +1,7 @@
-//! A comparison: contenders take turns, round by round, on the cores and under the load of the scenario. A
-//! turn in which the machine was disturbed is repeated. If every repetition is disturbed too, the round is
-//! dropped. This module prints only progress; `comparison` evaluates the rounds.
+//! A comparison of contenders, in rounds, on the cores and under the load of the scenario. In each round
+//! every contender runs once; such a run is called a turn here. A turn in which the machine was disturbed is
+//! repeated. If every repetition is disturbed too, the round is dropped. This module prints only progress;
+//! `comparison` evaluates the rounds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,7 +21,6 @@ use crate::scenario::{CapacityShare, ContenderEntry, Measure, Scenario};
 use crate::speed::{self, Around, WorkNs};
 use crate::{cores, first, tally};
 
-/// Options of a comparison that are not in its scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct CompareOptions {
     pub(crate) installation: Installation,
@@ -30,7 +30,6 @@ pub(crate) struct CompareOptions {
     pub(crate) keep_disturbed: bool,
 }
 
-/// An entry of the scenario with its contender.
 struct Participant<'a> {
     entry: &'a ContenderEntry,
     contender: Contender,
@@ -115,15 +114,15 @@ pub(crate) fn compare(
 }
 
 struct Comparer<'a> {
-    /// The scenario. If it names a capacity share, `compare` adds the rate that follows from the measured
+    /// If the scenario names a capacity share, `compare` adds the rate that follows from the measured
     /// capacity.
     scenario: Scenario,
     options: &'a CompareOptions,
 }
 
 impl Comparer<'_> {
-    /// Runs a turn of every contender. Every second round uses the reverse order, and after two rounds the
-    /// order is rotated, so that a drift of the machine over time affects all contenders alike.
+    /// Runs one turn of each contender. Every second round uses the reverse order, and the order is rotated
+    /// by one after every two rounds. A drift of the machine over time so affects all contenders alike.
     fn round(
         &self,
         number: usize,
@@ -167,8 +166,8 @@ impl Comparer<'_> {
         Ok(Ok(round))
     }
 
-    /// Repeats a turn until nothing disturbs it. Returns the reason of the disturbance after the last try, or
-    /// if the machine's speed does not become normal again.
+    /// Runs a turn until nothing disturbs it, in at most `tries` attempts. The inner error says what
+    /// disturbed the last attempt.
     fn try_turn(
         &self,
         number: usize,
@@ -201,8 +200,8 @@ impl Comparer<'_> {
         }
     }
 
-    /// Waits until the speed is as it was at the other probes of this round and the cores are close enough to
-    /// each other, at most for `patience_s`. Returns whether both hold.
+    /// Waits at most `patience_s` until the machine is undisturbed, as `speed::disturbance` defines it.
+    /// Returns whether it is undisturbed at the end.
     fn settle(&self, probes: &mut Vec<WorkNs>) -> Result<bool, String> {
         let limits = &self.scenario.disturbance;
         let end = Instant::now() + Duration::from_secs_f64(limits.patience_s);
@@ -339,8 +338,8 @@ impl Comparer<'_> {
         Ok(report.answers_per_s)
     }
 
-    /// Probes the speed of the cores that the scenario names, or of all cores if it names none. No contender
-    /// may run meanwhile.
+    /// Measures the speed of the cores that the scenario names, or of all allowed cores if it names none. No
+    /// contender may run meanwhile.
     fn probe(&self) -> Result<WorkNs, String> {
         let named = self.scenario.named_cores();
         if named.is_empty() {

@@ -23,7 +23,7 @@ pub(crate) struct Comparison {
     pub(crate) tool: &'static str,
     pub(crate) scenario: Scenario,
     pub(crate) machine: machine::MachineInfo,
-    /// The commit of the repository, marked if there were uncommitted changes.
+    /// The commit of the repository. Uncommitted changes add `, changed`.
     pub(crate) commit: String,
     pub(crate) at: String,
     /// The measured capacity of the contender that the scenario names, in answers a second.
@@ -80,7 +80,7 @@ pub(crate) struct Part {
     pub(crate) cpu: BTreeMap<String, f64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// The probes of the machine's speed before and after the turn.
+    /// The machine's speed, measured before and after the turn.
     pub(crate) work_ns: Around,
 }
 
@@ -114,8 +114,8 @@ impl Part {
 }
 
 impl Round {
-    /// Adds `added_p50_us` to all contenders but the direct one: their median latency minus that of the
-    /// direct call in the same round.
+    /// Adds `added_p50_us` to all contenders but the direct one. The figure is the contender's median latency
+    /// minus the direct one's in this round.
     pub(crate) fn add_what_proxies_add(&mut self, direct: Option<&str>) {
         let Some(direct) = direct else {
             return;
@@ -130,7 +130,6 @@ impl Round {
         }
     }
 
-    /// Returns the probes of the machine's speed around the turns of this round.
     fn probes(&self) -> Vec<&WorkNs> {
         let around = self.parts.values().map(|part| &part.work_ns);
         around

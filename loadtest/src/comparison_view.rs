@@ -161,7 +161,7 @@ fn spread_of(spread: &Spread, show: impl Fn(f64) -> String) -> String {
     )
 }
 
-/// Returns the text that describes the value that a goal limits.
+/// Describes in words the value that a goal limits.
 fn what(comparison: &Comparison, goal: &Goal) -> String {
     let against = goal
         .against
@@ -241,7 +241,6 @@ fn of_rounds(title: &str, note: &str, label: &str, unit: Unit, dots: Vec<Series>
     Plot::new(title, note, x, Axis::new(label, Scale::Linear, unit), dots)
 }
 
-/// Makes a series with a dot for each round that has a value.
 fn dots(name: &str, colour: &'static str, values: impl Iterator<Item = Option<f64>>) -> Series {
     let numbered = (1..).zip(values);
     Series {

@@ -1,5 +1,5 @@
-//! One keep-alive connection with at most one request in flight. Only the first connect, before the run
-//! starts, blocks. This module knows no plan and reads no clock. The client drives the connection.
+//! One keep-alive connection with at most one request in flight. The connect before the run blocks, and no
+//! later operation does. This module knows no plan and reads no clock. The client drives the connection.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -138,8 +138,8 @@ impl LoadConnection {
         self.socket.as_ref()
     }
 
-    /// Closes the socket. That also removes the socket from the epoll set, because it has no other
-    /// descriptor.
+    /// Closes the socket. The kernel then removes it from the epoll set, because no other descriptor refers
+    /// to it.
     pub(crate) fn close(&mut self) {
         self.socket = None;
         self.out.clear();
@@ -174,7 +174,7 @@ impl LoadConnection {
         Ok(true)
     }
 
-    /// Reads the bytes that have arrived. `scratch` is a buffer, whose content is not used after the call.
+    /// Reads the bytes that have arrived. The content of `scratch` is not used after the call.
     pub(crate) fn read(&mut self, scratch: &mut [u8]) -> Read {
         let Some(socket) = &self.socket else {
             return Read::Nothing;

@@ -14,10 +14,10 @@ use crate::scenario::yaml;
 pub(crate) struct Contender {
     #[serde(default)]
     pub(crate) about: String,
-    /// Default values of the contender's variables, which the scenario may replace.
+    /// The default values of the contender's variables. The scenario may replace them.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, String>,
-    /// Names of loopback ports: `proxy` defines `{port.proxy}`.
+    /// The names of free loopback ports. The name `proxy` defines the variable `{port.proxy}`.
     #[serde(default)]
     pub(crate) ports: Vec<String>,
     /// Files next to the contender's file. Their variables are filled in, and the results are written into
@@ -44,8 +44,8 @@ pub(crate) struct ProcessSpec {
     /// Environment variables; a variable with an empty value is not set.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
-    /// A URL that answers 2xx as soon as the process is ready. Without a URL the tool does not wait
-    /// for the process, and a first answer is measured from the start of this process.
+    /// A URL that answers 2xx as soon as the process is ready. If it is absent, the tool does not wait for
+    /// the process, and measures a first answer from the start of the process.
     #[serde(default)]
     pub(crate) ready: Option<String>,
     /// Whether the CPU and memory of this process count as the contender's.
@@ -74,12 +74,13 @@ fn once() -> String {
     "1".to_owned()
 }
 
-/// The largest number of `like` steps from a contender's file to other files.
+/// A contender's file may name another file in its field `like`, and that file may name a third one. This is
+/// the largest number of such steps.
 const LIKENESS: usize = 4;
 
 impl Contender {
-    /// Reads a contender's file. Its `like` names another file, which supplies the fields that are missing in
-    /// this one; the two `set` maps are merged.
+    /// Reads a contender's file. A field that is missing there is taken from the file that `like` names. The
+    /// two `set` maps are merged.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let fields = fields(path, LIKENESS)?;
         let mut contender: Self = serde_json::from_value(Value::Object(fields))

@@ -21,8 +21,8 @@ pub(crate) struct CpuUsage {
 
 impl CpuUsage {
     /// Returns the CPU time of everything on the machine except the load tool and the watched servers. The
-    /// machine's own sum is sampled at each tick and misses short work. The sum over processes misses
-    /// processes that ended without being waited for. So the larger of the two sums is used.
+    /// kernel's sum misses short work, because it is sampled at each tick. The sum over processes misses
+    /// ended processes that were not waited for, so the larger sum is used.
     pub(crate) fn foreign_s(&self) -> f64 {
         let rest_s = self.machine_s - self.load_s - self.watched_s.iter().sum::<f64>();
         rest_s.max(self.others_s)
@@ -52,8 +52,8 @@ impl CpuReading {
         }
     }
 
-    /// Reads what `read` reads, and also the CPU time of all other processes. Reading all processes ten times
-    /// a second would be too slow.
+    /// Reads what `read` reads, and also the CPU time of all other processes. The watcher does not use this,
+    /// because reading all processes ten times a second would be too slow.
     pub(crate) fn read_all(watched: &[WatchedProcess]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {
@@ -72,7 +72,7 @@ impl CpuReading {
                 .watched_s
                 .iter()
                 .enumerate()
-                // A process that was started after the first reading had used no CPU time then.
+                // For a process that was started after the first reading, the first value is 0.
                 .map(|(at, end)| (end - self.watched_s.get(at).unwrap_or(&0.0)).max(0.0))
                 .collect(),
             others_s: (end.others_s - self.others_s).max(0.0),

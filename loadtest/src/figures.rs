@@ -11,11 +11,12 @@ use crate::report::RunReport;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figure {
-    /// The expected answers a second.
+    /// The number of expected answers a second. An answer is expected if the load's `expect` names its
+    /// status.
     AnswersPerS,
-    /// The expected answers a second, divided by the cores that the measured processes used.
+    /// The number of expected answers for each second of CPU time of the measured processes.
     AnswersPerCoreS,
-    /// The CPU time of the measured processes for each expected answer.
+    /// The CPU time of the measured processes, divided by the number of expected answers.
     CpuUsPerAnswer,
     P50Us,
     P99Us,
@@ -104,7 +105,6 @@ impl Figure {
     }
 }
 
-/// The figures of one contender in one round.
 pub(crate) type Figures = BTreeMap<Figure, f64>;
 
 /// The memory of the measured processes before and after a run, in bytes.
@@ -114,8 +114,8 @@ pub(crate) struct Growth {
     pub(crate) after: u64,
 }
 
-/// Computes the figures of a run. `measured` says for each watched process whether it counts as the
-/// contender's.
+/// Computes the figures of a run. `measured` tells for each watched process whether it belongs to the
+/// contender.
 pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figures {
     let watched = || {
         report

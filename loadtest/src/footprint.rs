@@ -20,11 +20,12 @@ use crate::table::ReportTable;
 pub(crate) struct Footprint {
     about: String,
     connections: usize,
-    /// The time from the start of a measured process until its `ready` URL answers, summed over these
+    /// The time from the start of a process until its `ready` URL answers, summed over the measured
     /// processes.
     ready_ms: Spread,
     idle_mib: Spread,
-    /// Idle memory without the pages of files, such as the program's own, which the kernel can drop.
+    /// The idle memory that belongs to no file. The kernel can drop the pages of files, such as the
+    /// program's.
     idle_private_mib: Spread,
     /// Memory for each connection that has never sent a byte.
     silent_bytes: Spread,

@@ -14,8 +14,8 @@ pub(crate) const CONNECTIONS_MAX: usize = 10_000;
 pub(crate) struct LoadSpec {
     pub(crate) targets: Vec<RequestTarget>,
     pub(crate) connections: usize,
-    /// How requests arrive. `None` is a closed loop: each connection sends its next request when it
-    /// has the previous answer.
+    /// How requests arrive. `None` is a closed loop: each connection sends its next request after the
+    /// previous answer.
     pub(crate) arrivals: Option<ArrivalPattern>,
     pub(crate) warm_up_s: f64,
     pub(crate) duration_s: f64,
@@ -27,7 +27,8 @@ pub(crate) struct LoadSpec {
     pub(crate) functions: Option<DrawnFunctions>,
     /// The statuses of expected answers; if empty, 200 to 299.
     pub(crate) expect: Vec<u16>,
-    /// Statuses by which a server refuses load. They count neither as answers nor as errors.
+    /// Statuses by which a server refuses load. An answer with such a status is neither an expected answer
+    /// nor an error.
     pub(crate) refusals: Vec<u16>,
     /// Whether the client never sleeps between requests. Send times are then exact, and the client uses a
     /// whole core.
@@ -129,7 +130,7 @@ fn usual_name() -> String {
 }
 
 impl LoadSpec {
-    /// Checks the fields, and returns what is wrong with them.
+    /// Checks the fields. The error describes the first wrong one.
     pub(crate) fn check(&self) -> Result<(), String> {
         let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(text.to_owned()) };
         rule(!self.targets.is_empty(), "name at least one URL to call")?;

@@ -41,8 +41,8 @@ pub(crate) fn cpu_s(pid: u32) -> f64 {
     tree(pid).iter().filter_map(used_s).sum()
 }
 
-/// Returns the CPU time of all processes but this one and those in `except` with their descendants, in
-/// seconds.
+/// Returns the CPU time of the other processes, in seconds: all except this one, those in `except`, and the
+/// descendants of those in `except`.
 pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
     let trees = except.iter().copied().flat_map(tree);
     let mut own: Vec<i32> = trees.map(|process| process.pid).collect();
@@ -76,7 +76,7 @@ fn used_s(process: &Process) -> Option<f64> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MemoryUse {
     pub(crate) bytes: u64,
-    /// Memory without pages of files, such as the program's own file.
+    /// The part of `bytes` that belongs to no file.
     pub(crate) private_bytes: u64,
 }
 

@@ -7,7 +7,6 @@ use nanofaas_plot::{Plot, SeriesMark};
 
 use crate::machine::MachineInfo;
 
-/// Formats a page with its title, machine and parts.
 pub(crate) fn page(title: &str, about: &str, machine: &MachineInfo, parts: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -67,7 +66,6 @@ pub(crate) fn plots(plots: &[Plot]) -> Markup {
     }
 }
 
-/// Returns the current time in UTC, which a report shows.
 pub(crate) fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

@@ -20,9 +20,9 @@ pub(crate) struct PlannedRequest {
 /// A target's request in pieces; the fixed pieces are already formatted.
 #[derive(Debug)]
 struct Template {
-    /// The bytes up to the function's name; without a name, the whole fixed head.
+    /// The bytes before the function's name, or the whole fixed head if it contains no name.
     before: Vec<u8>,
-    /// The bytes after the function's name, to the end of the fixed head; `None` without a name.
+    /// The bytes from the function's name to the end of the fixed head; `None` if the head contains no name.
     after: Option<Vec<u8>>,
     body: RequestBody,
 }
@@ -37,7 +37,6 @@ pub(crate) struct RequestPlan {
     draw: Draw,
 }
 
-/// The random choices of a run.
 #[derive(Debug)]
 struct Draw {
     dice: SmallRng,
@@ -49,8 +48,8 @@ struct Draw {
 const FUNCTION: &str = "{function}";
 
 impl RequestPlan {
-    /// Formats the requests. `names` are the function names of a trace. Without a trace the names come from
-    /// the load's template.
+    /// Formats the requests. `names` are the function names of a trace; if there are none, the load's
+    /// template makes the names.
     pub(crate) fn new(
         load: &LoadSpec,
         names: Vec<String>,

@@ -55,7 +55,6 @@ impl Pool {
         self.addresses.len()
     }
 
-    /// Returns the index of a target's address.
     pub(crate) fn address_of(&self, target: u32) -> usize {
         self.address_of[target as usize]
     }

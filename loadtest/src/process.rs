@@ -1,8 +1,8 @@
 //! One server process: it runs on its cores, writes its output into a file, and is killed with its process
 //! group. The group does not outlive this tool, because a small shell waits on a pipe from the tool. As soon
-//! as the tool has ended, for any reason, the shell kills the group and removes the server's folder. A
-//! descendant of the server in another group has to end by itself, as the guard of nanofaas does. A running
-//! contender owns its servers.
+//! as the tool has ended, for any reason, the shell kills the group and removes the server's folder. The
+//! shell does not kill a descendant of the server in another group, such as the guard of nanofaas; the guard
+//! notices that its parent has ended. A running contender owns its servers.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -18,8 +18,7 @@ use crate::cores;
 
 pub(crate) struct ServerProcess {
     child: Child,
-    /// The shell that kills the server as soon as the shell's stdin is closed, which happens when this tool
-    /// ends.
+    /// A shell that kills the server when the shell's stdin closes. Its stdin closes when this tool ends.
     guard: Child,
     log: PathBuf,
 }
@@ -67,8 +66,8 @@ impl ServerProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // The guard gets a process group of its own, because Ctrl-C ends the group of this
-            // tool, and the guard must survive to clean up.
+            // Ctrl-C ends this tool's process group. The shell must survive that to clean up, so it gets a
+            // group of its own.
             .process_group(0)
             .spawn();
         let guard = match guard {
@@ -115,11 +114,11 @@ impl Drop for ServerProcess {
         while self.is_alive() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Kills the processes of the group that still run. The child is reaped after the kill,
-        // because the kernel may reuse its PID, which names the group, as soon as it is reaped.
+        // The child's PID names the group. The kernel may reuse the PID as soon as the child is reaped, so
+        // the group is killed first.
         let _ = killpg(group(&self.child), Signal::SIGKILL);
         let _ = self.child.wait();
-        // The guard is killed last, because it must clean up if this tool crashes before this line.
+        // The shell is killed last, because it must clean up if this tool crashes before this line.
         let _ = self.guard.kill();
         let _ = self.guard.wait();
     }

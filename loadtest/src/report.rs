@@ -17,11 +17,11 @@ pub(crate) struct RunReport {
     pub(crate) machine: MachineInfo,
     pub(crate) load: LoadSpec,
     pub(crate) loop_kind: &'static str,
-    /// Requests whose intended send time is within the measured time: the sum of `statuses` and
+    /// The number of requests whose intended send time is within the measured time: the sum of `statuses` and
     /// `faults`.
     pub(crate) requests: u64,
     pub(crate) answers_per_s: f64,
-    /// Requests that ended neither with an expected answer nor with a refusal.
+    /// The number of requests that ended neither with an expected answer nor with a refusal.
     pub(crate) errors: u64,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
@@ -32,8 +32,8 @@ pub(crate) struct RunReport {
     /// Latency of the answers with an unexpected status or a refusal, by status.
     pub(crate) unexpected: BTreeMap<u16, Latency>,
     pub(crate) targets: Vec<TargetReport>,
-    /// The time from the intended send time until the client sent the request, of the requests that got an
-    /// answer.
+    /// The time from the intended send time until the client sent the request. It is recorded for answers,
+    /// timeouts and unfinished requests.
     pub(crate) client_wait: Latency,
     pub(crate) cpu: CpuReport,
     pub(crate) windows: Vec<WindowReport>,

@@ -43,8 +43,8 @@ pub(crate) fn run(load: &LoadSpec, setting: &Setting) -> Result<RunResult, Strin
         _ => None,
     };
     if let (Some(rows), Some(load::ArrivalPattern::Trace(trace))) = (&rows, &load.arrivals) {
-        // The rows of the trace are the load. So there is no warm-up, and the load ends with the last row or
-        // earlier.
+        // A trace gets no warm-up, because all of its rows are measured. The load ends with the last row, or
+        // before it if `duration_s` is shorter.
         let last_ms = rows.rows.last().map_or(0.0, |row| row.start_ms);
         load.warm_up_s = 0.0;
         load.duration_s = load.duration_s.min(last_ms / 1000.0 / trace.speed + 0.001);

@@ -179,7 +179,6 @@ fn line(name: &str, colour: &'static str, points: Vec<(f64, f64)>) -> Series {
     }
 }
 
-/// Makes a thin line of a series; the other series are drawn over it.
 fn thin(line: Series) -> Series {
     let mark = SeriesMark::Thin;
     Series { mark, ..line }

@@ -1,5 +1,5 @@
 //! A running contender: its folder, ports and processes, ready for calls. Dropping it ends the processes and
-//! removes the folder. This module makes no load. Turns and footprints start contenders.
+//! removes the folder. This module makes no load. Comparisons and footprints start contenders.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -19,9 +19,9 @@ use crate::watcher::WatchedProcess;
 /// Where the programs of contenders are, and the cores that they may use.
 #[derive(Clone, Debug)]
 pub(crate) struct Installation {
-    /// The folder of the repository: `{root}`.
+    /// The folder of the repository, which is the value of `{root}`.
     pub(crate) root: PathBuf,
-    /// The folder of the release binaries: `{bin}`.
+    /// The folder of the release binaries, which is the value of `{bin}`.
     pub(crate) bin: PathBuf,
     /// The cores of processes for which the scenario names none: all cores that this tool may use.
     pub(crate) cores: Vec<usize>,
@@ -33,7 +33,8 @@ pub(crate) struct RunningContender {
     measured: Vec<bool>,
     names: Vec<String>,
     pub(crate) url: String,
-    /// Time from the start of each process until it was ready.
+    /// The time from the start of each process until its `ready` URL answered; nearly 0 if it has no such
+    /// URL.
     pub(crate) ready_after: Vec<Duration>,
     /// The start of the first process that has no `ready` URL. The tool does not wait until such a process is
     /// ready.
@@ -151,7 +152,6 @@ impl RunningContender {
         &self.measured
     }
 
-    /// Returns the memory of the measured processes.
     pub(crate) fn memory(&self) -> MemoryUse {
         let mut sum = MemoryUse::default();
         for (server, measured) in self.servers.iter().zip(&self.measured) {
@@ -211,8 +211,8 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Returns the name of the user who runs this tool. A contender's file can pass it to a server that, started
-/// as root, would switch to another user.
+/// Returns the name of the user who runs this tool. nginx needs the name in its settings, because it switches
+/// to another user if root starts it.
 fn user() -> Result<String, String> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {

@@ -53,7 +53,7 @@ fn usual_rounds() -> usize {
     5
 }
 
-/// What a turn measures.
+/// What is measured in a turn, which is one run of one contender in one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {
@@ -103,9 +103,8 @@ pub(crate) struct Disturbance {
     pub(crate) steal_percent: f64,
     /// CPU time of processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// The speed of each core is measured several times in a round. This is how much longer, in percent, the
-    /// slowest measurement may take than the fastest one. The same limit holds for the time that a cache line
-    /// takes between two cores and back.
+    /// How much longer the slowest measurement of a core in a round may take than the fastest one, in
+    /// percent. The same limit holds for the round trips of a cache line between two cores.
     pub(crate) speed_percent: f64,
     /// The longest round trip of a cache line between two cores, in nanoseconds; no limit if absent.
     pub(crate) way_ns: Option<f64>,
@@ -114,8 +113,8 @@ pub(crate) struct Disturbance {
     /// How long a comparison waits until the machine's speed is as before.
     pub(crate) patience_s: f64,
     /// How many rounds may be dropped and repeated. On a shared host, changes of the host's speed alone
-    /// disturbed five of eight rounds with two contenders. So ten repeats would often be too few to get five
-    /// valid rounds.
+    /// disturbed five of eight rounds with two contenders. Ten repeats would therefore often be too few for
+    /// five valid rounds.
     pub(crate) repeats: usize,
 }
 
@@ -189,8 +188,8 @@ impl Scenario {
         Ok(())
     }
 
-    /// Replaces a duration, such as `duration_s`, for all contenders, also for those that have one of their
-    /// own.
+    /// Sets a duration, such as `duration_s`, for all contenders, and removes the durations that single
+    /// contenders have.
     pub(crate) fn last(&mut self, field: &str, seconds: f64) {
         for entry in &mut self.contenders {
             entry.load.remove(field);

@@ -1,10 +1,10 @@
-//! Probes the speed of the machine: it times a fixed piece of work on all cores at once, and a cache line
-//! that two cores pass back and forth. A host may move a virtual core onto a physical core that another
-//! machine shares. It may also move two cores so far apart that they share no cache and traffic between them
-//! costs several times as much. Such a move changes figures by a third within seconds, and no counter of the
-//! kernel shows it. This module also decides whether the speed disturbed a round, and how much the speed
-//! differed between rounds. It knows no contender. Comparisons probe before the first turn of a round and
-//! after each turn, while no contender's process runs.
+//! Measures the speed of the machine. One measurement, called a probe here, times a fixed piece of work on
+//! all cores at once, and a cache line that two cores pass back and forth. A host may move a virtual core
+//! onto a physical core that another machine shares. It may also move two cores so far apart that they share
+//! no cache and traffic between them costs several times as much. Such a move changes figures by a third
+//! within seconds, and no counter of the kernel shows it. This module also decides whether the speed
+//! disturbed a round, and how much the speed differed between rounds. It knows no contender. Comparisons
+//! probe before the first turn of a round and after each turn, while no contender's process runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::{black_box, spin_loop};
@@ -20,8 +20,8 @@ use serde::Serialize;
 use crate::cores;
 use crate::scenario::Disturbance;
 
-/// Nanoseconds for a unit of work, by core, and for a round trip, by pair of cores. A value has a meaning
-/// only in comparison with other values of the same core or pair.
+/// The nanoseconds for a unit of work, by core, and for a round trip, by pair of cores. A value may be
+/// compared only with other values of the same core or pair.
 pub(crate) type WorkNs = BTreeMap<String, f64>;
 
 /// The results of the probes before and after a contender's turn.
@@ -34,29 +34,30 @@ pub(crate) struct Around {
 const WAY: &str = "the way";
 /// The number of words that a unit computes over: 256 KiB, which fit into a core's own cache.
 const WORDS: usize = 32 * 1024;
-/// The number of bytes that a unit sends through a socket, one at a time, which takes about as long as the
-/// computation.
+/// A unit of work computes, and then sends this many bytes through a socket, one at a time. With 6 bytes,
+/// both parts take about the same time.
 const TRIPS: usize = 6;
 /// The number of units that are timed together; they take 0.3 ms.
 const UNITS: u32 = 16;
-/// The number of timings that a core makes in one visit.
+/// The number of timings of a core in one visit; `VISITS` says how many visits there are.
 const TIMINGS: usize = 6;
-/// The number of untimed round trips at the beginning, until the thread on the other core runs.
+/// The number of round trips before the clock starts. The first one waits until the other core's thread runs.
 const WARM_UP: u32 = 50;
 /// The number of timed round trips.
 const PASSES: u32 = 500;
 /// The time limit for the round trips of a pair. On idle cores they take only a small part of it.
 const PASS_MAX: Duration = Duration::from_secs(1);
-/// The timings that are ignored. The first has cold caches and a low clock. During the first and the last
-/// one, another core may be idle.
+/// The numbers of the timings that are ignored: the first and the last. Another core may be idle during these
+/// two, and the first one also has cold caches and a low clock.
 const ALONE: [usize; 2] = [0, TIMINGS - 1];
-/// The number of visits to each core, and the pause before each. The least time of all visits counts, so that
-/// a neighbour's burst of less than a tenth of a second does not cost a round: such a burst is short compared
-/// with a turn. On an unchanged machine the least time varied by 1.5 %, the median by 29 %.
+/// The number of visits to each core, and the pause before each of them. The least time of all visits counts,
+/// because a short burst of work on a neighbouring core must not make a round invalid. On an unchanged
+/// machine the least time varied by 1.5 %, the median by 29 %.
 const VISITS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Probes the cores. A probe takes about an eighth of a second, and 10 ms of CPU time on each core.
+/// Measures the cores, and the pairs of neighbours in `cores`. A probe takes about an eighth of a second, and
+/// 10 ms of CPU time on each core.
 pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
     let named = |error: std::io::Error| format!("cannot probe the speed: {error}");
     let mut works = Vec::new();
@@ -115,7 +116,6 @@ fn visit_one(core: usize, work: &mut SpeedProbe, start: &Barrier) -> Result<(Str
     Ok((format!("core {core}"), least))
 }
 
-/// Measures the time of a round trip of a cache line between two cores, in nanoseconds.
 fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     let word = AtomicU32::new(0);
     let end = Instant::now() + PASS_MAX;
@@ -159,8 +159,8 @@ fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
     })
 }
 
-/// A unit of work: about half computation and half system calls, the kinds of work that neighbours slow down
-/// most.
+/// A unit of work: about half computation and half system calls. Other machines on the same host slow down
+/// these two kinds of work most.
 struct SpeedProbe {
     words: Vec<u64>,
     near: UnixStream,
@@ -174,7 +174,7 @@ impl SpeedProbe {
         Ok(Self { words, near, far })
     }
 
-    /// Measures the time of one unit, in nanoseconds.
+    /// Returns the mean time of `UNITS` units, in nanoseconds.
     fn time(&mut self) -> std::io::Result<f64> {
         let begun = Instant::now();
         for _ in 0..UNITS {
@@ -200,9 +200,9 @@ fn mix(words: &[u64]) -> u64 {
     lanes.iter().fold(0, |sum, lane| sum ^ lane)
 }
 
-/// Returns why a round with these probes, in the order of time, does not count, or `None` if it counts.
-/// Either a round trip between two cores takes too long, or the slowest probe of a core or pair is slower
-/// than its fastest by more than the allowed percentage.
+/// Returns why a round with these probes does not count, or `None` if it counts. The probes are in the order
+/// of time. A round does not count if a round trip takes too long, or if the slowest probe of a core or pair
+/// exceeds its fastest by too many percent.
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;

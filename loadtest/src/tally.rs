@@ -58,7 +58,7 @@ impl MeasuredSpan {
     }
 }
 
-/// About a tenth of a second of the run, with the answers that came in this time.
+/// A part of the run of about a tenth of a second, and the figures of the requests that ended in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     pub(crate) begin_ns: u64,
@@ -74,12 +74,12 @@ pub(crate) struct RunTally {
     span: MeasuredSpan,
     expect: Vec<u16>,
     refusals: Vec<u16>,
-    /// Requests that were meant to be sent within the span.
+    /// The number of requests whose intended send time is within the span.
     pub(crate) requests: u64,
-    /// Expected answers that came within the span, whatever their requests' intended send time was.
+    /// The number of expected answers that came within the span, also of requests from before the span.
     pub(crate) answered_in_span: u64,
-    /// Latency of expected answers. A timeout or an unfinished request is included with the time
-    /// until its end, because the percentiles would look too good without it.
+    /// The latencies of expected answers. Timeouts and unfinished requests are included with the time until
+    /// they ended, because the percentiles would look too good without them.
     pub(crate) latency: Histogram<u64>,
     /// Latency for each unexpected status, including refusals.
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
@@ -200,7 +200,7 @@ impl RunTally {
         }
     }
 
-    /// Returns the latency of one target.
+    /// Returns the latencies of one target. With only one target, they are the latencies of all requests.
     pub(crate) fn of_target(&self, target: usize) -> &Histogram<u64> {
         self.by_target.get(target).unwrap_or(&self.latency)
     }

@@ -109,7 +109,8 @@ pub(crate) struct TraceShape {
     pub(crate) seed: u64,
 }
 
-/// The largest number of rows of a trace. There is a limit, because all rows are held in memory.
+/// The largest expected number of rows of a generated trace. It is limited because all rows are held in
+/// memory.
 const ROWS_MAX: f64 = 20_000_000.0;
 
 impl TraceShape {

@@ -48,8 +48,8 @@ impl Variables {
         Ok(filled)
     }
 
-    /// Fills in the words of a command. A word that is only a variable becomes as many words as its
-    /// value has.
+    /// Fills in the variables in the words of a command. A word that is only a variable becomes as many words
+    /// as its value has.
     pub(crate) fn words(&self, texts: &[String]) -> Result<Vec<String>, String> {
         let mut words = Vec::new();
         for text in texts {

@@ -43,7 +43,6 @@ enum Await {
     Close,
 }
 
-/// The reader of one connection's answers.
 #[derive(Debug)]
 pub(crate) struct ResponseReader {
     await_: Await,
@@ -67,7 +66,7 @@ impl ResponseReader {
         }
     }
 
-    /// Prepares for the answer of the next request. `bodiless` says that the request is a HEAD.
+    /// Prepares for the answer of the next request. `bodiless` is true if the request is a HEAD.
     pub(crate) fn begin(&mut self, bodiless: bool) {
         self.bodiless = bodiless;
     }

@@ -108,7 +108,7 @@ fn percent(value: f64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeriesMark {
     Line,
-    /// A thinner, lighter line, for a series over which the next ones are drawn.
+    /// A thinner, lighter line, for a series behind the others.
     Thin,
     Dots,
 }

@@ -74,7 +74,6 @@ impl History {
         }
     }
 
-    /// Returns the length of the recorded time.
     pub(crate) fn length(&self) -> Nanos {
         self.now - self.begin
     }
@@ -97,13 +96,13 @@ impl History {
         }
     }
 
-    /// Advances to `at`. Returns false if `at` is before the beginning of the history.
+    /// Advances to `at`. Returns false if `at` is before the time that was reached.
     fn pass_to(&mut self, at: Nanos) -> bool {
         if at < self.now {
             return false;
         }
         let passed = at - self.now;
-        // The state so far lasted until `at`, so it counts in the last stretch.
+        // The old state lasted until `at`, so the last stretch counts it.
         self.note();
         let sum = |count: u32| u128::from(count) * u128::from(passed.as_ns());
         self.pods_ns += sum(self.moment.pods());

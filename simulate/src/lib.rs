@@ -31,8 +31,8 @@ pub struct Setup {
     pub spec: FunctionSpec,
     /// The calls, sorted by time.
     pub calls: Vec<TraceCall>,
-    /// The number of calls at the beginning of the trace that are not counted. With these calls the platform
-    /// measures how long calls take.
+    /// The number of calls at the beginning of the trace that are not counted. From these calls the platform
+    /// learns how long calls take.
     pub before: usize,
     /// How long the start of a pod, or of a call's Job, takes. With `None` the pods of `minReplicas` are up,
     /// and no other pod ever becomes ready; a JOB function needs a time.
@@ -48,8 +48,8 @@ pub fn simulate(setup: &Setup) -> SimulationReport {
 
 /// Returns the number of calls that are answered in time with perfect knowledge.
 fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
-    // Later sync calls overtake waiting async calls. So when an async call arrives, the plan cannot tell when
-    // that call will begin.
+    // Later sync calls overtake waiting async calls. Therefore nothing tells at the arrival of an async call
+    // when it will begin.
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }

@@ -58,7 +58,7 @@ pub struct Summary {
     pub pods_max: u32,
     /// The sum of the lifetimes of all pods, including the time of their starts.
     pub pod_seconds: f64,
-    /// The share of the total slot time in which calls held slots; `None` without slots.
+    /// The time for which slots were held, divided by the time for which slots existed; `None` without slots.
     pub slot_utilisation: Option<f64>,
     /// Time from the first counted call to the end of the last call.
     pub duration_ms: f64,
@@ -156,7 +156,7 @@ impl SimulationReport {
     ) -> Self {
         let width = run.history.width;
         let stretches = used(setup, run);
-        // The number of stretches in a row is round, so that rows begin at round times.
+        // Each row of the table joins a round number of stretches, so that rows begin at round times.
         let many = nice::round_up(stretches.len().div_ceil(ROWS_MAX) as u64);
         let joined = join(stretches, many as usize);
         Self {

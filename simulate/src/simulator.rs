@@ -73,7 +73,7 @@ pub(crate) struct SimulationRun {
 }
 
 impl SimulationRun {
-    /// Returns the number of calls after the first `before` that succeeded.
+    /// Returns the number of successful calls, not counting the first `before` calls.
     pub(crate) fn made_it(&self, before: usize) -> usize {
         let counted = self.fates.iter().skip(before);
         counted
@@ -82,8 +82,8 @@ impl SimulationRun {
     }
 }
 
-/// An event in virtual time. Events of the same time happen in the order of the variants. So a call
-/// that ends at its deadline succeeds, and its slot is free for a call that arrives at that time.
+/// An event in virtual time. Events of the same time happen in the order of the variants, so an answer that
+/// comes exactly at the deadline is in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VirtualEvent {
     PodUp(PodId),
@@ -91,7 +91,7 @@ enum VirtualEvent {
     JobRuns(AttemptId),
     JobFails(AttemptId),
     Answers(AttemptId),
-    /// A timer of a call fires: for its deadline, or for another attempt.
+    /// A timer of a call fires, for example at its deadline.
     Time {
         index: u32,
         generation: u32,

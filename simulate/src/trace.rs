@@ -132,9 +132,8 @@ fn read_within(
         line: 1,
         line_bytes: 0,
     };
-    // An error names the line before the reader's position, because the position of a record would be that of
-    // the blank lines before the record. The input gets a final line feed, so that this is right for the last
-    // line, too.
+    // The position of a record includes the blank lines before it, so errors name the line before the
+    // reader's position. The final line feed makes this right for the last line, too.
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .terminator(csv::Terminator::Any(b'\n'))

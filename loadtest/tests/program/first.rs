@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::tool::{ToolFolder, program, quiet};
 
-/// The server's delay for each answer.
 const DELAY_MS: f64 = 40.0;
 
 /// Writes a contender file for the test's server, with or without a `ready` URL.

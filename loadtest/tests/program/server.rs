@@ -48,7 +48,6 @@ pub(crate) struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// Returns the requests received so far.
     pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen
             .lock()

@@ -50,7 +50,6 @@ pub(crate) fn refusal(arguments: &[&str]) -> String {
 }
 
 impl ToolOutcome {
-    /// Returns a latency in milliseconds.
     #[track_caller]
     pub(crate) fn ms(&self, name: &str) -> f64 {
         self.json["latency"][name].as_f64().expect("a figure") / 1e3

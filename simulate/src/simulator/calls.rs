@@ -49,7 +49,6 @@ enum JobState {
     Runs { start: Nanos },
 }
 
-/// Makes the report of a successful attempt.
 fn answered(sent_at: Uptime, now: Uptime, start: Nanos) -> Report {
     Report {
         failure: None,
@@ -317,7 +316,7 @@ impl Simulator<'_> {
         let now = self.now;
         let place = &mut self.places[index as usize];
         let live = place.call.as_mut();
-        // The event may belong to an earlier call of this entry, or to a timer that was set anew afterwards.
+        // The event may belong to an earlier call of this entry, or to a timer that has been replaced.
         let awaited = live.filter(|live| live.timer_at == Some(now));
         if let Some(live) = awaited.filter(|_| place.generation == generation) {
             live.life.time(now, &self.thread);
@@ -325,7 +324,8 @@ impl Simulator<'_> {
         }
     }
 
-    /// Delivers the scheduler's notices to the waiting calls.
+    /// Handles the scheduler's notices. The only kind says that no pod can be started, so all waiting calls
+    /// end.
     pub(super) fn deliver_notices(&mut self) {
         for notice in std::mem::take(&mut self.out.notices) {
             let Notice::StartsFail { why, .. } = notice;

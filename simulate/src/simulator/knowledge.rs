@@ -1,6 +1,7 @@
 //! Perfect knowledge: when a call that arrives now would begin, to the nanosecond, computed from all running,
-//! waiting and starting work. This module admits nothing; `calls` uses this knowledge instead of the
-//! prediction. Only sync calls are supported, because they begin in the order of their arrival.
+//! waiting and starting work. In this module, a plan is the times at which slots become free. This module
+//! admits nothing; `calls` uses this knowledge instead of the prediction. Only sync calls are supported,
+//! because they begin in the order of their arrival.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,7 +15,8 @@ use super::Simulator;
 use super::pods::{comes_up, held_for};
 
 /// The largest number of planning steps for one trace, about ten seconds of work. A new plan takes one step
-/// for each entry of the call table, used or free. If starts vary in time, each arrival needs a new plan.
+/// for each entry of the call table, used or free. If the times of Jobs' starts vary, each arrival needs a
+/// new plan.
 const STEPS_MAX: u64 = 100_000_000;
 
 /// What is kept from one arrival to the next.
@@ -26,8 +28,8 @@ pub(super) struct Knowledge {
 }
 
 impl Knowledge {
-    /// Drops the plan. The simulation calls this when pods change, or when a Job's start takes another time
-    /// than planned.
+    /// Drops the plan. The simulation calls this after an event that the plan did not foresee, such as the
+    /// order of a pod.
     pub(super) fn forget(&mut self) {
         self.plan = None;
     }
@@ -116,7 +118,6 @@ impl Simulator<'_> {
         start.map(|start| start.time)
     }
 
-    /// Returns the number of slots now, and their maximum.
     fn slots(&self) -> (usize, usize) {
         let stats = self.stats();
         let slots = stats.slots_now.load(Ordering::Relaxed);
@@ -154,8 +155,8 @@ impl Simulator<'_> {
                 waiting.push((live.number, deadline));
             }
         }
-        // Calls are queued in the order of their arrival, because each pair begins with the number
-        // of the call in the trace.
+        // Each pair begins with the call's number in the trace, so the sort puts the calls in the order of
+        // their arrival.
         waiting.sort_unstable();
         let mut plan = self.plan_of_slots(held);
         let job_start = self.job_start();

@@ -101,8 +101,7 @@ fn a_plan_is_made_once_where_nothing_changes() {
     assert_eq!(steps(&setup(&slots, 1, None)), 1);
 }
 
-/// If the times of starts vary, the time of a Job's start is known only when its call begins. So each arrival
-/// needs a new plan.
+/// Each arrival needs a new plan here, because the time of a Job's start is known only when the call begins.
 #[test]
 fn planning_ends_when_it_is_too_much_work() {
     let jobs = json!({"executionMode": "JOB", "concurrency": 6});
