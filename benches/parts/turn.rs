@@ -12,7 +12,7 @@ use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 
-/// The number of call entries, which are used one after the other; an io thread has more.
+/// The number of call entries. The bench uses them one after another; an io thread has more.
 const CALLS: u32 = 8192;
 const QUEUE_SIZE: u32 = 10_000;
 

@@ -1,5 +1,5 @@
-//! The part of HTTP/1.1 that a client of an API server needs: reads requests whose length the head gives, and
-//! writes answers. This module knows the paths and verbs of Kubernetes, but no object.
+//! The part of HTTP/1.1 that a client of an API server needs: requests with a content-length, and answers.
+//! This module knows the paths and verbs of Kubernetes, but no object.
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -20,7 +20,7 @@ pub(crate) struct ServedRequest {
     pub(crate) body: Value,
 }
 
-/// Reads the next request; returns none if the client has closed the connection or sent no valid head.
+/// Reads the next request. Returns `None` if the client has closed the connection or sent an invalid head.
 pub(crate) async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<ServedRequest> {
     let mut first = String::new();
     stream.read_line(&mut first).await.ok()?;

@@ -22,7 +22,6 @@ use crate::store::{ApiRefusal, name_of};
 const STEP: Duration = Duration::from_millis(2);
 /// The health status that stands for no answer: a pod with this status does not answer requests.
 const BUSY: u16 = 0;
-/// The port at which pods listen.
 const PORT: u16 = 8080;
 
 /// What happens to a new pod, or to the pod of a new Job.
@@ -234,7 +233,7 @@ impl FakeApiServer {
         self.set_status(pod, &json!({"containerStatuses": container(&waiting)}));
     }
 
-    /// Makes the pod run now.
+    /// Makes the pod run now. It answers requests only if `answers` is true.
     pub async fn runs(&self, pod: &str, answers: bool) {
         let (address, listener) = own_address().await;
         let health = Rc::new(Cell::new(self.0.kubelet.health.get()));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::store::{ApiRefusal, refusal};
 
-/// Selects requests; a field that is none matches all requests.
+/// Selects requests. A field that is `None` matches all requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Which {
     pub verb: Option<&'static str>,
@@ -125,7 +125,6 @@ impl FaultScript {
     }
 }
 
-/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub at: tokio::time::Instant,

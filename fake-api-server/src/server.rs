@@ -24,7 +24,6 @@ use crate::watch;
 #[derive(Clone)]
 pub struct FakeApiServer(pub(crate) Rc<ServerState>);
 
-/// The state that the server's tasks share.
 pub(crate) struct ServerState {
     pub(crate) store: RefCell<ObjectStore>,
     pub(crate) asked: RefCell<Vec<Asked>>,
@@ -103,8 +102,8 @@ impl FakeApiServer {
             .for_each(|task| task.abort());
     }
 
-    /// Closes all connections and listens again. From then on the server closes new connections at once if
-    /// `is_slamming`, and serves them otherwise.
+    /// Closes all connections and listens again. If `is_slamming` is true, the server then closes each new
+    /// connection at once; if it is false, the server serves them.
     pub async fn slam(&self, is_slamming: bool) {
         self.0.is_slamming.set(is_slamming);
         self.leave();

@@ -45,7 +45,6 @@ const KINDS: [(&str, &str, &str); 6] = [
     ("replicasets", "apps/v1", "ReplicaSet"),
 ];
 
-/// Returns the `apiVersion` and the `kind` of a resource.
 pub(crate) fn kind_of(resource: &str) -> (&'static str, &'static str) {
     let known = KINDS.iter().find(|(name, ..)| *name == resource);
     let (_, api, kind) = known.unwrap_or_else(|| panic!("no such resource: {resource}"));

@@ -24,8 +24,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. After `CutLine` the
-/// caller closes the connection. After `Mute` this function waits until the client closes it.
+/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. After `Mute`, it
+/// first waits until the client closes the connection.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),
@@ -43,7 +43,6 @@ pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> 
     };
     let is_written = stream.write_all(text.as_bytes()).await.is_ok();
     if matches!(fault, Fault::Mute) {
-        // Wait until the client closes the connection.
         let _ = stream.fill_buf().await;
         return false;
     }

@@ -14,12 +14,10 @@ use crate::rng::Rng;
 
 /// The limit of a body, in bytes. The limit is small, so that random bodies exceed it.
 pub(crate) const BODY_MAX: usize = 200;
-/// One input in this many, on average, is also read with a single cut, once for each position of the cut.
-/// Every input is read with cuts at all positions, and with cuts at three random positions. In a long input
-/// only every few bytes count as a position.
+/// On average, one input in this many is also read with a single cut, once for each position of the cut.
+/// Every input is read with cuts at all positions, and with cuts at three random positions.
 const EVERY_CUT_ONE_IN: u64 = 128;
 
-/// One result of reading a connection. The results are collected in order.
 #[derive(Debug, PartialEq)]
 enum ReadEvent<H> {
     Head(H),
@@ -169,8 +167,8 @@ impl<M: MessageHead> ConnectionReader<M> {
     }
 }
 
-/// Reads the same bytes at once, byte by byte, and cut at three random positions, and compares the outcomes.
-/// Some inputs are also read with a single cut, once for each position of the cut. Returns whether the bytes
+/// Reads the bytes whole, in pieces of one byte, and cut at three random positions, and compares the
+/// outcomes. Some inputs are also read with a single cut, once for each position. Returns whether the bytes
 /// begin with a valid head.
 pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes: &[u8]) -> bool {
     let (mut whole, mut split) = (ConnectionReader::<M>::new(), ConnectionReader::new());
@@ -184,7 +182,7 @@ pub(crate) fn reads_the_same_however_split<M: MessageHead>(rng: &mut Rng, bytes:
         assert_eq!(whole.events, split.events, "split differs from whole");
         assert_eq!(whole.out, split.out, "the bodies differ");
     };
-    // A long input is cut only at every few bytes, because all cuts would take too long.
+    // A long input is cut into larger pieces, because all cuts would take too long.
     let step = 1 + bytes.len() / 2048;
     compare(&mut (0..bytes.len()).step_by(step));
     let mut cuts = [(); 3].map(|()| rng.below(bytes.len() + 1));

@@ -14,8 +14,8 @@ use crate::naive::{self, Meaning, NaiveRefusal};
 use crate::naive_response::{self, ResponseMeaning};
 use crate::rng::Rng;
 
-/// A head shorter than this is written anew. The new form of a longer head could exceed a limit, because the
-/// new form may be longer than the old one.
+/// Only heads shorter than this, in bytes, are written anew. The new form of a longer head could exceed the
+/// parser's limit.
 const REWRITTEN_MAX: usize = 6 * 1024;
 const HEADERS_MAX: usize = 128;
 

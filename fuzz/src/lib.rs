@@ -3,9 +3,8 @@
 //! split, it equals that of a second, slow reader, and an accepted input reads back as the same after it is
 //! written anew.
 //!
-//! Each property is checked with the inputs that a fuzzer kept (`corpus/`, by `tests/kept.rs`), and by the
-//! fuzzer (`./ci fuzz`). All but those of function files and the guard are also checked with random inputs
-//! (`tests/random`).
+//! Each property is checked with the inputs that a fuzzer kept (`corpus/`, by `tests/kept.rs`), with random
+//! inputs (`tests/random`), and by the fuzzer (`./ci fuzz`).
 
 mod rng;
 mod connection;

@@ -1,6 +1,6 @@
-//! A second implementation of the rules for a request's head and a chunked body. It is slow, reads
-//! the input as a whole, and was written from the contract and not from the parser. So a fault
-//! stays hidden only if both implementations have it.
+//! A second implementation of the rules for a request's head and a chunked body. It is slow, and reads the
+//! input as a whole. It was written from the contract and not from the parser, so that the two are unlikely
+//! to have the same fault.
 
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::{Method, RequestHead};
@@ -382,9 +382,9 @@ fn is_host(host: &[u8]) -> bool {
     port.is_none_or(is_port) && in_brackets.map_or_else(is_name, is_ip)
 }
 
-/// Returns the data of a complete chunked body, and the length of the body as sent. This function does not
-/// check the limits of lines and trailers, which the tests of `chunked` check. Random inputs are too short to
-/// reach these limits.
+/// Returns the data of a complete chunked body, and the length of the body as sent. The limits of lines and
+/// trailers are not checked, because random inputs are too short to reach them. The tests of `chunked` check
+/// these limits.
 pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), NaiveRefusal> {
     let (mut data, mut at) = (Vec::new(), 0);
     loop {

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-/// The generator xorshift64*. It is used because it takes few instructions for a number, and a run draws
-/// numbers for a million inputs.
+/// The generator xorshift64*. It takes few instructions for a number, and a run draws numbers for a million
+/// inputs.
 pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Self {
-        // Without this mixing, neighbouring seeds would give similar numbers. The last bit is set, because
+        // The mixing keeps neighbouring seeds from giving similar numbers. The last bit is set, because
         // xorshift returns only zeros from a state of 0.
         let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) | 1)

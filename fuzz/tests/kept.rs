@@ -1,4 +1,4 @@
-//! Checks the inputs that a fuzzer kept. Each kept input reached code that no other input reached.
+//! Checks the inputs that a fuzzer kept because they reached code that earlier inputs did not reach.
 
 use std::fs;
 use std::path::Path;

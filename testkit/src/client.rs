@@ -89,7 +89,6 @@ impl Answer {
     }
 }
 
-/// A request, before it is sent.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -161,7 +160,6 @@ impl Request {
         self
     }
 
-    /// Returns the bytes of the request.
     pub fn bytes(&self) -> Vec<u8> {
         let Self {
             method, path, host, ..
@@ -194,7 +192,6 @@ impl Request {
     }
 }
 
-/// One connection.
 pub struct RawClient {
     socket: EitherSocket,
     unread: Vec<u8>,
@@ -207,7 +204,6 @@ impl RawClient {
         Self::over(stream)
     }
 
-    /// Uses an existing connection.
     pub fn over(stream: TcpStream) -> Self {
         Self::of(stream.into())
     }
@@ -232,8 +228,8 @@ impl RawClient {
         self.socket.read(bytes)
     }
 
-    /// Sends bytes. Ignores an error, because the peer may have closed the connection: the read of the answer
-    /// reports the error.
+    /// Sends bytes. The peer may have closed the connection; the error is ignored here, because the read of
+    /// the answer reports it.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.socket.write_all(bytes);
     }

@@ -33,7 +33,6 @@ pub fn program() -> Command {
     command
 }
 
-/// A running control plane.
 pub struct ControlPlane {
     child: Mutex<Child>,
     pub pid: Pid,
@@ -83,7 +82,7 @@ impl ControlPlane {
         Self::from(command)
     }
 
-    /// Starts a control plane that listens at these addresses for clients, operators and pods.
+    /// Starts a control plane that listens at one address for clients, operators and pods.
     #[track_caller]
     pub fn start_at(listen: SocketAddr, more: &[&str]) -> Self {
         let mut command = program();
@@ -223,7 +222,7 @@ impl ControlPlane {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
-    /// Waits for the end of an execution, at most a minute, and returns its state.
+    /// Waits for the end of an execution, at most 55 seconds, and returns its state.
     #[track_caller]
     pub fn ended(&self, id: &str) -> Value {
         let status = self
@@ -285,8 +284,8 @@ impl ControlPlane {
     }
 
     pub fn signal(&self, signal: Signal) {
-        // The child is reaped only under this lock. So as long as the child has not been reaped here, its pid
-        // cannot belong to another process.
+        // The child is reaped only under this lock. Its pid therefore belongs to no other process while this
+        // function holds the lock.
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
             kill(self.pid, signal).expect("our own child");
@@ -354,7 +353,7 @@ fn address(line: &Value, field: &str) -> Option<SocketAddr> {
     text.strip_prefix("http://").unwrap_or(text).parse().ok()
 }
 
-/// A control plane that the tests of a module share. The first test that uses it starts it.
+/// A control plane that the tests of a module share. The first `get` starts the control plane.
 pub struct SharedControlPlane {
     flags: &'static [&'static str],
     plane: OnceLock<ControlPlane>,

@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder for the files of one test.
 pub struct ScratchFolder(PathBuf);
 
 impl ScratchFolder {
@@ -27,7 +26,6 @@ impl ScratchFolder {
         self.0.join(name)
     }
 
-    /// Writes a file in this folder.
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, content).expect("a file");

@@ -75,8 +75,8 @@ impl ScriptedConn {
         self.answer(200, "Content-Type: application/json\r\n", body.as_bytes())
     }
 
-    /// Waits until the gate opens. If the platform closes the connection earlier, counts a cut and returns
-    /// false.
+    /// Waits until the gate opens. If the platform closes the connection earlier, adds one to `cuts` and
+    /// returns false.
     pub fn wait(&mut self, gate: &Gate) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {

@@ -1,7 +1,6 @@
 //! A small seeded random number generator (SplitMix64), so that a seed replays a plan on every machine. The
 //! generator never reads a clock. The plans and storms of tests/chaos use it.
 
-/// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct SeededRng(u64);
 

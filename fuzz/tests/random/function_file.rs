@@ -48,7 +48,7 @@ const WOUNDS: &[&str] = &[
 
 type Field = (&'static str, &'static str);
 
-/// The fields without which a mode is refused, with values that are JSON and so YAML, too.
+/// For each mode, the fields that it requires. The values are JSON, which is also YAML.
 const MODES: &[&[Field]] = &[
     &[
         ("executionMode", "WARM"),
