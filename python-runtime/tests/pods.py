@@ -72,6 +72,12 @@ class Client:
         head, _, self._data = self._data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         answer = Answer(int(lines[0].split(" ")[1]), lines[1:], b"")
+        if not head_only and "transfer-encoding" in answer.headers:
+            pieces = self.pieces()
+            if pieces.pop() is None:
+                raise ConnectionError("closed within a body")
+            answer.body = b"".join(pieces)
+            return answer
         length = 0 if head_only else int(answer.headers.get("content-length", 0))
         while len(self._data) < length:
             if not self.more():

@@ -68,6 +68,8 @@ class Connection:
                 if self.incoming is not None:
                     data = self.pod.feed(self, data)
                 self.ahead += data
+                if self.incoming is not None and self.incoming.is_dropped:
+                    self.sent()
                 if len(self.ahead) > AHEAD_BYTES_MAX:
                     self.transport.pause_reading()
             return
@@ -187,14 +189,14 @@ class Connection:
     def refuse_body(self, error: Malformed) -> None:
         """Ends a call whose body is malformed. Its answer may have begun."""
         if self.pod.words[self.slot] & 3 != STREAMS:
-            echo = self.call.echo if self.call is not None else b""
+            echo = self.incoming.head.echo()
             self.transport.write(failure(echo, error.status, "BAD_REQUEST", str(error), close=True))
         self.closed = True
         self.transport.close()
 
-    def is_read(self) -> bool:
-        """Whether the whole request has come."""
-        return self.incoming is None or self.incoming.complete
+    def may_stay(self) -> bool:
+        """Whether another request can follow the one that is answered now."""
+        return self.incoming is None or self.incoming.ends_soon()
 
     # --- answers ---
 
@@ -244,12 +246,16 @@ class Connection:
         if self.gone:
             return
         self.pod.words[self.slot] = self.number << 2 | IDLE
+        incoming = self.incoming
+        if incoming is not None and not incoming.complete:
+            if self.closed:
+                self._linger()
+            else:
+                incoming.drop()
+            return
         self.busy = False
-        is_read = self.is_read()
         self.incoming = None
-        if self.closed and not is_read:
-            self._linger()
-        elif self.closed:
+        if self.closed:
             self.transport.close()
         elif self.ahead:
             ahead = bytes(self.ahead)

@@ -45,10 +45,11 @@ class Job:
 class Settings:
     """How this pod runs. `started_at` is the process's start, in epoch seconds."""
 
-    __slots__ = ("entry", "job", "methods", "module", "port", "ready_url", "socket_path",
+    __slots__ = ("entry", "is_application", "job", "methods", "module", "port", "ready_url", "socket_path",
                  "started_at")
 
     entry: str
+    is_application: bool
     job: Job | None
     methods: tuple[bytes, ...]
     module: str
@@ -57,18 +58,32 @@ class Settings:
     socket_path: str | None
     started_at: float
 
+    def _name_function(self, env: Mapping[str, str]) -> None:
+        self.module = env.get("HANDLER_MODULE") or "handler"
+        self.entry = env.get("HANDLER_FUNCTION") or "handle"
+        if not _is_dotted(self.module):
+            raise BadSetting(f"HANDLER_MODULE must be a module name: {self.module!r}")
+        if not self.entry.isidentifier():
+            raise BadSetting(f"HANDLER_FUNCTION must be a function name: {self.entry!r}")
+
+    def _name_application(self, name: str, env: Mapping[str, str]) -> None:
+        self.module, _, self.entry = name.partition(":")
+        if not (_is_dotted(self.module) and _is_dotted(self.entry)):
+            raise BadSetting(f"HANDLER_APP must be module:attribute: {name!r}")
+        if env.get("CALLBACK_URL"):
+            raise BadSetting("HANDLER_APP serves HTTP calls, and a Job (CALLBACK_URL) has none")
+
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Settings:
         """Parses the variables. Raises BadSetting."""
         self = cls()
         self.started_at = process_birth()
-        self.module = env.get("HANDLER_MODULE") or "handler"
-        self.entry = env.get("HANDLER_FUNCTION") or "handle"
-        for part in self.module.split("."):
-            if not part.isidentifier():
-                raise BadSetting(f"HANDLER_MODULE must be a module name: {self.module!r}")
-        if not self.entry.isidentifier():
-            raise BadSetting(f"HANDLER_FUNCTION must be a function name: {self.entry!r}")
+        application = env.get("HANDLER_APP") or ""
+        self.is_application = application != ""
+        if application:
+            self._name_application(application, env)
+        else:
+            self._name_function(env)
         self.methods = _methods(env.get("HANDLER_METHODS") or "POST")
         self.socket_path = env.get("NANOFAAS_SOCKET") or None
         if self.socket_path and len(self.socket_path.encode()) > SOCKET_PATH_MAX:
@@ -77,6 +92,10 @@ class Settings:
         self.ready_url = env.get("NANOFAAS_READY_URL") or None
         self.job = Job(env) if env.get("CALLBACK_URL") else None
         return self
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _methods(text: str) -> tuple[bytes, ...]:

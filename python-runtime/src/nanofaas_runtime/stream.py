@@ -44,7 +44,7 @@ class Reply:
         """Returns the head. `lines` has header lines; none of them may be about the framing.
         `length` is None if the body's length is not known."""
         head, pod = self._call.head, self._connection.pod
-        keep = keep and pod.keeps(head) and self._connection.is_read()
+        keep = keep and pod.keeps(head) and self._connection.may_stay()
         if not has_body(head, status):
             self._left = 0
             framing = b"" if length is None or status == 204 else _length(length)

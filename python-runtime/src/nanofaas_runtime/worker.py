@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .application import Application
     from .process import Link
     from .settings import Settings
 
@@ -54,7 +55,7 @@ def tie_to(lifeline: int) -> None:
         pass
 
 
-def load(settings: Settings) -> Function:
+def load(settings: Settings) -> Any:
     """Imports the function. Raises LoadFailed."""
     if mentions_asyncio(settings.module):
         import asyncio  # noqa: F401 - before the function's modules, which may replace parts of it
@@ -62,7 +63,10 @@ def load(settings: Settings) -> Function:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
-        function = Function(settings.module, settings.entry, settings.methods)
+        if settings.is_application:
+            function = _load_application(settings)
+        else:
+            function = Function(settings.module, settings.entry, settings.methods)
     except NoFunction as error:
         child.leave_if_child_for(error)
         log.line("error", f"cannot load the function: {error}")
@@ -76,6 +80,13 @@ def load(settings: Settings) -> Function:
     child.leave_if_child()
     log.adopt_logging()
     return function
+
+
+def _load_application(settings: Settings) -> Application:
+    with paths.Standard():
+        from .application import Application
+
+    return Application(settings.module, settings.entry)
 
 
 async def initialise(function: Function) -> None:
@@ -101,12 +112,12 @@ def initialise_plain(function: Function) -> None:
             asyncio.run(wait())
 
 
-def init_failed(error: BaseException) -> LoadFailed:
+def init_failed(error: BaseException, what: str = "init()") -> LoadFailed:
     """Logs what `init` raised, and returns the exception to raise for it."""
     child.leave_if_child_for(error)
     text = faults.describe(error)
-    log.failure(f"cannot load the function: init() raised {text}", error)
-    return LoadFailed(f"init() raised {text}")
+    log.failure(f"cannot load the function: {what} raised {text}", error)
+    return LoadFailed(f"{what} raised {text}")
 
 
 def run_worker(settings: Settings, link: Link) -> int:
@@ -117,7 +128,9 @@ def run_worker(settings: Settings, link: Link) -> int:
     try:
         function = load(settings)
         loaded_at = time()
-        if function.is_async:
+        if settings.is_application:
+            _serve_application(settings, own, function, loaded_at)
+        elif function.is_async:
             _serve_async(settings, own, function, loaded_at)
         else:
             _serve_plain(settings, own, function, loaded_at)
@@ -165,7 +178,14 @@ def _serve_plain(settings: Settings, own: child.Belongings, function: Function,
     except BaseException as error:
         raise init_failed(error) from None
     child.leave_if_child()
-    pod = PlainPod(function, link.words, link.sock, _init_ms(settings))
+    _run_plain(settings, own, function, loaded_at, PlainPod)
+
+
+def _run_plain(settings: Settings, own: child.Belongings, function: Any, loaded_at: float,
+               kind: type[PlainPod]) -> None:
+    link = own.link
+    assert link.listener is not None
+    pod = kind(function, link.words, link.sock, _init_ms(settings))
     loop = PlainLoop(pod, link.listener, link.sock)
     own.epoll = loop.epoll
     _say_ready(own, pod, loaded_at)
@@ -193,3 +213,41 @@ def _serve_async(settings: Settings, own: child.Belongings, function: Function,
     server = Server(pod, link.listener, link.sock)
     _say_ready(own, pod, loaded_at)
     server.run()
+
+
+def _serve_application(settings: Settings, own: child.Belongings, application: Application,
+                       loaded_at: float) -> None:
+    if application.is_async:
+        _serve_asgi(settings, own, application, loaded_at)
+    else:
+        with paths.Standard():
+            from .wsgi import WsgiPod
+
+        _run_plain(settings, own, application, loaded_at, WsgiPod)
+
+
+def _serve_asgi(settings: Settings, own: child.Belongings, application: Application,
+                loaded_at: float) -> None:
+    with paths.Standard():
+        import asyncio
+
+        from .asgi import AsgiPod
+        from .asyncloop import Server, new_loop, run_to_end
+        from .lifespan import Lifespan
+
+    link = own.link
+    assert link.listener is not None
+    own.loop = loop = new_loop()
+    asyncio.set_event_loop(loop)
+    lifespan = Lifespan(application.entry)
+    try:
+        run_to_end(loop, lifespan.startup())
+    except BaseException as error:
+        raise init_failed(error, "the application's startup") from None
+    child.leave_if_child()
+    pod = AsgiPod(application, link.words, link.sock, _init_ms(settings), loop)
+    pod.state = lifespan.state
+    server = Server(pod, link.listener, link.sock)
+    _say_ready(own, pod, loaded_at)
+    server.run()
+    run_to_end(loop, lifespan.shutdown())
