@@ -215,7 +215,7 @@ def test_the_client_is_asked_for_a_body(pod: Pod) -> None:
         assert (answer.status, answer.headers["connection"]) == (403, "close")
 
 
-def test_a_large_body_is_read_as_fast_as_it_is_taken(pod: Pod) -> None:
+def test_a_large_body_comes_whole(pod: Pod) -> None:
     with pod.connect() as client:
         for _ in range(2):
             client.send(http("POST", "/size", b"x" * 3_000_000))
