@@ -1,6 +1,5 @@
-//! Sends what happens to pods and Jobs through the work queue: to the scheduler, to the io threads and to the
-//! records of cold starts. It fixes the order of messages that depend on each other. It keeps no state except
-//! the origin of the clock.
+//! Sends the events of pods and Jobs through the work queue: to the scheduler, to the io threads and to the
+//! records of cold starts. It fixes the order of messages that depend on each other.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,7 +15,6 @@ use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_core::work_queue::WorkQueue;
 
-/// The sender of a backend's messages. It uses the work queue and the process's clock.
 pub struct Announcer {
     work_queue: Rc<RefCell<WorkQueue>>,
     origin: Instant,
@@ -27,29 +25,25 @@ impl Announcer {
         Self { work_queue, origin }
     }
 
-    /// Reads the process's clock.
     pub fn now(&self) -> Uptime {
         Uptime::ZERO + self.origin.elapsed().into()
     }
 
-    /// Runs `act` with the work queue borrowed.
     pub fn with_work_queue<T>(&self, act: impl FnOnce(&mut WorkQueue) -> T) -> T {
         act(&mut self.work_queue.borrow_mut())
     }
 
-    /// Records that a start begins.
     pub fn begin(&self, function: &Arc<str>, pod: &str, wanted_at: Uptime) {
         self.with_work_queue(|queue| queue.starts.begin(function, pod, wanted_at));
     }
 
-    /// Records that a start reached a phase.
     pub fn reached(&self, function: &Function, pod: &str, phase: Phase) {
         let at = self.now();
         self.with_work_queue(|queue| queue.starts.reached(function.name(), pod, phase, at));
     }
 
-    /// Reports that a pod takes calls. The io threads get the pod's address before the scheduler gets
-    /// `PodUp`, because after that event the scheduler may send calls to the pod.
+    /// Reports that a pod takes calls. The io threads get the pod's address first, because the scheduler may
+    /// send calls to the pod as soon as it gets `PodUp`.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_work_queue(|queue| {
@@ -63,12 +57,11 @@ impl Announcer {
         });
     }
 
-    /// Reports that a pod could not start.
     pub fn start_failed(&self, pod: PodId, failure: StartFailure) {
         self.with_work_queue(|queue| queue.event(Event::StartFailed { pod, failure }));
     }
 
-    /// Reports that a pod could not start for a reason that may go away.
+    /// Reports that a pod could not start, for a reason that may pass.
     pub fn cannot_start(&self, pod: PodId, why: &str) {
         let failure = StartFailure {
             permanent: false,
@@ -77,19 +70,17 @@ impl Announcer {
         self.start_failed(pod, failure);
     }
 
-    /// Reports that a pod has ended.
     pub fn gone(&self, pod: PodId, end: &PodEnd) {
         self.with_work_queue(|queue| queue.gone(pod, end));
     }
 
-    /// Reports the end of a pod for which this backend has no task. The pod's end may have been reported
-    /// already, or the pod belonged to an earlier bridge. A second report does no harm.
+    /// Reports the end of a pod for which this backend has no task. A second report of the same end does no
+    /// harm.
     pub fn unknown(&self, pod: PodId) {
         self.gone(pod, &ended("it was gone already"));
     }
 
-    /// Reports the progress of a Job's start. `running_since` is when the Job's program began to run; none
-    /// before that.
+    /// Reports the progress of a Job's start. `running_since` is none until the Job's program runs.
     pub fn job_starting(
         &self,
         start: &JobStart,
@@ -109,7 +100,7 @@ impl Announcer {
         });
     }
 
-    /// Reports that a Job ended, or could not be started, before the io thread reported the end of the
+    /// Reports that a Job ended or could not start. It is called only if the io thread has not ended the
     /// attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: ExecutionError, oom: bool) {
         self.with_work_queue(|queue| {
@@ -128,7 +119,7 @@ impl Announcer {
     }
 }
 
-/// Makes the end of a pod for a reason other than lack of memory.
+/// Makes the end of a pod that did not lack memory.
 pub fn ended(message: &str) -> PodEnd {
     PodEnd {
         oom: false,

@@ -1,11 +1,10 @@
-//! The wait before the next try: it doubles up to a maximum and has jitter. The caller sleeps, not this
-//! module. Each task of a backend that retries has a `Backoff` of its own.
+//! The wait before the next try: it doubles up to a maximum and has jitter. The caller sleeps. Each task of a
+//! backend that retries has a `Backoff` of its own.
 
 use std::time::Duration;
 
 use crate::random::random;
 
-/// A series of waits.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -22,8 +21,8 @@ impl Backoff {
         }
     }
 
-    /// Returns a random time between half of the next wait and the whole wait, so that many tasks do not
-    /// retry at the same time.
+    /// Returns a random time between half of the wait and the whole wait, so that tasks do not retry
+    /// together.
     pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.longest);
@@ -31,7 +30,7 @@ impl Backoff {
         whole.mul_f64(0.5 + share / 2.0)
     }
 
-    /// Begins the series of waits again. The task calls it after a success.
+    /// Begins again with the first wait. The task calls this after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }

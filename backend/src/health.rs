@@ -1,6 +1,6 @@
-//! Probes a pod over HTTP, at one of its addresses after the other, until the pod answers well. A starting
-//! pod is probed as soon as its address is known, and a quarantined pod when the scheduler orders a probe.
-//! `pod::life` sets the deadline and decides what the result means.
+//! Probes a pod over HTTP at its addresses in turn, until the pod answers well. A starting pod is probed as
+//! soon as its address is known; a quarantined pod is probed when the scheduler orders it. `pod::life` sets
+//! the deadline and decides what the result means.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -22,14 +22,12 @@ use crate::task::AbortOnDrop;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest time that a probe may wait for an answer.
 const ANSWER: Duration = Duration::from_secs(1);
-/// The most bytes of an answer that are read after its status. If the rest were not read, the pod's server
-/// would get a reset.
+/// The largest number of bytes of an answer that are read after its status.
 const REST_MAX: u64 = 64 * 1024;
 
-/// The probes of one pod and their results. The pod's `bell` is notified after the first probe and when the
-/// pod has answered well.
+/// The probes of one pod and their results. It notifies `bell` after the first probe, and when the pod has
+/// answered well.
 pub struct HealthCheck {
     request: Vec<u8>,
     health: Health,
@@ -37,19 +35,17 @@ pub struct HealthCheck {
     /// The address at which the pod answered well.
     answered: RefCell<Option<PodAddress>>,
     was_probed: Cell<bool>,
-    /// The last bad answer.
     last: RefCell<Option<Unwell>>,
     /// Whether a probe failed because this process had no free file descriptor. Such a failure shows nothing
     /// about the pod.
     descriptor_shortage: Cell<bool>,
 }
 
-/// Why an answer of a pod is a bad one.
 enum Unwell {
     Status(u16),
     /// The first bytes are not the answer of an HTTP server.
     NoHttp,
-    /// The process that listens at this address is not known to be the pod's.
+    /// The process that listens here is not known to be the pod's.
     Stranger(SocketAddr),
 }
 
@@ -105,14 +101,14 @@ impl HealthCheck {
         self.was_probed.get()
     }
 
-    /// Returns the pod's last bad answer as the end of a message; empty if there is none.
+    /// Returns the pod's last bad answer as the end of a message.
     pub fn last_answer(&self) -> String {
         let last = self.last.borrow();
         last.as_ref()
             .map_or_else(String::new, |unwell| format!("; {unwell}"))
     }
 
-    /// Returns whether a probe has failed for lack of a descriptor since the last call of this function.
+    /// Returns whether a probe lacked a descriptor since the last call of this function.
     pub fn take_descriptor_shortage(&self) -> bool {
         self.descriptor_shortage.take()
     }
@@ -142,7 +138,6 @@ impl HealthCheck {
         }
     }
 
-    /// Probes one address. Returns whether the pod answered well.
     async fn ask(
         &self,
         address: &PodAddress,
@@ -156,8 +151,7 @@ impl HealthCheck {
             None => Unwell::NoHttp,
             Some(status) if !self.health.is_well(status) => Unwell::Status(status),
             Some(status) => match address {
-                // The owner is checked only after a good status, because the check costs more than the
-                // request.
+                // The check of the owner costs more than the request, so only a good answer gets it.
                 PodAddress::Tcp(at) if !is_own(*at) => Unwell::Stranger(*at),
                 _ => {
                     self.health.note(status);
@@ -181,9 +175,9 @@ impl HealthCheck {
     }
 }
 
-/// Reads the rest of an answer, so that a server that is still writing gets no reset.
+/// If the connection were closed while the server writes, the server would get a reset.
 async fn read_to_end(stream: impl AsyncRead + Unpin) {
     let mut rest = stream.take(REST_MAX);
-    // The result is not needed, because the probe has its answer already.
+    // Ignore errors, because the probe already has its answer.
     let _ = timeout(ANSWER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }

@@ -1,6 +1,6 @@
-//! What is the same in every backend for one attempt of a JOB call: the environment of its program, the end
-//! of the attempt, and the table of all Jobs. The call's result goes directly to the io thread that owns the
-//! call. That thread reports when the attempt is over.
+//! The part of a JOB call's attempt that all backends share: the environment of its program, the end of the
+//! attempt, and the table of Jobs. The io thread that owns the call receives the call's result and reports
+//! when the attempt is over.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -13,18 +13,18 @@ use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a Job may still run after its call's deadline. The io thread ends the call and its Job at the
-/// deadline. So no io thread knows a Job that runs this much longer, and the backend ends the Job.
+/// How long a Job may run after its call's deadline until the backend ends it. Usually the io thread ends the
+/// Job at the deadline; a Job that runs longer is known to no io thread.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// The name of an attempt: the call, and the number of the attempt.
+/// The call, and the number of the attempt.
 pub type AttemptKey = (CallId, u32);
 
-/// The part of a Job that other tasks use, besides the Job's own task.
+/// The part of a Job that other tasks use, too.
 pub struct JobAttempt {
     pub name: String,
     pub start: Box<JobStart>,
-    /// The signal that wakes the Job's task after a change that concerns the Job.
+    /// Wakes the Job's task after a change of the Job.
     pub bell: Rc<Notify>,
     stop: Cell<bool>,
     timestamps: Cell<Option<ReadyTimestamps>>,
@@ -60,21 +60,20 @@ impl JobAttempt {
         self.timestamps.get()
     }
 
-    /// Waits until `bell` is notified. Returns false if the deadline comes first.
+    /// Waits for `bell`. Returns false if the deadline comes first.
     pub async fn rung_before(&self, deadline: Instant) -> bool {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Waits at most `time` for the report that the attempt is over, and returns whether the report came. It
-    /// may come shortly after the program that sent the result has exited.
+    /// Waits at most `time` for the report that the attempt is over; returns whether it came. The report may
+    /// come a little later than the exit of the program.
     pub async fn is_stopped_within(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while !self.is_stopped() && self.rung_before(deadline).await {}
         self.is_stopped()
     }
 
-    /// Returns the environment variables that describe the call to its program and name the URL for the
-    /// result.
+    /// Returns the variables that describe the call to its program, and the URL for the result.
     pub fn env(&self, callback_base: &str) -> Vec<(&'static str, String)> {
         let start = &self.start;
         let callback = format!("{callback_base}/v1/internal/{}/executions", start.token);
@@ -99,7 +98,7 @@ impl JobAttempt {
     }
 }
 
-/// All Jobs that have a task, by attempt and by name. `J` may hold more about a Job than a `JobAttempt` does.
+/// The Jobs that have a task. `J` may hold more about a Job than a `JobAttempt` does.
 pub struct JobTable<J> {
     by_key: HashMap<AttemptKey, Rc<J>>,
     by_name: HashMap<String, AttemptKey>,
@@ -131,7 +130,7 @@ impl<J: Borrow<JobAttempt>> JobTable<J> {
         self.by_key.remove(&job.key());
     }
 
-    /// Notes that an attempt is over, if the table has its Job.
+    /// Notes that an attempt is over. Does nothing if the table does not have its Job.
     pub fn stop(&self, key: AttemptKey, timestamps: Option<ReadyTimestamps>) {
         if let Some(job) = self.by_key.get(&key) {
             let job: &JobAttempt = (**job).borrow();

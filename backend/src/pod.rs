@@ -1,5 +1,5 @@
-//! The data that the task of a warm pod shares with other tasks. Through these data the scheduler's orders
-//! and the pod's own reports reach the pod's task. This module takes no action; `life` does.
+//! The data that the task of a warm pod shares with other tasks. The scheduler's orders and the pod's own
+//! reports reach the task through these data. `life` acts on them.
 
 pub mod life;
 pub mod table;
@@ -22,16 +22,16 @@ use crate::announcer::Announcer;
 use crate::health::HealthCheck;
 use crate::random::random;
 
-/// The part of a pod that other tasks use, besides the pod's own task.
+/// The part of a pod that other tasks use, too.
 pub struct WarmPod {
-    /// The scheduler's id of the pod; none for a pod that lost its id and is only probed.
+    /// None for a pod that lost its id and is only probed.
     id: Option<PodId>,
     pub name: String,
-    /// The secret with which a caller may report the pod as ready.
+    /// The secret that the pod's ready report must carry.
     pub token: String,
     pub function: Arc<Function>,
     pub wanted_at: Uptime,
-    /// The signal that wakes the pod's task after a change that concerns the pod.
+    /// Wakes the pod's task after a change of the pod.
     pub bell: Rc<Notify>,
     pub health: Rc<HealthCheck>,
     stop: Cell<bool>,
@@ -64,12 +64,12 @@ impl WarmPod {
         }
     }
 
-    /// Returns the scheduler's id of the pod. Panics if the pod has none.
+    /// Panics if the pod has no id.
     pub fn id(&self) -> PodId {
         self.id.expect("a pod that runs has an id")
     }
 
-    /// Asks the pod's task to end the pod. Calls that still run in the pod have the grace period to finish.
+    /// Asks the pod's task to end the pod. Calls that run in the pod may finish within the grace period.
     pub fn stop(&self) {
         self.stop.set(true);
         self.bell.notify_one();
@@ -79,20 +79,19 @@ impl WarmPod {
         self.stop.get()
     }
 
-    /// Asks the pod's task to probe the pod.
     pub fn probe(&self) {
         self.probe.set(true);
         self.bell.notify_one();
     }
 
-    /// Notes that the pod reported that it is ready, and the IP address that it reported, if any.
+    /// Notes the pod's ready report, and the IP address in it, if any.
     pub fn report_ready(&self, address: Option<IpAddr>) {
         self.reported_address.set(address);
         self.reported_ready.set(true);
         self.bell.notify_one();
     }
 
-    /// Returns whether the pod has reported ready, or answered a probe well, since the last probe began.
+    /// Returns whether the pod reported ready or answered a probe well. The next probe clears both.
     pub fn is_ready(&self) -> bool {
         self.has_reported_ready() || self.health.answered().is_some()
     }
@@ -105,12 +104,12 @@ impl WarmPod {
         self.reported_address.get()
     }
 
-    /// Waits until `bell` is notified. Returns false if the deadline comes first.
+    /// Waits for `bell`. Returns false if the deadline comes first.
     pub async fn rung_before(&self, deadline: Instant) -> bool {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Announces how the pod's life ended. The caller removes the pod from its table first.
+    /// Announces how the pod's life ended. The pod must no longer be in its table.
     pub fn announce_end<F>(&self, announcer: &Announcer, fate: PodFate<F>, is_expected: bool) {
         let (function, pod) = (self.function.name(), &self.name);
         match fate {
@@ -145,10 +144,9 @@ impl<F> PodStartError<F> {
     }
 }
 
-/// How a pod's life ended.
 pub enum PodFate<F> {
     StartFailed(PodStartError<F>),
-    /// The pod ran before this backend knew it, and did not answer in time. It still runs, and may be busy.
+    /// The pod ran before this backend knew it, and did not answer in time. It may be busy and still runs.
     Unanswered(PodStartError<F>),
     /// The pod ended after it was announced, or was stopped during its start.
     Ended(PodEnd),

@@ -1,9 +1,7 @@
-//! The handle of a task on the bridge's thread. The task is aborted when the handle is dropped. The module
-//! starts no task.
+//! The handle of a task on the bridge's thread. Dropping the handle aborts the task.
 
 use tokio::task::JoinHandle;
 
-/// A guard that aborts its task when it is dropped.
 pub struct AbortOnDrop<T>(pub JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {

@@ -25,14 +25,13 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// The pause between two refreshes of the OOM watch. A kill is discarded if it is attributed to no process for
-/// one to two pauses, so a pause is longer than the time from a kill to the report of the process's end.
+/// The pause between two refreshes of the OOM watch. After one to two pauses, a kill without a process is
+/// discarded. A pause is longer than the time from a kill to the report of the process's end.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend of one machine, as the bridge's thread uses it.
 pub struct LocalBridge(Rc<LocalDispatcher>);
 
-/// Executes the commands of the work queue.
 struct LocalDispatcher {
     context: Rc<LocalContext>,
     pods: RefCell<LocalPods>,
@@ -41,16 +40,15 @@ struct LocalDispatcher {
 
 impl LocalBridge {
     /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`, because
-    /// both start tasks. Other code of the thread may use the work queue too, because no task of the bridge
-    /// borrows the work queue across an await.
+    /// both start tasks. No task of the bridge borrows the work queue across an await, so other code of the
+    /// thread may use it, too.
     pub fn open(
         config: LocalConfig,
         work_queue: Rc<RefCell<WorkQueue>>,
     ) -> Result<Self, LocalOpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| LocalOpenError::RunDir { base, why })?;
-        // Become a subreaper, so that the guard's children become children of this process if the guard is
-        // killed. This process then ends them.
+        // If the guard is killed, a subreaper inherits the guard's children, and this process must end them.
         prctl::set_child_subreaper(true).map_err(|errno| LocalOpenError::Reaper(errno.into()))?;
         let guard: GuardProcess = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
@@ -67,12 +65,11 @@ impl LocalBridge {
         })))
     }
 
-    /// Executes a command of the work queue, or starts a task for it.
     pub fn take(&self, command: BridgeCommand) {
         self.0.take(command);
     }
 
-    /// Ends every process, the guard too.
+    /// Ends every process, also the guard.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -81,8 +78,8 @@ impl LocalBridge {
 impl LocalDispatcher {
     fn take(self: &Rc<Self>, command: BridgeCommand) {
         match command {
-            // Do nothing, because a function needs no process before its first pod, and the work queue has
-            // already changed the function table.
+            // The work queue has already changed the function table, and a function without pods needs no
+            // process.
             BridgeCommand::Function(_)
             | BridgeCommand::Removed { .. }
             | BridgeCommand::Change { .. } => {}
@@ -99,7 +96,7 @@ impl LocalDispatcher {
                 Some(pod) => pod.probe(),
                 None => self.context.announcer.unknown(pod),
             },
-            // Processes do not outlive their control plane, so there is nothing to adopt.
+            // Processes do not outlive their control plane, so no pod can be adopted.
             BridgeCommand::Adopted { pod, .. } => pod
                 .into_iter()
                 .for_each(|pod| self.context.announcer.unknown(pod)),
@@ -160,7 +157,7 @@ impl LocalDispatcher {
         self.context.is_stopping.set(true);
         self.context.link.terminate_all();
         let deadline = Instant::now() + self.context.config.stop_grace;
-        // Poll, because nothing notifies this task when the last process has ended.
+        // Nothing notifies this task when the last process has ended.
         while !self.context.link.is_empty() && Instant::now() < deadline {
             sleep(Duration::from_millis(5)).await;
         }
@@ -168,12 +165,12 @@ impl LocalDispatcher {
     }
 }
 
-/// Discards, again and again, the OOM kills that were attributed to no process. Returns only if there is no
+/// Regularly discards the OOM kills that hit no process of a pod or a Job. Returns only if there is no
 /// counter.
 async fn watch_memory(context: Rc<LocalContext>) {
     while context.oom.has_counter() {
         if context.link.is_empty() {
-            // Wait for the next start, because no kill can hit a function process while none runs.
+            // No kill can hit a function process while none runs.
             context.link.started.notified().await;
         } else {
             sleep(OOM_POLL).await;

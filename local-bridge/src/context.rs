@@ -1,5 +1,5 @@
-//! What every task of the bridge gets: the settings, the link to the guard, the announcer, and the state that
-//! all processes share. A task uses this context, and knows neither the bridge nor another task.
+//! The data that every task of the bridge shares: the settings, the link to the guard, the announcer, and the
+//! state of all processes. A task knows neither the bridge nor another task.
 
 pub(crate) mod config;
 

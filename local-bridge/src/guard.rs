@@ -1,12 +1,11 @@
-//! The guard: a process of its own that is the parent of all function processes. The guard ends all its
-//! descendants as soon as the control plane is gone for any reason. The guard runs the same program as the
-//! control plane: `link` starts it as `nanofaas guard`, and sends it the processes to start and the signals
-//! to deliver.
+//! The guard: a process of its own that is the parent of all function processes. It ends all its descendants
+//! as soon as the control plane is gone for any reason. It runs the same program as the control plane: `link`
+//! starts it as `nanofaas guard`, and sends it the processes to start and the signals to deliver.
 //!
 //! The guard makes each process that it starts a subreaper. Orphans below such a process become children of
-//! that process, as they do for the first process of a container. So all descendants of a pod stay below the
-//! pod's process while that process runs, and become the guard's children when that process ends. Therefore a
-//! child that the guard did not start belongs to a pod or Job that has ended.
+//! that process, as in a container. All descendants of a pod stay below the pod's process while that process
+//! runs, and become the guard's children when it ends. A child that the guard did not start therefore
+//! belongs to a pod or Job that has ended.
 
 pub(crate) mod descent;
 pub(crate) mod link;
@@ -52,7 +51,6 @@ pub fn guard_main() -> ExitCode {
 struct Guard {
     plane: UnixStream,
     lines: Lines,
-    /// Readable when a child has ended.
     ended: SignalFd,
     running: HashMap<u64, Pid>,
     by_pid: HashMap<Pid, u64>,
@@ -67,15 +65,14 @@ fn child_signal() -> SigSet {
 impl Guard {
     fn enter() -> io::Result<Self> {
         let plane = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // This fails if standard input is not a connected socket.
+        // Fails if standard input is not a connected socket.
         plane.peer_addr()?;
         close_inherited(&plane)?;
-        // Leave the control plane's session, so that Ctrl-C in a terminal reaches only the control plane.
+        // Ctrl-C in a terminal must reach only the control plane.
         setsid()?;
         prctl::set_child_subreaper(true)?;
         let _ = prctl::set_name(c"nanofaas-guard");
-        // Return to the kernel's default for huge pages, because the control plane has switched huge pages
-        // off for itself and functions would inherit this setting.
+        // The control plane has switched huge pages off for itself, and functions would inherit this setting.
         let _ = prctl::set_thp_disable(false);
         child_signal().thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -88,7 +85,6 @@ impl Guard {
         })
     }
 
-    /// Serves until the control plane is gone.
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let mut sources = [
@@ -107,7 +103,7 @@ impl Guard {
         }
     }
 
-    /// Reads and executes the control plane's messages; returns false if the control plane is gone.
+    /// Executes the control plane's messages; returns false if the control plane is gone.
     fn listen(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 64 * 1024];
         match self.plane.read(&mut bytes) {
@@ -148,8 +144,7 @@ impl Guard {
                 message: why_not(&start, &error),
             })?,
         }
-        // Reap here, because `spawn` unblocks SIGCHLD for a moment, and the end of a child in that moment
-        // leaves no signal to read.
+        // `spawn` unblocks SIGCHLD for a moment. A child that ends in that moment leaves no signal to read.
         self.reap()
     }
 
@@ -157,7 +152,7 @@ impl Guard {
         let (Some(pid), Ok(signal)) = (self.running.get(&id), Signal::try_from(signal)) else {
             return;
         };
-        // The process is not reaped yet, so its pid cannot belong to another process.
+        // The process is not reaped, so its pid cannot belong to another process.
         let _ = if group {
             killpg(*pid, signal)
         } else {
@@ -165,8 +160,8 @@ impl Guard {
         };
     }
 
-    /// Reaps ended children, including adopted ones, and reports the ends of those that the guard started. If
-    /// any child has ended, the processes that it left behind are ended too.
+    /// Reaps ended children, also adopted ones, and reports the ends of those that the guard started. If any
+    /// child has ended, the processes that it left behind are killed.
     fn reap(&mut self) -> io::Result<()> {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let mut any = false;
@@ -183,8 +178,8 @@ impl Guard {
             any = true;
             let known = self.by_pid.remove(&pid);
             if known.is_some() {
-                // Kill the rest of the process's group before the process is reaped, because after that
-                // its pid may name another group.
+                // Kill the rest of the group first, because the pid may name another group after the process
+                // is reaped.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let _ = waitpid(pid, None);
@@ -199,9 +194,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Ends the processes that ended pods have left behind. As in a container, a process does not outlive its
-    /// pod, even if the process chose another group, session or environment. The children of a process that
-    /// is killed here become children of the guard, which ends them after it has reaped the killed process.
+    /// Kills the processes that ended pods have left behind. As in a container, a process does not outlive
+    /// its pod, even if it chose another group, session or environment. The children of a killed process
+    /// become children of the guard, and the next `reap` ends them.
     fn end_orphans(&self) {
         for pid in descent::children() {
             if !self.by_pid.contains_key(&pid) {
@@ -217,8 +212,8 @@ impl Guard {
 }
 
 /// Closes the descriptors that the control plane inherited from its own parent, so that functions do not get
-/// them. For example, a build tool that reads the output of the control plane waits until every process that
-/// has the pipe has closed it. It would wait for the functions too.
+/// them. A build tool that reads the control plane's output, for example, waits until every process has
+/// closed the pipe, and would wait for the functions, too.
 fn close_inherited(plane: &UnixStream) -> io::Result<()> {
     let mut open = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
@@ -233,8 +228,7 @@ fn close_inherited(plane: &UnixStream) -> io::Result<()> {
         .into_iter()
         .filter(|fd| *fd > 2 && *fd != plane.as_raw_fd())
     {
-        // One of these descriptors is that of the directory listing, which is closed already. So ignore the
-        // error.
+        // The descriptor of the directory listing is among these and already closed, so ignore the error.
         let _ = close(fd);
     }
     Ok(())
@@ -257,7 +251,7 @@ fn spawn(start: &Start) -> io::Result<Pid> {
         command.current_dir(directory);
     }
     adopts_its_orphans(&mut command);
-    // Unblock SIGCHLD, because otherwise the child would inherit the blocked signal.
+    // The child would inherit the blocked signal.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;
@@ -265,8 +259,8 @@ fn spawn(start: &Start) -> io::Result<Pid> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Makes the new process a subreaper, so that it adopts the orphans below it. The flag is set between fork
-/// and exec and stays set after exec; the children of the process do not inherit the flag.
+/// Makes the new process a subreaper, which adopts the orphans below it. The flag stays set after exec, and
+/// the children of the process do not inherit it.
 #[allow(
     unsafe_code,
     reason = "std offers no other way to run a system call in the child"
@@ -279,19 +273,18 @@ fn adopts_its_orphans(command: &mut Command) {
     }
 }
 
-/// Opens the writing end of a named pipe that the control plane reads. Fails if no process reads the pipe.
+/// Opens the writing end of a named pipe. Fails if no process reads the pipe.
 fn pipe(path: &str) -> io::Result<File> {
     let nonblocking = OFlag::O_NONBLOCK.bits();
     let file = OpenOptions::new()
         .write(true)
         .custom_flags(nonblocking)
         .open(path)?;
-    // Make writes block again, because the function expects blocking writes. Only the open must not block.
+    // Only the open must not block: the function expects blocking writes.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(file)
 }
 
-/// Returns whether another try would fail in the same way.
 fn is_permanent(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return error.kind() == io::ErrorKind::InvalidInput;
@@ -311,7 +304,6 @@ fn is_permanent(error: &io::Error) -> bool {
     )
 }
 
-/// Describes the system's error, and what the user should check.
 fn why_not(start: &Start, error: &io::Error) -> String {
     let program = start.argv.first().map_or("", String::as_str);
     match &start.directory {

@@ -1,6 +1,6 @@
 //! One attempt of a call of a JOB function: one process, which posts its result to the control plane
-//! (contract §3.2). The io thread that owns the call receives the result, and sends `JobStop` when the
-//! attempt is over. This module does not see the result.
+//! (contract §3.2). The io thread that owns the call receives the result and sends `JobStop` when the attempt
+//! is over. This module does not see the result.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use crate::guard::link::ProcessEnd;
 use crate::process::program::FunctionProgram;
 use crate::process::{self, Process, drain_output, forget_pipes};
 
-/// How long the process may take to end after SIGTERM when its attempt is over.
+/// How long the process may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(2);
-/// How long to wait for `JobStop` after the process exited with status 0, because the io thread may report
-/// the result a little later.
+/// How long a task waits for `JobStop` after its process exited with status 0. The io thread may report the
+/// result a little later than the guard reports the exit.
 const REPORT_BEHIND: Duration = Duration::from_millis(200);
 
 /// The Jobs that have a task.
 pub(crate) type LocalJobs = JobTable<JobAttempt>;
 
-/// How a Job failed, and whether the OOM killer ended it; none if the io thread reported that the attempt is
+/// How a Job failed, and whether the OOM killer ended it. None if the io thread reported that the attempt is
 /// over.
 type JobEnd = Option<(ExecutionError, bool)>;
 
-/// Runs the Job from its start to its end. Announces every step except the end, which the caller announces
-/// with `announce_end`.
+/// Runs the Job to its end. It announces every step except the end: the caller passes the result to
+/// `announce_end`.
 pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     let now = announcer.now();
@@ -36,8 +36,8 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     run(job, context).await
 }
 
-/// Records the start times that the runtime reported, and announces the failure, if there is one. Call this
-/// after the Job was removed from its table.
+/// Records the start times that the runtime reported, and announces the failure, if there is one. The Job
+/// must no longer be in its table.
 pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     if let Some(timestamps) = job.timestamps() {
@@ -54,7 +54,6 @@ pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobE
     announcer.job_ended(&job.start, &job.name, failure, oom);
 }
 
-/// Runs the attempt and returns its failure; none if the io thread reported that the attempt is over.
 async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (link, run_dir) = (&context.link, &context.run_dir);
     let id = link.next_id();
@@ -93,7 +92,6 @@ async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     (!job.is_stopped()).then_some(why)
 }
 
-/// Waits until the attempt is over, its process has ended, or the deadline has passed.
 async fn running(
     job: &JobAttempt,
     context: &LocalContext,
@@ -127,7 +125,6 @@ enum ProcessOutcome {
     Forgotten,
 }
 
-/// Ends the process of an attempt that is over.
 async fn end(mut process: Process) {
     if process.end().is_none() {
         process.terminate();

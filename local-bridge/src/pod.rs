@@ -1,6 +1,5 @@
 //! The part of a warm pod's task that only this backend has: it starts the pod's process through the guard,
-//! watches the process and ends it. The process serves calls on a Unix socket or a port. The scheduler's
-//! orders and the process itself decide when each step happens.
+//! watches it and ends it. The scheduler's orders and the process itself decide when each step happens.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,8 +25,8 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 /// The warm pods that have a task.
 pub(crate) type LocalPods = PodTable<WarmPod>;
 
-/// Runs the pod from its start to its end. Announces every step except the end, which the caller announces
-/// with `WarmPod::announce_end`.
+/// Runs the pod to its end. It announces every step except the end: the caller passes the result to
+/// `WarmPod::announce_end`.
 pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFate<()> {
     let id = context.link.next_id();
     let mut runner = ProcessRunner {
@@ -44,30 +43,25 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
     fate
 }
 
-/// Returns the addresses at which a pod may listen.
 fn addresses(socket: &Path, port: u16) -> Vec<PodAddress> {
     let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
-    // A server that listens at `localhost` uses the IPv4 address or the IPv6 address, so both are probed.
+    // A server at `localhost` may listen on only one of the two.
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
     vec![PodAddress::Unix(socket.into()), at(v4), at(v6)]
 }
 
-/// A process, and the port that was reserved for it.
 struct Created {
     process: Process,
     port: PodPort,
 }
 
-/// The state of a pod's task.
 struct ProcessRunner {
     context: Rc<LocalContext>,
     pod: Rc<WarmPod>,
-    /// The number that names the process in the link.
+    /// The number of the process in the link.
     id: u64,
     socket: PathBuf,
-    /// The addresses to probe.
     addresses: Vec<PodAddress>,
-    /// None until `create` has started the process.
     created: Option<Created>,
 }
 
@@ -101,8 +95,7 @@ impl ProcessRunner {
         }
     }
 
-    /// Removes the pipes and the socket of the ended pod, and starts a task that reads the rest of the pod's
-    /// output.
+    /// Removes the pipes and the socket of the ended pod. A task reads the rest of the pod's output.
     fn clean_up(mut self) {
         forget_pipes(&self.context.run_dir, self.id);
         let _ = fs::remove_file(&self.socket);
@@ -171,8 +164,8 @@ impl PodRunner for ProcessRunner {
     }
 
     fn ready_at(&self) -> Option<PodAddress> {
-        // A ready report counts only if the socket exists, because a pod makes its socket before it sends the
-        // report. A pod that listens on a port in place of the socket is ready only when it answers a probe.
+        // A pod makes its socket before it reports ready, so a report without a socket does not count. A pod
+        // that listens on a port instead is ready when it answers a probe.
         let has_socket = || self.pod.has_reported_ready() && self.socket.exists();
         let by_report = || has_socket().then(|| PodAddress::Unix(self.socket.clone()));
         self.pod.health.answered().or_else(by_report)
@@ -189,7 +182,7 @@ impl PodRunner for ProcessRunner {
             "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
              on its socket, NANOFAAS_SOCKET, or at 127.0.0.1:{port}, PORT{last}"
         );
-        // Kill the process first, because its last output is complete only after its end.
+        // The last output is complete only after the process has ended.
         let process = self.process();
         process.kill().await;
         PodStartError::new((), false, process.with_last_output(how).await)

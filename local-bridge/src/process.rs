@@ -34,12 +34,11 @@ use crate::process::run_dir::RunDir;
 
 /// How long reading the last output of an ended process may take.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
-/// How long to wait for the end of a process after SIGKILL.
+/// How long a process may take to end after SIGKILL.
 const KILLED: Duration = Duration::from_secs(5);
-/// The limit of a message together with the last output that is appended to it, in bytes.
+/// The limit of a message and the output that is appended to it, in bytes.
 const MESSAGE_LEN_MAX: usize = 4096;
 
-/// A process that the guard was asked to start.
 pub(crate) struct Process {
     link: Rc<Link>,
     known: Rc<ProcessHandle>,
@@ -49,7 +48,7 @@ pub(crate) struct Process {
     was_killed: bool,
 }
 
-/// Starts a process of a function. `bell` is notified when the process runs and when it has ended.
+/// Starts a process of a function. `bell` is notified when it runs and when it has ended.
 pub(crate) fn start(
     link: &Rc<Link>,
     run_dir: &RunDir,
@@ -61,7 +60,7 @@ pub(crate) fn start(
     let tail = Rc::new(RefCell::new(OutputTail::default()));
     let mut following = Vec::with_capacity(2);
     let mut paths = Vec::with_capacity(2);
-    // Open the reading ends first, because the guard cannot open a pipe that nothing reads.
+    // The guard cannot open a pipe that no process reads.
     for (stream, end, tail) in [
         ("stdout", "out", None),
         ("stderr", "err", Some(tail.clone())),
@@ -108,7 +107,7 @@ fn text(path: &Path) -> io::Result<String> {
     text.ok_or_else(|| io::Error::other("the run directory is not UTF-8"))
 }
 
-/// Removes the files of a process's pipes. The files are needed only until the process runs.
+/// Removes the files of a process's pipes. They are needed only until the process runs.
 pub(crate) fn forget_pipes(run_dir: &RunDir, id: u64) {
     for end in ["out", "err"] {
         let _ = fs::remove_file(run_dir.at(&format!("{id}.{end}")));
@@ -120,7 +119,7 @@ impl Process {
         self.known.pid.get().is_some()
     }
 
-    /// Returns the process's state, for tasks other than the owner of the process.
+    /// Returns the process's state, for tasks that do not own the process.
     pub(crate) fn known(&self) -> Rc<ProcessHandle> {
         self.known.clone()
     }
@@ -129,7 +128,7 @@ impl Process {
         self.known.end()
     }
 
-    /// Sends SIGTERM to the process and not to the rest of its group, as the kubelet does.
+    /// Sends SIGTERM to the process alone, as the kubelet does.
     pub(crate) fn terminate(&self) {
         self.link.signal(&self.known, Signal::SIGTERM, false);
     }
@@ -144,8 +143,8 @@ impl Process {
         self.ended_before(Instant::now() + KILLED).await;
     }
 
-    /// Waits for the end of the process; returns false if the process still runs at the deadline. The wait
-    /// also consumes notifications of `bell` that have another cause.
+    /// Returns false if the process still runs at the deadline. The wait consumes all notifications of
+    /// `bell`, also those with another cause.
     pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
         loop {
             if self.end().is_some() {
@@ -157,7 +156,7 @@ impl Process {
         }
     }
 
-    /// Returns whether the process ended by a SIGKILL that this control plane did not send.
+    /// Returns whether a SIGKILL that this control plane did not send ended the process.
     pub(crate) fn fell_to_sigkill(&self) -> bool {
         let killed = ProcessEnding::Signal(Signal::SIGKILL as i32);
         !self.was_killed
@@ -171,7 +170,6 @@ impl Process {
         )
     }
 
-    /// Describes how the process ended.
     pub(crate) fn how(&self) -> String {
         match self.end() {
             None => "it does not end although it was killed".to_owned(),
@@ -187,7 +185,7 @@ impl Process {
         }
     }
 
-    /// Returns the message, followed by the last lines of the process's stderr.
+    /// Appends the last lines of the process's stderr to the message.
     pub(crate) async fn with_last_output(&mut self, message: String) -> Arc<str> {
         let deadline = Instant::now() + LAST_OUTPUT;
         for mut following in self.following.drain(..) {
@@ -206,7 +204,7 @@ impl Process {
     }
 }
 
-/// Reads the remaining output of an ended process in a task, so that the caller does not wait for it.
+/// Starts a task that reads the remaining output of an ended process.
 pub(crate) fn drain_output(mut process: Process) {
     spawn_local(async move {
         for following in &mut process.following {

@@ -1,5 +1,5 @@
 //! A program with several handlers: of all three kinds, and with different ways to end a call.
-//! `FUNCTION_HANDLER` selects one of them. The tests run this program as their function.
+//! `FUNCTION_HANDLER` selects a handler. The tests run this program as their function.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,7 +19,6 @@ struct Total {
     total: i64,
 }
 
-/// A handler with typed input and output.
 fn sum(input: Sum, _: &Context) -> Result<Total, Error> {
     let add = |total: i64, number: &i64| total.checked_add(*number);
     let total = input.numbers.iter().try_fold(0, add);
@@ -51,24 +50,20 @@ fn facts(_: serde_json::Value, context: &Context) -> Result<Facts, Error> {
     })
 }
 
-/// Writes a text to a file when the value is dropped, so also if the handler's future is dropped.
+/// Writes a text to a file when the value is dropped, also when the handler's future is dropped.
 struct Epitaph(PathBuf, &'static str);
 
 impl Drop for Epitaph {
     fn drop(&mut self) {
-        // An error is ignored, because the test fails if the file is missing.
+        // The test fails if the file is missing, so ignore the error.
         let _ = std::fs::write(&self.0, self.1);
     }
 }
 
-/// The files by which a test controls a slow handler.
 #[derive(Deserialize)]
 struct WaitInput {
-    /// The handler creates this file when it begins.
     began: PathBuf,
-    /// The handler returns when this file exists.
     gate: PathBuf,
-    /// The handler writes to this file how it ended.
     ended: PathBuf,
 }
 
@@ -106,7 +101,6 @@ fn deaf(input: WaitInput, _: &Context) -> Result<&'static str, Error> {
     Ok("done")
 }
 
-/// Fails in the way that the input names.
 fn fail(how: String, _: &Context) -> Result<Output, Error> {
     match how.as_str() {
         "error" => Err(Error::new("it did not work")),

@@ -1,6 +1,6 @@
-//! Reports one time to the platform that this pod is ready (`NANOFAAS_READY_URL`). The report does
-//! not delay serving. If the report fails, the platform's probe of `/health` finds the pod.
-//! `server` and the watchdog call `announce`.
+//! Reports to the platform, one time, that this pod is ready (`NANOFAAS_READY_URL`). The report
+//! does not delay serving. If it fails, the platform's probe of `/health` finds the pod. `server`
+//! and the watchdog call `announce`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,14 +9,13 @@ use crate::log;
 
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The times of this pod's start.
 #[derive(Clone, Copy, Debug)]
 pub struct Birth {
     /// When the program began.
     pub started: SystemTime,
     /// When the function's code was loaded.
     pub loaded: SystemTime,
-    /// When the initialisation ended with success; None until then.
+    /// When the initialisation ended with success.
     pub ready: Option<SystemTime>,
 }
 
@@ -38,8 +37,7 @@ impl Birth {
         }
     }
 
-    /// Returns the milliseconds from the start of the program until the pod was ready; 0 if the pod
-    /// is not ready yet.
+    /// Returns the time from the start of the program to `ready`, in ms; 0 if the pod is not ready.
     pub(crate) fn init_ms(&self) -> u64 {
         let init = self
             .ready
@@ -47,8 +45,8 @@ impl Birth {
         u64::try_from(init.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Returns `startedAt`, `loadedAt` and `readyAt` in epoch ms. Leaves out a time that is not
-    /// known, because the platform does not accept null in its place.
+    /// Returns `startedAt`, `loadedAt` and `readyAt` in epoch ms. An unknown time is left out,
+    /// because the platform accepts no null.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let epoch_ms = |time: SystemTime| {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

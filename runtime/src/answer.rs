@@ -2,13 +2,12 @@
 
 use crate::output::JSON;
 
-/// The parts of an answer's head besides its status and length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extra<'a> {
     pub(crate) content_type: &'a str,
     pub(crate) close: bool,
-    /// How long the initialisation took, in milliseconds. It is sent with `X-Cold-Start`, in the
-    /// first answer of a pod.
+    /// How long the initialisation took, in ms. The first answer of a pod has it with
+    /// `X-Cold-Start`.
     pub(crate) init_ms: Option<u64>,
     pub(crate) not_started: bool,
     pub(crate) allow: Option<&'a str>,
@@ -24,9 +23,8 @@ impl Extra<'_> {
     };
 }
 
-/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty if
-/// the request has none. The platform compares `id` with the id of its call, and so detects an
-/// answer that belongs to another call.
+/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty.
+/// The platform compares it with the id of its call, and so detects the answer of another call.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     status: u16,
@@ -65,7 +63,7 @@ pub(crate) fn put_head(
     put(out, &["\r\n"]);
 }
 
-/// Copies the pieces one by one, because `write!` takes four times as long.
+/// `write!` would take four times as long.
 fn put(out: &mut Vec<u8>, pieces: &[&str]) {
     for piece in pieces {
         out.extend_from_slice(piece.as_bytes());

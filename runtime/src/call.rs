@@ -1,6 +1,5 @@
 //! One call: the bytes of its request, the request's parts as ranges of these bytes, and the
-//! deadline. This module reads no socket. `Input` and `Context` are the handler's two views of a
-//! call.
+//! deadline. This module reads no socket. A handler sees a call as an `Input` and a `Context`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +21,7 @@ const ENDED: u8 = 1;
 const CUT_OFF: u8 = 2;
 
 pub(crate) struct HandlerCall {
-    /// The request's head and, after it, the body. A chunked body is decoded.
+    /// The request's head, followed by the decoded body.
     bytes: Vec<u8>,
     head: usize,
     json: bool,
@@ -42,7 +41,7 @@ struct Envelope<'a> {
     metadata: Option<&'a RawValue>,
 }
 
-/// Deserializes `input`. `null` counts as an input, not as a missing input.
+/// `null` counts as an input, not as a missing one.
 fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<&'de RawValue, D::Error> {
     <&RawValue>::deserialize(value)
 }
@@ -59,8 +58,7 @@ impl HandlerCall {
         let mut input = head..bytes.len();
         let mut metadata = 0..0;
         if json {
-            // Without this check serde would also accept an array, and take its first element as
-            // `input`.
+            // Serde would also accept an array, and take its first element as `input`.
             if bytes[head..].trim_ascii_start().first() != Some(&b'{') {
                 return Err(Error::bad_input(ENVELOPE));
             }
@@ -86,13 +84,12 @@ impl HandlerCall {
         self.deadline
     }
 
-    /// Whether the deadline has passed.
     pub(crate) fn overdue(&self) -> bool {
         let past = |deadline| Instant::now() >= deadline;
         self.deadline.is_some_and(past)
     }
 
-    /// Asks the handler to stop. Returns true if the handler is still running.
+    /// Asks the handler to stop. Returns true if the handler still runs.
     pub(crate) fn cut_off(&self) -> bool {
         let state = &self.state;
         let was = state.compare_exchange(RUNNING, CUT_OFF, Ordering::AcqRel, Ordering::Acquire);
@@ -104,7 +101,7 @@ impl HandlerCall {
         self.state.swap(ENDED, Ordering::AcqRel) == CUT_OFF
     }
 
-    /// Returns the buffer, so that the next request can use it.
+    /// Returns the buffer for the next request.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -141,13 +138,13 @@ impl Input {
         self.call.json
     }
 
-    /// Returns the JSON text of the envelope's `input`, or the whole body if its content type is
-    /// not JSON.
+    /// Returns the JSON text of the envelope's `input`. If the content type is not JSON, returns
+    /// the whole body.
     pub fn bytes(&self) -> &[u8] {
         &self.call.bytes[self.call.input.clone()]
     }
 
-    /// Returns the whole body as the caller sent it. A JSON body is the envelope, with its
+    /// Returns the whole body as the caller sent it. A JSON body is the envelope with its
     /// `metadata`.
     pub fn body(&self) -> &[u8] {
         &self.call.bytes[self.call.head..]
@@ -197,7 +194,7 @@ impl<T: DeserializeOwned> FromInput for T {
     }
 }
 
-/// The data of a call besides its input.
+/// The data of a call, except its input.
 #[derive(Clone)]
 pub struct Context {
     call: Arc<HandlerCall>,
@@ -224,7 +221,7 @@ impl Context {
         attempt.and_then(|text| text.parse().ok()).unwrap_or(1)
     }
 
-    /// Returns the first header of the request with this name. The case of `name` does not matter.
+    /// Returns the first header with this name, in any case of letters.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.call.header(name)
     }
@@ -242,7 +239,8 @@ impl Context {
         pairs.map(|(key, value)| (key, text(value))).collect()
     }
 
-    /// Returns the milliseconds until the deadline, 0 after it; none if the call has no deadline.
+    /// Returns the milliseconds until the deadline, and 0 after it. None if the call has no
+    /// deadline.
     pub fn remaining_ms(&self) -> Option<u64> {
         let left = self
             .call
@@ -251,9 +249,9 @@ impl Context {
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether the result is no longer needed, because the deadline has passed or the caller has
-    /// left. A blocking handler should check this regularly and return when it is true. An async
-    /// handler need not, because its future is dropped.
+    /// Returns true if the result is not needed, because the deadline has passed or the caller has
+    /// left. A blocking handler should check this regularly and return. An async handler need not,
+    /// because its future is dropped.
     pub fn cancelled(&self) -> bool {
         self.call.state.load(Ordering::Acquire) == CUT_OFF || self.call.overdue()
     }

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client: one request per connection, plain `http://` only, with limits of time
-//! and size. It follows no redirect. `announce`, `job` and the watchdog use it.
+//! A small HTTP/1.1 client: one request for each connection, plain `http://` only, with limits of
+//! time and size. It follows no redirect. `announce`, `job` and the watchdog use it.
 
 use std::fmt;
 use std::io;
@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// The limit of an answer's body, in bytes. It is more than the platform's default settings allow
-/// for an input or an output.
+/// The limit of an answer's body, in bytes. The platform's default limits of inputs and outputs are
+/// lower.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The pauses between the attempts of `request_persistently`, in milliseconds.
 const WAITS_MS: [u64; 2] = [250, 1000];
@@ -37,12 +37,11 @@ enum UrlAddress {
 /// Why a request got no answer.
 #[derive(Debug)]
 pub enum ClientError {
-    /// The URL cannot be used, so another attempt would fail too.
+    /// The URL cannot be used, so another attempt would also fail.
     Url(String),
     Io(io::Error),
     TimedOut,
-    /// The peer closed the connection without an error before the answer was complete. The text
-    /// says whether that was before or within the answer.
+    /// The peer closed the connection before the answer was complete. The text says at which point.
     Closed(&'static str),
     /// The answer is not HTTP, or exceeds a limit.
     Answer(ParseError),
@@ -63,14 +62,14 @@ impl Url {
         let Some(rest) = text.strip_prefix("http://") else {
             return Err(wrong("must begin with http://"));
         };
-        // A space or a control character could end the request line early or add lines to the head.
+        // A space or a control character could end the request line early, or add lines to the
+        // head.
         if rest.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
             return Err(wrong("must be plain ASCII without spaces"));
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
-        // `Host` must not contain a user (RFC 9110 §7.2), and the client sends no credentials. So a
-        // URL with a user is refused.
+        // `Host` must not contain a user (RFC 9110 §7.2), and the client sends no credentials.
         if authority.contains('@') {
             return Err(wrong("must not carry a user"));
         }
@@ -101,7 +100,7 @@ impl Url {
         })
     }
 
-    /// Returns the URL of a program that listens on a port of this machine.
+    /// Returns the URL of a program on a port of this machine.
     pub fn local(port: u16, target: &str) -> Self {
         Self {
             place: UrlAddress::Tcp {
@@ -112,7 +111,7 @@ impl Url {
         }
     }
 
-    /// Returns the URL of a program that listens on a Unix socket.
+    /// Returns the URL of a program on a Unix socket.
     pub fn unix(path: &Path, target: &str) -> Self {
         Self {
             place: UrlAddress::Unix(path.into()),
@@ -125,9 +124,9 @@ impl Url {
 #[derive(Clone, Copy, Debug)]
 pub struct ClientRequest<'a> {
     pub method: &'a str,
-    /// The headers besides `Host`, `Connection` and `Content-Length`.
+    /// The headers, except `Host`, `Connection` and `Content-Length`.
     pub headers: &'a [(&'a str, &'a str)],
-    /// None for a request without a body, which gets no `Content-Length` either.
+    /// None for a request without a body and without `Content-Length`.
     pub body: Option<&'a [u8]>,
 }
 
@@ -156,8 +155,8 @@ pub async fn request(
     let whole = async {
         match &url.place {
             UrlAddress::Tcp { host, port } => {
-                // The brackets of an IPv6 address are removed only here: `Host` needs them, but the
-                // resolver does not accept them.
+                // `Host` needs the brackets of an IPv6 address, but the resolver does not accept
+                // them.
                 let name = host.trim_start_matches('[').trim_end_matches(']');
                 let stream = TcpStream::connect((name, *port))
                     .await
@@ -176,8 +175,7 @@ pub async fn request(
         .unwrap_or(Err(ClientError::TimedOut))
 }
 
-/// Like `request`, but makes up to three attempts if the network fails or the answer is 408, 429 or
-/// 5xx.
+/// Sends a request up to three times, if the network fails or the answer is 408, 429 or 5xx.
 pub async fn request_persistently(
     url: &Url,
     what: ClientRequest<'_>,
@@ -210,8 +208,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     out += "\r\n";
     let mut out = out.into_bytes();
     out.extend_from_slice(request.body.unwrap_or_default());
-    // A server may answer and close before it has read the whole body. So a failed write is ignored
-    // if there is an answer.
+    // A server may answer and close before it has read the whole body, so an answer counts more
+    // than a failed write.
     let written = stream.write_all(&out).await;
     let answer = read_answer(&mut stream).await;
     match (written, answer) {
@@ -353,7 +351,6 @@ mod tests {
         assert_eq!(parsed("http://[::1]"), tcp("[::1]", 80, "/"));
     }
 
-    /// Returns what the client reads from a connection that sends `answer` and then ends.
     fn read(answer: &str) -> Result<ClientAnswer, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let mut stream = answer.as_bytes();
@@ -397,7 +394,7 @@ mod tests {
     }
 
     /// Two parsers could find different bodies in most of these answers (RFC 9112 §2.2, §6.1 and
-    /// §6.3). The other answers use a coding or a protocol that the client does not support.
+    /// §6.3). The others use a coding or a protocol that the client does not support.
     #[test]
     fn answers_of_two_meanings_are_refused() {
         for answer in [

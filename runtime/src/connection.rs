@@ -1,5 +1,5 @@
-//! One connection: reads its requests one after the other, and answers each of them. Whether the
-//! pod accepts a call is decided in `pod`. `server` calls `serve` for each connection.
+//! One connection: reads its requests one after the other, and answers each of them. `pod` decides
+//! whether the pod accepts a call. `server` calls `serve` for each connection.
 
 mod reading;
 mod writing;
@@ -25,42 +25,38 @@ use crate::run;
 
 use reading::read_more;
 
-/// How long an idle connection is kept. The contract asks for at least 60 s. The platform closes an
-/// idle connection after 30 s at most, so its requests do not meet a connection that the pod is
-/// closing.
+/// How long an idle connection is kept; the contract asks for 60 s at least. The platform closes an
+/// idle connection after 30 s at most, so it sends no request while the pod closes.
 const IDLE: Duration = Duration::from_secs(90);
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 const BODY_WAIT: Duration = Duration::from_secs(60);
 const WRITE_WAIT: Duration = Duration::from_secs(60);
-/// How many bytes are reserved in the buffer before a read if too little of it is free.
+/// The free space that a read needs in the buffer, in bytes.
 const READ: usize = 8 * 1024;
 /// The largest buffer that is kept for the next request, in bytes.
 const BUFFER_KEPT: usize = 64 * 1024;
-/// How many bytes of further requests are read while a call runs. A connection with this many bytes
-/// in its buffer is not read, so a caller that leaves is noticed only after the call.
+/// How many bytes of further requests are read while a call runs. If the buffer holds more, a
+/// caller that leaves is noticed only after the call.
 const AHEAD_MAX: usize = 64 * 1024;
-/// The limit of a body that is copied behind its head, in bytes. A larger body is sent from its own
-/// buffer.
+/// A body up to this length, in bytes, is copied behind its head. A larger body is sent from its
+/// own buffer.
 const COPY_MAX: usize = 32 * 1024;
-/// The deadline of a call without `X-Deadline-Ms`: slightly more than the longest `timeoutMs`.
+/// The deadline of a call without `X-Deadline-Ms`: 10 s more than the longest `timeoutMs`.
 const DEADLINE_MAX: Duration = Duration::from_secs(310);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 struct ServedConnection<S> {
     stream: S,
     pod: Arc<RuntimePod>,
-    /// The bytes that were read and are not used yet.
     buffer: Vec<u8>,
     out: Vec<u8>,
-    /// The `X-Execution-Id` of the current request; empty if the request has none.
+    /// The `X-Execution-Id` of the current request, or empty.
     id: Vec<u8>,
-    /// The timer of `IDLE`. It is reset only when it fires, so that a request does not pay for a
-    /// timer.
+    /// The timer of `IDLE`. It is reset only when it fires, so that requests do not pay for it.
     idle: Pin<Box<Sleep>>,
     last_use: Instant,
 }
 
-/// Why there is no further request.
 enum Stop {
     Gone,
     /// The request cannot be read. The connection closes after the answer.
@@ -88,21 +84,20 @@ impl From<BadRequest> for Stop {
     }
 }
 
-/// A request's parsed head, and the request's bytes: the bytes of the head, then the decoded body.
+/// A request's parsed head, and its bytes: the head, followed by the decoded body.
 struct BufferedRequest {
     head: PodRequest,
     bytes: Vec<u8>,
 }
 
-/// How a call ended: with an answer, at its deadline, or because its caller left.
 enum CallEnd {
     Answer(Result<Output, Error>),
     Deadline,
     Left,
 }
 
-/// Serves one connection until it ends. It ends when the caller closes it, leaves it idle for too
-/// long or sends a request that cannot be read, or after an answer with `Connection: close`.
+/// Serves one connection until it ends. It ends when the caller closes it, is idle for too long or
+/// sends a request that cannot be read, and after an answer with `Connection: close`.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc<RuntimePod>) {
     let mut connection = ServedConnection {
         stream,
@@ -127,11 +122,10 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Answers the request. Returns true if the connection can serve another request.
+    /// Answers the request. Returns true if the connection can serve another one.
     async fn answer(&mut self, request: BufferedRequest) -> Result<bool, Gone> {
         let head = request.head;
-        // While the pod stops, each answer closes its connection, so that the platform starts no
-        // new call on it.
+        // The platform must start no call on a connection of a stopping pod.
         let close = !head.keep || self.pod.phase() == PodPhase::Stopping;
         let (status, body, allow) = match head.route {
             Route::Invoke => return self.invoke(head, request.bytes).await,
@@ -175,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             CallEnd::Answer(Ok(output)) => self.send_output(&head, output, &call, place).await?,
             CallEnd::Answer(Err(error)) => {
                 let context = Context::new(Arc::clone(&call));
-                // Status 500 means a fault of the function itself; other statuses do not.
+                // Only status 500 means a fault of the function itself.
                 let level = if error.status == 500 { "error" } else { "warn" };
                 log::line(level, &error.to_string(), Some(&context), &[]);
                 self.fail(&head, &error, place).await?
@@ -209,14 +203,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             loop {
                 let ahead = self.buffer.len() < AHEAD_MAX;
                 tokio::select! {
-                    // The result is polled first, so that a result that is ready is sent even if
-                    // the deadline passes in the same poll.
+                    // A result that is ready is sent even if the deadline passes in the same poll.
                     biased;
                     result = &mut ended => break CallEnd::Answer(result),
                     () = &mut deadline => break CallEnd::Deadline,
                     read = read_more(&mut self.stream, &mut self.buffer), if ahead => {
-                        // Bytes that arrive belong to the next request. The end of the stream, or
-                        // an error, means that the caller has left.
+                        // Bytes belong to the next request. The end of the stream or an error means
+                        // that the caller has left.
                         if !matches!(read, Ok(1..)) {
                             break CallEnd::Left;
                         }
@@ -225,8 +218,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             }
         };
         if blocking && !matches!(end, CallEnd::Answer(_)) {
-            // The call is counted before `cut_off` sets the mark, because the handler's thread
-            // decrements the count as soon as it sees the mark.
+            // Count the call before `cut_off` sets the mark, because the handler's thread
+            // decrements the count when it sees the mark.
             overrunning.fetch_add(1, Ordering::AcqRel);
             if !call.cut_off() {
                 overrunning.fetch_sub(1, Ordering::AcqRel);
@@ -235,14 +228,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         end
     }
 
-    /// Keeps the request's buffer for the next request.
     fn recycle(&mut self, call: Arc<HandlerCall>) {
-        // A `buffer` that already holds bytes of the next request cannot be replaced.
+        // A `buffer` with bytes of the next request cannot be replaced.
         if !self.buffer.is_empty() {
             return;
         }
-        // If a handler kept its `Input` or `Context`, the call is still in use, and so is the
-        // buffer.
+        // A handler that kept its `Input` or `Context` still uses the buffer.
         if let Some(call) = Arc::into_inner(call) {
             let mut bytes = call.into_bytes();
             if bytes.capacity() <= BUFFER_KEPT {

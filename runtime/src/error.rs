@@ -1,6 +1,6 @@
 //! The error of a call: a code and a message, which the platform passes on to the client. The
-//! platform chooses the status that the client gets. Handlers make errors, and so does the code
-//! that runs handlers: this library and the watchdog.
+//! platform chooses the status that the client gets. Handlers, this library and the watchdog make
+//! errors.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -66,7 +66,6 @@ impl Error {
         &self.message
     }
 
-    /// Returns `{"code","message"}`.
     pub(crate) fn json(&self) -> String {
         serde_json::json!({ "code": self.code, "message": self.message }).to_string()
     }

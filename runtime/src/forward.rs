@@ -1,9 +1,9 @@
 //! Passes HTTP/1.1 exchanges from the platform to a program that does not know the platform, and
 //! adds `X-Execution-Id` to the answers. The platform compares this id with the id of its call. If
-//! only the end of the connection marks the end of an answer, the answer is sent in chunks, so that
-//! the platform detects a cut answer. If the program ends before its answer begins, this module
-//! answers the call with an error. All other bytes are passed on unchanged, and no request is
-//! refused. The watchdog's relay calls this module.
+//! only the end of the connection ends an answer, the answer is sent in chunks, so that the
+//! platform detects a cut answer. If the program ends before its answer begins, this module answers
+//! the call with an error. All other bytes are passed on unchanged, and no request is refused. The
+//! watchdog's relay calls this module.
 
 mod heads;
 mod source;
@@ -26,24 +26,23 @@ use source::Source;
 /// How many bytes of further requests are read before an answer is complete. If the buffer holds
 /// more, the end of the platform's stream is noticed only after the answer.
 const AHEAD_MAX: usize = 64 * 1024;
-/// How long further bytes of the platform are read after the last answer. An immediate close would
-/// reset the connection, and the platform could lose the answer.
+/// How long the platform's bytes are read after the last answer. An immediate close would reset the
+/// connection, and the platform could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What happens to the connections after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AfterExchange {
     NextRequest,
     End,
-    /// The bytes that follow are passed on without parsing, because they may not be HTTP.
+    /// The bytes that follow may not be HTTP, and are passed on without parsing.
     Raw,
-    /// The program's connection ended before any byte of its answer was passed on.
+    /// The program's connection ended before its answer began.
     Lost,
 }
 
 /// Passes exchanges between the two connections until one of them ends. `ended` returns the error
-/// of a program that has ended, or None if the program still runs. `ended` is awaited only when an
-/// answer is missing.
+/// of a program that has ended, or none if the program runs. It is awaited only when an answer is
+/// missing.
 pub async fn forward<A, B>(
     platform: A,
     program: B,
@@ -72,8 +71,8 @@ where
             AfterExchange::End => return linger(&mut requests, &mut to_platform).await,
             AfterExchange::Lost => {
                 let id = head.ok().and_then(|head| head.id);
-                // If the program still runs and only closed its connection, the platform's
-                // connection closes too, as it would without the relay.
+                // The program still runs, so only close the platform's connection, as would happen
+                // without the relay.
                 let Some(error) = ended.await else {
                     return Ok(());
                 };
@@ -90,8 +89,8 @@ where
     }
 }
 
-/// Answers the first request of a connection if no program accepts connections on the port. The
-/// answer is 503 with `X-Not-Started`, because the call did not begin.
+/// Answers the first request of a connection that cannot be forwarded, because no program listens
+/// on its port. The answer is 503 with `X-Not-Started`, because the call did not begin.
 pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<()> {
     let (requests, mut to_platform) = split(platform);
     let mut requests = Source::new(requests);
@@ -116,7 +115,7 @@ pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<(
     linger(&mut requests, &mut to_platform).await
 }
 
-/// Returns an answer that this module makes itself. Its head says that the connection closes.
+/// Returns an answer of this module itself. Its head says that the connection closes.
 fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     let (mut out, body) = (Vec::new(), error.json());
     let extra = Extra {
@@ -129,9 +128,8 @@ fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
     out
 }
 
-/// Returns the head of the next request, whose bytes stay in the buffer. Returns none if the
-/// connections must end: one side has ended, or the program sent bytes before the request. Such
-/// bytes would be taken for the answer to the next request.
+/// Returns the head of the next request; its bytes stay in the buffer. Returns none if one side has
+/// ended, or if the program sent bytes before the request: these would be taken for its answer.
 async fn next_request<A: AsyncRead, B: AsyncRead>(
     requests: &mut Source<A>,
     answers: &mut Source<B>,
@@ -143,8 +141,8 @@ async fn next_request<A: AsyncRead, B: AsyncRead>(
         let head = request_head(&requests.buffer).transpose();
         let is_there = head.is_some();
         tokio::select! {
-            // The program's connection is polled first, because bytes without a request may have
-            // arrived together with the next request.
+            // Bytes without a request may have arrived together with the next request, so poll the
+            // program first.
             biased;
             _ = answers.fill() => return Ok(None),
             () = std::future::ready(()), if is_there => return Ok(head),
@@ -162,7 +160,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
     (answers, to_program): (&mut Source<B>, &mut WriteHalf<B>),
 ) -> io::Result<AfterExchange> {
-    // `sent` is an atomic and not a `Cell`, so that the future is `Send` and runs on any runtime.
+    // An atomic, because the future must be `Send` for any runtime.
     let sent = AtomicBool::new(false);
     let up = async {
         // A body of known length is passed together with the head, so that one write can send both.
@@ -190,11 +188,11 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     let after = loop {
         tokio::select! {
             biased;
-            // The answer is polled first, because it is valid even if the program does not read the
-            // whole request.
+            // The answer is valid even if the program does not read the whole request, so poll it
+            // first.
             after = &mut down => break after?,
             ended = &mut up, if goes_up => match ended {
-                // The platform left before the request was complete, so the exchange ends.
+                // The platform left before the request was complete.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
                 // The request was passed on, or the program reads no more of it. The answer may
                 // still come.
@@ -210,7 +208,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
     }
 }
 
-/// Passes the answer on, with the request's id in place of any id that the program sent.
+/// Passes the answer on, with the request's id instead of the program's.
 async fn answer<A: AsyncWrite, B: AsyncRead>(
     request: &ForwardedRequest,
     answers: &mut Source<B>,
@@ -222,8 +220,8 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
             Ok(Some(head)) => head,
             Ok(None) => match answers.fill().await {
                 Ok(1..) => continue,
-                // An error counts as an end, because the kernel resets the connection of a killed
-                // program that left bytes unread.
+                // If a killed program left bytes unread, the kernel resets its connection, so an
+                // error counts as an end.
                 Ok(0) | Err(_) => return Ok(AfterExchange::Lost),
             },
             Err(NotHttp) => return Ok(AfterExchange::Raw),

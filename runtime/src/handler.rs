@@ -21,8 +21,8 @@ use crate::output::{IntoOutput, Output};
 
 /// One function. The constructors of this module make a handler from a closure.
 pub trait Handler: Send + Sync + 'static {
-    /// Begins a call. Work that takes longer than a few microseconds belongs in the future or the
-    /// blocking closure that this method returns.
+    /// Begins a call. Work of more than a few microseconds belongs in the returned future or
+    /// blocking closure.
     fn call(&self, input: Input, context: Context) -> Running;
 }
 
@@ -35,8 +35,8 @@ pub enum Running {
     Blocking(Box<dyn FnOnce() -> Result<Output, Error> + Send>),
 }
 
-/// Makes a handler for quick work. The closure takes an [`Input`], or any type that serde reads
-/// from JSON. The closure returns an [`Output`], an [`Input`], or any type that serde writes.
+/// Makes a handler for quick work. The closure takes an [`Input`] or any type that serde reads from
+/// JSON. It returns an [`Output`], an [`Input`] or any type that serde writes.
 pub fn inline<F, T, R>(handler: F) -> impl Handler
 where
     F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
@@ -125,7 +125,6 @@ where
 
 pub(crate) type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
-/// The handlers of one program, by name.
 pub struct Handlers {
     named: Vec<(String, Arc<dyn Handler>)>,
     init: Option<Init>,
@@ -134,8 +133,8 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// Makes a set without handlers. Call this function first in `main`, because a cold start is
-    /// measured from this call.
+    /// Makes a set without handlers. Call it first in `main`, because a cold start is measured from
+    /// here.
     pub fn new() -> Self {
         Self {
             named: Vec::new(),
@@ -145,8 +144,8 @@ impl Handlers {
         }
     }
 
-    /// Makes the program ignore `FUNCTION_HANDLER`. Call this function if the variable is meant for
-    /// another process, for example for one that the handler starts.
+    /// Makes the program ignore `FUNCTION_HANDLER`. Call it if the variable is meant for another
+    /// process, for example one that the handler starts.
     #[must_use]
     pub fn without_picking(mut self) -> Self {
         self.picks = false;
@@ -161,9 +160,9 @@ impl Handlers {
         self
     }
 
-    /// Sets a closure that runs once before the first call, on a thread of its own. `/health`
-    /// answers 503 until the closure has ended. If the closure fails, the program logs why and
-    /// exits with code 1. In Job mode the failure becomes the call's result.
+    /// Sets a closure that runs one time before the first call, on a thread of its own. `/health`
+    /// answers 503 until it has ended. If it fails, the program logs why and exits with code 1. In
+    /// Job mode the failure becomes the call's result.
     #[must_use]
     pub fn init(mut self, init: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Self {
         self.init = Some(Box::new(init));
@@ -178,7 +177,6 @@ impl Handlers {
         self.init.take()
     }
 
-    /// Selects the handler `name`. The error lists the known names.
     pub(crate) fn choose(&self, name: Option<&str>) -> Result<Arc<dyn Handler>, String> {
         let name = name.filter(|_| self.picks);
         let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Job mode: runs the handler once and reports the result to the platform. This module does not
+//! Job mode: runs the handler one time and reports the result to the platform. This module does not
 //! listen. `serve` calls it if `CALLBACK_URL` is set.
 
 use std::process::ExitCode;
@@ -21,13 +21,12 @@ use crate::settings::{Job, Payload};
 
 const FETCH_WAIT: Duration = Duration::from_secs(30);
 const CALLBACK_WAIT: Duration = Duration::from_secs(30);
-/// The time limit of a Job for which no limit is set.
+/// The time limit of a Job whose settings have none.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-/// Runs the Job. Returns 0 if the platform accepted the result, which may be an error, or refused
-/// it and asked for no other try. Returns 1 if the result could not be reported, and 143 if SIGTERM
-/// or SIGINT came first. After a signal no result is reported, so the platform may run the call
-/// again.
+/// Runs the Job. Returns 0 if the platform accepted the result or will never accept it, and 1 if
+/// the result could not be reported. Returns 143 if SIGTERM or SIGINT came first: no result is
+/// reported, so the platform may run the call again.
 pub(crate) async fn work(
     job: Job,
     handler: Arc<dyn Handler>,
@@ -41,7 +40,7 @@ pub(crate) async fn work(
             return ExitCode::FAILURE;
         }
     };
-    // The limit counts from the start of the process, so the time since then is subtracted.
+    // The limit counts from the start of the process.
     let since = birth.started.elapsed().unwrap_or_default();
     let timeout = job.timeout.unwrap_or(TIMEOUT_MAX);
     let deadline = Instant::now() + timeout.saturating_sub(since);
@@ -64,8 +63,7 @@ async fn outcome(
     deadline: Instant,
 ) -> Result<Output, Error> {
     tokio::select! {
-        // The error becomes the call's result. It is logged here too, because the exit code only
-        // says whether the result was reported.
+        // Log the error here, too, because the exit code only says whether the result was reported.
         result = initialise(init) => result.inspect_err(|error| {
             let id = [("executionId", job.execution_id.as_str())];
             log::line("error", &format!("the initialisation failed: {error}"), None, &id);
@@ -81,14 +79,12 @@ async fn outcome(
     let running = run::begin(&*handler, &call);
     let overrunning = Arc::default();
     let result = tokio::select! {
-        // The result is polled first, so that a result that is ready counts even if the deadline
-        // passes in the same poll.
+        // A result that is ready counts even if the deadline passes in the same poll.
         biased;
         result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
         () = sleep_until(deadline) => Err(Error::timeout()),
     };
-    // A blocking handler may still run. After `cut_off`, `Context::cancelled` is true for this
-    // handler.
+    // A blocking handler may still run, and `Context::cancelled` must be true for it.
     call.cut_off();
     if let Err(error) = &result {
         log::line("error", &error.to_string(), Some(&Context::new(call)), &[]);
@@ -96,7 +92,6 @@ async fn outcome(
     result
 }
 
-/// The body of the call's request, with its content type and encoding.
 struct Fetched {
     content_type: String,
     content_encoding: Option<String>,
@@ -135,7 +130,7 @@ async fn fetch(payload: &Payload) -> Result<Fetched, Error> {
     }
 }
 
-/// Returns the request in the form in which a warm pod receives one, and the length of its head.
+/// Returns the request as a warm pod would receive it, and the length of its head.
 fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     let (content_type, body) = (&input.content_type, &input.body);
     let mut head = format!("POST /invoke HTTP/1.1\r\nContent-Type: {content_type}\r\n");
@@ -154,8 +149,8 @@ fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
     (bytes, length)
 }
 
-/// Posts the result, success or error. Returns 0 if the platform accepted the result, or refused it
-/// and asked for no other try; else 1.
+/// Posts the result, success or error. Returns 0 if the platform accepted the result or will never
+/// accept it, and 1 for any other answer.
 pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
     let (content_type, body) = match outcome {
         Ok(output) if !is_plain_json(Some(output.content_type().as_bytes())) => {
@@ -177,8 +172,7 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
             let message = format!("the platform refused the result: {}", answer.status);
             let id = [("executionId", job.execution_id.as_str())];
             log::line("warn", &message, None, &id);
-            // With every other status the platform would also refuse the result of a new attempt of
-            // the Job.
+            // With any other status, the platform would also refuse the result of a new attempt.
             let undone = matches!(answer.status, 408 | 429 | 500..);
             return ExitCode::from(u8::from(undone));
         }
@@ -198,7 +192,7 @@ pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Bi
 /// Returns `{success, output, error, startedAt, loadedAt, readyAt}`. The output's JSON is copied
 /// and not re-encoded.
 fn result_json(outcome: Result<Output, Error>, birth: &Birth) -> Vec<u8> {
-    // The bytes are checked, because bytes that are not JSON could forge the other fields.
+    // Bytes that are not JSON could forge the other fields.
     let outcome = outcome.and_then(|output| Output::json_bytes(output.bytes().to_vec()));
     let mut body = match &outcome {
         Ok(output) => {

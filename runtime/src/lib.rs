@@ -49,17 +49,17 @@ use announce::Birth;
 use settings::Settings;
 
 /// Serves until SIGTERM or SIGINT, finishes the running calls, and returns 0. In Job mode
-/// (`CALLBACK_URL` is set) `serve` returns when it has reported the result of its only call. If a
-/// setting is wrong, `serve` logs one line and returns 2; but in Job mode a wrong handler name
-/// becomes the call's result.
+/// (`CALLBACK_URL` is set) it returns when it has reported the result of its only call. If a
+/// setting is wrong, it logs one line and returns 2; but in Job mode a wrong handler name becomes
+/// the call's result.
 ///
-/// `serve` runs on the calling thread. Only blocking handlers and the function's `init` have
-/// threads of their own.
+/// `serve` runs on the calling thread. Blocking handlers and the function's `init` have threads of
+/// their own.
 pub fn serve(handlers: Handlers) -> ExitCode {
     let loaded = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Each blocking call occupies a thread, so as many threads as calls are allowed.
+        // Each blocking call needs a thread.
         .max_blocking_threads(pod::CALLS_MAX)
         .build();
     let runtime = match runtime {
@@ -70,8 +70,7 @@ pub fn serve(handlers: Handlers) -> ExitCode {
         }
     };
     let code = runtime.block_on(live(handlers, loaded));
-    // Without `shutdown_background`, the runtime's drop would wait for a blocking handler that
-    // ignores its cancellation.
+    // Dropping the runtime would wait for a blocking handler that ignores its cancellation.
     runtime.shutdown_background();
     code
 }
@@ -91,8 +90,7 @@ async fn live(mut handlers: Handlers, loaded: SystemTime) -> ExitCode {
         Err(message) => {
             log::line("error", &message, None, &[]);
             return match settings.job {
-                // The error is reported, and not only logged, because another attempt would fail
-                // the same way.
+                // Another attempt would fail in the same way, so report the error.
                 Some(job) => job::report(&job, Err(Error::new(message)), &birth).await,
                 None => ExitCode::from(2),
             };

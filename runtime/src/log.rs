@@ -1,5 +1,5 @@
-//! Writes JSON lines to stderr, each in one write, with the ids of the call that the line is about.
-//! An error of the write is ignored, because a closed stderr must not stop a call.
+//! Writes JSON lines to stderr, each in one write, with the ids of the line's call. A write error
+//! is ignored, because a closed stderr must not stop a call.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -37,7 +37,7 @@ pub fn line(level: &str, message: &str, context: Option<&Context>, more: &[(&str
         put(&mut line, name, value);
     }
     line.push_str("}\n");
-    // An error is ignored, because there is no other place to report it.
+    // There is no other place to report an error.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
@@ -56,9 +56,9 @@ fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Returns year, month and day of the date that is `days` days after 1970-01-01. The computation
-/// uses years that begin in March, so that a leap day is the last day of its year. 719,468 is the
-/// number of days from 0000-03-01 to 1970-01-01; an era of 400 years has 146,097 days.
+/// Returns year, month and day of the date `days` days after 1970-01-01. Its years begin in March,
+/// so that a leap day is the last day of its year. 719,468 is the number of days from 0000-03-01 to
+/// 1970-01-01, and 400 years have 146,097 days.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

@@ -32,9 +32,8 @@ impl Output {
         Ok(Self::raw(JSON, bytes))
     }
 
-    /// Makes an output of bytes that are already JSON. The bytes are checked. They are sent
-    /// unchanged, but without the white space around them. If they are empty or only white space,
-    /// `null` is sent.
+    /// Makes an output of bytes that are already JSON, and checks them. They are sent unchanged,
+    /// but without the white space around them. Empty bytes become `null`.
     pub fn json_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
         let text = bytes.trim_ascii();
         if text.is_empty() {
@@ -96,7 +95,7 @@ impl IntoOutput for Output {
     }
 }
 
-/// Returns the bytes of the input unchanged, with the input's content type.
+/// Returns the input unchanged, with its content type.
 impl IntoOutput for Input {
     fn into_output(self) -> Result<Output, Error> {
         let content_type = match self.is_json() {

@@ -1,6 +1,5 @@
 //! The state that all connections of this pod share: whether it is ready, how many calls run, and
-//! when it may exit. Only `server` changes the phase. Every connection reads the phase for each
-//! request.
+//! when it may exit. Only `server` changes the phase; every connection reads it for each request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::handler::Handler;
 
-/// The limit of simultaneous calls. It is the largest `concurrency` that a function can have.
+/// The largest `concurrency` that a function can have.
 pub(crate) const CALLS_MAX: usize = 1024;
 /// A stopping pod exits when it has had no call for this long.
 const QUIET: Duration = Duration::from_secs(2);
@@ -31,8 +30,7 @@ pub(crate) struct RuntimePod {
     cold: AtomicBool,
     init_ms: AtomicU64,
     made: Instant,
-    /// When the last call ended since the stop began, or when the stop began if no call has ended
-    /// since; in milliseconds since `made`.
+    /// When the stop began, or when the last call after that ended; in milliseconds since `made`.
     last_call_ms: AtomicU64,
 }
 
@@ -62,28 +60,25 @@ impl RuntimePod {
     }
 
     pub(crate) fn ready(&self, init_ms: u64) {
-        // `init_ms` is stored before the phase, because the Release store of the phase makes
-        // `init_ms` visible to the first answer.
+        // The Release store of the phase makes `init_ms` visible to the first answer.
         self.init_ms.store(init_ms, Ordering::Relaxed);
         self.phase.store(PodPhase::Ready as u8, Ordering::Release);
     }
 
     pub(crate) fn stop(&self) {
-        // The time is stored before the phase, so that `quiet` measures from the stop if no call
-        // follows.
+        // If no call follows, `quiet` measures from this time.
         self.last_call_ms.store(self.now_ms(), Ordering::Relaxed);
         self.phase
             .store(PodPhase::Stopping as u8, Ordering::Release);
     }
 
-    /// Returns the answer to `GET /health`: 200 or 503, and the body, which names the state.
+    /// Returns the status of the answer to `GET /health`, and its body.
     pub(crate) fn health(&self) -> (u16, &'static str) {
         match self.phase() {
             PodPhase::Starting => (503, r#"{"status":"STARTING"}"#),
             PodPhase::Stopping => (503, r#"{"status":"STOPPING"}"#),
-            // An overrunning handler makes the pod unhealthy, so that the pod gets no call
-            // meanwhile. The platform probes the pod after it cut off a call, and sends the next
-            // call only after a good answer.
+            // The platform probes a pod after it cut off a call, and sends the next call only after
+            // a good answer. This answer keeps calls from a pod whose handler overruns.
             PodPhase::Ready if self.overrunning.load(Ordering::Acquire) > 0 => {
                 (503, r#"{"status":"OVERRUNNING"}"#)
             }
@@ -96,8 +91,8 @@ impl RuntimePod {
         if self.phase() == PodPhase::Starting {
             return Err("the function is not initialised yet");
         }
-        // A stopping pod still accepts calls, because the platform may have sent them before it
-        // knew of the stop.
+        // A stopping pod accepts calls, because the platform may have sent them before it knew of
+        // the stop.
         if self.calls.fetch_add(1, Ordering::AcqRel) >= CALLS_MAX {
             self.calls.fetch_sub(1, Ordering::AcqRel);
             return Err("1024 calls run in this pod already");
@@ -105,17 +100,15 @@ impl RuntimePod {
         Ok(CallPermit(Arc::clone(self)))
     }
 
-    /// Returns how many milliseconds the initialisation took, for the first answer only; none for
-    /// later answers.
+    /// Returns how long the initialisation took, in ms, for the first answer; none for later
+    /// answers.
     pub(crate) fn first_answer(&self) -> Option<u64> {
-        // The load comes before the swap, because a load is cheaper, and later answers need only
-        // the load.
+        // A load is cheaper than a swap, and later answers need only the load.
         let first = self.cold.load(Ordering::Relaxed) && self.cold.swap(false, Ordering::AcqRel);
         first.then(|| self.init_ms.load(Ordering::Relaxed))
     }
 
-    /// Whether no call runs, and `QUIET` has passed since the stop began and since the last call
-    /// ended.
+    /// Returns whether no call runs, and `QUIET` has passed since the stop and since the last call.
     pub(crate) fn quiet(&self) -> bool {
         let last = self.last_call_ms.load(Ordering::Relaxed);
         let since = Duration::from_millis(self.now_ms() - last);
@@ -129,8 +122,7 @@ impl RuntimePod {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        // Only a stopping pod needs the time of a call's end, so the clock is not read in other
-        // phases.
+        // Only a stopping pod needs the time of a call's end.
         if self.0.phase() == PodPhase::Stopping {
             let now = self.0.now_ms();
             self.0.last_call_ms.fetch_max(now, Ordering::Relaxed);

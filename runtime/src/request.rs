@@ -11,8 +11,8 @@ use nanofaas_http1::header_value::digits;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::{Method, RequestHead, parse_request};
 
-/// The limit of a body, in bytes. It is above the platform's default limit of 1 MiB, because the
-/// platform's operator can raise that limit.
+/// The limit of a body, in bytes. The platform's default limit is 1 MiB, but its operator can raise
+/// it.
 pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
@@ -21,7 +21,7 @@ pub(crate) enum Route {
     Invoke,
     Health,
     NotFound,
-    /// The path exists, but does not allow this method. Holds the allowed methods.
+    /// The path does not allow this method. Holds the allowed methods.
     NotAllowed(&'static str),
 }
 
@@ -35,7 +35,6 @@ pub(crate) struct PodRequest {
     pub(crate) keep: bool,
     pub(crate) framing: Framing,
     pub(crate) expects_continue: bool,
-    /// Whether the body is JSON.
     pub(crate) json: bool,
     /// The time until the deadline, from `X-Deadline-Ms`.
     pub(crate) left: Option<Duration>,
@@ -63,9 +62,8 @@ impl From<ParseError> for BadRequest {
     }
 }
 
-/// Parses the head at the start of `bytes`. Returns none if the head is not complete yet; call the
-/// function again with the same `scan` when more bytes have come. The next request needs a new
-/// `scan`.
+/// Parses the head at the start of `bytes`. Returns none if the head is not complete: call it again
+/// with the same `scan` when more bytes have come. The next request needs a new `scan`.
 pub(crate) fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<PodRequest>, BadRequest> {
     let Some(head) = parse_request(bytes, scan)? else {
         return Ok(None);
@@ -89,8 +87,8 @@ impl PodRequest {
             len: head.len,
             route: route(head.method, head.path.of(bytes)),
             headless: head.method == Method::Head,
-            // An HTTP/1.0 client keeps a connection only if the answer says keep-alive. The answers
-            // of this runtime do not say it, so such a connection closes.
+            // An HTTP/1.0 client keeps a connection only if the answer says keep-alive, which this
+            // runtime does not.
             keep: head.keep_alive && head.minor == 1,
             framing: head.framing,
             expects_continue: head.expect_continue,
@@ -100,7 +98,6 @@ impl PodRequest {
         }
     }
 
-    /// Reads the headers that the platform adds to a call.
     fn add(&mut self, bytes: &[u8], name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
         // The length alone excludes nearly every name, so few names are compared.
         match name.len() {
@@ -127,8 +124,8 @@ fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
     from..from + part.len()
 }
 
-/// Returns the value of `X-Execution-Id`. A head that `parse` refused is searched too, because its
-/// answer needs the id.
+/// Returns the value of `X-Execution-Id`, also for a head that `parse` refused, because its answer
+/// needs the id.
 pub(crate) fn id<'b>(
     parsed: &Result<Option<PodRequest>, BadRequest>,
     bytes: &'b [u8],
@@ -139,10 +136,10 @@ pub(crate) fn id<'b>(
     }
 }
 
-/// Returns the id in a head that was refused; none if the head is not complete yet.
+/// Returns the id in a head that was refused; none if the head is not complete.
 fn id_of_refused(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    // The answer repeats the value, so a value with a byte that no header may hold is not used.
+    // The answer repeats the value, so a byte that no header may hold makes it useless.
     let is_sound = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     let mut ids = header_lines(&bytes[..end + 2]).filter(|(name, value)| {
         name.eq_ignore_ascii_case(b"x-execution-id") && value.iter().all(is_sound)
@@ -253,7 +250,6 @@ mod tests {
         assert_eq!(status(old), 400);
     }
 
-    /// The pod must read a head as the platform does: by the rules of RFC 9112.
     #[test]
     fn heads_mean_what_they_mean_to_the_platform() {
         let with = |headers: &str| {
@@ -261,12 +257,12 @@ mod tests {
                 "POST /invoke HTTP/1.1\r\nHost: f\r\n{headers}\r\n\r\n"
             ))
         };
-        // §3.2: a request of HTTP/1.1 has exactly one Host.
+        // §3.2: a request of HTTP/1.1 has one Host.
         assert_eq!(status("POST /invoke HTTP/1.1\r\n\r\n"), 400);
         assert_eq!(with("Host: f"), 400);
         assert_eq!(status("POST /invoke HTTP/1.0\r\n\r\n"), 200);
-        // §6.1: the value is a list of codings. An unknown coding before `chunked` gets 501. A list
-        // gets 400 if it does not end in `chunked`, or has `chunked` twice.
+        // §6.1: an unknown coding before `chunked` gets 501. A list that does not end in `chunked`,
+        // or has it two times, gets 400.
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), 501);
         assert_eq!(with("Transfer-Encoding: gzip"), 400);
         assert_eq!(with("Transfer-Encoding: chunked, chunked"), 400);
@@ -275,7 +271,7 @@ mod tests {
         assert_eq!(with("Content-Length: 9999999999999999999"), 413);
         // RFC 9110 §10.1.1: an expectation of an HTTP/1.0 request is ignored.
         assert_eq!(status("POST /invoke HTTP/1.0\r\nExpect: x\r\n\r\n"), 200);
-        // With two content types, two readers could each use a different type.
+        // Two readers could use different types.
         assert_eq!(with("Content-Type: a/b\r\nContent-Type: c/d"), 400);
         // §3: a request line over 8 KiB gets 414.
         let long = format!("GET /{} HTTP/1.1\r\nHost: f\r\n\r\n", "a".repeat(8192));
@@ -291,7 +287,7 @@ mod tests {
             400
         );
         // The platform sends a JSON body whose charset is not UTF-8 unchanged, and not in an
-        // envelope. So the pod must take such a body as bytes.
+        // envelope, so the pod must take it as bytes.
         let json = |content_type: &str| {
             let head = format!("POST /invoke HTTP/1.0\r\nContent-Type: {content_type}\r\n\r\n");
             parsed(&head).map(|head| head.expect("whole").json)

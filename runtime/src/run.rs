@@ -15,14 +15,14 @@ use crate::log;
 use crate::output::Output;
 
 thread_local! {
-    // The panic hook runs on the thread of the panic before `catch_unwind` returns, and only the
-    // hook gets the location. So a thread-local passes the location to `caught`.
+    // Only the panic hook gets the location. It runs on the thread of the panic before
+    // `catch_unwind` returns, so a thread-local passes the location to `caught`.
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
     static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Installs a panic hook. The hook logs a panic as a JSON line. For a panic in a handler the hook
-/// only keeps the location, because that panic becomes the error of its call.
+/// Installs a panic hook, which logs a panic as a JSON line. A panic in a handler becomes the error
+/// of its call, so the hook only keeps its location.
 pub(crate) fn adopt_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let place = panic.location().map(ToString::to_string);
@@ -42,11 +42,10 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("something that is no text")
 }
 
-/// Runs `f`, and turns a panic in it into an error.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     IN_HANDLER.set(true);
-    // A panic may leave the state that handlers share half-changed. The function's author is
-    // responsible for that state, as after a panic of any thread.
+    // A panic may leave the handlers' shared state half-changed. The function's author is
+    // responsible for that state.
     let result = catch_unwind(AssertUnwindSafe(f));
     IN_HANDLER.set(false);
     result.map_err(|payload| {
@@ -56,16 +55,14 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
     })
 }
 
-/// Begins the call. A panic of the handler ends the call with an error.
 pub(crate) fn begin(handler: &dyn Handler, call: &Arc<HandlerCall>) -> Running {
     let input = Input::new(Arc::clone(call));
     let context = Context::new(Arc::clone(call));
     caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
 }
 
-/// Runs a call that `begin` has begun to its end. If the caller of `finish` cuts off a call whose
-/// blocking handler still runs, the caller increments `overrunning`. The handler's thread
-/// decrements `overrunning` when the handler ends.
+/// Runs a begun call to its end. A caller that cuts off a call whose blocking handler still runs
+/// increments `overrunning`. The handler's thread decrements it when the handler ends.
 pub(crate) async fn finish(
     running: Running,
     call: &Arc<HandlerCall>,
@@ -78,8 +75,8 @@ pub(crate) async fn finish(
             let ours = Arc::clone(call);
             let overrunning = Arc::clone(overrunning);
             let thread = tokio::task::spawn_blocking(move || {
-                // While the call waited for a thread, the deadline may have passed, or the caller
-                // may have left. In both cases the handler does not run.
+                // The deadline may have passed, or the caller may have left, while the call waited
+                // for a thread.
                 let result = match Context::new(Arc::clone(&ours)).cancelled() {
                     true => Err(Error::timeout()),
                     false => caught(work).and_then(|result| result),
@@ -91,8 +88,8 @@ pub(crate) async fn finish(
             });
             let lost = |_| Err(Error::new("the handler's thread was lost"));
             let result = thread.await.unwrap_or_else(lost);
-            // The handler may have noticed the deadline before this thread did, and may have failed
-            // for that reason. So an error after the deadline is answered as TIMEOUT.
+            // The handler may have failed because it noticed the deadline, so an error after the
+            // deadline is answered as TIMEOUT.
             match result.is_err() && call.overdue() {
                 true => Err(Error::timeout()),
                 false => result,

@@ -1,5 +1,5 @@
-//! Listens for connections, from before the initialisation until the end of the drain. This module
-//! reads no request: `connection` does. `serve` calls `listen`, except in Job mode.
+//! Listens for connections, from before the initialisation until the end of the drain. `connection`
+//! reads the requests. `serve` calls `listen`, except in Job mode.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,12 +28,11 @@ use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
 
 /// The limit of open connections. It is larger than `CALLS_MAX`, because each io thread of the
-/// platform keeps idle connections of its own.
+/// platform keeps idle connections.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
 /// The time limit of the drain: 10 s more than the longest call may take.
 const DRAIN_MAX: Duration = Duration::from_secs(310);
 const BACKLOG: u32 = 1024;
-/// The pause between two checks of whether the pod may exit.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 enum ServerListener {
@@ -41,7 +40,6 @@ enum ServerListener {
     Unix(UnixListener),
 }
 
-/// Receives SIGTERM and SIGINT.
 pub(crate) struct StopSignals {
     term: Signal,
     int: Signal,
@@ -82,15 +80,14 @@ pub(crate) async fn listen(
     };
     let address = listener.address();
     let pod = Arc::new(RuntimePod::new(handler));
-    // Connections are accepted before the initialisation, so that `/health` can answer 503 while
-    // the initialisation runs.
+    // `/health` must answer 503 while the initialisation runs.
     tokio::spawn(accept(listener, Arc::clone(&pod)));
     let code = tokio::select! {
         result = initialise(init) => match result {
             Ok(()) => {
                 birth = birth.ready_now();
-                // The phase changes before the ready report, because the platform may send a call
-                // as soon as it has the report.
+                // The platform may send a call as soon as it has the ready report, so the pod must
+                // be ready before.
                 pod.ready(birth.init_ms());
                 log::line("info", "ready", None, &[("address", &address)]);
                 if let Some(url) = ready_url {
@@ -104,18 +101,17 @@ pub(crate) async fn listen(
                 ExitCode::FAILURE
             }
         },
-        // The pod is not ready yet, so no call can have begun, and there is nothing to drain.
+        // The pod is not ready, so no call has begun.
         () = signals.come() => ExitCode::SUCCESS,
     };
     if let Listen::Unix(path) = at {
-        // The file is removed, so that a client that connects from now on fails at once.
+        // A client that connects after this must fail at once.
         let _ = std::fs::remove_file(path);
     }
     code
 }
 
-/// Runs the function's `init` on a thread of its own, so that this thread answers `/health`
-/// meanwhile.
+/// Runs the function's `init` on a thread of its own, so that this thread can answer `/health`.
 pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     let Some(init) = init else {
         return Ok(());
@@ -125,8 +121,8 @@ pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     thread.await.unwrap_or_else(lost)
 }
 
-/// Waits until the pod is quiet, while its connections are still served. A second signal ends the
-/// drain at once.
+/// Waits until the pod is quiet, while its connections are served. A second signal ends the drain
+/// at once.
 async fn drain(pod: &RuntimePod, signals: &mut StopSignals) -> ExitCode {
     pod.stop();
     let quiet = async {
@@ -168,8 +164,7 @@ async fn bind(listen: &Listen) -> Result<ServerListener, String> {
 fn bind_all(port: u16) -> io::Result<TcpListener> {
     let (socket, any) = match TcpSocket::new_v6() {
         Ok(socket) => {
-            // The option is set explicitly, because the sysctl `net.ipv6.bindv6only` can change the
-            // default.
+            // The sysctl `net.ipv6.bindv6only` can change the default.
             setsockopt(&socket, Ipv6V6Only, &false)?;
             (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED))
         }
@@ -178,19 +173,18 @@ fn bind_all(port: u16) -> io::Result<TcpListener> {
         }
         Err(error) => return Err(error),
     };
-    // With this option a restarted program can listen while old connections are in TIME_WAIT.
+    // A restarted program must be able to listen while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::new(any, port))?;
     socket.listen(BACKLOG)
 }
 
-/// Removes a socket file on which no process listens any more, because `bind` fails if the file
-/// exists.
+/// Removes a socket file on which no process listens, because `bind` fails if the file exists.
 fn remove_stale(path: &Path) {
     let refused = StdUnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if refused {
-        // If this fails, the `bind` that follows reports why.
+        // If this fails, the next `bind` reports why.
         let _ = std::fs::remove_file(path);
     }
 }
@@ -209,10 +203,8 @@ impl ServerListener {
         }
     }
 
-    /// Accepts one connection, and serves it in a task of its own.
     async fn take(&self, pod: &Arc<RuntimePod>, room: &Arc<Semaphore>) -> io::Result<()> {
-        // The permit is taken before the accept, so that connections over the limit wait in the
-        // kernel's backlog.
+        // Connections over the limit must wait in the kernel's backlog.
         let Ok(held) = Arc::clone(room).acquire_owned().await else {
             return Ok(());
         };
@@ -243,8 +235,8 @@ async fn accept(listener: ServerListener, pod: Arc<RuntimePod>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         if let Err(error) = listener.take(&pod, &room).await {
-            // The process may have no free descriptor, or the peer may already have left. In both
-            // cases a later accept may succeed.
+            // The process may have no free descriptor, or the peer may have left. A later accept
+            // may succeed.
             log::line(
                 "warn",
                 &format!("cannot accept a connection: {error}"),

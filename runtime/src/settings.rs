@@ -1,10 +1,9 @@
-//! The settings, which `serve` reads from the environment once and checks. This module opens
+//! The settings, which `serve` reads from the environment one time and checks. This module opens
 //! nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The address on which a pod listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// A port, on all addresses of this machine.
@@ -12,7 +11,6 @@ pub(crate) enum Listen {
     Unix(PathBuf),
 }
 
-/// One call in Job mode.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Job {
     pub(crate) execution_id: String,
@@ -25,7 +23,6 @@ pub(crate) struct Job {
     pub(crate) payload: Payload,
 }
 
-/// The source of a Job's request body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// The JSON envelope itself.
@@ -37,7 +34,6 @@ pub(crate) enum Payload {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) listen: Listen,
-    /// The value of `FUNCTION_HANDLER`.
     pub(crate) handler: Option<String>,
     pub(crate) ready_url: Option<String>,
     pub(crate) job: Option<Job>,
@@ -86,8 +82,7 @@ fn read_job(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Job>, String
             return Err(message.into());
         }
     };
-    // `INVOCATION_TIMEOUT_MS`, the limit of this call, has priority over `TIMEOUT_MS`, the limit of
-    // the function.
+    // `INVOCATION_TIMEOUT_MS` has priority over `TIMEOUT_MS`.
     let name = match get("INVOCATION_TIMEOUT_MS") {
         Some(_) => "INVOCATION_TIMEOUT_MS",
         None => "TIMEOUT_MS",

@@ -1,8 +1,7 @@
 //! A connection over a Unix socket whose epoll entry waits for readability only. The kernel reports
-//! a Unix socket as writable each time the peer reads. So an entry that also waits for writability,
-//! like that of tokio's own stream, wakes the pod once more for every answer, which makes calls
-//! slower. This module knows no HTTP. `server` makes such a stream for each connection, and
-//! `connection` serves over it.
+//! a Unix socket as writable each time the peer reads. An entry that also waits for writability,
+//! like that of tokio's own stream, wakes the pod one more time for every answer, which makes calls
+//! slower. `server` makes such a stream for each connection, and `connection` serves over it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -24,7 +23,7 @@ fn watch(stream: StdUnixStream, interest: Interest) -> io::Result<AsyncFd<StdUni
 
 pub(crate) struct Arrivals {
     stream: AsyncFd<StdUnixStream>,
-    /// The entry that waits for writability; present only while the socket's buffer is full.
+    /// The entry that waits for writability, while the socket's buffer is full.
     room: Option<AsyncFd<StdUnixStream>>,
 }
 
@@ -45,8 +44,7 @@ impl Arrivals {
             match send(self.stream.get_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => {
-                    // The entry for writability is removed at once, because it would cause a
-                    // wake-up at each of the peer's reads.
+                    // The entry for writability would wake the pod at each of the peer's reads.
                     self.room = None;
                     return Poll::Ready(sent);
                 }
@@ -55,7 +53,7 @@ impl Arrivals {
                 Some(room) => room,
                 none => {
                     // epoll has one entry for each descriptor, so the second entry needs a
-                    // duplicate of the descriptor.
+                    // duplicate.
                     let own = self.stream.get_ref().try_clone()?;
                     none.insert(watch(own, Interest::WRITABLE)?)
                 }
@@ -79,8 +77,8 @@ impl AsyncRead for Arrivals {
                 Ok(count) => {
                     if count > 0 && count < asked {
                         // A short read has emptied the socket's buffer, so the next read can wait
-                        // until epoll reports an arrival. After a read of 0 (the end) the readiness
-                        // is kept, so that the next read returns 0 again.
+                        // for epoll. After a read of 0 (the end), the next read must return 0
+                        // again.
                         ready.clear_ready();
                     }
                     buffer.advance(count);

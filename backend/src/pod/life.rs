@@ -1,6 +1,6 @@
 //! The life of a warm pod, the same in every backend: the pod is created, probed until it is ready,
-//! announced, in use, probed again while it is quarantined, and stopped or ended. The scheduler's orders and
-//! the pod itself decide when a step begins, not this module. A `PodRunner` runs the pod.
+//! announced, and serves calls until it ends or is stopped. A quarantined pod is probed again. The
+//! scheduler's orders and the pod itself decide when a step begins. A `PodRunner` runs the pod.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,37 +17,34 @@ use crate::task::AbortOnDrop;
 /// The time in which a quarantined pod has to answer well.
 pub const PROBE: Duration = Duration::from_secs(5);
 
-/// What runs one pod, as a Pod object of a cluster or as a process.
+/// The part of a pod's life that differs between backends: a Pod object of a cluster, or a process.
 pub trait PodRunner {
-    /// The backend's kind of start fault.
     type Fault;
 
     fn pod(&self) -> &WarmPod;
     fn announcer(&self) -> &Announcer;
-    /// Creates the pod.
     fn create(
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
-    /// Notes the progress of the start. This is called each time that something may have changed.
+    /// Notes the progress of the start. It is called whenever something may have changed.
     fn observe_start(&mut self);
-    /// Returns why the pod can no longer become ready; none while it still can.
+    /// Returns why the pod can no longer become ready.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
     /// Returns the addresses to probe; empty while none is known.
     fn addresses(&self) -> Vec<PodAddress>;
-    /// Returns a function that returns whether the server at an address is the pod's own.
+    /// The returned function tells whether the server at an address is the pod's own.
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
     /// Returns the address at which the pod takes calls, if the pod is ready.
     fn ready_at(&self) -> Option<PodAddress>;
-    /// Returns why the pod is not ready. This is called at the start's deadline.
+    /// Returns why the pod is not ready. It is called at the start's deadline.
     fn not_ready(&mut self) -> impl Future<Output = PodStartError<Self::Fault>>;
     /// Ends a pod whose start failed, was late or was stopped. No call runs in the pod.
     fn abandon(&mut self) -> impl Future<Output = ()>;
-    /// Notes that the pod was announced with this address.
     fn on_up(&mut self, address: &PodAddress);
-    /// Returns how the pod ended, if it has ended without an order.
+    /// Returns how the pod ended, if it ended without an order of the scheduler.
     fn end(&mut self) -> Option<PodEnd>;
-    /// Returns whether another client of the cluster asked the pod to end. The pod then gets no new call, and
+    /// Returns whether another client of the cluster asked the pod to end. Such a pod gets no new call, but
     /// its running calls may finish.
     fn is_leaving(&self) -> bool;
     /// Ends the pod with its grace period, and waits for its end.
@@ -56,22 +53,19 @@ pub trait PodRunner {
     fn end_unwell(&mut self, why: String) -> impl Future<Output = PodEnd>;
 }
 
-/// The step at which a life begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// The pod has to be created.
     Create,
-    /// The pod exists, and is not announced yet.
+    /// The pod exists, but is not announced.
     Start,
-    /// The pod ran under an earlier control plane. If it does not answer in time, it may be busy with a call,
-    /// so it is not ended (`PodFate::Unanswered`).
+    /// The pod ran under an earlier control plane. It may be busy with a call, so it is not ended if it does
+    /// not answer in time (`PodFate::Unanswered`).
     Adopt,
-    /// The pod is announced already.
     Serve,
 }
 
-/// Runs a pod from the step `begin` to its end, and announces each step except the end. The caller announces
-/// the end with `WarmPod::announce_end`. `limit` is how long the pod may take to become ready.
+/// Runs a pod from the step `begin` to its end. It announces each step except the end: the caller passes the
+/// result to `WarmPod::announce_end`. `limit` is the time that the pod has to become ready.
 pub async fn live<R: PodRunner>(
     runner: &mut R,
     begin: Begin,
@@ -115,7 +109,6 @@ pub async fn live<R: PodRunner>(
     PodFate::Ended(serve(runner).await)
 }
 
-/// How a start ended.
 enum StartResult<F> {
     Ready(PodAddress),
     Late,
@@ -126,8 +119,8 @@ enum StartResult<F> {
 async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R::Fault> {
     let mut asking: Option<AbortOnDrop<()>> = None;
     loop {
-        // This is checked before the faults, because a pod that is not needed any more must not be reported
-        // as a failed start.
+        // Check this before the faults: a pod that the scheduler has stopped must not count as a failed
+        // start.
         if runner.pod().is_stopped() {
             return StartResult::Stopped;
         }
@@ -147,12 +140,11 @@ async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R
     }
 }
 
-/// Serves calls until the pod has ended.
 async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
     let mut was_leaving = false;
     loop {
-        // The end is checked before the request to stop, because the request would hide how the pod ended.
+        // Check this before `is_stopped`, because `stop` would hide how the pod ended.
         if let Some(end) = runner.end() {
             return end;
         }
@@ -168,7 +160,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
                 .with_work_queue(|queue| queue.event(leaving));
         }
         if asking.is_none() && runner.pod().probe.get() {
-            // The ready report of the pod's start is cleared, because it does not answer this probe.
+            // The ready report of the pod's start does not answer this probe, so clear it.
             runner.pod().reported_ready.set(false);
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
         }
@@ -188,8 +180,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
         }
         let pod = runner.pod();
         if pod.health.take_descriptor_shortage() {
-            // The pod is probed again, because the failed probe shows only that this process lacks
-            // descriptors.
+            // The failed probe shows only that this process lacks descriptors, so probe again.
             let (function, pod) = (pod.function.name(), &pod.name);
             tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
@@ -202,7 +193,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     }
 }
 
-/// Begins to probe the pod, if one of its addresses is known.
+/// Begins to probe the pod, if its address is known.
 fn ask<R: PodRunner>(runner: &R) -> Option<AbortOnDrop<()>> {
     let addresses = runner.addresses();
     let is_known = !addresses.is_empty();

@@ -14,7 +14,7 @@ use super::WarmPod;
 use crate::announcer::Announcer;
 use crate::random::random;
 
-/// The pods of a backend. `P` may hold more about a pod than a `WarmPod` does.
+/// `P` may hold more about a pod than a `WarmPod` does.
 pub struct PodTable<P> {
     by_id: HashMap<PodId, Rc<P>>,
     by_name: HashMap<String, Rc<P>>,
@@ -68,12 +68,10 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         self.by_id.values().cloned().collect()
     }
 
-    /// Returns the pods of a function.
     pub fn of(&self, function: &str) -> &[Rc<P>] {
         self.by_function.get(function).map_or(&[], Vec::as_slice)
     }
 
-    /// Makes a name that no pod of the table has.
     pub fn new_name(&self, function: &str) -> String {
         loop {
             let name = pod_name::<5>(function, random());
@@ -83,7 +81,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         }
     }
 
-    /// Applies a report that a pod is ready, and answers it. A report without the pod's token is refused.
+    /// Applies a pod's ready report and answers it. A report without the pod's token is refused.
     pub fn report_ready(&self, announcer: &Announcer, ready: &PodReady) {
         let pod = self.by_name.get(&*ready.pod);
         let pod = pod.map(|pod| -> &WarmPod { (**pod).borrow() });

@@ -44,7 +44,7 @@ pub(crate) struct PlaneIdentity {
     /// and if the functions are in another namespace: the garbage collector deletes a dependent whose owner
     /// is in another namespace.
     pub(crate) pod: Option<OwnerReference>,
-    /// The Deployment of the control plane, which owns warm pods. Warm pods so outlive the control plane's
+    /// The Deployment of the control plane, which owns warm pods. These pods outlive the control plane's
     /// Pod and are deleted with the installation.
     pub(crate) deployment: Option<OwnerReference>,
 }

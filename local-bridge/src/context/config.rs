@@ -11,12 +11,12 @@ pub struct LocalConfig {
     pub callback_base: String,
     /// The longest time from a pod's start to its readiness.
     pub start_timeout: Duration,
-    /// How long processes may take to end after SIGTERM when the control plane stops. The rest are then
-    /// killed.
+    /// How long processes may take to end after SIGTERM when the control plane stops. The others are killed
+    /// after that.
     pub stop_grace: Duration,
-    /// The program and its arguments that run `guard_main`.
+    /// The command that runs `guard_main`.
     pub guard: Vec<OsString>,
-    /// The parent of the private directory. If this is none, `run_dir::base` chooses the parent.
+    /// The parent of the private directory. If it is none, `run_dir::base` chooses the parent.
     pub run_base: Option<PathBuf>,
     /// The zero point of the control plane's clock.
     pub origin: Instant,

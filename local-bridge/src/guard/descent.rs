@@ -10,21 +10,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
-/// The largest number of passes over the processes to kill. Each pass sends SIGKILL to the processes that are
-/// left. A process that still runs after the last pass hangs in the kernel, so further passes would not help.
+/// The largest number of passes over the processes to kill. A process that still runs after the last pass
+/// hangs in the kernel.
 const PASSES_MAX: u32 = 400;
 
-/// Returns the pause after a pass. The first pauses are short, because most processes end at once.
+/// The first pauses are short, because most processes end at once.
 fn pause(pass: u32) -> Duration {
     Duration::from_millis(u64::from(pass + 1).min(100))
 }
 
-/// Returns the children of this process, including adopted ones.
+/// Returns the children of this process, also adopted ones.
 pub(crate) fn children() -> Vec<Pid> {
     let me = getpid();
     match listed_children(me) {
         Some(children) => children,
-        // This kernel was built without /proc/PID/task/TID/children, so read the parent of every process.
+        // This kernel has no /proc/PID/task/TID/children, so read the parent of every process.
         None => descent().remove(&me).unwrap_or_default(),
     }
 }
@@ -41,7 +41,6 @@ fn listed_children(of: Pid) -> Option<Vec<Pid>> {
     Some(children)
 }
 
-/// Returns the children of every process.
 fn descent() -> HashMap<Pid, Vec<Pid>> {
     let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -60,14 +59,13 @@ fn descent() -> HashMap<Pid, Vec<Pid>> {
 
 fn parent(pid: i32) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Search for the last bracket, because the program's name before it may contain any character, including
-    // brackets.
+    // The program's name stands in brackets and may contain brackets, so search the last one.
     let rest = &stat[stat.rfind(')')? + 1..];
     let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(Pid::from_raw(parent))
 }
 
-/// Returns a process and all its descendants, as `children` lists them.
+/// Returns a process and all its descendants.
 fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     let mut family = vec![of];
     let mut at = 0;
@@ -78,7 +76,6 @@ fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     family
 }
 
-/// Returns a process and all its descendants.
 pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
     let mut found = vec![pid];
     let mut at = 0;
@@ -93,7 +90,6 @@ pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
     found
 }
 
-/// Kills all descendants until none is left; returns false if some did not end.
 #[expect(
     clippy::disallowed_methods,
     reason = "the guard has one thread and no timer"
@@ -116,9 +112,9 @@ pub(crate) fn end_all() -> bool {
     false
 }
 
-/// Kills the children that this process inherited from a dead guard, and their descendants; returns false if
-/// some did not end. A child in another session was inherited, because a guard leaves the session of this
-/// process.
+/// Kills the children that this process inherited from a dead guard, and their descendants. A child in
+/// another session was inherited, because a guard leaves the session of this process. Returns false if some
+/// did not end.
 pub(crate) async fn end_inherited() -> bool {
     let ours = getsid(None).ok();
     for pass in 0..PASSES_MAX {

@@ -1,7 +1,6 @@
 //! The control plane's end of the connection to the guard. The link starts the guard and exchanges messages
 //! with it. If the guard ends unexpectedly, the link ends the processes that the guard left behind, reports
-//! their ends, and starts a new guard. `process` asks the link to start processes; the link does not know
-//! which pod or Job a process is for.
+//! their ends, and starts a new guard. The link does not know which pod or Job a process is for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,11 +25,11 @@ use tokio::time::{Instant, sleep};
 use crate::guard::descent;
 use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
-/// The pause before a new guard is started. The pause doubles with each guard that soon ends or cannot be
-/// started, up to `LONGEST_BACKOFF`.
+/// The pause before a new guard is started. It doubles up to `LONGEST_BACKOFF` if guards soon end or cannot
+/// be started.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// The capacity that the buffers of bytes to the guard keep after a burst, in bytes.
+/// The capacity, in bytes, that the buffers to the guard keep after a burst.
 const OUT_KEPT: usize = 64 * 1024;
 /// How long a guard may take to end all processes after its control plane has closed the socket.
 const GUARD_END: Duration = Duration::from_secs(10);
@@ -43,10 +42,10 @@ pub(crate) enum ProcessEnd {
     GuardLost,
 }
 
-/// The state of a process. `bell` wakes the task that started the process when the state changes.
+/// The state of a process. A change of this state notifies `bell`.
 pub(crate) struct ProcessHandle {
     id: u64,
-    /// The pid; none until the guard has started the process.
+    /// None until the guard has started the process.
     pub(crate) pid: Cell<Option<Pid>>,
     end: RefCell<Option<ProcessEnd>>,
     bell: Rc<Notify>,
@@ -58,30 +57,24 @@ impl ProcessHandle {
     }
 }
 
-/// A running guard, and our end of the socket to it.
 pub(crate) struct GuardProcess {
     child: Child,
     socket: StdStream,
 }
 
-/// The connection to the guard that runs now.
 pub(crate) struct Link {
-    /// The guard's program and arguments.
     program: Vec<OsString>,
-    /// The bytes that are not yet sent to the guard. The number of processes bounds them, because each
-    /// process is started one time and signalled a few times.
+    /// The bytes that are not sent yet. They are bounded, because each process is started one time and
+    /// signalled a few times.
     out: RefCell<Vec<u8>>,
     more: Notify,
-    /// Notified when `start` sends a process to the guard.
     pub(crate) started: Notify,
-    /// Every process whose end was not reported yet.
     processes: RefCell<HashMap<u64, Rc<ProcessHandle>>>,
     next_id: Cell<u64>,
     is_closing: Cell<bool>,
     closed: Notify,
 }
 
-/// Starts a guard.
 pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
     let (first, rest) = program
         .split_first()
@@ -93,7 +86,7 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
         .args(rest)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null());
-    // Functions inherit the guard's environment, so remove the variables that functions must not get.
+    // Functions inherit the guard's environment, so remove the variables that they must not get.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_kept_from_functions) {
             command.env_remove(name);
@@ -106,8 +99,8 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
     })
 }
 
-/// Returns whether functions must not inherit this variable of the control plane. The control plane's
-/// settings are private, and a variable that the platform sets for functions must not come from outside.
+/// Returns whether functions must not inherit this variable. The control plane's settings are private, and
+/// the variables that the platform sets for functions must not come from outside.
 fn is_kept_from_functions(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
 }
@@ -126,7 +119,6 @@ impl Link {
         }
     }
 
-    /// Returns a new number for a process.
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id.replace(self.next_id.get() + 1)
     }
@@ -154,7 +146,7 @@ impl Link {
         known
     }
 
-    /// Sends a signal to a process or its group; does nothing if the process has ended.
+    /// Sends a signal to a process or its group. The guard ignores it if the process has ended.
     pub(crate) fn signal(&self, known: &ProcessHandle, signal: Signal, group: bool) {
         let signal = signal as i32;
         let id = known.id;
@@ -168,7 +160,6 @@ impl Link {
         self.more.notify_one();
     }
 
-    /// Sends SIGTERM to every process.
     pub(crate) fn terminate_all(&self) {
         let all: Vec<_> = self.processes.borrow().values().cloned().collect();
         for known in all {
@@ -176,7 +167,6 @@ impl Link {
         }
     }
 
-    /// Returns whether no process is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.processes.borrow().is_empty()
     }
@@ -195,13 +185,12 @@ impl Link {
             let _ = guard.child.kill();
             let _ = guard.child.wait();
             self.lost(served).await;
-            // If a guard ran for longer than this, it worked, so the back-off begins again at
-            // `FIRST_BACKOFF`.
+            // A guard that ran for longer than this worked, so the back-off begins again.
             if since.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }
             guard = loop {
-                // The sleep precedes every start, because a guard may also start and end at once.
+                // Sleep before every start, because each guard may start and end at once.
                 sleep(backoff).await;
                 backoff = (backoff * 2).min(LONGEST_BACKOFF);
                 if self.is_closing.get() {
@@ -227,7 +216,7 @@ impl Link {
         if !descent::end_inherited().await {
             tracing::error!("some processes that the guard left behind could not be ended");
         }
-        // Drop unsent messages, because they are about processes of the dead guard.
+        // Unsent messages are about processes of the dead guard.
         self.out.borrow_mut().clear();
         self.end_all(&ProcessEnd::GuardLost);
     }
@@ -248,7 +237,7 @@ impl Link {
         }
     }
 
-    /// Exchanges messages with one guard until that guard is gone or the link is closed.
+    /// Exchanges messages with one guard until the guard is gone or the link is closed.
     async fn serve(self: &Rc<Self>, socket: StdStream) -> io::Result<()> {
         let (reader, writer) = UnixStream::from_std(socket)?.into_split();
         let link = self.clone();
@@ -264,20 +253,18 @@ impl Link {
             std::mem::swap(&mut sending, &mut self.out.borrow_mut());
             if sending.is_empty() {
                 if self.is_closing.get() {
-                    // Dropping `writer` shuts down this direction of the socket, so that the guard reads the
-                    // end of the stream.
+                    // Dropping `writer` closes this direction, so that the guard reads the end of the stream.
                     return;
                 }
                 self.more.notified().await;
                 continue;
             }
             if write_all(&writer, &sending).await.is_err() {
-                // Return without the error, because `read` of the same socket fails too and reports it.
+                // `read` of the same socket fails, too, and reports the error.
                 return;
             }
             sending.clear();
-            // Return the memory of a burst, because start messages contain the inputs of Jobs and may be
-            // large.
+            // Start messages contain the inputs of Jobs and may be large, so return the memory.
             sending.shrink_to(OUT_KEPT);
         }
     }
@@ -322,8 +309,8 @@ impl Link {
         }
     }
 
-    /// Closes the link, so that the guard ends the remaining processes and itself. Returns when the guard has
-    /// ended, or was killed after `GUARD_END`.
+    /// Closes the link: the guard ends the remaining processes and itself. Returns when the guard has ended,
+    /// or was killed after `GUARD_END`.
     pub(crate) async fn close(&self) {
         self.is_closing.set(true);
         self.more.notify_one();
@@ -331,8 +318,8 @@ impl Link {
     }
 }
 
-/// Waits until a guard has ended its processes and itself. If the guard does not end in time, kills it and
-/// ends the processes that it leaves behind.
+/// Waits until a guard has ended its processes and itself. A guard that does not end in time is killed, and
+/// the processes that it leaves behind are ended.
 async fn end_guard(mut child: Child) {
     let deadline = Instant::now() + GUARD_END;
     while Instant::now() < deadline {

@@ -1,34 +1,32 @@
-//! The messages between the control plane and its guard: one JSON object a line, over one socket. `link` and
-//! `guard` do the I/O.
+//! The messages between the control plane and its guard: one JSON object on each line, over one socket.
+//! `link` and `guard` do the I/O.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The limit of one line, in bytes. A function's environment comes in a body of at most 1 MiB, and JSON may
-/// need six bytes to encode one byte of the environment.
+/// need six bytes for each of its bytes.
 pub(crate) const LINE_MAX: usize = 8 * 1024 * 1024;
 
 /// Messages from the control plane to the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToGuard {
-    /// Starts a process. The guard answers with `Started` and later `Ended`, or with `NotStarted`.
+    /// The guard answers with `Started` and later `Ended`, or with `NotStarted`.
     Start(Box<Start>),
-    /// Sends a signal to a process, or to its whole group. The guard ignores this message if the process has
+    /// Sends a signal to a process, or to its whole group. The guard ignores the message if the process has
     /// ended.
     Signal { id: u64, signal: i32, group: bool },
 }
 
-/// A process to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// The number that the link gave to the process. The link gives each number to one process.
+    /// The link gives each number to one process.
     pub(crate) id: u64,
     pub(crate) argv: Vec<String>,
-    /// Variables that override those of the guard's environment, which the process inherits.
+    /// Variables that override those of the guard's environment.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) directory: Option<String>,
-    /// The path of the named pipe for this stream, which the control plane reads; the same holds for
-    /// `stderr`.
+    /// The path of a named pipe that the control plane reads.
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -43,7 +41,6 @@ pub(crate) enum FromGuard {
     NotStarted {
         id: u64,
         message: String,
-        /// Whether another try would fail in the same way.
         permanent: bool,
     },
     Ended {
@@ -52,14 +49,12 @@ pub(crate) enum FromGuard {
     },
 }
 
-/// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ProcessEnding {
     Status(i32),
     Signal(i32),
 }
 
-/// Encodes a message as one line.
 pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
     let mut line = serde_json::to_vec(message).map_err(|error| error.to_string())?;
     if line.len() >= LINE_MAX {
@@ -72,7 +67,6 @@ pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
     Ok(line)
 }
 
-/// Splits received bytes into messages.
 #[derive(Default)]
 pub(crate) struct Lines {
     bytes: Vec<u8>,
@@ -85,8 +79,7 @@ impl Lines {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Returns the next complete message. After an error the connection is of no use, because the bytes that
-    /// arrived are no messages.
+    /// Returns the next complete message. After an error no later message can be read.
     pub(crate) fn pop<T: DeserializeOwned>(&mut self) -> Option<Result<T, String>> {
         let Some(at) = self.bytes[self.seen..].iter().position(|b| *b == b'\n') else {
             self.seen = self.bytes.len();

@@ -1,5 +1,5 @@
-//! Reads a line that a function wrote. A line of one of our runtimes is a JSON object with a message, and has
-//! a level and fields of its own. `output` logs the result.
+//! Reads a line that a function wrote. A line of one of our runtimes is a JSON object with a level, a message
+//! and other members. `output` logs the result.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use tracing::Level;
 pub(crate) struct RuntimeLine<'a> {
     pub(crate) level: Level,
     pub(crate) message: Cow<'a, str>,
-    /// The other members of the object, as JSON, including a level that is not known; empty if the line is no
+    /// The other members of the object as JSON, also a level that is not known. Empty if the line is not an
     /// object with a message.
     pub(crate) members: String,
 }
@@ -45,7 +45,7 @@ impl<'a> RuntimeLine<'a> {
     }
 }
 
-/// Returns the level that a name has in our runtimes, in Python's `logging` and in most other libraries.
+/// The names are those of our runtimes, of Python's `logging`, and of most other libraries.
 fn level_of(name: &str) -> Option<Level> {
     Some(match name.to_ascii_lowercase().as_str() {
         "critical" | "fatal" | "error" => Level::ERROR,

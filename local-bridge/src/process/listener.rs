@@ -1,6 +1,6 @@
-//! Finds out whether a pod's own server listens on a port: reads from /proc which sockets listen on the port,
-//! and which sockets the pod's processes hold. Without this check the control plane could send a pod's calls
-//! to another process that has taken the pod's port. This module makes no connection.
+//! Finds out whether a pod's own server listens on a port. It reads from /proc which sockets listen there,
+//! and which sockets the pod's processes hold. Without this check, another process that has taken the port
+//! could get the pod's calls.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,11 +10,10 @@ use nix::unistd::Pid;
 
 use crate::guard::descent;
 
-/// The state `LISTEN` in the tables /proc/net/tcp and tcp6.
 const LISTEN: &str = "0A";
 
 /// Returns whether `pid` and its descendants hold every socket that could answer at a loopback address and
-/// port. Returns false if there is no such socket, or if the holder of such a socket cannot be read.
+/// port. Returns false if there is no such socket, or if its holder cannot be read.
 pub(crate) fn is_of(pid: Pid, ip: IpAddr, port: u16) -> bool {
     let mut inodes = listeners(ip, port);
     if inodes.is_empty() {
@@ -31,7 +30,7 @@ pub(crate) fn is_of(pid: Pid, ip: IpAddr, port: u16) -> bool {
     false
 }
 
-/// Returns the inodes of the sockets that listen on the port, at the address itself or at all addresses.
+/// Returns the inodes of the sockets that listen on the port, at this address or at all addresses.
 fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
     let any = [v4(Ipv4Addr::UNSPECIFIED), v6(Ipv6Addr::UNSPECIFIED)];
     let own = match ip {
@@ -63,7 +62,7 @@ fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
     found
 }
 
-/// Formats an address as the tables do: as hexadecimal words in this machine's byte order.
+/// The tables have hexadecimal words in this machine's byte order.
 fn v4(ip: Ipv4Addr) -> String {
     format!("{:08X}", u32::from_ne_bytes(ip.octets()))
 }
@@ -75,7 +74,6 @@ fn v6(ip: Ipv6Addr) -> String {
     words.map(|word| format!("{word:08X}")).collect()
 }
 
-/// Returns the inodes of the sockets that a process holds.
 fn sockets(pid: Pid) -> Vec<u64> {
     let open = fs::read_dir(format!("/proc/{pid}/fd"));
     let open = open.into_iter().flatten().flatten();
@@ -99,7 +97,6 @@ mod tests {
         (address.ip(), address.port())
     }
 
-    /// Starts a process that listens nowhere.
     fn bystander() -> Child {
         let mut command = Command::new("sleep");
         command.arg("1000").stdout(Stdio::null());

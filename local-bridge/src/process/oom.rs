@@ -1,21 +1,20 @@
 //! Finds out whether the kernel's OOM killer sent a SIGKILL, by the counter of OOM kills of the control
-//! plane's cgroup. Without such a counter no kill counts as an OOM kill. `bridge` refreshes the watch; the
-//! tasks of pods and Jobs ask it about their processes.
+//! plane's cgroup. If there is no such counter, no kill counts as an OOM kill. `bridge` refreshes the watch;
+//! the tasks of pods and Jobs ask it about their processes.
 
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The counter of OOM kills, and how many of the kills were discarded or attributed to a process.
+/// The counter of OOM kills, and the number of kills that were discarded or attributed to a process.
 pub(crate) struct OomWatch {
     file: Option<PathBuf>,
     accounted: Cell<u64>,
-    /// The counter at the last refresh.
     refreshed: Cell<u64>,
 }
 
 impl OomWatch {
-    /// Finds the counter of this process's cgroup, which is the cgroup of the function processes too.
+    /// Finds the counter of this process's cgroup, which the function processes share.
     pub(crate) fn new() -> Self {
         let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let files = cgroups.lines().filter_map(counter);
@@ -33,7 +32,7 @@ impl OomWatch {
         watch
     }
 
-    /// Returns whether there is a counter; without one `is_guilty` is always false.
+    /// If there is no counter, `is_guilty` is always false.
     pub(crate) const fn has_counter(&self) -> bool {
         self.file.is_some()
     }
@@ -42,18 +41,16 @@ impl OomWatch {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }
 
-    /// Discards the kills before the last refresh that were not attributed to a process. Usually such a kill
-    /// has hit a process that is not the main process of a pod or a Job, for instance a worker that a pod
-    /// started. A later kill is kept, because the end of the process that it hit may not have been reported
-    /// yet.
+    /// Discards the kills before the last refresh that were not attributed to a process. Such a kill usually
+    /// hit a worker that a pod started. Later kills are kept, because the ends of their processes may not
+    /// have been reported yet.
     pub(crate) fn refresh(&self) {
         let last = self.refreshed.replace(self.count());
         self.accounted.set(last.max(self.accounted.get()));
     }
 
     /// Returns whether the OOM killer ended a process. Call this one time for each process that ended by a
-    /// SIGKILL which this control plane did not send, directly after its end. Each counted kill is attributed
-    /// to one process.
+    /// foreign SIGKILL, directly after its end. Each counted kill is attributed to one process.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {

@@ -16,32 +16,28 @@ use tracing::Level;
 
 use crate::process::line::RuntimeLine;
 
-/// The length at which a line is cut, in bytes.
+/// A longer line is cut to this length, in bytes.
 const LINE_LEN_MAX: usize = 8 * 1024;
-/// The rate limit of one stream: this many lines at once, and `LINES_PER_SECOND` more each second.
+/// The rate limit of one stream: this number of lines at once, and `LINES_PER_SECOND` more each second.
 const LINES_AT_ONCE: u32 = 1000;
 const LINES_PER_SECOND: u32 = 200;
-/// The limits of an `OutputTail`: `LINES_KEPT` lines, each of at most `KEPT_LINE_LEN_MAX` bytes, and
-/// `KEPT_LEN_MAX` bytes of text.
+/// The limits of an `OutputTail`: the number of lines, the length of each line, and the length of the text.
 const LINES_KEPT: usize = 20;
 const KEPT_LINE_LEN_MAX: usize = 1000;
 const KEPT_LEN_MAX: usize = 4000;
-/// After this many bytes beyond the rate limit, reading pauses for `FLOOD_PAUSE`, so that the pipe fills and
-/// slows the function.
+/// After this number of bytes beyond the rate limit, reading pauses for `FLOOD_PAUSE`. The pipe fills in the
+/// pause, which slows the function.
 const FLOOD_BYTES: usize = 64 * 1024;
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
-/// The size of the read buffer, in bytes. The buffer is on the stack during a read, so an idle pod needs
-/// none.
+/// The size of the read buffer, in bytes. It is on the stack during a read, so an idle pod needs none.
 const READ_LEN: usize = 8 * 1024;
 
-/// The function and the pod that a stream belongs to, and the name of the stream.
 pub(crate) struct StreamSource {
     pub(crate) function: Arc<str>,
     pub(crate) pod: String,
     pub(crate) stream: &'static str,
 }
 
-/// The last lines of a stream.
 #[derive(Default)]
 pub(crate) struct OutputTail(VecDeque<String>);
 
@@ -58,8 +54,7 @@ impl OutputTail {
         self.0.push_back(line[..end.unwrap_or(0)].to_owned());
     }
 
-    /// Returns the kept lines. If they are longer than `KEPT_LEN_MAX` together, only the last lines that fit
-    /// are returned.
+    /// Returns the last lines that fit into `KEPT_LEN_MAX`.
     pub(crate) fn text(&self) -> String {
         let mut left = KEPT_LEN_MAX;
         let fits = |line: &&String| {
@@ -73,7 +68,6 @@ impl OutputTail {
     }
 }
 
-/// Reads a stream to its end.
 pub(crate) async fn follow(
     pipe: Receiver,
     source: StreamSource,
@@ -106,7 +100,6 @@ struct StreamLog {
     /// Whether `begun` was cut because the line is too long. The rest of that line is skipped.
     is_cut: bool,
     allowed: Allowance,
-    /// The number of lines that were left out since the last logged line.
     left_out: u64,
 }
 
@@ -176,8 +169,7 @@ impl StreamLog {
             message,
             members,
         } = RuntimeLine::read(text);
-        // There is one call site for each level, because `tracing` fixes the level of an event at its call
-        // site.
+        // `tracing` fixes the level of an event at its call site, so each level has a call site.
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(

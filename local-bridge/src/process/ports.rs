@@ -1,5 +1,5 @@
 //! Loopback ports for pods that run their own HTTP server. This module finds a free port, and reserves it for
-//! one pod of this control plane until that pod is gone. The module itself does not listen on the port.
+//! one pod of this control plane until that pod is gone. It does not listen on the port.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -12,14 +12,12 @@ use std::rc::Rc;
 use nanofaas_backend::random::random;
 use tokio::net::TcpSocket;
 
-/// The range of ports for pods. The ephemeral ports in this range are left out. If the whole range is
-/// ephemeral, all of its ports are used.
+/// The range of ports for pods. Ephemeral ports are left out, unless the whole range is ephemeral.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;
 
-/// The ports of this control plane's pods.
 pub(crate) struct Ports {
-    /// The ports that the kernel gives to connections and to listeners that name no port. A pod should not
-    /// get one of these ports, because another process could take the port before the pod binds it.
+    /// The ports that the kernel gives to connections, and to listeners that name no port. Another process
+    /// could get such a port before the pod binds it.
     ephemeral: RangeInclusive<u16>,
     taken: RefCell<HashSet<u16>>,
 }
@@ -66,7 +64,6 @@ impl Ports {
         Err(io::ErrorKind::AddrInUse.into())
     }
 
-    /// Returns the ports of the range that are not ephemeral, or all ports of the range if all are ephemeral.
     fn candidates(&self) -> impl Iterator<Item = u16> + Clone {
         let ephemeral = self.ephemeral.clone();
         let has_all = ephemeral.contains(PORTS.start()) && ephemeral.contains(PORTS.end());
@@ -77,9 +74,10 @@ impl Ports {
 /// Returns whether a server could bind the port at all addresses of IPv4 and of IPv6.
 fn is_free(port: u16) -> io::Result<bool> {
     let v4 = (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED));
-    // If the machine has no IPv6, only IPv4 is checked.
+    // A machine without IPv6 has only the IPv4 check.
     let v6 = TcpSocket::new_v6().map(|socket| (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED)));
-    // Check one address after the other, because our own IPv4 socket would conflict with the IPv6 socket.
+    // Check the addresses one after the other, because our own IPv4 socket would conflict with the IPv6
+    // socket.
     for (socket, address) in std::iter::once(v4).chain(v6) {
         if let Err(error) = socket.bind(SocketAddr::new(address, port))
             && error.kind() == io::ErrorKind::AddrInUse
@@ -90,7 +88,7 @@ fn is_free(port: u16) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Parses the kernel's setting; returns the kernel's default range if the setting cannot be parsed.
+/// Parses the kernel's setting. If this fails, returns the kernel's default range.
 fn ephemeral(setting: &str) -> RangeInclusive<u16> {
     let mut bounds = setting.split_ascii_whitespace().map(str::parse);
     match (bounds.next(), bounds.next()) {
@@ -128,8 +126,6 @@ mod tests {
                 .map(|port| port.number)
                 .collect::<HashSet<u16>>()
         });
-        // By chance, two such sets have 50 × 50 / 17,304 = 0.14 common ports on average. There are 17,304
-        // candidates with the kernel's default range.
         let same = one.intersection(&other).count();
         assert!(same < 10, "{same} of 50");
     }

@@ -1,13 +1,11 @@
-//! The program of a pod or a Job: its arguments, environment and directory, made from a function's spec.
-//! `pod` and `job` make one `FunctionProgram` for each start, and `process` starts the program.
+//! The program of a pod or a Job: its arguments, environment and directory, from a function's spec. `pod` and
+//! `job` make one `FunctionProgram` for each start, and `process` starts the program.
 
 use std::path::Path;
 
 use nanofaas_core::function::Function;
 
-/// A program that is not started yet.
 pub(crate) struct FunctionProgram {
-    /// The name of the pod or Job: `fn-<function>-` and 5 random characters.
     pub(crate) pod: String,
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -15,8 +13,7 @@ pub(crate) struct FunctionProgram {
 }
 
 impl FunctionProgram {
-    /// Makes the part of the program that pods and Jobs share. The caller then sets the variables that
-    /// differ.
+    /// Makes the part of the program that pods and Jobs share. The caller sets the other variables.
     pub(crate) fn of(function: &Function, pod: String) -> Self {
         let spec = &function.spec;
         let directory = spec.local.directory.clone();
@@ -49,8 +46,8 @@ impl FunctionProgram {
         program
     }
 
-    /// Sets a variable. The value overrides a variable of the function's spec with the same name, because a
-    /// later entry of the list overrides an earlier one.
+    /// Sets a variable. It overrides a variable of the same name in the spec, because later entries of the
+    /// list win.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));
     }

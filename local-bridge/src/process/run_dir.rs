@@ -1,6 +1,6 @@
-//! The private directory of one control plane, for the sockets and pipes of its functions. At its start,
-//! `bridge` makes one directory. This also removes the directories that ended control planes have left. A
-//! directory of a running control plane or of another user is not touched.
+//! The private directory of one control plane, for the sockets and pipes of its functions. `bridge` makes one
+//! directory at its start; this also removes the directories that ended control planes have left. A directory
+//! of a running control plane or of another user is not touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,24 +13,21 @@ use nix::unistd::Uid;
 const PREFIX: &str = "nanofaas-";
 const LOCK: &str = "lock";
 
-/// A directory without a lock file that is younger than this may belong to a control plane that is still
-/// starting.
+/// A younger directory without a lock file may belong to a control plane that still starts.
 const MAKING: Duration = Duration::from_secs(60);
 
-/// The limit of the name of a socket or pipe in the directory, including the slash before the name, in bytes.
+/// The limit of a file's name and the slash before it, in bytes.
 const NAME_LEN_MAX: usize = 24;
-/// The longest path of a socket, in bytes: the kernel has room for 108 bytes, and the last byte is zero.
+/// The longest path of a socket, in bytes. The kernel has room for 108 bytes, of which the last is zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
-/// A control plane's private directory. Dropping this value removes the directory and its contents.
+/// Dropping this value removes the directory and its contents.
 pub(crate) struct RunDir {
     path: PathBuf,
-    /// The lock file, which is locked while the control plane runs. The kernel releases the lock however the
-    /// process ends.
+    /// Locked while the control plane runs. The kernel releases the lock however the process ends.
     _lock: File,
 }
 
-/// Returns the parent of the private directory if `LocalConfig::run_base` is not set.
 #[expect(
     clippy::disallowed_methods,
     reason = "a place of the machine, no setting"
@@ -48,8 +45,7 @@ fn is_ours(path: &Path) -> bool {
 }
 
 impl RunDir {
-    /// Makes a new directory under `base`, and removes the directories there of control planes that have
-    /// ended.
+    /// Makes a new directory under `base`, and removes the directories of ended control planes there.
     pub(crate) fn create(base: &Path) -> io::Result<Self> {
         remove_stale(base);
         let random = u32::from_ne_bytes(nanofaas_backend::random::random());
@@ -63,7 +59,7 @@ impl RunDir {
             ));
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        // Set the mode again, because the umask may have removed bits that the owner needs.
+        // The umask may have removed bits that the owner needs.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
         let lock = lock_options().create(true).open(path.join(LOCK))?;
         lock.try_lock()?;

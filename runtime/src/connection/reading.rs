@@ -49,15 +49,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         let (mut until, mut scan) = (None, HeadScan::default());
         loop {
             let parsed = request::parse(&self.buffer, &mut scan);
-            // The id is copied, because every answer needs it and the call takes the buffer.
+            // Every answer needs the id, and the call takes the buffer, so copy the id.
             let id = request::id(&parsed, &self.buffer);
-            // `parsed` may be an error: a refused request is answered with its id too.
+            // If `parsed` is an error, the answer has the request's id, too.
             self.id.extend_from_slice(id.unwrap_or_default());
             if let Some(head) = parsed? {
                 return Ok(head);
             }
             let now = tokio::time::Instant::now();
-            // The time limit starts with the first bytes, because the connection may have been idle
+            // The limit begins with the first bytes, because the connection may have been idle
             // before.
             let until = *until.get_or_insert(now + HEAD_WAIT);
             timeout_at(until, self.fill()).await.map_err(|_| Gone)??;
@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         if self.buffer.len() == head.len {
             self.go_on(head).await?;
         }
-        // The length is known, so the buffer needs to grow only once.
+        // The length is known, so the buffer grows at most one time.
         self.buffer.reserve_exact(whole - self.buffer.len());
         while self.buffer.len() < whole {
             self.fill().await?;
@@ -78,8 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(())
     }
 
-    /// Takes the first `whole` bytes out of the buffer. The bytes after them stay, because they
-    /// belong to the next request.
+    /// Takes the first `whole` bytes out of the buffer. The later bytes belong to the next request.
     fn take(&mut self, whole: usize) -> Vec<u8> {
         if self.buffer.len() == whole {
             return std::mem::take(&mut self.buffer);
@@ -95,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             self.go_on(head).await?;
         }
         let mut decoder = ChunkedDecoder::default();
-        // The limit includes the head, because `bytes` begins with it.
+        // `bytes` begins with the head.
         let bytes_max = head.len + BODY_BYTES_MAX;
         loop {
             let decoded = decoder.decode(&self.buffer, &mut bytes, bytes_max);
@@ -121,8 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         (count > 0).then_some(()).ok_or(Gone)
     }
 
-    /// Like `fill`, but for the time between two requests: fails when the connection has been idle
-    /// for `IDLE`.
+    /// Fills the buffer between two requests. Fails when the connection has been idle for `IDLE`.
     async fn fill_or_idle(&mut self) -> Result<(), Gone> {
         let Self {
             stream,
@@ -136,8 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             if let Poll::Ready(read) = read.as_mut().poll(task) {
                 return Poll::Ready(read.map_err(Gone::from));
             }
-            // Resetting the timer here, and not at each request, saves the timer's cost on every
-            // call.
+            // The timer is reset here and not at each request, which would be slower.
             while idle.as_mut().poll(task).is_ready() {
                 let until = *last_use + IDLE;
                 if Instant::now() >= until {

@@ -1,4 +1,4 @@
-//! Sends the answers of a connection, each in one write if the socket accepts it whole.
+//! Sends the answers of a connection, each in one write if the socket accepts the whole answer.
 //! `connection` calls this module.
 
 use std::future::poll_fn;
@@ -22,8 +22,8 @@ use crate::pod::{CallPermit, PodPhase};
 use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Sends the output of a handler. `place` counts the call until the answer is sent, because a
-    /// draining pod without a counted call may exit, and the answer would be lost.
+    /// Sends the output of a handler. `place` counts the call until the answer is sent: a draining
+    /// pod without calls may exit, and the answer would be lost.
     pub(super) async fn send_output(
         &mut self,
         head: &PodRequest,
@@ -79,9 +79,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(head.keep)
     }
 
-    /// Answers a request that could not be read, and closes the connection. Before the close this
-    /// function reads for 2 s at most, because the kernel resets a connection that is closed with
-    /// unread bytes, and the caller could lose the answer.
+    /// Answers a request that could not be read, and closes the connection. It reads for 2 s at
+    /// most before it closes: the kernel resets a connection that is closed with unread bytes, and
+    /// the caller could lose the answer.
     pub(super) async fn refuse(&mut self, refusal: &BadRequest) -> Result<(), Gone> {
         let extra = Extra {
             close: true,
@@ -97,8 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         self.stream.shutdown().await?;
         let rest = async {
             let mut read = 0;
-            // A fast caller could send very many bytes within the time limit, so their number is
-            // limited too.
+            // A fast caller could send very many bytes within the time limit.
             while read < 2 * BODY_BYTES_MAX {
                 self.buffer.clear();
                 match read_more(&mut self.stream, &mut self.buffer).await {
@@ -107,7 +106,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
                 }
             }
         };
-        // After this time the connection is closed even if the caller still sends.
         let _ = timeout(Duration::from_secs(2), rest).await;
         Ok(())
     }
@@ -128,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             body
         };
         let mut written = pin!(write_both(&mut self.stream, &self.out, rest));
-        // The timer is made only if the socket does not accept everything at once, which is rare.
+        // The timer is made only if the socket does not accept everything at once.
         if let Poll::Ready(result) = poll_fn(|task| Poll::Ready(written.as_mut().poll(task))).await
         {
             return Ok(result?);

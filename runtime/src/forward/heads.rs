@@ -29,8 +29,8 @@ pub(super) struct ForwardedAnswer {
 }
 
 pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, NotHttp> {
-    // Programs differ in how they treat an empty line before the head, so such a head is not taken
-    // for HTTP, and the bytes are passed on without parsing.
+    // Programs treat an empty line before the head differently, so the bytes are passed on without
+    // parsing.
     if bytes.starts_with(b"\r") {
         return Err(NotHttp);
     }
@@ -70,12 +70,11 @@ pub(super) fn answer_head(
         head = head.to_head_request();
     }
     out.clear();
-    // Interim answers (1xx) get no id, because the platform reads the id of the final answer.
+    // The platform reads the id of the final answer only.
     let id = request.id.as_deref().filter(|_| head.status >= 200);
     put_answer(out, &bytes[..head.len], id);
     if head.body == ResponseBody::UntilClose && request.minor == 1 {
-        // The version becomes HTTP/1.1, because HTTP/1.0 has no chunks, and an intermediary sends
-        // its own version (RFC 9112 §2.3 and §6.1).
+        // HTTP/1.0 has no chunks. An intermediary sends its own version (RFC 9112 §2.3 and §6.1).
         out[..VERSION.len()].copy_from_slice(VERSION);
         // Removes the empty line at the end of the head.
         out.truncate(out.len() - 2);
@@ -91,8 +90,7 @@ pub(super) fn answer_head(
 
 const VERSION: &[u8] = b"HTTP/1.1";
 
-/// Appends the lines of `head` without the ids that the program sent, then a line with `id`, then
-/// the empty line.
+/// Appends the lines of `head` without the program's own ids, a line with `id`, and the empty line.
 fn put_answer(out: &mut Vec<u8>, head: &[u8], id: Option<&[u8]>) {
     let lines = head.split_inclusive(|byte| *byte == b'\n');
     for line in lines.filter(|line| *line != b"\r\n") {

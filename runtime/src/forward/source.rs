@@ -1,4 +1,4 @@
-//! The reading half of a connection, whose bytes are passed on to the other side as they come. So a
+//! The reading half of a connection. Its bytes are passed on to the other side as they come, so a
 //! body need not fit into memory. This module parses no head. `forward` uses it.
 
 use std::io;
@@ -9,7 +9,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
 
 const READ: usize = 16 * 1024;
 
-/// The reading half, with the bytes that were read and not passed on yet.
 pub(super) struct Source<S> {
     stream: ReadHalf<S>,
     pub(super) buffer: Vec<u8>,
@@ -53,8 +52,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Passes all bytes on as chunks until the stream ends. The last chunk is sent only if the
-    /// stream ended without an error, so that the receiver detects a cut body.
+    /// Passes all bytes on as chunks until the stream ends. A stream that ends with an error gets
+    /// no last chunk, so that the receiver detects a cut body.
     pub(super) async fn pass_in_chunks(
         &mut self,
         to: &mut (impl AsyncWrite + Unpin),
@@ -72,8 +71,8 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Passes one body on. The error `UnexpectedEof` means that the connection that is read ended
-    /// within the body or sent a malformed chunk. Any other error may come from either connection.
+    /// Passes one body on. The error `UnexpectedEof` means that the source ended within the body or
+    /// sent a malformed chunk. Any other error may come from either connection.
     pub(super) async fn pass_body(
         &mut self,
         body: ResponseBody,
@@ -95,8 +94,8 @@ impl<S: AsyncRead> Source<S> {
             ResponseBody::Chunked => {
                 let mut decoder = ChunkedDecoder::default();
                 loop {
-                    // The bytes are not decoded but passed on as they are; the decoder only finds
-                    // the end of the body.
+                    // The bytes are passed on as they are; the decoder only finds the end of the
+                    // body.
                     let decoded = decoder.skip(&self.buffer).map_err(|_| ended())?;
                     self.pass(decoded.consumed, to).await?;
                     if decoded.done {

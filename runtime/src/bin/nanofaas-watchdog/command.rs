@@ -1,6 +1,5 @@
 //! The command line of the program to run, and the mode that the environment selects. This module
-//! starts no process. `main` calls `CommandLine::read`; the code of the three modes uses the
-//! result.
+//! starts no process. `main` calls `CommandLine::read`, and the three modes use the result.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use nanofaas_runtime::Error;
 
-/// Variables that the platform sets for this process only. The program does not get them, because
-/// they can hold tokens.
+/// Variables that the platform sets for this process. The program does not get them, because they
+/// can hold tokens.
 const OURS: [&str; 4] = [
     "CALLBACK_URL",
     "INVOCATION_PAYLOAD",
@@ -25,7 +24,7 @@ pub(crate) enum Mode {
     Http,
 }
 
-/// The program's stdin when the call's body is JSON (`WATCHDOG_STDIN`).
+/// The program's stdin if the call's body is JSON (`WATCHDOG_STDIN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
     /// The envelope's `input`.
@@ -34,15 +33,15 @@ pub(crate) enum Given {
     Envelope,
 }
 
-/// A program and its arguments. The list has at least one word.
+/// A program and its arguments: one word at least.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommandLine {
     words: Vec<OsString>,
 }
 
 impl CommandLine {
-    /// Reads the arguments and the environment. An error names the wrong variable or argument, and
-    /// the allowed values.
+    /// Reads the arguments and the environment. An error names the wrong word and the allowed
+    /// values.
     pub(crate) fn read(
         arguments: Vec<OsString>,
         env: impl Fn(&str) -> Option<String>,
@@ -76,8 +75,8 @@ impl CommandLine {
         Ok((Self { words }, mode))
     }
 
-    /// Returns the command, ready to be spawned. By default its stdin is empty and its stdout is
-    /// the stdout of this process.
+    /// Returns the command, ready to be spawned. Its stdin is empty, and its stdout is that of this
+    /// process.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
@@ -91,15 +90,15 @@ impl CommandLine {
         self.words[0].to_string_lossy().into_owned()
     }
 
-    /// Fails if the program does not exist or may not be executed. The check runs at the start, so
-    /// that a missing program fails the start and not every call.
+    /// Fails if the program does not exist or may not be executed. This check at the start
+    /// saves every call from failing.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let program = Path::new(&self.words[0]);
         let runs = |path: &Path| {
             let found = path.metadata().ok().filter(std::fs::Metadata::is_file);
             found.is_some_and(|file| file.permissions().mode() & 0o111 != 0)
         };
-        // As in `execvp`, only a name without a slash is searched for in PATH.
+        // As in `execvp`, only a name without a slash is searched in PATH.
         let found = if program.components().count() > 1 {
             runs(program)
         } else {
@@ -116,9 +115,8 @@ impl CommandLine {
     }
 }
 
-/// Reads `WATCHDOG_STDIN`. If it is not set, `WARM=true` selects the envelope, because images for
-/// the watchdog of the original nanofaas set `WARM=true`, and their programs read the whole
-/// envelope.
+/// Reads `WATCHDOG_STDIN`. If it is not set, `WARM=true` selects the envelope: images for the
+/// watchdog of the original nanofaas set it, and their programs read the whole envelope.
 fn read_given(get: &impl Fn(&str) -> Option<String>) -> Result<Given, String> {
     match get("WATCHDOG_STDIN").as_deref() {
         Some("input") => Ok(Given::Input),

@@ -1,5 +1,5 @@
-//! How a program ended, and the error that the calls of the program then get. The codes and
-//! messages are the same in every runtime of nanofaas. The code of all modes uses this module.
+//! How a program ended, and the error that its calls then get. The codes and messages are the same
+//! in every runtime of nanofaas.
 
 use std::fmt;
 
@@ -16,9 +16,8 @@ impl Ending {
         matches!(self.0, Some(WaitStatus::Exited(_, 0)))
     }
 
-    /// Whether SIGKILL ended the program. The signal must have come from outside this process,
-    /// because this process ignores the status of a program that it killed itself. Status 137
-    /// counts too, because a shell exits with 128 + 9 if its last command was killed.
+    /// Returns whether a SIGKILL from outside this process ended the program. Status 137 counts,
+    /// too, because a shell exits with 128 + 9 if its last command was killed.
     fn is_kill(self) -> bool {
         matches!(
             self.0,
@@ -26,12 +25,12 @@ impl Ending {
         )
     }
 
-    /// Returns the error of a call that has a process of its own.
+    /// Returns the error of a call that has its own process.
     pub(crate) fn failed(self, said: &str) -> Error {
         self.error(said, Error::new)
     }
 
-    /// Returns the error of a call whose program serves HTTP and ended before it answered.
+    /// Returns the error of a call whose program serves HTTP and ended before its answer.
     pub(crate) fn lost(self, said: &str) -> Error {
         self.error(said, Error::pod_lost)
     }

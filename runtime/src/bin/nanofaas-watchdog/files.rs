@@ -15,12 +15,11 @@ use tokio::task::spawn_blocking;
 
 use crate::stdio::{OUTPUT_BYTES_MAX, too_large};
 
-/// Where the files of calls are.
 pub(crate) enum Places {
-    /// Each call has a folder of its own.
+    /// Each call has its own folder.
     Own,
     /// `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment, for programs that always use
-    /// these paths. At any time, only one call runs in all watchdogs with the same output path.
+    /// these paths. Of all watchdogs with the same output path, only one runs a call at a time.
     Fixed {
         input: PathBuf,
         output: PathBuf,
@@ -28,7 +27,7 @@ pub(crate) enum Places {
     },
 }
 
-/// The files of one call. Dropping the value removes the call's own folder, if the call has one.
+/// The files of one call. Dropping the value removes the call's own folder, if there is one.
 pub(crate) struct Files {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
@@ -36,8 +35,8 @@ pub(crate) struct Files {
     _turn: Option<FileTurn>,
 }
 
-/// The lock on fixed paths, held by one call. The mutex excludes other calls of this watchdog; the
-/// file lock excludes other watchdogs with the same output path.
+/// The lock on the fixed paths. The mutex excludes other calls of this watchdog; the file lock
+/// excludes other watchdogs with the same output path.
 struct FileTurn {
     _here: OwnedMutexGuard<()>,
     _anywhere: Flock<File>,
@@ -45,16 +44,15 @@ struct FileTurn {
 
 impl FileTurn {
     async fn wait(turn: &Arc<Mutex<()>>, output: &Path) -> Result<Self, Error> {
-        // The mutex is locked before the file, so that at most one thread of this process blocks in
-        // `flock`.
+        // Lock the mutex first, so that at most one thread of this process blocks in `flock`.
         let here = Arc::clone(turn).lock_owned().await;
         let mut path = output.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
         let at = path.clone();
         let lock = move || {
-            // The lock file is not removed, because another watchdog may wait for its lock. A lock
-            // on a new file would not exclude that watchdog.
+            // The lock file stays, because another watchdog may wait for its lock. A lock on a new
+            // file would not exclude that watchdog.
             let file = File::create(&at)?;
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))
         };
@@ -82,7 +80,7 @@ impl Places {
         }
     }
 
-    /// Prepares the files of one call, and writes the call's body to the input file.
+    /// Prepares the files of one call, and writes its body to the input file.
     pub(crate) async fn take(&self, input: &Input) -> Result<Files, Error> {
         let files = match self {
             Self::Own => Files::in_a_folder()?,
@@ -97,8 +95,8 @@ impl Places {
                 _turn: Some(FileTurn::wait(turn, output).await?),
             },
         };
-        // The body is written on this thread, because a write on another thread would go on after
-        // its call was cut off, and could overwrite the input of the next call.
+        // Write on this thread. A write on another thread would go on after its call was cut off,
+        // and could overwrite the input of the next call.
         files.write(input.body()).map_err(|error| {
             let path = files.input.display();
             Error::new(format!("cannot write the call's input to {path}: {error}"))
@@ -114,7 +112,7 @@ impl Files {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = format!("nanofaas-call-{}-{number}", std::process::id());
             let folder = std::env::temp_dir().join(name);
-            // The mode is 0o700, because other users of this machine must not read the call's data.
+            // Other users of this machine must not read the call's data.
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => {
                     return Ok(Self {
@@ -124,8 +122,8 @@ impl Files {
                         _turn: None,
                     });
                 }
-                // A killed watchdog with the same process id may have left the folder, so the next
-                // number is tried.
+                // A killed watchdog with the same process id may have left the folder. Try the next
+                // number.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let message = format!("cannot make the folder {}: {error}", folder.display());
@@ -137,19 +135,17 @@ impl Files {
 
     fn write(&self, body: &[u8]) -> io::Result<()> {
         match fs::remove_file(&self.output) {
-            // An output of an earlier call that cannot be removed is an error, because that output
-            // would be taken for the output of this call.
+            // An earlier output that cannot be removed would be taken for this call's output.
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => fs::write(&self.input, body),
         }
     }
 
-    /// Reads the program's output.
     pub(crate) async fn read(&self) -> Result<Vec<u8>, Error> {
         let path = self.output.clone();
         let read = spawn_blocking(move || {
             let mut bytes = Vec::new();
-            // One byte more than allowed is read, so that a file over the limit is detected.
+            // The byte above the limit shows that the file is too large.
             let most = OUTPUT_BYTES_MAX as u64 + 1;
             File::open(path)?.take(most).read_to_end(&mut bytes)?;
             Ok(bytes)
@@ -171,7 +167,7 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
-            // An error is ignored, because another process may have removed the folder already.
+            // Another process may have removed the folder already.
             let _ = fs::remove_dir_all(folder);
         }
     }

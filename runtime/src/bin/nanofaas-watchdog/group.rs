@@ -1,7 +1,6 @@
 //! Process groups: each group is started, reaped and killed as a unit. A group is killed when its
-//! leader process ends or its `Leader` value is dropped. Only this file waits for processes,
-//! because two places that wait would reap each other's processes. The code of all modes uses this
-//! file.
+//! leader ends or its `Leader` value is dropped. Only this file waits for processes, because two
+//! places that wait would reap each other's processes.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,19 +24,18 @@ const END_ALL_WAIT: Duration = Duration::from_secs(5);
 /// When to kill descendants that left their group and whose parent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strays {
-    /// Each time that a child of this process ends.
+    /// When a child of this process ends.
     AtOnce,
-    /// When no leader runs any more.
+    /// When no leader runs.
     WithTheLast,
 }
 
 type Live = HashMap<i32, oneshot::Sender<WaitStatus>>;
 
-/// All groups of this process. A task reaps their processes.
+/// The groups of this process. A task reaps their processes.
 #[derive(Clone)]
 pub(crate) struct Groups {
-    /// Leaders that are not reaped yet. Until a process is reaped, the kernel does not reuse its
-    /// process id or group id.
+    /// Leaders that are not reaped. The kernel does not reuse their process ids and group ids.
     live: Arc<Mutex<Live>>,
     strays: Strays,
 }
@@ -49,7 +47,6 @@ pub(crate) struct Leader {
     ended: oneshot::Receiver<WaitStatus>,
 }
 
-/// A process that was just started, and the pipes that its command asked for.
 pub(crate) struct Started {
     pub(crate) leader: Leader,
     pub(crate) stdin: Option<ChildStdin>,
@@ -58,8 +55,7 @@ pub(crate) struct Started {
 }
 
 impl Groups {
-    /// Spawns the task that reaps processes. So this function must be called within a tokio
-    /// runtime.
+    /// Starts the task that reaps processes. Call it within a tokio runtime.
     pub(crate) fn new(strays: Strays) -> io::Result<Self> {
         let mut ended = signal(SignalKind::child())?;
         let groups = Self {
@@ -75,10 +71,8 @@ impl Groups {
         Ok(groups)
     }
 
-    /// Starts a process as the leader of a group of its own.
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Started> {
-        // The lock is held during the start, so that the reaping task cannot find a leader that is
-        // not in `live` yet.
+        // Hold the lock during the start, so that the reaping task finds each leader in `live`.
         let mut live = self.live();
         let mut child = command.process_group(0).spawn()?;
         let id = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -102,21 +96,20 @@ impl Groups {
 
     fn reap(&self) {
         let mut live = self.live();
-        // The first wait (WNOWAIT) does not reap. The process is reaped only after its group is
-        // killed, because the kernel may give the id of a reaped process to another process or
-        // group.
+        // WNOWAIT does not reap. Reap the process only after its group is killed, because the
+        // kernel may give the id of a reaped process to another process or group.
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             let known = live.remove(&pid.as_raw());
             if known.is_some() {
-                // An error is ignored, because the group may have no process left to kill.
+                // The group may have no process left.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let Ok(status) = waitpid(pid, None) else {
                 break;
             };
             if let Some(known) = known {
-                // A closed channel is no error, because the `Leader` may have been dropped.
+                // The `Leader` may have been dropped.
                 let _ = known.send(status);
             }
         }
@@ -126,8 +119,8 @@ impl Groups {
     }
 }
 
-/// Kills the processes that became children of this process when their parents ended, except
-/// processes in a live group.
+/// Kills the processes that this process inherited from ended parents, except those in a live
+/// group.
 fn end_strays(live: &Live) {
     for pid in children() {
         let of_live = |pid: Pid| live.contains_key(&pid.as_raw());
@@ -139,18 +132,15 @@ fn end_strays(live: &Live) {
 }
 
 impl Leader {
-    /// Waits for the leader's end. Before this function returns, SIGKILL has been sent to the rest
-    /// of the leader's group.
+    /// Waits for the leader's end. SIGKILL was sent to the rest of its group before that.
     pub(crate) async fn ended(&mut self) -> Ending {
         Ending((&mut self.ended).await.ok())
     }
 
-    /// Sends a signal to the leader only.
     pub(crate) fn signal(&self, signal: Signal) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // A leader in `live` is not reaped yet, even if it has ended. So its id cannot belong
-            // to another process.
+            // A leader in `live` is not reaped, so its id cannot belong to another process.
             let _ = kill(self.pid, signal);
         }
     }
@@ -160,14 +150,13 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // The id is safe to use, for the reason given in `signal`.
+            // The leader is not reaped, so its id cannot belong to another group.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
     }
 }
 
-/// Kills every descendant of this process, shortly before this process ends. Blocks for 5 s at
-/// most.
+/// Kills every descendant of this process. Blocks for 5 s at most.
 pub(crate) fn end_all() {
     let until = Instant::now() + END_ALL_WAIT;
     while Instant::now() < until {
@@ -178,8 +167,8 @@ pub(crate) fn end_all() {
             }
             let _ = kill(pid, Signal::SIGKILL);
         }
-        // The children of the killed processes become children of this process, and the next round
-        // kills them.
+        // This process inherits the children of the killed processes, and the next round kills
+        // them.
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return,
             Ok(WaitStatus::StillAlive) => sleep(Duration::from_millis(2)),
@@ -188,8 +177,7 @@ pub(crate) fn end_all() {
     }
 }
 
-/// Returns the direct children of this process, including those that it inherited from ended
-/// parents.
+/// Returns the children of this process, also inherited ones.
 fn children() -> Vec<Pid> {
     // The kernel keeps a list of children for each thread.
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
@@ -205,8 +193,7 @@ fn children() -> Vec<Pid> {
                 .map(Pid::from_raw)
                 .collect()
         }
-        // The kernel may have no such lists, or a thread may have ended between the two reads. Then
-        // all processes in `/proc` are searched.
+        // The kernel may have no such lists, or a thread may have ended between the two reads.
         Err(_) => children_by_search(),
     }
 }
@@ -217,8 +204,8 @@ fn children_by_search() -> Vec<Pid> {
     let child = |entry: std::fs::DirEntry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The line is `pid (name) state parent …`. The name may contain any character, also `)`, so
-        // the last `)` ends the name.
+        // The line is `pid (name) state parent …`. The name may contain any character, so the last
+        // `)` ends it.
         let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
         (parent.parse() == Ok(me)).then(|| Pid::from_raw(pid))
     };

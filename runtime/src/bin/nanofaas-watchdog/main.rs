@@ -1,7 +1,7 @@
-//! Makes any program a function. With `EXECUTION_MODE=STDIO` each call runs one process, which
-//! reads its stdin and writes JSON to its stdout; with `FILE` the process reads and writes two
-//! files instead. With `HTTP`, the default, the program serves HTTP itself; this process starts the
-//! program, watches it and restarts it. Before this process exits, it kills all of its descendants.
+//! Makes any program a function. With `EXECUTION_MODE=STDIO`, each call runs one process, which
+//! reads its stdin and writes JSON to its stdout; with `FILE` it reads and writes two files
+//! instead. With `HTTP`, the default, the program serves HTTP itself; this process starts it,
+//! watches it and restarts it. Before this process exits, it kills all of its descendants.
 
 mod command;
 mod ending;
@@ -40,9 +40,8 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 ";
 
 fn main() -> ExitCode {
-    // `Handlers` is made first, because a cold start is measured from here. This process ignores
-    // `FUNCTION_HANDLER`, because the program may use this runtime too, and the variable is meant
-    // for the program.
+    // A cold start is measured from here. `FUNCTION_HANDLER` is ignored, because
+    // the program may use it.
     let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
@@ -57,8 +56,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // As a subreaper, this process becomes the parent of descendants whose parent has ended. So
-    // this process can kill them.
+    // A subreaper inherits descendants whose parent has ended, so this process can kill
+    // them.
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
         let message = format!("processes that leave their group cannot be ended: {error}");
         log::line("warn", &message, None, &[]);
@@ -79,8 +78,7 @@ fn main() -> ExitCode {
         (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
         (Mode::Http, false) => supervise::serve(&line),
     };
-    // `end_all` is called after every mode and every outcome, because no descendant may outlive
-    // this process.
+    // No descendant may outlive this process, whatever the outcome.
     group::end_all();
     code
 }

@@ -1,4 +1,4 @@
-//! Outputs that carry a status of their own, in the form of the original nanofaas:
+//! Outputs with their own status, in the form of the original nanofaas:
 //! `{"__nanofaas_envelope__":true,"statusCode":404,"output":…}`. `stdio` calls this module for
 //! programs that get the whole envelope.
 
@@ -15,8 +15,8 @@ struct Mark {
     is_marked: Value,
 }
 
-/// An output that has the mark. The fields `headers` and `encoding` of the original are ignored,
-/// because the platform's answer cannot carry them.
+/// An output that has the mark. The original's fields `headers` and `encoding` are ignored, because
+/// the platform's answer cannot carry them.
 #[derive(Deserialize)]
 struct Marked<'a> {
     #[serde(borrow, default)]
@@ -26,7 +26,7 @@ struct Marked<'a> {
 }
 
 /// Returns the inner output of a marked output, or the error for its status. An output without the
-/// mark is returned unchanged.
+/// mark stays as it is.
 pub(crate) fn unwrap(output: Output) -> Result<Output, Error> {
     let is_marked = serde_json::from_slice(output.bytes())
         .is_ok_and(|mark: Mark| mark.is_marked == Value::Bool(true));
@@ -52,8 +52,8 @@ pub(crate) fn unwrap(output: Output) -> Result<Output, Error> {
     }
 }
 
-/// Returns the beginning of the text of `error` or `message` if the output has one of these fields,
-/// else of the output itself.
+/// Returns the beginning of the text of `error` or `message`. An output without these fields is the
+/// message itself.
 fn message(output: &str) -> String {
     let value: Value = serde_json::from_str(output).unwrap_or_default();
     let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);

@@ -1,6 +1,5 @@
-//! HTTP mode for a Job, which has exactly one call: starts the program, sends it this call, and
-//! ends the program. A program that ends is not restarted. The runtime calls this module as a
-//! handler in Job mode.
+//! HTTP mode for a Job, which has one call: starts the program, sends it this call, and ends the
+//! program. A program that ends is not restarted. The runtime calls this module as a handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +14,10 @@ use crate::group::{Groups, Strays};
 use crate::supervise::{self, Address, LAST_WORDS};
 use crate::tail::Tail;
 
-/// The time limit of the request to the program. It is not reached, because the call's own deadline
-/// comes first.
+/// Longer than the call's own deadline.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
-/// The kernel closes a program's connections shortly before it reports the program's end. So after
-/// a connection broke, this module waits at most this long for that report.
+/// How long this module waits for the program's end after a connection broke. The kernel closes a
+/// program's connections shortly before it reports the program's end.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -111,7 +109,6 @@ fn output(answer: ClientAnswer) -> Result<Output, Error> {
     }
 }
 
-/// Returns the error of a call if the program still runs but gave no usable answer.
 fn unanswered(fault: &ClientError) -> Error {
     match fault {
         ClientError::Answer(_) => Error::bad_output(format!("the program's answer: {fault}")),
@@ -139,8 +136,7 @@ fn failure(answer: &ClientAnswer) -> Error {
     }
 }
 
-/// Returns the beginning of a body that is text; none if the body is not UTF-8 or has only white
-/// space.
+/// Returns the beginning of a body that is text; none if it is not UTF-8 or only white space.
 fn plain(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
     let mut cut = text.len().min(MESSAGE_BYTES_MAX);

@@ -1,7 +1,6 @@
-//! Connects the platform's Unix socket to a program that listens on a port only. The runtime's
-//! `forward` reads the requests. If the program ends before it answers a call, the call is answered
-//! at once, with an error that tells how the program ended. `supervise` opens a relay only for a
-//! program that listens on a port only; the platform connects to other programs directly.
+//! Connects the platform's Unix socket to a program that listens on a port only; `supervise` opens
+//! a relay for such a program. If the program ends before it answers a call, the call gets at once
+//! an error that tells how the program ended. The runtime's `forward` reads the requests.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -15,15 +14,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 1024;
-/// The kernel closes a program's connections shortly before it reports the program's end. So after
-/// a connection broke, this module waits at most this long for that report.
+/// How long a relay waits for the program's end after a connection broke. The kernel closes a
+/// program's connections shortly before it reports the program's end.
 const FATE_WAIT: Duration = Duration::from_millis(250);
 
-/// The error that calls get when the program ends; None while the program runs.
+/// The error that calls get when the program has ended.
 pub(crate) type ProgramFate = watch::Receiver<Option<Error>>;
 
-/// A socket whose connections are relayed to a port. Dropping the relay closes the socket, but not
-/// the connections.
+/// A socket whose connections are relayed to a port. Dropping the relay closes the socket; the
+/// connections stay.
 pub(crate) struct Relay {
     task: JoinHandle<()>,
 }
@@ -66,17 +65,17 @@ async fn accept(listener: UnixListener, port: u16, fate: ProgramFate) {
     }
 }
 
-/// Relays one connection. If one side closes or fails, the other side is closed too.
+/// Relays one connection. If one side closes or fails, the other side is closed, too.
 async fn join(platform: UnixStream, port: u16, fate: ProgramFate) {
-    // Both addresses are tried, because some programs listen on IPv4 or on IPv6 only.
+    // Some programs listen on IPv4 or on IPv6 only.
     let loopback: [SocketAddr; 2] = [
         (Ipv4Addr::LOCALHOST, port).into(),
         (Ipv6Addr::LOCALHOST, port).into(),
     ];
     let program = TcpStream::connect(&loopback[..]).await;
-    // Without TCP_NODELAY a small write could wait for the acknowledgement of the write before it.
+    // Without TCP_NODELAY, a small write could wait for the acknowledgement of the write before it.
     let program = program.and_then(|program| program.set_nodelay(true).map(|()| program));
-    // An error is ignored, because it ends only this connection, and both of its sides close.
+    // An error ends only this connection, and both of its sides close.
     let _ = match program {
         Ok(program) => forward::forward(platform, program, told(fate)).await,
         Err(_) => forward::not_started(platform).await,

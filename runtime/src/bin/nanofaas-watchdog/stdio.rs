@@ -1,4 +1,4 @@
-//! STDIO and FILE mode: each call has a process of its own. The input is on stdin and the output on
+//! STDIO and FILE mode: each call has its own process. The input is on stdin and the output on
 //! stdout, or both are in files. When the program ends, the processes that it left behind are
 //! killed. The runtime calls this module as a handler.
 
@@ -18,18 +18,16 @@ use crate::group::{Groups, Started, Strays};
 use crate::marked;
 use crate::tail::Tail;
 
-/// The limit of an output in bytes, which is the default of the platform's `--max-response`.
+/// The limit of an output, in bytes: the default of the platform's `--max-response`.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
-/// How long the pipes are still read after the process has ended.
+/// How long the pipes are read after the process has ended.
 const PIPES_WAIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Stdio {
     program: Arc<StdioProgram>,
 }
 
-/// How the program gets the input and returns the output.
 pub(crate) enum Passing {
-    /// The program reads stdin and writes stdout.
     Pipes(Given),
     Files(Places),
 }
@@ -37,7 +35,7 @@ pub(crate) enum Passing {
 struct StdioProgram {
     line: CommandLine,
     passing: Passing,
-    /// The first call makes the groups, because `Groups::new` must be called within the runtime.
+    /// The first call makes the groups, because `Groups::new` must run within the runtime.
     groups: OnceLock<Groups>,
 }
 
@@ -105,14 +103,12 @@ impl StdioProgram {
                 }
                 Ok(())
             };
-            // The first failure ends the call, because after a failure the output of the process
-            // cannot be used.
+            // After the first failure the output of the process cannot be used.
             tokio::try_join!(read, fed, followed).map(|(output, (), ())| output)
         };
         tokio::pin!(pipes);
         let (ending, output) = tokio::select! {
-            // After the program's end the pipes are read for a limited time, because a process that
-            // the program left behind may hold them open.
+            // A process that the program left behind may hold the pipes open.
             ending = leader.ended() => {
                 let rest = timeout(PIPES_WAIT, &mut pipes).await;
                 let held = |_| Error::new("a process that the program left holds its output open");
@@ -130,7 +126,6 @@ impl StdioProgram {
         }
     }
 
-    /// Returns the part of the body that the program gets.
     fn given<'a>(&self, input: &'a Input) -> &'a [u8] {
         match self.passing {
             Passing::Pipes(Given::Input) => input.bytes(),
@@ -153,7 +148,7 @@ impl StdioProgram {
             None => command.stdin(Pipe::piped()).stdout(Pipe::piped()),
         };
         command
-            // The socket belongs to this process, so the program does not get its path.
+            // The socket belongs to this process.
             .env_remove("NANOFAAS_SOCKET")
             .env("CONTENT_TYPE", input.content_type())
             .env("DISPATCH_ATTEMPT", context.attempt().to_string());
@@ -195,8 +190,7 @@ pub(crate) fn too_large(place: &str) -> Error {
     Error::with_code("OUTPUT_TOO_LARGE", message)
 }
 
-/// Writes the input. An error is ignored, because a program need not read its input and may close
-/// the pipe.
+/// Writes the input. Ignores errors, because a program may close its stdin unread.
 async fn feed(pipe: OwnedFd, input: &[u8]) {
     if let Ok(mut pipe) = Sender::from_owned_fd(pipe) {
         let _ = pipe.write_all(input).await;
@@ -206,7 +200,7 @@ async fn feed(pipe: OwnedFd, input: &[u8]) {
 async fn read_output(pipe: OwnedFd) -> Result<Vec<u8>, Error> {
     let pipe = Receiver::from_owned_fd(pipe)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed is read, so that an output over the limit is detected.
+    // The byte above the limit shows that the output is too large.
     let most = OUTPUT_BYTES_MAX as u64 + 1;
     pipe.take(most).read_to_end(&mut bytes).await?;
     if bytes.len() > OUTPUT_BYTES_MAX {

@@ -1,6 +1,6 @@
-//! HTTP mode: the program serves HTTP itself and the platform connects to it. This module starts
-//! the program, reports when the program is ready, restarts it when it ends, and passes a stop
-//! signal on as SIGTERM. `main` calls `serve`; `once` uses `start` and `Address`.
+//! HTTP mode: the program serves HTTP itself, and the platform connects to it. This module starts
+//! the program, reports that it is ready, restarts it when it ends, and passes a stop signal on as
+//! SIGTERM. `main` calls `serve`; `once` uses `start` and `Address`.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -21,24 +21,21 @@ use crate::group::{Groups, Leader, Strays};
 use crate::relay::{ProgramFate, Relay};
 use crate::tail::Tail;
 
-/// After this many ends of the program in a row, which are a crash loop, the watchdog exits.
+/// The watchdog exits after this number of ends in a row, which is a crash loop.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// A run of at least this length is not part of a crash loop: the count of ends begins anew with
-/// its end.
+/// A run of this length or longer is not part of a crash loop: the count of ends begins again.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 /// The pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
 const PROBE_FIRST: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_millis(250);
-/// The time limit of one probe.
 const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// The pause after a program's end. Meanwhile the last output is read from the pipe, and the relay
-/// answers the calls of the ended program.
+/// The pause after a program's end. In this pause, the last output is read from the pipe, and the
+/// relay answers the calls of the ended program.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(20);
 /// The time limit of a stop: 10 s more than the longest call may take.
 const STOP_WAIT: Duration = Duration::from_secs(310);
 
-/// The address of the program.
 #[derive(Clone)]
 pub(crate) struct Address {
     /// `NANOFAAS_SOCKET`, to which the platform connects. If it is none, the platform connects to
@@ -99,20 +96,18 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
             Life::Ended(ending) => ending,
             Life::Stopped => return Ok(stop(leader, &ended).await),
         };
-        // The end is reported before the pause, so that the relay can use the pause to answer the
-        // calls that wait for this report.
+        // Report the end before the pause, because the relay answers waiting calls in the pause.
         ended.send_replace(Some(ending.lost("")));
         if begun.elapsed() >= SOUND_LIFE {
             ends = 0;
         }
         ends += 1;
         sleep(LAST_WORDS).await;
-        // After this drop no process listens on the socket, so the platform cannot begin a call
-        // until the next start.
+        // After this drop no process listens on the socket, so the platform begins no call before
+        // the next start.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // A program that has not served yet is not restarted, because it would most likely fail
-        // again while calls wait for it.
+        // A program that never served would most likely fail again while calls wait for it.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }
@@ -128,8 +123,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
     }
 }
 
-/// Starts the program. The program's stderr is copied to the stderr of this process, and the last
-/// lines are kept in `tail`.
+/// Starts the program. Its stderr is copied to the stderr of this process, and `tail` keeps the
+/// last lines.
 pub(crate) fn start(
     line: &CommandLine,
     groups: &Groups,
@@ -152,8 +147,7 @@ pub(crate) fn start(
     Ok(started.leader)
 }
 
-/// Watches the program from its start to its end. When a program is ready for the first time, the
-/// platform gets the ready report; a restarted program is not reported again.
+/// Watches the program to its end. Only the first program that is ready gets a ready report.
 async fn live(
     leader: &mut Leader,
     address: &Address,
@@ -180,8 +174,8 @@ async fn live(
     }
 }
 
-/// Sends SIGTERM to the program only, and waits while the program finishes its calls. When the
-/// program ends, the rest of its group is killed.
+/// Sends SIGTERM to the program alone, and waits while it finishes its calls. When it ends, the
+/// rest of its group is killed.
 async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitCode {
     leader.signal(Signal::SIGTERM);
     match timeout(STOP_WAIT, leader.ended()).await {
@@ -200,8 +194,8 @@ async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitC
 }
 
 impl Address {
-    /// Returns the socket of `NANOFAAS_SOCKET` with a free port. If the variable is not set,
-    /// returns the port of `PORT`, by default 8080.
+    /// Returns `NANOFAAS_SOCKET` with a free port. If the variable is not set, returns the port of
+    /// `PORT`, by default 8080.
     pub(crate) fn from_environment() -> Result<Self, String> {
         let get = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let socket = get("NANOFAAS_SOCKET").map(PathBuf::from);
@@ -219,8 +213,8 @@ impl Address {
         })
     }
 
-    /// Returns the address of a free port that the platform does not know, so that only this
-    /// process calls the program.
+    /// Returns a free port that the platform does not know, so that only this process calls the
+    /// program.
     pub(crate) fn private() -> Result<Self, String> {
         Ok(Self {
             socket: None,
@@ -232,13 +226,13 @@ impl Address {
     /// Removes the socket of an ended program, because the next program could not bind to it.
     fn clear(&self) {
         if let Some(socket) = &self.socket {
-            // An error is ignored, because usually there is no such file.
+            // Usually there is no such file.
             let _ = std::fs::remove_file(socket);
         }
     }
 
-    /// Whether the program opened the socket. If so, calls may have reached the program before the
-    /// probe of this process succeeded, because the platform probes the socket too.
+    /// Returns whether the program opened the socket. The platform probes the socket, too, so calls
+    /// may have reached the program before the probe of this process succeeded.
     fn was_bound(&self) -> bool {
         self.socket.as_deref().is_some_and(Path::exists)
     }
@@ -247,8 +241,8 @@ impl Address {
         Url::local(self.port, target)
     }
 
-    /// Waits until the program answers. Returns true if the program answers on the port although
-    /// the platform connects to the socket, so that a relay is needed.
+    /// Waits until the program answers. Returns true if it answers on the port although the
+    /// platform connects to the socket: it then needs a relay.
     pub(crate) async fn relayed_until_ready(&self) -> bool {
         let mut wait = PROBE_FIRST;
         loop {
@@ -284,8 +278,8 @@ fn health_path() -> String {
         .unwrap_or_else(|| "/health".to_owned())
 }
 
-/// Whether the program's answer means that the program is ready. 404 and 405 count too, because a
-/// program need not know the path; the platform has the same rule.
+/// Returns whether the program is ready. 404 and 405 count, too, because a program need not know
+/// the path; the platform has the same rule.
 async fn answers(url: &Url) -> bool {
     let answer = client::request(url, ClientRequest::GET, PROBE_WAIT).await;
     answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404 | 405))

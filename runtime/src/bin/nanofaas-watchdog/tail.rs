@@ -1,6 +1,5 @@
 //! Reads a program's stderr: logs each line that is not empty, and keeps the last lines for the
-//! error message. A failed read counts as the end of stderr. The code of all modes uses this
-//! module.
+//! error message. A failed read counts as the end of stderr.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,10 +12,9 @@ use tokio::net::unix::pipe::Receiver;
 const LINES_MAX: usize = 20;
 /// The limit of all kept lines together, in bytes.
 const KEPT_BYTES_MAX: usize = 4096;
-/// The limit of a line, in bytes. A longer line is logged in pieces.
+/// A longer line is logged in pieces of this length, in bytes.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// The last lines of a program's stderr. They can be read at any time.
 #[derive(Clone, Default)]
 pub(crate) struct Tail {
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -37,7 +35,7 @@ impl Tail {
         }
     }
 
-    /// Returns `: ` and the kept lines, or an empty text if no line was kept.
+    /// Returns `: ` and the kept lines, or an empty text if there are none.
     pub(crate) fn suffix(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let text: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -58,7 +56,7 @@ impl Tail {
             let over = !matches!(read, Ok(1..));
             let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
                 Some(end) => end + 1,
-                // The last line may lack its newline, and a very long line is passed on in pieces.
+                // The last line may have no newline, and a very long line is passed on in pieces.
                 None if over || bytes.len() >= LINE_BYTES_MAX => bytes.len(),
                 None => 0,
             };
