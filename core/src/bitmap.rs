@@ -16,16 +16,15 @@ const WORD: usize = u64::BITS as usize;
 /// number of threads set bits, and one thread takes the bits.
 ///
 /// No bit is lost, because `set` sets the leaf bit before the summary bit, and `take` clears the summary bit
-/// before the leaf bit. Both change a summary word by a read-modify-write operation, so one of these two
-/// operations comes first. If the operation of `set` comes first, the `take` that clears the summary bit sees
-/// the leaf bit. If the operation of `take` comes first, the summary bit stays set for the next `take`.
+/// before the leaf bit. If `take` clears the summary bit after `set` has set it, `take` finds the leaf bit.
+/// If `take` clears the summary bit earlier, `set` sets it again for the next `take`.
 ///
-/// If `take` cleared the leaf bits first, `take` could read an empty leaf and then clear a summary bit that
-/// `set` has just set. The scheduler would then sleep although a lane has a ticket.
+/// If `take` cleared the leaf bits first, it could read an empty leaf and then clear a summary bit that `set`
+/// has just set. The scheduler would then sleep although a lane has a ticket.
 pub struct Bitmap {
-    /// Bit `w`, counted over all words, is set if `leaves[w]` may have a set bit. Writers: all threads. A
-    /// spinning scheduler reads these words all the time. So each word has cache lines of its own, and writes
-    /// to other data do not slow these reads.
+    /// Bit `w`, counted over all words, shows that `leaves[w]` has to be swept. `set` sets this bit after the
+    /// leaf bit. A spinning scheduler reads these words all the time, so each has cache lines of its own.
+    /// Writers: all threads.
     summary: Box<[CachePadded<AtomicU64>]>,
     /// Bit `i`, counted over all words, is set if lane `i` got a ticket after the bit was last taken.
     /// Writers: all threads.
@@ -108,7 +107,6 @@ impl Bitmap {
     }
 }
 
-/// Calls `each` with the index of every set bit, the lowest first.
 #[inline(always)]
 fn for_each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
     while bits != 0 {

@@ -369,7 +369,6 @@ impl<E: Environment> Call<E> {
         has_left || planted("call_forgets_its_grant")
     }
 
-    /// Returns the failure of a call whose own deadline passed at `stage`.
     fn too_late(&self, stage: Stage) -> ExecutionError {
         let limit = self.deadline.limit;
         if stage == Stage::Starting
@@ -381,7 +380,6 @@ impl<E: Environment> Call<E> {
         ExecutionError::Timeout { stage, limit }
     }
 
-    /// Returns what a queued call waits for: the start of a pod, or a slot. Error messages show this stage.
     fn waiting_stage(&self) -> Stage {
         let function = self.function();
         let slots = function
@@ -476,8 +474,7 @@ impl<E: Environment> Call<E> {
         matches!(self.state, State::Queued)
     }
 
-    /// Returns the pod whose end decides whether another attempt follows; none if the call waits for no pod's
-    /// end.
+    /// Returns the pod of the last attempt if the call waits for the report of how this pod ended.
     pub const fn awaited_pod(&self) -> Option<PodId> {
         match self.state {
             State::AwaitingPodEnd { pod, .. } => Some(pod),

@@ -22,8 +22,8 @@ pub struct Capacity {
     /// held for the first time.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// True from a failed start until a call succeeds in a new pod. Also true from the time when an overdue
-    /// start was taken back until a pod comes up.
+    /// True from a failed start until a call succeeds in a new pod. The flag is also true after an overdue
+    /// start was taken back, until a pod comes up.
     starts_fail: AtomicBool,
     /// Why starts do not succeed, if that is known.
     trouble: Mutex<Option<StartTrouble>>,
@@ -37,7 +37,6 @@ struct Group {
 }
 
 impl Capacity {
-    /// Notes that `slot` has been held since `granted_at`.
     pub(crate) fn hold(&self, slot: u16, granted_at: Uptime) {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk =
@@ -55,7 +54,6 @@ impl Capacity {
         since
     }
 
-    /// Returns for each held slot when it was granted.
     pub(crate) fn held(&self) -> impl Iterator<Item = Uptime> {
         let chunks = self.held.iter().map_while(OnceLock::get);
         let slots = chunks.flat_map(|chunk| chunk.iter());

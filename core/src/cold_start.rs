@@ -1,6 +1,6 @@
 //! Keeps the last cold starts of each function, with the time of each phase, and histograms of these times
 //! over all functions. This module reads no clock: a backend reports when a phase was reached. The work queue
-//! owns the only `ColdStarts`; clients' requests and the metrics page read from it.
+//! owns the only `ColdStarts`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -109,9 +109,8 @@ struct Record {
 }
 
 impl Record {
-    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. A phase
-    /// whose timestamp is earlier than that of the runtime's previous phase gets the time of the previous
-    /// phase.
+    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. If one of
+    /// them is earlier than that of the runtime's previous phase, the phase gets the previous phase's time.
     fn phases(&self) -> Phases {
         let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();

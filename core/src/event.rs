@@ -1,5 +1,6 @@
-//! What the scheduler receives, and what it sends: grants to calls, orders to the bridge, notices to the io
-//! threads. These types decide nothing. Io threads, the bridge and the scheduler use them.
+//! The messages of the scheduler: the events that it receives, the grants that it sends to calls, its orders
+//! to the bridge, and its notices to the io threads. These types decide nothing. Io threads, the bridge and
+//! the scheduler use them.
 
 use std::sync::Arc;
 
@@ -22,13 +23,12 @@ pub struct LanePlan {
 pub struct PodPlan {
     pub min: u32,
     pub max: u32,
-    /// The most calls that one pod gets at once.
+    /// The largest number of calls that one pod gets at once.
     pub cap: u32,
     pub idle_timeout: Nanos,
 }
 
 impl LanePlan {
-    /// Makes the plan of a spec.
     pub fn of(spec: &FunctionSpec) -> Self {
         let scaling = &spec.scaling_config;
         let pods = (spec.execution_mode == ExecutionMode::Warm).then(|| PodPlan {

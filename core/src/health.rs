@@ -1,5 +1,5 @@
-//! How a pod is probed, and what its answer means. This module sends nothing; the bridges send the probes,
-//! with one `Health` for each pod.
+//! How a pod is probed, and what its answer means. This module sends nothing: the bridges send the probes,
+//! and keep one `Health` for each pod.
 
 use std::cell::Cell;
 

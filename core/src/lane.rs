@@ -42,7 +42,6 @@ pub(crate) struct FailedStarts {
 }
 
 impl Starts {
-    /// Notes that a start that was ordered at `wanted_at` failed.
     pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
@@ -55,8 +54,8 @@ impl Starts {
             Some(last) => last.in_a_row,
             None => 0,
         };
-        // The shift is bounded only to avoid an overflow: 2^10 times the first wait already exceeds the
-        // longest wait.
+        // The bound of 20 only keeps the shift from overflowing. It does not change the result, because the
+        // wait reaches `START_BACKOFF_MAX` after 10 doublings.
         let backoff = START_BACKOFF.saturating_mul(1 << before.min(20));
         self.failed = Some(FailedStarts {
             in_a_row: before + 1,
@@ -69,13 +68,12 @@ impl Starts {
 }
 
 impl FailedStarts {
-    /// Returns whether the next start is expected to fail too, so that no call should wait for it.
+    /// Returns whether the next start is expected to fail, too. Calls then do not wait for a start.
     pub(crate) const fn are_hopeless(&self) -> bool {
         self.permanent || self.in_a_row >= CRASH_LOOP_STARTS
     }
 }
 
-/// The numbers of a lane's pods, by state.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PodCounts {
     pub(crate) usable: u32,
@@ -179,8 +177,8 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // While an async call waits, every grant is counted, even if the granted call was the only sync call.
-        // Otherwise a sync queue that has one call at a time would starve the async calls.
+        // While an async call waits, every grant is counted. If grants to an only sync call did not count, a
+        // sync queue that has one call at a time would starve the async calls.
         if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }
@@ -242,7 +240,7 @@ impl Lane {
             return waiting;
         };
         // If calls have waited for as long as a start takes, a start at the beginning of their wait would
-        // have served these calls by now. So the estimate below was too low, and all waiting calls count.
+        // have served these calls by now. The estimate below was then too low, so all waiting calls count.
         let has_lasted = |since| now >= since + start;
         if self.waits_since.is_some_and(has_lasted) {
             return waiting;
@@ -268,14 +266,13 @@ impl Lane {
         self.counts.starting > 0 || self.waits_since.is_some()
     }
 
-    /// Notes that all ordered pods are needed now.
     pub(crate) const fn needs_all(&mut self) {
         self.unneeded_since = None;
     }
 
-    /// Returns how many ordered pods no waiting or running call has needed for `for_span`. The lane keeps at
-    /// least one pod. Otherwise a function would never have a pod if its callers always stop waiting before a
-    /// start is over.
+    /// Returns how many ordered pods no waiting or running call has needed for `for_span`. At least one pod
+    /// is kept, because a function would otherwise never have a pod if its callers always stop waiting before
+    /// a start is over.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
         // While stale pods serve, one new pod at a time is started to replace one of them. This new pod is
         // kept, too.
@@ -288,13 +285,13 @@ impl Lane {
             return 0;
         }
         // Between an answer and the next call of the same client, the lane has one call fewer for a moment.
-        // So the pods are taken back only after `for_span`.
+        // Pods are therefore taken back only after `for_span`.
         let since = *self.unneeded_since.get_or_insert(now);
         if now < since + for_span { 0 } else { too_many }
     }
 
-    /// Returns how many stale pods to drain now. Stale pods serve while new pods start one by one. They are
-    /// drained after new pods are up, or while the lane has more pods than its ceiling allows.
+    /// Returns how many stale pods to drain now. Stale pods serve while new pods start one by one. A stale
+    /// pod is drained after new pods are up, or while the lane has more pods than its ceiling allows.
     pub(crate) fn stale_surplus(&self, now: Uptime) -> u32 {
         let (needed, counts) = (self.pods_needed(now), self.counts);
         let fresh_usable = counts.usable - counts.stale_usable;
@@ -355,7 +352,6 @@ impl Lane {
         self.show_coming(pods);
     }
 
-    /// Publishes which pods are ordered, whether starts fail, and why.
     fn show_coming(&self, pods: &mut Pods) {
         let cap = self.plan.pods.map_or(0, |pods| pods.cap);
         let orders = self.pods.iter().filter_map(|index| {
@@ -395,9 +391,10 @@ impl Lane {
     }
 
     /// Chooses the pod for the next call; none if no pod has room. The candidates are the first usable pods
-    /// that suffice for all running and waiting calls, and one pod more. The least loaded candidate is
-    /// chosen, so that later pods get no call and become idle. A later pod is chosen only if no candidate has
-    /// room, and `avoid` only if no other pod has room.
+    /// that suffice for all running and waiting calls, and one pod more.
+    ///
+    /// The least loaded candidate is chosen, so that later pods get no call and become idle. A later pod is
+    /// chosen only if no candidate has room, and `avoid` only if no other pod has room.
     pub(crate) fn choose(&self, pods: &mut Pods, avoid: Option<PodIndex>) -> Option<PodIndex> {
         let cap = self.plan.pods?.cap;
         let calls = self.slots.held() + self.stats.depth();

@@ -4,70 +4,70 @@
 
 use crate::time::Nanos;
 
-/// The most io threads. No expected machine has more cores for one process.
+/// The largest number of io threads. No expected machine has more cores for this process.
 pub const IO_THREADS_MAX: usize = 64;
 
-/// The most calls that one io thread holds at once. This is enough for a function with the largest
+/// The largest number of calls that one io thread holds at once. It suffices for a function with the largest
 /// `queueSize` (10,000) in one class and the largest `concurrency` (1,024).
 pub const CALLS_PER_IO_THREAD_MAX: usize = 16_384;
 
-/// The most lanes: enough for 10,000 functions, and for removed functions whose calls or pods are not gone
-/// yet.
+/// The largest number of lanes. It suffices for 10,000 functions, and for removed functions whose calls or
+/// pods are not gone yet.
 pub const FUNCTIONS_MAX: usize = 16_384;
 
-/// The most pods at once, over all functions.
+/// The largest number of pods of all functions together.
 pub const PODS_MAX: usize = 16_384;
 
-/// Places in a lane's ring, for the tickets of one function between two turns. If the ring is full, the call
-/// is refused with the reason `depth`.
+/// The number of places in a lane's ring, for the tickets of one function between two turns. If the ring is
+/// full, the call is refused with the reason `depth`.
 pub const LANE_RING_DEPTH: usize = 256;
 
-/// Places in an io thread's ring of grants. There is room even if all calls of the thread are granted at
-/// once, so the scheduler never waits for room.
+/// The number of places in an io thread's ring of grants. The ring has room even if all calls of the thread
+/// are granted at once, so the scheduler never waits for room.
 pub const GRANTS_DEPTH: usize = CALLS_PER_IO_THREAD_MAX;
 
-/// Places in each of an io thread's two rings of messages: one for the other io threads, and one for the
-/// bridge and the scheduler. If the ring is full, a question is refused with 503, and a message that must
-/// arrive waits at its sender.
+/// The number of places in each of an io thread's two rings of messages: one for the other io threads, and
+/// one for the bridge and the scheduler. If the ring is full, a question is refused with 503, and a message
+/// that must arrive waits at its sender.
 pub const MESSAGES_DEPTH: usize = 1024;
 
-/// The most unanswered questions of one io thread to the other io threads. The same number limits the io
-/// thread's unanswered requests to the bridge, which are counted apart. A further question or request is
-/// refused with 503.
+/// The largest number of unanswered questions of one io thread to the other io threads. The same number
+/// limits the thread's unanswered requests to the bridge, which are counted apart. A further question or
+/// request is refused with 503.
 pub const QUESTIONS_MAX: usize = 512;
 
-/// Places in an io thread's ring of answers from the other io threads. There is a place for the answer to
-/// each question, because a lost answer would leave a client waiting or a key claimed.
+/// The number of places in an io thread's ring of answers from the other io threads. Each question has a
+/// place for its answer, because a lost answer would leave a client waiting or a key claimed.
 pub const ANSWERS_DEPTH: usize = QUESTIONS_MAX;
 
-/// Places in the scheduler's event ring for each io thread: two for each call, for the end of an attempt and
-/// the ticket of a retry. More events may come between two reads of the ring. If the ring is full, the sender
-/// keeps the event and sends it later.
+/// The number of places in the scheduler's event ring for each io thread: two for each call, for the end of
+/// an attempt and the ticket of a retry. If the ring is full, the sender keeps the event and sends it later.
 pub const EVENTS_PER_IO_THREAD: usize = CALLS_PER_IO_THREAD_MAX * 2;
 
-/// Places in the scheduler's event ring for the bridge: two for each pod, because a pod comes up and goes
-/// down.
+/// The number of places in the scheduler's event ring for the bridge: two for each pod, because a pod comes
+/// up and goes down.
 pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 
-/// Places in the bridge's ring, enough for a start and a stop of each pod. Clients' requests use the same
-/// ring, and are refused if the ring is full.
+/// The number of places in the bridge's ring, enough for a start and a stop of each pod. Clients' requests
+/// use the same ring, and are refused if the ring is full.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
 /// If this many of the bridge's messages wait for room in full rings, the bridge takes no message from its
 /// own ring. The bridge's reports about pods may still be added to the waiting messages.
 pub const WORK_QUEUE_BACKLOG: usize = 8192;
 
-/// The most grants of one turn. Further tickets wait for the next turn, so that an io thread handles I/O
-/// between two turns.
+/// The largest number of grants in one turn. Further tickets wait for the next turn, so that an io thread
+/// handles I/O between two turns.
 pub const GRANTS_PER_TURN: usize = 256;
 
-/// The most grants in a row for one lane, so that a busy function does not delay other functions for long.
+/// The largest number of grants in a row for one lane, so that a busy function does not delay other functions
+/// for long.
 pub const GRANTS_PER_LANE: usize = 8;
 
 /// While calls of both classes wait, one grant in this many is kept for async calls.
 pub const ASYNC_SHARE: u32 = 8;
 
-/// The number of failed starts in a row that counts as a crash loop.
+/// After this many failed starts in a row, calls no longer wait for the next start.
 pub const CRASH_LOOP_STARTS: u32 = 3;
 
 /// The wait after the first failed start. The wait doubles with each further failure, up to
@@ -82,7 +82,7 @@ pub const CALL_OVERHEAD_BYTES: usize = 1024;
 /// call replaces the oldest record.
 pub const SYNC_RECORDS: u16 = 4096;
 
-/// The most levels of nesting in the JSON of a function or of a function's output.
+/// The largest nesting depth of the JSON of a function or of a function's output.
 pub const JSON_DEPTH: usize = 128;
 
 /// The longest `?waitMs` of a status query, in milliseconds.

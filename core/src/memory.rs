@@ -23,14 +23,14 @@ use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
-/// The most bytes that an io thread takes in advance from the budget, so that most charges change no shared
-/// memory. If the budget is small, a piece is smaller, because no other thread can use what a thread has
-/// taken and does not use.
+/// Io threads take the budget in pieces of at most this many bytes, so that most charges change no shared
+/// memory. With a small budget a piece is smaller, because no other thread can use what a thread has taken
+/// and does not use.
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// One part in this many of the budget is left to requests and is not given to the line. So requests of other
-/// clients find room even if many clients do not read their answers.
+/// One part in this many of the budget is kept for requests and not given to the line. Requests of other
+/// clients then find room even if many clients do not read their answers.
 const KEPT_FROM_LINE: u64 = 8;
 
 pub struct Account {
@@ -95,7 +95,6 @@ impl Account {
         self.waiting.load(SeqCst) > 0
     }
 
-    /// Returns how many bytes may be taken in all when the line is served.
     const fn line_max(&self) -> u64 {
         self.bytes_max - self.bytes_max / KEPT_FROM_LINE
     }
@@ -156,8 +155,8 @@ impl Account {
     fn join(&self, place: &Arc<Place>) {
         let line = &mut self.line();
         line.places.push_back(place.clone());
-        // The number is stored before `advance` checks for room. So a thread that gives bytes back either
-        // reads that a task waits, or gave the bytes back before this check, which then finds them.
+        // The number is stored before `advance` checks for room. A thread that gives bytes back then either
+        // sees that a task waits, or gave the bytes back before this check, which finds them.
         self.waiting.store(line.places.len(), SeqCst);
         self.advance(line);
         if self.is_short() {

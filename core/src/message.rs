@@ -45,9 +45,11 @@ pub enum Message {
     /// this way.
     Event(Event),
     Notice(Notice),
-    /// A new or changed function. An answer is due: `BridgeMessage::Ack` with its version or a later one.
+    /// A new or changed function. The io thread answers with `BridgeMessage::Ack` of its version or a later
+    /// one.
     Function(Arc<Function>),
-    /// A function was removed. An answer is due: `BridgeMessage::Ack` with this version or a later one.
+    /// A function was removed. The io thread answers with `BridgeMessage::Ack` of this version or a later
+    /// one.
     FunctionRemoved {
         lane: LaneId,
         name: Arc<str>,
@@ -116,8 +118,8 @@ pub enum BridgeMessage {
         version: u64,
     },
     Job(Box<JobStart>),
-    /// The attempt is over, so the bridge deletes its Job or ends its process. After a success the message is
-    /// sent, too, with the timestamps of the runtime.
+    /// The attempt is over, so the bridge deletes its Job or ends its process. The message is sent after a
+    /// success, too, and then has the runtime's timestamps.
     JobStop {
         call: CallId,
         attempt: u32,
@@ -222,9 +224,9 @@ pub struct JobStart {
     pub trace_id: Option<Box<str>>,
     /// The token in the URL of the callback.
     pub token: Box<str>,
-    /// The whole envelope, if it is JSON that fits into an environment variable; otherwise the Job fetches
-    /// the envelope from the io thread. A Job that got the envelope here may fetch it, too, so the io thread
-    /// keeps a reference to this text.
+    /// The whole envelope, if it is JSON that fits into an environment variable. If not, the Job fetches the
+    /// envelope from the io thread. The io thread keeps a reference to this text, because any Job may fetch
+    /// it.
     pub payload: Option<Arc<str>>,
     /// The time that is left for the call, in milliseconds.
     pub deadline_ms: u64,

@@ -21,7 +21,7 @@ impl Stage {
     }
 }
 
-/// The most time that a call or an attempt may take, and who set this limit.
+/// The longest time for a call or an attempt, and who set this limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeLimit {
     /// The milliseconds that a client set for one call.
@@ -31,9 +31,9 @@ pub enum TimeLimit {
     Function(u32),
     /// The milliseconds that the process's settings allow for each async call.
     Async(u64),
-    /// Set by the function's spec: how long a call of `/fn/` may go on without a byte.
+    /// The milliseconds for which the function's spec lets a call of `/fn/` stand still.
     StreamIdle(u32),
-    /// Set by the function's spec, for each attempt of a call of `/fn/`.
+    /// The milliseconds that the function's spec sets for each attempt of a call of `/fn/`.
     StreamMax(u32),
 }
 

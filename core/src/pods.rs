@@ -19,7 +19,6 @@ pub(crate) enum PodState {
     Leaving,
 }
 
-/// One pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pod {
     pub(crate) lane: LaneId,
@@ -95,7 +94,7 @@ impl Pods {
         pod
     }
 
-    /// Counts a call that begins in a pod. `cap` is the most calls that may run in one pod.
+    /// Counts a call that begins in a pod. `cap` is the largest number of calls in one pod.
     pub(crate) fn enter(&mut self, index: PodIndex, cap: u32) -> &mut Pod {
         let pod = self.at(index);
         assert!(
@@ -106,7 +105,6 @@ impl Pods {
         pod
     }
 
-    /// Counts the end of a call of `lane` in a pod.
     pub(crate) fn leave(&mut self, pod: PodId, lane: LaneId) -> &mut Pod {
         let pod = self.get(pod).expect("a pod's place outlives its calls");
         assert!(pod.lane == lane, "a call ended in another function's pod");
@@ -115,7 +113,6 @@ impl Pods {
         pod
     }
 
-    /// Returns the `PodId` of the pod at a place that is taken.
     pub(crate) fn reference(&self, index: PodIndex) -> PodId {
         PodId {
             index,

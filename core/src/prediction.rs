@@ -42,8 +42,8 @@ impl<'a> Prediction<'a> {
             ordered += u64::from(slots);
             is_doubtful |= self.lane.is_overdue(wanted_at, self.now);
         }
-        // Slots of pods that are not ordered yet count only if starts succeed in time. Otherwise these slots
-        // may never exist.
+        // Slots of pods that are not ordered yet count only if starts succeed in time. If starts fail or are
+        // overdue, these slots may never exist.
         let missing = most.saturating_sub(now + ordered);
         let unordered = (!is_doubtful).then_some((self.now + self.start, missing));
         let coming = self.lane.capacity.coming();
@@ -62,8 +62,8 @@ impl<'a> Prediction<'a> {
         !self.lane.is_overdue(wanted_at, self.now) && !self.lane.capacity.starts_fail()
     }
 
-    /// Returns when a slot that has been held since `since` becomes free. A call that has run longer than the
-    /// mean time is expected to take as much longer again.
+    /// Returns when a slot that has been held since `since` becomes free. If its call has already run longer
+    /// than the mean, the rest is taken to be as long as the time above the mean.
     fn free_at(&self, since: Uptime) -> Uptime {
         let end = since.saturating_add(self.service);
         if end >= self.now {
@@ -73,7 +73,7 @@ impl<'a> Prediction<'a> {
         }
     }
 
-    /// Returns whether any slot exists or is expected. Otherwise the wait cannot be predicted.
+    /// Returns whether any slot exists or is expected. If not, the wait cannot be predicted.
     pub(crate) fn is_known(&self) -> bool {
         self.slots().any(|(_, slots)| slots > 0)
     }

@@ -15,7 +15,6 @@ use crate::time::{Nanos, Uptime};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 
-/// The most calls that all io threads together can hold.
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
 /// A start is overdue after twice its measured time, but at the earliest after this time.
@@ -47,7 +46,7 @@ pub struct QueueStats {
     waiting_bytes: AtomicU64,
     /// Held slots. Writer: scheduler.
     pub running: AtomicU32,
-    /// The most slots that the function may have. Writer: scheduler.
+    /// The largest number of slots that the function may have. Writer: scheduler.
     pub slots_max: AtomicU32,
     /// Slots that the function has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
@@ -69,7 +68,6 @@ pub struct QueueStats {
 }
 
 impl QueueStats {
-    /// Makes the counters of a lane that has had no call yet.
     pub fn new(io_threads: usize) -> Self {
         Self {
             depths: Default::default(),
@@ -87,12 +85,10 @@ impl QueueStats {
         }
     }
 
-    /// Returns how many calls wait.
     pub fn depth(&self) -> u32 {
         self.depth_of(Class::Sync) + self.depth_of(Class::Async)
     }
 
-    /// Returns how many calls of one class wait.
     pub fn depth_of(&self, class: Class) -> u32 {
         self.depths[class as usize].load(Ordering::Relaxed)
     }

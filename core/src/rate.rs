@@ -15,7 +15,6 @@ pub enum RateLimit {
     PerSecond(u32),
 }
 
-/// The token bucket that all io threads share.
 pub struct RateBucket {
     limit: RateLimit,
     full_at_ns: AtomicU64,

@@ -76,7 +76,7 @@ struct Unacknowledged {
 struct Leaving {
     lane: LaneId,
     stats: Arc<QueueStats>,
-    /// Whether io threads still have to acknowledge the removal. Until they have, further changes of the
+    /// Whether io threads still have to acknowledge the removal. During this time, further changes of the
     /// function wait in `put_off`.
     in_progress: bool,
 }
@@ -131,8 +131,8 @@ impl Registry {
         &self.functions
     }
 
-    /// Returns the counters of removed functions whose lane the scheduler still has, because the ledger
-    /// counts their calls, too.
+    /// Returns the counters of removed functions whose lane the scheduler still has. They are needed because
+    /// the ledger counts the calls of these functions, too.
     pub fn leaving_stats(&self) -> impl Iterator<Item = &Arc<QueueStats>> {
         self.leaving.values().map(|leaving| &leaving.stats)
     }

@@ -1,8 +1,8 @@
 //! The bounded ring that carries tickets, grants, events and messages between threads. It has many producers
 //! and one consumer, keeps the order of each producer's items, and has one stamp for each slot.
 //!
-//! A ring allocates only in [`channel`]. It never waits, and it wakes no thread: `doorbell` does that. The
-//! lanes' rings, the scheduler's event ring, and the rings of the io threads and of the bridge are all of
+//! A ring allocates only in [`channel`]. It never waits and wakes no thread; a `doorbell` wakes the consumer.
+//! The lanes' rings, the scheduler's event ring, and the rings of the io threads and of the bridge are all of
 //! this type.
 #![allow(unsafe_code)] // A slot is shared memory that a stamp hands over, which safe code cannot express.
 
@@ -33,7 +33,8 @@ pub struct Producer<T: Send> {
     ring: Arc<Ring<T>>,
 }
 
-/// The receiving end. A ring has only one, and one thread holds it, so that there is a single consumer.
+/// The receiving end. A ring has one receiving end, which one thread holds, so that there is a single
+/// consumer.
 pub struct Consumer<T: Send> {
     ring: Arc<Ring<T>>,
     /// The position of the next item. Writer and reader: this end only.
@@ -42,11 +43,11 @@ pub struct Consumer<T: Send> {
 }
 
 struct Ring<T> {
-    /// The next position to be reserved. Writers and readers: producers. A producer's load is Acquire and
-    /// pairs with the exchange of an earlier producer, which is AcqRel. So a producer that reads a position
-    /// sees everything that the earlier producers had seen, above all which items were popped. Items do not
-    /// need this order, because the stamps hand over the slots. A push into a reserved place needs this
-    /// order, see `push`.
+    /// The next position to be reserved. Writers and readers: producers.
+    ///
+    /// A producer's load is Acquire and pairs with the AcqRel exchange of an earlier producer. A producer
+    /// that reads a position therefore sees everything that the earlier producers had seen, above all which
+    /// items were popped. A push into a reserved place needs this order, see `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }
@@ -199,7 +200,7 @@ impl<T: Send> Consumer<T> {
     ///
     /// It reads the stamp of the head's slot and not `tail`, because a producer may have reserved a place and
     /// not published it yet; that producer rings after it has published. The load is Relaxed, because no item
-    /// is taken here, and the fence in `Doorbell::sleep` orders it after the announcement.
+    /// is taken here, and the fence in `Doorbell::sleep` orders this load after the announcement.
     #[inline]
     pub fn is_published(&self) -> bool {
         if planted("ring_look_at_reserved") {

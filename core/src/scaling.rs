@@ -13,7 +13,8 @@ use crate::ticket::{PodId, PodIndex};
 use crate::time::{Nanos, Uptime};
 
 /// A pod counts as a failed start if it ends sooner than this after it came up, and no call succeeded in it.
-/// Otherwise a function that crashes at its first call would be started again without a pause.
+/// The back-off of failed starts then applies, so a function that crashes at its first call is not started
+/// again without a pause.
 const SHORT_LIFE: Nanos = Nanos::from_s(5);
 /// An ordered pod that no call needs for this long is stopped. A timer with this period checks for such pods,
 /// because calls can leave the queue without an event.
@@ -160,7 +161,6 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Stops one pod that this control plane has ordered and that is not up yet, if there is one.
     fn stop_ordered(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let ordered = lane.pods.iter().copied().find(|index| {
             let pod = self.pods.at(*index);

@@ -184,7 +184,7 @@ impl Scheduler {
             lane.id.epoch >= done.lane.epoch,
             "a call ended in a lane that was not opened yet"
         );
-        // The call may belong to an earlier registration of the lane. The lane still counts its slot.
+        // The call may belong to an earlier registration of the lane. The lane still counts the call's slot.
         let held_for = lane.slots.release(done.slot, now);
         lane.stats
             .running
@@ -315,8 +315,9 @@ impl Scheduler {
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let examined = shared.grant(lane, most, now, out);
-            // If `most` tickets were examined, more tickets of the lane may be granted. Otherwise the lane
-            // lacks tickets, slots or pods; the event that brings them puts the lane into the list again.
+            // If `most` tickets were examined, more tickets of the lane may be granted. If fewer were
+            // examined, the lane lacks tickets, slots or pods; the event that brings them puts the lane into
+            // the list again.
             lane.listed = examined == most && lane.waiting() > 0;
             if lane.listed {
                 shared.ready.push_back(id);
@@ -337,8 +338,8 @@ impl Scheduler {
         self.shared.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Fires the timers that are due: drains idle pods, starts pods whose start was put off, and forgets
-    /// removed lanes. Skips a timer if its lane is gone or has set another timer since.
+    /// Checks the lanes whose timers are due: drains idle pods, starts and stops pods as the waiting calls
+    /// need, and forgets removed lanes. Skips a timer if its lane is gone or has set another timer since.
     pub fn tick(&mut self, now: Uptime, out: &mut Outbox) {
         while let Some(Reverse((at, id))) = self.shared.due.peek().copied() {
             if at > now {

@@ -22,7 +22,6 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Makes `limit` slots, all free.
     pub(crate) const fn new(limit: u32, stats: Arc<QueueStats>) -> Self {
         assert!(
             limit as usize <= WORDS * 64,
@@ -36,12 +35,10 @@ impl Slots {
         }
     }
 
-    /// Returns how many slots are held.
     pub(crate) const fn held(&self) -> u32 {
         self.held
     }
 
-    /// Returns whether a slot is free.
     pub(crate) fn has_free(&self) -> bool {
         self.held < self.limit || (planted("slots_overcommit") && self.held <= self.limit)
     }

@@ -81,8 +81,8 @@ pub fn planted(bug: &str) -> bool {
 
 /// The atomics of loom, changed so that loom explores every order of accesses.
 ///
-/// loom 0.7 keeps only the last access to each location. So a thread's own load hides an earlier load of the
-/// same location by another thread. Then loom never tries to put the first thread's next store before that
+/// loom 0.7 keeps only the last access to each location. A thread's own load therefore hides an earlier load
+/// of the same location by another thread, and loom never puts the first thread's next store before that
 /// earlier load (loom's issue 166). The pattern "load, then store", of which a ring consists, would stay
 /// unexplored.
 ///

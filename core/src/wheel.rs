@@ -53,7 +53,6 @@ impl Wheel {
         }
     }
 
-    /// Returns how many timers are set.
     pub const fn len(&self) -> usize {
         self.live
     }

@@ -25,8 +25,8 @@ use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
 
-/// The most messages that one `pump` handles. The number is bounded, because the bridge's other tasks run on
-/// the same thread and have to wait meanwhile.
+/// The number of messages that one `pump` handles is bounded, because the bridge's other tasks run on the
+/// same thread and wait meanwhile.
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
@@ -251,7 +251,7 @@ impl WorkQueue {
 
     fn lane_gone(&mut self, lane: LaneId) {
         self.registry.lane_gone(lane);
-        // A new registration may have taken the lane over; its function stays.
+        // A new registration may have taken the lane over. The function of that registration stays.
         if let Some(place) = self.lanes.get_mut(lane.index as usize) {
             place.take_if(|function| function.lane == lane);
         }
@@ -378,7 +378,6 @@ impl WorkQueue {
         }
     }
 
-    /// Sends a message to one io thread.
     pub fn send_to(&mut self, shard: ShardId, message: Message) {
         self.send(Delivery::Io { shard, message });
     }

@@ -55,7 +55,7 @@ pub(crate) struct Links {
     /// The alarm that wakes the ticker for the inline scheduler's own deadlines.
     tick_alarm: Alarm,
     tick_planned: Cell<Due>,
-    /// Whether a turn of the inline scheduler left work. `shard::inbox` continues it in the next turn.
+    /// Whether a turn of the inline scheduler left work, which `shard::inbox` continues in the next turn.
     pub(crate) turn_left: Cell<bool>,
     pub(crate) bridge: BridgePost,
     /// Requests to the bridge that wait for their replies.
@@ -100,7 +100,6 @@ impl Links {
         })
     }
 
-    /// Returns the link to an io thread.
     pub(crate) fn shard(&self, other: ShardId) -> &ShardLink {
         &self.shards[other.index()]
     }

@@ -47,8 +47,8 @@ pub(crate) struct Common {
     pub(crate) ledgers: Arc<[ThreadLedger]>,
 }
 
-/// The base of one io thread. Only this thread uses it, except for the ledgers, which are atomic, so it needs
-/// no locks.
+/// The base of one io thread. It needs no locks, because only this thread uses it; the ledgers, which other
+/// threads read, are atomic.
 pub(crate) struct Runtime {
     pub(crate) id: ShardId,
     pub(crate) threads: u16,
@@ -66,7 +66,7 @@ pub(crate) struct Runtime {
     pub(crate) phase: Cell<ShutdownPhase>,
     /// The waker of the task that waits for the phase `Stopping`.
     pub(crate) until_stopping: RefCell<Option<Waker>>,
-    /// The number of requests that are being answered. A thread that stops waits until it is 0.
+    /// The number of requests that are being answered. A thread that stops waits until this number is 0.
     pub(crate) answering: Cell<u32>,
     pub(crate) spin: Spin,
     pub(crate) upkeep: Upkeep,
@@ -125,7 +125,7 @@ impl Runtime {
     }
 
     /// Converts a time of the process's clock to the time since the epoch. The conversion uses what the wall
-    /// clock read at the start of the process. So a jump of the wall clock cannot make an execution end
+    /// clock read at the start of the process, so that a jump of the wall clock cannot make an execution end
     /// before it began.
     pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
         self.origin_wall + at.since(Uptime::ZERO)
@@ -137,7 +137,6 @@ impl Runtime {
         Uptime::ZERO + Nanos::from_ms(epoch_ms).saturating_sub(self.origin_wall)
     }
 
-    /// Returns the ledgers of all io threads.
     pub(crate) const fn ledgers(&self) -> &Arc<[ThreadLedger]> {
         &self.ledgers
     }

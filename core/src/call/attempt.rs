@@ -22,8 +22,8 @@ const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) grant: Grant,
-    /// When the attempt's own time limit began to run: at the dispatch, or for a Job at the start of its
-    /// container. None before that start.
+    /// When the attempt's own time limit began to run: at the dispatch, or when a Job's container started.
+    /// None before the container's start.
     from: Option<Uptime>,
     is_job: bool,
     pub(super) clock: AttemptClock,
@@ -120,7 +120,6 @@ impl<E: Environment> Call<E> {
         self.job_held_up = why;
     }
 
-    /// Marks the running attempt as stopping, because of `failure`; the driver then stops it.
     pub(super) fn stop(&mut self, failure: ExecutionError) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Running(attempt) = state else {

@@ -1,27 +1,27 @@
-//! The time of a call that passes bytes through (`/fn/`). Its deadline holds from the head of the request to
-//! the head of the answer, and does not count the time for which a granted call waits for its client's body.
-//! From the head of the answer on, only `streamMaxMs` limits the attempt. How long a stream may stand still is
-//! measured by the driver, which sees the bytes.
+//! The time limits of a call at `/fn/`, which passes bytes through. The call's deadline holds from the head
+//! of the request to the head of the answer, but the time in which an attempt waits for the client's body
+//! does not count. From the head of the answer on, only `streamMaxMs` limits the attempt. The driver measures
+//! how long a stream stands still, because only the driver sees the bytes.
 
 use super::attempt::Attempt;
 use super::{Call, Deadline, Environment, State};
 use crate::outcome::TimeLimit;
 use crate::time::Uptime;
 
-/// What limits the time of a running attempt.
+/// What limits the time of a running attempt now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttemptClock {
     /// The call's deadline.
     Runs,
-    /// `streamMaxMs` alone, because the client's body has been awaited since this time. When the wait ends, the
-    /// call's deadline moves by its length.
+    /// `streamMaxMs` alone, because the attempt has waited for the client's body since this time. When the
+    /// wait ends, the call's deadline is moved by the length of the wait.
     Stands(Uptime),
     /// `streamMaxMs` alone, because the head of the answer has come.
     Streams,
 }
 
 impl<E: Environment> Call<E> {
-    /// The running attempt waits for its client's body.
+    /// Notes that the running attempt waits for its client's body.
     pub fn body_awaited(&mut self, now: Uptime) {
         if let State::Running(attempt) = &mut self.state
             && attempt.clock == AttemptClock::Runs
@@ -30,7 +30,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Bytes of the client's body came, or the attempt waits for something else.
+    /// Notes that bytes of the client's body came, or that the attempt waits for something else.
     pub fn body_came(&mut self, now: Uptime) {
         if let State::Running(attempt) = &mut self.state
             && let AttemptClock::Stands(since) = attempt.clock
@@ -40,7 +40,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// The head of the answer came.
+    /// Notes that the head of the answer came.
     pub fn head_came(&mut self, now: Uptime) {
         self.body_came(now);
         if let State::Running(attempt) = &mut self.state {
@@ -48,7 +48,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// The deadline of an attempt whose call's own deadline does not count now.
+    /// Returns the deadline that `streamMaxMs` sets; none if the call's own deadline holds now.
     pub(super) fn stream_deadline(&self, attempt: &Attempt) -> Option<Deadline> {
         if attempt.clock == AttemptClock::Runs {
             return None;

@@ -16,7 +16,7 @@ pub struct ThreadAccount {
     shard: ShardId,
     ledgers: Arc<[ThreadLedger]>,
     taken: Cell<u64>,
-    /// The places of this thread's waiting tasks in the line, with their wakers.
+    /// For each task of this thread that waits for memory: its place in the account's line, and its waker.
     waits: RefCell<Vec<(Arc<Place>, Waker)>>,
 }
 
@@ -148,8 +148,8 @@ impl ThreadAccount {
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
-        // A thread keeps up to two spare pieces. So charges that rise and fall by one piece do not change the
-        // shared `Account` each time.
+        // A thread keeps up to two spare pieces, so that charges that rise and fall by one piece do not
+        // change the shared `Account` each time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }
@@ -301,8 +301,8 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Returns the charge if there is room. Otherwise the task waits in the line, and is woken when it is
-    /// served.
+    /// Returns the charge if there is room. If there is none, the task waits in the line, and is woken when
+    /// it is served.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Charge> {
         let own = &self.account;
         let place = match &self.place {

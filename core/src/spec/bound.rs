@@ -14,7 +14,7 @@ pub const CONCURRENCY: RangeInclusive<u32> = 1..=1024;
 pub const QUEUE_SIZE: RangeInclusive<u32> = 1..=10_000;
 pub const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
 
-/// The most pods that one function may have.
+/// The largest number of pods of one function.
 pub const REPLICAS_MAX: u32 = 256;
 pub const MIN_REPLICAS: RangeInclusive<u32> = 0..=REPLICAS_MAX;
 pub const MAX_REPLICAS: RangeInclusive<u32> = 1..=REPLICAS_MAX;
@@ -24,7 +24,7 @@ pub const TARGET_IN_FLIGHT_PER_POD: RangeInclusive<u32> = 1..=*CONCURRENCY.end()
 /// The range ends at one day. `minReplicas` is for pods that shall stay longer.
 pub const IDLE_TIMEOUT_MS: RangeInclusive<u32> = 1..=86_400_000;
 
-/// The most levels of nesting in a function description, `podTemplate` included.
+/// The largest nesting depth of a function description, `podTemplate` included.
 pub const DEPTH_MAX: usize = 64;
 /// The longest path of a Unix socket. Linux limits `sun_path` to 108 bytes, including the final zero.
 pub const SOCKET_PATH_LEN_MAX: usize = 107;
@@ -34,11 +34,10 @@ pub const ENDPOINT_LEN_MAX: usize = 2048;
 /// The longest `healthPath` in bytes, query included.
 pub const HEALTH_PATH_LEN_MAX: usize = 1024;
 
-/// How long a stream of `/fn/` may stand still.
 pub const STREAM_IDLE_MS: RangeInclusive<u32> = 1..=3_600_000;
-/// How long a call of `/fn/` may take from its grant on. 0 is no limit.
+/// From the grant on. 0 means no limit.
 pub const STREAM_MAX_MS: RangeInclusive<u32> = 0..=86_400_000;
-/// Longest `allowedOrigins`, and longest origin in it.
+/// The largest number of origins in `allowedOrigins`, and the longest of these origins, in bytes.
 pub const ORIGINS_MAX: usize = 64;
 pub const ORIGIN_LEN_MAX: usize = 256;
 

@@ -84,8 +84,8 @@ pub(super) fn check_health_path(path: &str) -> Result<String, String> {
     ))
 }
 
-/// Accepts an origin as browsers write it (RFC 6454 §6.2), because it is compared with the `Origin` header byte
-/// by byte, or `*`.
+/// Accepts `*`, or an origin as browsers write it (RFC 6454 §6.2). The control plane compares the origin with
+/// the `Origin` header byte by byte.
 pub(super) fn check_origin(origin: &str) -> Result<(), String> {
     let host = origin
         .strip_prefix("http://")

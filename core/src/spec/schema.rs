@@ -61,8 +61,7 @@ pub fn schema() -> Value {
 fn clean(value: &mut Value) {
     let Value::Object(schema) = value else { return };
     for key in ["required", "default", "title", "$schema", "components"] {
-        // A field of a function may have one of these names. Its value is then a schema, which is an object,
-        // and is kept.
+        // `components` is an object, and is removed, too. An object under one of the other keys is kept.
         if !schema.get(key).is_some_and(Value::is_object) || key == "components" {
             schema.remove(key);
         }
@@ -72,8 +71,8 @@ fn clean(value: &mut Value) {
         schema.remove("minimum");
     }
     describe(schema);
-    // Null means the same as a missing field. Items of lists and values of maps may not be null; the end of
-    // this function takes `nullable` from them.
+    // Null means the same as a missing field. But items of lists and values of maps may not be null, so the
+    // end of this function removes `nullable` from their schemas.
     if schema.contains_key("type") || schema.contains_key("x-kubernetes-int-or-string") {
         schema.insert("nullable".into(), json!(true));
     }

@@ -3,8 +3,8 @@
 
 use nanofaas_core::spec::FunctionDraft;
 
-/// The most `Warning` headers in one answer. There is a limit, because some HTTP clients accept only a
-/// hundred headers.
+/// The largest number of `Warning` headers in one answer. It is small, because some HTTP clients accept only
+/// a hundred headers.
 const WARNINGS_MAX: usize = 16;
 /// A field's path in a warning is cut at this length, because a field's name may be as long as a body.
 const PATH_LEN_MAX: usize = 128;

@@ -40,7 +40,7 @@ pub(crate) enum HttpError {
     },
     /// A page of another origin may not send this request.
     CrossOrigin,
-    /// The request goes in a circle.
+    /// The request has passed this proxy too often, because a function or another proxy sends it back.
     Loop,
     MethodNotAllowed {
         allow: &'static str,

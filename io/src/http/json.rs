@@ -226,8 +226,8 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// Reads what follows a member or an element: a comma, after which another member or element has to come
-    /// (true), or `close`, which stays unread (false).
+    /// Returns true after a comma, which it reads; another member or element has to follow. Returns false
+    /// before `close`, which it does not read.
     #[inline]
     fn comma_or(&mut self, close: u8) -> Result<bool, JsonError> {
         self.skip_space();

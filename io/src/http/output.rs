@@ -1,6 +1,6 @@
-//! The output of a function: its checked bytes, and the form in which they are shown. JSON is shown as it
-//! came, except for the white space around it. Code of `invoke` makes outputs; `response` and `shown` write
-//! them.
+//! The output of a function: its bytes, and the form in which they are shown. JSON and text are checked. JSON
+//! is shown as it came, except for the white space around it. Code of `invoke` makes outputs; `response` and
+//! `shown` write them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -225,7 +225,6 @@ impl Output {
     }
 }
 
-/// Returns the part of `range` without the white space at its ends.
 fn trimmed(bytes: &[u8], mut range: Range<usize>) -> Range<usize> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     while range.start < range.end && is_space(bytes[range.start]) {

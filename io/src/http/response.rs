@@ -26,7 +26,7 @@ pub(crate) const EXECUTION_ID: &str = "X-Execution-Id";
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     status: u16,
-    /// The code of an error; empty for an answer that is none.
+    /// The code of the error; empty if the answer is no error.
     code: Cow<'static, str>,
     content_type: Cow<'static, [u8]>,
     /// Complete header lines, each with its CRLF.
@@ -175,18 +175,17 @@ impl Response {
         }
     }
 
-    /// The same answer, for the error of this code.
+    /// Sets the code of the error that this answer reports.
     fn of(mut self, code: Cow<'static, str>) -> Self {
         self.code = code;
         self
     }
 
-    /// The code of the error, if the answer is one.
+    /// Returns the code of the error; empty if the answer is no error.
     pub(crate) fn code(&self) -> &str {
         &self.code
     }
 
-    /// Adds a header line.
     pub(crate) fn with(mut self, name: &str, value: &[u8]) -> Self {
         self.headers.extend_from_slice(name.as_bytes());
         self.headers.extend_from_slice(b": ");
@@ -287,7 +286,6 @@ impl Heading {
         Self { wire, date }
     }
 
-    /// The `Date` line.
     pub(crate) const fn date(&self) -> &DateLine {
         &self.date
     }
@@ -487,10 +485,11 @@ pub(crate) fn error_response(error: &HttpError) -> Response {
     }
 }
 
-/// The answer to a call of `/fn/` that failed before the function began to answer.
+/// Makes the answer to a call of `/fn/` that failed before the function began to answer.
 pub(crate) fn failure_response(failure: &ExecutionError) -> Response {
     let status = match outcome_status(failure) {
-        // Clients may send a request again after 408, and the call may have run.
+        // The status 408 becomes 504, because clients may send a request again after 408, although the call
+        // may have run.
         408 => 504,
         status => status,
     };

@@ -31,7 +31,7 @@ pub(crate) enum ApiRoute<'a> {
         pod: Name<'a>,
     },
     OpenApi,
-    /// A function as an HTTP server, with the length of its name in the path.
+    /// A request to a function at `/fn/`, with the length of the function's name as the path spells it.
     Forward(Name<'a>, usize),
 }
 
@@ -114,7 +114,8 @@ pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpErr
     Err(HttpError::NoSuchPath)
 }
 
-/// Every method is the function's own, but those that would open a tunnel or show a request to its sender.
+/// Accepts every method except CONNECT and TRACE: CONNECT would open a tunnel, and TRACE would show the
+/// request to its sender.
 fn forward(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     if matches!(method, Method::Connect | Method::Trace) {
         let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

@@ -33,8 +33,8 @@ impl Rendering {
         }
     }
 
-    /// Returns how many bytes of the output one piece renders at most. For base64 the number is a multiple of
-    /// three, because the pieces are rendered separately.
+    /// Returns the largest number of the output's bytes that one piece renders. For base64 the number is a
+    /// multiple of three, because the pieces are rendered separately.
     const fn step(self) -> usize {
         match self {
             Self::AsIs => PIECE,
@@ -72,8 +72,8 @@ impl Shown {
         self.before.len() + self.rendering.len(self.output.bytes()) + self.after.len()
     }
 
-    /// Writes the whole body if `len`, its length, is at most `PIECE`. Otherwise writes the part before the
-    /// output, and returns the rest.
+    /// Writes the whole body if `len`, its length, is at most `PIECE`. If the body is longer, writes the part
+    /// before the output, and returns the rest.
     pub(crate) fn write(self, len: usize, out: &mut Vec<u8>) -> Option<RestOfOutput> {
         out.extend_from_slice(&self.before);
         if len <= PIECE {
@@ -105,7 +105,6 @@ enum OutputSource {
     Kept(Weak<Output>),
 }
 
-/// The result of writing a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     More,
@@ -124,7 +123,6 @@ impl RestOfOutput {
         }
     }
 
-    /// Appends the next piece.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>) -> Piece {
         let kept;
         let output = match &self.source {

@@ -33,7 +33,7 @@ use crate::state::call_machine::CallMachine;
 use crate::state::executions::{ExecutionRecord, Status};
 use crate::state::functions::FunctionEntry;
 
-/// The most capacity that a thread's scratch buffer keeps between two answers, in bytes.
+/// The largest capacity that a thread's scratch buffer keeps between two answers, in bytes.
 const SCRATCH_KEPT: usize = 64 * 1024;
 /// An output of more bytes than this is not copied into its answer.
 const COPIED_MAX: usize = 64 * 1024;
@@ -89,8 +89,8 @@ pub(crate) fn admit_head(
     })
 }
 
-/// The first steps of every admission: the process serves calls, the rate allows one more, and the function
-/// exists.
+/// Checks that the process serves calls, that the rate allows one more, and that the function exists. Returns
+/// the function's entry.
 #[inline]
 pub(crate) fn find(
     thread: &Rc<Links>,
@@ -142,7 +142,6 @@ pub(crate) fn begin(
     })
 }
 
-/// Checks a JSON body and finds its `input`.
 fn read_envelope(incoming: &mut Incoming) -> Result<(), HttpError> {
     if media_type(incoming.content_type()) == MediaType::Json {
         let envelope = json::envelope(incoming.body())?;
@@ -277,8 +276,8 @@ pub(crate) async fn plain_call(
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;
-    // The client is detached before `finish` frees the call's place in the call table. Otherwise another call
-    // that gets this place would end when the client leaves.
+    // The client is detached before `finish` frees the call's place in the call table. A client that was
+    // detached later could end another call that gets this place.
     answering.client.serving(None);
     let now = thread.now();
     let status = finish(&call, &finished, now);

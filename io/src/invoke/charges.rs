@@ -16,8 +16,8 @@ use crate::runtime::buffers::{Buffers, LARGE, SMALL};
 use crate::state::Tables;
 use crate::state::functions::FunctionEntry;
 
-/// A large body that is being read, or whose call waits. As long as it exists, its bytes count among the
-/// waiting bytes of its function.
+/// A large body that is being read, or whose call waits. While the `WaitingBody` exists, its bytes count
+/// among the waiting bytes of its function.
 pub(crate) struct WaitingBody {
     entry: Rc<FunctionEntry>,
     bytes: u64,

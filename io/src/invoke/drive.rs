@@ -26,12 +26,12 @@ pub(crate) struct Finished<T = ChargedOutput> {
     pub(crate) never_ran: bool,
 }
 
-/// Serves a call to its end. Before, admission has counted the call in the queue depth of its lane.
+/// Serves a call to its end. Admission has already counted the call in the queue depth of its lane.
 pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     serve_by(call, |grant| in_its_mode(call, grant)).await
 }
 
-/// Serves an admitted call, each attempt of which `attempt` makes.
+/// Serves an admitted call to its end. `attempt` makes each attempt.
 pub(crate) async fn serve_by<T, F: Future<Output = FinishedAttempt<T>>>(
     call: &ServedCall<'_>,
     attempt: impl Fn(Grant) -> F,
@@ -134,7 +134,6 @@ async fn run<T>(
     attempt.result.ok()
 }
 
-/// Makes an attempt as the function's mode says.
 async fn in_its_mode(call: &ServedCall<'_>, grant: Grant) -> FinishedAttempt {
     let mode = call.entry().function.spec.execution_mode;
     match mode {

@@ -44,7 +44,7 @@ fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], time: Nanos) {
     out.extend_from_slice(&[b'.', digit(us / 100), digit(us / 10), digit(us)]);
 }
 
-/// Appends `Server-Timing`: the end of the line before it, and its own line.
+/// Appends the end of the line before, and then the line of `Server-Timing`.
 #[inline(always)]
 pub(crate) fn server_timing(out: &mut Vec<u8>, times: &Times, total: Nanos) {
     out.extend_from_slice(b"\r\nServer-Timing: ");

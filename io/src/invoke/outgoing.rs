@@ -14,8 +14,7 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The most time for which a Job's result, or the answer to a request that has changed something, waits for
-/// memory.
+/// The longest wait for memory of a Job's result, or of the answer to a request that has changed something.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer that is to be sent.

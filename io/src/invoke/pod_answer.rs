@@ -15,7 +15,7 @@ use crate::runtime::buffers::Buffers;
 use crate::state::Tables;
 use crate::state::pod_conn::PodConn;
 
-/// The most `1xx` answers that a pod may send before the real answer.
+/// The largest number of `1xx` answers that a pod may send before the real answer.
 const INTERIM_MAX: u32 = 8;
 
 /// The buffer of a body without a length grows step by step up to this size. For a longer body the buffer
@@ -46,7 +46,7 @@ pub(crate) struct AnswerBytes {
 pub(crate) struct Expected<'a> {
     /// The call's id. An id that the answer names has to be the same.
     pub(crate) execution_id: &'a [u8],
-    /// The most bytes that the body may have.
+    /// The largest number of bytes that the body may have.
     pub(crate) bytes_max: usize,
     /// The request's body, of which a part may be unsent.
     pub(crate) request: &'a [u8],

@@ -1,5 +1,6 @@
-//! Reads how a function describes its failure, in an answer other than 2xx or in the result of a Job: a code
-//! and a message, in any of several JSON forms. It decides no retry. `to_pod` and `to_job` call it.
+//! Reads how a function describes its failure in an answer other than 2xx, or in the result of a Job. The
+//! description has a code and a message, in any of several JSON forms. This module decides no retry. `to_pod`
+//! and `to_job` call it.
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionErr
 }
 
 /// Replaces a failure with the code TIMEOUT by the call's own timeout, if at most `early` is left until the
-/// deadline: a pod that stops a call at the deadline sends this code, perhaps a little early. If more time is
+/// deadline. A pod that stops a call at the deadline sends this code, perhaps a little early. If more time is
 /// left, the function itself chose the code.
 pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) -> ExecutionError {
     match failure {

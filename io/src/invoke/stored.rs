@@ -64,8 +64,8 @@ pub(crate) async fn serve(
             return error_response(&refused);
         }
     };
-    // The execution is stored before the key's owner lets other calls join it, because they could not find it
-    // otherwise.
+    // The execution is stored before the key's owner lets other calls join it, because a call that joins
+    // looks for the stored execution.
     thread.executions.put(&stored);
     if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);

@@ -142,8 +142,8 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
         }
         let held_up = thread.calls.job_held_up(call.call_id);
         call.life.borrow_mut().job_is_held_up(held_up);
-        // This poll registers no waker, because `until_stopped` registers one for the Job's updates, by
-        // `poll_events`.
+        // This poll registers no waker, because `until_stopped` calls `poll_events`, which registers one for
+        // the Job's updates.
         thread
             .calls
             .take_job(call.call_id)

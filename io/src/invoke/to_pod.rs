@@ -27,8 +27,8 @@ use crate::runtime::net::Unsent;
 use crate::state::pod_conn::PodConn;
 use crate::state::pod_pool::Owner;
 
-/// If a pod answers with the code TIMEOUT, the answer counts as the call's own timeout if at most this much
-/// time is left. The pod may reach the deadline early, because it counts whole milliseconds by its own clock.
+/// A pod's answer with the code TIMEOUT counts as the call's own timeout if at most this much time is left.
+/// The pod may reach the deadline early, because it counts whole milliseconds by its own clock.
 const EARLY: Nanos = Nanos::from_ms(50);
 
 /// How long an attempt waits before it connects again, if no descriptor was free for the connection.
@@ -47,7 +47,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     exchange(call, &owner, until, &call.timestamps).await
 }
 
-/// What the call's connection leads to: the pod that the grant names, or the function's endpoint.
+/// Returns where the call's connection leads: to the pod that the grant names, or to the function's endpoint.
 pub(crate) fn owner(call: &ServedCall<'_>, grant: &Grant) -> Result<Owner, Arc<str>> {
     match grant.pod {
         Some(pod) => Ok(Owner::Pod(pod)),
@@ -88,8 +88,8 @@ pub(crate) fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     }
 }
 
-/// Opens a connection within `connect_timeout_ms`. If no descriptor is free, that is no fault of the pod. So
-/// the attempt waits for a descriptor, until the call is stopped.
+/// Opens a connection within `connect_timeout_ms`. If no descriptor is free, which is no fault of the pod,
+/// the attempt waits for one until the call is stopped.
 async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<PodConn> {
     let alarm = thread.alarms.alarm();
     loop {
@@ -116,7 +116,7 @@ async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<Po
     }
 }
 
-/// A new connection on which nothing was received; the error says why there is none.
+/// Opens a new connection on which nothing was received. The error says why there is none.
 pub(crate) async fn open(call: &ServedCall<'_>, owner: &Owner) -> Result<PodConn, Arc<str>> {
     let thread = call.thread;
     let address = address(call, owner)?;

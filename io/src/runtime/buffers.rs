@@ -40,8 +40,8 @@ impl Buffers {
         kept.unwrap_or_else(|| Vec::with_capacity(Self::size_for(room)))
     }
 
-    /// Takes a buffer back. Keeps it if it has one of the sizes, and if there is room for one more of that
-    /// size.
+    /// Takes a buffer back. The buffer is kept if it has one of the sizes, and if there is room for one more
+    /// of that size.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let room = buffer.capacity();
         let Some(class) = CLASSES.iter().position(|(size, _)| room == *size) else {
@@ -67,7 +67,6 @@ impl Buffers {
         smaller
     }
 
-    /// Frees all spare buffers.
     pub(crate) fn clear(&self) {
         for spare in &self.spare {
             spare.take();

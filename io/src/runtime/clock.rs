@@ -14,7 +14,6 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Makes a clock that counts from `origin`.
     pub(crate) fn since(origin: Instant) -> Self {
         // Each result is too early by the time between its two readings, so the latest of the results is the
         // most exact one.
@@ -28,7 +27,6 @@ impl Clock {
         }
     }
 
-    /// Reads the clock.
     #[inline]
     pub(crate) fn now(&self) -> Uptime {
         let now = Uptime::from_ns(monotonic_ns() - self.origin_ns);
@@ -36,7 +34,6 @@ impl Clock {
         now
     }
 
-    /// Returns the last reading.
     pub(crate) const fn recent(&self) -> Uptime {
         self.read_at.get()
     }

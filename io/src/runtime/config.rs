@@ -16,8 +16,8 @@ pub enum DriverChoice {
 #[derive(Clone, Debug)]
 pub struct IoConfig {
     pub listen: SocketAddr,
-    /// The address of a separate listener for `/v1/internal`. Without it, `listen` serves `/v1/internal`,
-    /// too.
+    /// The address of a separate listener for `/v1/internal`. If there is none, `listen` serves
+    /// `/v1/internal`, too.
     pub internal_listen: Option<SocketAddr>,
     pub driver: DriverChoice,
     /// The CPUs on which the io threads run, one for each thread; empty if each thread may run on any CPU.
@@ -26,13 +26,13 @@ pub struct IoConfig {
     pub spin_for: Option<Nanos>,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
-    /// The most bytes that the calls in flight of all io threads together may hold.
+    /// The largest number of bytes that the calls in flight of all io threads together may hold.
     pub inflight_bytes: u64,
     /// The time limit for opening a connection to a pod.
     pub connect_timeout_ms: u64,
     pub async_max_age_ms: u64,
     pub execution_ttl_ms: u64,
-    /// The most bytes that the stored executions of all io threads together may hold.
+    /// The largest number of bytes that the stored executions of all io threads together may hold.
     pub execution_store_bytes: u64,
     /// The base `http://host:port` of the URL under which pods reach `/v1/internal`.
     pub callback_base: String,
@@ -41,6 +41,6 @@ pub struct IoConfig {
     pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,
-    /// Gives the memory that the calling thread has freed back to the system.
+    /// Returns to the system the memory that the calling thread has freed.
     pub collect_memory: fn(),
 }

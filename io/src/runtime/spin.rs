@@ -10,7 +10,7 @@ use nanofaas_core::time::Uptime;
 pub(crate) struct Spin {
     pub(crate) until: Cell<Uptime>,
     pub(crate) spinning: Cell<bool>,
-    /// The waker of the spinning task. It is used to start the task's next period of spinning.
+    /// The waker of the spinning task, by which `prolong` starts the task's next period of spinning.
     pub(crate) waker: RefCell<Option<Waker>>,
 }
 

@@ -10,8 +10,8 @@ use crate::runtime::timers::{Alarm, Alarms};
 
 /// How long the thread waits between two checks for something to clean up.
 pub(crate) const POLL_EVERY: Nanos = Nanos::from_s(1);
-/// A thread that has had no work for this long returns its free memory to the system. Otherwise the allocator
-/// would keep the memory, because it acts only when the thread calls it, and an idle thread does not call it.
+/// A thread that has had no work for this long returns its free memory to the system. The allocator alone
+/// would keep the memory, because it acts only when it is called, and an idle thread does not call it.
 const REST: Nanos = Nanos::from_s(2);
 
 pub(crate) struct Upkeep {
@@ -45,7 +45,7 @@ impl Upkeep {
         self.plan(now + POLL_EVERY);
     }
 
-    /// Returns whether the upkeep is due. If it is, it becomes due again only after it is planned again.
+    /// Returns whether the upkeep is due. If so, the upkeep becomes due again only after it is planned again.
     pub(crate) fn take_due(&self, now: Uptime) -> bool {
         let is_due = self.due.get().has_come(now);
         if is_due {

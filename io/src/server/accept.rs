@@ -25,16 +25,18 @@ use crate::server::request_pool::RequestPool;
 use crate::server::serve;
 use crate::state::descriptors::LogLimit;
 
-/// The most connections that wait in the kernel to be accepted. `net.core.somaxconn` may make them fewer.
+/// The largest number of connections that wait in the kernel to be accepted. `net.core.somaxconn` may lower
+/// it.
 const BACKLOG: i32 = 4096;
 /// How long the accepting task waits before it checks again whether a descriptor is free.
 const POLL_EVERY: Nanos = Nanos::from_ms(20);
-/// A client that is being closed has at most this many iterations of the event loop to free its descriptor.
+/// After an idle client is closed, its descriptor is awaited for at most this many iterations of the event
+/// loop.
 const CLOSED_WITHIN: usize = 8;
 /// The number of connections that are accepted in a row before other tasks are polled.
 const BURST: u32 = 64;
 
-/// The reason why there is no listener.
+/// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error("cannot listen on {address}: {why}")]

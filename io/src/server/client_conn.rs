@@ -28,8 +28,8 @@ use crate::state::descriptors::IdleClient;
 
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(75);
 const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
-/// The most bytes that a client may send ahead of its answers. While more bytes are pending, the reader
-/// stops.
+/// The largest number of bytes that a client may send ahead of its answers. While more bytes are pending, the
+/// reader stops.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// The bytes that a connection takes in before the other connections are polled. Each request counts as
 /// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row. The limit is low, because each
@@ -256,9 +256,9 @@ impl ClientConn {
         }
     }
 
-    /// Returns the size of the next receive's buffer. A receive may wait for long, and holds its buffer
-    /// meanwhile. So the buffer is large only if it can be filled: because much of a body is missing, or
-    /// because the socket has more bytes than a small buffer takes.
+    /// Returns the size of the next receive's buffer. The buffer is held while the receive waits, so a large
+    /// buffer is taken only if it can be filled: much of a body is missing, or the socket has more bytes than
+    /// a small buffer takes.
     fn next_read(&self) -> usize {
         let missing = match self.body.get() {
             AwaitedBody::Until(whole) => whole.saturating_sub(self.pending.borrow().len()),

@@ -23,7 +23,7 @@ use crate::runtime::buffers::Buffers;
 use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::sending::invite;
 
-/// The most bytes that the default fields add to a description in the answer.
+/// The largest number of bytes that the default fields add to a description in the answer.
 const DEFAULTS_LEN_MAX: usize = 2048;
 
 /// Reads the body of a request that is not a call, and charges it to `charge`; fails if there is no memory.
@@ -64,8 +64,7 @@ async fn read_body(
 }
 
 /// Answers every request that is not a call. The answer to a change is charged to `outgoing` before the
-/// change is made. Otherwise memory could be missing after the change, and the answer would say that nothing
-/// was done.
+/// change is made. If memory were missing only afterwards, the answer would say that nothing was done.
 pub(crate) async fn other(
     conn: &ClientConn,
     head: &RequestHead,

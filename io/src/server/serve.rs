@@ -35,8 +35,8 @@ use crate::server::dispatch;
 use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
 
-/// How long the server continues to read after the last answer. If it closed the connection with bytes
-/// unread, the kernel would reset the connection, and the client might lose the answer.
+/// How long the server continues to read after the last answer. If the server closed the connection with
+/// bytes unread, the kernel would reset the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
 /// Serves a connection to its end. `answer` answers one request, in a place of the pool.
@@ -134,7 +134,7 @@ enum AfterAnswer {
     No,
 }
 
-/// Sends `response`, the answer to bytes that are no request, if there is one. Waits until all bytes are
+/// Sends `response`, if there is one, as the answer to bytes that are no request. Waits until all bytes are
 /// sent.
 async fn last_words(conn: &ClientConn, response: Option<Response>) {
     if let Some(response) = response {
@@ -325,6 +325,7 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         return Err(HttpError::Forbidden(why));
     }
     // A page that a function serves has this process's origin, so its browser sends no `Origin` with a GET.
+    // But the browser sends `Sec-Fetch-Site`, which shows that the request comes from a page.
     if matches!(head.fetch_site, FetchSite::SameOrigin | FetchSite::Foreign) && !is_forward {
         let why = "requests of web pages are not taken here; send no Sec-Fetch-Site header";
         return Err(HttpError::Forbidden(why));

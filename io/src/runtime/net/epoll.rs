@@ -26,7 +26,6 @@ use crate::runtime::buffers::Buffers;
 use sockets::{Entry, Sockets};
 use tasks::Tasks;
 
-/// The most events that one iteration takes.
 const EVENTS: usize = 256;
 const AT_ONCE: Timespec = Timespec {
     tv_sec: 0,

@@ -19,9 +19,9 @@ use rustix::net::{SocketFlags, accept_with, getsockname};
 
 use super::{EventLoop, Socket, Watch};
 
-/// The most bytes of an answer that the kernel takes before it can send them (`TCP_NOTSENT_LOWAT`). With this
-/// limit, the bytes that the kernel has taken show how fast the client reads. A client that reads nothing
-/// holds little memory in the kernel. Connections inherit the limit from their listener.
+/// The kernel takes at most this many bytes of an answer before it can send them (`TCP_NOTSENT_LOWAT`). The
+/// bytes that it has taken therefore show how fast the client reads, and a client that reads nothing holds
+/// little memory in the kernel. Connections inherit the limit from their listener.
 const UNSENT_MAX: usize = 16 * 1024;
 
 #[derive(Clone, Copy)]

@@ -55,7 +55,6 @@ pub(super) struct SocketOutbox {
     moved: Option<Rc<Cell<u64>>>,
 }
 
-/// The result of `post` and `release`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     Out,
@@ -112,8 +111,8 @@ impl SocketOutbox {
         })
     }
 
-    /// Holds a small message, or sends as much of a larger one as the socket takes now. Messages that were
-    /// posted earlier are sent first.
+    /// Holds a small message, or sends as much of a larger one as the socket takes now. If earlier bytes
+    /// wait, a message of any size is queued behind them.
     pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers, send: impl SendNow) -> Posted {
         let mut posted = Posted::Out;
         if !self.held.is_empty() {

@@ -156,7 +156,7 @@ impl Socket {
         let _ = nix::sys::socket::shutdown(self.fd(), how);
     }
 
-    /// The address of the peer, if it has one.
+    /// Returns the address of the peer, if it has one.
     pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
         let address: SockaddrStorage = getpeername(self.fd()).ok()?;
         let v4 = address.as_sockaddr_in().map(|address| address.ip().into());

@@ -1,5 +1,5 @@
-//! The client's side of a call that is passed through: bytes of its body, one piece at a time, and its socket.
-//! It keeps at most one piece, and reads the next one only when that piece was taken.
+//! The client's side of a call at `/fn/`: the bytes of its body, one piece at a time, and its socket. At most
+//! one piece is kept, and the next piece is read only after that one was taken.
 
 use std::cell::Ref;
 use std::net::IpAddr;
@@ -10,8 +10,8 @@ use crate::runtime::buffers::SMALL;
 use crate::runtime::net::Socket;
 
 impl ClientConn {
-    /// The size of the next receive of a body that is passed through. A large receive is made only if it is
-    /// filled at once, because an armed receive holds its buffer while the client sends nothing.
+    /// Returns the size of the next receive of a body that is passed through. A large receive is made only if
+    /// it is filled at once, because an armed receive holds its buffer while the client sends nothing.
     pub(super) fn next_piece(&self) -> usize {
         if self.was_full.get() && self.socket.has_much() {
             PIECE

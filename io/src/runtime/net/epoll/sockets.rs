@@ -34,8 +34,8 @@ impl Entry {
     pub(super) fn release(&mut self, buffers: &Buffers) -> Posted {
         let Self { fd, outbox, .. } = self;
         let posted = outbox.release(buffers, |bytes: &[u8]| send_now(fd, bytes));
-        // The caller of `post` treats the held message as sent. If it is not sent completely, the task that
-        // receives is woken, so that it can check for that.
+        // The caller of `post` treats the held message as sent. If the message is not sent completely, the
+        // task that receives is woken, because this task reports the failure.
         if posted != Posted::Out
             && let Some(waker) = &self.reader
         {

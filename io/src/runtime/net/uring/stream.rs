@@ -140,9 +140,9 @@ impl Stream {
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
             // With `DEFER_TASKRUN`, an end that has reached the socket makes a completion only when the loop
-            // waits, and a busy loop may run for a while before it waits. Until then the receive has taken
-            // nothing, so the socket itself still shows the end. Without `DEFER_TASKRUN`, each submission
-            // makes all completions.
+            // waits, and a busy loop may run for a while before it waits. The receive has taken nothing
+            // before that wait, so the socket itself still shows the end. Without `DEFER_TASKRUN`, each
+            // submission makes all completions.
             return !uring.is_deferred || is_empty(self.shared.fd);
         }
         // The receive is not submitted yet, so it has taken nothing, and the socket itself shows what came.
@@ -239,8 +239,8 @@ impl StreamShared {
             .borrow_mut()
             .release(buffers, |bytes: &[u8]| send_now(fd, bytes));
         if posted != Posted::Out
-            // The caller of `post` treats the held message as sent. If it is not sent completely, the task
-            // that receives is woken, so that it can check for that.
+            // The caller of `post` treats the held message as sent. If the message is not sent completely,
+            // the task that receives is woken, because this task reports the failure.
             && let Some(waker) = &*self.reading.borrow()
         {
             waker.wake_by_ref();
