@@ -50,7 +50,7 @@ fn agrees_on_request(head: &RequestHead, bytes: &[u8]) {
     agrees_on_lines(text.strip_prefix(b"\r\n").unwrap_or(text), theirs.headers);
 }
 
-/// Compares all header lines, because pods and the watchdog search these lines for headers.
+/// Compares all header lines, because pods, the watchdog and the forwarding of `/fn/` search them.
 fn agrees_on_lines(head: &[u8], theirs: &[httparse::Header<'_>]) {
     let theirs = theirs
         .iter()

@@ -154,7 +154,7 @@ impl LoadClient {
 
     fn is_over(&self, now_ns: u64, drained_ns: u64) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.is_empty());
-        // A thread that is late must still send the requests that were due before the end.
+        // If this thread is late, requests that were due before the end are still to be sent.
         let due = self.next.is_some_and(|next| next.intended_ns < self.end_ns);
         let waits = self.in_flight > 0 || queued || due;
         now_ns >= drained_ns || now_ns >= self.end_ns && !waits

@@ -122,7 +122,7 @@ struct Comparer<'a> {
 
 impl Comparer<'_> {
     /// Runs one turn of each contender. Every second round uses the reverse order, and the order is rotated
-    /// by one after every two rounds. A drift of the machine over time so affects all contenders alike.
+    /// by one after every two rounds. Therefore a drift of the machine affects all contenders alike.
     fn round(
         &self,
         number: usize,

@@ -12,7 +12,7 @@ use crate::report::RunReport;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figure {
     /// The number of expected answers a second. An answer is expected if the load's `expect` names its
-    /// status.
+    /// status, by default 200 to 299.
     AnswersPerS,
     /// The number of expected answers for each second of CPU time of the measured processes.
     AnswersPerCoreS,

@@ -11,7 +11,7 @@ use crate::running::RunningContender;
 
 /// The pause between the readiness of the processes and the call.
 const SETTLE: Duration = Duration::from_millis(200);
-/// The pause between two attempts to reach a starting process, which is much shorter than any start.
+/// The pause between two attempts to reach a starting process. It is much shorter than any start.
 const PAUSE: Duration = Duration::from_micros(200);
 /// The time limit from the start of a process to its answer.
 const START_MAX: Duration = Duration::from_secs(30);

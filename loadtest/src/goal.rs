@@ -12,7 +12,7 @@ use crate::figures::Figure;
 pub(crate) struct Goal {
     pub(crate) contender: String,
     pub(crate) figure: Figure,
-    /// The contender whose figure the goal's figure is compared with; the baseline if absent.
+    /// The contender with which the goal's contender is compared; the baseline if absent.
     #[serde(default)]
     pub(crate) against: Option<String>,
     #[serde(default, rename = "as")]

@@ -22,7 +22,7 @@ impl MachineCpu {
         let Ok(KernelStats { total, .. }) = KernelStats::current() else {
             return Self::default();
         };
-        // `user` already includes `guest`.
+        // `guest` is not added, because `user` already includes it.
         let in_interrupts = total.irq.unwrap_or_default() + total.softirq.unwrap_or_default();
         Self {
             busy_s: seconds(total.user + total.nice + total.system + in_interrupts),

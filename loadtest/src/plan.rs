@@ -22,7 +22,8 @@ pub(crate) struct PlannedRequest {
 struct Template {
     /// The bytes before the function's name, or the whole fixed head if it contains no name.
     before: Vec<u8>,
-    /// The bytes from the function's name to the end of the fixed head; `None` if the head contains no name.
+    /// The bytes after the function's name, to the end of the fixed head; `None` if the head contains no
+    /// name.
     after: Option<Vec<u8>>,
     body: RequestBody,
 }

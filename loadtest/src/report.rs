@@ -29,7 +29,7 @@ pub(crate) struct RunReport {
     pub(crate) unasked: u64,
     pub(crate) reconnects: u64,
     pub(crate) latency: Latency,
-    /// Latency of the answers with an unexpected status or a refusal, by status.
+    /// The latencies of the answers that are not expected, including refusals, by status.
     pub(crate) unexpected: BTreeMap<u16, Latency>,
     pub(crate) targets: Vec<TargetReport>,
     /// The time from the intended send time until the client sent the request. It is recorded for answers,

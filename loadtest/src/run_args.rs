@@ -83,7 +83,7 @@ pub(crate) struct RunArgs {
     /// A status that is expected [default: 200 to 299]; repeatable
     #[arg(long, value_name = "STATUS")]
     expect: Vec<u16>,
-    /// A status by which the server refuses load, which is neither an answer nor an error; repeatable
+    /// A status by which the server refuses load; such an answer is neither expected nor an error; repeatable
     #[arg(long, value_name = "STATUS")]
     refusal: Vec<u16>,
     /// Another seed draws other names, targets and times

@@ -110,7 +110,7 @@ pub(crate) struct Disturbance {
     pub(crate) way_ns: Option<f64>,
     /// How many times a turn is tried in a round.
     pub(crate) tries: usize,
-    /// How long a comparison waits until the machine's speed is as before.
+    /// How long a comparison waits until the machine's speed is as it was earlier in the round.
     pub(crate) patience_s: f64,
     /// How many rounds may be dropped and repeated. On a shared host, changes of the host's speed alone
     /// disturbed five of eight rounds with two contenders. Ten repeats would therefore often be too few for

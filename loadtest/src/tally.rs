@@ -200,7 +200,7 @@ impl RunTally {
         }
     }
 
-    /// Returns the latencies of one target. With only one target, they are the latencies of all requests.
+    /// Returns the latencies of one target. With only one target, this is the histogram of the whole run.
     pub(crate) fn of_target(&self, target: usize) -> &Histogram<u64> {
         self.by_target.get(target).unwrap_or(&self.latency)
     }

@@ -48,8 +48,8 @@ pub fn simulate(setup: &Setup) -> SimulationReport {
 
 /// Returns the number of calls that are answered in time with perfect knowledge.
 fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
-    // Later sync calls overtake waiting async calls. Therefore nothing tells at the arrival of an async call
-    // when it will begin.
+    // Later sync calls overtake waiting async calls. When an async call arrives, its beginning is therefore
+    // unknown.
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }

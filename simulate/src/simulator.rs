@@ -34,7 +34,7 @@ use pods::SimulatedPods;
 /// The first reading of the virtual clock. It is above 0, because an `AtomicUptime` cannot hold 0 exactly.
 const CLOCK: Uptime = Uptime::from_ns(1_000_000_000_000);
 const SEED: u64 = 7;
-/// The approximate number of stretches into which the trace is divided; a plot can show as many.
+/// The approximate number of stretches into which the trace is divided. A plot can show that many.
 const STRETCHES: u64 = 240;
 const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 

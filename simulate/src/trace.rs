@@ -1,6 +1,6 @@
 //! A trace: when each call arrives, how long it runs, and its deadline. A trace is read from CSV with a
-//! header line. Invalid input is refused and never guessed. The size of a trace and of its error messages is
-//! bounded.
+//! header line. Invalid input is refused; no value is guessed. The size of a trace and of its error messages
+//! is bounded.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -223,7 +223,7 @@ impl Columns {
     }
 }
 
-/// The meaning of the times in a trace.
+/// The form of the times in a trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TraceClock {
     Milliseconds,

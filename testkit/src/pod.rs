@@ -178,7 +178,7 @@ impl ScriptedConn {
 pub enum After {
     Keep,
     Close,
-    /// Close the connection; a TCP connection is closed by a reset.
+    /// Closes the connection, by a reset if it is a TCP connection.
     Reset,
 }
 

@@ -155,7 +155,8 @@ fn fields(rng: &mut Rng) -> Vec<Field> {
     fields
 }
 
-/// Writes the fields as members of an object in YAML's flow style. If all values are quoted, it is JSON, too.
+/// Writes the fields as members of an object in YAML's flow style. If all values are quoted, the result is
+/// JSON, too.
 fn json(fields: &[Field]) -> String {
     let members = fields
         .iter()
