@@ -47,9 +47,9 @@ use reader::{Reader, choose, one_of};
 /// The default of `healthPath`: the path of the project's runtimes, and of many other servers.
 pub const HEALTH_PATH_DEFAULT: &str = "/health";
 
-/// How long a stream of `/fn/` may stand still, if the spec does not say.
+/// The default of `streamIdleMs`.
 pub const STREAM_IDLE_MS_DEFAULT: u32 = 60_000;
-/// How long a call of `/fn/` may take, if the spec does not say.
+/// The default of `streamMaxMs`.
 pub const STREAM_MAX_MS_DEFAULT: u32 = 3_600_000;
 
 /// The values of fields that a draft leaves out. Each value is within the field's range in `bound`.
@@ -97,102 +97,110 @@ impl Deref for FunctionSpec {
 #[non_exhaustive]
 pub struct SpecFields {
     pub name: Arc<str>,
-    /// The container image that runs the function. Needed for JOB and WARM.
+    /// The container image that runs the function. The modes JOB and WARM need an image.
     pub image: Option<String>,
-    /// When a node pulls the image: IfNotPresent (the default), Always or Never.
+    /// The policy by which a node pulls the image: IfNotPresent (the default), Always or Never.
     pub image_pull_policy: ImagePullPolicy,
-    /// Names of Secrets of the same namespace that hold registry credentials. None by default.
+    /// The names of the Secrets that hold the credentials of the image's registry. The Secrets are in the
+    /// function's namespace. The list is empty by default.
     pub image_pull_secrets: Vec<String>,
-    /// The program and its arguments, in place of the image's entry point. Empty by default: the
-    /// image's own is run.
+    /// The program and its arguments, which replace the image's entry point. The list is empty by default,
+    /// and the container then runs the image's own entry point.
     pub command: Vec<String>,
-    /// Environment variables of the function's container, by name. Those that the platform sets
-    /// itself (PORT, FUNCTION_NAME, TIMEOUT_MS and the like) are refused. `$(NAME)` is not expanded.
+    /// The environment variables of the function's container, by name. Variables that the platform sets, such
+    /// as PORT, FUNCTION_NAME and TIMEOUT_MS, are refused. `$(NAME)` is not expanded.
     pub env: BTreeMap<String, String>,
     pub resources: Resources,
-    /// A pod template (`metadata` and `spec`) that is merged over the pod that the platform would
-    /// make: volumes, node selectors, tolerations, sidecars. Objects are merged field by field, lists
-    /// of named things by name; the function's container is called `function`.
+    /// A pod template (`metadata` and `spec`) that is merged over the platform's pod, for example to add
+    /// volumes, node selectors, tolerations or sidecars. Objects are merged field by field, and lists of
+    /// named items by name. The function's container is called `function`.
     #[cfg_attr(feature = "schema", schemars(with = "schema::AnyObject"))]
     pub pod_template: Option<JsonObject>,
-    /// What the pod may do to its node: restricted (the default), or baseline for images that need root.
-    /// Without a cluster it is ignored.
+    /// What the pod may do to its node: restricted (the default), or baseline for an image that needs root.
+    /// Without a cluster this field is ignored.
     pub pod_security: PodSecurity,
-    /// How calls are run. JOB (the default; alias REMOTE): a Job of its own for each call. WARM (alias
-    /// DEPLOYMENT): pods that are kept and reused. POOL: calls go to `endpointUrl`. LOCAL: an echo
-    /// inside the control plane, for measurements.
+    /// How calls are run. JOB (the default; alias REMOTE) runs each attempt of a call in a Job of its own.
+    /// WARM (alias DEPLOYMENT) keeps pods and reuses them. POOL sends calls to `endpointUrl`. LOCAL is an
+    /// echo inside the control plane, for measurements.
     #[serde(rename = "executionMode")]
     pub given_mode: GivenMode,
     /// The mode for which the given name stands.
     #[serde(rename = "effectiveExecutionMode")]
     pub execution_mode: ExecutionMode,
-    /// Where the calls of a POOL function go, which needs one: `http://host:port/path` or
-    /// `http+unix:///path/to/socket:/path`. Without a path calls go to `/invoke`.
+    /// The address to which the calls of a POOL function go: `http://host:port/path` or
+    /// `http+unix:///path/to/socket:/path`. A POOL function needs this field. If the address has no path,
+    /// calls go to `/invoke`.
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub endpoint_url: Option<Endpoint>,
-    /// How long a call may take in milliseconds, its waiting included: 1 to 300000. By default what
-    /// the control plane's `--default-timeout-ms` says, which is 30000.
+    /// The time limit of a sync call, its waiting included, and of each attempt of an async call, in
+    /// milliseconds: 1 to 300000. The default is the control plane's `--default-timeout-ms`, which is 30000
+    /// if it is not given.
     pub timeout_ms: u32,
-    /// Calls that run at once in the whole function: 1 to 1024. By default what the control plane's
-    /// `--default-concurrency` says, which is 4.
+    /// The largest number of the function's calls that run at once: 1 to 1024. The default is the control
+    /// plane's `--default-concurrency`, which is 4 if it is not given.
     pub concurrency: u32,
-    /// Calls that may wait for a free place, of sync and of async ones each: 1 to 10000. More are
-    /// refused with 429. By default what the control plane's `--default-queue-size` says, which is 100.
+    /// The largest number of sync calls, and of async calls, that wait for a slot: 1 to 10000. Further calls
+    /// are refused with 429. The default is the control plane's `--default-queue-size`, which is 100 if it is
+    /// not given.
     pub queue_size: u32,
-    /// Attempts after the first one, for the reasons in `retryOn`: 0 to 10. By default what the
-    /// control plane's `--default-max-retries` says, which is 3.
+    /// The largest number of attempts after the first attempt of a call: 0 to 10. The default is the control
+    /// plane's `--default-max-retries`, which is 3 if it is not given.
     pub max_retries: u32,
-    /// For which failures a call that may have run already is run again: POD (its pod was lost),
-    /// TIMEOUT (its deadline passed), ERROR (the function raised, or answered with an error). By
-    /// default POD; an empty list means never.
+    /// The failures after which a call that may have run already is run again: POD (the pod was lost),
+    /// TIMEOUT (an attempt of an async call exceeded its time limit), ERROR (the function raised an error, or
+    /// answered with an error status). The default is POD. With an empty list such a call is never run again.
     pub retry_on: RetryOn,
     pub scaling_config: ScalingConfig,
-    /// How the watchdog of an image hands a call to its program: HTTP (the default), STDIO or FILE.
+    /// How the watchdog of an image passes a call to its program: HTTP (the default), STDIO or FILE.
     pub runtime_mode: RuntimeMode,
-    /// The command line of the program that the watchdog of an image runs. None by default: the
-    /// image names it.
+    /// The command line of the program that the watchdog of an image runs. By default the image names the
+    /// program.
     pub runtime_command: Option<String>,
-    /// The path at which a warm pod is asked whether it is ready: `/health` by default. 2xx is
-    /// ready, and so is 404 or 405 of a pod that never answered 2xx there.
+    /// The path at which the control plane asks a warm pod whether it is ready; `/health` by default. An
+    /// answer of 2xx means that the pod is ready. So does a 404 or 405, if the pod has never answered 2xx at
+    /// this path.
     pub health_path: String,
-    /// Whether the function is also served as an HTTP server, at `/fn/{name}`. By default true for WARM, and
-    /// false for POOL, because it opens every path of the endpoint. JOB and LOCAL are never served there.
+    /// Whether the function is also served as an HTTP server, at `/fn/{name}`. The default is true for WARM.
+    /// It is false for POOL, because serving the function there opens every path of its endpoint. JOB and
+    /// LOCAL functions are never served at this path.
     pub http: bool,
-    /// The origins of web pages that may send anything to `/fn/{name}`, for instance `https://example.org`;
-    /// `*` is every origin. None by default: pages of other origins may only read.
+    /// The origins of web pages that may send any request to `/fn/{name}`, for instance
+    /// `https://example.org`; `*` stands for every origin. The list is empty by default. Pages of other
+    /// origins may only read.
     pub allowed_origins: Vec<String>,
-    /// How long in milliseconds a call of `/fn/{name}` may go on without a byte from either side, once the pod
-    /// has begun to answer: 1 to 3600000; 60000 by default.
+    /// A call of `/fn/{name}` ends if no byte of its body or of its answer moves for this time, in
+    /// milliseconds: 1 to 3600000; 60000 by default.
     pub stream_idle_ms: u32,
-    /// How long in milliseconds a call of `/fn/{name}` may take from its start in a pod to its last byte: up to
-    /// 86400000; 3600000 by default. 0 is no limit.
+    /// The time limit of a call of `/fn/{name}`, from its start in a pod to its last byte, in milliseconds: 0
+    /// to 86400000; 3600000 by default. 0 means no limit.
     pub stream_max_ms: u32,
     pub local: LocalRun,
 }
 
-/// What a pod asks of its node. Nothing by default.
+/// The CPU and memory that a pod requests from its node. By default a pod requests nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Resources {
-    /// The CPU request, for instance `500m` or `2`. There is no CPU limit.
+    /// The CPU request, for instance `500m` or `2`. A pod has no CPU limit.
     pub cpu: Option<Quantity>,
-    /// Request and limit of memory, for instance `256Mi`.
+    /// The memory request, for instance `256Mi`. It is the memory limit, too.
     pub memory: Option<Quantity>,
 }
 
-/// How the function runs as processes on this machine. Kubernetes ignores it.
+/// How the function runs as processes on this machine. Kubernetes ignores this object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LocalRun {
-    /// The program and its arguments; replaces the function's `command`.
+    /// The program and its arguments. They replace the function's `command`.
     pub command: Vec<String>,
-    /// More environment variables by name; they replace those of the function's `env`.
+    /// Further environment variables, by name. They replace the variables of the same name in the function's
+    /// `env`.
     pub env: BTreeMap<String, String>,
-    /// A shell line that is run once in `directory` before the first process.
+    /// A shell line that is run one time in `directory`, before the first process.
     pub build: Option<String>,
     /// The absolute path of the folder in which the program runs.
     pub directory: Option<String>,
