@@ -27,8 +27,7 @@ use std::time::{Duration, Instant};
 type ProcessTest = (&'static str, fn());
 
 const AT_ONCE: usize = 4;
-/// The limit of one test. The limit is far above the usual time of a test, so a test that reaches it has
-/// hung.
+/// The time limit of one test. It is far above the usual time of a test, so a test that reaches it has hung.
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn tests() -> Vec<ProcessTest> {
@@ -108,7 +107,7 @@ fn begin(name: &str) -> Child {
     command.spawn().expect("a test process")
 }
 
-/// Returns whether a test succeeded; none while it runs. Kills a test that has reached its limit.
+/// Returns whether a test succeeded, or `None` while it runs. Kills a test that has reached its limit.
 fn end(child: &mut Child, since: Instant) -> Option<bool> {
     if let Some(status) = child.try_wait().expect("our child") {
         return Some(status.success());

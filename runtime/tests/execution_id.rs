@@ -162,8 +162,8 @@ fn a_program_by_stdio_cannot_change_it() {
 
 // --- the watchdog's relay, with a program that listens on a port only ---
 
-/// A program whose port the test itself serves. For each request, the test's server sends the head
-/// to `heads`, and takes from `answers` what to do next until the connection is closed.
+/// A program whose port the test itself serves. For each call, the test's server sends the head to `heads`,
+/// and then does what comes from `answers`.
 struct Scripted {
     pod: Program,
     heads: Receiver<String>,
@@ -174,9 +174,8 @@ enum Say {
     Bytes(Vec<u8>),
     /// Reads this many bytes of the body.
     Read(usize),
-    /// Sends the head of the next request to `heads`; an empty head if the connection has ended.
+    /// Sends the head of the next request to `heads`, or an empty text if the connection has ended.
     NextRequest,
-    /// Closes the connection while the request's body is unread.
     Reset,
     Close,
 }
@@ -319,7 +318,7 @@ fn the_relay_replaces_the_programs_own() {
     assert!(wire.closed());
 }
 
-/// Returns all bytes that come from the relay's socket after one call, until the connection ends.
+/// Returns all bytes of the relay's answer to one call, until the connection ends.
 fn everything(program: &Scripted, body: &[u8], script: impl FnOnce()) -> String {
     let mut stream = UnixStream::connect(program.pod.path("s")).expect("it listens");
     let patience = Some(Duration::from_secs(60));
@@ -329,7 +328,7 @@ fn everything(program: &Scripted, body: &[u8], script: impl FnOnce()) -> String 
     program.head();
     script();
     let mut all = Vec::new();
-    // An error is ignored, because a reset also ends the connection.
+    // A reset also ends the connection, so an error is ignored.
     let _ = stream.read_to_end(&mut all);
     String::from_utf8(all).expect("text")
 }
@@ -397,8 +396,8 @@ fn an_early_answer_passes_while_the_request_goes() {
     let patience = Some(Duration::from_secs(20));
     stream.set_read_timeout(patience).expect("a timeout");
     writer.set_write_timeout(patience).expect("a timeout");
-    // The body is larger than the buffers of the sockets, so it cannot be sent whole while the
-    // program does not read.
+    // The body is larger than the buffers of the sockets, so it cannot be sent whole while the program does
+    // not read.
     let sends = thread::spawn(move || writer.write_all(&bytes));
     program.head();
     program.say(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}");
@@ -410,8 +409,7 @@ fn an_early_answer_passes_while_the_request_goes() {
         answer.extend_from_slice(&some[..count]);
     }
     program.tell(Say::Close);
-    // The relay may read the rest of the body or refuse it. The sender must not hang in either
-    // case.
+    // The relay may read the rest of the body or refuse it. In both cases the sender must not hang.
     let _ = sends.join().expect("no panic");
 }
 

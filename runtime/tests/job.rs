@@ -1,5 +1,4 @@
-//! Job mode: one call, whose result is sent to the callback. A scripted peer stands in for the
-//! platform.
+//! Job mode: one call, whose result is sent to the callback. A scripted peer plays the platform.
 
 mod support;
 
@@ -143,7 +142,7 @@ fn an_unfetchable_input_is_the_calls_error() {
 fn a_callback_that_fails_is_tried_three_times() {
     let body = payload("1");
     let env = [("INVOCATION_PAYLOAD", body.as_str())];
-    // The connection of the second attempt closes without an answer.
+    // The peer closes the connection of the second attempt without an answer.
     let peer = Peer::start(&[FAILED, "", NO_CONTENT]);
     let mut job = start("echo", &peer, &env);
     assert_eq!(job.exit().code(), Some(0), "{}", job.said());

@@ -219,7 +219,7 @@ fn errors_and_panics_are_the_calls_alone() {
     }
 }
 
-/// Returns the input of the handlers that wait for a file.
+/// Returns the input for a handler that waits for a file.
 fn wait_input(pod: &Program) -> String {
     let path = |name: &str| pod.path(name).to_str().expect("UTF-8").to_owned();
     json!({ "began": path("began"), "gate": path("gate"), "ended": path("ended") }).to_string()
@@ -233,7 +233,6 @@ fn an_async_handler_is_dropped_at_its_deadline() {
     let answer = wire.answer();
     assert_eq!((answer.status, answer.code().as_str()), (504, "TIMEOUT"));
     assert_eq!(until_written(&pod.path("ended")), "dropped");
-    // The connection and the pod can still be used.
     assert_eq!(wire.call("GET", "/health", &[], b"").status, 200);
 }
 
@@ -311,8 +310,8 @@ fn an_unknown_handler_stops_the_start() {
     assert!(pod.said().contains("PORT"), "{}", pod.said());
 }
 
-/// The pod must not wake up when the client reads an answer. The test counts wake-ups, because a
-/// count does not depend on the load of the machine.
+/// The pod must not wake up when the client reads an answer. The number of wake-ups does not depend on the
+/// load of the machine, so the test counts them.
 #[test]
 fn a_call_wakes_the_pod_once() {
     const CALLS: u64 = 200;
@@ -331,8 +330,8 @@ fn a_call_wakes_the_pod_once() {
     let before = sleeps();
     for _ in 0..CALLS {
         wire.send_invoke("1", &[]);
-        // The pod gets time to sleep before the answer is read. After the read it gets time for a
-        // wrong wake-up before the next call comes.
+        // The first pause lets the pod sleep before the client reads the answer. The second one gives a wrong
+        // wake-up time to happen before the next call.
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(wire.answer().status, 200);
         std::thread::sleep(Duration::from_millis(1));
@@ -441,9 +440,8 @@ fn a_stopping_pod_serves_until_it_is_quiet() {
         let answer = pod.connect().call("GET", "/health", &[], b"");
         (answer.status == 503).then_some(())
     });
-    // The pod still takes calls, on old and on new connections. The function refuses the input `0`
-    // with a 400; without `x-not-started`, that answer shows that the call was started. The pod
-    // closes each connection after the call.
+    // The pod still takes calls, on old and on new connections. The 400 comes from the function, which
+    // refuses the input `0`. Without `x-not-started`, it shows that the call was started.
     for wire in [&mut idle, &mut pod.connect()] {
         let answer = wire.invoke("0");
         assert_eq!((answer.status, answer.header("x-not-started")), (400, None));

@@ -25,8 +25,8 @@ fn a_kill_from_elsewhere_is_called_oom() {
     assert_eq!(answer.message(), words);
 }
 
-/// A script with a child, a grandchild, and a stray: a process that left the group. All of them
-/// ignore SIGTERM, so that only SIGKILL ends them.
+/// A script that starts a child, a grandchild, and a stray: a process that left the group. Only SIGKILL ends
+/// them, because all of them ignore SIGTERM.
 const FAMILY: &str = r#"
     trap '' TERM
     sh -c 'trap "" TERM; sleep 1000 & echo $! > "$D/grandchild"; wait' &
@@ -77,7 +77,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
         while ! [ -s "$D/grandchild" ] || ! [ -s "$D/stray" ]; do sleep 0.01; done
         echo 1"#;
     let pod = pod(&format!("{FAMILY} {all_there}"));
-    // The answer comes although the rest of the family holds the pipes open.
+    // The call is answered although the rest of the family holds the pipes open.
     assert_eq!(pod.invoke("1").text(), "1");
     let pids = family(&pod);
     until_family_gone(&pod, &pids);
@@ -85,7 +85,7 @@ fn what_a_program_leaves_behind_ends_with_it() {
 
 #[test]
 fn calls_at_once_are_processes_at_once() {
-    // Each process waits for the other process.
+    // Each of the two processes ends only after the other one has started.
     let text = r#"
         read -r me
         touch "$D/here-$me"

@@ -126,7 +126,7 @@ fn two_files_will_do_as_well() {
         assert_eq!((answer.status, answer.code().as_str()), (status, code));
         assert!(answer.message().contains(part), "{}", answer.message());
     }
-    // Simultaneous calls have files of their own.
+    // Each call at the same time has files of its own.
     std::thread::scope(|scope| {
         for client in 10..18 {
             let pod = &pod;
@@ -143,8 +143,8 @@ fn fixed_files_serve_one_call_at_once() {
     let scratch = ScratchFolder::create();
     let file = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let (input, output) = (file("in.json"), file("out.json"));
-    // The program always uses these paths. If two processes ran at the same time, one of them would
-    // find the other's mark and fail.
+    // The program always uses these paths. If two processes ran at the same time, one of them would find the
+    // mark of the other one and fail.
     let text = format!(
         "test -e '{output}' && exit 9; mkdir '{0}.mark' || exit 8; sleep 0.02; \
          cp '{input}' '{output}'; rmdir '{0}.mark'",
@@ -157,7 +157,7 @@ fn fixed_files_serve_one_call_at_once() {
         ("INPUT_FILE", input.as_str()),
         ("OUTPUT_FILE", &output),
     ];
-    // The calls of two pods on one machine do not run at once either.
+    // Calls of two pods on one machine must not run at the same time either.
     let pods = [
         Program::start(&watchdog(), &line, &env),
         Program::start_in(scratch, &watchdog(), &line, &env),

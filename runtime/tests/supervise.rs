@@ -1,5 +1,5 @@
-//! The watchdog's HTTP mode: the watchdog starts a program that serves HTTP itself, watches it and
-//! restarts it.
+//! The watchdog's HTTP mode: the watchdog starts a program that is an HTTP server, watches it and restarts
+//! it.
 
 mod support;
 
@@ -71,8 +71,7 @@ fn a_program_that_died_is_started_anew() {
     assert!(pod.said().contains("SIGKILL"), "{}", pod.said());
 }
 
-/// Runs a script until the watchdog exits. Returns the number of runs, and the watchdog's last
-/// line.
+/// Runs a script until the watchdog exits. Returns the number of runs, and the watchdog's last line.
 fn gives_up(script: &str) -> (usize, String) {
     let scratch = ScratchFolder::create();
     let serves = script.contains("PROGRAM");
@@ -107,8 +106,8 @@ fn a_program_that_cannot_begin_ends_the_watchdog() {
     }
 }
 
-/// A program that opened its socket counts as one that has served: the platform may have sent calls
-/// to the socket before the watchdog's own probe found the program ready.
+/// A program that opened its socket counts as one that has served. Before the watchdog found it ready, the
+/// platform may have sent calls to the socket.
 #[test]
 fn a_program_with_its_own_socket_is_restarted() {
     let (runs, last) = gives_up(r#"echo run >> "$D/runs"; : > "$NANOFAAS_SOCKET"; exit 7"#);
@@ -245,8 +244,8 @@ fn a_job_is_one_call_to_the_program() {
     );
 }
 
-/// A server on `PORT` only. The input decides how the server treats a call: `wait`, `exit` with a
-/// status, `kill` by a signal, `close`, or an answer with a status and a body.
+/// A server on `PORT` only. The input decides what it does with a call: `wait`, `exit` with a status, `kill`
+/// by a signal, `close`, or an answer with a status and a body.
 const ENDS: &str = r#"
 import http.server, json, os, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -278,8 +277,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// Starts the watchdog with `ENDS`. This program is not in Rust, because the test programs in Rust
-/// do not end in these ways.
+/// The Rust programs of these tests do not end in the ways that `ENDS` does.
 fn start_ends(more: &[(&str, &str)]) -> Program {
     let scratch = ScratchFolder::create();
     let program = scratch.join("ends.py");
@@ -336,8 +334,8 @@ fn a_relayed_programs_end_answers_its_calls() {
             assert!(wire.closed());
         }
     }
-    // If the program closes a connection and still runs, the relay closes the platform's connection
-    // without an answer.
+    // If the program closes a connection and still runs, the relay closes the platform's connection without
+    // an answer.
     pod.until_up();
     let mut wire = pod.connect();
     wire.send_invoke(r#"["close"]"#, &[]);
@@ -352,7 +350,7 @@ fn a_stopped_relayed_program_answers_its_calls() {
     let mut wire = pod.connect();
     wire.send_invoke("\"wait\"", &[]);
     until_written(&pod.path("waits"));
-    // Python does not handle SIGTERM, so the program ends at once.
+    // This Python program does not handle SIGTERM, so it ends at once.
     pod.signal(Signal::SIGTERM);
     let answer = wire.answer();
     assert_eq!((answer.status, answer.code().as_str()), (502, "POD_LOST"));

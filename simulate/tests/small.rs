@@ -32,7 +32,7 @@ fn one_slot() -> Value {
     json!({"executionMode": "POOL", "endpointUrl": "http://127.0.0.1:9/", "concurrency": 1})
 }
 
-/// With one slot, the second call waits 90 ms and the third 180 ms.
+/// The second call waits 90 ms, and the third one 180 ms.
 #[test]
 fn three_calls_at_one_slot() {
     let report = play(
@@ -64,8 +64,8 @@ fn three_calls_at_one_slot() {
     assert_eq!(most, Some(2));
 }
 
-/// The first call is measured. Of the four calls that arrive while another one runs, the first two
-/// have enough time and are admitted; no admitted call misses its deadline.
+/// The first call is measured. Of the four calls that arrive while another one runs, the first two have
+/// enough time and are admitted.
 #[test]
 fn a_hopeless_call_is_refused_by_prediction() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n200,100,\n210,100,350\n220,100,350\n\
@@ -81,8 +81,8 @@ fn a_hopeless_call_is_refused_by_prediction() {
     );
 }
 
-/// Before a call is measured, nothing is predicted: the second call times out in the queue, and the
-/// third call is interrupted.
+/// Admission predicts nothing before a call is measured. The second call times out in the queue, and the
+/// third one is interrupted.
 #[test]
 fn deadlines_pass_where_nothing_was_measured() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,50\n20,100,100\n";
@@ -99,8 +99,7 @@ fn deadlines_pass_where_nothing_was_measured() {
     );
 }
 
-/// The second call cannot succeed, and if it is admitted, it holds the slot that the third call
-/// needs.
+/// The second call cannot succeed. If it is admitted, it holds the slot that the third call needs.
 #[test]
 fn perfect_knowledge_keeps_the_slot_for_success() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,150\n20,100,200\n";
@@ -117,8 +116,7 @@ fn a_full_queue_refuses_by_depth() {
     assert_eq!((summary.made_it, summary.refused_depth), (2, 1));
 }
 
-/// The `minReplicas` pod serves the first call. The second call needs another pod, whose start
-/// takes 50 ms.
+/// The `minReplicas` pod serves the first call. The second call needs another pod, whose start takes 50 ms.
 #[test]
 fn warm_pods_are_started_for_what_waits() {
     let fields = json!({
@@ -132,7 +130,7 @@ fn warm_pods_are_started_for_what_waits() {
         (2, 1, 2)
     );
     assert_eq!(summary.wait_ms.max, Some(50.0));
-    // One pod lives for 1.06 s; the other pod lives from 10 ms on, so for 1.05 s.
+    // One pod lives for 1.06 s. The other one lives from 10 ms on, so for 1.05 s.
     assert!(
         (summary.pod_seconds - (1.06 + 1.05)).abs() < 1e-9,
         "{}",
@@ -150,7 +148,7 @@ fn a_job_is_started_for_each_call() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n0,100,\n0,100,\n10,100,250\n";
     let summary = play(&fields, Some(50), trace).summary;
     assert_eq!((summary.starts, summary.pods_max), (4, 2));
-    // The third call begins at 150 ms and ends at 300 ms; the fourth is interrupted while it runs.
+    // The third call begins at 150 ms and ends at 300 ms. The fourth one is interrupted while it runs.
     assert_eq!((summary.made_it, summary.timed_out_running), (3, 1));
     assert_eq!(summary.total_ms.max, Some(300.0));
     assert_eq!(summary.made_it_with_perfect_knowledge, Ok(3));
@@ -170,8 +168,8 @@ fn async_calls_wait_for_sync_ones() {
     assert_eq!(summary.timed_out_running, 1);
 }
 
-/// Each start takes too long and fails after 120 s. The sync call's deadline of 5 minutes passes during the
-/// third start; the async call ends with the third failure.
+/// Each start fails after 120 s. The sync call's deadline of 5 minutes passes during the third start. The
+/// async call ends with the third failure.
 #[test]
 fn calls_end_where_no_pod_comes_up() {
     let fields = json!({
@@ -214,8 +212,7 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(run(), run());
 }
 
-/// The platform stops the start of a Job after 120 s, like the start of a pod. With perfect knowledge the
-/// call is not admitted.
+/// The platform stops the start of a Job after 120 s. With perfect knowledge the call is not admitted.
 #[test]
 fn a_job_that_starts_too_long_fails() {
     let fields = json!({"executionMode": "JOB", "image": "i:1", "timeoutMs": 300_000});
@@ -235,7 +232,7 @@ fn a_job_that_starts_too_long_fails() {
     assert_eq!(late.timed_out_starting, 1);
 }
 
-/// With async calls perfect knowledge would be a guess, whose result may be worse than that of the product.
+/// For async calls, perfect knowledge would be a guess that may be worse than the product's admission.
 #[test]
 fn perfect_knowledge_is_of_sync_calls_only() {
     let trace = "at_ms,service_ms,class\n0,100,\n1,100,async\n";

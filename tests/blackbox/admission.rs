@@ -15,7 +15,6 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Checks a refusal and its headers.
 #[track_caller]
 fn expect_refusal(answer: Answer, reason: &str) {
     let answer = answer.expect_error(429, "TOO_MANY_REQUESTS");
@@ -132,7 +131,7 @@ fn memory_is_charged_by_declared_length_and_returned() {
     let mut wire = RawClient::connect(plane.listen);
     wire.send(expecting("memory", 40 * 1024).as_bytes());
     expect_refusal(wire.answer(), "memory");
-    // An unknown function is refused before memory is checked.
+    // The plane refuses an unknown function before it checks memory.
     plane
         .send(&large("unknown"))
         .expect_error(404, "FUNCTION_NOT_FOUND");
@@ -176,8 +175,8 @@ fn a_full_queue_refuses_and_counts_live_calls() {
     let (mut left, mut leaving) = (begin("left"), begin("leaving"));
     plane().wait_for("depth", 2, 1);
     expect_refusal(plane().invoke("depth", &json!("refused")), "depth");
-    // Next, two clients leave, one call is cancelled and one call times out. None of these calls counts in
-    // the depth any more.
+    // Next, two clients leave, one call is cancelled and one times out. After each of these steps, the depth
+    // must be 0 again.
     left.finish();
     drop(leaving);
     plane().wait_for("depth", 0, 1);
@@ -251,8 +250,8 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // Admission predicts a wait only if a call has been measured and a call waits. Otherwise it accepts a
-    // call with a short deadline.
+    // The clients' calls need about 300 ms and `hasty` allows 100 ms. Admission accepts `hasty` nevertheless
+    // while no call has been measured, or no call waits.
     let mut first = begin();
     pod.wait_calls(1);
     let mut second = begin();
@@ -303,8 +302,8 @@ fn later_async_calls_refuse_no_sync_one() {
         .map(|_| plane().enqueue("after", &json!(1)))
         .collect();
     plane().wait_for("after", 59, 1);
-    // The 60 async calls ahead of the sync call would take 18 s. But sync calls go before async calls, so the
-    // sync call waits for only one or two async calls.
+    // The 60 async calls would take 18 s. A sync call goes before them, so it waits for only one or two of
+    // them.
     let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
     let mut sync = sync.begin(plane().listen);
     plane().wait_for("after", 60, 1);
@@ -361,8 +360,8 @@ fn calls_begin_in_the_order_they_came() {
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
-        // With several io threads, the calls keep this order only if each call is counted before the next
-        // call is sent.
+        // With several io threads, the order is certain only if each call is counted before the next one is
+        // sent.
         wires.push(Request::invoke("order", &json!(number)).begin(plane().listen));
         let waiting = u32::try_from(wires.len() - 1).expect("few");
         plane().wait_for("order", waiting, 1);
@@ -412,7 +411,8 @@ fn sync_calls_go_first_and_async_ones_follow() {
 
 #[test]
 fn a_full_call_table_refuses_as_memory() {
-    // The size of the call table of one io thread. The test uses one connection and therefore one io thread.
+    // The size of the call table of one io thread. The test uses one connection, so all calls are in one
+    // table.
     const CALLS: usize = 16_384;
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::held(&Gate::default());
@@ -433,7 +433,7 @@ fn a_full_call_table_refuses_as_memory() {
             } else if answer.header("x-queue-reject-reason") != Some("depth") {
                 first.get_or_insert(answer);
             } else {
-                // The call was refused because the lane's ring to a pinned scheduler was full.
+                // The lane's ring to a pinned scheduler was full, so the call was refused.
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

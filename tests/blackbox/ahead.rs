@@ -1,5 +1,5 @@
-//! Bytes that clients send before they read: small requests whose answers are not read, heads
-//! without an end, and pipelined requests while memory is short.
+//! Checks that the plane charges the bytes that clients send ahead: small requests whose answers they do not
+//! read, heads without an end, and pipelined requests while memory is short.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -14,7 +14,6 @@ use serde_json::json;
 
 use crate::shortage::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
 
-/// Clients send many small requests at once and read none of the answers.
 #[test]
 fn requests_behind_unread_answers_are_charged() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -39,7 +38,6 @@ fn requests_behind_unread_answers_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// Clients send a large head without its end.
 #[test]
 fn heads_that_are_not_whole_are_charged() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -69,7 +67,7 @@ fn heads_that_are_not_whole_are_charged() {
     }
     assert!(refused > 0);
     assert!(inflight(&plane) <= 16 * MIB);
-    // The rest of a charged head is sent, and the complete request is answered.
+    // When the rest of a charged head comes, the request is answered.
     let first = &mut begun[0];
     first.send(b"\r\nHost: localhost\r\n\r\n");
     first.answer().expect(200);
@@ -77,8 +75,8 @@ fn heads_that_are_not_whole_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// While other calls use the whole budget, the plane does not read the bytes that a client sends ahead. It
-/// reads them after it has answered the client's earlier call.
+/// The calls of `fill` use the whole budget. Meanwhile the plane does not read a request that its client has
+/// sent ahead.
 #[test]
 fn pipelined_requests_are_served_in_turn_without_memory() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -92,13 +90,13 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     };
     register("full");
     register("ahead");
-    // The call has a key, so it goes on even if its client leaves. The plane therefore need not notice that,
-    // and reads nothing from this client while the call runs.
+    // The call has a key, so it goes on even if its client leaves. While it runs, the plane therefore reads
+    // nothing from its client.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());
     pod.wait_calls(1);
-    // The held calls leave so little of the budget that only a small call fits, and no large read.
+    // The held calls leave room for a small call, but for no large read.
     let held = fill(&plane, &pod, 16 * MIB);
     // The head alone is longer than the bytes that the plane reads without a charge.
     let padded = Request::invoke("ahead", &json!(1)).header("X-Pad", &"p".repeat(3000));
@@ -108,7 +106,7 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     wire.answer().expect(200);
     let second = wire.answer();
     if second.status != 200 {
-        // The second call is refused if it was read before the other calls had ended.
+        // If the plane reads the second call before the other calls have ended, it refuses the call.
         second.expect_error(429, "TOO_MANY_REQUESTS");
     }
     eventually("nothing is charged", || inflight(&plane) == 0);

@@ -36,9 +36,8 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// Starts an endpoint like `endpoint`, but on a Unix socket that holds at most 200 KiB of unread bytes. When
-/// a write to a Unix socket returns, the peer can already read the bytes. Over TCP the transfer could take
-/// longer than a pause of these tests.
+/// Like `endpoint`, but on a Unix socket, which holds at most 200 KiB of unread bytes. When a write returns,
+/// the peer can read the bytes. Over TCP this could take longer than the pauses of these tests.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -97,7 +96,6 @@ fn length(head: &str) -> usize {
     header(head, "content-length").parse().expect("a length")
 }
 
-/// Returns an answer with these bytes, of type application/octet-stream.
 fn octets(body: &[u8]) -> Vec<u8> {
     let mut answer = head("200 OK", body.len(), "");
     answer.extend_from_slice(body);
@@ -112,7 +110,6 @@ fn head(status: &str, length: usize, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns `body`, padded to `size` bytes.
 fn filled(body: &[u8], size: usize) -> Vec<u8> {
     let mut body = body.to_vec();
     body.resize(size.max(body.len()), b' ');
@@ -127,8 +124,8 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
         let answer = call(name, body.clone()).expect(200);
         assert_eq!(answer.text().into_bytes(), body, "caller {caller}, {size}");
         did.recv_timeout(PATIENCE).expect("the pod goes on");
-        // The plane notices the pod's action in an iteration that begins during this pause. It guarantees
-        // nothing for a call that it reads in the same iteration as the action.
+        // The plane notices the pod's action in an iteration during this pause. A call that it reads in the
+        // same iteration as the action has no guarantee.
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -143,7 +140,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             std::thread::spawn(move || {
                 while let Some((_, body)) = request(&mut stream, true) {
                     stream.write_all(&octets(&body)).expect("it is taken");
-                    // During this pause the plane receives the call's own answer.
+                    // The plane receives the call's own answer during this pause.
                     std::thread::sleep(Duration::from_millis(10));
                     let other = filled(b"of another call", size);
                     stream.write_all(&octets(&other)).expect("it is taken");
@@ -209,8 +206,8 @@ fn a_pod_may_answer_before_all_is_sent() {
         };
         let mut left = length(&request_head);
         let mut bytes = [0; 65536];
-        // The pod answers before it reads the body. If the plane did not read while it sends, the plane and
-        // the pod would wait for each other here.
+        // The pod answers before it reads the body. A plane that reads the answer only after it has sent the
+        // body would wait here for ever.
         let mut goes_on = stream.write_all(&head("200 OK", left, "")).is_ok();
         while goes_on && left > 0 {
             if body.is_empty() {
@@ -263,7 +260,7 @@ fn a_reset_ends_a_lengthless_answer_as_lost() {
         let half =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nthe first";
         stream.write_all(half).expect("it is taken");
-        // The plane must receive the bytes before the reset arrives, because a reset discards unread bytes.
+        // A reset discards unread bytes, so the plane must receive them before the reset.
         std::thread::sleep(Duration::from_millis(50));
         let at_once = nix::libc::linger {
             l_onoff: 1,
@@ -298,7 +295,7 @@ fn an_answer_for_another_call_is_lost() {
     call("foreign", b"x".to_vec()).expect(200);
     call("foreign", b"x".to_vec()).expect(200);
     let over: Vec<_> = pod.calls().iter().map(|got| got.connection).collect();
-    // Each io thread has its own connections to the pod, so the numbers are known only with one io thread.
+    // Each io thread has its own connections to the pod, so only one io thread gives certain numbers.
     if io_threads() == 1 {
         assert_eq!(over, [0, 1, 1]);
     } else {

@@ -223,7 +223,7 @@ fn a_json_type_with_parameters_is_json() {
     }
 }
 
-/// Calls a function whose pod answers with this type and body, and returns the plane's answer.
+/// Calls a function whose pod answers with this type and body.
 #[track_caller]
 fn answered(name: &str, content_type: Option<&'static str>, body: &'static [u8]) -> Answer {
     let header = content_type
@@ -327,7 +327,7 @@ fn a_pods_answer_may_have_any_framing() {
         let answer = plane().invoke("chunked-answer", &json!(1)).expect(200);
         assert_eq!(answer.body, b"abc0123456789");
     }
-    // Each io thread has one connection to the pod, which all of its calls use.
+    // Each io thread uses at most one connection to the pod for all of its calls.
     assert!(chunked.connections() <= io_threads());
     let closing = ScriptedPod::saying("HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nuntil the end");
     plane().register(&pool("closing-answer", &closing));
@@ -350,7 +350,7 @@ fn a_pods_answer_may_have_any_framing() {
 
 #[test]
 fn a_pod_connection_with_unread_bytes_is_dropped() {
-    // The pod sends a second answer without a request. The next call must not get that second answer.
+    // The pod sends a second answer that was not asked for. The next call must not get that answer.
     let pod = ScriptedPod::tcp(|got, line| {
         line.json(&got.number.to_string());
         std::thread::sleep(Duration::from_millis(if got.number == 0 { 0 } else { 30 }));
@@ -360,8 +360,7 @@ fn a_pod_connection_with_unread_bytes_is_dropped() {
     for number in 0..4 {
         let answer = plane().invoke("smuggled", &json!(1)).expect(200).json();
         assert_eq!(answer["output"], number);
-        // Wait until the pod's second answer has arrived, because the plane can only notice bytes that have
-        // arrived.
+        // The plane can only notice bytes that have arrived. The second answer arrives during this pause.
         std::thread::sleep(Duration::from_millis(60));
     }
     assert_eq!(pod.connections(), 4);

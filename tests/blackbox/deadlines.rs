@@ -83,8 +83,8 @@ fn an_expired_time_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // The message is the same if the pod itself reports a timeout shortly before the deadline. If the call
-    // has time left, its code and message are those that the pod reports.
+    // A timeout that the pod reports shortly before the deadline gets the same message. If the call has time
+    // left, the plane passes on the pod's code and message.
     let late = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
         line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)
@@ -253,14 +253,15 @@ fn what_cannot_have_begun_is_always_retried() {
         tries("unbegun-once", &rule(0), &refusing(100)),
         (1, unreachable)
     );
-    // A 503 without the header `X-Not-Started` may come from an attempt that ran the function, so there is no
-    // retry.
+    // A 503 without `X-Not-Started` may come from an attempt that ran the function, so the call is not
+    // retried.
     let busy = ScriptedPod::tcp(|_, line| line.answer(503, "", b""));
     assert_eq!(
         tries("busy", &rule(3), &busy),
         (1, "HANDLER_ERROR".to_owned())
     );
-    // With another status than 503, the header comes from the function itself, so there is no retry either.
+    // With another status than 503, the header comes from the function itself, so the call is not retried
+    // either.
     let odd = ScriptedPod::tcp(|_, line| line.answer(500, "X-Not-Started: true\r\n", b""));
     assert_eq!(
         tries("odd", &rule(3), &odd),
@@ -405,8 +406,7 @@ fn a_large_calls_leaving_client_is_noticed() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("large-left", &pod));
-    // The body is longer than the bytes that the plane reads ahead of a call, so the plane uses larger reads
-    // for this connection.
+    // For a body that is longer than the bytes that it reads ahead of a call, the plane uses larger reads.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
         let mut wire = RawClient::connect(plane().listen);

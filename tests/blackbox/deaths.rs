@@ -40,8 +40,7 @@ fn an_exiting_worker_is_replaced_its_call_lost() {
     let answer = plane().invoke("exits", &json!("exit"));
     answer.expect_failure(502, "error", "POD_LOST");
     assert_eq!(folder.read("runs").as_deref(), Some("x"));
-    // A call that arrives before the next worker is ready fails with 502, because the function has no
-    // retries.
+    // A call before the next worker is ready fails with 502, because the function has no retries.
     eventually("another worker answers", || {
         let answer = plane().invoke("exits", &json!(2));
         assert!(matches!(answer.status, 200 | 502), "{}", answer.text());
@@ -61,9 +60,8 @@ fn a_pod_serves_on_after_a_lost_worker() {
     assert_eq!(answer["error"]["message"], message);
     let again = plane().invoke("tells", &json!(0)).expect(200).json();
     assert_eq!(again["output"], pid, "the same pod");
-    // With retries, the next attempt starts at once, because the pod reports the end of its worker. Without
-    // that report, the call would first wait two seconds for the end of the pod, but only the worker has
-    // ended.
+    // The pod reports the end of its worker, so the next attempt starts at once. Without this report, the
+    // call would wait two seconds for the end of the pod.
     plane().replace(&with(function, &json!({"maxRetries": 5})));
     let once = Request::invoke("tells", &json!(1)).header("X-Timeout-Ms", "1500");
     plane().send(&once).expect(200);

@@ -10,7 +10,6 @@ use nanofaas_testkit::pod::ScriptedPod;
 use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
-/// Starts a plane with too few descriptors for a hundred clients.
 fn plane() -> ControlPlane {
     ControlPlane::start_in_shell(
         "ulimit -n 96; exec \"$@\"",
@@ -26,15 +25,15 @@ fn idle_clients_make_room_for_new_ones() {
     let silent: Vec<_> = (0..150)
         .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
         .collect();
-    // The call may have to wait, because the plane closes a connection that has never sent a byte only after
-    // a second.
+    // The plane closes a connection that has never sent a byte only after a second, so this call may have to
+    // wait.
     assert_eq!(
         plane.invoke("room", &json!(1)).expect(200).json()["output"],
         1
     );
     Request::get("/healthz").send(plane.management).expect(200);
     drop(silent);
-    // Clients whose call was answered are idle, too. The plane closes their connections as soon as it needs
+    // A client whose call was answered is idle, too. The plane closes its connection as soon as it needs
     // descriptors.
     let served: Vec<_> = (0..150)
         .map(|at| {

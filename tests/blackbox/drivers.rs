@@ -11,8 +11,8 @@ use nanofaas_testkit::control_plane::program;
 use nanofaas_testkit::wait::PATIENCE;
 use serde_json::Value;
 
-/// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is not a `ControlPlane`, because
-/// a `ControlPlane` fails the test if the process panics.
+/// A plane whose `io_uring_enter` fails after `allowed` successful calls. A `ControlPlane` would fail the
+/// test if the process panics, so this is none.
 struct Sandboxed {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
@@ -60,7 +60,7 @@ impl Sandboxed {
         panic!("it ended: {seen:#?}");
     }
 
-    /// Waits until the plane is ready. Returns the plane's driver and address.
+    /// Waits until the plane is ready. Returns its driver and address.
     fn ready(&mut self) -> (String, SocketAddr) {
         self.wait(|line| {
             let line: Value = serde_json::from_str(line).ok()?;

@@ -1,5 +1,5 @@
-//! The record of an execution: its fields, how long the plane keeps the record, and that the record never
-//! changes after the execution has ended.
+//! The record of an execution: its fields, how long the plane keeps it, and that it never changes after the
+//! execution has ended.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 /// Checks that a time is in RFC 3339 and UTC, and returns it with nine digits after the point. Texts of this
-/// form have the same length, so their alphabetical order is the order of the times.
+/// form sort in the order of their times.
 fn time(value: &Value) -> String {
     let text = value.as_str().unwrap_or_else(|| panic!("no time: {value}"));
     let shape: String = text
@@ -161,8 +161,8 @@ fn a_plain_sync_call_leaves_a_record() {
 #[test]
 fn the_last_4096_plain_sync_calls_are_remembered() {
     plane().register(&local("many"));
-    // The calls use one connection and therefore one io thread, because each io thread keeps 4096 records of
-    // its own.
+    // Each io thread keeps 4096 records of its own. All calls use one connection, so one io thread serves
+    // them.
     let mut wire = RawClient::connect(plane().listen);
     let request = Request::invoke("many", &json!(1)).bytes();
     let mut ids = Vec::new();
@@ -173,8 +173,7 @@ fn the_last_4096_plain_sync_calls_are_remembered() {
     plane()
         .get(&format!("/v1/executions/{}", ids[0]))
         .expect(404);
-    // The test reads fewer than the 4096 kept records, because the calls of other tests on the same plane
-    // replace some of these records.
+    // Calls of other tests on the same plane replace some of the 4096 records, so the test reads only 3000.
     for id in &ids[ids.len() - 3000..] {
         wire.send(&Request::get(&format!("/v1/executions/{id}")).bytes());
         wire.answer().expect(200);
@@ -254,7 +253,7 @@ fn past_the_budget_the_oldest_finished_goes_first() {
         (1..=6).contains(&there),
         "{there} outputs of 30 KiB in 200 KiB"
     );
-    // The oldest execution is evicted first, whichever io thread owns it.
+    // The store evicts the oldest execution first, whichever io thread owns it.
     let oldest = ids.iter().position(is_there).expect("one at least");
     assert!(ids[oldest..].iter().all(is_there), "not the oldest first");
     assert_eq!(plane.status(&unfinished)["status"], "running");
@@ -309,7 +308,7 @@ fn an_id_is_known_only_whole() {
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
         // The first two characters of an id are the number of the io thread. The others hold the index of the
-        // record and random bits, and a change of any of these characters must give a 404.
+        // record and random bits; a change of any of them must give a 404.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

@@ -164,8 +164,7 @@ fn a_pod_hears_the_host_of_its_endpoint() {
         &json!({"endpointUrl": url}),
     ));
     plane().register(&pool("foreign-host-unix", &unix));
-    // The name may still be unresolved when the registration is answered, because the plane resolves the name
-    // while it registers the function.
+    // The plane may still be resolving the name when it answers the registration.
     for name in ["foreign-host-tcp", "foreign-host-unix"] {
         eventually("the name is resolved", || {
             plane().invoke(name, &json!(1)).status == 200
@@ -189,7 +188,7 @@ fn only_space_around_an_output_is_dropped() {
     let kept = plane().get(&format!("/v1/executions/{id}/output"));
     assert_eq!(kept.expect(200).text(), output);
     // A LOCAL function returns its input. The plane drops the space around `input` and keeps the space inside
-    // `input`.
+    // it.
     plane().register(&local("foreign-space-local"));
     let request = Request::new("POST", "/v1/functions/foreign-space-local:invoke");
     let spaced = " { \"input\" : [ 1 ]\n } \n";
@@ -242,7 +241,7 @@ fn json_by_its_suffix_is_json() {
     }
 }
 
-/// Encoded bytes. The plane never decodes them; only the function or the client would.
+/// Encoded bytes. The plane must not decode them.
 const ENCODED: &[u8] = b"\x1f\x8b\x08\x00 whatever";
 
 fn encoded(name: &str, action: &str, content_type: &str) -> Request {
@@ -270,7 +269,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
         assert_eq!(answer.header("content-encoding"), Some("gzip"));
         assert_eq!(answer.header("content-type"), Some(back));
         assert_eq!(answer.body, ENCODED);
-        // A stored output keeps its encoding, too. Here the second answer comes from the store.
+        // A stored output keeps its encoding, too. The second answer comes from the store.
         let keyed = encoded(name, "invoke", content_type).header("Idempotency-Key", content_type);
         for _ in 0..2 {
             let answer = plane().send(&keyed).expect(200);
@@ -285,7 +284,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
         let kept = kept.expect(200);
         assert_eq!(kept.header("content-encoding"), Some("gzip"));
         assert_eq!(kept.body, ENCODED);
-        // A body with the same bytes and another encoding counts as another body.
+        // The same bytes in another encoding count as another body.
         let other = Request::new("POST", &format!("/v1/functions/{name}:invoke"));
         let other = other
             .body(content_type, ENCODED)
@@ -299,7 +298,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
             .iter()
             .all(|got| got.header("content-encoding") == Some("gzip"))
     );
-    // The encoding `identity` means that the body is not encoded, so neither side gets a Content-Encoding.
+    // `identity` means that the body is not encoded, so neither pod nor client gets a Content-Encoding.
     let plain = Request::new("POST", "/v1/functions/foreign-encoded:invoke");
     let plain = plain
         .body("a/b", "x")
@@ -346,7 +345,7 @@ fn what_is_read_here_must_not_be_encoded() {
         let message = answer["error"]["message"].as_str().expect("a message");
         assert!(message.contains("encoded (br)"), "{message}");
     }
-    // The plane does not decode a body, so it takes no error message from an encoded body.
+    // The plane does not decode an encoded body, so it takes no error message from it.
     let headers = format!("{JSON}Content-Encoding: br\r\n");
     let pod = ScriptedPod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
     plane().register(&pool("foreign-encoded-words", &pod));
@@ -358,7 +357,6 @@ fn what_is_read_here_must_not_be_encoded() {
     );
 }
 
-/// Converts an HTTP date to seconds since 1970.
 #[track_caller]
 fn epoch_s(date: &str) -> u64 {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -369,7 +367,7 @@ fn epoch_s(date: &str) -> u64 {
     assert_eq!(date.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let month = MONTHS.find(month).expect("a month") as u64 / 3 + 1;
-    // This calculation lets the year begin in March, so that a leap day is the last day of its year.
+    // The year begins in March here, so that a leap day is the last day of its year.
     let (year, month) = if month > 2 {
         (number(year), month - 3)
     } else {
@@ -427,8 +425,7 @@ fn every_answer_has_its_date() {
         let date = answer
             .header("date")
             .unwrap_or_else(|| panic!("{request:?}"));
-        // The date may be a second older than the request, because the plane rewrites it at most once a
-        // second.
+        // The plane writes the date at most once a second, so it may be a second older than the request.
         let allowed = before_s - 1..=now_s().as_secs();
         assert!(allowed.contains(&epoch_s(date)), "{date} {request:?}");
     }
@@ -436,8 +433,8 @@ fn every_answer_has_its_date() {
 
 #[test]
 fn a_pods_keep_alive_is_kept_to() {
-    // The plane uses a connection again only if the pod keeps it for at least two seconds, because the plane
-    // subtracts a second for the transfer.
+    // The plane subtracts a second from the pod's time for the transfer. It uses a connection again only if a
+    // second or more is left.
     for (name, header, connections) in [
         ("none", "", 1),
         ("long", "Keep-Alive: timeout=60, max=100\r\n", 1),
@@ -447,8 +444,8 @@ fn a_pods_keep_alive_is_kept_to() {
         let pod = ScriptedPod::tcp(move |_, line| line.answer(200, header, b"1"));
         let name = format!("foreign-keeps-{name}");
         plane().register(&pool(&name, &pod));
-        // The test uses one client connection and therefore one io thread, because each io thread has its own
-        // connections to the pod.
+        // Each io thread has its own connections to the pod. The test uses one client connection, so one io
+        // thread serves it.
         let request = Request::invoke(&name, &json!(1));
         let mut wire = request.begin(plane().listen);
         wire.answer().expect(200);

@@ -17,14 +17,14 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Registers a POOL function that is served at `/fn/`, whose endpoint has no path.
+/// Registers a POOL function that is served at `/fn/`. Its endpoint has no path.
 fn register(name: &str, pod: &ScriptedPod, more: &Value) {
     let url = pod.url.replace("/invoke", "/");
     let http = json!({"endpointUrl": url, "http": true, "concurrency": 4});
     plane().register(&with(with(pool(name, pod), &http), more));
 }
 
-/// Starts a pod that answers every call with its request line and its headers, one a line.
+/// Starts a pod that answers each call with the call's request line and headers, one a line.
 fn mirror() -> ScriptedPod {
     ScriptedPod::tcp(|got, line| {
         let mut text = got.first_line.clone();

@@ -1,6 +1,5 @@
 //! Python functions for tests, correct ones and faulty ones.
 
-/// Returns the pid of the process that answers.
 pub(crate) const PID: &str = "
 import os
 def handle(input):
@@ -14,7 +13,6 @@ def handle(input):
     return [os.getpid(), os.getppid()]
 ";
 
-/// Logs its input as a warning.
 pub(crate) const WARNS: &str = "
 import logging
 def handle(input):
@@ -26,7 +24,7 @@ def handle(input):
     return input
 ";
 
-/// Returns the pid after a pause that is so long that concurrent calls need more pods.
+/// Sleeps for so long that concurrent calls need more pods.
 pub(crate) const SLOW_PID: &str = "
 import os, time
 def handle(input):
@@ -58,7 +56,7 @@ def handle(input):
         raise
 ";
 
-/// Does the same as STOPPED, but as a coroutine, which has no thread of its own. With input 1, returns at
+/// Does the same as `STOPPED` in a coroutine, which has no thread of its own. The input 1 makes it return at
 /// once.
 pub(crate) const STOPPED_ASYNC: &str = "
 import asyncio
@@ -130,7 +128,7 @@ def handle(input):
     raise ValueError('not that')
 ";
 
-/// Writes a file named by its pid during the first call, so that a test can kill the process.
+/// In the first call, writes a file that is named by its pid, so that a test can kill the process.
 pub(crate) const TO_BE_KILLED: &str = "
 import os, time
 told = False
@@ -143,7 +141,6 @@ def handle(input):
     return input
 ";
 
-/// Starts a child and a grandchild.
 pub(crate) const FAMILY: &str = "
 import os, subprocess
 child = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $! > grandchild; wait'])
@@ -171,8 +168,8 @@ def handle(input):
     return os.environ['NANOFAAS_READY_URL']
 ";
 
-/// A program, not a handler. It answers the first `input` attempts of a call with POD_LOST, as the parent of
-/// a lost worker does. It answers later attempts with its pid.
+/// A program, not a handler. It answers the first `input` attempts of a call with POD_LOST, as a pod does
+/// whose worker is lost. It answers later attempts with its pid.
 pub(crate) const TELLS_OF_ITS_WORKER: &str = "
 import http.server, json, os, socketserver
 class Handler(http.server.BaseHTTPRequestHandler):

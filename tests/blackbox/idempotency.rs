@@ -1,5 +1,5 @@
-//! A key joins several requests into one call: which request runs, which requests wait for the result, which
-//! requests are refused, and when a key expires.
+//! A key joins several requests into one call: which request runs, which ones wait for the result, which ones
+//! are refused, and when a key expires.
 
 use std::time::Duration;
 

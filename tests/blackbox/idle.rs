@@ -11,8 +11,8 @@ use nanofaas_testkit::wait::eventually;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// Returns the number of sleeps and the CPU time of each thread, the latter in hundredths of a second. A
-/// thread that never sleeps shows only in the CPU time.
+/// Returns for each thread the number of its sleeps and its CPU time in hundredths of a second. A thread that
+/// never sleeps shows only in the CPU time.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {
@@ -51,8 +51,8 @@ fn until_still(plane: &ControlPlane) {
     }
 }
 
-/// The plane becomes idle although it still has executions. `until_still` waits long enough for idle pod
-/// connections to close (half a minute), but not long enough for executions to expire.
+/// The plane must become idle although it still has executions. `until_still` waits at most 90 s: longer than
+/// the plane keeps idle pod connections, and shorter than it keeps executions.
 #[test]
 fn nothing_wakes_an_idle_plane() {
     let plane = ControlPlane::start(&[]);
@@ -68,17 +68,15 @@ fn nothing_wakes_an_idle_plane() {
     }
     Request::get("/healthz").send(plane.management).expect(200);
     until_still(&plane);
-    // The idle plane still answers.
     plane.invoke("idle-local", &json!(4)).expect(200);
     Request::get("/healthz").send(plane.management).expect(200);
 }
 
-/// After its clients have left, a plane becomes idle.
 #[test]
 fn nothing_runs_once_all_clients_are_gone() {
     let plane = ControlPlane::start(&[]);
     plane.register(&local("idle-gone"));
-    // The number of calls is high enough that each io thread gets some.
+    // The number of calls is so high that each io thread gets some.
     for at in 0..32 {
         plane.invoke("idle-gone", &json!(at)).expect(200);
     }
@@ -116,7 +114,6 @@ fn functions_have_huge_pages_the_plane_has_none() {
     assert_eq!(kib, Some("0"), "{smaps}");
 }
 
-/// Returns the resident anonymous memory of a process, in KiB.
 fn anonymous_kib(pid: Pid) -> u64 {
     let path = format!("/proc/{pid}/smaps_rollup");
     let smaps = std::fs::read_to_string(path).expect("its memory");

@@ -6,7 +6,7 @@ use nanofaas_testkit::folder::ScratchFolder;
 use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-/// A Job that writes its environment to a file and then sleeps.
+/// Writes its environment to a file and then sleeps.
 pub(crate) const IDLES: &str = "env > env.part; mv env.part env.txt; exec sleep 60";
 
 /// The callback path and the execution of an idle Job.

@@ -67,8 +67,8 @@ fn a_small_job_body_is_in_its_environment() {
     }
 }
 
-/// The plane charges the body twice, because it keeps two copies of the body: one in the call, and one for
-/// the Job's environment or for the Job's request.
+/// The plane keeps two copies of the body, and charges both: one in the call, and one for the Job's
+/// environment or request.
 #[test]
 fn a_jobs_body_is_charged_for_each_copy() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);

@@ -1,5 +1,5 @@
-//! Jobs on this machine: each call has one process, with the call's data in its environment, and
-//! the process ends with the call.
+//! Jobs on this machine. Each call has one process, which gets the call's data in its environment and ends
+//! with the call.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Clients that send a FIN together with their request: a call does not run, and any other request is
-//! answered. The tests stop the plane's threads while the client sends, so that the plane finds the request
-//! and the FIN at the same time.
+//! answered. The tests stop the plane's threads while the client sends, so the plane finds the request and
+//! the FIN at the same time.
 
 use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -33,7 +33,6 @@ fn stands_still(plane: &ControlPlane) -> bool {
     stats.all(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
 }
 
-/// Returns a connection on which the plane has answered one request.
 fn used(plane: &ControlPlane) -> RawClient {
     let mut wire = Request::get("/v1/functions").begin(plane.listen);
     wire.answer().expect(200);
@@ -50,7 +49,7 @@ fn a_half_closed_long_poll_gets_its_answer() {
     let path = format!("/v1/executions/{id}?waitMs=50000");
     let mut poll = Request::get(&path).begin(plane().listen);
     poll.finish();
-    // During this request the plane has time to handle the FIN.
+    // The plane has time to handle the FIN during this request.
     plane().get("/v1/functions").expect(200);
     gate.open();
     assert_eq!(poll.answer().expect(200).json()["status"], "success");
@@ -94,8 +93,8 @@ fn a_call_with_its_fin_does_not_run() {
         wait.bytes(),
     ];
     for bytes in calls {
-        // The same call is also sent after a request that is answered, and between two requests, of which
-        // only the first is answered.
+        // The call is also sent behind a request, which is answered, and between two requests, of which only
+        // the first is answered.
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {
@@ -181,7 +180,7 @@ fn a_leaving_client_is_noticed_behind_its_pipeline() {
         pod.wait_calls(round + 1);
         let mut queued = patient.begin(plane.listen);
         eventually("the second call waits", || waiting(&plane) == 1.0);
-        // The pipeline has more bytes than the plane reads before the first call has ended, so the end of the
+        // The pipeline has more bytes than the plane reads while the first call runs, so the end of the
         // connection comes behind unread bytes.
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));

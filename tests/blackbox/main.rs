@@ -2,8 +2,8 @@
 //! with flags, and use it by sockets and signals. No test looks into the memory of the process.
 //!
 //! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and
-//! `NANOFAAS_TEST_IO_THREADS` (2 by default with pinned) select the tested form; the guarantees are
-//! the same in all forms. Tests depend on order, counts and states, not on time.
+//! `NANOFAAS_TEST_IO_THREADS` (2 by default with pinned) select the tested form; the guarantees are the same
+//! in all forms. Tests depend on order, counts and states, not on time.
 
 #![allow(
     clippy::disallowed_methods,

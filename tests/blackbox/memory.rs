@@ -1,5 +1,5 @@
-//! The memory that the plane holds for clients, as the plane's metrics and the size of the process show it:
-//! unread answers, bodies of waiting calls, buffers of idle connections.
+//! The memory that the plane holds for clients, as its metrics and the size of the process show it: unread
+//! answers, bodies of waiting calls, buffers of idle connections.
 
 use std::time::Duration;
 
@@ -91,15 +91,15 @@ fn a_body_of_unknown_length_is_charged_exactly() {
     });
     plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
     let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
-    // Until the answer ends, the plane charges the size of the largest allowed answer, because the length of
-    // this answer is unknown.
+    // The length of the answer is unknown until its end, so the plane charges the size of the largest allowed
+    // answer.
     eventually("the answer is charged", || inflight(&plane) > 2 * MIB);
     gate.open();
     assert_eq!(waiting.answer().expect(200).json()["output"], 12);
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// Returns a call whose body comes in chunks, so that the head has no length.
+/// The head of this call has no length, because its body comes in chunks.
 fn in_chunks(name: &str, body: usize) -> Vec<u8> {
     let head = format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -132,7 +132,7 @@ fn waiting_calls_in_chunks_count_as_well() {
         refused.expect(429).header("x-queue-reject-reason"),
         Some("memory")
     );
-    // One call runs. The other held calls wait, and waiting calls may hold at most half of the budget.
+    // One call runs. Waiting calls may hold at most half of the budget.
     assert!((4..=10).contains(&held.len()), "{} are held", held.len());
     gate.open();
 }
@@ -163,7 +163,6 @@ fn a_functions_waiting_calls_hold_half_at_most() {
         Some("memory")
     );
     assert!((6..=10).contains(&held.len()), "{} wait", held.len());
-    // The plane still accepts calls of other functions.
     plane.invoke("modest", &body).expect(200);
     gate.open();
     for mut wire in held {
@@ -210,7 +209,6 @@ fn idle_connections_keep_no_body_buffer() {
     eventually("each holds a few KiB", || {
         plane.resident_bytes() < idle + (CLIENTS as u64) * 8 * 1024 + 4 * MIB
     });
-    // All connections are still open.
     for client in &mut clients {
         client.send(&Request::invoke("body", &json!(1)).bytes());
         client.answer().expect(200);
@@ -244,7 +242,7 @@ fn what_is_refused_was_not_done() {
     }
 }
 
-/// The answer of a finished call waits for memory. The answer must not become a 503, because the client would
+/// The call has ended, and its answer waits for memory. A 503 instead of the answer would make the client
 /// repeat the call.
 #[test]
 fn a_call_that_ran_without_memory_says_so() {

@@ -274,7 +274,7 @@ fn missing_descriptors_pause_accepting_and_stop_nothing() {
     let plane = ControlPlane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
     let many: Vec<RawClient> = (0..300).map(|_| RawClient::connect(plane.listen)).collect();
-    // Each call uses a new connection, because the plane may close an idle connection to free its descriptor.
+    // The plane may close an idle connection to free its descriptor, so each call uses a new connection.
     for _ in 0..5 {
         plane.invoke("scarce", &json!(1)).expect(200);
     }

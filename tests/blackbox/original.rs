@@ -15,8 +15,7 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Makes a request as Java's HTTP client sends it over plain HTTP: every request asks for an upgrade to
-/// HTTP/2.
+/// Makes a request as Java's HTTP client sends it over plain HTTP: with an upgrade to HTTP/2.
 fn java(method: &str, path: &str) -> Request {
     let host = plane().listen.to_string();
     Request::new(method, path)
@@ -89,7 +88,7 @@ fn apply(spec: &Value) {
     }
 }
 
-/// Makes a request of the command line, which puts the input into an envelope without metadata.
+/// The command line puts the input into an envelope without metadata.
 fn request(name: &str, how: &str, input: &Value) -> Request {
     let body = json!({"input": input, "metadata": null});
     java("POST", &format!("/v1/functions/{name}:{how}")).json(&body)
@@ -129,7 +128,7 @@ pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
 
 // --- the original's pods ---
 
-/// Starts a server of an SDK, which gets the whole envelope, and the call's id in a header.
+/// A server of an SDK gets the whole envelope, and needs the call's id in a header.
 pub(crate) fn sdk_server() -> ScriptedPod {
     ScriptedPod::tcp(|got: &ReceivedCall, line: &mut ScriptedConn| {
         if got.header("x-execution-id").is_none() {
@@ -207,8 +206,8 @@ fn its_client_lists_applies_gets_and_deletes() {
     assert_eq!(answer["name"], "orig-fn");
     assert_eq!(answer["image"], "registry.example/orig-fn:1");
     register(&first).expect_error(409, "FUNCTION_EXISTS");
-    // `apply` runs with the same spec, and after that with another image. Each time it deletes the function
-    // and registers it again.
+    // `apply` runs with the same spec, and then with another image. Each time it deletes the function and
+    // registers it again.
     apply(&first);
     apply(&with(
         first,

@@ -18,7 +18,6 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Registers a function for this pod, and calls it.
 #[track_caller]
 fn call(name: &str, pod: &ScriptedPod) -> Answer {
     plane().register(&pool(name, pod));
@@ -406,7 +405,6 @@ fn server_timing_takes_the_time_apart() {
     }
 }
 
-/// Returns the sum of all parts except `total`.
 fn parts_ms(answer: &Answer) -> f64 {
     let parts = timing(answer);
     let (total, parts) = parts.split_last().expect("a total");

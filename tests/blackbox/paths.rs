@@ -209,8 +209,7 @@ fn head_answers_like_get_without_a_body() {
         "/nowhere",
     ] {
         let got = plane().get(path);
-        // A second request follows on the same connection, because a body behind the first answer would make
-        // the second answer invalid.
+        // A body behind the answer to HEAD would make the next answer on the connection invalid.
         let mut wire = Request::new("HEAD", path).begin(plane().listen);
         let head = wire.read(false).expect("an answer");
         assert_eq!(

@@ -30,7 +30,7 @@ fn pid_of(name: &str) -> i32 {
 }
 
 fn kill_now(pid: i32) {
-    // The result does not matter, because the process may have ended already.
+    // The process may have ended already, so the result is ignored.
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
@@ -43,8 +43,7 @@ fn functions_of_one_endpoint_share_its_connections() {
         plane.register(&pool(&name, &pod));
         plane.invoke(&name, &json!(number)).expect(200);
     }
-    // The calls run one after another, so each call can use the connection of an earlier call. But io threads
-    // do not share connections, so each io thread may open one.
+    // The calls run one after another, so each io thread needs at most one connection.
     let connections = pod.connections();
     assert!(
         connections <= io_threads(),
@@ -461,7 +460,7 @@ fn a_crash_loop_backs_off_until_replaced() {
         .get("/v1/functions/loop/cold-starts")
         .expect(200)
         .json();
-    // The newest start may still run and have no failure yet, so the test reads the newest failure.
+    // The newest start may still run, so the test reads the newest failure.
     let starts = body["coldStarts"].as_array().expect("a list");
     let failure = starts.iter().find_map(|start| start["failure"].as_str());
     let failure = failure.unwrap_or_default();
@@ -470,7 +469,7 @@ fn a_crash_loop_backs_off_until_replaced() {
     pid_of("loop");
 }
 
-/// The endpoint is a listener whose backlog is full and that accepts no connection.
+/// The endpoint is a listener that accepts no connection, and its backlog is full.
 #[test]
 fn an_unaccepted_connection_is_given_up_in_time() {
     use nix::sys::socket::{

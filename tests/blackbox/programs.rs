@@ -19,8 +19,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// A server that listens on PORT. It answers a GET with the status in the file `health`, and a call with its
-/// pid, its port, its environment and the body's encoding.
+/// Listens on PORT. It answers a GET with the status in the file `health`, and a call with its pid, its port,
+/// its environment and the body's encoding.
 const SERVER: &str = r#"
 import http.server, json, os
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -144,8 +144,8 @@ fn a_program_hears_how_a_body_is_encoded() {
     }
 }
 
-/// The watchdog probes the program at the function's health path, because the watchdog is ready only after
-/// the program is ready.
+/// The watchdog is ready only after the program is ready, so it probes the program at the function's health
+/// path.
 #[test]
 fn the_watchdog_asks_the_same_health_path() {
     let folder = ScratchFolder::create();

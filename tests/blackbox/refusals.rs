@@ -18,7 +18,7 @@ fn plane() -> &'static ControlPlane {
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Sends these bytes. Returns the status of the answer, and whether the plane then closed the connection.
+/// Returns the status of the answer, and whether the plane then closed the connection.
 #[track_caller]
 fn answer_to(bytes: &[u8]) -> (u16, bool) {
     let mut wire = RawClient::connect(plane().listen);
@@ -234,8 +234,8 @@ fn a_connection_serves_one_request_after_the_other() {
             (&*answer.version, answer.header("connection")),
             ("HTTP/1.1", None)
         );
-        // The plane keeps the connection open if it refused a request because of the content. It closes the
-        // connection only if it refused a request because of the framing.
+        // A refusal because of the content leaves the connection open. Only a refusal because of the framing
+        // closes it.
         wire.send(&Request::invoke("nobody", &json!(number)).bytes());
         wire.answer().expect(404);
     }
@@ -311,12 +311,10 @@ fn expect_100_continue_is_answered_before_the_body() {
         wire.send(body);
         assert_eq!(wire.answer().expect(200).json()["output"], "later");
     }
-    // The plane sends the final answer instead of the 100, because it refuses the call and does not need the
-    // body.
+    // The plane refuses the call and does not need the body, so the final answer comes instead of the 100.
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
-    // A client that sends its body without waiting for the 100 may still get a 100, but only before the final
-    // answer.
+    // A client that sends its body at once may still get a 100, but only before the final answer.
     let mut wire = RawClient::connect(plane().listen);
     let mut at_once = head("/v1/functions/expect:invoke").into_bytes();
     at_once.extend(body);
@@ -404,7 +402,7 @@ fn a_request_may_be_split_at_any_byte() {
     assert_eq!(wire.answer().expect(200).json()["output"], "whole");
 }
 
-/// Sends one byte after each pause until the peer closes or answers. Returns how long that took, and the
+/// Sends one byte after each pause until the peer closes or answers. Returns the time that this took, and the
 /// status.
 fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
     let begun = Instant::now();
@@ -439,7 +437,7 @@ fn a_trickling_body_ends_and_returns_its_memory() {
         "Content-Length: 60000\r\n\r\n",
         "Transfer-Encoding: chunked\r\n\r\n8000\r\n",
     ];
-    // Both bodies are sent in parallel, because each takes a minute.
+    // Each body takes a minute, so both are sent in parallel.
     let slow = framings.map(|framing| {
         let head = format!(
             "POST /v1/functions/trickle:invoke HTTP/1.1\r\nHost: localhost\r\n\

@@ -12,15 +12,13 @@ use nanofaas_testkit::pod::{After, ScriptedPod};
 use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
-/// Starts a plane for one test. Tests share no plane, because a fault in this area may end the process.
+/// Each test has a plane of its own, because a fault in this area may end the process.
 fn plane() -> ControlPlane {
     ControlPlane::start(&["--rate-max-per-second", "off"])
 }
 
-/// Makes a function whose endpoint refuses all connections.
 fn unreachable(name: &str) -> Value {
-    // No process listens at this address, because the listener is dropped here and no other test uses
-    // 127.0.0.3.
+    // The listener is dropped here and no other test uses 127.0.0.3, so no process listens at this address.
     let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     json!({
@@ -96,8 +94,8 @@ fn another_function_gets_no_call_of_it() {
             }
         })
     };
-    // The new function gets the lane of the removed function. The call of the new function holds the lane's
-    // only slot.
+    // The new function gets the number of the removed function's lane. Its own call holds the only slot, so
+    // if the old call waited in this lane by mistake, it could not end before `held` opens.
     plane.register(&pool("new", &new_pod));
     let own = plane.enqueue("new", &json!("of the new function"));
     let ended = plane.ended(&id);

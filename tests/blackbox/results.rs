@@ -46,7 +46,7 @@ fn a_result_is_recorded_once() {
         status,
         "a terminal state never changes"
     );
-    // The slot was freed only one time, so of two more calls one runs and the other waits.
+    // If the results had freed more than one slot, both of the next calls would run.
     plane().wait_for("job-twice", 0, 0);
     std::fs::remove_file(folder.path().join("env.txt")).expect("a file");
     let second = plane().enqueue("job-twice", &json!(1));
@@ -150,7 +150,7 @@ fn an_unacceptable_result_does_not_end_the_call() {
     assert_eq!(wire.answer().expect(200).json()["output"], "fine");
 }
 
-/// If the Job posts only an unacceptable result, the call ends with the error of that result and does not run
+/// The Job posts only an unacceptable result. The call ends with the error of that result and does not run
 /// again.
 #[test]
 fn ending_after_an_unacceptable_result_is_bad_output() {
@@ -176,7 +176,6 @@ fn a_result_over_the_limit_is_413() {
     plane().register(&with(idles, &json!({"maxRetries": 0})));
     let mut wire = Request::invoke("job-over", &json!(1)).begin(plane().listen);
     let job = IdleJob::of(&folder);
-    // The plane refuses a result with another token, and the call goes on.
     let foreign = job.complete().replace(job.token(), "1.00");
     let large = success(json!("a".repeat(100_000)));
     let status = plane()

@@ -82,7 +82,7 @@ fn a_hundred_impatient_clients_leave_no_trace() {
     assert_eq!(pod.calls().len(), 2, "a call of a client that had left ran");
 }
 
-/// Kills a process. Returns false if the process had ended already.
+/// Returns false if the process had ended already.
 fn kill_now(pid: i32) -> bool {
     kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
 }
@@ -132,8 +132,8 @@ fn killed_pods_leave_every_execution_one_end() {
             let pids = std::fs::read_dir(folder.path().join("pids")).expect("a folder");
             for entry in pids.map_while(Result::ok) {
                 let pid: i32 = entry.file_name().to_string_lossy().parse().expect("a pid");
-                // Every second time, the target is the worker's parent, the watchdog, whose death ends the
-                // whole pod. Otherwise the target is the worker.
+                // Every second kill hits the watchdog, which is the worker's parent, and so ends the whole
+                // pod. The other kills hit the worker.
                 let whole = kills % 2 == 0;
                 let target = if whole {
                     parent_of(pid).unwrap_or(pid)
@@ -161,7 +161,7 @@ fn killed_pods_leave_every_execution_one_end() {
         let path = format!("/v1/executions/{id}?waitMs=55000");
         let answer = plane.get(&path);
         if *was_sync && answer.status == 404 {
-            continue; // The plane keeps records only of the latest plain calls.
+            continue; // A plain call, whose record was overwritten by later ones.
         }
         match answer.expect(200).json()["status"].as_str() {
             Some("success") => success += 1,
@@ -188,7 +188,7 @@ fn killed_pods_leave_every_execution_one_end() {
     });
 }
 
-/// The drop of this value stops the callers, also when the test fails.
+/// Dropping this value stops the callers, also when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -197,7 +197,8 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Returns the parent of a process if the parent is a function's watchdog, and not the guard or the plane.
+/// Returns the parent of a process if the parent is a function's watchdog. Other parents are the guard and
+/// the plane.
 fn parent_of(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let parent: i32 = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
@@ -305,7 +306,7 @@ fn ten_thousand_functions_and_idle_connections_fit() {
     }
     let connected = begun.elapsed();
     let resident = plane.resident_bytes();
-    // Calls still work, both over the idle connections and over new ones.
+    // Calls must still work, over the idle connections and over a new one.
     for at in (0..connections).step_by(connections / 100) {
         idle[at].send(&request);
         idle[at].answer().expect(200);
@@ -322,7 +323,7 @@ fn ten_thousand_functions_and_idle_connections_fit() {
         resident >> 20,
         by_functions >> 20,
     );
-    // The limit grows with the number of io threads, because each io thread has its own tables and rings.
+    // Each io thread has its own tables and rings, so the limit grows with their number.
     let most = 100 + 50 * io_threads() as u64;
     assert!(resident < most << 20, "{} MiB", resident >> 20);
 }
@@ -356,8 +357,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // The plane closed the connection. If the request was sent, it must not have
-                            // become a call: every call that reached the pod is answered.
+                            // The plane closed the connection. If it had made the sent request a call, the
+                            // pod would have seen more calls than were answered.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;
@@ -393,7 +394,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
     );
 }
 
-/// Returns whether every call that reached the pod was answered. Waits first for the last answers.
+/// Returns whether each call that reached the pod was answered. It first waits half a second for the last
+/// answers.
 fn pod_saw_all(pod: &ScriptedPod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
@@ -443,8 +445,8 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // The small answers come first and keep the io thread busy. The io thread sends only at the end of its
-    // iteration. So the last small answer is still being sent when the io thread makes the large answers.
+    // The small answers keep the io thread busy. It sends at the end of its iteration, so the last small
+    // answer is still being sent when it makes the large answers.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

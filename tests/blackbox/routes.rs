@@ -133,7 +133,7 @@ fn put_gives_only_queued_calls_the_new_spec() {
     let mut queued = Request::invoke("routes-change", &json!(2)).begin(plane().listen);
     plane().wait_for("routes-change", 1, 1);
     plane().replace(&pool("routes-change", &second));
-    // The running call also counts under the new spec. The new concurrency is 1, so no other call may run.
+    // The new concurrency is 1, and the running call counts, so no other call may run.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(second.calls().len(), 0, "two calls at once");
     plane().wait_for("routes-change", 1, 1);

@@ -16,7 +16,6 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Runs the program and waits until it ends.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = program();
     command.args(arguments).envs(variables.iter().copied());

@@ -28,7 +28,6 @@ pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
     fd.into()
 }
 
-/// Connects a client that sends a request and reads nothing.
 pub(crate) fn unread(plane: &ControlPlane, request: &Request) -> RawClient {
     let mut wire = RawClient::over(narrow(plane.listen));
     wire.send(&request.bytes());
@@ -41,7 +40,7 @@ pub(crate) fn inflight(plane: &ControlPlane) -> u64 {
 
 /// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes are charged.
 /// With several io threads a call may be refused earlier, because each io thread reserves bytes that the
-/// other io threads cannot use.
+/// others cannot use.
 pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<RawClient> {
     let before = pod.calls().len();
     let mut held = Vec::new();
@@ -64,8 +63,7 @@ pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<R
     held
 }
 
-/// Opens the gate and reads the answers in parallel, because the plane closes the connection of a client that
-/// does not read.
+/// The plane closes the connection of a client that does not read, so the answers are read in parallel.
 pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
     std::thread::scope(|scope| {
         for mut one in held {
@@ -91,7 +89,7 @@ pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 
             high
         });
         let end = catch_unwind(AssertUnwindSafe(work));
-        // Set `over` even if `work` has panicked, because the scope waits for the watching thread.
+        // The scope waits for the watching thread, so `over` must be set even if `work` has panicked.
         over.store(true, std::sync::atomic::Ordering::Relaxed);
         let high = watch.join().expect("it watches");
         end.unwrap_or_else(|failure| resume_unwind(failure));

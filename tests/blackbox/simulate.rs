@@ -37,7 +37,6 @@ fn shown(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-/// Checks that the program refused its input, and returns its error.
 #[track_caller]
 fn refused(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -74,8 +73,8 @@ fn people_and_machines_are_shown_the_same() {
         (&summary["madeIt"], &summary["starts"]),
         (&3.into(), &1.into())
     );
-    // The third call waits from 20 ms to 100 ms. At 100 ms the first call ends, and its slot on the pod of
-    // `minReplicas` is free.
+    // The third call waits from 20 ms to 100 ms. Then the first call ends and frees its slot on the pod of
+    // `minReplicas`.
     assert_eq!(summary["waitMs"]["max"], 80.0);
     let calls = report["overTime"].as_array().expect("a list").iter();
     let calls: i64 = calls.filter_map(|slice| slice["calls"].as_i64()).sum();
@@ -141,7 +140,7 @@ fn bad_input_is_named_by_file_and_line() {
     assert!(said.contains("--start-ms must be a number"), "{said}");
 }
 
-/// A plot never overwrites an input file, even if the plot's path is another link to that file.
+/// The path may also be another link to an input file.
 #[test]
 fn a_plot_does_not_overwrite_what_is_read() {
     let folder = folder();
@@ -153,7 +152,6 @@ fn a_plot_does_not_overwrite_what_is_read() {
     }
     assert_eq!(folder.read("calls.csv").as_deref(), Some(TRACE));
     assert_eq!(folder.read("function.yaml").as_deref(), Some(FUNCTION));
-    // A plot may overwrite an earlier plot.
     folder.write("a.svg", "old");
     shown(&simulate(&folder, &["--plot", "a.svg"]));
     assert_ne!(folder.read("a.svg").as_deref(), Some("old"));
@@ -209,7 +207,7 @@ fn async_calls_have_no_perfect_knowledge() {
     assert!(text.lines().any(|found| found == line), "{text}");
 }
 
-/// The example in the help, README and docs/simulate.md works as it is written there.
+/// The example stands in the help, README and docs/simulate.md.
 #[test]
 fn the_example_works() {
     let mut command = program();

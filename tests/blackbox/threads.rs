@@ -38,7 +38,7 @@ fn joined_calls_of_a_refused_key_are_refused() {
     for wire in &mut held {
         wire.answer().expect(200);
     }
-    // The refused calls did not keep the key, so this call runs and is no replay.
+    // The refused calls must not have kept the key, so this call runs and is no replay.
     let again = plane.send(&keyed("full", "key-0")).expect(200);
     assert_eq!(again.header("idempotent-replay"), None);
     plane.settle();
@@ -96,8 +96,8 @@ fn a_drained_thread_answers_for_its_executions() {
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
-    // The loop opens connections until one belongs to another io thread than the execution. A request stays
-    // unfinished on that connection, so that the connection's io thread does not end first.
+    // The connection must belong to another io thread than the execution. A request stays unfinished on it,
+    // so this other io thread does not end first.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = RawClient::connect(plane.listen);
@@ -113,7 +113,7 @@ fn a_drained_thread_answers_for_its_executions() {
     wire.send(&request.bytes());
     wire.answer().expect(100);
     plane.signal(Signal::SIGTERM);
-    // Wait until the execution's io thread has ended, but at most a second.
+    // The execution's io thread gets a second to end before the request about its execution is complete.
     let name = format!("io-{}", thread_of(&asked));
     let is_there = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it runs");

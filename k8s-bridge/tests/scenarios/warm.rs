@@ -19,7 +19,6 @@ fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
     found["value"].as_str().unwrap_or_default()
 }
 
-/// Returns the token in a pod's environment.
 fn token(server: &FakeApiServer, pod: &str) -> String {
     let pod = server.get("pods", pod).expect("there");
     let url = env(&pod, "NANOFAAS_READY_URL");
@@ -279,7 +278,7 @@ fn a_pod_created_without_an_answer_is_deleted() {
         let failure = fixture.failure(pod_id).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
-        // The server now creates the pod long after the control plane has stopped waiting for the answer.
+        // Now the server creates the pod long after the control plane has stopped waiting for the answer.
         server.mend();
         server.script(
             of("create", "pods"),

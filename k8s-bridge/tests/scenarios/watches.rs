@@ -84,7 +84,7 @@ fn a_watch_cut_within_a_line_loses_nothing() {
     });
 }
 
-/// Returns a pod of the platform that has a field of a wrong type.
+/// Returns a pod of the platform whose field `status.phase` has a wrong type.
 fn odd_pod(name: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"app": "nanofaas", "nanofaas.io/kind": "warm",
         "nanofaas.io/function": "a"}}, "spec": {}, "status": {"phase": 3}})
@@ -93,7 +93,7 @@ fn odd_pod(name: &str) -> Value {
 #[test]
 fn an_unreadable_object_hides_no_other() {
     scenario(|server| async move {
-        // The names of the odd objects come first, so each odd object comes before the others in its list.
+        // The names of the odd objects sort first, so each odd object comes before the others in its list.
         server.create("pods", odd_pod("a-odd"));
         let odd = json!({"metadata": {"name": "a-odd", "labels": 3}, "spec": {"image": "i"}});
         server.create("functions", odd);
@@ -227,7 +227,8 @@ fn an_ended_watch_resumes_without_a_list() {
         assert_eq!(server.count(LISTS), 0);
         let count = server.count(WATCHES);
         assert!((4..=8).contains(&count), "{count} watches in 200 s");
-        // The watches now continue from the versions of bookmarks, so older versions may expire.
+        // The watches have continued from the versions of bookmarks, so a server that forgets its history
+        // must not cause a list.
         server.forget_history();
         pass(120.0).await;
         assert_eq!(server.count(LISTS), 0);

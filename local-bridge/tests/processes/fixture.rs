@@ -32,7 +32,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 pub(crate) const IO_THREADS: usize = 2;
 
-/// Waits until `is_so` holds; `what` names the condition.
+/// `what` names the condition.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
@@ -41,7 +41,6 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What a test uses: the work queue, the other ends of the bridge's rings, and a scratch directory.
 pub(crate) struct LocalFixture {
     pub(crate) scratch: ScratchFolder,
     pub(crate) work_queue: Rc<RefCell<WorkQueue>>,
@@ -70,7 +69,6 @@ pub(crate) fn config(scratch: &ScratchFolder) -> LocalConfig {
     }
 }
 
-/// Runs a test with a bridge.
 pub(crate) fn with<F>(test: impl FnOnce(LocalFixture) -> F)
 where
     F: Future<Output = LocalFixture> + 'static,
@@ -122,7 +120,7 @@ pub(crate) fn with_config<F>(
             Rc::new(LocalBridge::open(config, fixture.work_queue.clone()).expect("a bridge"));
         let (attended, work_queue) = (bridge.clone(), fixture.work_queue.clone());
         let controller = spawn_local(async move {
-            // Sleep for 1 ms, because the bells of this fixture wake no thread.
+            // The loop sleeps for 1 ms, because the bells of this fixture wake no thread.
             let pause = async |_| tokio::time::sleep(Duration::from_millis(1)).await;
             controller_loop(&work_queue, |command| attended.take(command), pause).await;
         });
@@ -153,7 +151,7 @@ impl LocalFixture {
         self.send(BridgeMessage::Order(order));
     }
 
-    /// Registers a function, given in JSON without its outer braces, and waits for the reply.
+    /// Registers a function, given in JSON without its outer braces and its name.
     pub(crate) async fn register(&mut self, fields: &str) -> Arc<Function> {
         self.functions += 1;
         let json = format!(r#"{{"name":"f{}",{fields}}}"#, self.functions);
@@ -174,7 +172,6 @@ impl LocalFixture {
         }
     }
 
-    /// Registers a WARM function whose program is in the scratch directory.
     pub(crate) async fn warm(&mut self, command: &str, more: &str) -> Arc<Function> {
         let directory = self.scratch.path().display();
         let fields = format!(
@@ -187,7 +184,6 @@ impl LocalFixture {
         function
     }
 
-    /// Orders the start of a pod.
     pub(crate) fn pod(&mut self, function: &Function) -> PodId {
         self.pods += 1;
         let pod = PodId::new(self.pods, 7);
@@ -204,7 +200,6 @@ impl LocalFixture {
         Uptime::ZERO + self.start.elapsed().into()
     }
 
-    /// Waits for the next event that the scheduler gets, and returns it.
     pub(crate) async fn event(&mut self) -> Event {
         let since = Instant::now();
         loop {
@@ -233,8 +228,7 @@ impl LocalFixture {
         }
     }
 
-    /// Moves the io threads' messages to `unread`, except changes of functions, which it acknowledges at
-    /// once.
+    /// Moves the io threads' messages to `unread`. Changes of functions are acknowledged at once instead.
     fn take_messages(&mut self) {
         let threads = self.io.iter_mut().zip(&mut self.unread);
         for (shard, (inbox, unread)) in (0..).map(ShardId::new).zip(threads) {
@@ -253,14 +247,12 @@ impl LocalFixture {
         }
     }
 
-    /// Returns the next message that was sent to this io thread, if there is one. Changes of functions are
-    /// skipped.
     pub(crate) fn try_message(&mut self, thread: usize) -> Option<Message> {
         self.take_messages();
         self.unread[thread].pop_front()
     }
 
-    /// Waits for the next message that was sent to this io thread; changes of functions are skipped.
+    /// Waits for the next message to this io thread. Changes of functions are skipped.
     pub(crate) async fn message(&mut self, thread: usize) -> Message {
         let since = Instant::now();
         loop {
@@ -275,7 +267,7 @@ impl LocalFixture {
         }
     }
 
-    /// Waits for the reply to a request; other messages stay in `unread`.
+    /// Waits for the reply to a request. Other messages stay in `unread`.
     pub(crate) async fn reply(&mut self) -> Reply {
         let since = Instant::now();
         loop {
@@ -300,7 +292,7 @@ impl LocalFixture {
         self.reply().await
     }
 
-    /// Returns the address of a pod after `PodUp`. Checks that every io thread already has the address.
+    /// Returns the address of a pod after `PodUp`. By then, each io thread must have the address.
     fn sent_address(&mut self, pod: PodId) -> PodAddress {
         let mut found = None;
         for thread in 0..IO_THREADS {
@@ -332,7 +324,7 @@ impl LocalFixture {
         }
     }
 
-    /// Returns the end of a pod after `PodDown`. Checks that every io thread already knows the end.
+    /// Returns the end of a pod after `PodDown`. By then, each io thread must know the end.
     pub(crate) fn gone(&mut self, pod: PodId) -> PodEnd {
         let mut found = None;
         for thread in 0..IO_THREADS {
@@ -347,7 +339,7 @@ impl LocalFixture {
         found.expect("an end")
     }
 
-    /// Starts a pod that runs `program`, and waits until the pod is up.
+    /// Starts a pod that runs `program`, and waits until it is up.
     pub(crate) async fn running(&mut self, program: &str) -> (Arc<Function>, PodId, PathBuf) {
         let command = format!(r#"["python3","{program}"]"#);
         let function = self.warm(&command, r#","timeoutMs":1"#).await;
@@ -377,7 +369,7 @@ impl LocalFixture {
     }
 }
 
-/// The beginning of a pod's program. The program writes its pid into the file `pid`. It answers a GET with
+/// The first part of a pod's program. The program writes its pid into the file `pid`. It answers a GET with
 /// 200, or with 503 while a file `sick` exists.
 pub(crate) const HEALTHY: &str = r#"
 import http.server, os, socketserver
@@ -398,8 +390,8 @@ with open("pid", "w") as file:
 
 pub(crate) const FOR_EVER: &str = "\nserver.serve_forever()\n";
 
-/// A part of a pod's program that leaves an orphan in another group and session than the pod, and writes the
-/// orphan's pid into the file `orphan`.
+/// A part of a pod's program that leaves an orphan in a group and session of its own, and writes the orphan's
+/// pid into the file `orphan`.
 pub(crate) const WITH_ORPHAN: &str = r#"
 if os.fork() == 0:
     os.setsid()

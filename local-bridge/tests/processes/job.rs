@@ -160,7 +160,7 @@ fn stops() {
         let (pid, child) = (fixture.pid("pid").await, fixture.pid("child").await);
         fixture.send(stop());
         until("both are gone", || !is_alive(pid) && !is_alive(child)).await;
-        // These attempts are over before their processes run.
+        // These attempts are stopped before their processes run.
         fixture.send(start(&function, Some("{}"), 60_000));
         fixture.send(stop());
         fixture.send(start(&function, Some("{}"), 60_000));
@@ -176,7 +176,7 @@ fn stops() {
     });
 }
 
-/// Lets the process end before the bridge gets `JobStop`, which reports that the result has arrived.
+/// The process ends before the bridge gets `JobStop`, which reports that the result has arrived.
 fn late_result() {
     const TRIES: usize = 5;
     with(|mut fixture| async move {
@@ -193,7 +193,7 @@ fn late_result() {
         while let Some(message) = fixture.try_message(1) {
             losses += usize::from(matches!(message, Message::JobEnded { .. }));
         }
-        // Allow some losses, because a machine that stalls may deliver some of the reports too late.
+        // Some losses are allowed, because a machine that stalls may deliver some of the reports too late.
         assert!(losses < TRIES, "a result that came is called lost");
         fixture
     });

@@ -57,7 +57,7 @@ fn up_by_health() {
         let end = fixture.gone(pod);
         assert!(!end.oom && end.message.contains("SIGTERM"), "{end:?}");
         assert!(!is_alive(pid) && !socket.exists());
-        // An order for a pod that is gone is answered with `PodDown`.
+        // The bridge answers an order for a pod that is gone with `PodDown`.
         fixture.order(Order::Probe { pod });
         fixture.down(pod).await;
         fixture
@@ -66,7 +66,7 @@ fn up_by_health() {
 
 fn up_by_its_report() {
     with(|mut fixture| async move {
-        // The ready report is enough if the socket file exists; the control plane does not check that a
+        // A ready report is enough if the socket's file exists. The control plane does not check that a
         // process listens there.
         let script = "#!/bin/sh\n: >\"$NANOFAAS_SOCKET\"\necho \"$NANOFAAS_READY_URL\" >url\n\
                       exec sleep 1000\n";
@@ -294,8 +294,8 @@ fn killed() {
 }
 
 fn environment() {
-    // Functions inherit the control plane's environment, except variables that they must not get. In this
-    // test the control plane is this process. So run the test again in a process that has such variables.
+    // Functions inherit the environment of the control plane, which is this process, except a few variables.
+    // The test therefore runs again in a process that has such variables.
     let program = std::env::current_exe().expect("this program");
     let inner = std::env::var_os("NANOFAAS_LISTEN").is_some();
     if !inner {
@@ -343,7 +343,7 @@ fn environment() {
                 "{masks}"
             );
         }
-        // Allow 10, 11, 12 and 255, because a shell keeps its script and saved descriptors there.
+        // A shell keeps its script and saved descriptors at 10, 11, 12 and 255.
         let fds = fixture.line("fds").await;
         let known = ["0", "1", "2", "10", "11", "12", "255"];
         assert!(fds.lines().all(|fd| known.contains(&fd)), "{fds}");

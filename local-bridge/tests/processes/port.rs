@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[ProcessTest] = &[
     ("processes_hidden_by_an_ended_pod_end", hidden),
 ];
 
-/// A server at port `PORT` of the address `sys.argv[1]`; it answers 503 while a file `sick` exists.
+/// A server at port `PORT` of the address `sys.argv[1]`. It answers 503 while a file `sick` exists.
 const SERVER: &str = r#"
 import http.server, os, socket, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -39,8 +39,8 @@ with open("pid", "w") as file:
 server.serve_forever()
 "#;
 
-/// The beginning of a program that forks twice and leaves its session. The code after this runs in the last
-/// process.
+/// The first part of a program. It forks twice and leaves its session; the code after this part runs in the
+/// last process.
 const ORPHAN: &str = r#"
 import os, time
 if os.fork() != 0:
@@ -103,7 +103,6 @@ fn orphan() {
     });
 }
 
-/// Starts a thread that answers every request with 200.
 fn serve_all(listener: TcpListener) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {

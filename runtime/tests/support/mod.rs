@@ -1,5 +1,5 @@
-//! Helpers of these tests besides the testkit: programs of the runtime in scratch folders, and a
-//! stand-in for the platform (`peer`).
+//! Helpers of these tests besides the testkit: programs of the runtime in scratch folders, and a server that
+//! plays the platform (`peer`).
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
@@ -27,7 +27,7 @@ pub(crate) fn until_file(path: &Path) -> String {
     })
 }
 
-/// Waits until a file has content, because a file exists before its content is written.
+/// A file exists before its content is written, so this waits for the content.
 pub(crate) fn until_written(path: &Path) -> String {
     until(&format!("{} says something", path.display()), || {
         std::fs::read_to_string(path)
@@ -36,8 +36,8 @@ pub(crate) fn until_written(path: &Path) -> String {
     })
 }
 
-/// Returns the path of the program of `examples/several.rs`. `cargo test --test NAME` does not
-/// build examples, so this function checks that the program is not older than its source.
+/// Returns the path of the program of `examples/several.rs`. Fails if it is older than its source, because
+/// `cargo test --test NAME` does not build examples.
 pub(crate) fn several() -> PathBuf {
     let path = built::program("examples/several");
     let built = path.metadata().and_then(|file| file.modified()).ok();
@@ -53,11 +53,11 @@ pub(crate) fn several() -> PathBuf {
 
 fn newest(path: &Path) -> SystemTime {
     let below = std::fs::read_dir(path).into_iter().flatten().flatten();
-    // The watchdog is no part of the example, so its files do not count.
+    // The folder `bin` has the watchdog, which is no part of the example.
     let below = below.filter(|entry| entry.file_name() != "bin");
     let below = below.map(|entry| newest(&entry.path()));
     let own = path.metadata().and_then(|file| file.modified());
-    // A folder's own time is ignored, because it also changes with files that cargo does not read.
+    // A folder's own time also changes with files that cargo does not read.
     let own = own.ok().filter(|_| path.is_file());
     below.chain(own).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
@@ -66,13 +66,11 @@ pub(crate) fn watchdog() -> PathBuf {
     env!("CARGO_BIN_EXE_nanofaas-watchdog").into()
 }
 
-/// Writes an executable shell script, and returns its path.
 pub(crate) fn shell_script(scratch: &ScratchFolder, text: &str) -> PathBuf {
     scratch.executable("script.sh", &format!("#!/bin/sh\n{text}\n"))
 }
 
-/// A running program, and the lines of its stderr. Dropping the value kills the program and its
-/// descendants.
+/// A running program, and the lines of its stderr. Dropping the value kills the program and its descendants.
 pub(crate) struct Program {
     child: Child,
     log: Arc<ProcessLog>,
@@ -80,8 +78,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a program. Its environment has only `PATH`, `NANOFAAS_SOCKET` and the variables in
-    /// `env`. A variable with an empty value in `env` is removed.
+    /// The program's environment has only `PATH`, `NANOFAAS_SOCKET` and the variables in `env`. A variable
+    /// with an empty value in `env` is removed.
     pub(crate) fn start(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_in(ScratchFolder::create(), program, arguments, env)
     }
@@ -115,7 +113,6 @@ impl Program {
         }
     }
 
-    /// Starts `several` with one of its handlers, and waits until it is ready.
     pub(crate) fn several(handler: &str) -> Self {
         let program = Self::start(&several(), &[], &[("FUNCTION_HANDLER", handler)]);
         program.until_up();
@@ -177,8 +174,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Errors are ignored, because the program may have ended; it is reaped in either case. Its
-        // descendants are killed, because they must not outlive the test.
+        // The program may have ended already, so errors are ignored.
         let below = descendants(self.pid());
         let _ = self.child.kill();
         for pid in below {
@@ -202,12 +198,11 @@ pub(crate) fn read_pid(path: &Path) -> Pid {
     })
 }
 
-/// The requests that the platform sends to a pod.
 pub(crate) trait PodClient {
     fn call(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8])
     -> Answer;
 
-    /// Like `call`, for a program that may have ended; none if it sends no answer.
+    /// Like `call`, for a program that may have ended. Returns `None` if it sends no answer.
     fn try_call(
         &mut self,
         method: &str,
@@ -223,7 +218,7 @@ pub(crate) trait PodClient {
     /// Reads an answer without a body: an answer to HEAD, or an interim answer.
     fn headless_answer(&mut self) -> Answer;
 
-    /// Whether the peer closes the connection without sending more bytes.
+    /// True if the peer closes the connection without sending more bytes.
     fn closed(&mut self) -> bool;
 }
 
@@ -272,7 +267,6 @@ impl PodClient for RawClient {
     }
 }
 
-/// The parts of a pod's error.
 pub(crate) trait PodError {
     fn code(&self) -> String;
     fn message(&self) -> String;

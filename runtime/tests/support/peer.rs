@@ -1,12 +1,11 @@
-//! A stand-in for the platform. It answers from a script and records the requests.
+//! A server that plays the platform. It answers from a script and records the requests.
 
 use std::cell::Cell;
 
 use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedPod};
 
-/// A stand-in that answers the only request of each connection with the next text of the script.
-/// After the last text, that text is repeated. If the text is empty, the connection closes without
-/// an answer.
+/// Each connection carries one request, which gets the next text of the script. The last text is repeated. If
+/// the text is empty, the connection closes without an answer.
 pub(crate) struct Peer {
     pub(crate) port: u16,
     server: Option<ScriptedPod>,
@@ -19,7 +18,7 @@ impl Peer {
         let script: Vec<String> = script.iter().map(|&answer| answer.to_owned()).collect();
         let server = ScriptedPod::tcp(move |got, conn| {
             let answer = script.get(got.number).or_else(|| script.last());
-            // If the program has ended, the answer is lost, which the test notices.
+            // The result is ignored. A program that has ended gets no answer, which the test notices.
             conn.send(answer.map_or(b"", String::as_bytes));
             After::Close
         });
@@ -30,7 +29,7 @@ impl Peer {
         }
     }
 
-    /// Makes a stand-in that does not run: no process listens on its port.
+    /// No process listens on the port of this peer.
     pub(crate) const fn nobody() -> Self {
         Self {
             port: 1,

@@ -6,8 +6,7 @@ use super::{Program, shell_script, watchdog};
 
 pub(crate) const STDIO: (&str, &str) = ("EXECUTION_MODE", "STDIO");
 
-/// Starts a pod whose function is a shell script, and waits until it is ready. `$D` is the pod's
-/// scratch folder.
+/// Starts a pod whose function is a shell script. `$D` is the pod's scratch folder.
 pub(crate) fn pod(text: &str) -> Program {
     pod_with(text, &[])
 }

@@ -11,7 +11,6 @@ fn parse(text: &str) -> Result<Vec<TraceCall>, TraceError> {
     )
 }
 
-/// Returns the line and the message of the error.
 #[track_caller]
 fn refused(text: &str) -> (u64, String) {
     let error = parse(text).expect_err(text);
@@ -123,8 +122,8 @@ fn a_trace_is_bounded() {
     );
 }
 
-/// The error for a trace that is too long names no line. A line that is too long is refused before it is kept
-/// in memory.
+/// A trace that is too long is no fault of one line, so the error names no line. A line that is too long is
+/// refused before it is kept in memory.
 #[test]
 fn a_traces_and_lines_bytes_are_bounded() {
     let text = "at_ms,service_ms\n100,5\n200,5\n";

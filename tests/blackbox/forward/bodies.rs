@@ -15,7 +15,7 @@ use super::{get, plane, register};
 
 const MIB: usize = 1024 * 1024;
 
-/// Asks a pod that answers with `bytes` and then closes.
+/// The pod answers with `bytes` and then closes.
 fn answer_to(name: &str, method: &str, bytes: &[u8]) -> Answer {
     let pod = ScriptedPod::saying(bytes);
     register(name, &pod, &json!({}));
@@ -154,7 +154,8 @@ fn rule_11_what_comes_goes_out_at_once() {
     }
 }
 
-/// Starts a pod that reads bodies of any framing to their end, and answers with the number of their bytes.
+/// Starts a pod that reads bodies of any framing to their end, and answers with the number of their bytes on
+/// the wire.
 fn counter() -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
@@ -194,7 +195,7 @@ fn count_bodies(mut stream: TcpStream) {
                     }
                 }
             }
-            // A chunked body: its wire bytes are counted up to the last chunk.
+            // The bytes of a chunked body are counted with their framing, up to the last chunk.
             None => {
                 let mut tail = held.clone();
                 while !tail.ends_with(b"0\r\n\r\n") {
@@ -244,7 +245,7 @@ fn rule_9_uploads_pass_without_being_held() {
     }
     assert_eq!(client.answer().expect(200).text(), size.to_string());
     assert!(most < before + 8 * MIB as u64, "{most} after {before}");
-    // The same in chunks, on the same connection.
+    // The second request sends chunks on the same connection.
     client
         .send(b"POST /fn/fn-up/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     for _ in 0..8 {

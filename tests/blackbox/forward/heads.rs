@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::{get, mirror, plane, register};
 
-/// A server in Python that answers with the request line.
 const FIRST_LINE: &str = r#"
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):

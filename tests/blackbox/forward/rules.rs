@@ -1,4 +1,4 @@
-//! Who may call, what admission refuses, and how the platform's own answers look.
+//! Who may call, what admission refuses, and the form of the platform's own answers.
 
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ fn rule_6_a_queue_refuses_at_the_head() {
     pod.wait_calls(1);
     let waiting = get("/fn/fn-queue/").begin(plane().listen);
     plane().wait_for("fn-queue", 1, 1);
-    // The refusal comes before a byte of the body that the head announces.
+    // The plane refuses the call before the client sends a byte of the body.
     let upload = Request::new("POST", "/fn/fn-queue/")
         .headers(&[("Content-Length", "100000"), ("Expect", "100-continue")]);
     let answer = plane().send(&upload);

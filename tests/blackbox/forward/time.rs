@@ -9,7 +9,6 @@ use serde_json::json;
 
 use super::{get, plane, register};
 
-/// Starts a pod that never answers.
 fn silent() -> (ScriptedPod, Gate) {
     let gate = Gate::default();
     let held = gate.clone();
@@ -110,7 +109,6 @@ fn rule_7_a_stopped_body_times_out() {
     client.answer().expect_error(504, "TIMEOUT");
 }
 
-/// Starts a pod that closes its first connection without an answer.
 fn lost_once() -> ScriptedPod {
     ScriptedPod::tcp(|got, line| match got.number {
         0 => After::Close,
