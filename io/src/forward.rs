@@ -10,4 +10,5 @@ pub(crate) mod upload;
 pub(crate) mod download;
 pub(crate) mod exchange;
 mod ending;
+mod tunnel;
 pub(crate) mod serve;

@@ -225,6 +225,12 @@ impl RawClient {
 
     /// Reads raw bytes from the socket. A later `read` does not return these bytes.
     pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(bytes.len());
+            bytes[..count].copy_from_slice(&self.unread[..count]);
+            self.unread.drain(..count);
+            return Ok(count);
+        }
         self.socket.read(bytes)
     }
 

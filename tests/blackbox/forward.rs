@@ -5,6 +5,7 @@ mod bodies;
 mod heads;
 mod rules;
 mod time;
+mod tunnels;
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

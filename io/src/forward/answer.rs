@@ -9,7 +9,7 @@ use nanofaas_http1::forward::{NamedHeaders, is_for_client, reason_of};
 use nanofaas_http1::head::header_lines;
 use nanofaas_http1::response_head::ResponseHead;
 
-use crate::forward::request::VIA;
+use crate::forward::request::{SWITCH, VIA};
 use crate::http::error::HttpError;
 use crate::http::response::{
     EXECUTION_ID, Heading, Response, Wire, end, error_response, failure_response, number,
@@ -30,6 +30,16 @@ pub(crate) fn write_interim(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]
     out.extend_from_slice(b"\r\n");
 }
 
+/// What follows the head of an answer to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnswerFraming {
+    /// A body as the pod's headers say, or one that ends with the connection.
+    AsSent,
+    Chunks,
+    /// Another protocol.
+    Switch,
+}
+
 /// What the platform adds to an answer.
 pub(crate) struct Added<'a> {
     pub(crate) id: ExecutionId,
@@ -40,19 +50,20 @@ pub(crate) struct Added<'a> {
 }
 
 impl Added<'_> {
-    /// Appends the head of the pod's answer for the client. `in_chunks` is whether its body is sent in chunks.
+    /// Appends the head of the pod's answer for the client.
     pub(crate) fn write_head(
         &self,
         out: &mut Vec<u8>,
         head: &ResponseHead,
         bytes: &[u8],
-        in_chunks: bool,
+        framing: AnswerFraming,
         heading: &Heading,
     ) {
+        let in_chunks = framing == AnswerFraming::Chunks;
         let bytes = &bytes[..head.len];
         status_line(out, head, bytes);
         // Only an answer without a body keeps a length that is not that of the body: one to HEAD, and 304.
-        let keeps_length = !in_chunks && head.status != 204;
+        let keeps_length = !in_chunks && head.status != 204 && head.status >= 200;
         let found = kept_lines(out, bytes, keeps_length);
         if !found.date {
             out.extend_from_slice(heading.date());
@@ -71,7 +82,12 @@ impl Added<'_> {
         if in_chunks {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        end(out, heading.wire);
+        if framing == AnswerFraming::Switch {
+            out.extend_from_slice(SWITCH.strip_prefix(b"\r\n").unwrap_or(SWITCH));
+            out.extend_from_slice(b"\r\n\r\n");
+        } else {
+            end(out, heading.wire);
+        }
     }
 
     /// The answer to a call that failed before the head of its answer was sent.

@@ -97,6 +97,10 @@ impl Exchange<'_, '_> {
                     PodVerdict::CutOff,
                 )
             }
+            BrokenOff::ClientGone => (
+                AttemptError::last(ExecutionError::Cancelled),
+                PodVerdict::CutOff,
+            ),
             BrokenOff::Idle => {
                 let ms = self.call.entry().function.spec.stream_idle_ms;
                 let failure = ExecutionError::Timeout {

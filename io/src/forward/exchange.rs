@@ -14,9 +14,9 @@ use nanofaas_http1::error::ParseError;
 use nanofaas_http1::forward::value_of;
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::Method;
-use nanofaas_http1::response_head::{ResponseHead, parse_response};
+use nanofaas_http1::response_head::{ResponseHead, parse_response, parse_upgrade_response};
 
-use crate::forward::answer::{ADDED_ROOM, Added, wire_of, write_interim};
+use crate::forward::answer::{ADDED_ROOM, Added, AnswerFraming, wire_of, write_interim};
 use crate::forward::client::{ClientStream, PIECE};
 use crate::forward::download::Download;
 use crate::forward::request::{ForwardHead, write_head};
@@ -64,6 +64,8 @@ pub(super) enum BrokenOff {
     Foreign,
     /// The client's body is no sound HTTP.
     Client(ParseError),
+    /// The client's connection failed.
+    ClientGone,
     /// Nothing moved for `streamIdleMs`.
     Idle,
     /// The pod did not begin the call.
@@ -78,9 +80,9 @@ pub(super) struct Exchange<'a, 'c> {
     grant: Grant,
     pub(super) pod: PodConn,
     /// When a byte last moved.
-    moved_at: Uptime,
+    pub(super) moved_at: Uptime,
     /// Bytes that this poll may still move.
-    share: usize,
+    pub(super) share: usize,
 }
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
@@ -145,10 +147,14 @@ impl Exchange<'_, '_> {
         let mut interim = 0;
         let mut scan = HeadScan::default();
         let head = loop {
-            let head =
-                parse_response(&self.pod.received, &mut scan).map_err(BrokenOff::Nonsense)?;
-            match head {
-                Some(head) if head.status >= 200 => break head,
+            let bytes = &self.pod.received;
+            let head = if self.forwarding.head.is_websocket {
+                parse_upgrade_response(bytes, &mut scan)
+            } else {
+                parse_response(bytes, &mut scan)
+            };
+            match head.map_err(BrokenOff::Nonsense)? {
+                Some(head) if head.status >= 200 || head.status == 101 => break head,
                 Some(head) => {
                     interim += 1;
                     if interim > INTERIM_MAX {
@@ -165,7 +171,11 @@ impl Exchange<'_, '_> {
         *answered_at = Some(now);
         let head = self.judge(head)?;
         let mut download = self.begin_answer(&head, now)?;
-        self.pass_body(&mut download).await?;
+        if head.status == 101 {
+            Box::pin(self.tunnel()).await?;
+        } else {
+            self.pass_body(&mut download).await?;
+        }
         self.forwarding.is_whole.set(true);
         let is_complete = self.forwarding.upload.borrow().is_complete();
         let stays = is_complete && self.forwarding.stays.get();
@@ -179,6 +189,13 @@ impl Exchange<'_, '_> {
         let named = value_of(bytes, b"x-nanofaas-answer");
         if named.is_some_and(|named| named != self.call.id.text()) {
             return Err(BrokenOff::Foreign);
+        }
+        if head.status == 101 {
+            let upgrade = value_of(bytes, b"upgrade");
+            if !upgrade.is_some_and(|value| value.eq_ignore_ascii_case(b"websocket")) {
+                let why = "the pod switched to another protocol than websocket";
+                return Err(BrokenOff::Nonsense(ParseError::Malformed(why)));
+            }
         }
         if head.status == 503 && head.not_started && !self.forwarding.has_answered.get() {
             return Err(BrokenOff::NotStarted);
@@ -207,9 +224,10 @@ impl Exchange<'_, '_> {
         let is_old = forwarding.wire.old;
         let mut download = Download::new(head.body, is_old);
         let is_early = !upload.is_complete();
+        let ends = download.ends_with_connection() || head.status == 101;
         forwarding
             .stays
-            .set(forwarding.wire.keep_alive && !download.ends_with_connection() && !is_early);
+            .set(forwarding.wire.keep_alive && !ends && !is_early);
         let wire = wire_of(forwarding.wire, forwarding.stays.get());
         let sent_at = call.timestamps.sent_at.get().unwrap_or(now);
         let mut times = *call.life.borrow().times();
@@ -227,7 +245,11 @@ impl Exchange<'_, '_> {
             &mut out,
             head,
             &pod.received,
-            download.is_in_chunks(),
+            match head.status {
+                101 => AnswerFraming::Switch,
+                _ if download.is_in_chunks() => AnswerFraming::Chunks,
+                _ => AnswerFraming::AsSent,
+            },
             &heading,
         );
         pod.received.drain(..head.len);
@@ -295,7 +317,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Lets the other tasks run.
-    async fn next_turn(&mut self) {
+    pub(super) async fn next_turn(&mut self) {
         self.thread.event_loop.yield_now().await;
         self.share = SHARE;
     }
@@ -337,7 +359,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Ready if no byte has moved for `streamIdleMs`.
-    fn poll_idle(&self, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
+    pub(super) fn poll_idle(&self, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
         loop {
             let due = self.moved_at + self.idle_max();
             if self.thread.recent() >= due {
@@ -407,10 +429,11 @@ impl Exchange<'_, '_> {
     ) -> Result<bool, BrokenOff> {
         let socket = self.forwarding.client.socket();
         if socket.is_behind() {
-            if socket.poll_sent(cx).is_pending() {
-                return Ok(false);
+            match socket.poll_sent(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(_)) => return Err(BrokenOff::ClientGone),
+                Poll::Ready(Ok(())) => self.moved_at = self.thread.recent(),
             }
-            self.moved_at = self.thread.recent();
         }
         self.pod.poll_part(PIECE, cx);
         let buffers = &self.thread.buffers;
@@ -445,7 +468,7 @@ impl Exchange<'_, '_> {
 }
 
 /// How one poll ended.
-enum Moved {
+pub(super) enum Moved {
     /// What the poll was for has come.
     Whole,
     /// The task has moved its share.

@@ -8,7 +8,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::forward::{NamedHeaders, PSEUDONYM, RequestHeader, method_of, passes};
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::head::header_lines;
-use nanofaas_http1::request::RequestHead;
+use nanofaas_http1::request::{Method, RequestHead};
 
 use crate::http::error::HttpError;
 use crate::http::response::number;
@@ -25,6 +25,8 @@ pub(crate) struct ForwardHead {
     pub(crate) named: NamedHeaders,
     /// Where the path for the pod begins in the head: behind the function's name.
     pub(crate) path_at: usize,
+    /// Whether the request asks for a WebSocket.
+    pub(crate) is_websocket: bool,
 }
 
 impl ForwardHead {
@@ -40,8 +42,26 @@ impl ForwardHead {
             return Err(HttpError::Loop);
         }
         let path_at = head.path.start() + PREFIX.len() + name_len;
-        Ok(Self { named, path_at })
+        Ok(Self {
+            named,
+            path_at,
+            is_websocket: is_websocket(head, named, bytes),
+        })
     }
+}
+
+/// Whether a request opens a WebSocket (RFC 6455 §4.1). Every other upgrade is ignored, as RFC 9110 §7.8 allows.
+fn is_websocket(head: &RequestHead, named: NamedHeaders, bytes: &[u8]) -> bool {
+    let mut upgrades =
+        header_lines(bytes).filter(|(name, _)| name.eq_ignore_ascii_case(b"upgrade"));
+    head.method == Method::Get
+        && head.minor == 1
+        && matches!(head.framing, Framing::None | Framing::Length(0))
+        && named.contain(bytes, b"upgrade")
+        && upgrades
+            .next()
+            .is_some_and(|(_, value)| value.eq_ignore_ascii_case(b"websocket"))
+        && upgrades.next().is_none()
 }
 
 /// The path of every function that is served as an HTTP server, before its name.
@@ -145,6 +165,7 @@ pub(crate) fn write_head(
     line(b"X-Forwarded-Prefix", PREFIX);
     out.extend_from_slice(name);
     match head.framing {
+        Framing::None if forward.is_websocket => out.extend_from_slice(SWITCH),
         Framing::None => {}
         Framing::Length(length) => {
             out.extend_from_slice(b"\r\nContent-Length: ");
@@ -158,6 +179,9 @@ pub(crate) fn write_head(
     out.extend_from_slice(b"\r\n\r\n");
     out
 }
+
+/// The lines of a request or an answer that switches to WebSocket.
+pub(crate) const SWITCH: &[u8] = b"\r\nConnection: upgrade\r\nUpgrade: websocket";
 
 /// This hop's entry in `Via`.
 pub(crate) const VIA: &[u8] = b"1.1 nanofaas";

@@ -4,6 +4,7 @@
 //! `to_pod` uses them.
 
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -105,6 +106,11 @@ impl PodConn {
     /// Wakes the task when the pod has taken all posted bytes.
     pub(crate) fn poll_taken(&self, cx: &Context<'_>) {
         let _taken = self.socket.poll_sent(cx);
+    }
+
+    /// Ends the direction to the pod, after everything that was posted.
+    pub(crate) fn end_request(&self) {
+        self.socket.shutdown(Shutdown::Write);
     }
 
     /// Receives one buffer of at most so many bytes, if there is none yet.
