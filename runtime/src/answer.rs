@@ -2,6 +2,31 @@
 
 use crate::output::JSON;
 
+/// The header by which an answer names its call. The platform compares its value with the id of its
+/// call, and so detects an answer that belongs to another call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Echo {
+    ExecutionId,
+    /// The answer to an HTTP call (`X-Nanofaas-Call: http`), in which the function may use
+    /// `X-Execution-Id` itself.
+    HttpAnswer,
+}
+
+impl Echo {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ExecutionId => "X-Execution-Id",
+            Self::HttpAnswer => "X-Nanofaas-Answer",
+        }
+    }
+
+    pub(crate) fn put(self, out: &mut Vec<u8>, id: &[u8]) {
+        put(out, &[self.name(), ": "]);
+        out.extend_from_slice(id);
+        put(out, &["\r\n"]);
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extra<'a> {
     pub(crate) content_type: &'a str,
@@ -11,6 +36,7 @@ pub(crate) struct Extra<'a> {
     pub(crate) init_ms: Option<u64>,
     pub(crate) not_started: bool,
     pub(crate) allow: Option<&'a str>,
+    pub(crate) echo: Echo,
 }
 
 impl Extra<'_> {
@@ -20,11 +46,12 @@ impl Extra<'_> {
         init_ms: None,
         not_started: false,
         allow: None,
+        echo: Echo::ExecutionId,
     };
 }
 
-/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty.
-/// The platform compares it with the id of its call, and so detects the answer of another call.
+/// Appends a head for a body of `length` bytes. `id` is the request's `X-Execution-Id`, or empty if
+/// the request has none.
 pub(crate) fn put_head(
     out: &mut Vec<u8>,
     status: u16,
@@ -43,9 +70,7 @@ pub(crate) fn put_head(
         &["\r\nContent-Length: ", number.format(length), "\r\n"],
     );
     if !id.is_empty() {
-        put(out, &["X-Execution-Id: "]);
-        out.extend_from_slice(id);
-        put(out, &["\r\n"]);
+        extra.echo.put(out, id);
     }
     if let Some(init_ms) = extra.init_ms {
         put(out, &["X-Cold-Start: true\r\nX-Init-Duration-Ms: "]);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, sleep_until};
 
-use crate::answer::Extra;
+use crate::answer::{Echo, Extra};
 use crate::call::{Context, HandlerCall};
 use crate::error::Error;
 use crate::handler::Running;
@@ -245,5 +245,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
 }
 
 fn failure(code: &'static str, message: &str) -> String {
-    Error::with_code(code, message).json()
+    Error::with_code(code, message).json(Echo::ExecutionId)
 }

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::answer::Echo;
+
 /// The error that a handler returns. `?` converts any `std::error::Error` to this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -66,8 +68,14 @@ impl Error {
         &self.message
     }
 
-    pub(crate) fn json(&self) -> String {
-        serde_json::json!({ "code": self.code, "message": self.message }).to_string()
+    /// Returns the body of the answer: `{"code","message"}`, or `{"error","message"}` for an HTTP
+    /// call, whose client gets the body unchanged.
+    pub(crate) fn json(&self, echo: Echo) -> String {
+        let code = match echo {
+            Echo::ExecutionId => "code",
+            Echo::HttpAnswer => "error",
+        };
+        serde_json::json!({ code: self.code, "message": self.message }).to_string()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Passes HTTP/1.1 exchanges from the platform to a program that does not know the platform, and
-//! adds `X-Execution-Id` to the answers. The platform compares this id with the id of its call. If
-//! only the end of the connection ends an answer, the answer is sent in chunks, so that the
-//! platform detects a cut answer. If the program ends before its answer begins, this module answers
-//! the call with an error. All other bytes are passed on unchanged, and no request is refused. The
-//! watchdog's relay calls this module.
+//! adds the id of the call to the answers: as `X-Nanofaas-Answer` if the request is an HTTP call
+//! (`X-Nanofaas-Call: http`), else as `X-Execution-Id`. The platform compares this id with the id
+//! of its call. If only the end of the connection ends an answer, the answer is sent in chunks, so
+//! that the platform detects a cut answer. If the program ends before its answer begins, this
+//! module answers the call with an error. All other bytes are passed on unchanged, and no request
+//! is refused. The watchdog's relay calls this module.
 
 mod heads;
 mod source;
@@ -14,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nanofaas_http1::response_head::ResponseBody;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf, split};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::time::timeout;
 
-use crate::answer::{Extra, put_head};
+use crate::answer::{Echo, Extra, put_head};
 use crate::error::Error;
 
 use heads::{ForwardedRequest, NotHttp, answer_head, request_head};
@@ -29,6 +31,9 @@ const AHEAD_MAX: usize = 64 * 1024;
 /// How long the platform's bytes are read after the last answer. An immediate close would reset the
 /// connection, and the platform could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
+
+type Requests<'a> = Source<unix::ReadHalf<'a>>;
+type Answers<'a> = Source<tcp::ReadHalf<'a>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AfterExchange {
@@ -43,17 +48,13 @@ enum AfterExchange {
 /// Passes exchanges between the two connections until one of them ends. `ended` returns the error
 /// of a program that has ended, or none if the program runs. It is awaited only when an answer is
 /// missing.
-pub async fn forward<A, B>(
-    platform: A,
-    program: B,
+pub async fn forward(
+    mut platform: UnixStream,
+    mut program: TcpStream,
     ended: impl Future<Output = Option<Error>>,
-) -> io::Result<()>
-where
-    A: AsyncRead + AsyncWrite,
-    B: AsyncRead + AsyncWrite,
-{
-    let (requests, mut to_platform) = split(platform);
-    let (answers, mut to_program) = split(program);
+) -> io::Result<()> {
+    let (requests, mut to_platform) = platform.split();
+    let (answers, mut to_program) = program.split();
     let (mut requests, mut answers) = (Source::new(requests), Source::new(answers));
     loop {
         let Some(head) = next_request(&mut requests, &mut answers).await? else {
@@ -70,13 +71,15 @@ where
             AfterExchange::NextRequest => {}
             AfterExchange::End => return linger(&mut requests, &mut to_platform).await,
             AfterExchange::Lost => {
-                let id = head.ok().and_then(|head| head.id);
                 // The program still runs, so only close the platform's connection, as would happen
                 // without the relay.
                 let Some(error) = ended.await else {
                     return Ok(());
                 };
-                let answer = own_answer(&error, id.as_deref(), Extra::JSON);
+                let Ok(head) = &head else {
+                    return Ok(());
+                };
+                let answer = own_answer(&error, head, Extra::JSON);
                 to_platform.write_all(&answer).await?;
                 return linger(&mut requests, &mut to_platform).await;
             }
@@ -91,8 +94,8 @@ where
 
 /// Answers the first request of a connection that cannot be forwarded, because no program listens
 /// on its port. The answer is 503 with `X-Not-Started`, because the call did not begin.
-pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<()> {
-    let (requests, mut to_platform) = split(platform);
+pub async fn not_started(mut platform: UnixStream) -> io::Result<()> {
+    let (requests, mut to_platform) = platform.split();
     let mut requests = Source::new(requests);
     let head = loop {
         match request_head(&requests.buffer) {
@@ -110,29 +113,32 @@ pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<(
         not_started: true,
         ..Extra::JSON
     };
-    let answer = own_answer(&error, head.id.as_deref(), extra);
+    let answer = own_answer(&error, &head, extra);
     to_platform.write_all(&answer).await?;
     linger(&mut requests, &mut to_platform).await
 }
 
 /// Returns an answer of this module itself. Its head says that the connection closes.
-fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
-    let (mut out, body) = (Vec::new(), error.json());
+fn own_answer(error: &Error, request: &ForwardedRequest, extra: Extra<'_>) -> Vec<u8> {
+    let (mut out, body) = (Vec::new(), error.json(request.echo));
     let extra = Extra {
         close: true,
+        echo: request.echo,
         ..extra
     };
-    let id = id.unwrap_or_default();
+    let id = request.id.as_deref().unwrap_or_default();
     put_head(&mut out, error.status, body.len(), id, &extra);
-    out.extend_from_slice(body.as_bytes());
+    if !request.headless {
+        out.extend_from_slice(body.as_bytes());
+    }
     out
 }
 
 /// Returns the head of the next request; its bytes stay in the buffer. Returns none if one side has
 /// ended, or if the program sent bytes before the request: these would be taken for its answer.
-async fn next_request<A: AsyncRead, B: AsyncRead>(
-    requests: &mut Source<A>,
-    answers: &mut Source<B>,
+async fn next_request(
+    requests: &mut Requests<'_>,
+    answers: &mut Answers<'_>,
 ) -> io::Result<Option<Result<ForwardedRequest, NotHttp>>> {
     if !answers.buffer.is_empty() {
         return Ok(None);
@@ -155,11 +161,13 @@ async fn next_request<A: AsyncRead, B: AsyncRead>(
 
 /// Passes one request and its answer on. Both directions run at the same time, because a program
 /// may answer while it still reads.
-async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
+async fn exchange(
     head: &ForwardedRequest,
-    (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
-    (answers, to_program): (&mut Source<B>, &mut WriteHalf<B>),
+    (requests, to_platform): (&mut Requests<'_>, &mut unix::WriteHalf<'_>),
+    (answers, to_program): (&mut Answers<'_>, &mut tcp::WriteHalf<'_>),
 ) -> io::Result<AfterExchange> {
+    let is_http_call = head.echo == Echo::HttpAnswer;
+    requests.heeds_leaving = is_http_call;
     // An atomic, because the future must be `Send` for any runtime.
     let sent = AtomicBool::new(false);
     let up = async {
@@ -177,42 +185,59 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
         sent.store(true, Ordering::Relaxed);
         while requests.buffer.len() < AHEAD_MAX {
             if requests.fill().await? == 0 {
+                if is_http_call {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 // The program sees the end of the stream, as it would on a direct connection.
                 return to_program.shutdown().await;
             }
         }
         Ok(())
     };
-    let (mut up, mut down) = (pin!(up), pin!(answer(head, answers, to_platform)));
+    let after = until_answered(up, answer(head, answers, to_platform)).await;
+    let is_sent = sent.load(Ordering::Relaxed);
+    if after.is_err() && is_http_call && !is_sent {
+        // Without a reset, a program that does not read would not learn that the connection has
+        // ended, because the end comes after all bytes. An error is ignored, because the program's
+        // connection may have ended too.
+        let _ = to_program.as_ref().set_zero_linger();
+    }
+    match after? {
+        AfterExchange::NextRequest if !head.keep || !is_sent => Ok(AfterExchange::End),
+        after => Ok(after),
+    }
+}
+
+/// Runs both directions until the answer is passed on, or until the platform has left.
+async fn until_answered(
+    up: impl Future<Output = io::Result<()>>,
+    down: impl Future<Output = io::Result<AfterExchange>>,
+) -> io::Result<AfterExchange> {
+    let (mut up, mut down) = (pin!(up), pin!(down));
     let mut goes_up = true;
-    let after = loop {
+    loop {
         tokio::select! {
             biased;
             // The answer is valid even if the program does not read the whole request, so poll it
             // first.
-            after = &mut down => break after?,
+            after = &mut down => return after,
             ended = &mut up, if goes_up => match ended {
-                // The platform left before the request was complete.
+                // The platform left before the request was complete, or during an HTTP call, so the
+                // exchange ends.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
                 // The request was passed on, or the program reads no more of it. The answer may
                 // still come.
                 Ok(()) | Err(_) => goes_up = false,
             },
         }
-    };
-    match after {
-        AfterExchange::NextRequest if !head.keep || !sent.load(Ordering::Relaxed) => {
-            Ok(AfterExchange::End)
-        }
-        after => Ok(after),
     }
 }
 
 /// Passes the answer on, with the request's id instead of the program's.
-async fn answer<A: AsyncWrite, B: AsyncRead>(
+async fn answer(
     request: &ForwardedRequest,
-    answers: &mut Source<B>,
-    to_platform: &mut WriteHalf<A>,
+    answers: &mut Answers<'_>,
+    to_platform: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<AfterExchange> {
     let mut out = Vec::new();
     loop {
@@ -252,9 +277,9 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
     }
 }
 
-async fn linger<A: AsyncRead + AsyncWrite>(
-    requests: &mut Source<A>,
-    to_platform: &mut WriteHalf<A>,
+async fn linger(
+    requests: &mut Requests<'_>,
+    to_platform: &mut unix::WriteHalf<'_>,
 ) -> io::Result<()> {
     to_platform.shutdown().await?;
     let rest = async {

@@ -9,6 +9,7 @@ use nanofaas_http1::media_type::{MediaType, is_plain_json, media_type};
 use tokio::time::{Instant, sleep_until};
 
 use crate::announce::Birth;
+use crate::answer::Echo;
 use crate::call::{Context, HandlerCall};
 use crate::client::{self, ClientError, ClientRequest, Url};
 use crate::error::Error;
@@ -202,7 +203,7 @@ fn result_json(outcome: Result<Output, Error>, birth: &Birth) -> Vec<u8> {
             body
         }
         Err(error) => {
-            let error = error.json();
+            let error = error.json(Echo::ExecutionId);
             format!(r#"{{"success":false,"output":null,"error":{error}"#).into_bytes()
         }
     };

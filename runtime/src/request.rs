@@ -118,6 +118,12 @@ impl PodRequest {
     }
 }
 
+/// Whether this header marks an HTTP call: the client's own request, for whose answer the contract
+/// has rules of its own (§1.7).
+pub(crate) fn is_mark(name: &[u8], value: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"x-nanofaas-call") && value.eq_ignore_ascii_case(b"http")
+}
+
 /// Returns the range of `part` within `whole`. `part` must be borrowed from `whole`.
 fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
     let from = part.as_ptr() as usize - whole.as_ptr() as usize;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::reading::read_more;
 use super::{COPY_MAX, Gone, ServedConnection, WRITE_WAIT, failure};
-use crate::answer::{Extra, put_head};
+use crate::answer::{Echo, Extra, put_head};
 use crate::call::{Context, HandlerCall};
 use crate::error::Error;
 use crate::log;
@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             init_ms: self.pod.first_answer(),
             ..Extra::JSON
         };
-        let (status, body) = (error.status, error.json());
+        let (status, body) = (error.status, error.json(Echo::ExecutionId));
         self.send(status, body.len(), body.as_bytes(), &extra)
             .await?;
         Ok(!extra.close)

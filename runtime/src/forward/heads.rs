@@ -6,6 +6,9 @@ use nanofaas_http1::head::{HeadScan, header_lines};
 use nanofaas_http1::request::{Method, parse_request};
 use nanofaas_http1::response_head::{ResponseBody, parse_response};
 
+use crate::answer::Echo;
+use crate::request::is_mark;
+
 /// Bytes that are not HTTP/1.1, or that two parsers could read differently.
 #[derive(Debug)]
 pub(super) struct NotHttp;
@@ -19,6 +22,7 @@ pub(super) struct ForwardedRequest {
     pub(super) keep: bool,
     /// The first `X-Execution-Id`.
     pub(super) id: Option<Vec<u8>>,
+    pub(super) echo: Echo,
 }
 
 pub(super) struct ForwardedAnswer {
@@ -37,7 +41,14 @@ pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, Not
     let Some(head) = parse_request(bytes, &mut HeadScan::default()).map_err(|_| NotHttp)? else {
         return Ok(None);
     };
-    let id = header_lines(&bytes[..head.len]).find(|(name, _)| is_id(name));
+    let (mut id, mut echo) = (None, Echo::ExecutionId);
+    for (name, value) in header_lines(&bytes[..head.len]) {
+        if name.eq_ignore_ascii_case(b"x-execution-id") {
+            id = id.or(Some(value));
+        } else if is_mark(name, value) {
+            echo = Echo::HttpAnswer;
+        }
+    }
     Ok(Some(ForwardedRequest {
         len: head.len,
         minor: head.minor,
@@ -48,12 +59,9 @@ pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, Not
             Framing::Chunked => ResponseBody::Chunked,
         },
         keep: head.keep_alive,
-        id: id.map(|(_, value)| value.to_vec()),
+        id: id.map(<[u8]>::to_vec),
+        echo,
     }))
-}
-
-fn is_id(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"x-execution-id")
 }
 
 /// Reads the answer's head, and writes it to `out` in the form that the platform gets.
@@ -72,7 +80,7 @@ pub(super) fn answer_head(
     out.clear();
     // The platform reads the id of the final answer only.
     let id = request.id.as_deref().filter(|_| head.status >= 200);
-    put_answer(out, &bytes[..head.len], id);
+    put_answer(out, &bytes[..head.len], request.echo, id);
     if head.body == ResponseBody::UntilClose && request.minor == 1 {
         // HTTP/1.0 has no chunks. An intermediary sends its own version (RFC 9112 §2.3 and §6.1).
         out[..VERSION.len()].copy_from_slice(VERSION);
@@ -91,18 +99,16 @@ pub(super) fn answer_head(
 const VERSION: &[u8] = b"HTTP/1.1";
 
 /// Appends the lines of `head` without the program's own ids, a line with `id`, and the empty line.
-fn put_answer(out: &mut Vec<u8>, head: &[u8], id: Option<&[u8]>) {
+fn put_answer(out: &mut Vec<u8>, head: &[u8], echo: Echo, id: Option<&[u8]>) {
     let lines = head.split_inclusive(|byte| *byte == b'\n');
     for line in lines.filter(|line| *line != b"\r\n") {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        if !is_id(name) {
+        if !name.eq_ignore_ascii_case(echo.name().as_bytes()) {
             out.extend_from_slice(line);
         }
     }
     if let Some(id) = id {
-        out.extend_from_slice(b"X-Execution-Id: ");
-        out.extend_from_slice(id);
-        out.extend_from_slice(b"\r\n");
+        echo.put(out, id);
     }
     out.extend_from_slice(b"\r\n");
 }

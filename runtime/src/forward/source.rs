@@ -5,24 +5,52 @@ use std::io;
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::response_head::ResponseBody;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::{tcp, unix};
 
 const READ: usize = 16 * 1024;
 
-pub(super) struct Source<S> {
-    stream: ReadHalf<S>,
+pub(super) struct Source<R> {
+    stream: R,
     pub(super) buffer: Vec<u8>,
+    /// Whether the peer may leave at any time: then a write of this source's bytes fails at once, and
+    /// a reset counts as the end.
+    pub(super) heeds_leaving: bool,
+}
+
+pub(super) trait PeerStream: AsyncRead + Unpin {
+    /// Waits until the peer has ended its direction, also if bytes before that end are unread.
+    fn left(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl PeerStream for unix::ReadHalf<'_> {
+    async fn left(&self) {
+        // A Unix socket has no priority data, so only the peer's end wakes this task.
+        while let Ok(ready) = self.ready(Interest::PRIORITY).await {
+            if ready.is_read_closed() {
+                return;
+            }
+        }
+    }
+}
+
+impl PeerStream for tcp::ReadHalf<'_> {
+    /// The program's end is not looked for, because its last bytes must reach the platform.
+    async fn left(&self) {
+        std::future::pending().await
+    }
 }
 
 fn ended() -> io::Error {
     io::ErrorKind::UnexpectedEof.into()
 }
 
-impl<S: AsyncRead> Source<S> {
-    pub(super) fn new(stream: ReadHalf<S>) -> Self {
+impl<R: PeerStream> Source<R> {
+    pub(super) fn new(stream: R) -> Self {
         Self {
             stream,
             buffer: Vec::with_capacity(READ),
+            heeds_leaving: false,
         }
     }
 
@@ -30,7 +58,11 @@ impl<S: AsyncRead> Source<S> {
     /// the future is dropped, no bytes are lost.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(READ / 4);
-        self.stream.read_buf(&mut self.buffer).await
+        match self.stream.read_buf(&mut self.buffer).await {
+            // The kernel resets a Unix connection whose peer left bytes unread.
+            Err(_) if self.heeds_leaving => Ok(0),
+            read => read,
+        }
     }
 
     pub(super) async fn pass(
@@ -38,7 +70,12 @@ impl<S: AsyncRead> Source<S> {
         count: usize,
         to: &mut (impl AsyncWrite + Unpin),
     ) -> io::Result<()> {
-        to.write_all(&self.buffer[..count]).await?;
+        tokio::select! {
+            // The write is polled first, because it nearly always ends at once.
+            biased;
+            written = to.write_all(&self.buffer[..count]) => written?,
+            () = self.stream.left(), if self.heeds_leaving => return Err(ended()),
+        }
         self.buffer.drain(..count);
         Ok(())
     }
