@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::script::Asked;
 
-/// A request to the API server.
 pub(crate) struct ServedRequest {
     pub(crate) verb: &'static str,
     pub(crate) group: String,

@@ -227,7 +227,6 @@ impl FakeApiServer {
         }
     }
 
-    /// Makes the pod's container wait.
     pub fn waits(&self, pod: &str, reason: &str, message: &str) {
         let waiting = json!({"waiting": {"reason": reason, "message": message}});
         self.set_status(pod, &json!({"containerStatuses": container(&waiting)}));
@@ -280,7 +279,6 @@ impl FakeApiServer {
             .to_owned()
     }
 
-    /// Makes a pod's container end.
     pub fn end(&self, pod: &str, exit: i32, reason: &str, words: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let state = json!({"terminated": {"exitCode": exit, "reason": reason, "message": words,
@@ -290,7 +288,6 @@ impl FakeApiServer {
         self.set_status(pod, &status);
     }
 
-    /// Makes the node evict the pod.
     pub fn evict(&self, pod: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let why = "The node was low on resource: memory.";

@@ -179,7 +179,6 @@ impl FakeApiServer {
         self.0.store.borrow().get(resource, name).cloned()
     }
 
-    /// Returns all objects of a resource.
     pub fn objects(&self, resource: &str) -> Vec<Value> {
         let store = self.0.store.borrow();
         store.all(resource).into_iter().cloned().collect()

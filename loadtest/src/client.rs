@@ -30,7 +30,6 @@ const TICK_MS: u8 = 20;
 const TIMER: u64 = u64::MAX;
 const SCRATCH: usize = 128 * 1024;
 
-/// The request in flight on a connection.
 #[derive(Clone, Copy)]
 struct Flight {
     call: PlannedRequest,

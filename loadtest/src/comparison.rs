@@ -36,7 +36,6 @@ pub(crate) struct Comparison {
     pub(crate) speed: Option<Differences>,
 }
 
-/// A contender's figures over all rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct ContenderSummary {
     pub(crate) name: String,

@@ -58,7 +58,7 @@ impl Default for LoadSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RequestTarget {
-    /// The URL, in which `{function}` is replaced by a drawn name.
+    /// The URL, in which `{function}` is replaced by the name of a function.
     pub(crate) url: String,
     pub(crate) method: String,
     pub(crate) headers: Vec<(String, String)>,

@@ -28,7 +28,6 @@ struct Template {
     body: RequestBody,
 }
 
-/// The formatted requests of a run, and the random choice among them.
 #[derive(Debug)]
 pub(crate) struct RequestPlan {
     pub(crate) urls: Vec<ParsedUrl>,

@@ -173,7 +173,6 @@ impl Scenario {
         Ok(())
     }
 
-    /// Returns all cores that the scenario names.
     pub(crate) fn named_cores(&self) -> Vec<usize> {
         let entries = self.contenders.iter().map(|entry| &entry.cores);
         let all = std::iter::once(&self.cores).chain(entries);
@@ -197,7 +196,6 @@ impl Scenario {
         self.load.insert(field.to_owned(), seconds.into());
     }
 
-    /// Returns the load for one contender at `url`.
     pub(crate) fn load(&self, entry: &ContenderEntry, url: String) -> Result<LoadSpec, String> {
         let mut target: RequestTarget =
             merge(&RequestTarget::default(), &[&self.request, &entry.request])?;

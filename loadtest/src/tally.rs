@@ -28,7 +28,6 @@ pub(crate) enum RequestError {
     Timeout,
     /// The run ended before the answer came, or before the request could be sent.
     Unfinished,
-    /// The client's queue was full.
     QueueFull,
 }
 
@@ -173,7 +172,6 @@ impl RunTally {
         }
     }
 
-    /// Records a request that ended without an answer.
     pub(crate) fn failed(&mut self, error: RequestError, target: u32, times: RequestTimes) {
         self.window_errors += 1;
         if !self.span.holds(times.intended_ns) {

@@ -36,7 +36,6 @@ impl Moment {
     }
 }
 
-/// What happened in one stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) highest: Moment,

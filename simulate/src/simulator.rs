@@ -38,7 +38,6 @@ const SEED: u64 = 7;
 const STRETCHES: u64 = 240;
 const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 
-/// How calls are admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// Calls are admitted by prediction, as in the product.
@@ -56,7 +55,6 @@ pub(crate) enum CallEnding {
     NoPod,
 }
 
-/// How and when a call ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallFate {
     pub(crate) ending: CallEnding,

@@ -189,7 +189,6 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// The position of each column in a line.
 struct Columns {
     count: usize,
     at: usize,

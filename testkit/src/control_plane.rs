@@ -188,7 +188,6 @@ impl ControlPlane {
         self.send(&request).expect(201);
     }
 
-    /// Replaces a registered function.
     #[track_caller]
     pub fn replace(&self, function: &Value) {
         let path = format!(

@@ -59,7 +59,6 @@ impl ScriptedConn {
         self.stream.write_all(bytes).is_ok()
     }
 
-    /// Sends a whole answer.
     pub fn answer(&mut self, status: u16, headers: &str, body: &[u8]) -> After {
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
         let mut bytes = format!("{head}{headers}\r\n").into_bytes();
@@ -210,7 +209,6 @@ enum ListenAddress {
 }
 
 impl ScriptedPod {
-    /// Starts a pod on a TCP port of this machine.
     pub fn tcp(
         script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {
@@ -232,7 +230,6 @@ impl ScriptedPod {
         )
     }
 
-    /// Starts a pod on a Unix socket.
     pub fn unix(
         script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {

@@ -48,7 +48,7 @@ const WOUNDS: &[&str] = &[
 
 type Field = (&'static str, &'static str);
 
-/// For each mode, the fields that it requires. The values are JSON, which is also YAML.
+/// Each entry has the fields of a valid function. The values are YAML, and most of them are JSON, too.
 const MODES: &[&[Field]] = &[
     &[
         ("executionMode", "WARM"),

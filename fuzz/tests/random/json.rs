@@ -39,7 +39,6 @@ const WOUNDS: &[&str] = &[
     ",\"metadata\":{}",
 ];
 
-/// Makes a short text.
 pub(crate) fn texts(rng: &mut Rng, out: &mut Vec<u8>) {
     const SEEDS: &[&str] = &[
         "",

@@ -82,7 +82,8 @@ fn an_open_loop_shows_a_stall() {
     assert!(p50 < 100.0, "{p50}");
     assert!((450.0..900.0).contains(&p90), "{p90}");
     assert!((850.0..1500.0).contains(&p99), "{p99}");
-    // All delayed requests but four waited in the client, and `client_wait` must show these waits.
+    // Four of the delayed requests were in flight. The others waited in the client, which
+    // `client_wait` must show.
     let waited = outcome.json["client_wait"]["p90_us"]
         .as_f64()
         .expect("a figure")

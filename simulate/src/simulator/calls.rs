@@ -42,7 +42,6 @@ pub(super) struct LiveCall {
     job: Option<JobState>,
 }
 
-/// The state of an attempt's Job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum JobState {
     Starts { since: Uptime },
