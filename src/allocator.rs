@@ -1,16 +1,16 @@
-//! The memory allocator: mimalloc, built so that it requests no transparent huge pages, because an idle
-//! process would hold 12 MiB more with them. mimalloc returns pages to the system only while a thread
-//! allocates or frees. So a thread calls `collect` when its load has ended.
+//! The memory allocator: mimalloc, built without transparent huge pages, with which an idle process would
+//! hold 12 MiB more. mimalloc returns pages to the system only while a thread allocates or frees, so each
+//! thread calls `collect` when its load has ended.
 
 use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Switches transparent huge pages off for this process, even if the system enables them by default. Child
+/// Switches transparent huge pages off for this process, even if they are the system's default. Child
 /// processes inherit the setting; the guard resets it for functions.
 pub(crate) fn refuse_huge_pages() {
-    // A failure is ignored, because it costs only memory.
+    // A failure costs only memory.
     let _ = nix::sys::prctl::set_thp_disable(true);
 }
 

@@ -1,6 +1,6 @@
 //! The bridge thread. Its tokio runtime runs the backend, which manages pods, and the management port. The
 //! thread never touches a call. Its panics may come from a dependency, so a panic does not end the process:
-//! the bridge is rebuilt, with backoff, and keeps its work queue. `serve` starts the thread.
+//! the bridge is rebuilt, with back-off, and keeps its work queue. `serve` starts the thread.
 
 mod endpoint;
 mod podless;
@@ -39,28 +39,22 @@ use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A bridge that ran longer than this counts as healthy: after its next failure the backoff begins at
-/// `FIRST_BACKOFF` again.
+/// A bridge that ran longer than this worked, so its back-off begins again.
 const SOUND: Duration = Duration::from_secs(60);
-/// Pause between two checks whether the start has succeeded.
 const POLL: Duration = Duration::from_millis(1);
-/// Pause before a full ring is tried again.
+/// The pause before a full ring is tried again.
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
-/// The system that runs pods.
+/// The system that runs pods. The closures make the bridge's settings each time that the bridge is built.
 pub(crate) enum Backend {
-    /// Makes the settings of the bridge; called each time that the bridge is built. The same holds for
-    /// `Kubernetes`.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
     Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
-    /// No system runs pods.
     None,
 }
 
-/// The channel that carries the result of the start to the main thread, which waits for it.
+/// Carries the result of the start, one time.
 pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 
-/// The arguments of the bridge thread.
 pub(crate) struct BridgeThreadConfig {
     pub(crate) backend: Backend,
     pub(crate) inbox: BridgeInbox,
@@ -69,9 +63,7 @@ pub(crate) struct BridgeThreadConfig {
     pub(crate) io: Vec<IoPost>,
     pub(crate) scheduler: SchedulerPost,
     pub(crate) registry: Registry,
-    /// Converts the process's clock to wall-clock time.
     pub(crate) clock: WallClock,
-    /// The functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
     /// Receives the result one time: when all io threads have applied `functions` and the backend is ready,
     /// or when the start fails.
@@ -94,14 +86,12 @@ pub(crate) enum StartError {
     Function { name: String, why: String },
 }
 
-/// The running bridge thread.
 pub(crate) struct BridgeThread {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
 impl BridgeThread {
-    /// Makes the thread stop the backend and end.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -111,7 +101,6 @@ impl BridgeThread {
     }
 }
 
-/// Starts the bridge thread.
 pub(crate) fn start(config: BridgeThreadConfig, on_end: OnEnd) -> io::Result<BridgeThread> {
     let (stop, stopped) = watch::channel(false);
     let thread = Builder::new()
@@ -123,7 +112,6 @@ pub(crate) fn start(config: BridgeThreadConfig, on_end: OnEnd) -> io::Result<Bri
     Ok(BridgeThread { stop, thread })
 }
 
-/// Makes the bridge's bell, and the `Notify` that the bell notifies.
 pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
     struct Ringer(Arc<Notify>);
     impl Wake for Ringer {
@@ -144,10 +132,9 @@ struct Bridge {
     listener: TcpListener,
     management: Arc<Management>,
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
-    /// The channel for the result of the start. The code that sends the result takes the channel out, so that
-    /// the result is sent only one time.
+    /// The sender of the result takes the channel out, so that the result is sent one time.
     settled: Rc<RefCell<Option<Settled>>>,
-    /// The data that a Kubernetes bridge passes on to the bridge that replaces it.
+    /// The data that a Kubernetes bridge passes on to the next one.
     memory: Rc<Memory>,
 }
 
@@ -161,7 +148,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
     let mut work_queue =
         WorkQueue::new(config.inbox, config.io, config.scheduler, registry, starts);
     if let Err(error) = register(&mut work_queue, config.functions) {
-        // A closed channel is no error, because the main thread may have stopped waiting.
+        // The main thread may have stopped waiting.
         let _ = config.settled.send(Err(error));
         return;
     }
@@ -182,8 +169,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
             Ok(Ok(Ended::Asked | Ended::Deposed)) => return,
             Ok(Ok(Ended::Panicked)) | Err(_) => "it panicked".to_owned(),
             Ok(Err(error)) => {
-                // If the main thread still waits for the start, a failure ends the bridge thread. After the
-                // start, the bridge is rebuilt instead.
+                // During the start, a failure ends the bridge thread. After the start, the bridge is rebuilt.
                 let first = bridge.settled.borrow_mut().take();
                 if let Some(first) = first {
                     let _ = first.send(Err(error));
@@ -200,7 +186,7 @@ fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
             "the bridge is built anew, calls go on: {why}"
         );
         let until = Instant::now() + backoff;
-        // Sleep in short steps, so that a stop need not wait for the whole backoff.
+        // A stop must not wait for the whole back-off.
         while Instant::now() < until && !*stopped.borrow() {
             sleep(FIRST_BACKOFF.min(until.saturating_duration_since(Instant::now())));
         }
@@ -277,7 +263,7 @@ impl Bridge {
         Ok(ended)
     }
 
-    /// Passes the work queue's commands to `endpoints` and to the backend, without end.
+    /// Passes the work queue's commands to `endpoints` and to the backend. Never returns.
     async fn run_controller_loop(&self, backend: &RunningBackend) {
         let endpoints = Endpoints::new(self.work_queue.clone());
         // The new `endpoints` must learn the functions that were registered before a rebuild.
@@ -311,8 +297,8 @@ impl Bridge {
         controller_loop(&self.work_queue, take, pause).await;
     }
 
-    /// Spawns the tasks that run beside the backend: the management port, the answers to scrapes,
-    /// and the report that the start has succeeded.
+    /// Starts the tasks beside the backend: the management port, the answers to scrapes, and the report that
+    /// the start has succeeded.
     fn spawn_around(&self, backend: Rc<RunningBackend>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let management = self.management.clone();
@@ -326,7 +312,7 @@ impl Bridge {
             loop {
                 let next = poll_fn(|context| asked.borrow_mut().poll_recv(context)).await;
                 let Some(answer) = next else { return };
-                // A closed channel is no error, because the scrape may have timed out.
+                // The scrape may have timed out.
                 let _ = answer.send(functions(&work_queue.borrow()));
             }
         });
@@ -346,18 +332,14 @@ impl Bridge {
     }
 }
 
-/// Why one run of the bridge ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// The process stops.
     Asked,
-    /// A task of the bridge panicked.
     Panicked,
     /// Another control plane acts for the cluster now.
     Deposed,
 }
 
-/// The backend of one run of the bridge.
 enum RunningBackend {
     Local(LocalBridge),
     Kubernetes(KubernetesBridge),
@@ -365,8 +347,8 @@ enum RunningBackend {
 }
 
 impl RunningBackend {
-    /// Returns whether a Kubernetes backend has adopted the existing pods of the cluster. Another backend
-    /// adopts no pods, so it is always ready.
+    /// Returns whether a Kubernetes backend has adopted the cluster's pods. The other backends adopt no pods,
+    /// so they are always ready.
     fn is_ready(&self) -> bool {
         match self {
             Self::Kubernetes(bridge) => bridge.is_ready(),
@@ -374,7 +356,7 @@ impl RunningBackend {
         }
     }
 
-    /// Waits until another control plane has taken the Lease. Without a cluster, waits without end.
+    /// Waits until another control plane has taken the Lease. Never returns without a cluster.
     async fn deposed(&self) {
         match self {
             Self::Kubernetes(bridge) => bridge.deposed().await,
@@ -391,7 +373,6 @@ impl RunningBackend {
     }
 }
 
-/// Returns the data of the functions that the metrics page shows.
 fn functions(work_queue: &WorkQueue) -> ScrapedFunctions {
     let registered = work_queue.functions().iter();
     ScrapedFunctions {

@@ -1,7 +1,6 @@
-//! The commands other than `serve`. Each sends requests to a running `nanofaas serve`, except `simulate`,
-//! which needs no server. A command uses the API and never reads the server's process or files. `main` parses
-//! the commands and calls `run`. Exit code 0: success; 1: the call or the request failed; 2: wrong use, or no
-//! server.
+//! The commands other than `serve`. All of them except `simulate` send requests to a running `nanofaas
+//! serve`, and use only its API. `main` parses the commands and calls `run`. The exit code is 0 after
+//! success, 1 if the call or the request failed, and 2 after wrong use or without a server.
 
 mod apply;
 mod call;
@@ -19,7 +18,6 @@ use clap::{Args, Subcommand, ValueEnum};
 use client::ApiClient;
 use error::CliError;
 
-/// A command other than `serve`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
     Apply(apply::ApplyArgs),
@@ -69,7 +67,6 @@ impl ConnectArgs {
     }
 }
 
-/// Runs a command to its end and prints its error on stderr.
 pub(crate) fn run(command: &ClientCommand) -> ExitCode {
     let ended = match command {
         ClientCommand::Apply(command) => apply::run(command),

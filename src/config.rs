@@ -1,6 +1,6 @@
-//! What an operator may set: the flags of `nanofaas serve`, each with its environment variable, and how they
-//! combine on this machine. `ServeArgs` are the arguments; `Config` is the result of `resolve`. This module
-//! never opens, reads or starts anything. `main` parses `ServeArgs`, and `serve` resolves them.
+//! The settings of an operator: the flags of `nanofaas serve`, each with its environment variable, and their
+//! combination on this machine. `ServeArgs` are the arguments; `Config` is the result of `resolve`. This
+//! module opens, reads and starts nothing. `main` parses `ServeArgs`, and `serve` resolves them.
 
 mod unknown;
 mod value;
@@ -29,7 +29,7 @@ pub(crate) enum BackendArg {
     None,
 }
 
-/// The backend that runs the functions' pods, after `auto` is resolved.
+/// The backend after `auto` is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BackendKind {
     Local,
@@ -38,7 +38,6 @@ pub(crate) enum BackendKind {
 }
 
 impl BackendKind {
-    /// Returns the value of the flag.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -78,7 +77,7 @@ pub(crate) enum SchedulerArg {
     Pinned,
 }
 
-/// The thread on which the scheduler runs, after `auto` is resolved.
+/// The scheduler's thread after `auto` is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SchedulerDriver {
     Inline,
@@ -86,7 +85,6 @@ pub(crate) enum SchedulerDriver {
 }
 
 impl SchedulerDriver {
-    /// Returns the value of the flag.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Inline => "inline",
@@ -265,14 +263,13 @@ pub(crate) struct ServeArgs {
     log_level: LogLevel,
 }
 
-/// The facts about the machine that defaults depend on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineFacts {
-    /// The number of cores that the process may use, by affinity and quota.
+    /// By affinity and quota.
     pub(crate) cores: usize,
     /// Whether this process runs in a pod of a cluster.
     pub(crate) in_cluster: bool,
-    /// The address of that pod; `None` outside a pod.
+    /// `None` outside a pod.
     pub(crate) pod_ip: Option<IpAddr>,
 }
 
@@ -283,7 +280,7 @@ pub(crate) struct Config {
     pub(crate) management: SocketAddr,
     pub(crate) internal_listen: Option<SocketAddr>,
     pub(crate) callback_url: Option<String>,
-    /// The address of the pod that this process runs in; `None` outside a pod.
+    /// `None` outside a pod.
     pub(crate) pod_ip: Option<IpAddr>,
     pub(crate) backend: BackendKind,
     pub(crate) functions: Vec<PathBuf>,
@@ -311,7 +308,7 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
 }
 
-/// An error about flags that contradict each other. The message names the flags and says what to do.
+/// Flags contradict each other. The message names them and says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ConfigError(String);
@@ -400,7 +397,7 @@ impl ServeArgs {
         for (at, (first, one)) in listeners.iter().enumerate() {
             for (second, other) in &listeners[at + 1..] {
                 let same = one.is_some() && one == other;
-                // With port 0, the kernel gives each listener a port of its own.
+                // With port 0, the kernel gives each listener another port.
                 if let Some(address) = one.filter(|address| same && address.port() != 0) {
                     return Err(ConfigError(format!(
                         "{first} and {second} are both {address}: give each a port of its own"
@@ -420,8 +417,7 @@ impl ServeArgs {
                  the largest answers need {needed} bytes; raise the first or lower the second"
             )));
         }
-        // The budget must be twice this charge, because the waiting calls of one function may hold only half
-        // of the budget.
+        // The waiting calls of one function may hold only half of the budget.
         let needed = 2 * nanofaas_io::start::charge_for(body);
         if held < needed {
             return Err(ConfigError(format!(
@@ -435,10 +431,9 @@ impl ServeArgs {
 }
 
 impl Config {
-    /// Returns the base URL `http://host:port` under which pods reach `/v1/internal`. Without
-    /// `--callback-url`, the host is the listener's address. If that address is unspecified, the host is the
-    /// pod's address or, outside a pod, loopback. `listen` and `internal` are the actual addresses of the
-    /// listeners.
+    /// Returns the base URL under which pods reach `/v1/internal`. Without `--callback-url`, the host is the
+    /// listener's address. An unspecified address becomes the pod's address or, outside a pod, loopback.
+    /// `listen` and `internal` are the listeners' actual addresses.
     pub(crate) fn callback_base(&self, listen: SocketAddr, internal: Option<SocketAddr>) -> String {
         if let Some(url) = &self.callback_url {
             return url.clone();

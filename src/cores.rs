@@ -1,5 +1,5 @@
-//! The cores that the process may use, and the threads that get a core of their own. `serve` detects the
-//! cores before any thread is pinned, because a pinned thread would see only its own core.
+//! The cores that the process may use, and the threads that get their own core. `serve` detects the cores
+//! before any thread is pinned, because a pinned thread would see only its own core.
 
 use std::thread::available_parallelism;
 
@@ -8,27 +8,22 @@ use nix::unistd::Pid;
 
 use crate::config::SchedulerDriver;
 
-/// The cores of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Cores {
-    /// The numbers of the CPUs that the process may run on.
     allowed: Vec<usize>,
-    /// How many of these CPUs the process may use at once. Under a quota, `count` may be less than the length
-    /// of `allowed`.
+    /// How many of these CPUs the process may use at once. A quota may allow less than all of them.
     pub(crate) count: usize,
 }
 
 /// The CPUs to which threads are pinned. If there are too few cores, no thread is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pinning {
-    /// One CPU for each io thread.
     pub(crate) io: Vec<usize>,
-    /// The CPU of the pinned scheduler.
     pub(crate) scheduler: Option<usize>,
 }
 
 impl Cores {
-    /// Reads the CPUs of the calling thread, which must not be pinned yet.
+    /// Reads the CPUs of the calling thread, which must not be pinned.
     pub(crate) fn detect() -> Self {
         let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
         let in_set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
@@ -43,7 +38,7 @@ impl Cores {
         let pinned = scheduler == SchedulerDriver::Pinned;
         let threads = io_threads + usize::from(pinned);
         // Under a quota, other processes may be pinned to the same cores. With fewer than four cores, the
-        // functions would have too few cores beside the pinned threads.
+        // functions would get too few of them.
         let whole = self.allowed.len() == self.count && self.count >= 4;
         if !whole || threads + 1 > self.count {
             return Pinning::default();
@@ -56,7 +51,6 @@ impl Cores {
     }
 }
 
-/// Pins the calling thread to one CPU.
 pub(crate) fn pin(cpu: usize) -> nix::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;

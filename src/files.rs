@@ -1,6 +1,5 @@
-//! Function files: finds and reads them, and keeps the line of each field. It never decides whether a
-//! function is valid (`nanofaas_core::spec` does) and never writes a file. `serve --functions`, `apply -f`
-//! and `simulate` call it.
+//! Function files: finds and reads them, and keeps the line of each field. `nanofaas_core::spec` decides
+//! whether a function is valid. `serve --functions`, `apply -f` and `simulate` call this module.
 
 mod build;
 mod node;
@@ -17,20 +16,17 @@ use nanofaas_core::spec::{FieldError, FunctionDraft, Json};
 
 use node::Located;
 
-/// The longest function file, in bytes: the API has the same limit for a function.
+/// The longest function file, in bytes: the limit of the API.
 pub(crate) const FILE_LEN_MAX: u64 = 1024 * 1024;
-/// The deepest nesting of folders that is searched.
 const FOLDER_DEPTH_MAX: usize = 16;
-/// The largest number of functions that one command reads.
 const FUNCTIONS_MAX: usize = 10_000;
 
-/// One function as a file describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct FunctionFile {
     pub(crate) path: PathBuf,
     /// The line where its YAML document begins, counted from 1.
     pub(crate) line: u32,
-    /// The description of the function, in which `local.directory` is absolute.
+    /// The description of the function. Its `local.directory` is absolute.
     pub(crate) draft: FunctionDraft,
     /// The line of each field, by the field's path in a `FieldError`.
     lines: BTreeMap<String, u32>,
@@ -46,7 +42,7 @@ impl FunctionFile {
         )
     }
 
-    /// Returns a warning line for each unknown field, which the server ignores.
+    /// Returns a warning for each unknown field, which the server ignores.
     pub(crate) fn ignored(&self) -> Vec<String> {
         let message = "is not a field of a function, and is ignored";
         let unknown = self.draft.unknown_fields().into_iter();
@@ -68,13 +64,12 @@ impl FunctionFile {
         }
     }
 
-    /// Returns `file:line`, where the function begins.
     pub(crate) fn place(&self) -> String {
         format!("{}:{}", self.path.display(), self.line)
     }
 }
 
-/// The reasons why files could not be read, one line each.
+/// The reasons why files could not be read, one on each line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct FilesError(pub(crate) Vec<String>);
 
@@ -84,8 +79,8 @@ impl fmt::Display for FilesError {
     }
 }
 
-/// Reads the paths in the given order. A folder stands for its function files and those of its subfolders,
-/// sorted by name; `find_below` skips some subfolders. Two functions with the same name are an error.
+/// Reads the paths in this order. For a folder, reads the function files that `find` adds. Two functions with
+/// the same name are an error.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     let functions = read_all(paths)?;
     let errors = repeated_names(&functions);
@@ -96,7 +91,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     }
 }
 
-/// Reads a file or a folder that contains exactly one function.
+/// Reads a file or a folder that has one function.
 pub(crate) fn read_one(path: &Path) -> Result<FunctionFile, FilesError> {
     let mut functions = read_all(&[path.to_owned()])?;
     match (functions.pop(), functions.len()) {
@@ -164,7 +159,7 @@ pub(crate) fn read_text(
     Ok(functions)
 }
 
-/// Makes the working folder absolute. A relative path starts at the file's own folder, which is also the
+/// Makes the working folder absolute. A relative path begins at the file's own folder, which is also the
 /// default.
 fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
     let given = draft.get("local.directory");
@@ -173,7 +168,7 @@ fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
         Some(Json::Text(relative)) if !relative.is_empty() => folder.join(relative),
         Some(_) => return,
     };
-    // A path that is not UTF-8 cannot be written into a draft, so the field stays as it was.
+    // A draft cannot hold a path that is not UTF-8.
     if let Some(directory) = directory.to_str() {
         draft.set("local.directory", Json::from(directory));
     }
@@ -184,7 +179,7 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     let file = File::open(path).map_err(failed)?;
     let is_regular = file.metadata().map_err(failed)?.is_file();
     let mut bytes = Vec::new();
-    // `take` limits the size, because the length of a pipe or a device is unknown before the end of the file.
+    // The length of a pipe or a device is not known in advance.
     file.take(FILE_LEN_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
@@ -207,7 +202,7 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
 }
 
 /// Returns the folder in which the functions of a file run: the file's own folder. A pipe is in no folder, so
-/// its functions run in the current folder, like functions from stdin.
+/// its functions run in the current one.
 fn folder_of(path: &Path, is_regular: bool) -> std::io::Result<PathBuf> {
     if !is_regular {
         return std::env::current_dir();
@@ -217,7 +212,8 @@ fn folder_of(path: &Path, is_regular: bool) -> std::io::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// Adds a file, or all function files in a folder and its subfolders.
+/// Adds a file, or the function files below a folder, to `files`. Hidden folders, build folders and folders
+/// that are nested too deep are skipped.
 fn find(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     if !fs::metadata(path).map_err(failed)?.is_dir() {
@@ -242,7 +238,7 @@ fn find_below(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> std::io
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
-        // A link to a folder is skipped, because the link could lead back to a parent of the folder.
+        // A link to a folder is skipped, because it could lead back to a parent folder.
         if entry.file_type()?.is_dir() {
             let built = matches!(name, "target" | "node_modules" | "__pycache__");
             if levels > 0 && !built {

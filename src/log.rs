@@ -1,10 +1,10 @@
-//! The log on stderr: one JSON object a line, or text for people. A thread that logs does not wait: its lines
-//! go through a bounded queue, and a line that finds the queue full is dropped and counted. Only `at_once`
-//! writes directly. This module itself logs nothing. `serve` sets it up.
+//! The log on stderr: one JSON object on each line, or text for people. A thread that logs does not wait: its
+//! lines go through a bounded queue, and lines that find the queue full are dropped and counted. Only
+//! `at_once` writes directly. `serve` sets the log up.
 //!
 //! tracing-serde reads the fields of an event, and this module writes the JSON. The JSON form of
-//! tracing-subscriber is not used: it keeps empty fields, and it cannot put the fields of a function's own
-//! log line next to the message.
+//! tracing-subscriber keeps empty fields, and cannot put the fields of a function's own log line next to the
+//! message.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -31,7 +31,6 @@ pub(crate) struct LogHandle {
     pub(crate) dropped: ErrorCounter,
 }
 
-/// Sends every later event of the process to stderr.
 pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
@@ -45,9 +44,9 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Of libraries, only warnings and errors are logged. kube's client is off, because it logs every failed
-    // request as an error, and the bridge reports failures itself. Events with the target `function` are the
-    // lines that functions print.
+    // Libraries log only warnings and errors. kube's client is off: it logs every failed request as an error,
+    // and the bridge reports failures itself. Events with the target `function` are the lines that functions
+    // print.
     let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -60,7 +59,7 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
     }
 }
 
-/// Writes one line before it returns, without the queue, because the process may end next.
+/// Writes one line directly, because the process may end next.
 pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
     let line = LogLine {
         timestamp: now(),
@@ -68,7 +67,7 @@ pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
         message: message.to_owned(),
         fields: Map::new(),
     };
-    // A failed write is ignored, because without stderr there is no place to report the failure.
+    // There is no other place to report the failure.
     let _ = writeln!(io::stderr().lock(), "{}", line.show(form));
 }
 
@@ -78,10 +77,10 @@ fn now() -> String {
     text
 }
 
-/// The fields that every line has. Further fields cannot replace their values.
+/// The fields that every line has. Other fields cannot replace them.
 const OWN: [&str; 3] = ["timestamp", "level", "message"];
 
-/// One line of the log. Its fields are in the order of the JSON members.
+/// The fields are in the order of the JSON members.
 #[derive(Serialize)]
 struct LogLine<'a> {
     timestamp: String,
@@ -108,7 +107,7 @@ impl LogLine<'_> {
             match &*name {
                 "message" => line.message = text_of(&value),
                 "members" => members = text_of(&value),
-                // An empty value is left out. For example, a call may have no trace id.
+                // A call may have no trace id, for example.
                 _ if value == "" => {}
                 name if OWN.contains(&name) => {
                     line.fields.insert(format!("{name}_"), value);
@@ -122,8 +121,7 @@ impl LogLine<'_> {
         line
     }
 
-    /// Adds the members of a JSON object that a function wrote. A member never replaces one of the event's
-    /// own fields.
+    /// Adds the members of a JSON object that a function wrote. They never replace the event's own fields.
     fn add_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
         for (name, value) in members {
@@ -172,8 +170,8 @@ where
     }
 }
 
-/// Replaces control characters except newlines. The text may come from a function, and a terminal would obey
-/// its control characters.
+/// Replaces control characters except newlines. A terminal would obey control characters that a function
+/// wrote.
 fn plain(text: &str) -> String {
     let shown = |c: char| {
         if c.is_control() && c != '\n' {

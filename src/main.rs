@@ -54,9 +54,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what is wrong with the command line, or the requested help.
 fn refuse(error: &clap::Error) -> ExitCode {
-    // A failed write is ignored, because without a terminal there is no place to report the failure.
+    // There is no other place to report the failure.
     let _ = error.print();
     if let Some(variable) = config::name_the_variable(error) {
         eprintln!("\nThe value comes from the environment variable {variable}.");

@@ -28,43 +28,39 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::metrics::{self, FunctionLabels, ProcessInfo, ScrapedFunctions};
 
-/// A thread counts as stuck if it has not beaten for this long after a health check asked for a beat.
+/// A thread is stuck if it has not beaten for so long after a health check requested a beat.
 const BEAT_MAX: Duration = Duration::from_secs(10);
-/// The largest number of open connections. For a further connection, the one that has been silent for the
-/// longest is closed. The connections use descriptors that the io threads leave free.
+/// The largest number of open connections. A further connection closes the one that has been silent for the
+/// longest. The connections use descriptors that the io threads leave free.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
-/// If descriptors run out, only a connection that has been silent for at least this long is closed.
+/// If descriptors run out, a connection is closed only after so long a silence.
 const BRIEF: Duration = Duration::from_secs(1);
-/// Time limit from the first byte of a request to the first byte of its answer.
+/// The time limit from the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// Time limit for the bridge to send the functions. After that, the page shows the functions that it received
-/// last.
+/// How long the bridge may take to send the functions. After that, the page shows the functions that it
+/// received last.
 const ASK_MAX: Duration = Duration::from_secs(1);
-/// Pause before a failed accept is tried again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The channel through which the bridge answers a scrape's request for the functions.
+/// The channel by which the bridge sends the functions for a scrape.
 pub(crate) type Ask = oneshot::Sender<ScrapedFunctions>;
 
-/// Whether the process is alive and ready.
 pub(crate) struct HealthState {
-    /// The origin of the process's clock.
     pub(crate) origin: Instant,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
-    /// The pinned scheduler's beat. An inline scheduler has none, because its io thread beats.
+    /// None for an inline scheduler, because its io thread beats.
     pub(crate) scheduler_beat: Option<Arc<Beat>>,
     /// The bells of the io threads and of a pinned scheduler.
     pub(crate) bells: Vec<Arc<Doorbell>>,
-    /// True from the end of the start. Writer: the main thread.
+    /// True from the end of the start. The main thread writes it.
     pub(crate) started: AtomicBool,
-    /// True as soon as no new calls are accepted. Writer: the main thread.
+    /// True as soon as new calls are refused. The main thread writes it.
     pub(crate) draining: AtomicBool,
 }
 
 impl HealthState {
-    /// Returns the reason why the process is not ready.
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.load(Relaxed) {
             Some("draining")
@@ -75,12 +71,12 @@ impl HealthState {
         }
     }
 
-    /// Asks every thread for a beat. Returns which kind of thread does not beat.
+    /// Requests a beat from every thread. Returns which kind of thread does not beat.
     fn not_alive(&self) -> Option<&'static str> {
         let now = Uptime::ZERO + self.origin.elapsed().into();
         let is_late = |beat: &Beat| beat.ask(now) > BEAT_MAX.into();
-        // `filter` must see all io threads, because every thread must be asked for a beat, even if another
-        // one is late.
+        // `filter` reads all io threads, because each of them must get the request, even if another one is
+        // late.
         let late_io = self.ledgers.iter().filter(|one| is_late(&one.beat)).count();
         let is_scheduler_late = self.scheduler_beat.as_deref().is_some_and(is_late);
         for bell in &self.bells {
@@ -96,11 +92,10 @@ impl HealthState {
     }
 }
 
-/// The state that the routes share.
 pub(crate) struct Management {
     pub(crate) health: Arc<HealthState>,
     pub(crate) ask: mpsc::Sender<Ask>,
-    /// Collects the data of the process; called at every scrape.
+    /// Collects the data of the process, at every scrape.
     pub(crate) process: Box<dyn Fn() -> ProcessInfo + Send + Sync>,
     scrapes: Mutex<Scrapes>,
 }
@@ -135,8 +130,7 @@ impl Management {
         timeout(ASK_MAX, answered).await.ok()?.ok()
     }
 
-    /// Writes the metrics page. The bridge's thread must not call this, because the page takes long if there
-    /// are many functions.
+    /// Writes the metrics page. With many functions this takes long, so the bridge's thread must not do it.
     fn page(&self, functions: Option<ScrapedFunctions>) -> String {
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(functions) = functions {
@@ -147,7 +141,6 @@ impl Management {
     }
 }
 
-/// Serves the port until the future is dropped.
 pub(crate) async fn serve(
     listener: std::net::TcpListener,
     management: Arc<Management>,
@@ -169,7 +162,7 @@ pub(crate) async fn serve(
     axum::serve(listener, routes).await
 }
 
-/// Returns the reason why a request is refused. As in the API, a page of another site may not send requests.
+/// Returns why a request is refused. As in the API, a page of another site may not send requests.
 fn forbidden(headers: &HeaderMap, is_loopback: bool) -> Option<&'static str> {
     if headers.contains_key(header::ORIGIN) {
         return Some("requests of browsers from other sites are not taken; send no Origin header");
@@ -252,7 +245,6 @@ struct BoundedListener {
     began: Instant,
 }
 
-/// An open connection, as the listener knows it.
 struct OpenConnection {
     /// The time of the last read or write, in milliseconds since the listener began.
     moved_ms: Arc<AtomicU64>,
@@ -265,7 +257,7 @@ impl BoundedListener {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// Ends the connection that has been silent for the longest, if its silence is at least `silent`.
+    /// Ends the connection that has been silent for the longest, if it was silent for `silent`.
     fn make_room(&mut self, silent: Duration) {
         let latest_ms = self.now_ms().saturating_sub(silent.as_millis() as u64);
         let moved_ms = |open: &OpenConnection| open.moved_ms.load(Relaxed);
@@ -310,9 +302,8 @@ impl Listener for BoundedListener {
                 Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
-                    // The usual error is a lack of descriptors. The kernel allocates a descriptor before it
-                    // looks for a waiting client, so without a pause the next accept would fail at once, even
-                    // if no client waits.
+                    // The usual error is a lack of descriptors. Without a pause, the next accept would fail
+                    // at once, even if no client waits: the kernel allocates the descriptor first.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }
@@ -325,15 +316,14 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection that ends when no bytes move on it for too long, or when the answer to a request begins too
-/// late.
+/// A connection that ends when it is silent for too long, or when an answer begins too late.
 struct ManagementConnection {
     stream: TcpStream,
     began: Instant,
     moved_ms: Arc<AtomicU64>,
     is_ended: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
-    /// Whether bytes of a request have come, and no bytes of its answer have been sent yet.
+    /// Whether bytes of a request have come, and no bytes of its answer were sent.
     is_asked: bool,
 }
 
@@ -348,8 +338,8 @@ impl ManagementConnection {
         self.deadline.as_mut().reset(at);
     }
 
-    /// Passes on the result of an operation that is ready. An operation that would wait fails after the
-    /// deadline, or when the listener ends this connection.
+    /// Returns a result that is ready. If the operation would wait, it fails after the deadline, or when the
+    /// listener ends this connection.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,

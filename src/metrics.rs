@@ -1,5 +1,5 @@
-//! The metrics page in Prometheus's text format 0.0.4, written from the live counters. It never changes a
-//! counter and knows no HTTP. `management` calls it for every scrape, on a thread other than the bridge's.
+//! The metrics page in Prometheus's text format 0.0.4, written from the live counters. `management` calls it
+//! for every scrape, on a thread other than the bridge's.
 
 mod process;
 mod text;
@@ -22,31 +22,30 @@ const OTHER: &str = "_other";
 /// The label of calls that were refused before their function was looked up.
 const UNKNOWN: &str = "_unknown";
 
-/// The data of the functions for one scrape. The bridge collects the data quickly; another thread writes the
-/// page from it.
+/// The functions' data for one scrape. The bridge collects the data quickly, and another thread writes the
+/// page.
 #[derive(Clone, Default)]
 pub(crate) struct ScrapedFunctions {
     /// Sorted by name.
     pub(crate) registered: Vec<(Arc<str>, Arc<QueueStats>)>,
     /// The lanes of removed functions whose last calls still run.
     pub(crate) leaving: Vec<Arc<QueueStats>>,
-    /// How long cold starts took until each phase.
+    /// The times from the order of a cold start to each of its phases.
     pub(crate) cold_starts: Arc<StartTimes>,
 }
 
-/// The data of the process for one scrape.
 pub(crate) struct ProcessInfo {
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     pub(crate) io_driver: &'static str,
     pub(crate) scheduler: &'static str,
     pub(crate) backend: &'static str,
     pub(crate) process: ProcessMetrics,
-    /// Log lines that were dropped because the queue to stderr was full.
+    /// The number of log lines that were dropped, because the queue to stderr was full.
     pub(crate) log_lines_dropped: u64,
 }
 
-/// The functions that have series of their own: the first `most` that were called. A function keeps its
-/// series while it exists, so that its counters stay in one series.
+/// The functions with their own series: the first `most` that were called. A function keeps its series while
+/// it exists, so that its counters stay in one series.
 pub(crate) struct FunctionLabels {
     most: usize,
     own: BTreeMap<Arc<str>, bool>,
@@ -58,8 +57,8 @@ impl FunctionLabels {
         Self { most, own }
     }
 
-    /// Removes functions that are gone. A new function gets series of its own while fewer than `most`
-    /// functions have them.
+    /// Removes functions that are gone. A new function gets its own series while fewer than `most` functions
+    /// have some.
     fn update(&mut self, called: &[(Arc<str>, Totals)]) {
         let names: BTreeSet<&str> = called.iter().map(|(name, _)| &**name).collect();
         self.own.retain(|name, _| names.contains(&**name));
@@ -73,7 +72,7 @@ impl FunctionLabels {
     }
 }
 
-/// One row of the table of counters: name, help text, and the counter.
+/// Name, help text, and the counter.
 type CounterRow = (&'static str, &'static str, fn(&FunctionMetrics) -> &Counter);
 
 const COUNTERS: [CounterRow; 8] = [
@@ -141,7 +140,7 @@ const TIMES: [TimeRow; CallTime::COUNT] = [
     ),
 ];
 
-/// The states of `function_pods`, in the order of `QueueStats::pods`.
+/// In the order of `QueueStats::pods`.
 const POD_STATES: [&str; 3] = ["usable", "starting", "other"];
 
 #[derive(Clone, Copy, Default)]
@@ -162,7 +161,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Sums the figures of one function. Returns `None` before the function's first call.
+    /// Returns `None` before the function's first call.
     fn of(stats: &QueueStats) -> Option<Self> {
         let mut totals: Option<Self> = None;
         for metrics in stats.metrics_seen() {
@@ -208,7 +207,6 @@ fn add_each(sums: &mut [u64], more: &[u64]) {
     }
 }
 
-/// Writes the whole page.
 pub(crate) fn page(
     functions: &ScrapedFunctions,
     info: &ProcessInfo,
@@ -246,8 +244,8 @@ pub(crate) fn page(
     page.done()
 }
 
-/// Returns the label and the figures of each series: one for each function that has series of its own, and
-/// one for the sum of all others. Functions that were never called are left out.
+/// Returns the label and the figures of each series: the functions with their own series, and the sum of the
+/// others. Functions that were never called are left out.
 fn series(functions: &ScrapedFunctions, labels: &mut FunctionLabels) -> Vec<(Arc<str>, Totals)> {
     let called: Vec<_> = functions
         .registered

@@ -1,7 +1,6 @@
-//! The effect of a panic. A panic of an io thread or of the scheduler's thread ends the process. Such a panic
-//! shows that an invariant of our code is broken, so calls may be in an inconsistent state. A panic on the
-//! bridge's thread ends only the bridge. A panic of another thread is only logged. `serve` installs this
-//! hook.
+//! The effect of a panic. On an io thread or the scheduler's thread it ends the process, because an invariant
+//! of our code is broken and calls may be in an inconsistent state. A panic on the bridge's thread ends the
+//! bridge. A panic of another thread is only logged. `serve` installs this hook.
 
 use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};
@@ -13,17 +12,15 @@ use tokio::sync::Notify;
 use crate::config::LogForm;
 use crate::log;
 
-/// The name of the bridge's thread.
 pub(crate) const BRIDGE: &str = "bridge";
 
-/// Notified when the bridge's thread has panicked. Tokio ends only the task that panicked, which may have
-/// left work for other tasks half done, so the whole bridge has to end.
+/// Notified when the bridge's thread has panicked. Tokio ends only the task that panicked, but other tasks
+/// may depend on its work, so the whole bridge ends.
 pub(crate) fn on_bridge() -> &'static Notify {
     static PANICKED: LazyLock<Notify> = LazyLock::new(Notify::new);
     &PANICKED
 }
 
-/// Installs the hook, which logs a panic and then ends the process, ends the bridge, or does no more.
 pub(crate) fn install(form: LogForm) {
     set_hook(Box::new(move |panic| {
         let thread = current();

@@ -1,7 +1,7 @@
-//! Claims of listen addresses. The io threads share a port with SO_REUSEPORT, and a second control plane
-//! could share that port, too: the kernel would then distribute connections to both processes. So each
-//! process claims an address before it listens there. This module never serves a connection. `serve` claims
-//! its addresses before it starts a thread for calls.
+//! Claims of listen addresses. The io threads share a port with SO_REUSEPORT. A second control plane could
+//! share that port, too, and the kernel would distribute connections to both processes. Each process
+//! therefore claims an address before it listens there. `serve` claims its addresses before it starts a
+//! thread for calls.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use procfs::net::{TcpState, tcp, tcp6};
 use procfs::process::{FDTarget, all_processes};
 
-/// How many free ports are tried if the caller accepts any port.
+/// How many free ports are tried for port 0.
 const TRIES: usize = 16;
 
 /// An address that belongs to this process while this value exists.
@@ -21,8 +21,8 @@ const TRIES: usize = 16;
 pub(crate) struct AddressClaim {
     /// The address, with the actual port if port 0 was requested.
     pub(crate) address: SocketAddr,
-    /// A socket name that only one process of this network namespace can have. The kernel frees the name at
-    /// every kind of end of the process.
+    /// A socket name that only one process of this network namespace can have. The kernel frees the name
+    /// however the process ends.
     _name: UnixDatagram,
 }
 
@@ -60,8 +60,7 @@ pub(crate) fn listen(
         why,
     };
     for _ in 0..TRIES {
-        // This bind, without SO_REUSEPORT, fails if any process listens there, even if that process runs
-        // another program.
+        // This bind has no SO_REUSEPORT, so it fails if a process of any program listens there.
         let listener = listener(wanted).map_err(|error| taken(why(wanted, &error)))?;
         let address = listener
             .local_addr()
@@ -74,8 +73,7 @@ pub(crate) fn listen(
                 };
                 return Ok((claim, listener));
             }
-            // Another control plane has claimed the port that the kernel chose, and does not listen there
-            // yet. Try another port.
+            // Another control plane has claimed this port but does not listen yet. Try another port.
             Err(_) if wanted.port() == 0 => {}
             Err(_) => return Err(taken(format!("{}; stop it", holder(wanted)))),
         }
@@ -113,7 +111,7 @@ fn holder(address: SocketAddr) -> String {
     }
 }
 
-/// Returns the process that listens on a port, if this process may read the descriptors of that process.
+/// Returns the process that listens on a port, if this process may read its descriptors.
 fn listener_on(port: u16) -> Option<(i32, String)> {
     let tables = [tcp(), tcp6()].into_iter().flatten().flatten();
     let listening = tables

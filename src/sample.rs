@@ -1,5 +1,4 @@
-//! How to call a function that was just loaded, as a line for a shell. This module calls nothing. `serve`
-//! prints the lines for people.
+//! How to call a function that was just loaded, as a line for a shell. `serve` prints these lines.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 
 /// The annotation of a function file that has a sample input, as JSON.
 const INPUT: &str = "nanofaas.io/sample";
-/// The annotation that has a file name for the output, if the output is not suited for a terminal.
+/// The annotation with a file name for an output that is not suited for a terminal.
 const OUTPUT: &str = "nanofaas.io/sample-output";
 
 /// A sample input, and the file for the output.
@@ -28,7 +27,6 @@ impl Default for SampleCall {
     }
 }
 
-/// Returns the `curl` line that invokes a function.
 pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &SampleCall) -> String {
     let body = json!({ "input": sample.input }).to_string();
     let output = sample.output.as_deref();
@@ -40,13 +38,11 @@ pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &SampleCall) -> Strin
     )
 }
 
-/// Quotes any text as one word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Returns the samples in a function file, by function. Returns no sample if the file cannot be read or has
-/// none.
+/// Returns the samples in a function file, by function; none if the file cannot be read.
 pub(crate) fn of_file(path: &Path) -> BTreeMap<String, SampleCall> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     of_text(&text)

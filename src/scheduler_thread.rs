@@ -21,14 +21,14 @@ use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::cores;
 
-/// How long the thread spins without work before it sleeps. At 500 calls a second the pause between two calls
-/// is this long, so only a control plane with fewer calls pays for wake-ups.
+/// How long the thread spins without work before it sleeps. At 500 calls a second, the pause between two
+/// calls is this long, so only fewer calls cost wake-ups.
 const SPIN: Nanos = Nanos::from_ms(2);
-/// Pause before a full ring to the bridge or to an io thread is tried again.
+/// The pause before a full ring to the bridge or to an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Wakes the thread. A wake before the thread runs does nothing, but the thread misses no work, because it
-/// looks for work before its first sleep.
+/// Wakes the thread. A wake before the thread runs does nothing: the thread looks for work before its first
+/// sleep.
 #[derive(Default)]
 struct UnparkScheduler(OnceLock<Thread>);
 
@@ -43,27 +43,24 @@ impl Wake for UnparkScheduler {
 /// The part of the scheduler's bell that the thread must set up.
 pub(crate) struct WakeEnd(Arc<UnparkScheduler>);
 
-/// Makes the scheduler's bell, and the part that the thread must set up so that the bell can wake the thread.
 pub(crate) fn bell() -> (Arc<Doorbell>, WakeEnd) {
     let unpark = Arc::new(UnparkScheduler::default());
     let bell = Doorbell::new(unpark.clone().into());
     (Arc::new(bell), WakeEnd(unpark))
 }
 
-/// The arguments of the thread.
 pub(crate) struct SchedulerThreadConfig {
     pub(crate) inbox: PinnedInbox,
     pub(crate) alarm: WakeEnd,
     pub(crate) io: Vec<IoPost>,
     pub(crate) bridge: BridgePost,
     pub(crate) entries: Arc<Entries>,
-    /// The origin of the process's clock.
     pub(crate) origin: Instant,
-    /// The CPU that is reserved for this thread. With `None` the thread is bound to no CPU and does not spin.
+    /// The CPU that is reserved for this thread. With `None`, the thread is bound to no CPU and does not
+    /// spin.
     pub(crate) cpu: Option<usize>,
 }
 
-/// The running scheduler thread.
 pub(crate) struct SchedulerThread {
     pub(crate) beat: Arc<Beat>,
     bell: Arc<Doorbell>,
@@ -71,7 +68,6 @@ pub(crate) struct SchedulerThread {
     thread: JoinHandle<()>,
 }
 
-/// Starts the thread that runs the scheduler.
 pub(crate) fn start(
     config: SchedulerThreadConfig,
     on_end: OnEnd,
@@ -93,14 +89,13 @@ pub(crate) fn start(
 }
 
 impl SchedulerThread {
-    /// Ends the thread. The caller must have ended the io threads before, because they use the scheduler.
+    /// Ends the thread. The io threads use the scheduler, so they must have ended.
     pub(crate) fn stop(self) {
         self.stop.store(true, Relaxed);
-        // Unpark the thread, because an unpark also ends a sleep that begins later. A ring of the bell does
-        // not.
+        // An unpark also ends a sleep that begins later; a ring of the bell does not.
         self.thread.thread().unpark();
         self.bell.ring();
-        // `join` cannot fail, because a panic of that thread ends the process.
+        // A panic of that thread ends the process, so `join` cannot fail.
         let _ = self.thread.join();
     }
 
@@ -117,10 +112,10 @@ struct Driver {
     out: Outbox,
     /// The lanes that the last sweep found.
     swept: Vec<u32>,
-    /// Orders that wait because the bridge's ring was full: at most a few for each pod and lane.
+    /// Orders that found the bridge's ring full: at most a few for each pod and lane.
     orders: VecDeque<Order>,
-    /// Notices that wait because an io thread's ring was full, with the io thread's number: at most one for
-    /// each lane and io thread.
+    /// Notices that found an io thread's ring full, with the thread's number: at most one for each lane and
+    /// io thread.
     notices: VecDeque<(usize, Notice)>,
 }
 
@@ -143,8 +138,7 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        // Put this thread's handle into the bell before the first sleep. Otherwise a thread that rings the
-        // bell could find no thread to wake.
+        // If this came after the first sleep, a thread that rings the bell could find no thread to wake.
         let _ = self.config.alarm.0.0.set(current());
         let spins = self.config.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);
@@ -208,9 +202,9 @@ impl Driver {
         if self.swept.is_empty() {
             return false;
         }
-        // Take the events again if a swept lane is unknown. Its registration and its first ticket were posted
-        // after the first `take_events`. The io thread got the lane from the registry, which sends each lane
-        // to this thread first. So the registration is among the events now.
+        // The registration and the first ticket of an unknown lane were posted after the first `take_events`.
+        // An io thread gets a lane only after the registry has sent it to this thread, so the registration is
+        // among the events now.
         if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
             self.take_events(now);
         }
@@ -238,7 +232,7 @@ impl Driver {
         }
         for notice in self.out.notices.drain(..) {
             let Notice::StartsFail { lane, .. } = &notice;
-            // A later notice about a lane replaces the earlier ones that have not been delivered yet.
+            // A later notice about a lane replaces the earlier ones that were not delivered.
             let of_lane = |(_, old): &(usize, Notice)| {
                 let Notice::StartsFail { lane: other, .. } = old;
                 other == lane

@@ -45,14 +45,12 @@ use crate::{files, log, panics, signals};
 
 use functions::Loaded;
 
-/// Time limit for the io threads to apply the functions that are registered at the start.
+/// The time limit for the io threads to apply the functions of the start.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// Pause between two checks whether a signal has come.
 const SETTLE_POLL: Duration = Duration::from_millis(50);
-/// How long function processes may take to end after they were asked to stop. A runtime waits 2 s for calls
-/// that may still arrive.
+/// How long function processes may take to end after SIGTERM. A runtime waits 2 s for calls that may still
+/// arrive.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// The largest number of scrapes that wait for the bridge at the same time.
 const ASKS_MAX: usize = 16;
 
 /// Why the process did not start; the message is for the operator.
@@ -79,7 +77,6 @@ enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// Returns the platform that a function's spec has to fit.
 pub(crate) const fn platform(config: &Config) -> Platform {
     match config.backend {
         BackendKind::Local => Platform::Local,
@@ -88,7 +85,6 @@ pub(crate) const fn platform(config: &Config) -> Platform {
     }
 }
 
-/// Runs the server until a signal or the end of a thread stops it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
     let cores = Cores::detect();
     let machine = MachineFacts {
@@ -103,7 +99,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Start the log before any code that logs. It is dropped last, because the drop writes the waiting lines.
+    // The log is dropped last, because the drop writes the waiting lines.
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
@@ -121,7 +117,6 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// The threads and other parts that run after the start.
 struct Serving {
     config: Config,
     signals: signals::Signals,
@@ -178,13 +173,13 @@ impl Wiring {
 impl Serving {
     fn start(config: Config, cores: &Cores, log: &LogHandle) -> Result<Self, ServeError> {
         crate::allocator::refuse_huge_pages();
-        // Listen for signals before the builds, because builds may take long and Ctrl-C has to end them.
+        // Builds may take long, and Ctrl-C has to end them.
         let signals = signals::listen(config.log)?;
         raise_file_limit();
-        // Read the files before the ports are claimed, because a fault in a file is the most frequent reason
-        // for a failed start.
+        // A fault in a file is the most frequent reason for a failed start, so read the files before the
+        // ports are claimed.
         let loaded = functions::read(&config)?;
-        // Claim the ports before the builds, which would be wasted if another process has a port.
+        // If another process has a port, the builds would be wasted.
         let (claims, listener) = claim(&config)?;
         functions::build(&loaded, &config)?;
 
@@ -203,8 +198,7 @@ impl Serving {
             draining: AtomicBool::new(false),
         });
         let backend = backend(&config, &addresses, &wiring, &loaded)?;
-        // Start the io threads before the bridge, because the bridge sends them the functions and waits until
-        // every io thread has applied them.
+        // The bridge sends the functions to the io threads, and waits until each of them has applied them.
         let plumbing = Plumbing {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,
@@ -232,8 +226,7 @@ impl Serving {
                 .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
-                // The bridge gets no functions here. The functions are written into the cluster, and the
-                // bridge reads them from there.
+                // The functions are written into the cluster, and the bridge reads them from there.
                 BackendKind::Kubernetes => Vec::new(),
                 BackendKind::Local | BackendKind::None => drafts(&loaded),
             },
@@ -260,8 +253,7 @@ impl Serving {
     }
 
     /// Waits until the io threads know the functions of the start. Returns false if a signal ended the wait.
-    /// On Kubernetes there is no time limit, because the wait may last as long as another control plane holds
-    /// the Lease.
+    /// On Kubernetes the wait has no limit: another control plane may hold the Lease.
     fn settle(
         &self,
         started: &Receiver<Result<(), bridge::StartError>>,
@@ -302,7 +294,6 @@ struct Addresses {
 }
 
 impl Addresses {
-    /// Makes the addresses from the claims that [`claim`] returns.
     fn of(config: &Config, claims: &[AddressClaim]) -> Self {
         Self {
             management: claims[0].address,
@@ -330,8 +321,7 @@ fn claim(config: &Config) -> Result<(Vec<AddressClaim>, TcpListener), ServeError
     Ok((claims, listener))
 }
 
-/// Raises the limit of descriptors to the most that the kernel allows, because each connection takes a
-/// descriptor.
+/// Raises the limit of descriptors to the kernel's maximum, because each connection takes a descriptor.
 fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -368,7 +358,6 @@ fn start_scheduler(
     Ok((Some(thread), handle, SchedulerPost::Pinned(post)))
 }
 
-/// Returns the bells of all threads that beat.
 fn bells(io: &[IoPost], scheduler: &SchedulerPost) -> Vec<Arc<Doorbell>> {
     let mut bells: Vec<_> = io.iter().map(|post| post.bell().clone()).collect();
     if let SchedulerPost::Pinned(post) = scheduler {
@@ -418,8 +407,7 @@ fn backend(
             callback_base: callback_base.clone(),
             start_timeout,
             stop_grace: STOP_GRACE,
-            // Do not use the path of the program, because the file there may be replaced while this process
-            // runs.
+            // The file at the program's path may be replaced while this process runs.
             guard: vec!["/proc/self/exe".into(), "guard".into()],
             run_base: None,
             origin,
@@ -448,7 +436,6 @@ fn backend(
     })
 }
 
-/// Returns the function that collects the data of the process for a scrape.
 fn process_info(
     config: &Config,
     io: &IoThreads,

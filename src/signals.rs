@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends the process
-//! at once. The signal mask is not changed, because function processes would inherit the changed mask.
-//! `serve` starts this module before any work that takes long.
+//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends it at once.
+//! The signal mask stays as it is, because function processes would inherit a change. `serve` starts this
+//! module before any long work.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,45 +15,41 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::LogForm;
 use crate::log;
 
-/// An event for the main thread.
 pub(crate) enum MainEvent {
     /// The name of the signal that asks to stop.
     Signal(&'static str),
-    /// A thread has ended.
     End,
 }
 
-/// The capacity of the channel of events. If the channel is full, the event `End` of a thread may be dropped,
-/// because the main thread checks every thread after any event.
+/// The capacity of the channel of events. A full channel may drop `End`, because the main thread checks every
+/// thread after any event.
 const EVENTS_MAX: usize = 8;
 
-/// The events for the main thread.
 pub(crate) struct Signals {
     pub(crate) events: Receiver<MainEvent>,
-    /// The waker that a thread wakes when it ends.
+    /// A thread wakes this waker when it ends.
     pub(crate) on_end: Waker,
     serving: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Makes the next signal ask for an orderly stop, because there may be calls from now on.
+    /// Makes the next signal ask for an orderly stop, because calls may run after this.
     pub(crate) fn serving(&self) {
         self.serving.store(true, Relaxed);
     }
 
-    /// Returns whether a signal has come since `serving` was called. The caller must have called `serving`.
+    /// Returns whether a signal has come since `serving` was called. Call `serving` before.
     pub(crate) fn is_asked(&self) -> bool {
         !self.serving.load(Relaxed)
     }
 }
 
-/// Starts to listen for signals on a thread of its own, so that no other work can delay a signal.
+/// Listens for signals on its own thread, so that no other work delays a signal.
 pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    // Install the handlers before this function returns, so that a later signal does not have its default
-    // effect.
+    // Install the handlers before this function returns, so that later signals lose their default effect.
     let inside = runtime.enter();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -81,13 +77,12 @@ struct EndWaker(SyncSender<MainEvent>);
 
 impl Wake for EndWaker {
     fn wake(self: Arc<Self>) {
-        // A full channel is ignored, because its events wake the main thread, which then checks every thread.
+        // The events of a full channel wake the main thread, too.
         let _full = self.0.try_send(MainEvent::End);
     }
 }
 
-/// Waits for the next signal. Returns the signal's name, and the exit code of a process that this signal
-/// ends.
+/// Waits for the next signal. Returns its name, and the exit code of a process that it ends.
 async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
     poll_fn(|context| {
         if let Poll::Ready(Some(())) = terminate.poll_recv(context) {

@@ -8,10 +8,9 @@ FROM python:3.11-slim-bookworm
 COPY python-runtime/src/nanofaas_runtime /opt/nanofaas/nanofaas_runtime
 
 # The runtime is linked into the site folder, because a function may need PYTHONPATH for itself. The
-# build compiles the bytecode of the runtime and of the standard library, which the official Python
-# images lack. A container that compiled at each start would spend most of the start on it. Python
-# must not check the runtime's bytecode against its source: the source does not change, and a build
-# tool may reset file times.
+# build compiles the runtime and the standard library, because official Python images lack bytecode
+# and each start would otherwise compile it. Python must not check the runtime's bytecode against
+# its source: the source does not change, and a build tool may reset file times.
 RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
     stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" && \
     mkdir -p "$site" && \
@@ -22,7 +21,7 @@ RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     install -d -o 65532 -g 65532 /function
 
 WORKDIR /function
-# The user is a number, because the kubelet cannot check that a named user is not root.
+# The kubelet cannot check that a named user is not root.
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["python3", "-m", "nanofaas_runtime"]

@@ -1,6 +1,6 @@
-//! The addresses of POOL functions. This module looks each host name up again every 30 s, so that no call
-//! waits for a look-up. Functions with the same host and port share one look-up. The module opens no
-//! connection. The bridge's loop passes every function to this module, whichever backend runs.
+//! The addresses of POOL functions. Each host name is looked up again every 30 s, so that no call waits for a
+//! look-up. Functions with the same host and port share one look-up. The module opens no connection. The
+//! bridge's loop passes every function to this module.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -20,25 +20,23 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-/// Pause between two look-ups of a name whose address is known.
+/// The pause between two look-ups of a name whose address is known.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Pause between two look-ups of a name whose address is not known yet.
+/// The pause between two look-ups of a name whose address is not known.
 const AGAIN_UNKNOWN: Duration = Duration::from_secs(2);
-/// Time limit of one look-up.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// The largest number of look-ups at the same time. Each occupies a thread of tokio's blocking pool.
+/// The largest number of look-ups at the same time. Each one occupies a thread of tokio's blocking pool.
 const LOOKUPS_AT_ONCE: usize = 8;
 
 type HostKey = (String, u16);
 
 struct EndpointHost {
     lanes: RefCell<BTreeSet<LaneId>>,
-    /// The address, or the error, that was sent last to the io threads.
+    /// The address or the error that was sent last to the io threads.
     sent: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
     is_failing: Cell<bool>,
 }
 
-/// The endpoints of all POOL functions.
 pub(super) struct Endpoints {
     work_queue: Rc<RefCell<WorkQueue>>,
     hosts: RefCell<HashMap<HostKey, Rc<EndpointHost>>>,
@@ -56,8 +54,7 @@ impl Endpoints {
         })
     }
 
-    /// Handles a new or changed function: sends its address to the io threads as soon as the address is
-    /// known.
+    /// Sends the address of a new or changed function to the io threads as soon as it is known.
     pub(super) fn follow(self: &Rc<Self>, function: &Function) {
         let lane = function.lane;
         self.forget(lane);
@@ -79,7 +76,7 @@ impl Endpoints {
         }
     }
 
-    /// Handles a function that was removed or has another endpoint now.
+    /// Handles a function that was removed or got another endpoint.
     pub(super) fn forget(&self, lane: LaneId) {
         let key = self.lanes.borrow_mut().remove(&lane);
         if let Some(host) = key.and_then(|key| self.hosts.borrow().get(&key).cloned()) {
@@ -116,7 +113,7 @@ impl Endpoints {
         spawn_local(async move { this.resolve(&key, &host).await });
     }
 
-    /// Looks a name up periodically until no function has it as its host.
+    /// Looks a name up regularly until no function has it as its host.
     async fn resolve(&self, key: &HostKey, host: &EndpointHost) {
         loop {
             let found = self.look_up(key).await;
@@ -164,7 +161,7 @@ impl Endpoints {
     }
 }
 
-/// Returns the previous address if the name still resolves to it, otherwise the first address that was found.
+/// Returns the previous address if the name still resolves to it, and the first found address if not.
 fn choose(
     was: Option<&Result<SocketAddr, Arc<str>>>,
     found: Result<Vec<SocketAddr>, Arc<str>>,

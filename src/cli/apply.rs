@@ -1,6 +1,6 @@
 //! `apply`: reads function files, runs their build lines, and registers each function. The server checks the
-//! fields, because only the server knows its platform. `apply` shows each fault that the server reports at
-//! the field's line of the file.
+//! fields, because only the server knows its platform. `apply` shows each fault at the field's line of the
+//! file.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -77,15 +77,15 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, CliError> {
     Ok(functions)
 }
 
-/// A function that the server accepted.
 struct Applied {
-    /// The function before this command. `None` if there was no function, or if the server did not return it.
+    /// The function before this command. `None` if there was no such function, or if the server did not
+    /// return it.
     before: Option<Value>,
     answer: ApiResponse,
 }
 
 impl Applied {
-    /// Returns what happened to the function, in the words of kubectl.
+    /// Returns kubectl's word for what happened to the function.
     fn done(&self) -> &'static str {
         let after = without_status(serde_json::from_slice(&self.answer.body).ok());
         match self.answer.status {
@@ -96,15 +96,14 @@ impl Applied {
     }
 }
 
-/// Returns the function without its status, because a status changes without an `apply`.
+/// A status changes without an `apply`.
 fn without_status(function: Option<Value>) -> Option<Value> {
     let mut function = function?;
     function.as_object_mut()?.remove("status");
     Some(function)
 }
 
-/// Registers one function. Returns `None` if a fault was found or the server refused the function; the reason
-/// is then printed.
+/// Registers one function. Returns `None` after a fault or a refusal; the reason is then printed.
 fn apply(
     client: &ApiClient,
     function: &FunctionFile,
@@ -139,9 +138,8 @@ fn apply(
     Ok(None)
 }
 
-/// Prints the server's warnings, except the warnings about fields that this program does not know, because
-/// `run` has printed these. Other warnings are possible: an older server ignores a field that only this
-/// program knows.
+/// Prints the server's warnings. `run` has already printed those about fields that this program does not
+/// know. An older server also warns about fields that only this program knows.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown
@@ -169,7 +167,6 @@ fn build(function: &FunctionFile) -> Result<(), String> {
     files::build(&function.draft, &mut progress).map_err(|error| error.to_string())
 }
 
-/// Shows each fault of a field at the field's line in the file.
 fn report_refusal(function: &FunctionFile, error: &ApiError) {
     if error.details.is_empty() {
         let name = function.draft.name().unwrap_or_default();

@@ -1,5 +1,5 @@
 //! `invoke` and `enqueue`: build a request from the arguments and show the answer. Input and output are
-//! passed through as bytes, and are not re-encoded.
+//! passed through unchanged.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use super::error::{ApiError, CliError};
 use super::{ConnectArgs, execution, function, show};
 use nanofaas_core::spec::bound::TIMEOUT_MS;
 
-/// The longest input that is read, in bytes. The server's own limit is lower unless an operator raises it.
+/// The longest input that is read, in bytes. The server's own limit is lower, unless an operator raises it.
 const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
 
 /// Call a function and wait for its result
@@ -143,7 +143,7 @@ fn check_json(input: &[u8], raw: bool) -> Result<(), CliError> {
     )))
 }
 
-/// Returns the body: the contents of the file for `@FILE`, stdin for `-`, or else the argument itself.
+/// Returns the contents of the file for `@FILE`, stdin for `-`, and else the argument itself.
 fn read_body(argument: &str) -> Result<Vec<u8>, CliError> {
     let (name, reader): (&str, Box<dyn Read>) = match argument.strip_prefix('@') {
         _ if argument == "-" => ("stdin", Box::new(io::stdin())),
@@ -164,7 +164,7 @@ fn read_body(argument: &str) -> Result<Vec<u8>, CliError> {
     Ok(body)
 }
 
-/// An `InvocationResponse`. `output` keeps the bytes of the answer unchanged.
+/// An `InvocationResponse`. `output` keeps the bytes of the answer.
 #[derive(Deserialize)]
 struct InvocationResult<'a> {
     status: String,
@@ -199,8 +199,7 @@ pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     if answer.status == 202 {
         return accepted(&answer, command.connect.wants_json());
     }
-    // The server sets this header if the body is the function's raw output. Otherwise the body is an envelope
-    // or an error.
+    // The server sets this header if the body is the function's raw output.
     let raw_state = answer.header("x-execution-status");
     if let Some(state) = raw_state {
         report_outcome(state, &answer);
@@ -217,7 +216,6 @@ pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     if command.connect.wants_json() {
         show::json(&answer.body)?;
     } else if envelope.status == "success" {
-        // A missing output is shown as null.
         let output = envelope.output.map_or("null", RawValue::get);
         show::output(output.as_bytes(), "application/json")?;
     }
@@ -239,7 +237,6 @@ fn refused(answer: &ApiResponse) -> Result<(), CliError> {
     Err(CliError::Refused(error))
 }
 
-/// Prints one line on stderr: outcome, status, time, id.
 fn report_outcome(state: &str, answer: &ApiResponse) {
     let mut parts = vec![format!("{state} ({})", answer.status)];
     let timing = show::timing(answer.header("server-timing"));

@@ -11,15 +11,14 @@ use ureq::http::{HeaderMap, Request, Uri};
 
 use super::error::{ApiError, CliError};
 
-/// The longest answer that is read, in bytes: far above the server's default limit of 6 MiB.
+/// The longest answer that is read, in bytes. The server's default limit is 6 MiB.
 const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
 const CONNECT_LONGEST: Duration = Duration::from_secs(10);
-/// Time limit of a request that the server answers without a wait.
+/// The time limit of a request that the server answers at once.
 pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
-/// The time limit of a request that the server was asked to hold is the time of the hold plus this.
+/// A server that was asked to hold a request gets this time in addition to the time of the hold.
 pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
-/// A body that is longer than this is sent with `Expect: 100-continue`, so that the server can refuse the
-/// head before the body is sent.
+/// A longer body is sent with `Expect: 100-continue`, so that the server can refuse the head before it.
 const ASK_FIRST_LEN: usize = 64 * 1024;
 
 pub(super) struct ApiClient {
@@ -29,7 +28,6 @@ pub(super) struct ApiClient {
     loopback: bool,
 }
 
-/// A complete answer, with any status.
 #[derive(Debug)]
 pub(super) struct ApiResponse {
     pub(super) status: u16,
@@ -37,12 +35,11 @@ pub(super) struct ApiResponse {
     pub(super) body: Vec<u8>,
 }
 
-/// The parts of a request other than method and path.
 #[derive(Default)]
 pub(super) struct ApiRequest {
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Option<Vec<u8>>,
-    /// The time limit; `None` means `ANSWER_LONGEST`.
+    /// `None` means `ANSWER_LONGEST`.
     pub(super) longest: Option<Duration>,
 }
 
@@ -90,7 +87,7 @@ impl ApiClient {
         )
     }
 
-    /// Sends a request. Fails if the request cannot be written as HTTP, or if no complete answer comes; a
+    /// Sends a request. Fails if the request cannot be written as HTTP, or if no complete answer comes. A
     /// refusal is an answer.
     pub(super) fn send(
         &self,
@@ -158,7 +155,7 @@ impl ApiResponse {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Returns the texts of the server's `Warning` headers, without code and quotes.
+    /// Returns the texts of the server's `Warning` headers.
     pub(super) fn warnings(&self) -> Vec<String> {
         let values = self.headers.get_all("warning").iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -219,14 +216,13 @@ fn parse_server(server: &str) -> Result<(String, bool), String> {
     Ok((full.trim_end_matches('/').to_owned(), loopback))
 }
 
-/// The encoding of a path segment: every character is encoded except those of RFC 3986 §2.3.
+/// RFC 3986 §2.3: all other characters of a path segment are encoded.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// Returns a text as one percent-encoded segment of a path.
 pub(super) fn segment(text: &str) -> String {
     utf8_percent_encode(text, UNRESERVED).to_string()
 }

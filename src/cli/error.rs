@@ -1,5 +1,5 @@
-//! The error of a command, its message, and the exit code. The server's code, message and details
-//! are shown unchanged.
+//! The error of a command, its message, and the exit code. The server's code, message and details are shown
+//! unchanged.
 
 use std::io;
 use std::process::ExitCode;
@@ -15,15 +15,14 @@ pub(super) enum CliError {
     Usage(String),
     /// No server answers, or no complete answer came.
     Connection(String),
-    /// The server refused the request.
     Refused(ApiError),
-    /// A call did not succeed; its result has been shown already.
+    /// A call did not succeed. Its result is already shown.
     Call,
     /// The process that read our stdout has closed it.
     ReaderGone,
 }
 
-/// An error body of the API, and a hint what the user can do about it.
+/// An error body of the API, and a hint for the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) code: String,
@@ -60,7 +59,8 @@ impl CliError {
     }
 }
 
-/// Converts the error of a write to stdout. Errors of files are converted where the file's name is known.
+/// Converts the error of a write to stdout. The errors of files need the file's name, so they are converted
+/// elsewhere.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -71,8 +71,8 @@ impl From<io::Error> for CliError {
 }
 
 impl ApiError {
-    /// Reads an unsuccessful answer. If its body is not an error of our API, the message is the beginning of
-    /// the body.
+    /// Reads an unsuccessful answer. If the body is not an error of our API, its beginning becomes the
+    /// message.
     pub(super) fn read(answer: &ApiResponse) -> Self {
         const SHOWN_MAX: usize = 200;
         let hint = |code: &str| hint(code, answer.header("retry-after"));

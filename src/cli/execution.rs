@@ -52,7 +52,6 @@ pub(crate) struct CancelArgs {
     connect: ConnectArgs,
 }
 
-/// Returns the path of an execution in the API.
 pub(super) fn path(id: &str) -> String {
     format!("/v1/executions/{}", segment(id))
 }
@@ -93,8 +92,8 @@ pub(super) fn cancel(command: &CancelArgs) -> Result<(), CliError> {
     }
 }
 
-/// Polls until the execution has ended. There is no time limit, because every execution has a deadline in the
-/// server.
+/// Polls until the execution has ended. Every execution has a deadline in the server, so the wait has no
+/// limit.
 pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError> {
     let waited = Waited::begin(id);
     loop {
@@ -114,7 +113,7 @@ pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError
     }
 }
 
-/// A spinner on the terminal during the wait for an execution; `None` if stderr is no terminal.
+/// `None` if stderr is no terminal.
 struct Waited(Option<ProgressBar>);
 
 impl Waited {
@@ -149,7 +148,6 @@ fn is_terminal(state: &str) -> bool {
     !matches!(state, "queued" | "running")
 }
 
-/// Returns the result of a command whose call ended in this state.
 pub(super) fn exit_of(state: &str) -> Result<(), CliError> {
     if state == "success" {
         Ok(())

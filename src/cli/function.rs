@@ -1,5 +1,5 @@
-//! `list`, `get`, `delete`, `scale` and `cold-starts`: show the registered functions and change
-//! them. `apply` registers functions.
+//! `list`, `get`, `delete`, `scale` and `cold-starts`: show the registered functions and change them. `apply`
+//! registers functions.
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -58,7 +58,6 @@ pub(crate) struct ColdStartsArgs {
     connect: ConnectArgs,
 }
 
-/// Returns the path of a function in the API.
 pub(super) fn path(name: &str) -> String {
     format!("/v1/functions/{}", segment(name))
 }

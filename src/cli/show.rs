@@ -1,6 +1,6 @@
 //! How answers are printed. Tables and single lines show U+FFFD in place of control characters, which a
-//! terminal would obey. A function's output that has control characters is not printed on a terminal, but
-//! unchanged to a file or a pipe. JSON is printed unchanged.
+//! terminal would obey. An output with control characters goes unchanged to a file or a pipe, but not to a
+//! terminal. JSON is printed unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::error::CliError;
 
-/// Replaces the control characters of a text, except newlines and tabs, because a terminal would obey them.
+/// Replaces control characters, which a terminal would obey, except newlines and tabs.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(steers) {
         Cow::Owned(
@@ -27,14 +27,12 @@ fn steers(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t')
 }
 
-/// Writes a text and a newline.
 pub(super) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", plain(text))?;
     Ok(out.flush()?)
 }
 
-/// Writes the server's JSON unchanged.
 pub(super) fn json(body: &[u8]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(body)?;
@@ -58,7 +56,7 @@ pub(super) fn output(bytes: &[u8], content_type: &str) -> Result<(), CliError> {
     }
     let mut out = out.lock();
     out.write_all(bytes)?;
-    // JSON, and text on a terminal, gets a newline at its end. Other bytes stay unchanged.
+    // JSON, and text on a terminal, ends with a newline. Other bytes stay unchanged.
     let is_line = terminal || content_type.starts_with("application/json");
     if is_line && !bytes.ends_with(b"\n") {
         out.write_all(b"\n")?;
@@ -70,7 +68,6 @@ fn is_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| steers(c) && c != '\r'))
 }
 
-/// Prints rows below a head, without rules between the rows.
 pub(super) fn rows(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();
     table
@@ -91,8 +88,8 @@ fn one_line(text: String) -> String {
     plain(&text).replace(['\n', '\t'], " ")
 }
 
-/// Prints the fields of an object, one on each line, and fields of inner objects by their path. Null and
-/// empty fields are left out. The fields in `first` come first.
+/// Prints the fields of an object, one on each line; a field of an inner object is named by its path. The
+/// fields in `first` come first. Null and empty fields are left out.
 pub(super) fn fields(object: &Map<String, Value>, first: &[&str]) -> Result<(), CliError> {
     let mut shown = Vec::new();
     let others = object
@@ -118,7 +115,6 @@ fn flatten(path: &str, value: &Value, shown: &mut Vec<Vec<String>>) {
     }
 }
 
-/// Returns a value in a few characters, for a table.
 pub(super) fn cell(value: &Value) -> String {
     const CELL_LEN_MAX: usize = 200;
     let text = match value {
@@ -137,7 +133,7 @@ pub(super) fn cell(value: &Value) -> String {
     format!("{short}… ({} bytes)", text.len())
 }
 
-/// Returns the `Server-Timing` header as a readable text, which is empty without the header.
+/// Returns the `Server-Timing` header as a readable text.
 pub(super) fn timing(header: Option<&str>) -> String {
     let mut total = None;
     let mut parts = Vec::new();

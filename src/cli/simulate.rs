@@ -1,5 +1,5 @@
 //! `simulate`: shows how the platform would handle a trace of calls of one function. It needs no server:
-//! `nanofaas-core` makes the decisions, on virtual time. `simulate` registers and starts nothing.
+//! `nanofaas-core` makes the decisions, on virtual time.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -58,7 +58,6 @@ pub(crate) struct SimulateArgs {
     output: OutputForm,
 }
 
-/// How long pods take to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PodStart {
     Never,
@@ -122,8 +121,7 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
 
 /// Refuses a plot that would overwrite an input file.
 fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
-    // Compare device and inode, because a file may have several names. Compare only regular files, because
-    // overwriting a terminal or a pipe loses nothing.
+    // A file may have several names, so compare device and inode. A terminal or a pipe cannot be overwritten.
     let file = |path: &Path| {
         let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((seen.dev(), seen.ino()))
@@ -152,8 +150,7 @@ fn calls(path: &Path, service: Option<VaryingTime>) -> Result<Vec<TraceCall>, Cl
     read(file, service).map_err(|error| CliError::Usage(format!("{trace}: {error}")))
 }
 
-/// Returns the spec with the defaults of `serve`. The choice of a backend makes no difference to a
-/// simulation.
+/// Returns the spec with the defaults of `serve`. The platform makes no difference to a simulation.
 fn spec(function: &FunctionFile) -> Result<FunctionSpec, CliError> {
     for ignored in function.ignored() {
         eprintln!("warning: {}", show::plain(&ignored));
@@ -183,7 +180,6 @@ fn print(report: &SimulationReport) -> Result<(), CliError> {
     show::rows(&head, report.rows.iter().map(row).collect())
 }
 
-/// A column of the table that shows the calls over time.
 struct TableColumn {
     name: &'static str,
     /// `Some(true)` shows the column only for functions with pods, `Some(false)` only for functions without
@@ -280,7 +276,7 @@ fn failures(all: &Summary) -> [(&'static str, usize); 4] {
     ]
 }
 
-/// Returns a sum as a text, followed by its parts that are not zero.
+/// Returns a sum as a text, with its parts that are not zero.
 fn parts(sum: usize, parts: &[(&str, usize)]) -> String {
     let named = parts.iter().filter(|(_, count)| *count > 0);
     let named: Vec<String> = named
@@ -306,7 +302,6 @@ fn or_dash(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), time)
 }
 
-/// Returns milliseconds as a text with a readable unit.
 fn time(ms: f64) -> String {
     match ms {
         0.0 => "0".to_owned(),
@@ -315,7 +310,7 @@ fn time(ms: f64) -> String {
     }
 }
 
-/// Returns a number with at most three decimals, without trailing zeros.
+/// Returns a number with at most three decimals and no zeros at its end.
 fn short(number: f64) -> String {
     let text = format!("{number:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -1,24 +1,21 @@
-//! Warnings for environment variables that look like settings and are no settings. Without a warning, a
-//! misspelt setting would be ignored silently. This module reads only the names of variables. `serve` logs
-//! the warnings at the start.
+//! Warnings for environment variables that look like settings, so that a misspelt setting is not ignored
+//! silently. This module reads only the names of variables. `serve` logs the warnings at the start.
 
 use std::collections::BTreeSet;
 
 use clap::Command;
 use strsim::levenshtein;
 
-/// The prefix of all settings.
 const PREFIX: &str = "NANOFAAS_";
-/// No flag reads this variable. `core/src/sync.rs` reads it in a build with planted bugs.
+/// No flag reads this variable: `core/src/sync.rs` reads it in a build with planted bugs.
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
-/// The largest edit distance at which a known name is suggested for the given name.
+/// The largest edit distance at which a known name is suggested.
 const DISTANCE_MAX: usize = 3;
-/// The length to which a longer name is cut.
+/// A longer name is cut to this length.
 const NAME_LEN_MAX: usize = 100;
 
-/// Returns a line for each variable that begins with `NANOFAAS_` and is not a setting of any command. If
-/// `is_in_cluster`, leaves out the variables that a kubelet sets for a Service, because a Service may be
-/// named `nanofaas`.
+/// Returns a line for each variable that begins with `NANOFAAS_` and is not a setting of any command. In a
+/// cluster, the variables of a Service are left out, because a Service may be named `nanofaas`.
 pub(crate) fn unknown_variables(
     command: &Command,
     names: impl Iterator<Item = String>,
@@ -46,7 +43,7 @@ fn collect(command: &Command, known: &mut BTreeSet<String>) {
 }
 
 fn line(name: &str, known: &BTreeSet<String>) -> String {
-    // Cut the name first, because the comparison takes time in proportion to both lengths.
+    // The comparison takes time in proportion to both lengths.
     let shown: String = name.chars().take(NAME_LEN_MAX).collect();
     let nearest = known
         .iter()
@@ -59,7 +56,7 @@ fn line(name: &str, known: &BTreeSet<String>) -> String {
     }
 }
 
-/// Returns whether the variable has the form of those that the kubelet sets for a Service: `NANOFAAS_PORT`,
+/// Returns whether the variable has the form of those that a kubelet sets for a Service: `NANOFAAS_PORT`,
 /// `NANOFAAS_X_SERVICE_HOST`, `NANOFAAS_PORT_8080_TCP_ADDR` and the like.
 fn is_of_a_service(name: &str) -> bool {
     let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];

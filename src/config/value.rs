@@ -12,7 +12,7 @@ use nanofaas_core::rate::RateLimit;
 use nanofaas_core::spec::bound;
 
 const KIB: u64 = 1024;
-/// The allowed sizes of a message, in bytes. A larger message would leave too little memory for other calls.
+/// The allowed sizes of a message, in bytes.
 const MESSAGE_BYTES: RangeInclusive<u64> = KIB..=KIB * KIB * KIB;
 /// The largest size that is accepted, in bytes: more memory than any machine has.
 const BYTES_MAX: u64 = 1 << 50;
@@ -34,8 +34,7 @@ pub(super) fn io_threads(text: &str) -> Result<u32, String> {
     number(text, 1..=IO_THREADS_MAX as u32)
 }
 
-/// Parses a spin time of at most 10 ms. A spin longer than a time slice of the kernel's scheduler would only
-/// take CPU time from the functions.
+/// Parses a spin time of at most 10 ms. A longer spin would only take CPU time from the functions.
 pub(super) fn spin_us(text: &str) -> Result<u32, String> {
     number(text, 0..=10_000)
 }
@@ -145,8 +144,8 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Returns the environment variable from which a refused value came, if the value did not come from the
-/// command line. clap names only the flag, and a user who set the variable may not know the flag.
+/// Returns the environment variable of a refused value that did not come from the command line. clap names
+/// only the flag, which a user who set the variable may not know.
 pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     let (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) = (
         error.get(ContextKind::InvalidArg),

@@ -1,4 +1,4 @@
-//! Runs a function's `local.build` line and shows its progress. This module never looks at the files that the
+//! Runs a function's `local.build` line and shows its progress. This module never reads the files that the
 //! line builds. A process that the build leaves in the background keeps running.
 
 use std::collections::VecDeque;
@@ -11,17 +11,15 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanofaas_core::spec::{FunctionDraft, Json};
 
-/// Time limit of a build. It is long, because the first build of a Rust function fetches and compiles the
-/// dependencies of the function.
+/// The time limit of a build. The first build of a Rust function fetches and compiles its dependencies.
 const BUILD_LONGEST: Duration = Duration::from_secs(30 * 60);
-/// Pause between two checks of a running build.
 const POLL: Duration = Duration::from_millis(100);
 /// The largest number of output lines that the error of a failed build shows.
 const LINES_KEPT: usize = 30;
-/// The length at which a line of the output is split, in bytes.
+/// A longer line of the output is split at this length, in bytes.
 const LINE_LEN_MAX: u64 = 4096;
 
-/// Why a function could not be built; `Display` ends with the last lines of the output.
+/// Why a function could not be built. `Display` ends with the last lines of the output.
 #[derive(Debug, thiserror::Error)]
 #[error("{function}: its build {reason}: {line}{output}")]
 pub(crate) struct BuildError {
@@ -31,16 +29,13 @@ pub(crate) struct BuildError {
     output: String,
 }
 
-/// Where a build shows its progress.
 pub(crate) enum BuildProgress<'a> {
-    /// A spinner on the terminal.
     Spinner,
     /// One line at the beginning and one at the end.
     Lines(&'a mut dyn FnMut(&str)),
 }
 
 impl BuildProgress<'_> {
-    /// Returns whether stderr is a terminal, which can show a spinner.
     pub(crate) fn has_terminal() -> bool {
         io::stderr().is_terminal()
     }
@@ -76,7 +71,7 @@ pub(crate) fn build(
     }
 }
 
-/// Runs the line. Returns the reason of a failure, or `None` after success.
+/// Runs the line. Returns the reason of a failure.
 fn run(
     line: &str,
     directory: Option<&str>,
@@ -91,8 +86,7 @@ fn run(
         command.current_dir(directory);
     }
     let mut child = command.spawn()?;
-    // `command` holds the write ends of the pipe. The reader would never get an end of file if they stayed
-    // open.
+    // `command` holds the write ends of the pipe. If they stayed open, the reader would get no end of file.
     drop(command);
     let (send, lines) = sync_channel(LINES_KEPT);
     let reader = thread::Builder::new().name("build-output".to_owned());
@@ -144,9 +138,8 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // A process that the build left in the background may hold the pipe open, so the loop does not wait
-        // for the end of file. The previous iteration found that the build itself had ended, and no line has
-        // come since then. So the loop has all lines of the build.
+        // A process in the background may hold the pipe open. The build had ended before the last wait, and
+        // no line came in that wait, so all of its lines are here.
         if quiet && ended {
             break;
         }
@@ -170,7 +163,6 @@ fn follow(
     Ok((!status.success()).then(|| format!("failed ({status})")))
 }
 
-/// The display of one build.
 struct BuildDisplay<'a, 'b> {
     begun: Instant,
     spinner: Option<ProgressBar>,
@@ -218,7 +210,6 @@ impl<'a, 'b> BuildDisplay<'a, 'b> {
     }
 }
 
-/// Returns a spinner on stderr, with the elapsed time and a message.
 pub(crate) fn spinner(prefix: String) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());

@@ -1,5 +1,5 @@
-//! YAML documents, as values with the line of each field. JSON documents are read too, because JSON is a part
-//! of YAML. This module knows nothing of functions except where the Kubernetes form keeps their fields.
+//! YAML documents, as values with the line of each field. JSON documents are a part of YAML. This module
+//! knows nothing of functions, except where the Kubernetes form keeps their fields.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,6 @@ use nanofaas_core::spec::{Json, JsonObject};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{SnippetMode, Spanned, UserMessageFormatter};
 
-/// One document.
 pub(super) struct Located {
     /// The line of the document's first node, counted from 1.
     pub line: u32,
@@ -48,7 +47,7 @@ enum Value {
 }
 
 impl Node {
-    /// Separates the values from their lines. A field gets the line of its name, because the value of a block
+    /// Separates the values from their lines. A field has the line of its name, because the value of a block
     /// begins one line later.
     fn take(self, path: String, lines: &mut BTreeMap<String, u32>) -> Json {
         match self.value {

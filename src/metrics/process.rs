@@ -1,5 +1,5 @@
-//! `process_*`: the kernel's figures of this process, under the names that Prometheus's own clients
-//! use. A figure that cannot be read is left out rather than shown as 0.
+//! `process_*`: the kernel's figures of this process, under the names that Prometheus's own clients use. A
+//! figure that cannot be read is left out.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,6 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 
 use super::text::MetricsPage;
 
-/// The figures of this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessMetrics {
     pub(crate) started: SystemTime,
@@ -41,8 +40,8 @@ impl ProcessMetrics {
             page.one("process_threads", "gauge", "Threads.", status.threads);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // Subtract one, because the listing itself holds one descriptor open. procfs's `fd_count` is not
-            // used, because it also counts `.` and `..` on kernels before 6.2.
+            // The listing itself holds one descriptor open. procfs's `fd_count` also counts `.` and `..` on
+            // kernels before 6.2.
             let open = open.count().saturating_sub(1);
             page.one("process_open_fds", "gauge", "Open file descriptors.", open);
         }

@@ -1,17 +1,16 @@
-//! Prometheus's text format: families, samples, histograms, escaped labels. This module knows the format and
-//! no particular metric.
+//! Prometheus's text format: families, samples, histograms, escaped labels. This module knows no particular
+//! metric.
 
 use std::fmt::{Display, Write};
 
 use nanofaas_core::histogram::BOUNDS;
 use nanofaas_core::time::Nanos;
 
-/// The text of the page.
 #[derive(Default)]
 pub(super) struct MetricsPage(String);
 
 impl MetricsPage {
-    /// Begins a family. The caller must add the family's samples next.
+    /// Begins a family. The caller adds its samples next.
     pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
@@ -26,8 +25,8 @@ impl MetricsPage {
         self.sample(name, &[], value);
     }
 
-    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket alone,
-    /// and this function adds up the counts.
+    /// Adds a histogram of times in seconds, under one label. `counts` has the count of each bucket alone;
+    /// this function sums them.
     pub(super) fn histogram(
         &mut self,
         name: &str,

@@ -14,18 +14,16 @@ use super::{STOP_GRACE, Serving};
 use crate::signals::MainEvent;
 
 const BRIDGE: &str = "the bridge";
-/// Pause between two checks of a condition for which the main thread waits.
 const POLL: Duration = Duration::from_millis(10);
-/// How long a send to an io thread's full inbox is retried, and how long the main thread waits until a thread
-/// that sent `End` is finished.
+/// How long a send to an io thread's full inbox is retried, and how long a thread may take to finish after it
+/// has sent `End`.
 const SEND_MAX: Duration = Duration::from_secs(5);
-/// Time limit for io threads, after `Stop`, to answer the calls that are left.
+/// The time limit for io threads, after `Stop`, to answer the calls that are left.
 const IO_STOP_MAX: Duration = Duration::from_secs(10);
-/// Time limit for the bridge to end the function processes, after the `STOP_GRACE` that the processes have.
+/// The time limit for the bridge to end the function processes, in addition to their `STOP_GRACE`.
 const BRIDGE_STOP_MAX: Duration = Duration::from_secs(10);
 
 impl Serving {
-    /// Waits for a signal, drains and ends.
     pub(super) fn until_stopped(mut self) -> ExitCode {
         let signal = loop {
             match self.signals.events.recv() {
@@ -33,13 +31,13 @@ impl Serving {
                 Ok(MainEvent::End) => {}
                 Err(_) => break "nobody left to hear signals",
             }
-            // Wait for the end of the thread, because a thread sends `End` just before it is finished.
+            // A thread sends `End` just before it is finished.
             wait(SEND_MAX, || self.who_ended().is_some());
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
-                    // Drain, because calls can go on without the bridge for a while. The bridge ends if
-                    // another control plane took the Lease or if the bridge cannot go on.
+                    // Calls can go on without the bridge for a while. The bridge ends if another control
+                    // plane took the Lease, or if it cannot go on.
                     self.drain();
                 }
                 self.stop();
@@ -81,12 +79,12 @@ impl Serving {
 
     /// Refuses new calls, and waits until every accepted call has ended or the time of the drain has passed.
     fn drain(&self) {
-        // Set `draining` first, so that no readiness probe succeeds while calls are already refused.
+        // No readiness probe may succeed while calls are already refused.
         self.health.draining.store(true, Relaxed);
         self.send_to_all(|| Message::Drain);
         let began = Instant::now();
         let longest = Duration::from_millis(self.config.drain_ms);
-        // A call may be accepted just before its io thread receives `Drain`, so a single check is not enough.
+        // A call may be accepted just before its io thread receives `Drain`, so one check is not enough.
         let mut quiet = 0;
         while quiet < 3 && began.elapsed() < longest {
             quiet = if self.unfinished() == 0 { quiet + 1 } else { 0 };
@@ -103,8 +101,7 @@ impl Serving {
 
     fn unfinished(&self) -> u64 {
         let ledgers = self.health.ledgers.iter();
-        // Read `finished` first, so that a call that ends between the two reads can only make the result too
-        // high.
+        // If a call ends between the two reads, the result may be too high but not too low.
         let of = ledgers.map(|ledger| {
             let finished = ledger.finished.get();
             ledger.accepted.get().saturating_sub(finished)
@@ -112,8 +109,8 @@ impl Serving {
         of.sum()
     }
 
-    /// Stops the threads. The io threads are first, because they answer the calls. The scheduler, which they
-    /// use, is next. The bridge is last, because it ends the processes in which calls ran.
+    /// Stops the io threads first, because they answer the calls, and then the scheduler, which they use. The
+    /// bridge is last, because it ends the processes in which calls ran.
     fn stop(&mut self) {
         self.send_to_all(|| Message::Stop);
         let io = std::mem::take(&mut self.io.threads);

@@ -1,6 +1,6 @@
-//! The functions of `--functions`. Before a thread for calls starts, `serve` reads, checks and builds the
-//! functions. After the start it prints a sample call for each of the first functions. The bridge registers
-//! the functions.
+//! The functions of `--functions`. Before a thread for calls starts, `serve` reads, checks and builds them.
+//! After the start it prints a sample call for each of the first functions. The bridge registers the
+//! functions.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,17 +12,14 @@ use crate::config::{BackendKind, Config, reachable};
 use crate::files::{self, BuildProgress, FilesError, FunctionFile};
 use crate::sample::{self, SampleCall};
 
-/// The largest number of functions for which a line is shown.
 const SHOWN_MAX: usize = 20;
 
-/// One function, and a sample call of it.
 pub(super) struct Loaded {
     pub(super) file: FunctionFile,
     name: String,
     sample: SampleCall,
 }
 
-/// Why a function cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct LoadError(String);
@@ -74,7 +71,7 @@ pub(super) fn build(loaded: &[Loaded], config: &Config) -> Result<(), LoadError>
     Ok(())
 }
 
-/// Prints on stdout how to call the first `SHOWN_MAX` functions.
+/// Prints how to call the first `SHOWN_MAX` functions.
 pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
     let listen = reachable(listen);
     let mut text = format!("\nnanofaas listens on http://{listen}\n");
@@ -86,6 +83,6 @@ pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
     if let Some(more) = loaded.len().checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
         text.push_str(&format!("\n… and {more} more functions: nanofaas list\n"));
     }
-    // A failed write is ignored, because it means that the process that read our stdout has closed it.
+    // The process that read our stdout may have closed it.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

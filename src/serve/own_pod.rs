@@ -1,12 +1,11 @@
-//! The Pod that this process runs in, read from environment variables that its manifest sets. This module
-//! sends no request to the cluster.
+//! The Pod that this process runs in, from environment variables that its manifest sets. This module sends no
+//! request to the cluster.
 
 use nanofaas_k8s_bridge::OwnPod;
 
 use crate::config::{BackendKind, Config};
 
-/// Finds the Pod of this process. Returns `None` if the process runs in no pod, or if its manifest does not
-/// set the variables.
+/// Returns `None` if the process runs in no pod, or if its manifest does not set the variables.
 pub(super) fn find() -> Option<OwnPod> {
     let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     Some(OwnPod {
@@ -17,8 +16,8 @@ pub(super) fn find() -> Option<OwnPod> {
     })
 }
 
-/// Returns the process's service account, if a podTemplate of a function could name it: only on Kubernetes,
-/// and only if functions run in the namespace of this process.
+/// Returns the process's service account, if a function's podTemplate could name it: on Kubernetes, if
+/// functions run in the namespace of this process.
 pub(super) fn account(config: &Config) -> Option<String> {
     let own_pod = find().filter(|_| config.backend == BackendKind::Kubernetes)?;
     if own_pod.service_account.is_none() {
