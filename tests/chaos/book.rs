@@ -14,19 +14,18 @@ use crate::plan::{FUNCTIONS, FunctionMode, PoolEndpoint, Spec};
 /// A time, in nanoseconds since the run began. The times of all threads are comparable.
 pub(crate) type At = u64;
 
-/// A state of a function, after one change.
 #[derive(Clone, Debug)]
 struct FunctionState {
     sent: At,
-    /// The time of the answer, or `At::MAX` until the change is answered.
+    /// `At::MAX` until the change is answered.
     answered: At,
     /// `None` if the change removed the function.
     spec: Option<Spec>,
     version: Version,
 }
 
-/// Identifies a registration of a name. `life` counts the registrations that followed a time without a
-/// function of this name, and `revision` counts all changes.
+/// Identifies a registration of a name. `life` counts the registrations of a name that no function had, and
+/// `revision` counts all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Version {
     pub(crate) life: u64,
@@ -136,20 +135,18 @@ impl Book {
         }
     }
 
-    /// Returns whether the function's first registration in this life was sent after this time.
+    /// Returns whether the function's first registration in this life was sent after `at`.
     pub(crate) fn began_after(&self, function: usize, life: u64, at: At) -> bool {
         let states = lock(&self.functions[function]);
         let first = states.iter().find(|state| state.version.life == life);
         first.is_none_or(|state| state.sent > at)
     }
 
-    /// Returns the largest concurrency of all specs that the function had in this life.
     pub(crate) fn concurrency_max(&self, function: usize, life: u64) -> u64 {
         let widest = lock(&self.widest);
         widest.get(&(function, life)).copied().unwrap_or(0)
     }
 
-    /// Returns the states that the function may have had between two times.
     pub(crate) fn possible(&self, function: usize, from: At, to: At) -> Possible {
         let states = lock(&self.functions[function]);
         let mut found = Possible::default();
@@ -157,8 +154,8 @@ impl Book {
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());
-                // A removal counts if its answer came after `from`, because a removal ends the calls that
-                // exist when it is sent, however late these calls end.
+                // A removal ends the calls that exist when it is sent, and may end some of them late. It
+                // therefore counts if its answer came after `from`.
                 found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
             }
             if state.answered < from {

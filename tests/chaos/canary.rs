@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 use crate::book::Version;
 use crate::plan::{Act, FUNCTIONS, name};
 
-/// The canary of one body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Canary {
     pub(crate) function: usize,
     /// The call's id. Two calls have the same id only if they have the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may receive the body. With an idempotency key, every registration may
-    /// receive the body, because the same body is sent at different times.
+    /// The earliest registration that may receive the body. With an idempotency
+    /// key, any registration may receive it, because calls at different times send the same body.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,
     pub(crate) pad: usize,
@@ -60,7 +59,6 @@ impl Canary {
     }
 }
 
-/// Returns the number of the function with this name.
 pub(crate) fn number_of(function: &str) -> Option<usize> {
     (0..FUNCTIONS).find(|number| name(*number) == function)
 }

@@ -31,7 +31,7 @@ pub(crate) struct ChaosClient<'a> {
     wire: Option<RawClient>,
 }
 
-/// Opens a connection to the plane. Returns an error if the plane has ended.
+/// Fails if the plane has ended.
 fn connect(listen: SocketAddr) -> io::Result<RawClient> {
     TcpStream::connect(listen).map(RawClient::over)
 }
@@ -55,7 +55,7 @@ impl<'a> ChaosClient<'a> {
         }
     }
 
-    /// Executes the plan until the run is over. Returns an error if an answer does not come.
+    /// Executes the plan until the run is over. Fails if an answer does not come.
     pub(crate) fn work(&mut self, mut steps: Steps, over: &AtomicBool) -> io::Result<()> {
         while !over.load(Ordering::Relaxed) {
             self.step(&steps.next())?;
@@ -87,7 +87,6 @@ impl<'a> ChaosClient<'a> {
         Ok(answer)
     }
 
-    /// Returns the call's canary and its idempotency key.
     fn canary(&self, call: &PlannedCall) -> (Canary, Option<String>) {
         let number = self.calls;
         let mut canary = Canary {
@@ -100,7 +99,7 @@ impl<'a> ChaosClient<'a> {
         let Kind::Keyed { key, other, .. } = call.kind else {
             return (canary, None);
         };
-        // The body depends only on the key and on `other`, so that repeated calls send the same body.
+        // All calls with the same key must send the same body, so it depends only on the key and on `other`.
         let age = number / KEY_AGE;
         let key = format!("k{age}-{key}");
         canary.call = format!("{key}-{other}");
@@ -234,7 +233,7 @@ impl<'a> ChaosClient<'a> {
             text(&body["error"]["code"]),
             text(&body["error"]["message"]),
         );
-        // If a JOB's runtime cannot send an output, the runtime reports an error of the function: status 500.
+        // A JOB's runtime that cannot send an output reports an error of the function: status 500.
         let by_job = code == "BAD_OUTPUT" && possible.job && answer.status == 500;
         if answer.status != judge::http_status(&code) && !by_job {
             return unexpected();
@@ -274,7 +273,7 @@ impl<'a> ChaosClient<'a> {
                 wire.send(&bytes);
                 wire.finish();
                 wire.set_patience(PATIENCE);
-                // If a client half-closes its connection, the plane may answer the call or not.
+                // After a FIN the plane may answer the call or not.
                 if let Ok(answer) = wire.read(true) {
                     let verdict = self.judge(Kind::Leave(leave), sent, &answer, true);
                     self.tally
@@ -371,7 +370,6 @@ impl<'a> ChaosClient<'a> {
     }
 }
 
-/// Checks an execution that succeeded.
 fn succeeded(
     book: &Book,
     ledger: &Ledger,
@@ -424,8 +422,8 @@ pub(crate) fn status(
         tally.count("status queued");
         ledger.waited(id, book.floor_at(sent.canary.function, asked).revision);
     }
-    // The ledger has no `sent` of a plain call. Only the client of that call knows the body and judges the
-    // answer.
+    // Only the client of a plain call knows the call's body, and judges the answer. The ledger has no `sent`
+    // of such a call.
     let Some(sent) = ledger.sent(id).filter(|_| over) else {
         return Ok(over);
     };
@@ -455,7 +453,6 @@ pub(crate) fn status(
     Ok(true)
 }
 
-/// Returns the number of attempts in a status.
 fn attempts(status: &Value) -> u32 {
     let attempts = status["attempt"]
         .as_u64()

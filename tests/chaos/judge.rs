@@ -17,7 +17,6 @@ pub(crate) struct ReportedOutcome<'a> {
     pub(crate) message: &'a str,
 }
 
-/// Returns the HTTP status that belongs to this error code.
 pub(crate) fn http_status(code: &str) -> u16 {
     match code {
         "" => 200,
@@ -51,8 +50,8 @@ pub(crate) fn failure(
         "BAD_OUTPUT" => canary.has(&[Act::Garbage, Act::Half]),
         "POD_UNREACHABLE" => possible.warm || possible.closed || canary.has(&[Act::NotStarted]),
         "COLD_START_FAILED" => possible.process(),
-        // The plane reads the number of OOM kills in this machine's cgroup, which may include kills of other
-        // processes. So any killed process may be reported as OOM.
+        // The plane reads the number of OOM kills in this machine's cgroup, which counts other processes,
+        // too. Any killed process may therefore be reported as OOM.
         "OOM" => possible.process(),
         _ => false,
     };

@@ -12,7 +12,7 @@ use crate::canary::{Canary, Identity};
 use crate::plan::name;
 use crate::tally::Tally;
 
-/// How many of the latest executions clients may still ask about.
+/// The number of the latest executions that clients may still ask about.
 const RECENT: usize = 400;
 
 /// A body that a pod received.
@@ -52,12 +52,12 @@ struct Execution {
     spans: Vec<AttemptSpan>,
     /// The attempt that gave the execution its result.
     succeeded: Option<u32>,
-    /// The number of attempts in which a pod closed the connection and sent no answer.
+    /// The number of attempts in which a pod closed the connection without an answer.
     losses: u32,
-    /// The latest revision that was in force when a pod answered or the execution waited. Later attempts run
-    /// with the spec of this revision or of a newer one.
+    /// The latest revision that was in force when a pod answered or the execution waited. The next attempt
+    /// must not run under an older one.
     next_floor: u64,
-    /// How many attempts the execution had when the plane accepted a cancel. No further attempt may start.
+    /// The number of attempts when the plane accepted a cancel. No further attempt may start.
     attempts_max: Option<u32>,
 }
 
@@ -142,8 +142,7 @@ impl Ledger {
                 "an attempt under a specification that was replaced before",
             ));
         }
-        // An attempt after a second loss is allowed, because the second loss may count as a timeout of the
-        // attempt.
+        // The second loss may count as a timeout of the attempt, so one more attempt is allowed after it.
         if losses > 2 {
             tally.wrong(describe(&format!("tried again after {losses} losses")));
         }
@@ -172,29 +171,27 @@ impl Ledger {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.accepted.get_or_insert(now);
-        // A call that repeats a key joins the execution of another call, whose client may already have
-        // recorded the execution.
+        // A call that repeats a key joins the execution of another call. The client of the other call may
+        // have recorded the execution already.
         known.sent.get_or_insert_with(|| sent.clone());
         drop(executions);
         self.remember(execution);
     }
 
-    /// Records which attempt gave the execution its result.
     pub(crate) fn succeed(&self, execution: &str, attempt: u32) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.succeeded = Some(attempt);
     }
 
-    /// Records that a client is about to cancel the execution.
     pub(crate) fn cancel(&self, execution: &str) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.cancelled = true;
     }
 
-    /// Records that the execution waited while this revision was in force. Its next attempt must run with the
-    /// spec of this revision or of a newer one.
+    /// Records that the execution waited while this revision was in force. The next attempt must not run
+    /// under an older one.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
@@ -224,7 +221,6 @@ impl Ledger {
         known.attempts_max.get_or_insert(attempts);
     }
 
-    /// Returns whether the execution may have this many attempts.
     pub(crate) fn allows(&self, execution: &str, attempts: u32) -> bool {
         let executions = lock(&self.executions);
         let most = executions
@@ -240,7 +236,7 @@ impl Ledger {
             .is_some_and(|known| known.cancelled)
     }
 
-    /// Returns the call of an execution, or `None` if the plane need not keep the execution's record.
+    /// Returns `None` if the plane need not keep the execution's record.
     pub(crate) fn sent(&self, execution: &str) -> Option<Sent> {
         lock(&self.executions).get(execution)?.sent.clone()
     }
@@ -265,8 +261,8 @@ impl Ledger {
     }
 
     /// Checks that no function ran more calls in its scripted pods at the same time than its concurrency.
-    /// Counts only attempts that gave their execution its result, because such an attempt held a slot during
-    /// its whole span.
+    /// Only an attempt that gave its execution the result certainly held a slot during its whole span, so
+    /// others do not count.
     pub(crate) fn check_concurrency(&self, book: &Book, tally: &Tally) {
         let mut edges: HashMap<(usize, u64), Vec<(At, i64)>> = HashMap::new();
         for known in lock(&self.executions).values() {
@@ -279,8 +275,8 @@ impl Ledger {
             }
         }
         for ((function, life), mut list) in edges {
-            // At equal times, -1 sorts before 1, so a call that ends does not overlap with a call that starts
-            // at the same time.
+            // At equal times, -1 sorts before 1. A call that ends therefore does not overlap with one that
+            // starts at the same time.
             list.sort_unstable();
             let running = list.iter().scan(0, |sum, (_, step)| {
                 *sum += step;

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     if is_chosen("storm") {
         sound &= storm::run(setting("NANOFAAS_STORM_CONNECTIONS").unwrap_or(4000));
     }
-    // The soak runs only if an argument names it, because it takes an hour.
+    // The soak takes an hour, so it runs only if an argument names it.
     if filters.iter().any(|word| *word == "soak") {
         let length = Duration::from_secs(setting("NANOFAAS_CHAOS_SECONDS").unwrap_or(3600));
         let into = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak");
@@ -73,7 +73,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns a number from the environment.
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
@@ -89,8 +88,8 @@ fn seed() -> u64 {
     setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()))
 }
 
-/// The largest number of rounds. All forms run in each round. The test ends as soon as every kind of
-/// operation and every kind of end has occurred.
+/// The largest number of rounds, in each of which all forms run. The rounds end as soon as every kind of
+/// operation and of end has occurred.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {
@@ -100,14 +99,12 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // The test ends after the first form with a fault, because the other forms would most likely show
-            // the same fault.
+            // The other forms would most likely show the same fault.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }
         }
-        // Stop if every kind of operation and every kind of end has occurred. Otherwise all forms run again,
-        // because on a busy machine fewer operations fit into the time.
+        // On a busy machine, fewer operations fit into the time, so another round may be needed.
         if total.missing().is_empty() {
             break;
         }

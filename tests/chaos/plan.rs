@@ -1,7 +1,7 @@
 //! The operations of a run, as endless lists that are drawn from the seed: the changes to functions, and the
-//! operations of each client. The plan depends on no clock and no state of the plane, so that a seed replays
-//! the same operations. `registrar` and `clients` execute the plan. The plan names an execution by an index,
-//! such as "the third last execution", and `clients` finds that execution.
+//! operations of each client. The plan depends on no clock and no state of the plane, so a seed replays the
+//! same operations. `registrar` and `clients` execute the plan. The plan names an execution by an index, such
+//! as "the third last execution", and `clients` finds that execution.
 
 use nanofaas_testkit::rng::SeededRng;
 
@@ -12,7 +12,6 @@ pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
 /// The number of idempotency keys that a function's calls use at the same time.
 const KEYS: u64 = 6;
 
-/// Returns the name of a function by its number.
 pub(crate) fn name(function: usize) -> String {
     format!("chaos-{function}")
 }
@@ -36,7 +35,6 @@ impl FunctionMode {
     }
 }
 
-/// The endpoint of a POOL function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolEndpoint {
     Tcp,
@@ -48,12 +46,11 @@ pub(crate) enum PoolEndpoint {
     Closed,
 }
 
-/// A function as it is registered.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) mode: FunctionMode,
     pub(crate) endpoint: PoolEndpoint,
-    /// Whether the program of a WARM or JOB function fails at its start.
+    /// True if the program of a WARM or JOB function fails at its start.
     pub(crate) broken: bool,
     pub(crate) concurrency: u64,
     pub(crate) queue_size: u64,
@@ -65,7 +62,6 @@ pub(crate) struct Spec {
     pub(crate) shape: u64,
 }
 
-/// A change to a function.
 #[derive(Clone, Debug)]
 pub(crate) enum PlannedChange {
     Register(Spec),
@@ -140,18 +136,16 @@ pub(crate) enum ClientLeave {
     InRequest(u64),
     /// This many milliseconds after the request.
     Waiting(u64),
-    /// After the request, which ends with a FIN. The client reads the answer if the plane sends an
-    /// answer.
+    /// After the request, which ends with a FIN. The client reads the answer if the plane sends one.
     HalfClosed,
 }
 
-/// The way in which a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Invoke,
     Enqueue,
-    /// A call with the idempotency key of this number. If `other` is true, the call has another body than
-    /// most calls with this key.
+    /// A call with the idempotency key of this number. If `other` is true, its body differs from that of most
+    /// calls with this key.
     Keyed {
         key: u64,
         enqueue: bool,
@@ -175,7 +169,7 @@ pub(crate) struct PlannedCall {
     pub(crate) timeout_ms: Option<u64>,
 }
 
-/// An operation of a client. `back` counts back from the latest known execution.
+/// `back` counts back from the latest known execution.
 #[derive(Clone, Debug)]
 pub(crate) enum ClientStep {
     Call(PlannedCall),
@@ -206,8 +200,8 @@ impl Changes {
             2 => PlannedChange::Remove,
             _ => PlannedChange::Scale(rng.below(4)),
         };
-        // Some pauses are 0, so that the next change may follow a removal at once. During the other pauses,
-        // calls progress.
+        // With a pause of 0, the next change may follow a removal at once. During the other pauses, calls
+        // progress.
         let pause = rng.weighted(&[(40, 0), (28, 20), (20, 100), (10, 400), (2, 2000)]);
         (function, change, pause)
     }
@@ -243,7 +237,6 @@ fn spec(rng: &mut SeededRng) -> Spec {
     }
 }
 
-/// Draws the operations of one client.
 pub(crate) struct Steps {
     rng: SeededRng,
 }

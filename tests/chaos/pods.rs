@@ -1,7 +1,7 @@
 //! The pods of a run. They report every body that they receive, and do what its canary requests. The scripted
 //! pods of POOL functions are in this process and break the rules of HTTP. The programs of WARM and JOB
 //! functions are this program, started by the plane, with the runtime that real functions use. A process
-//! reports by a line in a file, so that its earlier reports remain if it is killed.
+//! reports by a line in a file, so its earlier reports remain if it is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -25,11 +25,10 @@ use crate::tally::Tally;
 /// A pause that is longer than any deadline of a call.
 const LATE: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(8);
-/// How long a pod waits before it sends a second answer that was not asked for. By then the plane may use the
+/// The pause of a pod before it sends a second answer that was not asked for. By then the plane may use the
 /// connection for the next call.
 const UNASKED_AFTER: Duration = Duration::from_millis(3);
 
-/// The scripted pods of a run.
 pub(crate) struct Peers {
     tcp: ScriptedPod,
     unix: ScriptedPod,
@@ -53,7 +52,6 @@ impl Peers {
         }
     }
 
-    /// Returns the `endpointUrl` of a function.
     pub(crate) fn url(&self, endpoint: PoolEndpoint, identity: &Identity) -> String {
         let url = match endpoint {
             PoolEndpoint::Tcp => &self.tcp.url,
@@ -128,7 +126,7 @@ fn answer(
         "application/json"
     };
     // Half of the answers of an ordinary endpoint carry an execution id, as the answers of the runtimes do. A
-    // rude endpoint always sends the id.
+    // rude endpoint always sends it.
     let own = if got.number.is_multiple_of(2) || rude {
         format!("X-Execution-Id: {execution}\r\n")
     } else {
@@ -186,8 +184,8 @@ fn answer(
             let length = text.len();
             let head = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n");
             let whole = [head.as_str(), &text].concat();
-            // The pod sends both answers together, or sends the second answer later, when another call may
-            // use the connection.
+            // The pod sends both answers together, or the second one later, when another call may use the
+            // connection.
             let sent = if call.len().is_multiple_of(2) {
                 line.send(whole.repeat(2).as_bytes())
             } else {
@@ -243,7 +241,6 @@ pub(crate) fn program() -> ExitCode {
     nanofaas_runtime::serve(Handlers::new().add("chaos", serve))
 }
 
-/// Does what the act asks of a process before its answer.
 fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     match act {
         Act::Fail => return Err(Error::with_code("CHAOS", call)),
@@ -263,7 +260,7 @@ fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// Appends a line by a single write, so that the lines of several processes do not mix.
+/// A single write keeps the lines of several processes apart.
 fn report(file: &Path, line: &Value) {
     let opened = OpenOptions::new().append(true).create(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
@@ -278,7 +275,7 @@ fn report(file: &Path, line: &Value) {
 pub(crate) struct FunctionProcess(pub(crate) i32);
 
 impl FunctionProcess {
-    /// Returns whether the process still runs. A process of another program with the same PID does not count.
+    /// A process of another program with the same PID does not count as alive.
     pub(crate) fn is_alive(self) -> bool {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
         let own = std::env::current_exe().expect("this program");

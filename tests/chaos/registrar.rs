@@ -31,7 +31,6 @@ pub(crate) struct Registrar<'a> {
 }
 
 impl Registrar<'_> {
-    /// Executes the plan until the run is over.
     pub(crate) fn work(&self, mut changes: Changes, over: &AtomicBool) {
         while !over.load(Ordering::Relaxed) {
             let (function, change, pause) = changes.next();
@@ -71,7 +70,6 @@ impl Registrar<'_> {
                 match (present, self.book.is_warm(function)) {
                     (false, _) => self.expect(&request, &[404], "refused"),
                     (true, true) => self.expect(&request, &[200], "scale"),
-                    // Only WARM functions have replicas.
                     (true, false) => self.expect(&request, &[400, 409], "scale of no WARM"),
                 }
             }
@@ -87,8 +85,7 @@ impl Registrar<'_> {
         self.look_at_waiting(function);
     }
 
-    /// Records which calls wait after the answer to a change, because these calls must run under the changed
-    /// spec.
+    /// The calls that wait after the answer to a change must run under the changed spec. This records them.
     fn look_at_waiting(&self, function: usize) {
         for id in self.ledger.latest_of(function, LOOKED_AT) {
             let asked = self.book.now();
@@ -108,7 +105,6 @@ impl Registrar<'_> {
         self.book.end(function);
     }
 
-    /// Removes all present functions.
     pub(crate) fn remove_all(&self) {
         let present = |function: &usize| self.book.is_present(*function);
         (0..FUNCTIONS)
@@ -147,8 +143,8 @@ impl Registrar<'_> {
                 body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity))
             }
             FunctionMode::Warm | FunctionMode::Job => {
-                // The revision in the environment is always 0. The environment is part of the shape, so with
-                // the real revision every replacement would also replace the pods.
+                // The environment is part of the shape, so the real revision would make each replacement
+                // replace the pods. It is therefore always 0 here.
                 identity.version.revision = 0;
                 let program = std::env::current_exe().expect("this program");
                 let command = if spec.broken {

@@ -23,12 +23,12 @@ use crate::tally::Tally;
 
 const CLIENTS: usize = 10;
 const REGISTRARS: usize = 2;
-/// Registrars use the streams of random numbers from 0 on, and clients the streams from this number on.
+/// Each registrar, each client and the killer draws from a stream of random numbers of its own. The streams
+/// of registrars are numbered from 0, those of clients from this number.
 const CLIENT_STREAM: u64 = 100;
 const KILLER_STREAM: u64 = 99;
 const END_STREAM: u64 = 98;
 
-/// The state that all threads of a run share.
 struct Run {
     subject: Subject,
     book: Arc<Book>,
@@ -121,8 +121,7 @@ impl Run {
                     Err(panic) => unanswered.push(words(panic)),
                 }
             }
-            // A missing answer is a fault only while the plane lives. A dead plane answers nothing, and
-            // `stop` reports its death.
+            // A missing answer is a fault only while the plane lives. `stop` reports the death of a plane.
             if self.subject.is_alive() {
                 unanswered
                     .into_iter()
@@ -179,8 +178,8 @@ impl Run {
         let mut wire = RawClient::connect(self.subject.plane.listen);
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
-            // The deadline is the same for all executions, so each request may wait for only half of the time
-            // that is left. The other half is for the executions after it.
+            // All executions share one deadline, so each request may wait for only half of the time that is
+            // left.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
             let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());
@@ -189,7 +188,7 @@ impl Run {
                 Err(error) => return self.tally.wrong(format!("status of {id}: {error}")),
             };
             if answer.status == 404 && self.ledger.sent(&id).is_none() {
-                continue; // The plane keeps records only of the latest plain calls.
+                continue; // A plain call, whose record was overwritten by later ones.
             }
             if answer.status != 200 {
                 self.tally.wrong(format!(
@@ -231,7 +230,6 @@ impl Run {
     }
 }
 
-/// Returns the message of a failed assertion.
 fn words(panic: Box<dyn Any + Send>) -> String {
     panic
         .downcast::<String>()

@@ -21,19 +21,17 @@ use crowd::{Crowd, SoakPods};
 pub(crate) use crowd::program;
 
 const SAMPLES: u32 = 360;
-/// The allowed growth from the median of the second quarter to the median of the last quarter: an absolute
-/// number, or the share `MEMORY_GROWTH` if that is more.
+/// The allowed growth from the median of the second quarter to the median of the last quarter: this number,
+/// or the share `MEMORY_GROWTH` if that is more.
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;
 /// The pause between the end of the load and the last sample.
 const REST: Duration = Duration::from_secs(10);
 const REST_GROWTH_MIB: f64 = 16.0;
-/// The memory of records of plain calls, which stay after the load. Each io thread keeps 4096 records of at
-/// most 1.5 KiB.
+/// The records of plain calls stay after the load. Each io thread keeps 4096 of them, of at most 1.5 KiB.
 const RECORDS_MIB: f64 = 6.0;
 
-/// The resources of a plane at one time.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Duration,
@@ -160,8 +158,7 @@ fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     if rest.inflight_mib != 0.0 {
         tally.wrong(format!("{} MiB of calls are left", rest.inflight_mib));
     }
-    // Some more descriptors than before the load are allowed, because an io thread opens some of its own
-    // descriptors only when it first needs them.
+    // An io thread opens some of its own descriptors only when it first needs them.
     if rest.descriptors > idle.descriptors + DESCRIPTORS_GROWTH {
         tally.wrong(format!("{} descriptors are left", rest.descriptors));
     }

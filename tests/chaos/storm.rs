@@ -27,7 +27,7 @@ const BROKEN: u64 = 10;
 /// The percentage of connections that the client closes early.
 const LEAVING: u64 = 30;
 
-/// Runs `connections` connections, divided among all forms. Returns false if anything was wrong.
+/// Divides `connections` connections among all forms. Returns false if anything was wrong.
 pub(crate) fn run(connections: u64) -> bool {
     println!("storm: NANOFAAS_STORM_CONNECTIONS={connections}");
     let total = Tally::default();
@@ -37,7 +37,7 @@ pub(crate) fn run(connections: u64) -> bool {
         sound &= one(form, connections.div_ceil(forms), &total);
     }
     total.print();
-    // Each of these events must occur, because a storm in which no connection breaks proves nothing.
+    // A storm in which no connection breaks proves nothing, so each of these events must occur.
     let needed = [
         "whole",
         "broken",
@@ -111,7 +111,7 @@ fn one(form: ControlPlaneForm, connections: u64, total: &Tally) -> bool {
     tally.wrongs() == 0
 }
 
-/// Serves a call as a pod: echoes the body or breaks the answer.
+/// Echoes the body as a pod, or breaks the answer.
 fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     let envelope: Option<Value> = serde_json::from_slice(&got.body).ok();
     let header = |name| got.header(name).unwrap_or_default();
@@ -119,8 +119,7 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
         ("application/json", Some(envelope)) => ("application/json", envelope["input"].to_string()),
         (kind, _) => (kind, String::from_utf8_lossy(&got.body).into_owned()),
     };
-    // The seed depends on the execution's id and the attempt, so that each attempt of a call draws other
-    // numbers.
+    // The seed depends on the execution's id and the attempt, so each attempt of a call draws other numbers.
     let id = header("x-execution-id")
         .bytes()
         .chain(header("x-dispatch-attempt").bytes());
@@ -148,7 +147,7 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     tally.count("broken");
     let cut = rng.below(whole.len() as u64) as usize;
     if rng.chance(25) {
-        // The first bytes of the answer are overwritten, so that the answer is not HTTP.
+        // These bytes make the answer no HTTP.
         whole[..cut.min(12)].fill(b'\0');
         line.send(&whole);
     } else {
@@ -179,7 +178,6 @@ fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// Makes the calls of one connection.
 fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
     let mut rng = SeededRng::new(number, 1);
     let mut wire = RawClient::over(connect_from(number, to)?);
@@ -214,7 +212,7 @@ fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
         }
     }
     tally.count("whole");
-    // About half of the connections end by a reset, because each normal close leaves a socket in TIME_WAIT.
+    // Each normal close leaves a socket in TIME_WAIT. Half of the connections therefore end by a reset.
     if rng.chance(50) {
         wire.reset();
     }
@@ -230,7 +228,7 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // The result does not matter: the client only has to take up to `part.len()` bytes before it leaves.
+        // The result is ignored, because the client only takes up to `part.len()` bytes before it leaves.
         let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {

@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 
 use crate::tally::Tally;
 
-/// The scheduler, io threads and driver of a plane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ControlPlaneForm {
     pub(crate) name: &'static str,
@@ -64,7 +63,7 @@ impl Subject {
 
     /// Waits until `look` succeeds. Records a fault if `look` does not succeed in time.
     pub(crate) fn eventually(&self, what: &str, mut look: impl FnMut() -> Result<(), String>) {
-        // After a first fault, `look` gets 5 s instead of a minute, because it may fail for the same reason.
+        // After a first fault, `look` may fail for the same reason, so it gets 5 s instead of a minute.
         let sound = self.tally.wrongs() == 0;
         let end = Instant::now()
             + if sound {
@@ -95,7 +94,7 @@ impl Subject {
         });
     }
 
-    /// Ends the plane by SIGTERM. The plane must exit without a panic.
+    /// The plane must exit after a SIGTERM without a panic.
     pub(crate) fn stop(&self) {
         if !self.is_alive() {
             let how = self.plane.exit_within(Duration::ZERO);
@@ -112,8 +111,8 @@ impl Subject {
         }
     }
 
-    /// Checks that the plane has no more descriptors than at the start. Call this after all pods and clients
-    /// have closed their connections.
+    /// The plane must not have more descriptors than at the start. Call this after all pods and clients have
+    /// closed their connections.
     pub(crate) fn check_descriptors(&self) {
         self.eventually("descriptors are as at the start", || {
             let (then, now) = (&self.descriptors, self.descriptors());
@@ -130,7 +129,6 @@ impl Subject {
         });
     }
 
-    /// Prints the last log lines, for the reader of a fault.
     pub(crate) fn print_log(&self) {
         let lines = self.plane.log.lines();
         let tail = &lines[lines.len().saturating_sub(8)..];
@@ -147,7 +145,6 @@ impl Subject {
             .collect()
     }
 
-    /// Returns the PIDs of the plane's descendants.
     pub(crate) fn children(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut parents = vec![self.plane.pid.to_string()];

@@ -73,7 +73,6 @@ impl Tally {
         lock(&self.counts).get(what).copied().unwrap_or(0)
     }
 
-    /// Records a fault.
     pub(crate) fn wrong(&self, what: String) {
         lock(&self.faults).push(what);
     }
@@ -98,7 +97,6 @@ impl Tally {
         }
     }
 
-    /// Adds the counts of another tally.
     pub(crate) fn add(&self, other: &Self) {
         let mut counts = lock(&self.counts);
         for (what, count) in lock(&other.counts).iter() {

@@ -4,13 +4,15 @@ A gate that fails prints its count. Find what the change added to a warm call. I
 worth that cost, raise the ceiling here, in the same commit, and give the reason in its message.
 """
 
-# System calls of the io thread per warm call, as (system calls without waits, waits), by driver,
-# function and number of connections. `local` answers inside the plane; `tcp` and `unix` are POOL
-# functions whose echo listens on such a socket. A wait is an epoll_wait or io_uring_enter. With 16
-# connections, one wait serves many calls. The number of waits depends on the timing of echo and
-# client: 0.06 to 0.38 waits per call were measured, so the ceiling is 0.4. With io_uring, a wait
-# also receives bytes, so the two receives per call have another purpose. One recvfrom checks the
-# client's socket for a FIN, and another checks that the pod's connection has no unread bytes.
+# Per warm call: the system calls of the io thread without waits, and its waits (epoll_wait or
+# io_uring_enter), by driver, function and number of connections. `local` answers inside the plane;
+# `tcp` and `unix` are POOL functions whose echo listens on such a socket.
+#
+# With 16 connections, one wait serves many calls: 0.06 to 0.38 waits per call were measured,
+# depending on the timing of echo and client.
+#
+# With io_uring, a wait also receives bytes. The two receives that remain check the client's socket
+# for a FIN, and the pod's connection for unread bytes.
 SYSTEM_CALLS = {
     ("epoll", "local", 1): (2, 1),
     ("epoll", "local", 16): (2, 0.4),
@@ -31,20 +33,17 @@ INLINE_MESSAGES = 0.0
 
 # Bells per warm call over one connection with a pinned scheduler, if all threads slept before. The
 # io thread sends the ticket and the end of the call to the scheduler, with a futex each. The
-# scheduler sends the grant to the io thread, with one byte. A thread that is still awake needs no
-# bell. A fourth message would add a fourth bell.
+# scheduler sends the grant to the io thread, with one byte.
 PINNED_TO_SCHEDULER = 2.0
 PINNED_TO_IO = 1.0
 
-# These numbers are added to the ceilings, because not all system calls belong to a call: a thread
-# wakes up for its own deadlines twenty times a second. On a slow machine a call takes longer, so
-# there are more of these waits per call.
+# These numbers are added to the ceilings, because some system calls belong to no call: a thread
+# wakes up for its own deadlines twenty times a second.
 SLACK = 0.05
 SLACK_WAITS = 0.5
 
-# Instructions of the io thread in user space per warm call over one connection with epoll: to
-# parse, route, admit, grant and reply. Each ceiling is the measured count plus 3 % for differences
-# between compilers.
+# Instructions of the io thread in user space per warm call over one connection with epoll. Each
+# ceiling is the measured count plus 3 % for differences between compilers.
 INSTRUCTIONS = {
     "local": 10_750 * 1.03,
     "tcp": 16_450 * 1.03,

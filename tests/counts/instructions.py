@@ -7,8 +7,8 @@ import subprocess
 
 from plane import Client, Plane
 
-# The warm-up makes more calls than the plane keeps records of plain calls (4096), so that the ring
-# of the records and its index are full.
+# More calls than the plane keeps records of plain calls (4096), so the circular buffer of the
+# records and its index are full.
 WARM_UP_CALLS = 5000
 CALLS = 1000
 
@@ -39,7 +39,8 @@ class Counted:
         client = Client(self.plane, function, 1)
         client.call(WARM_UP_CALLS)
         self.control("-i", "on")
-        # These ten calls are not counted: valgrind translates the code again when counting starts.
+        # valgrind translates the code again when counting starts, so these ten calls are not
+        # counted.
         client.call(10)
         self.control("-z")
         client.call(CALLS)
@@ -47,7 +48,7 @@ class Counted:
         self.control("-i", "off")
         client.close()
         dumps = list(self.dumps.glob("dump*"))
-        # The dump with the most instructions is the io thread's, because all other threads sleep.
+        # All other threads sleep, so the dump with the most instructions is the io thread's.
         most = max(total(dump) for dump in dumps)
         for dump in dumps:
             dump.unlink()

@@ -111,7 +111,7 @@ class Plane:
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
-        # `end` also runs at exit, because a count that fails does not call `stop`.
+        # A count that fails does not call `stop`, so `end` also runs at exit.
         atexit.register(self.end)
         self.listen = eventually(f"{' '.join(map(str, tool[:1]))} nanofaas is ready", self.address)
         self.pid = self.find_pid()

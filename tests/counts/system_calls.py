@@ -9,20 +9,19 @@ from plane import Client, Plane
 
 WARM_UP_CALLS = 160
 CALLS = 480
-# The number of rounds, of which the best counts. Every round has the system calls that a call
-# needs. The best round has the fewest further system calls, which depend on timing.
+# The number of rounds. Only the round with the fewest system calls counts, because the others have
+# more calls that depend on timing.
 ROUNDS = 3
-# The pause between two calls over one connection. Without it, the client's next call would arrive
-# before strace lets the io thread continue, and the io thread would not wait for that call. With 16
-# connections there is no pause, because there the ceiling does not need a wait for each call.
+# The pause between two calls over one connection. Without it, the next call would arrive before
+# strace lets the io thread continue, which would then not wait for that call. With 16 connections
+# the ceiling needs no wait for each call.
 PAUSE_S = 0.0005
 
-# The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. The
-# bridge's bell is a number that is written to an eventfd. Every `write` counts as such a bell,
-# because no thread uses `write` for other purposes.
+# The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. A
+# bell of the bridge is a `write` to an eventfd. No thread uses `write` for other purposes.
 BELL = ', "\\1", 1'
-# The ticker of an io thread, which waits for the thread's deadlines, makes this system call before
-# it waits. So each of these system calls counts as a wait.
+# The ticker of an io thread makes this system call before it waits for a deadline, so the call
+# counts as a wait.
 TIMER = "timerfd_settime"
 WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter", TIMER)
 

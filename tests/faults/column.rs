@@ -61,8 +61,8 @@ impl Column {
         );
         function["env"]["FAULT"] = json!(key);
         plane.register(&function);
-        // A first call starts the function before the fault, so that the measured time does not include the
-        // start. If the start itself has to fail, there is no first call.
+        // A first call starts the function, so the measured time does not include the start. A function that
+        // must fail at its start gets no first call.
         let fails_to_start = matches!(key, "import" | "init");
         if self.mode == "WARM" && !fails_to_start {
             plane.invoke(&name, &json!("warm")).expect(200);

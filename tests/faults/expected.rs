@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// A fault, and the expected result in each column.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Row {
@@ -41,7 +40,7 @@ pub(crate) struct Exception {
 }
 
 impl Row {
-    /// Returns the expected result in a column, or the reason why the fault cannot happen there.
+    /// Returns the reason as the error if the fault cannot happen in this column.
     pub(crate) fn expects(&self, column: &str) -> Result<ExpectedResult, &str> {
         if let Some(why) = self.cannot.get(column) {
             return Err(why);

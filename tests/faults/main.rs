@@ -27,7 +27,6 @@ use nanofaas_testkit::control_plane::ControlPlane;
 use column::{COLUMNS, Column};
 use expected::{ExpectedResult, Row};
 
-/// The result that a caller got.
 #[derive(Clone, Debug)]
 pub(crate) struct CallerResult {
     status: u16,
@@ -76,7 +75,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures all rows of one column. Returns the results and the number of wrong results.
+/// Returns the results of all rows in one column, and the number of wrong ones.
 fn one_column(
     plane: &ControlPlane,
     column: &Column,

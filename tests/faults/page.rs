@@ -18,8 +18,8 @@ one call on one machine, and promises nothing; that of a start that fails has th
 writes this page.
 ";
 
-/// Writes the page with `NANOFAAS_FAULTS=write`. Otherwise returns whether the page is up to date, apart from
-/// times.
+/// Writes the page with `NANOFAAS_FAULTS=write`. In other cases, returns whether the page is up to date,
+/// apart from times.
 pub(crate) fn settle(rows: &[Row], seen: &[Vec<Option<CallerResult>>]) -> bool {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md");
     let page = write(rows, seen);
@@ -62,7 +62,7 @@ fn write(rows: &[Row], seen: &[Vec<Option<CallerResult>>]) -> String {
     page
 }
 
-/// Returns the page without the last column of each table, which has the times.
+/// The last column of each table has the times.
 fn without_times(page: &str) -> String {
     let lines = page.lines().map(|line| {
         let line = line.trim_end_matches('|').trim_end();

@@ -115,7 +115,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// Returns the path of the watchdog's program, which is in the same folder as the program under test.
+/// The watchdog's program is in the same folder as the program under test.
 pub(crate) fn watchdog() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     assert!(
@@ -139,8 +139,7 @@ pub(crate) fn serve() -> ExitCode {
         match value.as_str() {
             Some("raise") => return Err(Error::new("of the handler")),
             Some("exit") => std::process::exit(3),
-            // The signal is raised twice, because Rust's own handler, which detects stack overflows, catches
-            // the first one.
+            // Rust's own handler, which detects stack overflows, catches the first signal.
             Some("segv") => {
                 raise(Signal::SIGSEGV)?;
                 raise(Signal::SIGSEGV)?;

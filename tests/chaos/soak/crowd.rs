@@ -20,15 +20,14 @@ use crate::tally::Tally;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// The largest answer that a worker asks for. The plane accepts answers of this size. A request may have only
-/// one MiB, so the input is the number of bytes and not the bytes themselves.
+/// The largest answer that a worker asks for; the plane accepts it. A request may have only one MiB, so the
+/// input is the number of bytes and not the bytes themselves.
 const LARGE: u64 = 4 * MIB;
 
-/// The pods of POOL functions.
 pub(super) struct SoakPods {
     tcp: ScriptedPod,
     unix: ScriptedPod,
-    /// A pod that answers with as many bytes as the input asks for.
+    /// This pod answers with as many bytes as the input asks for.
     large: ScriptedPod,
     broken: ScriptedPod,
 }
@@ -56,7 +55,7 @@ impl SoakPods {
     }
 }
 
-/// Breaks the answer in one of several ways, which the input selects.
+/// The input selects one of several ways to break the answer.
 fn break_off(got: &ReceivedCall, line: &mut ScriptedConn) -> After {
     match got.input().as_u64() {
         Some(0) => After::Close,
@@ -89,7 +88,6 @@ pub(crate) fn program() -> std::process::ExitCode {
     nanofaas_runtime::serve(Handlers::new().add("soak", serve))
 }
 
-/// The state that all workers share.
 #[derive(Clone, Copy)]
 pub(super) struct Crowd<'a> {
     pub(super) plane: &'a ControlPlane,
@@ -101,7 +99,7 @@ pub(super) struct Crowd<'a> {
 
 type CrowdWork = fn(Crowd<'_>, &mut SeededRng);
 
-/// The workers. The numbers are the mean pause after each step in milliseconds, and the number of threads.
+/// For each worker: the mean pause after a step in milliseconds, and the number of threads.
 const CROWD: [(CrowdWork, u64, u64); 10] = [
     (small, 30, 2),
     (sized, 150, 2),
@@ -134,7 +132,7 @@ impl<'a> Crowd<'a> {
         self.plane.register(&self.process("process"));
     }
 
-    /// Removes the functions at the end. The worker `short_lived` has removed its own functions.
+    /// The worker `short_lived` has removed its own functions.
     pub(super) fn remove(&self) {
         for name in ["local", "tcp", "unix", "large", "broken", "process"] {
             self.plane.remove(name);
@@ -184,8 +182,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Registers a function, which the plane may refuse while its memory is full. Returns whether it was
-    /// registered.
+    /// Returns false if the plane refused the function, as it may do while its memory is full.
     fn registers(&self, function: &Value) -> bool {
         let request = Request::new("POST", "/v1/functions").json(function);
         let answer = self.plane.send(&request);
@@ -286,8 +283,7 @@ fn many_silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     drop(wires);
 }
 
-/// Enqueues a call and waits until it ends. Sometimes the call has another call's key, and sometimes it is
-/// cancelled.
+/// Enqueues a call and waits until it ends. Some calls have another call's key, and some are cancelled.
 fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let bytes = size(rng, 64 * KIB);
     let input = text(rng, bytes);
@@ -311,8 +307,7 @@ fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // A call with a key may join the execution of another call, which may have another input. So the output
-    // is not compared.
+    // A call with a key may join the execution of a call with another input, so the output is not compared.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]
@@ -339,8 +334,8 @@ fn fault(crowd: Crowd<'_>, rng: &mut SeededRng) {
     }
 }
 
-/// Closes the connection in the middle of a request, sends bytes that are not a request, or sends several
-/// requests without waiting for the answers.
+/// Cuts a request off, sends bytes that are not a request, or sends several requests without waiting for the
+/// answers.
 fn bad_client(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let mut wire = RawClient::connect(crowd.plane.listen);
     let bytes = size(rng, 100_000);

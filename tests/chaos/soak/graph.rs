@@ -1,5 +1,4 @@
-//! The resources of planes over time, as one SVG file: a plot for each quantity, a line for each
-//! form.
+//! The resources of planes over time, as one SVG file: a plot for each quantity, a line for each form.
 
 use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 
