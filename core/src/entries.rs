@@ -25,7 +25,6 @@ const fn word(generation: u32, state: u64) -> u64 {
 }
 
 impl Entries {
-    /// Makes the state words for `threads` io threads.
     pub fn new(threads: usize) -> Self {
         let table = || {
             (0..CALLS_PER_IO_THREAD_MAX)

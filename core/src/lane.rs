@@ -37,7 +37,6 @@ pub(crate) struct FailedStarts {
     /// Whether the bridge reported that later starts will fail for the same reason. The report may be about
     /// the last failed start, or about a start that is counted together with it.
     permanent: bool,
-    /// Why the last start failed.
     pub(crate) why: Arc<str>,
 }
 
@@ -250,8 +249,8 @@ impl Lane {
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
 
-    /// Notes since when the lane has waiting calls that more pods would serve. Returns the time at which the
-    /// lane will have had such calls for as long as a start takes; none if the lane has no such calls.
+    /// Notes since when the lane has had waiting calls that more pods would serve. Returns the time at which
+    /// this will have lasted for as long as a start takes; none if the lane has no such calls.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
@@ -271,8 +270,8 @@ impl Lane {
     }
 
     /// Returns how many ordered pods no waiting or running call has needed for `for_span`. At least one pod
-    /// is kept, because a function would otherwise never have a pod if its callers always stop waiting before
-    /// a start is over.
+    /// is kept. If none was kept, a function whose callers always stop waiting before a start is over would
+    /// never have a pod.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
         // While stale pods serve, one new pod at a time is started to replace one of them. This new pod is
         // kept, too.

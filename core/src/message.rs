@@ -45,8 +45,8 @@ pub enum Message {
     /// this way.
     Event(Event),
     Notice(Notice),
-    /// A new or changed function. The io thread answers with `BridgeMessage::Ack` of its version or a later
-    /// one.
+    /// A new or changed function. The io thread answers with `BridgeMessage::Ack` of the function's version
+    /// or a later one.
     Function(Arc<Function>),
     /// A function was removed. The io thread answers with `BridgeMessage::Ack` of this version or a later
     /// one.

@@ -4,7 +4,6 @@
 use crate::ticket::{LaneId, PodId, PodIndex};
 use crate::time::Uptime;
 
-/// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PodState {
     /// The pod was ordered or adopted, and has not been reported as up yet.

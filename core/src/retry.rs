@@ -80,8 +80,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
             });
         }
         AttemptFailure::Lost { oom } => {
-            // At most one lost attempt of a call is retried, because a call that makes its pod end could
-            // otherwise end one pod after the other.
+            // At most one lost attempt of a call is retried. A call that makes its pod end would otherwise
+            // end one pod after the other.
             oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
         }
         AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),

@@ -96,15 +96,14 @@ impl<T> Ring<T> {
 impl<T: Send> Producer<T> {
     /// Appends `item`, or returns it if the ring is full.
     ///
-    /// A push into a reserved place never fails. Places are reserved if two conditions hold: at most
-    /// `capacity` items can exist at once, and each producer pushes only when it knows that a place is free
-    /// for its item. A producer knows this from the start, or from a message that was sent after the pop of
-    /// the item that had the place.
+    /// A push into a reserved place never fails. A place is reserved if at most `capacity` items can exist at
+    /// once, and each producer pushes only when it knows that a place is free for its item. A producer knows
+    /// this from the start, or from a message that was sent after the pop of the item that had the place.
     ///
-    /// The reason: `p + 1` pushes reserve the positions up to `p`, and at most `capacity` of them use a place
-    /// that was free from the start. So their producers know of at least `p + 1 - capacity` pops. One of
-    /// these pops is the pop of position `p - capacity` or a later pop. `tail` passes this knowledge on (see
-    /// `Ring::tail`), so `push` cannot read the old stamp that would mean that the ring is full.
+    /// The proof: `p + 1` pushes reserve the positions up to `p`, and at most `capacity` of them use a place
+    /// that was free from the start. The producers of the others know of at least `p + 1 - capacity` pops, of
+    /// which the last is the pop of position `p - capacity` or a later one. `tail` passes this knowledge on
+    /// (see `Ring::tail`), so `push` cannot read the old stamp, which would mean that the ring is full.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;

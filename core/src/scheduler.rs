@@ -282,7 +282,7 @@ impl Scheduler {
     }
 
     /// Forgets a removed lane if it has neither calls nor pods any more. If only waiting calls are left,
-    /// checks the lane again later: such a call is about to leave, or belongs to the next registration, whose
+    /// checks the lane again later. Such a call is about to leave, or belongs to the next registration, whose
     /// `LaneOpened` takes the lane over.
     fn finish_close(&mut self, id: LaneId, now: Uptime, out: &mut Outbox) {
         let lane = find(&mut self.lanes, id).expect("a lane is forgotten once");

@@ -11,7 +11,6 @@ use crate::time::{Nanos, Uptime};
 
 const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
 
-/// A function's slots.
 pub(crate) struct Slots {
     limit: u32,
     held: u32,

@@ -133,8 +133,9 @@ pub struct WorkQueue {
     registry: Registry,
     home: Home,
     pub starts: ColdStarts,
-    /// The messages that wait for room, in one queue for all rings, because their order matters across rings:
-    /// an io thread has to receive a pod's address before the scheduler receives that the pod is up.
+    /// The messages that wait for room, in one queue for all rings, because their order matters across rings.
+    /// For example, an io thread has to receive a pod's address before the scheduler receives that the pod is
+    /// up.
     backlog: VecDeque<Delivery>,
     /// The function of each lane. A removed function stays until its lane is gone or belongs to another
     /// registration.
@@ -371,7 +372,6 @@ impl WorkQueue {
         self.send(Delivery::Scheduler(event));
     }
 
-    /// Sends a message to every io thread.
     pub fn broadcast(&mut self, mut message: impl FnMut() -> Message) {
         for number in 0..u16::try_from(self.io.len()).expect("few io threads") {
             self.send_to(ShardId::new(number), message());
@@ -392,7 +392,6 @@ impl WorkQueue {
         self.event(Event::PodDown(pod));
     }
 
-    /// Sends the answer to a request.
     pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
         let token = to.token;
         self.send_to(to.shard, Message::Reply { token, reply });

@@ -16,7 +16,7 @@ pub trait ByteSet {
     /// meaning.
     fn find_in_word(word: u64) -> u64;
 
-    /// Whether one byte is in the set. An implementation must have no branch, so that the compiler
+    /// Returns whether one byte is in the set. An implementation must have no branch, so that the compiler
     /// can check many bytes at once.
     fn contains(byte: u8) -> bool;
 

@@ -107,9 +107,8 @@ impl HeadScan {
                 at += 1;
                 continue;
             }
-            // This check comes before the match, so that a first line that is too long is refused
-            // even if its end has not arrived. Otherwise the outcome would depend on how the bytes
-            // were split.
+            // This check comes before the match, so that a first line that is too long is refused even if its
+            // end has not arrived. The outcome must not depend on how the bytes were split.
             if self.lines == 0 && at - line > START_LINE_MAX {
                 return Err(ParseError::TargetTooLong);
             }

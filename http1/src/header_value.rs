@@ -21,9 +21,9 @@ pub struct Prefer {
     wait_s: u32,
 }
 
-/// Whether a header's name is `known`, which must be in lower case. The comparison ignores case by
-/// setting bit 5 of each byte. This is exact, because among the bytes that a name may hold, the
-/// upper-case letters are the only ones that bit 5 changes into a letter, a digit or a hyphen.
+/// Returns whether a header's name is `known`, which must be in lower case. The comparison ignores case by
+/// setting bit 5 of each byte. This is exact, because among the bytes that a name may hold, only upper-case
+/// letters become a letter, a digit or a hyphen by bit 5.
 #[inline(always)]
 pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.
@@ -84,7 +84,7 @@ pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], ValueError> {
     Ok(value)
 }
 
-/// Whether a `Content-Encoding` means that the body is not encoded.
+/// Returns whether a `Content-Encoding` means that the body is not encoded.
 pub fn is_identity(value: &[u8]) -> bool {
     value.is_empty() || value.eq_ignore_ascii_case(b"identity")
 }
@@ -101,7 +101,6 @@ pub fn parse_keep_alive(value: &[u8]) -> Option<u32> {
     })
 }
 
-/// Parses the value of one `Prefer` header.
 pub fn parse_prefer(value: &[u8]) -> Prefer {
     let mut prefer = Prefer::default();
     prefer.add(value);
@@ -109,7 +108,6 @@ pub fn parse_prefer(value: &[u8]) -> Prefer {
 }
 
 impl Prefer {
-    /// No preference.
     pub const NONE: Self = Self {
         respond_async: false,
         has_wait: false,
@@ -151,8 +149,8 @@ impl Prefer {
     }
 }
 
-/// Returns the parts before and after the first `mark` that is not inside a quoted string. Without
-/// such a `mark`, the second part is empty.
+/// Returns the parts before and after the first `mark` that is not inside a quoted string. If there is no
+/// such `mark`, the second part is empty.
 pub fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     let mut quoted = false;
     let mut at = 0;

@@ -43,7 +43,7 @@ impl<'a> Host<'a> {
         sound.then_some(Self::Name(name))
     }
 
-    /// Whether the host is `localhost` or a loopback address. Other names of this machine do not
+    /// Returns whether the host is `localhost` or a loopback address. Other names of this machine do not
     /// count, because a resolver could give them another address.
     // The function is inlined, so that the compiler can omit this match after a call of `parse`,
     // which has just distinguished a name from an address.
@@ -59,7 +59,7 @@ impl<'a> Host<'a> {
 }
 
 impl Host<'_> {
-    /// Whether browsers take the host for this machine: it is a loopback host, or a name below
+    /// Returns whether browsers take the host for this machine: it is a loopback host, or a name below
     /// `localhost` (RFC 6761 §6.3).
     pub fn is_local(self) -> bool {
         const SUFFIX: &[u8] = b".localhost";
@@ -78,7 +78,7 @@ fn is_loopback_name(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"localhost") || ip.is_some_and(|ip: Ipv4Addr| ip.is_loopback())
 }
 
-/// Whether `rest` is empty, or a colon with a valid port number. A colon alone is refused, because
+/// Returns whether `rest` is empty, or a colon with a valid port number. A colon alone is refused, because
 /// some parsers read it as port 80 and others as no port.
 fn is_port_or_nothing(rest: &[u8]) -> bool {
     match rest {

@@ -48,13 +48,13 @@ fn other_spelling(value: Option<&[u8]>) -> MediaType {
     }
 }
 
-/// Whether the type is `application/json` itself, and not a more specific type that is JSON too.
+/// Returns whether the type is `application/json` itself, and not a more specific type that is JSON, too.
 pub fn is_plain_json(value: Option<&[u8]>) -> bool {
     let (essence, _) = split_unquoted(value.unwrap_or_default(), b';');
     media_type(value) == MediaType::Json && trim(essence).eq_ignore_ascii_case(b"application/json")
 }
 
-/// Whether a type is `application/json`, or a type of `application/` with the suffix `+json` (RFC
+/// Returns whether a type is `application/json`, or a type of `application/` with the suffix `+json` (RFC
 /// 6839).
 fn is_json(essence: &[u8]) -> bool {
     const TREE: &[u8] = b"application/";

@@ -33,8 +33,8 @@ pub enum Method {
     Other(Span),
 }
 
-/// From where a browser sends a request, as its `Sec-Fetch-Site` tells (Fetch Metadata). No page can set or remove
-/// this header.
+/// Where a browser's request comes from, according to its header `Sec-Fetch-Site` (Fetch Metadata). No page
+/// can set or remove this header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchSite {
     /// The header is missing: the client is no browser, or an old one.
@@ -58,7 +58,7 @@ impl FetchSite {
         }
     }
 
-    /// The stricter of two values, for a request that has the header twice.
+    /// Returns the stricter of two values, for a request that has the header twice.
     fn and(self, other: Self) -> Self {
         if other as u8 > self as u8 {
             other
@@ -268,8 +268,8 @@ impl RequestHead {
                 span,
                 "traceparent is there twice: send it once",
             )?,
-            // No decision depends on the values of these headers, so a second value is no error,
-            // and the first one is used.
+            // A second value of one of these headers is no error. The first value is used, but of two values
+            // of `Sec-Fetch-Site` the stricter one.
             HeaderName::Origin => _ = self.origin.get_or_insert(span),
             HeaderName::FetchSite => self.fetch_site = self.fetch_site.and(FetchSite::of(value)),
             HeaderName::TraceId => _ = self.trace_id.get_or_insert(span),
@@ -431,8 +431,8 @@ enum HeaderName {
 }
 
 impl HeaderName {
-    /// The length and the first letter leave at most one known name, so most headers need no
-    /// comparison.
+    /// Returns the known header with this name. The length and the first letter leave at most one known name,
+    /// so most headers need no comparison.
     #[inline]
     fn of(name: &[u8]) -> Option<Self> {
         let (is, known) = match (name.len(), name[0] | 0x20) {

@@ -63,9 +63,9 @@ pub(crate) struct Links {
     shards: Box<[ShardLink]>,
     /// Questions to other io threads that wait for their answers.
     pub(crate) asked_of_shards: PendingRequests<ShardAnswer>,
-    /// The version of the last change that this thread has taken over and not acknowledged. The bridge
-    /// completes a change only after every io thread has acknowledged it, so the version is kept while the
-    /// ring to the bridge is full, and is sent later.
+    /// The version of the last change that this thread has taken over and not acknowledged. The version is
+    /// kept while the ring to the bridge is full, because the bridge completes a change only after every io
+    /// thread has acknowledged it.
     owed_ack: Cell<Option<u64>>,
     /// The alarm that wakes the ticker for what is owed: notices to other io threads, events to a pinned
     /// scheduler, and `owed_ack`.

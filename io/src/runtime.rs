@@ -43,7 +43,6 @@ pub(crate) struct Common {
     /// The process's clock counts from `origin`, the moment at which the wall clock read `origin_wall`.
     pub(crate) origin: Instant,
     pub(crate) origin_wall: SystemTime,
-    /// The ledgers of the io threads, one for each.
     pub(crate) ledgers: Arc<[ThreadLedger]>,
 }
 

@@ -18,7 +18,6 @@ impl Deadline {
         }
     }
 
-    /// Returns the earlier of two deadlines.
     pub(super) fn or_sooner(self, other: Self) -> Self {
         if other.at < self.at { other } else { self }
     }

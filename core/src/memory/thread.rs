@@ -31,15 +31,14 @@ impl ThreadAccount {
         })
     }
 
-    /// Returns whether a task of any thread waits for room.
     #[inline]
     pub fn is_short(&self) -> bool {
         self.account.is_short()
     }
 
     /// Returns the bytes that waiting tasks of all threads have got, less the bytes that were taken from
-    /// other charges for them. While this number grows, waiting tasks get memory from charges that end in the
-    /// ordinary way, so no charge has to be cut short for them.
+    /// other charges for them. While this number grows, charges that end in the ordinary way give memory to
+    /// the waiting tasks, so no charge has to be cut short for them.
     pub fn moved(&self) -> u64 {
         let served = self.account.served.load(SeqCst);
         served.saturating_sub(self.account.reclaimed.load(SeqCst))
@@ -50,7 +49,6 @@ impl ThreadAccount {
         self.account.reclaimed.fetch_add(bytes, SeqCst);
     }
 
-    /// Returns the bytes for which tasks of all threads wait.
     pub fn awaited(&self) -> u64 {
         if self.is_short() {
             self.account.awaited()
@@ -148,8 +146,8 @@ impl ThreadAccount {
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
-        // A thread keeps up to two spare pieces, so that charges that rise and fall by one piece do not
-        // change the shared `Account` each time.
+        // A thread keeps up to two spare pieces. Charges that rise and fall by one piece then do not change
+        // the shared `Account` each time.
         if spare > 2 * piece || self.is_short() {
             self.give_back(spare, if self.is_short() { 0 } else { piece });
         }

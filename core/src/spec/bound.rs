@@ -35,7 +35,7 @@ pub const ENDPOINT_LEN_MAX: usize = 2048;
 pub const HEALTH_PATH_LEN_MAX: usize = 1024;
 
 pub const STREAM_IDLE_MS: RangeInclusive<u32> = 1..=3_600_000;
-/// From the grant on. 0 means no limit.
+/// In milliseconds from the grant on. 0 means no limit.
 pub const STREAM_MAX_MS: RangeInclusive<u32> = 0..=86_400_000;
 /// The largest number of origins in `allowedOrigins`, and the longest of these origins, in bytes.
 pub const ORIGINS_MAX: usize = 64;

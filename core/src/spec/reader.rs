@@ -113,7 +113,6 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Reads a text that has to pass `check`.
     pub(super) fn checked<T>(
         &mut self,
         field: &str,

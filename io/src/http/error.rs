@@ -8,7 +8,6 @@ use nanofaas_http1::error::ValueError;
 
 use crate::http::json::JsonError;
 
-/// Why a request fails.
 #[derive(Clone, Debug)]
 pub(crate) enum HttpError {
     Http(ParseError),

@@ -426,7 +426,6 @@ impl<'b> Cursor<'b> {
         Ok(())
     }
 
-    /// Reads at least one digit.
     #[inline(always)]
     fn digits(&mut self) -> Result<(), JsonError> {
         if !self.peek().is_ascii_digit() {

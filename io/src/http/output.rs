@@ -12,7 +12,6 @@ use nanofaas_http1::media_type::{MediaType, media_type};
 
 use crate::http::json;
 
-/// How an output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// Checked JSON, which the envelope contains as it is.

@@ -115,7 +115,6 @@ impl Response {
         }
     }
 
-    /// Makes a 200 with a JSON body.
     pub(crate) fn json(body: Vec<u8>) -> Self {
         Self::new(200, body)
     }
@@ -157,7 +156,6 @@ impl Response {
         Self::new(202, body)
     }
 
-    /// Changes the status to 202.
     pub(crate) const fn but_accepted(mut self) -> Self {
         self.status = 202;
         self

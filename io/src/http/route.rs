@@ -91,7 +91,6 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
     }
 }
 
-/// Returns the route of `method` on `path`.
 pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     let Some(rest) = path.strip_prefix(b"/v1/") else {
         if let Some(rest) = path.strip_prefix(b"/fn/") {

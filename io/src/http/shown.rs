@@ -24,7 +24,6 @@ pub(crate) enum Rendering {
 }
 
 impl Rendering {
-    /// Returns how many bytes `bytes` have when they are rendered.
     pub(crate) fn len(self, bytes: &[u8]) -> usize {
         match self {
             Self::AsIs => bytes.len(),

@@ -24,7 +24,6 @@ pub(crate) struct SentTimestamp {
     pub(crate) sent_at: Cell<Option<Uptime>>,
 }
 
-/// An admitted call that waits or runs.
 pub(crate) struct ServedCall<'a> {
     pub(crate) thread: &'a Rc<Links>,
     pub(crate) life: RefCell<CallMachine>,

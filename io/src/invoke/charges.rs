@@ -61,8 +61,8 @@ pub(crate) fn wait(
 pub(crate) struct NoRoom;
 
 /// Returns the charge of a request with a body of `body` bytes. A large body needs a second buffer, for the
-/// piece that is being received or sent to a pod. The charge contains the piece from the beginning, because a
-/// call that holds memory must not wait for more memory, except for that of its answer.
+/// piece that is being received or sent to a pod. The piece is charged from the beginning, because a call
+/// that holds memory must not wait for more memory, except for that of its answer.
 pub fn charge_for(body: u64) -> u64 {
     let overhead = CALL_OVERHEAD_BYTES as u64;
     if body <= SMALL as u64 {
@@ -72,9 +72,8 @@ pub fn charge_for(body: u64) -> u64 {
     }
 }
 
-/// Returns the bytes of the second copy of a body that a Job needs: the control plane holds both the call's
-/// body and the copy that it sends to the Job. If a function becomes a JOB function, its queued calls are not
-/// charged for the copy.
+/// Returns the bytes of the second copy of a body, which the control plane sends to a Job while it holds the
+/// call's own body. If a function becomes a JOB function, its queued calls are not charged for the copy.
 pub(crate) fn copy_of(entry: &FunctionEntry, body: u64) -> u64 {
     if entry.function.spec.execution_mode == ExecutionMode::Job {
         body

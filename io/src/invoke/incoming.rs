@@ -58,7 +58,6 @@ impl Incoming {
         }
     }
 
-    /// Returns the `input` of a JSON body.
     pub(crate) fn input(&self) -> Option<&[u8]> {
         self.input.clone().map(|range| &self.body()[range])
     }
@@ -93,7 +92,6 @@ impl Incoming {
         self.head.idempotency_key.map(|span| span.of(&self.buffer))
     }
 
-    /// Returns the bytes that the request holds in memory.
     pub(crate) const fn held_bytes(&self) -> u64 {
         let own = match &self.body {
             CallBody::Here(_) => 0,

@@ -131,7 +131,6 @@ pub(crate) async fn join_anywhere(
     shards::join(thread, id, waiter).await
 }
 
-/// Makes a repeat wait for an execution of this thread.
 pub(crate) async fn join(
     thread: &Rc<Links>,
     id: ExecutionId,

@@ -17,7 +17,6 @@ use crate::state::Tables;
 /// The longest wait for memory of a Job's result, or of the answer to a request that has changed something.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
-/// An answer that is to be sent.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     pub(crate) out: Vec<u8>,
@@ -91,8 +90,8 @@ pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> 
     .await
 }
 
-/// Adds a large output: in the buffer that it came in, or, if it has to be escaped, as a rest that is sent
-/// piece by piece.
+/// Adds a large output in the buffer that it came in. An output that has to be escaped becomes a rest, which
+/// is sent piece by piece.
 pub(crate) fn put_large(
     thread: &Tables,
     answer: ChargedOutput,

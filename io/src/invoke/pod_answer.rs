@@ -53,7 +53,6 @@ pub(crate) struct Expected<'a> {
     pub(crate) thread: &'a Tables,
 }
 
-/// A complete answer.
 pub(crate) struct Whole {
     /// The head, and the bytes that followed it.
     pub(crate) buffer: Vec<u8>,

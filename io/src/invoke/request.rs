@@ -24,7 +24,6 @@ pub(crate) struct AdmittedRequest {
     pub(crate) arrived_at: Uptime,
     /// The deadline of the request, if its call is sync.
     pub(crate) deadline: Deadline,
-    /// Whether the request is an `:enqueue`.
     pub(crate) enqueue: bool,
 }
 
@@ -32,7 +31,6 @@ pub(crate) struct AdmittedRequest {
 pub(crate) trait Client {
     /// Sets the call that has to end if the client leaves; none if no call has to end.
     fn serving(&self, call_id: Option<CallId>);
-    /// Returns whether the client has left.
     fn is_gone(&self) -> bool;
 }
 

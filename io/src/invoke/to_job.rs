@@ -202,7 +202,6 @@ fn phases(
     phases.into()
 }
 
-/// How a Job's attempt ended.
 struct Outcome {
     result: Result<JobOutput, AttemptError>,
     /// The timestamps of the runtime's start, if the runtime sent them.

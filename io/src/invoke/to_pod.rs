@@ -133,7 +133,6 @@ pub(crate) async fn open(call: &ServedCall<'_>, owner: &Owner) -> Result<PodConn
     Ok(connection)
 }
 
-/// Sends the request and reads the answer.
 async fn exchange(
     call: &ServedCall<'_>,
     owner: &Owner,

@@ -18,9 +18,9 @@ use crate::runtime::phase::ShutdownPhase;
 use crate::state::call_table::JobUpdate;
 use crate::state::functions::FunctionEntry;
 
-/// The most messages that are applied in a row before the loop polls its I/O.
+/// The largest number of messages that are applied in a row before the loop polls its I/O.
 pub(crate) const BATCH_MAX: usize = 512;
-/// The most time that a request to the bridge waits for its answer.
+/// The longest wait of a request to the bridge for its answer.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 impl Links {
@@ -117,8 +117,8 @@ fn take(thread: &Links, message: Message) {
                 .job(call, attempt, JobUpdate::Ended { failure, oom });
         }
         Message::Reply { token, reply } => {
-            // If the answer comes too late for the client, it is dropped, although the bridge has made the
-            // change.
+            // If the client no longer waits for the answer, the answer is dropped, although the bridge has
+            // made the change.
             let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),
@@ -131,11 +131,13 @@ fn take(thread: &Links, message: Message) {
     }
 }
 
-/// Sends the owed acknowledgement, but only after all owed events: when every io thread has acknowledged the
+/// Sends the owed acknowledgement, but only after all owed events. When every io thread has acknowledged the
 /// removal of a function, the bridge sends the removal to the scheduler, which must get the function's events
-/// first. `take_messages` and the ticker call `pay`. If the acknowledgement is still owed, `owed_alarm` wakes
-/// the ticker later. Meanwhile the thread goes on to take messages, because a bridge with a full backlog
-/// reads its ring only after the io threads have read theirs.
+/// first.
+///
+/// `take_messages` and the ticker call `pay`. If the acknowledgement is still owed, `owed_alarm` wakes the
+/// ticker later. Meanwhile the thread goes on to take messages, because a bridge with a full backlog reads
+/// its ring only after the io threads have read theirs.
 pub(crate) fn pay(thread: &Links) {
     let Some(version) = thread.owed_ack.take() else {
         return;

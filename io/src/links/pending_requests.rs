@@ -16,8 +16,8 @@ use crate::runtime::timers::Alarms;
 pub(crate) enum NoAnswer {
     /// Too many questions are open, or the ring to the bridge is full.
     Full,
-    /// The answer did not come in time. If it was a change that the bridge was asked for, the change may
-    /// still happen.
+    /// The answer did not come in time. If the question asked the bridge for a change, the bridge may still
+    /// make the change.
     Late,
 }
 
@@ -70,7 +70,6 @@ impl<T> PendingRequests<T> {
         Some(token)
     }
 
-    /// Removes a question that was not sent.
     pub(crate) fn forget(&self, token: u64) {
         self.waiting.borrow_mut().remove(&token);
     }

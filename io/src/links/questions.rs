@@ -44,8 +44,8 @@ pub(crate) struct JoinWaiter {
     pub(crate) trace_id: Option<Box<[u8]>>,
     /// The repeat's own deadline, at which it needs an answer.
     pub(crate) deadline: Uptime,
-    /// The end of the time that `Prefer: wait` sets. The repeat then gets the state if there is no result
-    /// yet.
+    /// The end of the time that `Prefer: wait` sets. At this time the repeat gets the state, if there is no
+    /// result yet.
     pub(crate) answer_by: Option<Uptime>,
     /// Whether the repeat is an `:enqueue`, or has `Prefer: respond-async`, so that it gets the state at
     /// once.

@@ -39,8 +39,8 @@ pub(crate) enum SchedulerHandle {
 /// The link to a pinned scheduler.
 pub(crate) struct PinnedLink {
     post: PinnedPost,
-    /// The events for which the scheduler's ring had no room, the oldest first. Each slot that the scheduler
-    /// has granted leads to at most two of them: the end of an attempt, and the ticket of the next attempt.
+    /// The events for which the scheduler's ring had no room, the oldest first. Each granted slot leads to at
+    /// most two such events: the end of an attempt, and the ticket of the next attempt.
     owed: RefCell<VecDeque<Event>>,
 }
 

@@ -31,8 +31,8 @@ use crate::links::{Links, OWED};
 use crate::state::executions::IdempotencyKey;
 use crate::state::idempotency::{Asker, Claim};
 
-/// The most time that a question waits for its answer. It is longer than any long poll, and than the deadline
-/// of any waiter.
+/// The longest wait of a question for its answer. It exceeds every long poll and the deadline of every
+/// waiter.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
 
 /// The sending ends of the queues to one io thread.

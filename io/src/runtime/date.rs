@@ -13,7 +13,6 @@ const EXAMPLE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 /// A complete header line. Its length is constant, because every date has the same length.
 pub(crate) type DateLine = [u8; EXAMPLE.len()];
 
-/// The `Date` line of one thread.
 pub(crate) struct Dates {
     line: Cell<DateLine>,
     /// Until when the line is valid, by the process's clock, which is never set back.

@@ -39,7 +39,6 @@ struct AlarmSlots {
     ticker: Option<Waker>,
 }
 
-/// All alarms of an io thread.
 pub(crate) struct Alarms(RefCell<AlarmSlots>);
 
 /// An alarm of one task. Setting it again moves it; dropping it removes it.
@@ -60,7 +59,6 @@ impl Alarms {
         })))
     }
 
-    /// Makes an alarm that is not set.
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
         let mut inner = self.0.borrow_mut();
         let slot = AlarmSlot {
@@ -193,7 +191,6 @@ impl Alarm {
         Poll::Pending
     }
 
-    /// Waits until `at`.
     pub(crate) async fn until(&self, at: Uptime) {
         self.set(at);
         std::future::poll_fn(|cx| self.poll(cx)).await;

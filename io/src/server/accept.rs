@@ -117,8 +117,8 @@ async fn until_room(thread: &Links, alarm: &Alarm) {
     }
 }
 
-/// Closes the client of this thread that has been idle for the longest, and waits for its descriptor for a
-/// few iterations; false if no client is idle.
+/// Closes the client of this thread that has been idle for the longest, and waits a few iterations for its
+/// descriptor. Returns false if no client is idle.
 async fn until_closed(thread: &Links) -> bool {
     let is_closing = thread.descriptors.make_room(thread.now());
     for _ in 0..CLOSED_WITHIN {

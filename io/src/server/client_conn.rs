@@ -32,9 +32,10 @@ const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
 /// reader stops.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// The bytes that a connection takes in before the other connections are polled. Each request counts as
-/// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row. The limit is low, because each
-/// request costs a system call on epoll, and the first call of a new connection waits for about four polls of
-/// every other connection.
+/// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row.
+///
+/// The limit is low, because each request costs a system call on epoll. The first call of a new connection
+/// waits for about four polls of every other connection.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
 /// How often `poll_for_end` checks whether a client that has sent too much ahead has left.
@@ -86,7 +87,6 @@ pub(crate) struct ClientConn {
     end_alarm: RefCell<Option<Alarm>>,
     /// Whether the connection came to a loopback address. If so, `Host` has to be a loopback host, too.
     pub(crate) loopback: bool,
-    /// The round-trip time to the client, if it is known.
     pub(crate) round_trip: Option<Nanos>,
     /// Since when the connection waits for a request; none while a request is being served.
     idle_from: Cell<Option<Uptime>>,
@@ -449,7 +449,6 @@ impl ClientConn {
         taken
     }
 
-    /// Drops the first `count` bytes.
     pub(crate) fn drop_bytes(&self, count: usize) {
         let mut pending = self.pending.borrow_mut();
         pending.skip(count, &self.thread.buffers);

@@ -22,7 +22,6 @@ impl Deref for PendingBytes {
 }
 
 impl PendingBytes {
-    /// Adds received bytes.
     pub(crate) fn append(&mut self, came: Vec<u8>, buffers: &Buffers) {
         if self.buffer.capacity() == 0
             || (self.buffer.is_empty() && came.len() > self.buffer.capacity())
@@ -61,7 +60,6 @@ impl PendingBytes {
         self.buffer.capacity() as u64
     }
 
-    /// Moves the pending bytes to the beginning of the buffer.
     fn compact(&mut self) {
         self.buffer.drain(..std::mem::take(&mut self.from));
     }
@@ -95,7 +93,6 @@ impl PendingBytes {
         }
     }
 
-    /// Returns the buffer for reuse.
     pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 
-/// The part of a connection's share that is left.
 #[derive(Default)]
 pub(crate) struct Share {
     left: Cell<usize>,
@@ -17,7 +16,6 @@ impl Share {
         self.left.set(most);
     }
 
-    /// Uses up `some` of the share.
     pub(crate) fn take(&self, some: usize) {
         self.left.set(self.left.get().saturating_sub(some));
     }

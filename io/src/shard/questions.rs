@@ -11,7 +11,6 @@ use crate::links::Links;
 use crate::links::shards::{self, Question, ShardAnswer, ShardMessage, ShardNotice};
 use crate::state::idempotency::Asker;
 
-/// Handles a message of another io thread.
 pub(crate) fn take(thread: &Rc<Links>, message: ShardMessage) {
     match message {
         ShardMessage::Ask {

@@ -114,7 +114,7 @@ impl Rung {
                 let build =
                     |deferred| EventLoop::uring(RingSetup { entries, deferred }, buffers.clone());
                 // `DEFER_TASKRUN` needs Linux 6.1. With it, completions are made only when the loop waits for
-                // them, and a loop that spins never waits. So such a loop must not have it.
+                // them. A loop that spins never waits, so it must not have this option.
                 if spins {
                     build(false)
                 } else {
@@ -148,7 +148,6 @@ impl DriverChoice {
     }
 }
 
-/// The parts of which an io thread is built.
 pub(crate) struct ShardParts {
     pub(crate) id: ShardId,
     pub(crate) common: Common,
@@ -253,8 +252,8 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     for (listener, port) in ends.listeners {
         event_loop.spawn(accept::run(thread.clone(), listener, port));
     }
-    // The thread runs until it is ordered to stop and all io threads have answered everything. Until then a
-    // client of another thread may ask for an execution of this thread.
+    // The thread runs until it is ordered to stop and all io threads have answered everything, because a
+    // client of another thread may still ask for an execution of this thread.
     poll_fn(|cx| {
         if thread.phase.get() == ShutdownPhase::Stopping {
             return Poll::Ready(());
@@ -278,7 +277,7 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     }
 }
 
-/// The most time that a thread waits for the last answers after the order to stop.
+/// The longest wait for the last answers after the order to stop.
 const LAST_ANSWERS: Nanos = Nanos::from_s(3);
 const STOP_POLL: Nanos = Nanos::from_ms(2);
 

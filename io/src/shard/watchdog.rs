@@ -20,8 +20,8 @@ use nix::unistd::{Pid, gettid};
 const POLL_EVERY: Duration = Duration::from_millis(250);
 /// The signal that the timers send to the watchdog's thread.
 const SIGNAL: Signal = Signal::SIGVTALRM;
-/// The most processor time that an io thread may use without a beat. Each check rings the thread's bell, and
-/// a thread that makes progress then beats.
+/// The largest processor time that an io thread may use without a beat. Each check rings the thread's bell,
+/// and a thread that makes progress then beats.
 const FUTILE: Nanos = Nanos::from_s(1);
 
 /// An io thread, as the watchdog sees it.

@@ -1,7 +1,7 @@
 //! The table of the calls of this io thread. Each call has a place, through which grants, ends and results of
 //! Jobs reach the task that serves the call. A place holds no bytes of a request. The call's task, the inbox,
-//! the scheduler (grants) and a Job's callback write to the place. Code that ends a call because the client
-//! left or cancelled it writes to the place, too.
+//! the inline scheduler and a Job's callback write to the place, and so does code that ends a call because
+//! its client left or cancelled it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -57,7 +57,6 @@ impl JobUpdate {
     }
 }
 
-/// The content of a Job's callback.
 pub(crate) struct JobAnswer {
     pub(crate) result: Result<JobOutput, ExecutionError>,
     /// The start times that the Job's runtime reported, if it reported any.
@@ -138,7 +137,6 @@ struct CallSlots {
     used: usize,
 }
 
-/// All calls of an io thread.
 pub(crate) struct CallTable {
     thread: ShardId,
     inner: RefCell<CallSlots>,
@@ -313,12 +311,10 @@ impl CallTable {
             .flatten()
     }
 
-    /// Returns why the Job's start is delayed, if it is.
     pub(crate) fn job_held_up(&self, call: CallId) -> Option<Arc<str>> {
         self.with_job(call, |job| job.held_up.clone())
     }
 
-    /// Returns when the Job began to run, if it did.
     pub(crate) fn job_running_since(&self, call: CallId) -> Option<Uptime> {
         self.with_job(call, |job| job.running_since)
     }

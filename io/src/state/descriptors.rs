@@ -13,18 +13,16 @@ use std::sync::{Arc, OnceLock};
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The number of descriptors that are kept back: `KEPT_BACK`, or the process's limit divided by
-/// `KEPT_BACK_PART` if that is more. But at most half of the descriptors that are free when the first client
-/// comes are kept back.
+/// This many descriptors are kept back, or the process's limit divided by `KEPT_BACK_PART` if that is more.
+/// But at most half of the descriptors that are free when the first client comes are kept back.
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
 /// A client that has never sent a request is closed only after it has been idle for this long.
 const SILENT: Nanos = Nanos::SECOND;
-/// The shortest time between two searches for idle clients.
 const SEARCH_PAUSE: Nanos = Nanos::from_ms(10);
 /// The shortest time between two log lines about one state.
 const SAID: Nanos = Nanos::from_s(60);
-/// The number of idle clients that one search keeps at most.
+/// The largest number of idle clients that one search keeps.
 const FOUND_MAX: usize = 64;
 
 /// What the io threads share about descriptors.
@@ -68,7 +66,6 @@ pub(crate) trait IdleClient {
     fn leave(&self);
 }
 
-/// An idle client that the last search found.
 struct IdleEntry {
     conn: Weak<dyn IdleClient>,
     since: Uptime,
@@ -130,9 +127,9 @@ impl Descriptors {
         }
     }
 
-    /// Returns whether `number`, the number of a client's descriptor, is one of those that are kept back. The
-    /// first use of this function decides how many are kept back: the descriptor number of the first client
-    /// shows how many descriptors the process took at its start.
+    /// Returns whether `number`, the number of a client's descriptor, is kept back. The first use of this
+    /// function decides how many descriptors are kept back. The number of the first client's descriptor shows
+    /// how many descriptors the process took at its start.
     pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);

@@ -59,7 +59,6 @@ impl Status {
     }
 }
 
-/// What is known of an execution, without its output.
 #[derive(Clone)]
 pub(crate) struct ExecutionRecord {
     pub(crate) id: ExecutionId,
@@ -140,7 +139,6 @@ impl StoredExecution {
         }
     }
 
-    /// Wakes every task that waits for the end.
     pub(crate) fn announce(&self) {
         self.waiters.wake(());
     }
@@ -205,14 +203,12 @@ struct ExecutionMaps {
     ring_next: u16,
 }
 
-/// All executions of an io thread.
 pub(crate) struct ExecutionTable {
     budget: Budget,
     ttl: Nanos,
     inner: RefCell<ExecutionMaps>,
 }
 
-/// An execution that was found.
 pub(crate) enum Found {
     Stored(Rc<StoredExecution>),
     /// The record of a plain sync call, whose output goes only to its client.

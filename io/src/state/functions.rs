@@ -48,7 +48,6 @@ impl FunctionEntry {
     }
 }
 
-/// The function table of this thread.
 #[derive(Default)]
 pub(crate) struct FunctionTable {
     by_name: HashMap<Arc<str>, Rc<FunctionEntry>>,

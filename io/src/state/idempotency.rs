@@ -15,7 +15,6 @@ use sha2::{Digest, Sha256};
 use crate::http::error::HttpError;
 use crate::state::executions::IdempotencyKey;
 
-/// The result of a claim.
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// The key was free and now belongs to the claimant, which has to report whether its call was admitted.

@@ -9,8 +9,8 @@ use std::cell::Cell;
 
 use nanofaas_core::time::Nanos;
 
-/// The usual time. 150 ms for all clients would be too short: on a machine under ten times the load that it
-/// can serve, some clients were then ended although they read.
+/// The usual time. With 150 ms for all clients, some clients were ended although they read, on a machine
+/// under ten times the load that it can serve.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
 /// A client has at least the time of this many of its round trips.
@@ -42,7 +42,6 @@ impl Patience {
         }
     }
 
-    /// Notes that a client was ended.
     pub(crate) fn ended(&self) {
         self.silent.set(self.silent.get().saturating_add(1));
     }

@@ -29,7 +29,7 @@ pub(crate) struct PodConn {
     end: ConnEnd,
     /// How many bytes of the last request's body were posted.
     posted: usize,
-    /// When the last piece of the last request was posted; none until then.
+    /// When the last piece of the last request was posted; none before that.
     sent_at: Option<Uptime>,
 }
 
@@ -56,8 +56,8 @@ impl PodConn {
         self.socket.rest();
     }
 
-    /// Returns whether the connection is open and the request of the present call was sent completely.
-    /// Otherwise the connection cannot carry another call.
+    /// Returns whether the connection is open and the request of the present call was sent completely. If
+    /// not, the connection cannot carry another call.
     pub(crate) fn is_sound(&self) -> bool {
         self.end == ConnEnd::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
     }
@@ -91,14 +91,15 @@ impl PodConn {
         self.socket.post(bytes);
     }
 
-    /// Sends a part of a request whose body is passed through. The request is complete if this is its last part.
+    /// Posts a part of a request whose body is passed through. `is_last` is whether this part completes the
+    /// request.
     pub(crate) fn post_part(&mut self, bytes: Vec<u8>, is_last: bool) {
         let now = self.runtime.now();
         self.sent_at = is_last.then_some(now);
         self.socket.post(bytes);
     }
 
-    /// Whether the pod has not taken some posted bytes yet.
+    /// Returns whether the pod has not taken some posted bytes yet.
     pub(crate) fn is_behind(&self) -> bool {
         self.socket.is_behind()
     }
@@ -113,7 +114,8 @@ impl PodConn {
         self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Receives one buffer of at most so many bytes, if there is none yet.
+    /// Receives one buffer, if `received` is empty. `bytes_max`, rounded up to a size of `Buffers`, limits a
+    /// new buffer.
     pub(crate) fn poll_part(&mut self, bytes_max: usize, cx: &Context<'_>) {
         if self.received.is_empty() {
             self.room = self.room.min(bytes_max);
@@ -121,7 +123,6 @@ impl PodConn {
         }
     }
 
-    /// Takes the received bytes, in the buffer that they are in.
     pub(crate) fn take_received(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.received)
     }

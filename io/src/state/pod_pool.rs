@@ -14,12 +14,12 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::runtime::waiters::{Waiter, Waiters};
 use crate::state::pod_conn::PodConn;
 
-/// The most idle connections that are kept to one pod.
+/// The largest number of idle connections that an io thread keeps to one pod.
 const IDLE_PER_POD: usize = 1024;
 /// Idle connections are kept for 30 s at most, because pods keep them for at least 60 s unless they announce
 /// less.
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(30);
-/// The ends of at most this many pods are remembered, for the calls that wait for them.
+/// The largest number of ends of pods that are remembered, for the calls that wait for them.
 const ENDS_KEPT: usize = 1024;
 
 struct IdleConn {
@@ -56,7 +56,6 @@ struct PodPoolInner {
     endpoints: HashMap<Rc<PodAddress>, Vec<IdleConn>>,
 }
 
-/// The pods that an io thread knows.
 #[derive(Default)]
 pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodId>);
 
@@ -146,8 +145,8 @@ impl PodPool {
         None
     }
 
-    /// Keeps a connection for the next call, but not for as long as the pod keeps it. Drops the connection if
-    /// that leaves no time, or if enough connections are idle.
+    /// Keeps a connection for the next call, for a shorter time than the pod keeps it. Drops the connection
+    /// if no time is left, or if enough connections are idle.
     pub(crate) fn give(
         &self,
         owner: &Owner,

@@ -24,7 +24,6 @@ const POLL_EVERY: Nanos = Nanos::from_ms(50);
 /// Clients are ended only when no waiting task has got memory for this long.
 const STILL: Nanos = Nanos::from_ms(150);
 
-/// A client that has not taken all of its answer.
 pub(crate) struct SlowReader {
     /// The count of bytes that the client's socket has sent.
     moved: Rc<Cell<u64>>,
@@ -85,7 +84,7 @@ pub(crate) struct Readers {
     /// The value of the account's `moved` at the last poll. That number grows when waiting tasks get bytes
     /// from other sources than ended clients.
     moved: Cell<u64>,
-    /// When that number last grew.
+    /// When `moved` last grew.
     still_since: Cell<Uptime>,
 }
 
@@ -142,8 +141,8 @@ impl Readers {
         }
     }
 
-    /// Returns whether a poll has to be planned: a task waits for memory, this thread has clients that have
-    /// not taken all of their answer, and no poll is planned yet.
+    /// Returns whether a poll has to be planned. This is so if a task waits for memory, this thread has
+    /// clients that have not taken all of their answer, and no poll is planned yet.
     pub(crate) fn is_wanted(&self, thread: &Tables) -> bool {
         !self.is_polled.get() && thread.account.is_short() && !self.all.borrow().is_empty()
     }

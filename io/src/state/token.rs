@@ -25,7 +25,6 @@ impl Tokens {
         mac
     }
 
-    /// Returns the token of an attempt.
     pub(crate) fn issue(&self, id: ExecutionId, attempt: u32) -> String {
         use std::fmt::Write;
         let mut token = format!("{attempt}.");

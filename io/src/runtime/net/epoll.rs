@@ -197,7 +197,6 @@ impl Epoll {
         Ok(index)
     }
 
-    /// Turns the events of writability on or off.
     fn ask_out(&self, entry: &mut Entry, index: u32, on: bool) {
         if entry.armed_out == on {
             return;

@@ -56,10 +56,8 @@ nix::getsockopt_impl!(
     GetStruct<TcpState>
 );
 
-/// An accepted connection of a client.
 pub(crate) struct Accepted {
     pub(crate) socket: Socket,
-    /// Whether the connection is to a loopback address.
     pub(crate) is_loopback: bool,
     /// The round-trip time to the client, if it is known.
     pub(crate) round_trip: Option<Nanos>,

@@ -26,7 +26,6 @@ pub(crate) struct Unsent {
     pub(crate) why: io::Error,
 }
 
-/// Why no more bytes are sent.
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     nothing: bool,
@@ -85,7 +84,6 @@ impl SocketOutbox {
         self.moved.get_or_insert_default().clone()
     }
 
-    /// Adds sent bytes to the count, if one is kept.
     pub(super) fn note_moved(&self, bytes: usize) {
         if let Some(moved) = &self.moved {
             moved.set(moved.get() + bytes as u64);
@@ -147,7 +145,6 @@ impl SocketOutbox {
         self.outcome()
     }
 
-    /// Sends the held message, if there is one.
     pub(super) fn release(&mut self, buffers: &Buffers, send: impl SendNow) -> Posted {
         let held = std::mem::take(&mut self.held);
         if held.is_empty() {
@@ -240,7 +237,6 @@ impl SocketOutbox {
         buffers.give(self.waiting);
     }
 
-    /// Stores the waker of `cx`, which `wake` uses.
     pub(super) fn keep_waiter(&mut self, cx: &Context<'_>) {
         keep(&mut self.waiter, cx);
     }

@@ -54,8 +54,8 @@ impl Timer {
         });
     }
 
-    /// Switches the timer off. When its time has come, the descriptor stays readable until the timer is set
-    /// or unset, so without this call polls would complete again and again.
+    /// Switches the timer off. After the timer's time has come, the descriptor stays readable until the timer
+    /// is set or unset, and polls would complete again and again.
     pub(crate) fn unset(&self) {
         self.due.set(None);
         self.settle(ZERO);

@@ -30,7 +30,6 @@ impl Entry {
         outbox.post(bytes, buffers, |bytes: &[u8]| send_now(fd, bytes))
     }
 
-    /// Sends the held message, if there is one.
     pub(super) fn release(&mut self, buffers: &Buffers) -> Posted {
         let Self { fd, outbox, .. } = self;
         let posted = outbox.release(buffers, |bytes: &[u8]| send_now(fd, bytes));
@@ -79,7 +78,6 @@ fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
     send(fd, bytes, flags).map_err(|why| nix::errno::Errno::from_raw(why.raw_os_error()))
 }
 
-/// All descriptors of a loop.
 #[derive(Default)]
 pub(super) struct Sockets {
     entries: Vec<Option<Entry>>,

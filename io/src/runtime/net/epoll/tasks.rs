@@ -31,7 +31,6 @@ struct Ready {
     queued: Vec<bool>,
 }
 
-/// All tasks of a loop.
 pub(super) struct Tasks {
     of_loop: u32,
     slots: RefCell<TaskSlots>,
@@ -86,7 +85,6 @@ impl Tasks {
         wake(self.of_loop, index);
     }
 
-    /// Returns the number of tasks that have to run.
     pub(super) fn ready(&self) -> usize {
         READY.with_borrow(|ready| ready.queue.len())
     }
@@ -158,7 +156,7 @@ impl Wake for Number {
 }
 
 fn wake(of_loop: u32, index: u32) {
-    // The access fails while the thread ends, when no task runs any more.
+    // The access fails only while the thread ends, after its last task.
     let _ending = READY.try_with(|ready| {
         let ready = &mut *ready.borrow_mut();
         assert_eq!(

@@ -177,7 +177,6 @@ impl Stream {
         matches!(posted, Posted::Out | Posted::Held)
     }
 
-    /// Sends the held message, if there is one.
     pub(in crate::runtime::net) fn release(&self) {
         self.shared.release();
     }
