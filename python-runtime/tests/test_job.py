@@ -287,3 +287,31 @@ def test_sigterm_stops_the_call_without_a_result(job: Start, plane: Platform) ->
 def test_bad_job_settings(start: Start, env: dict[str, str]) -> None:
     pod = start(FUNCTION, **({"EXECUTION_ID": "e", "CALLBACK_URL": "http://127.0.0.1:1"} | env))
     assert pod.exit_status() == 2
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize(("values", "content_type", "body"), [
+    ('"a", "b"', "text/plain; charset=utf-8", b"ab"),
+    ('{"a": 1}, [2]', "application/x-ndjson", b'{"a":1}\n[2]\n'),
+    ('Event("x"),', "text/event-stream", b"data: x\n\n"),
+])
+def test_a_generators_values_are_posted_together(start: Start, plane: Platform, kind: str,
+                                                 values: str, content_type: str,
+                                                 body: bytes) -> None:
+    start(f"""
+        from nanofaas_runtime import Event
+        {kind} handle(input):
+            for value in ({values}): yield value
+    """, EXECUTION_ID="e", CALLBACK_URL=plane.url, INVOCATION_PAYLOAD='{"input":1}')
+    _, headers, posted = plane.next()
+    assert (headers["content-type"], posted) == (content_type, body)
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_generators_fault_is_posted(start: Start, plane: Platform, kind: str) -> None:
+    start(f"""
+        {kind} handle(input):
+            yield "a"
+            raise ValueError("late")
+    """, EXECUTION_ID="e", CALLBACK_URL=plane.url, INVOCATION_PAYLOAD='{"input":1}')
+    assert b'"message": "ValueError: late"' in plane.next()[2]

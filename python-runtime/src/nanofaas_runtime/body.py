@@ -101,7 +101,8 @@ class Body:
 def feed(connection: Connection, data: bytes) -> bytes:
     """Feeds the body of the connection's call. Refuses the request if its body is malformed."""
     try:
-        return connection.incoming.feed(data)
+        incoming: Body = connection.incoming
+        return incoming.feed(data)
     except Malformed as error:
         connection.refuse_body(error)
         return b""

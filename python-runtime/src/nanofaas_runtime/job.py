@@ -14,6 +14,7 @@ import os
 import signal
 from os import close
 from time import monotonic_ns, sleep, time
+from types import AsyncGeneratorType, GeneratorType
 
 from . import CallStopped, child, log, paths
 from .control_block import CONN, DEADLINE, SEQ, WHY_DEADLINE
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .function import Function
     from .process import Link, Worker
     from .settings import Job, Settings
+    from .stream import Whole
 
 TRIES = 3
 PAUSES_S = (0.2, 1.0)
@@ -158,9 +160,11 @@ def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
     log.plain_call = call
     try:
         argument = call.input()
-        if function.takes_context:
-            return _returned(run(JOB_SEQ, function.entry, argument, Context(call)), call)
-        return _returned(run(JOB_SEQ, function.entry, argument), call)
+        arguments = (argument, Context(call)) if function.takes_context else (argument,)
+        value = run(JOB_SEQ, function.entry, *arguments)
+        if type(value) is GeneratorType:
+            value = run(JOB_SEQ, _whole().gather, value)
+        return _returned(value, call)
     except CallStopped as error:
         # If the run did not stop the call, the function raised CallStopped itself.
         return _stopped(run.why, call) if run.stopped == JOB_SEQ else _raised(error, call)
@@ -188,7 +192,13 @@ def _run_async(function: Function, call: Call, times: dict[bytes, float],
         arguments = (argument, Context(call)) if function.takes_context else (argument,)
         try:
             async with asyncio.timeout(_left_s(call)) as limit:
-                value = await function.entry(*arguments)
+                value = function.entry(*arguments)
+                if not function.streams:
+                    value = await value
+                if type(value) is AsyncGeneratorType:
+                    value = await _whole().gather_async(value)
+                elif type(value) is GeneratorType:
+                    value = _whole().gather(value)
         except TimeoutError as error:
             if limit.expired():
                 return Outcome(error=("TIMEOUT", DEADLINE_TEXT))
@@ -205,6 +215,13 @@ def _run_async(function: Function, call: Call, times: dict[bytes, float],
         return run_to_end(loop, run())
     except BadInput as error:
         return Outcome(error=("BAD_INPUT", str(error)))
+
+
+def _whole() -> Whole:
+    """Makes the collector of a generator's values, which few functions need."""
+    with paths.Standard():
+        from .stream import Whole
+    return Whole()
 
 
 DEADLINE_TEXT = "the call's deadline passed while it was running"

@@ -6,14 +6,16 @@ not need it.
 
 from __future__ import annotations
 
-from . import Event, log
+from . import Event, Response, log
 from .call import TEXT_TYPE
 from .output import BadOutput, encode, encode_text
 from .stopping import message_of
-from .wire import REASONS, Head
+from .wire import BODY_BYTES_MAX, REASONS, Head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+
     from .call import Call
     from .connection import Connection
 
@@ -130,21 +132,52 @@ class Pieces:
         return encode(value) + b"\n"
 
 
+class Whole:
+    """Collects what a generator yields, for a Job, whose result is posted whole."""
+
+    def __init__(self) -> None:
+        self._pieces = Pieces()
+        self._body = bytearray()
+
+    def add(self, value: object) -> None:
+        """Adds a value. Raises BadOutput."""
+        self._body += self._pieces.encode(value)
+        if len(self._body) > BODY_BYTES_MAX:
+            raise BadOutput(f"the output has more than {BODY_BYTES_MAX} bytes")
+
+    def result(self) -> Response | None:
+        """Returns the output; None of a generator that yielded nothing."""
+        kind = self._pieces.content_type
+        return None if kind is None else Response(self._body, kind)
+
+    def gather(self, values: Iterable[object]) -> Response | None:
+        """Runs a generator to its end."""
+        for value in values:
+            self.add(value)
+        return self.result()
+
+    async def gather_async(self, values: AsyncIterable[object]) -> Response | None:
+        """Runs an async generator to its end."""
+        async for value in values:
+            self.add(value)
+        return self.result()
+
+
 def event_text(event: Event) -> bytes:
     """Returns an event as `text/event-stream` has it. Raises BadOutput."""
     # The attributes are checked again, because they may have changed since the construction.
     event = Event(event.data, event.event, event.id, event.retry)
     lines = b""
-    for name, text in ((b"event", event.event), (b"id", event.id)):
-        if text is not None:
-            lines += b"%b: %b\n" % (name, encode_text(text))
+    for name, line in ((b"event", event.event), (b"id", event.id)):
+        if line is not None:
+            lines += b"%b: %b\n" % (name, encode_text(line))
     if event.retry is not None:
         lines += b"retry: %d\n" % event.retry
     if event.data is not None:
         data = event.data
         text = encode_text(data) if isinstance(data, str) else encode(data)
-        for line in text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
-            lines += b"data: %b\n" % line
+        for part in text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+            lines += b"data: %b\n" % part
     return lines + b"\n"
 
 

@@ -63,6 +63,7 @@ def load(settings: Settings) -> Any:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
+        function: Any
         if settings.is_application:
             function = _load_application(settings)
         else:
@@ -215,7 +216,7 @@ def _serve_async(settings: Settings, own: child.Belongings, function: Function,
     server.run()
 
 
-def _serve_application(settings: Settings, own: child.Belongings, application: Application,
+def _serve_application(settings: Settings, own: child.Belongings, application: Any,
                        loaded_at: float) -> None:
     if application.is_async:
         _serve_asgi(settings, own, application, loaded_at)
@@ -226,7 +227,7 @@ def _serve_application(settings: Settings, own: child.Belongings, application: A
         _run_plain(settings, own, application, loaded_at, WsgiPod)
 
 
-def _serve_asgi(settings: Settings, own: child.Belongings, application: Application,
+def _serve_asgi(settings: Settings, own: child.Belongings, application: Any,
                 loaded_at: float) -> None:
     with paths.Standard():
         import asyncio
