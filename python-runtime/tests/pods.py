@@ -71,6 +71,7 @@ class Client:
                 raise ConnectionError(f"closed after {self._data!r}")
         head, _, self._data = self._data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
+        assert lines[0].startswith("HTTP/1.1 "), lines[0]
         answer = Answer(int(lines[0].split(" ")[1]), lines[1:], b"")
         if not head_only and "transfer-encoding" in answer.headers:
             pieces = self.pieces()

@@ -7,7 +7,7 @@ its task is cancelled soon after. Called by `worker`.
 
 from __future__ import annotations
 
-from asyncio import CancelledError, get_running_loop
+from asyncio import CancelledError, Event, get_running_loop, sleep
 
 from . import child, log
 from .application import refuse_invoke
@@ -128,11 +128,10 @@ class AsgiCall(Call):
                 return {"type": "http.request", "body": data, "more_body": not self._told}
             if not self.reply.begun:
                 body.ask()
-            body.waiter = waiter = get_running_loop().create_future()
-            try:
-                await waiter
-            finally:
-                body.waiter = None
+            if body.news is None:
+                body.news = Event()
+            body.news.clear()
+            await body.news.wait()
 
     async def send(self, message: dict[str, Any]) -> None:
         """Sends a part of the answer, and waits while the client does not read."""
@@ -158,6 +157,7 @@ class AsgiCall(Call):
     async def _send_body(self, data: bytes, more: bool) -> None:
         connection, reply = self._connection, self.reply
         if connection.gone or connection.closed:
+            await sleep(LEAVE_GRACE_S)  # An application that only sends must not hold the loop.
             return
         out = b""
         if not reply.begun:

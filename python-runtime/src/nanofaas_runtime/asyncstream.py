@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop, sleep
+from asyncio import Event, sleep
 
 from . import child, log
 from .stream import CLOSE_FAILED, Pieces, Reply, begin_stream, cut_off
@@ -67,12 +67,11 @@ async def _run(connection: Connection, call: Call, reply: Reply, values: Any) ->
 async def drained(connection: Connection) -> None:
     """Waits until the kernel has everything that was sent, and lets other tasks run."""
     await sleep(0)
-    if connection.paused and not connection.gone:
-        connection.drained = waiter = get_running_loop().create_future()
-        try:
-            await waiter
-        finally:
-            connection.drained = None
+    while connection.paused and not connection.gone:
+        if connection.drained is None:
+            connection.drained = Event()
+        connection.drained.clear()
+        await connection.drained.wait()
 
 
 async def _close(call: Call, values: Any) -> None:

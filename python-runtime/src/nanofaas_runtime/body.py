@@ -21,10 +21,10 @@ CHUNK_BYTES_MAX = 1 << 40
 
 class Body:
     """A request's body. `complete` is true once its last byte has come, which the application may
-    not have taken yet. `waiter` is the future of a task that waits for a change."""
+    not have taken yet. `news` is the asyncio.Event of tasks that wait for a change."""
 
     __slots__ = ("_chunks", "_connection", "_data", "_expects", "_left", "complete", "head",
-                 "is_dropped", "waiter")
+                 "is_dropped", "news")
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
@@ -35,7 +35,7 @@ class Body:
         self._expects = head.expects
         self.complete = not head.chunked and head.length == 0
         self.is_dropped = False
-        self.waiter: Any = None
+        self.news: Any = None
 
     def feed(self, data: bytes) -> bytes:
         """Takes bytes of the connection, and returns those after the body. Raises Malformed."""
@@ -93,9 +93,9 @@ class Body:
         self._expects = False
 
     def wake(self) -> None:
-        """Resumes the task that waits."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        """Resumes the tasks that wait."""
+        if self.news is not None:
+            self.news.set()
 
 
 def feed(connection: Connection, data: bytes) -> bytes:

@@ -45,7 +45,7 @@ class Connection:
         self.body: bytearray | None = None
         self.chunks: Chunks | None = None
         self.call: Call | None = None
-        self.drained: Any = None  # The future of a task that waits for `resume_writing`.
+        self.drained: Any = None  # The asyncio.Event of tasks that wait for `resume_writing`.
         self.incoming: Any = None  # The `Body` of an application's call.
         self.busy = False
         self.closed = False
@@ -81,6 +81,8 @@ class Connection:
     def connection_lost(self, _error: BaseException | None) -> None:
         if not self.gone:
             self.gone = self.closed = True
+            if self.drained is not None:
+                self.drained.set()
             self.pod.connection_gone(self)
 
     def pause_writing(self) -> None:
@@ -93,9 +95,8 @@ class Connection:
         if self.call is None:
             if self.busy:
                 self.sent()
-        elif self.drained is not None:
-            self.drained.set_result(None)
-            self.drained = None
+        if self.drained is not None:
+            self.drained.set()
 
     # --- requests ---
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+CO_GENERATOR = 0x20
 CO_COROUTINE = 0x80
 CO_ASYNC_GENERATOR = 0x200
 
@@ -26,7 +27,7 @@ class NoFunction(Exception):
 class Function:
     """The function and its `init`, with the facts from the function's signature."""
 
-    __slots__ = ("entry", "init", "is_async", "methods", "streams", "takes_context")
+    __slots__ = ("entry", "generates", "init", "is_async", "methods", "streams", "takes_context")
 
     def __init__(self, module: str, name: str, methods: tuple[bytes, ...]) -> None:
         paths.show_folder()
@@ -37,6 +38,7 @@ class Function:
                              f"define `def {name}(input)` or set HANDLER_FUNCTION")
         self.entry: Callable[..., Any] = entry
         self.is_async = is_async(entry)
+        self.generates = _has_flag(entry, CO_GENERATOR | CO_ASYNC_GENERATOR)
         self.streams = _has_flag(entry, CO_ASYNC_GENERATOR)
         self.takes_context = _parameters(entry, name) >= 2
         self.methods = methods  # HTTP calls may have these methods.

@@ -32,12 +32,13 @@ class Reply:
     """An answer that is sent in pieces. `begun` is true after the head, `keep` is false if the
     connection ends with the answer."""
 
-    __slots__ = ("_call", "_chunked", "_connection", "_left", "begun", "keep")
+    __slots__ = ("_call", "_chunked", "_connection", "_has_body", "_left", "begun", "keep")
 
     def __init__(self, connection: Connection, call: Call) -> None:
         self._connection = connection
         self._call = call
         self._chunked = False
+        self._has_body = True
         self._left: int | None = None  # The missing bytes of a body whose length was given.
         self.begun = False
         self.keep = True
@@ -48,7 +49,7 @@ class Reply:
         head, pod = self._call.head, self._connection.pod
         keep = keep and pod.keeps(head) and self._connection.may_stay()
         if not has_body(head, status):
-            self._left = 0
+            self._has_body = False
             framing = b"" if length is None or status == 204 else _length(length)
         elif length is not None:
             self._left = length
@@ -70,13 +71,13 @@ class Reply:
             status, reason, lines, framing, self._call.echo, first)
 
     def piece(self, data: bytes) -> bytes:
-        """Returns the bytes that send a piece of the body. Raises Wrong for bytes after the end of
-        a body with a length."""
-        if not data:
+        """Returns the bytes that send a piece of the body; none if the answer has no body. Raises
+        Wrong for bytes after the end of a body with a length."""
+        if not data or not self._has_body:
             return b""
         if self._chunked:
             return b"%x\r\n%b\r\n" % (len(data), data)
-        if self._left is not None and has_body(self._call.head, 200):
+        if self._left is not None:
             self._left -= len(data)
             if self._left < 0:
                 raise Wrong("the body is longer than its Content-Length")

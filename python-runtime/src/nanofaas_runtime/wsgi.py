@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from io import BufferedReader, RawIOBase
+from time import monotonic_ns
 
 from . import child, log
 from .application import refuse_invoke
 from .body import AHEAD_BYTES, Body, feed
 from .call import Call
-from .control_block import ASLEEP, CONN, DEADLINE, SEQ
+from .control_block import ASLEEP, CONN, DEADLINE, SEQ, WHY_DEADLINE
 from .fields import Request, answer_lines, unquote
 from .plainstream import END, Work
 from .pod import PlainPod
@@ -79,10 +80,15 @@ class WsgiWork(Work):
         self._done = False
 
     def run(self) -> None:
-        if not self.connection.gone:
-            assert isinstance(self.pod, WsgiPod)
-            self.pod.publish(self)
-            super().run()
+        pod, connection, call = self.pod, self.connection, self.call
+        if connection.gone:
+            return
+        if call.deadline_ns and monotonic_ns() >= call.deadline_ns:
+            pod.stopped(connection, call, WHY_DEADLINE)
+            return
+        assert isinstance(pod, WsgiPod)
+        pod.publish(self)
+        super().run()
 
     def serve(self) -> None:
         run, seq = self.pod.run, self.seq
