@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pods import Start
+from pods import Start, http
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "nanofaas_runtime"
 FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
@@ -29,6 +29,30 @@ def test_example(start: Start, name: str, value: object, output: object) -> None
     assert pod.invoke(value).json() == output
     answer = pod.invoke({"no": "such input"})
     assert answer.status == 500 and "ValueError: the input must be" in answer.json()["message"]
+
+
+def test_the_countdown_streams_events(start: Start) -> None:
+    source = (FUNCTIONS / "countdown" / "handler.py").read_text()
+    pod = start(source, HANDLER_METHODS="GET,POST").ready()
+    with pod.connect() as client:
+        client.send(http("POST", "/", b'{"from": 1, "pauseMs": 0}', "application/json"))
+        assert client.head().headers["content-type"] == "text/event-stream"
+        assert client.pieces() == [b'event: tick\nid: 1\ndata: {"left":1}\n\n',
+                                   b'event: end\nid: 0\ndata: {"left":0}\n\n', b""]
+        client.send(http("GET", "/?from=1"))
+        assert client.head().status == 200
+        assert client.piece() == b'event: tick\nid: 3\ndata: {"left":3}\n\n'
+
+
+def test_the_guestbook_shows_an_entry(start: Start) -> None:
+    source = (FUNCTIONS / "guestbook" / "handler.py").read_text()
+    pod = start(source, HANDLER_APP="handler:app").ready()
+    with pod.connect() as client:
+        client.send(http("POST", "/", b"text=hello", x_forwarded_prefix="/fn/guestbook"))
+        answer = client.answer()
+        assert (answer.status, answer.headers["location"]) == (303, "/fn/guestbook/")
+        client.send(http("GET", "/"))
+        assert b"<li>hello</li>" in client.answer().body
 
 
 def test_serving_a_plain_function_imports_no_asyncio(start: Start) -> None:
