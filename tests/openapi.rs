@@ -36,7 +36,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Returns a function with the required fields only, so that every other field has its default.
+/// Returns a function with the required fields only, so every other field has its default.
 fn resolved(platform: Platform) -> Value {
     let draft = json!({"name": "f", "image": "i", "command": ["c"]});
     let draft: FunctionDraft = serde_json::from_value(draft).expect("a draft");

@@ -43,7 +43,7 @@ struct Rule {
     package: &'static str,
     /// The packages of this workspace on which the package depends, directly or not.
     ours: &'static [&'static str],
-    /// Some packages on which the package depends, to check that the output of `cargo tree` is parsed
+    /// Some packages on which the package depends. They show that the output of `cargo tree` is parsed
     /// correctly.
     needs: &'static [&'static str],
     never: &'static [&'static str],
@@ -106,7 +106,7 @@ const RULES: [Rule; 13] = [
         needs: &["nanofaas-plot"],
         never: &["serde"],
     },
-    // The load test depends on no crate of the product, because it measures other platforms in the same way.
+    // The load test measures other platforms in the same way, so it depends on no crate of the product.
     Rule {
         package: "loadtest",
         ours: &["plot"],
@@ -119,15 +119,15 @@ const RULES: [Rule; 13] = [
         needs: &["httparse"],
         never: &["tokio", "kube"],
     },
-    // The testkit depends on no crate of the product, because tests judge the product with it.
+    // Tests judge the product with the testkit, so it depends on no crate of the product.
     Rule {
         package: "testkit",
         ours: &[],
         needs: &["serde_json", "nix"],
         never: &["tokio"],
     },
-    // The fake API server depends on no crate of the product, because it follows the documentation of
-    // Kubernetes and not our bridge.
+    // The fake API server follows the documentation of Kubernetes and not our bridge, so it depends on no
+    // crate of the product.
     Rule {
         package: "fake-api-server",
         ours: &[],

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use nanofaas_testkit::client::{Answer, Request};
 use serde_json::Value;
 
-/// The namespace of the platform.
 pub(crate) const NAMESPACE: &str = "nanofaas";
 
 /// Runs `kubectl` with `input` on its stdin.
@@ -101,13 +100,12 @@ pub(crate) fn close() {
     }
 }
 
-/// Sends a request to the API server.
 #[track_caller]
 pub(crate) fn ask(request: &Request) -> Answer {
     request.send(proxy())
 }
 
-/// Returns an object, if it exists.
+/// Returns `None` if the object does not exist.
 #[track_caller]
 pub(crate) fn object(path: &str) -> Option<Value> {
     let answer = ask(&Request::get(path));
@@ -117,7 +115,6 @@ pub(crate) fn object(path: &str) -> Option<Value> {
     }
 }
 
-/// Returns the items of a list.
 #[track_caller]
 pub(crate) fn list(path: &str) -> Vec<Value> {
     let mut list = ask(&Request::get(path)).expect(200).json();
@@ -127,7 +124,7 @@ pub(crate) fn list(path: &str) -> Vec<Value> {
     }
 }
 
-/// Returns a `Function` object of the platform's namespace, if it exists.
+/// Returns `None` if the function does not exist.
 pub(crate) fn function(name: &str) -> Option<Value> {
     object(&format!(
         "/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions/{name}"
@@ -159,7 +156,6 @@ pub(crate) fn shown(function: &str, heading: &str) -> String {
     row.unwrap_or_default().to_owned()
 }
 
-/// The facts of a pod that tests need.
 #[derive(Clone, Debug)]
 pub(crate) struct ListedPod {
     pub(crate) name: String,
@@ -167,7 +163,7 @@ pub(crate) struct ListedPod {
     pub(crate) image: String,
     pub(crate) address: String,
     pub(crate) started: String,
-    /// Whether the pod is being deleted.
+    /// True if the pod is being deleted.
     pub(crate) leaving: bool,
     pub(crate) ready: bool,
     pub(crate) object: Value,
@@ -194,7 +190,7 @@ impl ListedPod {
         }
     }
 
-    /// Returns a variable of the pod's first container.
+    /// Returns the value of a variable of the pod's first container.
     pub(crate) fn env(&self, name: &str) -> Option<&str> {
         let env = self.object.pointer("/spec/containers/0/env")?.as_array()?;
         env.iter().find(|one| one["name"] == name)?["value"].as_str()
@@ -212,7 +208,6 @@ pub(crate) fn pods_in(namespace: &str, selector: &str) -> Vec<ListedPod> {
     list(&path).into_iter().map(ListedPod::of).collect()
 }
 
-/// Returns all pods of a function.
 pub(crate) fn pods_of(function: &str) -> Vec<ListedPod> {
     pods(&format!("nanofaas.io/function={function}"))
 }
@@ -224,7 +219,6 @@ pub(crate) fn staying(function: &str) -> Vec<ListedPod> {
     pods
 }
 
-/// Returns the names of a function's Jobs.
 pub(crate) fn jobs_of(function: &str) -> Vec<String> {
     let path = format!(
         "/apis/batch/v1/namespaces/{NAMESPACE}/jobs?labelSelector=nanofaas.io/function%3D{function}"
@@ -243,7 +237,7 @@ pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Opti
     })
 }
 
-/// Waits until `find` returns a value, and returns that value. Returns `None` after `patience`.
+/// Waits until `find` returns a value. Returns `None` after `patience`.
 pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + patience;
     loop {

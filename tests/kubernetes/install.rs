@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cluster::{kubectl, object, shown, until, wait};
 use crate::plane::{output, plane, service};
 
-/// How long a pod's start may take on a busy machine.
+/// The time that a pod's start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 fn apply_example() {
@@ -21,7 +21,7 @@ fn apply_example() {
     });
 }
 
-/// A pod outside the platform that calls a function. The drop of this value removes the pod.
+/// A pod outside the platform that calls a function. Dropping this value removes the pod.
 struct Caller;
 
 impl Caller {

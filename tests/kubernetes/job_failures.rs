@@ -1,4 +1,4 @@
-//! JOB calls whose pods die: the call's error has the cluster's reason, and the call runs again only if
+//! JOB calls whose pods die. The call's error has the cluster's reason, and the call runs again only if
 //! another attempt may succeed.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) fn a_crash_before_the_callback_reports_its_output() {
     let body = plane.invoke("crashes", &input);
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("status 3"), "{body}");
-    // If the container has no runtime, the error contains the last lines of the container's log.
+    // This container has no runtime, so the error contains the last lines of the container's log.
     let command = json!(["sh", "-c", "echo the disk is on fire >&2; exit 3"]);
     let fields = json!({"retryOn": [], "command": command});
     plane.register(&spec("burns", "JOB", fields));
@@ -54,7 +54,7 @@ pub(crate) fn a_workers_out_of_memory_is_not_retried() {
     let ended = plane.ended(&id);
     assert_eq!(ended["status"], "error", "{ended}");
     let code = ended["error"]["code"].as_str().expect("a code");
-    // The code depends on which of the two reports the worker's death earlier: the runtime or the cluster.
+    // Either the runtime or the cluster reports the worker's death first; the code depends on that.
     let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
     assert!(is_told, "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");

@@ -42,7 +42,7 @@ pub(crate) fn a_jobs_status_shows_how_it_started() {
         .iter()
         .filter_map(|phase| phase["name"].as_str())
         .collect();
-    // The phase "running" may be missing, because the pod may end before the cluster shows that it runs.
+    // The pod may end before the cluster shows that it runs, so the phase "running" may be missing.
     for name in ["created", "scheduled", "started", "loaded", "ready"] {
         assert!(names.contains(&name), "no {name}: {ended}");
     }
@@ -56,7 +56,7 @@ pub(crate) fn a_jobs_status_shows_how_it_started() {
         .expect(200)
         .json();
     assert_eq!(starts["coldStarts"][0]["failure"], Value::Null, "{starts}");
-    // A sync call, whose client waits for the result, also gets the Job's output.
+    // The client of a sync call also gets the Job's output.
     let answer = plane.invoke("job", &json!({"do": "echo", "value": 7}));
     assert_eq!(output(answer)["echo"], 7);
     plane.expect_no_drift();

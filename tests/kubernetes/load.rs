@@ -16,11 +16,10 @@ use serde_json::Value;
 const LONGEST: Duration = Duration::from_secs(240);
 /// The longest time that a call of a load may take.
 const ANSWER: Duration = Duration::from_secs(40);
-/// The pause of a client after a failed connection. Without it the client would loop while no plane accepts
-/// connections.
+/// The pause of a client after a call that got no answer, or an answer other than 200. Without the pause, the
+/// client would try again all the time while no plane accepts connections.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The results of a load's calls.
 #[derive(Debug, Default)]
 pub(crate) struct LoadReport {
     pub(crate) good: u64,
@@ -36,7 +35,6 @@ impl LoadReport {
         self.bad.values().map(|(count, _)| count).sum()
     }
 
-    /// Checks that every call was answered with success.
     #[track_caller]
     pub(crate) fn expect_no_failure(&self) {
         assert!(self.failures() == 0 && self.unanswered == 0, "{self:#?}");
@@ -54,7 +52,6 @@ impl LoadReport {
     }
 }
 
-/// The clients of a load that runs.
 pub(crate) struct Load {
     is_over: Arc<AtomicBool>,
     good: Arc<AtomicU64>,
@@ -62,7 +59,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts `clients` clients that call a function with the same input.
     pub(crate) fn start(to: SocketAddr, clients: usize, function: &str, input: &Value) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
@@ -166,7 +162,7 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends a request. Returns the status, the body, and the connection if it stays open.
+/// Returns the status, the body, and the connection if it stays open.
 fn exchange(
     mut stream: TcpStream,
     request: &[u8],

@@ -42,7 +42,7 @@ macro_rules! tests {
     };
 }
 
-/// The order matters: tests of what other tests use come first, and tests that stop the API server come last.
+/// Tests of what other tests use come first, and tests that stop the API server come last.
 const TESTS: &[Test] = tests! {
     install:
         an_example_answers_the_node_and_a_pod
@@ -112,7 +112,7 @@ const TESTS: &[Test] = tests! {
         a_killed_api_server_fails_no_warm_call;
 };
 
-/// Measurements, which check nothing and run only with `--ignored`.
+/// Measurements check nothing and run only with `--ignored`.
 const MEASUREMENTS: &[Test] = tests! {
     overhead:
         a_job_call_against_a_bare_job
@@ -148,8 +148,8 @@ fn main() -> ExitCode {
             println!("the tests on a cluster do not run: {why}");
             let mut tally = TestTally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // This is no failure, because Cargo also runs this test on machines without a cluster, together
-            // with all other tests.
+            // Cargo also runs this test on machines without a cluster, together with all other tests, so this
+            // is no failure.
             return tally.print(Instant::now());
         }
     }

@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 use crate::cluster::{kubectl_with, list, until};
 use crate::tally::not_run;
 
-/// Ends a test as not run if this machine is not the cluster's only node, because the test must see and kill
-/// processes of the node.
+/// The test must see and kill processes of the node. It ends as not run if this machine is not the cluster's
+/// only node.
 pub(crate) fn needs_this_machine() {
     let nodes = list("/api/v1/nodes");
     let addresses = nodes.iter().flat_map(|node| {
@@ -45,14 +45,13 @@ pub(crate) fn processes(name: &str, value: &str) -> Vec<Pid> {
     pids.filter(has).map(Pid::from_raw).collect()
 }
 
-/// Kills processes by SIGKILL, so that they cannot report anything. Returns how many were killed.
+/// Kills processes by SIGKILL, so they cannot report anything. Returns the number of killed processes.
 pub(crate) fn kill_all(pids: &[Pid]) -> usize {
     pids.iter()
         .filter(|pid| kill(**pid, Signal::SIGKILL).is_ok())
         .count()
 }
 
-/// Kills the processes of a warm pod.
 #[track_caller]
 pub(crate) fn kill_pod(name: &str) {
     let killed = kill_all(&processes("NANOFAAS_POD", name));
@@ -71,8 +70,8 @@ fn home() -> Option<PathBuf> {
     set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/k8s-cluster")))
 }
 
-/// The API server's process. If the process was suspended or killed, the drop of this value resumes or
-/// restarts it.
+/// The API server's process. Dropping this value resumes the process if it was suspended, or restarts it if
+/// it was killed.
 pub(crate) struct ApiServer {
     pid_file: PathBuf,
     log: PathBuf,
@@ -80,7 +79,7 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// Finds the API server. Returns `None` if it is no process of this machine that the tests may stop.
+    /// Returns `None` if the API server is no process of this machine that the tests may stop.
     pub(crate) fn find() -> Option<Self> {
         let home = home()?;
         let pid_file = home.join("run/kube-apiserver.pid");
@@ -115,7 +114,7 @@ impl ApiServer {
         kill(pid, Signal::SIGSTOP).expect("it can be stopped");
     }
 
-    /// Kills the API server, so that connections are refused.
+    /// Kills the API server, so connections are refused.
     pub(crate) fn kill(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGKILL).expect("it can be killed");
@@ -141,7 +140,7 @@ impl ApiServer {
             .append(true)
             .create(true)
             .open(&self.log)?;
-        // The API server gets a session of its own, because it must outlive this program and its terminal.
+        // The API server must outlive this program and its terminal, so it gets a session of its own.
         let child = Command::new("setsid")
             .args(&self.command)
             .stdin(Stdio::null())

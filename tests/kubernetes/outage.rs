@@ -1,5 +1,5 @@
-//! An API server that hangs or is gone for a minute: calls of warm pods go on, changes are refused, and
-//! afterwards the plane's table of functions and the cluster agree again.
+//! An API server that hangs or is gone for a minute. Calls of warm pods go on, changes are refused, and
+//! afterwards the plane's function table and the cluster agree again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn names(function: &str) -> BTreeSet<String> {
     staying(function).into_iter().map(|pod| pod.name).collect()
 }
 
-/// Sends a change while the API server cannot write it, and expects the refusal.
+/// The plane refuses a change while the API server cannot write it.
 #[track_caller]
 fn expect_refused(plane: &RunningPlane, request: &Request) {
     let answer = plane.send_and_wait(request, Duration::from_secs(50));
@@ -81,16 +81,16 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.go_on(200, STEP);
     load.end().expect_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
-    // When the API server answers again, it may still execute a refused change. In that case the plane's
-    // table of functions must get the change, too.
+    // When the API server answers again, it may still execute a refused change. The plane's function table
+    // must get this change, too.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();
         (objects.contains("applied") && table(&plane) == objects).then_some(())
     });
     assert!(agree.is_some(), "{:?} and {:?}", table(&plane), objects());
-    // The call may take three minutes, because the cluster's own controllers may wait half a minute before
-    // they retry.
+    // The cluster's own controllers may wait half a minute before they retry, so the call may take three
+    // minutes.
     let call = Request::invoke("applied", &json!({"do": "echo", "value": 1}));
     let answer = plane.send_and_wait(&call, Duration::from_secs(180));
     assert_eq!(output(answer)["echo"], 1);

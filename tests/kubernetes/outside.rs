@@ -16,15 +16,14 @@ use crate::plane::RunningPlane;
 /// The time within which the plane must listen.
 const BEGIN: Duration = Duration::from_secs(20);
 
-/// A running process, and the addresses of its APIs.
 pub(crate) struct Outside {
     child: Child,
     pub(crate) plane: RunningPlane,
 }
 
 impl Outside {
-    /// Starts a plane without waiting until it is ready, because it may have to wait for the Lease. Pods
-    /// reach the plane at the address of this machine in the network of `pod`.
+    /// The plane may have to wait for the Lease, so `start` does not wait until it is ready. Pods reach it at
+    /// the address of this machine in the network of `pod`.
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
         let here = IpAddr::from([127, 0, 0, 1]);

@@ -16,7 +16,7 @@ use crate::plane::{RunningPlane, image, output, plane, spec};
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);
-/// How long the removal of a pod may take. A kubelet sometimes reports the end of a pod late.
+/// The time that the removal of a pod may take. A kubelet sometimes reports the end of a pod late.
 const GONE: Duration = Duration::from_secs(120);
 
 /// A server that receives the results that bare pods post, and records when each result arrived.
@@ -162,7 +162,7 @@ pub(crate) fn a_job_call_against_a_bare_job() {
         let begun = Instant::now();
         create(&jobs, &job);
         let (at, _) = sink.next();
-        // The first pair is not counted, because it fills caches.
+        // The first pair fills caches, so it is not counted.
         if pair > 0 {
             ours.push(ms(our));
             bare.push(ms(at - begun));
@@ -233,8 +233,8 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
     );
 }
 
-/// Returns the time at which the pod of the last cold start was ready, in milliseconds since the epoch. The
-/// pod's own clock gives this time.
+/// Returns the time at which the pod of the last cold start was ready, by the pod's own clock, in
+/// milliseconds since the epoch.
 fn own_ready(plane: &RunningPlane) -> f64 {
     wait("the start is listed", STEP, || {
         let starts = plane

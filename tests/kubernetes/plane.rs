@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use crate::cluster::{self, ListedPod, NAMESPACE, kubectl, list, pods, try_wait, until, wait};
 
-/// The label selector of the control plane's pods.
 const SELECTOR: &str = "app.kubernetes.io/component=control-plane";
 /// The time that a step with a rollout may take.
 pub(crate) const ROLLOUT: Duration = Duration::from_secs(90);
@@ -21,7 +20,7 @@ fn manifests() -> String {
     format!("{}/", folder.display())
 }
 
-/// Removes an existing installation, and installs the platform.
+/// Removes an existing installation before it installs the platform.
 pub(crate) fn install() {
     uninstall();
     kubectl(&["apply", "-k", &manifests()]);
@@ -94,7 +93,7 @@ pub(crate) fn scale(replicas: u32) {
     kubectl(&["-n", NAMESPACE, "scale", "deployment/nanofaas", &replicas]);
 }
 
-/// Prints the plane's log since `since`, for the reader of a failed test.
+/// Prints the plane's log since `since`.
 pub(crate) fn show_log(since: Instant) {
     let since = format!("--since={}s", since.elapsed().as_secs() + 1);
     let args = ["-n", NAMESPACE, "logs", "-l", SELECTOR, "--tail=20", &since];
@@ -118,8 +117,8 @@ pub(crate) fn clean() {
     cluster::kubectl_with(&all, "");
     let left = || {
         let mut left = pods("app=nanofaas,nanofaas.io/kind");
-        // A pod that was still pending and is being deleted does not count: a kubelet of 1.20 may need most
-        // of a minute to remove a pod whose container never ran.
+        // A kubelet of 1.20 may need most of a minute to remove a pod whose container never ran, so a pending
+        // pod that is being deleted does not count.
         left.retain(|pod| !pod.leaving || pod.object["status"]["phase"] != "Pending");
         left
     };
@@ -181,7 +180,7 @@ impl RunningPlane {
         request.send(self.api)
     }
 
-    /// Sends a request, and waits longer for its answer than the client usually does.
+    /// Waits longer for the answer than the client usually does.
     #[track_caller]
     pub(crate) fn send_and_wait(&self, request: &Request, patience: Duration) -> Answer {
         let mut wire = request.begin(self.api);
@@ -219,7 +218,7 @@ impl RunningPlane {
         self.send(&Request::invoke(function, input))
     }
 
-    /// Enqueues a call and returns its id.
+    /// Returns the execution's id.
     #[track_caller]
     pub(crate) fn enqueue(&self, function: &str, input: &Value) -> String {
         let request = Request::enqueue(function, input);
@@ -231,7 +230,7 @@ impl RunningPlane {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
-    /// Waits up to a minute for the end of an execution, and returns its state.
+    /// Waits up to a minute for the end of an execution, and returns its status.
     #[track_caller]
     pub(crate) fn ended(&self, id: &str) -> Value {
         let path = format!("/v1/executions/{id}?waitMs=55000");

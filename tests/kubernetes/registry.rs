@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::cluster::{NAMESPACE, accepted, apply, function, kubectl, shown, until, wait};
 use crate::plane::{image, manifest, output, plane, spec};
 
-/// How long a change of a status may take. The numbers in a status are written at most every 10 s.
+/// The time that a change of a status may take. The numbers in a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);
-/// How long the plane may take to learn of a change, which a watch reports at once.
+/// The time that the plane may take to learn of a change, which a watch reports at once.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Waits for the rejection of a function. Returns the message in its condition `Accepted`.
@@ -61,8 +61,8 @@ pub(crate) fn an_invalid_edit_keeps_the_accepted_spec() {
         accepted("edited").is_some_and(|(status, _)| status == "True")
     });
     output(plane.invoke("edited", &json!({"do": "echo", "value": 1})));
-    // The API server accepts this edit although only the platform may set `PORT`, because a schema cannot
-    // express that rule.
+    // Only the platform may set `PORT`. A schema cannot express that rule, so the API server accepts this
+    // edit.
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 10000, "env": {"PORT": "1"}});
     apply(&manifest("edited", "WARM", fields)).expect("the schema does not know");
     let message = rejection("edited");
@@ -119,7 +119,7 @@ pub(crate) fn kubectl_sees_what_the_api_does() {
     plane
         .scale("unwritten", 1)
         .expect_error(404, "FUNCTION_NOT_FOUND");
-    // The name is invalid, because names of objects must be DNS labels.
+    // Names of objects must be DNS labels, so this name is invalid.
     let request = Request::new("POST", "/v1/functions").json(&spec("Upper.Case", "JOB", json!({})));
     plane.send(&request).expect_error(400, "VALIDATION_ERROR");
     let delete = Request::delete("/v1/functions/written");
@@ -173,8 +173,7 @@ pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
     until("the API no longer has the function", SOON, || {
         timeout().is_none()
     });
-    // An object that is created with the same name immediately after the removal is another object, with
-    // another uid.
+    // An object that is created with the same name immediately after the removal has another uid.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 3000}))).expect("a good one");
     until("the API has the new function", SOON, || {
         timeout() == Some(json!(3000))

@@ -20,7 +20,6 @@ const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 const CONFIG_MAP: Duration = Duration::from_secs(180);
 const JUDGED: Duration = Duration::from_secs(20);
 
-/// Returns the fields of a spec whose image has root as its user.
 fn root_image() -> Value {
     json!({"image": "localhost/nanofaas-test-root:1"})
 }
@@ -43,8 +42,7 @@ fn who(name: &str, mode: &str, more: Value) -> Value {
     who
 }
 
-/// While this value exists, the label `ENFORCE` of the namespace has another value. The drop of this value
-/// restores the label.
+/// The label `ENFORCE` of the namespace has another value until this value is dropped.
 struct Relabelled;
 
 impl Relabelled {
@@ -113,8 +111,7 @@ pub(crate) fn root_runs_only_where_baseline_is_enforced() {
 
 pub(crate) fn a_template_against_restricted_says_what_to_do() {
     let plane = plane();
-    // The kubelet, and not the API server, refuses this pod, because only the kubelet knows the user of an
-    // image.
+    // Only the kubelet knows the user of an image, so the kubelet refuses this pod, and not the API server.
     let mut fields = root_image();
     fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
     for message in both_refused(&plane, "imaged", &fields) {
@@ -129,7 +126,7 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
             "{message}"
         );
     }
-    // The image's program needs the rights of root for its first command, but the pod runs as another user.
+    // The first command of this program needs the rights of root, but the pod runs as another user.
     let command = json!([
         "sh",
         "-c",
@@ -166,7 +163,7 @@ pub(crate) fn only_the_planes_account_is_refused() {
     assert_eq!(other["user"], 65532, "{other}");
 }
 
-/// While this value exists, the operator's ConfigMap exists. The drop of the value deletes the ConfigMap.
+/// The operator's ConfigMap exists until this value is dropped.
 struct DefaultTemplate;
 
 impl DefaultTemplate {
@@ -197,9 +194,8 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// Makes the kubelet update the ConfigMap in the plane's pod at once; otherwise the update takes up to a
-/// minute. A kubelet updates the ConfigMaps of a pod when the pod changes, so this function changes an
-/// annotation of the pod.
+/// A kubelet updates the ConfigMaps of a pod at once when the pod changes, and within a minute in other
+/// cases. This function changes an annotation of the plane's pod.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());

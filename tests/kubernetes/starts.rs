@@ -1,5 +1,5 @@
 //! Pods that cannot start: the call fails with the cluster's own reason. If a wait cannot help, the call
-//! fails long before its deadline; otherwise it fails at the deadline of the start.
+//! fails long before its deadline. In other cases it fails at the deadline of the start.
 
 use std::path::Path;
 use std::process::Command;
@@ -56,7 +56,7 @@ pub(crate) fn both_refused(plane: &RunningPlane, name: &str, more: &Value) -> [S
 }
 
 /// Waits until the Job is gone and its pod is being deleted. A kubelet of 1.20 may take most of a minute to
-/// remove a pod whose container never ran, so the test does not wait for that.
+/// remove a pod whose container never ran.
 #[track_caller]
 fn gone(function: &str) {
     until("the call's Job and pod are gone", GONE, || {
@@ -83,7 +83,7 @@ pub(crate) fn an_unavailable_image_is_reported_early() {
         .as_str()
         .expect("a failure");
     assert!(failure.contains("ErrImageNeverPull"), "{starts}");
-    // After the image is replaced by an existing one, the function starts.
+    // With an existing image, the function starts.
     plane.replace(&spec("never-warm", "WARM", json!({"image": image(1)})));
     let answer = plane.invoke("never-warm", &json!({"do": "echo", "value": 1}));
     assert_eq!(output(answer)["echo"], 1);
@@ -97,11 +97,11 @@ fn waits_for(function: &str) -> Option<String> {
     Some(reason.to_owned())
 }
 
-/// The kubelet repeats a failed pull after 10 s, and again 20 s later. So at the latest the third pull finds
-/// the image, within the minute that a call may take.
+/// The kubelet repeats a failed pull after 10 s, and again 20 s later. The third pull at the latest finds the
+/// image, within the minute that a call may take.
 pub(crate) fn a_late_image_is_pulled_in_time() {
     let plane = plane();
-    // The pid makes the name unique, so that no earlier run left this image on the node.
+    // The pid makes the name unique, so no earlier run has left this image on the node.
     let late = format!("localhost/nanofaas-test:late-{}", std::process::id());
     let functions = both(&plane, "late", &json!({"image": late}));
     let calls = functions.clone().map(|function| {
@@ -179,7 +179,7 @@ pub(crate) fn a_missing_secret_is_told_early() {
     gone("secret-job");
 }
 
-/// While this value exists, a quota allows no pod in the platform's namespace.
+/// A quota allows no pod in the platform's namespace until this value is dropped.
 struct Quota;
 
 impl Quota {
@@ -221,7 +221,7 @@ pub(crate) fn a_quota_is_told_early() {
     });
 }
 
-/// A namespace for one test. The drop of this value deletes the namespace with all its objects.
+/// A namespace for one test. Dropping this value deletes the namespace with all its objects.
 struct Namespace(&'static str);
 
 impl Namespace {
@@ -258,8 +258,8 @@ pub(crate) fn an_unschedulable_pod_fails_at_the_start_deadline() {
         assert!(message.contains("Insufficient cpu"), "{message}");
         assert!(message.contains("5000 ms"), "{message}");
     }
-    // The plane starts a pod that fits on the node, as a plane inside the cluster does. The call may still
-    // fail with 503 at the start deadline of 5 s.
+    // A plane outside the cluster can also start pods. The call may still fail with 503 at the start deadline
+    // of 5 s.
     let plane = &outside.plane;
     plane.register(&spec("small", "JOB", json!({})));
     let answer = plane.invoke("small", &json!({"do": "echo", "value": 1}));

@@ -1,5 +1,5 @@
-//! The status of functions, their Events, and the `kubectl` commands that use them: `wait`,
-//! `describe`, `scale`, `explain`.
+//! The status of functions, their Events, and the `kubectl` commands that use them: `wait`, `describe`,
+//! `scale`, `explain`.
 
 use std::time::Duration;
 
@@ -37,7 +37,6 @@ fn not_ready(name: &str, reason: &str) -> Value {
     status
 }
 
-/// Waits for an Event of a function.
 #[track_caller]
 fn event(name: &str, reason: &str) -> Value {
     let path = format!(
@@ -48,7 +47,6 @@ fn event(name: &str, reason: &str) -> Value {
     wait(&what, START, || list(&path).pop())
 }
 
-/// Runs `kubectl wait` until a function is ready.
 #[track_caller]
 fn wait_until_ready(name: &str) {
     let of = format!("fn/{name}");
@@ -64,8 +62,8 @@ pub(crate) fn kubectl_waits_for_each_specs_readiness() {
         let pods = staying("waited");
         let of_this = pods.iter().find(|pod| pod.image == image(tag));
         assert!(of_this.is_some(), "no pod of the image {tag} is there");
-        // The call is warm, because the pod reports to the plane that it is ready, up to a second before the
-        // cluster shows that.
+        // The pod's ready report reaches the plane up to a second before the cluster shows that the pod is
+        // ready, so the call is warm.
         let answer = plane.invoke("waited", &json!({"do": "echo", "value": tag}));
         assert!(!was_cold(&answer), "it waited for a start");
         assert_eq!(output(answer)["echo"], tag);
@@ -119,7 +117,6 @@ pub(crate) fn an_unpullable_image_shows_in_status_and_event() {
         let events = described.split("Events:").nth(1).unwrap_or_default();
         assert!(events.contains(word), "no {word} in {described}");
     }
-    // After its image is corrected, the function becomes ready.
     apply(&keeping("unpulled", 1, &json!({}))).expect("a good one");
     wait_until_ready("unpulled");
 }
@@ -137,7 +134,7 @@ pub(crate) fn crash_loop_and_missing_secret_have_their_reasons() {
     let message = message.unwrap_or_default();
     assert!(message.contains("no luck today"), "{status}");
     not_ready("secretive", "Config");
-    // Several failures of the same start are shown as one Event with a count.
+    // Several failures are shown as one Event with a count.
     until("the Event counts", START, || {
         event("crashing", "StartFailed")["count"].as_i64() >= Some(2)
     });
@@ -189,8 +186,8 @@ pub(crate) fn kubectl_scales_a_function_that_names_no_floor() {
     plane();
     apply(&manifest("floorless", "WARM", json!({}))).expect("a good one");
     wait_until_ready("floorless");
-    // The scale subresource shows no number, because the object has no minReplicas and the API server fills
-    // in no default. So this request fails.
+    // The object has no minReplicas and the API server fills in no default. The scale subresource therefore
+    // has no number, and this request fails.
     let scale = ask(&Request::get(&scale_path("floorless")));
     println!("    GET scale: {} {}", scale.status, scale.text());
     assert_eq!(scale.status, 500);

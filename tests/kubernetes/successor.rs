@@ -17,7 +17,7 @@ use crate::plane::{self, ROLLOUT, RunningPlane, output, plane, service, spec, wa
 
 const STEP: Duration = Duration::from_secs(60);
 
-/// Returns the identity of a function's pods: the fields that a restart or a replacement would change.
+/// Returns the fields of a function's pods that a restart or a replacement would change.
 fn pods(function: &str) -> BTreeSet<(String, String, String, String)> {
     let pods = staying(function).into_iter();
     pods.map(|pod| {
@@ -45,8 +45,7 @@ fn functions(plane: &RunningPlane) -> Value {
     plane.get("/v1/functions").expect(200).json()
 }
 
-/// Returns whether a plane answers at this address that it is ready. Returns false if no process listens
-/// there.
+/// Returns false also if no process listens at this address.
 fn is_ready(management: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let patience = Duration::from_secs(1);
@@ -117,8 +116,7 @@ pub(crate) fn a_killed_plane_returns_to_its_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
-    // This call is lost, because the plane that started its Job is killed, and no other plane accepts the
-    // Job's result.
+    // The plane that started this call's Job is killed, and no other plane accepts the Job's result.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
     until("the call's Job exists", STEP, || {
         !jobs_of("kept-job").is_empty()

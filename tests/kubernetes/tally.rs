@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// A test's name and its function.
 pub(crate) type Test = (&'static str, fn());
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +16,7 @@ pub(crate) enum Verdict {
 
 /// Ends a test that cannot run on this machine or this cluster.
 pub(crate) fn not_run(why: &str) -> ! {
-    // `resume_unwind` ends the test without the panic hook, which would print a message although nothing is
-    // wrong.
+    // Unlike a panic, `resume_unwind` does not run the panic hook, which would print a message.
     resume_unwind(Box::new(NotRun(why.to_owned())))
 }
 
@@ -36,7 +34,6 @@ pub(crate) struct TestTally {
 const AROUND: [&str; 2] = ["install", "uninstall"];
 
 impl TestTally {
-    /// Runs a test and prints its result.
     pub(crate) fn run(&mut self, (name, test): Test) -> Verdict {
         let begun = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(test));

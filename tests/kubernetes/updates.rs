@@ -11,7 +11,7 @@ use crate::plane::{RunningPlane, image, plane, spec};
 
 const CLIENTS: usize = 32;
 const STEP: Duration = Duration::from_secs(90);
-/// A number of calls that is large enough for every pod to serve some.
+/// A number of calls that is so large that every pod serves some.
 const SOME: u64 = 300;
 
 fn busy(more: Value) -> Value {
@@ -80,7 +80,7 @@ pub(crate) fn deleted_pods_fail_no_call() {
     end(&plane, load);
 }
 
-/// The drop of this value allows pods on the node again, even if the test fails.
+/// Dropping this value allows pods on the node again, even if the test fails.
 struct Uncordon(String);
 
 impl Drop for Uncordon {
@@ -89,8 +89,7 @@ impl Drop for Uncordon {
     }
 }
 
-/// Evicts the function's pods from the cluster's only node. The new pods tolerate the cordon, because there
-/// is no other node.
+/// The cluster has only one node, so the new pods tolerate its cordon.
 pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let plane = plane();
     let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
@@ -102,7 +101,7 @@ pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let node = node.as_str().expect("it has a node").to_owned();
     let uncordon = Uncordon(node.clone());
     let ours = "--pod-selector=nanofaas.io/function=busy";
-    // The command runs without --force, so that it fails if the pods have no controller.
+    // Without --force, the command fails if the pods have no controller.
     let said = kubectl(&["drain", &node, ours, "--timeout=90s"]);
     println!("    {}", said.lines().last().unwrap_or_default());
     for name in &before {
@@ -145,7 +144,7 @@ pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
     load.go_on(SOME, STEP);
     let report = load.end();
     assert_eq!(report.unanswered, 0, "{report:#?}");
-    // At most three calls may fail, because three pods were killed and a pod runs one call at a time.
+    // Three pods were killed, and a pod runs one call at a time, so at most three calls may fail.
     assert!(report.failures() <= 3, "{report:#?}");
     let is_lost = |what: &String| what == "502 POD_LOST";
     assert!(report.bad.keys().all(is_lost), "{report:#?}");

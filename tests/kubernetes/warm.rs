@@ -45,7 +45,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back() {
 }
 
 /// Returns whether the first call of a new function shows all phases of its pod's start. If the pod answers a
-/// probe before its ready report arrives, the report's timestamps are too late for that call.
+/// probe before its ready report arrives, the report's timestamps come too late.
 fn has_all_phases(plane: &RunningPlane, name: &str) -> bool {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 1});
     plane.register(&spec(name, "WARM", json!({"scalingConfig": scaling})));
@@ -82,7 +82,7 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
     plane.expect_no_drift();
 }
 
-/// A server without the platform's runtime. Its only process is the first process of the container.
+/// A server without the platform's runtime. It is the first and only process of the container.
 const EATER: &str = r#"
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -18,7 +18,7 @@ fn the_role_names_each_verb_and_resource() {
         for group in strings(&rule["apiGroups"]) {
             for resource in strings(&rule["resources"]) {
                 for verb in strings(&rule["verbs"]) {
-                    // A rule with names cannot allow these verbs, because such requests carry no name.
+                    // Requests with these verbs carry no name, so a rule with names cannot allow them.
                     let nameless = ["create", "list", "watch"].contains(&verb);
                     assert!(!(names && nameless), "{rule}");
                     seen.push(format!("{verb} {group}/{resource}"));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::files::{at, base, document, documents, names, strings};
 
 /// The API versions and kinds that the manifests may use. Kubernetes 1.20 and current releases serve all of
-/// them, except `Kustomization`, which kustomize reads, and `Function`, which is our own CRD.
+/// them except two: kustomize reads `Kustomization`, and `Function` is our own CRD.
 const SERVED: [(&str, &str); 11] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
@@ -35,7 +35,7 @@ fn the_installation_is_every_file_of_the_base() {
     );
     let listed = document("k8s/base/kustomization.yaml");
     let mut listed = strings(at(&listed, "/resources"));
-    // The namespace must come first, because other objects can be created in it only after it exists.
+    // Other objects can be created in the namespace only after it exists, so it must come first.
     assert_eq!(listed[0], "namespace.yaml");
     listed.push("kustomization.yaml");
     listed.sort_unstable();

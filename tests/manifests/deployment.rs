@@ -19,7 +19,6 @@ fn container() -> Value {
     containers[0].clone()
 }
 
-/// The output of `nanofaas serve --help`.
 static HELP: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new(env!("CARGO_BIN_EXE_nanofaas"))
         .args(["serve", "--help"])
@@ -153,8 +152,8 @@ fn the_pod_knows_its_name_before_its_address() {
         let entry = entry.unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(*at(entry, "/valueFrom/fieldRef/fieldPath"), field);
     }
-    // The manifest sets no callback URL. The plane derives the URL from POD_IP, because an IPv6 address needs
-    // brackets, and a manifest cannot know which kind of address the pod has.
+    // The manifest cannot know whether the pod's address is an IPv6 address, which needs brackets in a URL.
+    // It sets no callback URL, and the plane derives the URL from POD_IP.
     let names: Vec<String> = environment().into_iter().map(|(name, _)| name).collect();
     assert!(!names.contains(&"NANOFAAS_CALLBACK_URL".to_owned()));
 }

@@ -13,7 +13,6 @@ pub(crate) fn text(relative: &str) -> String {
     fs::read_to_string(path(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
 
-/// Returns every document of a YAML file.
 pub(crate) fn documents(relative: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text(relative))
         .unwrap_or_else(|error| panic!("{relative}: {error}"))

@@ -65,7 +65,8 @@ fn every_function_has_its_own_image() {
         );
         let function = document(&format!("functions/{name}/function.yaml"));
         assert_eq!(function["spec"]["image"], format!("localhost/{name}:1"));
-        // A line of its own names the image, because `k8s/images/build` reads the name without a YAML parser.
+        // `k8s/images/build` reads the image's name without a YAML parser, so the name is on a line of its
+        // own.
         let line = format!("\n  image: localhost/{name}:1\n");
         assert!(
             text(&format!("functions/{name}/function.yaml")).contains(&line),
@@ -82,7 +83,7 @@ fn no_image_runs_as_root() {
         assert_eq!(bases.len(), 1, "{file}");
         let inherits = bases[0].starts_with("localhost/nanofaas-");
         match instructions(&text, "USER").last() {
-            // The user is a number, because the kubelet cannot check a user's name for runAsNonRoot.
+            // The kubelet cannot check a user's name for runAsNonRoot, so the user is a number.
             Some(user) => assert_eq!(*user, "65532:65532", "{file}"),
             None => assert!(inherits, "{file} runs as root"),
         }

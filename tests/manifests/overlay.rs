@@ -32,8 +32,8 @@ fn the_profile_adds_three_calls() {
         assert_eq!(block["action"], "SCMP_ACT_ALLOW");
         assert_eq!(block.get("args"), None);
     }
-    // The profile must allow none of these system calls, because they let a process leave its container or
-    // read other processes.
+    // These system calls let a process leave its container or read other processes, so the profile must allow
+    // none of them.
     let never = [
         "bpf",
         "chroot",

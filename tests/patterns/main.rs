@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 /// A caller connects this long before its call is due.
 const AHEAD: Duration = Duration::from_millis(200);
-/// The stack size of a caller's thread, in bytes. The thread needs little.
+/// The stack size of a caller's thread, in bytes.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// A function of which only the first pod starts. All other pods wait for the lock, as if no node could run
@@ -50,7 +50,6 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// The results of the measured calls.
 #[derive(Debug, Default)]
 struct MeasuredCalls {
     made_it: usize,
@@ -69,11 +68,10 @@ impl MeasuredCalls {
     }
 }
 
-/// The answer to a caller.
 struct MeasuredAnswer {
     status: u16,
     late: Duration,
-    /// How long the call held its slot, as its `Server-Timing` reports.
+    /// The time for which the call held its slot, as its `Server-Timing` reports.
     held: Duration,
 }
 
@@ -138,7 +136,6 @@ fn call(listen: SocketAddr, request: &Request, due: Instant) -> MeasuredAnswer {
     }
 }
 
-/// Returns one of the times in a `Server-Timing` header.
 fn part(timing: &str, name: &str) -> Duration {
     let mut parts = timing.split(',').map(str::trim);
     let ms = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur=")?.parse().ok());
@@ -184,7 +181,6 @@ fn play(plane: &ControlPlane, pattern: &Pattern) -> MeasuredCalls {
     seen
 }
 
-/// Runs one pattern and compares it with perfect knowledge.
 fn measure(name: &str) {
     static HEAD: Once = Once::new();
     HEAD.call_once(|| {

@@ -1,5 +1,5 @@
-//! A crate with a `clippy.toml` of its own must repeat the bans in the workspace's `clippy.toml`,
-//! because clippy reads only the nearest file.
+//! A crate with a `clippy.toml` of its own must repeat the bans in the workspace's `clippy.toml`, because
+//! clippy reads only the nearest file.
 
 use crate::{files, read};
 

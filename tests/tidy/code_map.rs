@@ -1,5 +1,5 @@
-//! `docs/code-map.md` lists every module with the first sentence of its header, so that the header is the
-//! only place that says what a module is. `NANOFAAS_WRITE_CODE_MAP=1` makes the test write the page.
+//! `docs/code-map.md` lists every module with the first sentence of its header, so the header is the only
+//! place that says what a module is. `NANOFAAS_WRITE_CODE_MAP=1` makes the test write the page.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,8 @@ fn first_sentence(header: &str) -> &str {
     &header[..end]
 }
 
-/// Returns whether a file contains only tests of the module beside it. Such a file is a part of that module.
+/// Returns whether a file contains only tests of a module. Such a file is a part of that module, which is
+/// beside the file or one folder up.
 fn is_own_test(file: &Path) -> bool {
     let below_source = file.iter().any(|part| part == "src");
     below_source

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::{files, read};
 
-/// Files with unsafe code, and why safe code is not possible.
+/// The files with unsafe code, and why safe code is not possible.
 const UNSAFE: [(&str, &str); 4] = [
     (
         "core/src/ring.rs",

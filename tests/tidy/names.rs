@@ -1,5 +1,5 @@
-//! A type's name has one meaning in the whole workspace, so that a reader knows which type is
-//! meant. A function whose name is a question returns the answer and changes nothing.
+//! A type's name has one meaning in the whole workspace, so a reader knows which type is meant. A function
+//! whose name is a question returns the answer and changes nothing.
 
 use std::collections::BTreeMap;
 

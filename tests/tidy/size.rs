@@ -7,8 +7,8 @@ use crate::{files, read};
 const LINES_MAX: usize = 520;
 /// The largest number of lines of a function, so that it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 75;
-/// The largest number of lines of a test. It is higher than that of a function, because a list of cases can
-/// be read in parts.
+/// The largest number of lines of a test. A list of cases can be read in parts, so it is higher than that of
+/// a function.
 const TEST_LINES_MAX: usize = 100;
 const COMMENT_WIDTH_MAX: usize = 120;
 /// The functions that are longer, with the reason why they are not split.
@@ -43,8 +43,8 @@ fn no_file_is_too_long_for_a_reader() {
     assert!(long.is_empty(), "split by noun: {long:#?}");
 }
 
-/// Counts the lines of the function that begins at `at`. Its closing brace has the indentation of its first
-/// line, because rustfmt formats the files.
+/// Counts the lines of the function that begins at `at`. rustfmt gives its closing brace the indentation of
+/// its first line.
 fn function_lines(lines: &[&str], at: usize) -> usize {
     let indent = lines[at].len() - lines[at].trim_start().len();
     let end = format!("{}}}", &lines[at][..indent]);

@@ -1,5 +1,5 @@
-//! The name of a test has few words, so that a list of tests is readable. The name says what is true, and the
-//! name of its module says for which part.
+//! The name of a test has few words, so a list of tests is readable. The name says what is true, and the name
+//! of its module says for which part.
 
 use crate::{files, read};
 
@@ -13,8 +13,8 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
         .map(|name| name.trim_matches('_'))
 }
 
-// All names in a file are checked, because some tests are functions without `#[test]`, and the names of some
-// tests are in strings.
+// Some tests are functions without `#[test]`, and the names of some tests are in strings, so all names in a
+// file are checked.
 #[test]
 fn a_name_has_eight_words_at_most() {
     let mut long = Vec::new();

@@ -48,8 +48,8 @@ def _crash(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _eat(input: dict[str, Any]) -> dict[str, Any]:
-    # The memory is filled, because the kernel allocates no memory for pages that a process has not
-    # written.
+    # The kernel allocates no memory for pages that a process has not written, so the memory is
+    # filled.
     eaten = [bytearray(b"\xff" * 1024 * 1024) for _ in range(input["mib"])]
     return {"eaten": len(eaten)}
 
