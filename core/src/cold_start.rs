@@ -12,7 +12,7 @@ use crate::message::{ColdStart, Phases, ReadyTimestamps};
 use crate::time::{Nanos, Uptime};
 
 /// The phases of a start. The backend observes most phases, and the runtime reports three: started, loaded
-/// and ready. So a later phase from one source may be known before an earlier phase from the other.
+/// and ready. A later phase from one source may therefore be known before an earlier phase from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Phase {

@@ -21,7 +21,7 @@ use crate::sync::{
 ///   look again at what is published          read asleep; if true, exchange for false and wake
 /// ```
 /// One of the two fences comes first. If the producer's fence comes first, the sleeper's second look finds
-/// the published item. If the sleeper's fence comes first, the producer reads `asleep` as true. So at least
+/// the published item. If the sleeper's fence comes first, the producer reads `asleep` as true. In both cases
 /// one of the two threads notices the other.
 pub struct Doorbell {
     /// True from the sleeper's announcement until a producer rings or the sleeper withdraws the announcement.

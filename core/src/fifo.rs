@@ -14,8 +14,8 @@ use crate::ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
-    /// The shortest length at which the next sweep runs: twice the length after the last sweep. So a sweep
-    /// checks at most twice as many tickets as were pushed after the last sweep.
+    /// The shortest length at which the next sweep runs: twice the length after the last sweep. A sweep
+    /// therefore checks at most twice as many tickets as were pushed after the last sweep.
     sweep_at: usize,
 }
 

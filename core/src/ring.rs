@@ -110,8 +110,8 @@ impl<T: Send> Producer<T> {
         let mut position = ring.tail.load(Acquire);
         loop {
             let slot = ring.slot(position);
-            // Acquire: pairs with the Release in `pop` that frees the slot. So the consumer has read the last
-            // lap's item before this producer writes.
+            // Acquire: pairs with the Release in `pop` that frees the slot, so that the consumer has read the
+            // last lap's item before this producer writes.
             let stamp = slot.stamp.load(Acquire);
             if stamp < position {
                 return Err(item);
@@ -127,8 +127,9 @@ impl<T: Send> Producer<T> {
                 continue;
             }
             // SAFETY: the stamp says that the slot is free for `position`, and the exchange on `tail` gave
-            // `position` to this producer alone. So no other thread accesses the value before the slot is
-            // published. The slot is vacant, so the write overwrites no value that would have to be dropped.
+            // `position` to this producer alone. No other thread therefore accesses the value before the slot
+            // is published. The slot is vacant, so the write overwrites no value that would have to be
+            // dropped.
             slot.value.with_mut(|value| unsafe { (*value).write(item) });
             // Release: pairs with the Acquire in `pop`, so that a consumer that sees the stamp sees the item,
             // too.

@@ -92,8 +92,8 @@ impl ByteSet for JsonRunEnd {
         let mut at = 0;
         for window in bytes.chunks(WINDOW) {
             let end = memchr::memchr2(b'"', b'\\', window).unwrap_or(window.len());
-            // memchr cannot search for a range of bytes. So the lowest byte before the match shows
-            // whether a control character comes before it.
+            // memchr cannot search for a range of bytes. The lowest byte before the match therefore shows
+            // whether a control character comes before the match.
             let lowest = window[..end]
                 .iter()
                 .fold(u8::MAX, |lowest, byte| lowest.min(*byte));

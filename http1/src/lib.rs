@@ -24,11 +24,11 @@
 //! | two values of a header that may have only one (`Content-Type`, `Idempotency-Key`, ...) | |
 //! | in chunks: a size that is not a hex number of 1 to 16 digits, white space after it, a bare LF | §7.1 |
 //!
-//! The parser also refuses features that no part of the platform serves: codings other than
-//! `chunked` (501), versions other than 1.1 and 1.0 (505), expectations other than `100-continue`
-//! (417), a switch of protocols. It also refuses a message over a limit: a head of 16 KiB or 100
-//! headers (431), a first line of 8 KiB (414), chunk lines of 1 KiB, 16 KiB of chunk extensions, 16
-//! KiB of trailers.
+//! The parser also refuses features that no part of the platform serves: codings other than `chunked` (501),
+//! versions other than 1.1 and 1.0 (505), expectations other than `100-continue` (417), and a switch of
+//! protocols for which the caller did not ask. It also refuses a message over a limit: a head of 16 KiB or
+//! 100 headers (431), a first line of 8 KiB (414), chunk lines of 1 KiB, 16 KiB of chunk extensions, 16 KiB
+//! of trailers.
 
 pub mod request;
 pub mod response_head;

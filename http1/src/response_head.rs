@@ -82,8 +82,8 @@ pub fn parse_response(
     parse_slow(bytes, scan, false)
 }
 
-/// Parses a head like `parse_response`, for a request that asked for another protocol: the answer may be a 101,
-/// after which the connection belongs to that protocol.
+/// Parses the head of the answer to a request that asked for another protocol. Unlike `parse_response`, it
+/// accepts a 101, after which the connection belongs to that protocol.
 pub fn parse_upgrade_response(
     bytes: &[u8],
     scan: &mut HeadScan,

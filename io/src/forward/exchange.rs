@@ -308,7 +308,8 @@ impl Exchange<'_, '_> {
             if has_sent {
                 continue;
             }
-            // Without a body that is being sent, the call's deadline alone limits the wait for the head.
+            // As soon as the whole body was sent, or if there is none, only the call's deadline limits the
+            // wait for the head. Before that the idle limit applies, too.
             if self.forwarding.upload.borrow().is_complete() && !self.pod.is_behind() {
                 return Poll::Pending;
             }

@@ -18,7 +18,7 @@ pub(crate) const PIECE: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rendering {
     AsIs,
-    /// As the inside of a JSON string.
+    /// The bytes are escaped, as the inside of a JSON string.
     Escaped,
     Base64,
 }

@@ -73,8 +73,8 @@ impl ServedCall<'_> {
         {
             life.detach(stored.deadline.get());
         }
-        // A call that was granted and ended before this poll must not reach the pod. So `take_grant_to_run`
-        // returns no grant for such a call, and `poll_end` returns its end.
+        // A call that was granted and ended before this poll must not reach the pod. For such a call
+        // `take_grant_to_run` returns no grant, and `poll_end` returns its end.
         if life.is_queued()
             && let Some(grant) = thread.calls.take_grant_to_run(self.call_id)
         {

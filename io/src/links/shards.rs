@@ -386,7 +386,7 @@ pub(crate) fn take_answer(thread: &Links, token: u64, answer: ShardAnswer) {
         thread.asked_of_shards.answer(token, answer)
     {
         // The claim succeeded, but its call does not wait for it any more, for example because the call's
-        // deadline has passed. So no call will run under the key, and the key is released.
+        // deadline has passed. The key is released, because no call will run under it.
         refuse_key(thread, *key, id, &HttpError::Busy);
     }
 }

@@ -376,8 +376,8 @@ impl ClientConn {
                 if !pending.is_empty() {
                     if let Some(head) = parse_request(&pending, &mut scan)? {
                         if pending.len() <= head.whole() {
-                            // All pending bytes belong to this request, which has a charge of its own. So the
-                            // charge for bytes sent ahead ends.
+                            // All pending bytes belong to this request, which has a charge of its own. The
+                            // charge for bytes sent ahead therefore ends.
                             self.ahead.take();
                         }
                         self.share.take(REQUEST_SHARE);

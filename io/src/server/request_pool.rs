@@ -1,6 +1,6 @@
 //! Reusable memory for requests that are being served. A request needs several times the memory of an idle
-//! connection, and most connections are idle. So this memory is not part of the connection's own task. Each
-//! listener has one pool for all of its connections.
+//! connection, and most connections are idle. The memory is therefore not part of the connection's own task.
+//! Each listener has one pool for all of its connections.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -1,6 +1,6 @@
 //! Counts how much one connection may do before the other connections are polled. A client that sends ahead
-//! may always have more work for the thread, and the thread would then serve no other client. So a
-//! connection's task yields when its share is used up, and continues after the event loop has polled its I/O.
+//! may always have more work for the thread, and the thread would then serve no other client. A connection's
+//! task therefore yields when its share is used up, and continues after the event loop has polled its I/O.
 //! This module only counts; `serve` yields.
 
 use std::cell::Cell;

@@ -37,8 +37,8 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
         }
         spin.spinning.set(false);
         let bell = inbox.borrow().rings.bell.clone();
-        // If a message came before the sleep was announced, its sender has rung no bell. So the thread rings
-        // its own bell.
+        // If a message came before the sleep was announced, its sender has rung no bell. The thread then
+        // rings its own bell.
         if !bell.sleep(|| inbox.borrow().has_mail()) {
             let _announced = bell.sleep(|| false);
             bell.ring();

@@ -2,8 +2,8 @@
 //!
 //! On a busy machine a client that reads may pause for longer than a round trip, so a client usually has a
 //! second. But if hundreds of clients read nothing and each of them had a second, their memory would become
-//! free too slowly. So after several clients in a row were ended, the next ones have less time, until a
-//! client takes something after a pause.
+//! free too slowly. After several clients in a row were ended, the next ones therefore have less time, until
+//! a client takes something after a pause.
 
 use std::cell::Cell;
 

@@ -1,7 +1,7 @@
-//! A kept-alive connection of this io thread to a pod. A receive stays armed on the connection. So if the pod
-//! ends, a running call's wait ends at once, and a later call detects the end before it sends anything. The
-//! call's own task polls the receive, so an answer wakes only one task. `pod_pool` keeps idle connections;
-//! `to_pod` uses them.
+//! A kept-alive connection of this io thread to a pod. A receive stays armed on the connection. If the pod
+//! ends, a running call's wait therefore ends at once, and a later call detects the end before it sends
+//! anything. The call's own task polls the receive, so an answer wakes only one task. `pod_pool` keeps idle
+//! connections; `to_pod` uses them.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;

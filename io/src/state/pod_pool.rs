@@ -190,7 +190,8 @@ impl PodPool {
         longest.map(|idle| idle.remove(0)).is_some()
     }
 
-    /// Closes connections that were idle for too long or cannot be used. Returns whether any are left.
+    /// Closes connections that were idle for too long or cannot be used. Returns whether an idle connection
+    /// is left.
     pub(crate) fn sweep(&self, now: Uptime) -> bool {
         let mut inner = self.0.borrow_mut();
         let mut keep = |idle: &mut IdleConn| now < idle.until && idle.connection.check_fresh();

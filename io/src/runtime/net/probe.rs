@@ -35,8 +35,8 @@ pub(super) fn probe() -> io::Result<()> {
 }
 
 /// Runs `work` on a loop that does not sleep, because a loop that sleeps would not wake up if the kernel
-/// refuses `io_uring_enter`. While a task is ready, monoio enters the kernel without waiting. So this task
-/// and a second task keep waking each other.
+/// refuses `io_uring_enter`. This task and a second task keep waking each other, and while a task is ready,
+/// monoio enters the kernel without waiting.
 #[expect(clippy::disallowed_methods, reason = "there is no clock yet")]
 async fn awake<T>(
     event_loop: &EventLoop,

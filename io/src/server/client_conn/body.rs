@@ -122,8 +122,8 @@ impl ClientConn {
             Framing::Length(length) => length,
             Framing::Chunked => return false,
         };
-        // A client that waits for `100 Continue` and does not get it may send its body or leave it out. So it
-        // is unknown whether the next bytes are this body or a new request, and the connection has to end.
+        // A client that waits for `100 Continue` and does not get it may send its body or leave it out. The
+        // connection has to end, because it is unknown whether the next bytes are this body or a new request.
         if head.expect_continue || length > SKIPPED_MAX {
             return false;
         }
