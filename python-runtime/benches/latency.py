@@ -30,7 +30,7 @@ def start(folder: str, source: str) -> tuple[subprocess.Popen[bytes], str]:
     """Starts a pod that serves `source` on a Unix socket."""
     Path(folder, "handler.py").write_text(source)
     path = os.path.join(folder, "pod.sock")
-    # Bytecode is kept, as in an image, because compiling would take two thirds of the start.
+    # An image keeps bytecode; compiling would take two thirds of the start.
     env = dict(os.environ, PYTHONPATH=str(SRC), NANOFAAS_SOCKET=path,
                PYTHONPYCACHEPREFIX=os.path.join(folder, "bytecode"))
     env.pop("PYTHONDONTWRITEBYTECODE", None)

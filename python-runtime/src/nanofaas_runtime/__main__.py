@@ -6,7 +6,7 @@ import sys
 
 from . import paths
 
-paths.hide_folder()  # This call precedes the imports, which a module of the folder could replace.
+paths.hide_folder()  # A module of the folder could replace one of the later imports.
 
 from . import log
 from .settings import BadSetting, Settings
@@ -14,7 +14,7 @@ from .settings import BadSetting, Settings
 
 def main() -> int:
     """Runs the pod or its Job to the end. Returns the exit status: 0 after a drain or a reported
-    result, 2 if a setting is wrong, another status after a failure."""
+    result, 2 if a setting is wrong, and another status after a failure."""
     import os
 
     log.reserve_stderr()
@@ -29,7 +29,7 @@ def main() -> int:
     status = watchdog.run()
     if status is not None:
         return status
-    # From here on this process is a worker that the watchdog has just forked.
+    # This process is now a worker that the watchdog has just forked.
     if settings.job is not None:
         from .job import run_job
 

@@ -1,7 +1,7 @@
-"""Accepts connections from the backlog, a limited number at a time. Both loops call it.
+"""Accepts connections from the backlog, a limited number at a time.
 
-Accepting does not wait. Neither an error of one connection nor a lack of descriptors ends the
-loop.
+Both loops call it. It does not wait. Neither an error of one connection nor a lack of descriptors
+ends the loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .pod import Pod
 
 ACCEPTS_PER_TURN_MAX = 64
-# Accepting pauses for this long when slots or descriptors have run out.
+# The pause when slots or descriptors have run out.
 PAUSE_S = 0.1
 
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -34,8 +34,8 @@ def accept_some(listener: socket.socket, pod: Pod,
         if pod.full():
             return False
         try:
-            # `_accept` is called, because `accept` would build an object of the class that
-            # `socket.socket` is now, and proxy libraries replace that class.
+            # `accept` would build an object of the class that `socket.socket` is now, and proxy
+            # libraries replace that class.
             descriptor, _ = listener._accept()
         except BlockingIOError:
             return True

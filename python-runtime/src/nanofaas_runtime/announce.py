@@ -1,8 +1,7 @@
 """Reports one time to the platform that this pod is ready.
 
-The report does not delay serving, because the worker already serves, and a thread of its own sends
-the request. If the request fails, the platform's probe of `/health` finds the pod. `watchdog` calls
-`announce`.
+A thread of its own sends the report, so the report does not delay serving. If it fails, the
+platform's probe of `/health` finds the pod. `watchdog` calls `announce`.
 """
 
 from __future__ import annotations

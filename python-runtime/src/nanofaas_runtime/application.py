@@ -1,6 +1,6 @@
 """Finds the application that HANDLER_APP names, and whether it is an ASGI or a WSGI application.
 
-`worker` and `Function` have the same roles for a handler.
+`worker` makes an `Application` in place of a `Function`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Application:
 
 
 def _is_asgi_by_parameters(entry: Any, name: str) -> bool:
-    """ASGI has `(scope, receive, send)`, WSGI has `(environ, start_response)`. Raises NoFunction
-    for another signature."""
+    """Returns whether the parameters are `(scope, receive, send)`, not `(environ, start_response)`.
+    Raises NoFunction for any other signature."""
     with paths.Standard():
         import inspect
 

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Returns a loop of uvloop if uvloop is installed or in the handler's folder, else of
-    asyncio."""
+    """Returns a loop of uvloop if that is installed or in the handler's folder, else of asyncio."""
     try:
         try:
             with paths.Standard():
@@ -42,7 +41,8 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -> None:
-    """Runs the loop until `is_done`. Logs each time that the function stopped the loop earlier."""
+    """Runs the loop until `is_done`. If the function stops the loop earlier, this is logged and the
+    loop goes on."""
     while not is_done():
         try:
             loop.run_forever()
@@ -105,8 +105,8 @@ class Server:
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         try:
-            # `connection` has the methods of a Protocol but not its class, because deriving from
-            # asyncio's class would import asyncio for plain functions too.
+            # `connection` has the methods of a Protocol. Deriving from asyncio's class would import
+            # asyncio for plain functions, too.
             shape: Any = connection
             await self._loop.connect_accepted_socket(lambda: shape, sock)
         except OSError:

@@ -1,7 +1,7 @@
 """The pod of an `async def` function: it runs each call as a task, many calls side by side.
 
-The function's code cannot find the tasks of other calls by `asyncio.all_tasks()`, because these
-tasks are not listed there. `worker` makes the pod.
+`asyncio.all_tasks()` does not list these tasks, so the function's code cannot find the tasks of
+other calls. `worker` makes the pod.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ if TYPE_CHECKING:
     from .function import Function
     from .wire import Head
 
-# While calls run, the pod checks their deadlines and updates BEAT at this interval. BEAT shows that
-# the loop runs.
+# While calls run, the pod checks their deadlines and updates BEAT at this interval.
 BEAT_S = 0.02
 
 
-# Takes a task out of `asyncio.all_tasks()`. Otherwise a function that cancels all tasks would
-# cancel the calls of other clients.
+# Takes a task out of `asyncio.all_tasks()`. A function that cancels all tasks must not cancel the
+# calls of other clients.
 hide = tasks._unregister_task
 
 
 class AsyncPod(Pod):
-    """A pod whose calls run as tasks, side by side, at most one per connection."""
+    """A pod whose calls run as tasks, side by side, at most one for each connection."""
 
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float,
                  loop: Any) -> None:
@@ -80,8 +79,8 @@ class AsyncPod(Pod):
         task.add_done_callback(lambda _task: self._ended(connection, call))
 
     def _ended(self, connection: Connection, call: Call) -> None:
-        """Completes a call whose task is done. `_serve` cannot do this, because a task that is
-        cancelled before its first step does not run `_serve`."""
+        """Completes a call whose task is done. A task that is cancelled before its first step does
+        not run `_serve`."""
         self.running -= 1
         call.task = None
         if connection.call is call:

@@ -1,7 +1,8 @@
 """Answers `/health` for a worker whose plain call streams, because the call may block the loop.
 
-The platform probes a pod whose calls have all sent their heads. So the watchdog accepts connections
-meanwhile, too: it answers probes itself, and passes every other connection to the worker unread.
+The platform probes a pod as soon as all of its calls have sent their heads. The watchdog then
+accepts connections, too: it answers probes itself, and passes every other connection to the worker
+unread.
 """
 
 from __future__ import annotations

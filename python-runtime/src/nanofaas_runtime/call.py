@@ -1,7 +1,7 @@
 """One call: the function's arguments, and the bytes of its result.
 
-This module uses no socket. The ids and the map of headers are read only when the function or a log
-line asks for them, because most calls need neither.
+This module uses no socket. Most calls need neither the ids nor the map of headers, so these are
+read only on request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UTF_8 = frozenset(b"charset=" + each for name in (b"utf-8", b"utf8", b"us-ascii"
 
 
 class BadInput(Exception):
-    """A body that cannot be passed to the function; the message gives the reason."""
+    """A body that cannot be passed to the function. The message gives the reason."""
 
 
 def _refuse_constant(name: str) -> object:
@@ -34,8 +34,7 @@ def _refuse_constant(name: str) -> object:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-# `scan_once` is the C function inside `decode`. A direct call saves the two searches of `decode`
-# for white space.
+# `scan_once` is the C function inside `decode`. A direct call saves two searches for white space.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(_decoder, "scan_once")
 _decode = _decoder.decode
 
@@ -81,8 +80,8 @@ def output(value: object) -> tuple[str | None, bytes]:
 
 
 class Call:
-    """A call as it arrived. `deadline_ns` is on the monotonic clock, 0 if the call has no deadline.
-    `echo` is `Head.echo`, taken before the function runs, so that the function cannot change it."""
+    """A call as it arrived. `deadline_ns` is on the monotonic clock, and 0 if there is no deadline.
+    `echo` is `Head.echo`, taken before the function runs, which could change it."""
 
     __slots__ = ("body", "deadline_ns", "echo", "head", "metadata", "stopped", "task")
 
@@ -127,7 +126,6 @@ class Call:
         value = self.head.header(name)
         return None if value is None else value.decode("latin-1")
 
-    # How the pod encodes what the function returned.
     output = staticmethod(output)
 
     def input(self) -> Any:
@@ -227,8 +225,8 @@ class Context:
         return self._headers
 
     def remaining_ms(self) -> float | None:
-        """Returns the milliseconds until the deadline, 0 when it has passed; None if the call has
-        no deadline."""
+        """Returns the milliseconds until the deadline, and 0 after it; None if there is no
+        deadline."""
         deadline = self._call.deadline_ns
         if not deadline:
             return None

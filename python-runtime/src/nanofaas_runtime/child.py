@@ -1,9 +1,9 @@
 """Keeps a process that the function forked (`os.fork`, `multiprocessing`) from answering calls.
 
-In the child, Python runs `_after_fork` before `os.fork` returns. `_after_fork` closes the worker's
-descriptors without sending on any connection, and replaces shared state by copies. A child ends
-when it returns from the function or raises. A call without a fork has no extra cost. `worker` and
-`job` call `guard` before the function is loaded.
+In the child, Python runs `_after_fork` before `os.fork` returns. It closes the worker's
+descriptors, sends nothing on any connection, and replaces shared state by copies. A child ends when
+it returns from the function or raises. `worker` and `job` call `guard` before the function is
+loaded.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ _is_child = False
 
 
 def guard(link: Link) -> Belongings:
-    """Ensures that from now on no child of this process keeps `link` or the fields of the
-    result."""
+    """Ensures that no later child of this process keeps `link` or the fields of the result."""
     global _own
     _own = Belongings(link)
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
@@ -60,8 +59,8 @@ def guard(link: Link) -> Belongings:
 
 
 def leave_if_child(status: int = 0) -> None:
-    """Ends this process if it is a forked child. This is called wherever the function returns to
-    the runtime outside a call."""
+    """Ends this process if it is a forked child. The runtime calls this wherever the function
+    returns to it outside a call."""
     if _is_child:
         _leave(status)
 
@@ -73,8 +72,8 @@ def leave_if_child_for(error: BaseException, call: Call | None = None) -> None:
 
 
 def _before_fork() -> None:
-    """Blocks SIGTERM and SIGINT until the child has its own handlers. Otherwise Python would lose a
-    signal that arrives before that, and `Process.terminate` would have no effect."""
+    """Blocks SIGTERM and SIGINT until the child has its own handlers. Python would lose a signal
+    that arrives before that, and `Process.terminate` would have no effect."""
     if not _is_child:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTS)
 
@@ -87,7 +86,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork() -> None:
     global _is_child
     if _is_child or _own is None:
-        return  # A child forked this process, and that child has closed everything.
+        return  # A child forked this process, and has already closed everything.
     _is_child = True
     own = _own
     _close_all(own)
@@ -100,8 +99,8 @@ def _after_fork() -> None:
 
 
 def _close_all(own: Belongings) -> None:
-    """Closes the child's descriptors, and gives it copies of the shared state. `shutdown` is not
-    used, because it would end the worker's connections."""
+    """Closes the child's descriptors, and gives it copies of the shared state. `shutdown` would end
+    the worker's connections."""
     link, pod = own.link, own.pod
     link.words = memoryview(bytearray(link.words)).cast("Q")
     socks = [link.sock]
@@ -115,7 +114,7 @@ def _close_all(own: Belongings) -> None:
             socks.append(connection.sock)
         pod.__class__ = ChildPod
     for sock in socks:
-        fd = sock.detach()  # Otherwise the object could close this number again after its reuse.
+        fd = sock.detach()  # The object must not close this number again after its reuse.
         if fd >= 0:
             os.close(fd)
     os.close(link.lifeline)
@@ -124,8 +123,8 @@ def _close_all(own: Belongings) -> None:
 
 
 def _stop_loop(loop: Any) -> None:
-    """Makes the loop's epoll descriptor refer to an empty epoll, and ends the child at the loop's
-    next step, because only the worker may run the tasks of other calls."""
+    """Replaces the loop's epoll by an empty one, and ends the child at the loop's next step. Only
+    the worker may run the tasks of other calls."""
     selector = getattr(loop, "_selector", None)
     number = selector.fileno() if selector is not None else loop._get_backend_id()
     empty = select.epoll()
@@ -133,7 +132,7 @@ def _stop_loop(loop: Any) -> None:
     empty.close()
     signal.set_wakeup_fd(-1)  # The worker reads uvloop's wake-up socket.
     ready = getattr(loop, "_ready", None)
-    if ready is not None:  # uvloop hides this list: its ready callbacks run once, without effect.
+    if ready is not None:  # uvloop hides this list; its ready callbacks run without effect.
         ready.clear()
     loop.call_soon(_leave_loop)
 
@@ -163,7 +162,7 @@ def _leave(status: int) -> NoReturn:
 
 
 class ChildPod(Pod):
-    """The class of the pod in a forked child. The process ends as soon as a call ends in it."""
+    """The pod in a forked child. The process ends when a call ends in it."""
 
     def finish(self, connection: Connection, call: Call, value: object) -> None:
         _leave(0)

@@ -1,9 +1,9 @@
 """A small HTTP client for the pod's requests to the platform: ready report, Job input and result.
 
-The client knows only plain `http`, sends one request per connection, and limits each wait for the
-peer. It uses the C module under `socket`, because a function may replace names in `socket`. It
-passes host names as bytes, because the look-up of a text would import `encodings.idna`, and this
-import may fail after the function was loaded. `announce` and `job` use the client.
+It knows only plain `http`, sends one request for each connection, and limits each wait for the
+peer. It uses the C module under `socket`, because a function may replace names in `socket`. Host
+names are bytes, because the look-up of a text would import `encodings.idna`, which may fail after
+the function was loaded.
 """
 
 from __future__ import annotations

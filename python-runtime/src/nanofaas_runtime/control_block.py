@@ -1,9 +1,8 @@
 """The words that worker and watchdog share: the running call, its deadline, its connection.
 
-The control block is an anonymous shared mapping. It has 64-bit words, and after them a line of
-bytes for each slot. Publishing a call costs a few stores and no system call, because the watchdog
-polls the block while calls come. While the watchdog sleeps, the worker wakes it by a byte on the
-link.
+The control block is an anonymous shared mapping of 64-bit words, and after them a line of bytes for
+each slot. Publishing a call costs a few stores and no system call, because the watchdog polls the
+block while calls come. The worker wakes a sleeping watchdog by a byte on the link.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ STOP_WHY = 7  # The reason, one of WHY_*.
 ASLEEP = 8
 SLOTS = 10  # The first of the slot words.
 
-SLOTS_MAX = 1024  # The limit of open connections. Further ones wait in the listener's backlog.
+SLOTS_MAX = 1024  # The limit of open connections. Others wait in the backlog.
 
 # A slot word is `number << 2 | state`, with the number of the connection and the state of its call.
 # It is 0 if the slot is free.
@@ -35,9 +34,9 @@ RUNS = 1  # A call runs, and no byte of its answer was sent.
 TALKS = 2  # An answer is being sent.
 STREAMS = 3  # A call runs, and a part of its answer was sent.
 
-# Each slot has room for the header line that the answer to its call has to carry, with its CR LF.
-# The worker writes the line before it sets RUNS. The watchdog reads the line after the worker's
-# death. The platform's ids have at most 40 bytes; a line that does not fit is left out.
+# Each slot has room for the header line that the answer to its call must carry, with its CR LF. The
+# worker writes the line before it sets RUNS, and the watchdog reads it after the worker's death.
+# The platform's ids have at most 40 bytes; a line that does not fit is left out.
 ECHO_BYTES = 64
 ECHOES = (SLOTS + SLOTS_MAX) * 8  # The offset of the first echo line.
 NO_ECHO = b"\r\n"
@@ -70,8 +69,8 @@ def echo_at(slot: int) -> int:
 
 
 def get_echo(control_block: memoryview, slot: int) -> bytes:
-    """Returns the slot's last echo line; empty if the slot has had none. `control_block` is a
-    result of `as_bytes`."""
+    """Returns the slot's last echo line, or nothing if it had none. `control_block` is a result of
+    `as_bytes`."""
     at = echo_at(slot)
     line, end, _ = bytes(control_block[at:at + ECHO_BYTES]).partition(b"\r\n")
     return line + end if line else b""

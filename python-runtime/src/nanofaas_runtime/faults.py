@@ -1,8 +1,7 @@
 """Formats an exception as text, whatever the function has changed in this process.
 
-Formatting imports nothing, works without a free descriptor, and catches whatever the exception's
-own methods raise. `traceback` is not used: its import at the start would take 5 ms, and a later
-import may fail. `log` and the modules that answer with an error call this module.
+Formatting imports nothing, works without a free descriptor, and catches all that the exception's
+own methods raise. Importing `traceback` at the start would take 5 ms, and later it may fail.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ FRAMES_MAX = 64
 SAME_FRAME_MAX = 3
 SOURCE_BYTES_MAX = 1024 * 1024
 
-# The files of the runtime and of the import. Their frames at the start of a traceback are not
-# shown.
+# The files of the runtime and of the import. Leading frames from these files are not shown.
 NOT_SHOWN = (path.join(path.dirname(__file__), ""), "<frozen importlib", str(importlib.__file__))
 HEADING = "Traceback (most recent call last):\n"
 CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -131,8 +129,7 @@ def _frames(frames: TracebackType | None, sources: dict[str, list[str]]) -> list
 
 
 def _source(name: str, number: int | None, sources: dict[str, list[str]]) -> str:
-    """Returns the source line, indented; empty if the file cannot be read, for example because no
-    descriptor is free."""
+    """Returns the source line, indented; empty if the file cannot be read."""
     if name not in sources:
         sources[name] = [] if name.startswith("<") else _read(name)
     lines = sources[name]

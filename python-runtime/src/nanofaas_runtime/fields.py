@@ -1,4 +1,4 @@
-"""What an application gets of a request's head, and what is sent of the head of its answer.
+"""The part of a request's head that an application gets, and the head of its answer.
 
 ASGI and WSGI share this. No header of an application replaces or doubles one of the runtime.
 """
@@ -21,12 +21,12 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 # Headers about the connection and not about the answer; the runtime writes its own.
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer",
                         b"transfer-encoding", b"upgrade"))
-# What the pod tells the platform; besides these, all of `X-Nanofaas-…`.
+# The pod reports to the platform by these, and by all of `X-Nanofaas-…`.
 OF_THE_RUNTIME = frozenset((b"x-cold-start", b"x-init-duration-ms", b"x-not-started"))
 
 
 def unquote(path: bytes) -> bytes:
-    """Decodes the percent-encoding; a `%` without two digits stays."""
+    """Decodes the percent-encoding. A `%` without two digits stays."""
     return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path)
 
 
@@ -48,7 +48,7 @@ class Request:
         self.prefix = prefix.rstrip(b"/") if prefix.startswith(b"/") else b""
         scheme = (head.header(b"x-forwarded-proto") or b"").rpartition(b",")[2].strip().lower()
         self.scheme = scheme.decode() if scheme in (b"http", b"https") else "http"
-        # The last address is the one that the platform saw; a client may have forged the others.
+        # The platform saw the last address; a client may have forged the others.
         peer = (head.header(b"x-forwarded-for") or b"").rpartition(b",")[2].strip()
         self.peer = peer.decode("latin-1")
         host, _, port = (head.header(b"host") or b"").decode("latin-1").rpartition(":")

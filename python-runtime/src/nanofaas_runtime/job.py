@@ -1,11 +1,11 @@
 """Job mode: runs one call, posts its result to the platform, and ends.
 
-The deadline runs from the process's start, so the time of loading counts too. If the worker was
+The deadline counts from the process's start, so it includes the time of loading. If the worker was
 killed or exited before it posted a result, the watchdog posts one. `__main__` calls this module in
 the worker, and `watchdog` calls it in the parent.
 
-This module binds every name that it needs after the function ran. The function may have replaced
-`os.close`, `__import__` or `sys.modules` by then, and its result must be posted nevertheless.
+This module binds all names that it needs after the function ran. The function may replace
+`os.close`, `__import__` or `sys.modules`, and its result must still be posted.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def publish(settings: Settings, job: Job, words: memoryview) -> None:
 
 
 def run_job(settings: Settings, job: Job, link: Link) -> int:
-    """Runs the Job in the worker. Returns the exit status: 0 if the result was posted or refused
-    finally."""
+    """Runs the Job in the worker. Returns the exit status: 0 if the platform accepted the result,
+    or will never accept it."""
     tie_to(link.lifeline)
     own = child.guard(link)
     spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(SPARE)]
@@ -114,7 +114,7 @@ def _release(spare: list[int]) -> None:
 
 
 def _call(job: Job) -> Call:
-    # The inline payload is a JSON envelope without a content encoding.
+    # The inline payload is JSON without a content encoding.
     content_type, encoding, body = "application/json", None, (job.payload or "").encode()
     if job.payload_url is not None and job.payload is None:
         content_type, encoding, body = _fetch(job.payload_url)
@@ -139,8 +139,8 @@ def _fetch(url: str) -> tuple[str, str | None, bytes]:
 
 def _retried(method: str, url: str, body: bytes,
              content_type: str | None) -> tuple[int, dict[str, str], bytes]:
-    """Sends a request. Makes up to three attempts if no answer comes or the answer is 408, 429 or
-    5xx. Raises Unreachable."""
+    """Sends a request up to three times, if no answer comes or the answer is 408, 429 or 5xx.
+    Raises Unreachable."""
     for pause in (*PAUSES_S, None):
         try:
             answer = request(method, url, body, content_type, TRY_TIMEOUT_S)
@@ -155,7 +155,7 @@ def _retried(method: str, url: str, body: bytes,
 
 
 def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
-    """Runs the call. Returns None if the pod is being stopped, so that no result is posted and the
+    """Runs the call. Returns None if the pod is being stopped: no result is posted, and the
     platform runs the call again."""
     log.plain_call = call
     try:
@@ -166,7 +166,7 @@ def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
             value = run(JOB_SEQ, _whole().gather, value)
         return _returned(value, call)
     except CallStopped as error:
-        # If the run did not stop the call, the function raised CallStopped itself.
+        # Without a stop by the run, the function raised CallStopped itself.
         return _stopped(run.why, call) if run.stopped == JOB_SEQ else _raised(error, call)
     except BadInput as error:
         return Outcome(error=("BAD_INPUT", str(error)))
@@ -243,15 +243,14 @@ def _raised(error: BaseException, call: Call) -> Outcome:
 
 
 def _returned(value: object, call: Call) -> Outcome:
-    """Returns the outcome of a call whose function returned `value`. An output of type
-    `application/json` is put inside the result, because the platform would take such a body for the
-    result itself. An output of another JSON type is posted with its type."""
+    """Returns the outcome of a call whose function returned `value`. The platform would take a body
+    of type `application/json` for the result itself, so such an output is put inside the result. An
+    output of another JSON type is posted with its type."""
     try:
         content_type, body = output(value)
         if content_type is not None:
             essence = content_type.partition(";")[0].strip(" \t")
-            # The platform reads a body with a blank type as JSON, so such a body is put inside the
-            # result too.
+            # The platform reads a body with a blank type as JSON.
             is_result = is_json(content_type.encode()) and not essence.lower().endswith("+json")
             if is_result or not content_type.strip(" "):
                 content_type, body = None, checked(body)
@@ -285,8 +284,7 @@ def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
 
 def after_worker(settings: Settings, job: Job, how: int, stopped_why: int, worker: Worker) -> int:
     """Posts a result for a worker that ended with `how` and sent no FINISHED. Returns the parent's
-    exit status. If the worker had posted a result, this one has no effect, because the platform
-    takes the first result."""
+    exit status. If the worker had posted a result, the platform ignores this one."""
     if worker.killed_for is not None and stopped_why != WHY_DEADLINE:
         return STATUS_STOPPED
     if worker.killed_for is not None:

@@ -1,4 +1,4 @@
-"""The lifespan of an ASGI application: its startup before the pod is ready, its shutdown at the end.
+"""The lifespan of an ASGI application: its startup before the pod is ready, and its shutdown.
 
 `worker` runs both on the loop of the calls.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# The shutdown may take this long. The platform kills a pod that does not end in time.
+# The platform kills a pod that does not end in time.
 SHUTDOWN_S = 10.0
 
 
@@ -25,7 +25,7 @@ class StartupFailed(Exception):
 
 
 class Lifespan:
-    """`state` is what the application put there, or None if it has no lifespan."""
+    """`state` is the application's own state, or None if it has no lifespan."""
 
     def __init__(self, application: Callable[..., Any]) -> None:
         self._application = application

@@ -18,8 +18,8 @@ BACKLOG = 1024
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Returns a non-blocking listener. Raises OSError, for example if another process already
-    listens there."""
+    """Returns a non-blocking listener. Raises OSError, for example if another process listens
+    there."""
     path = settings.socket_path
     if path is None:
         listener = _bind_all(settings.port)
@@ -33,7 +33,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def _bind_all(port: int) -> socket.socket:
-    """Returns a socket that is bound to every address of both families, or only of IPv4 if the
+    """Returns a socket that is bound to every address of IPv6 and IPv4, or of IPv4 alone if the
     kernel has no IPv6."""
     try:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
@@ -53,8 +53,8 @@ def _bind_all(port: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket without a listener, which a process that has ended left. Raises OSError for
-    any other file at `path`, and for a socket on which another process listens."""
+    """Removes a socket that an ended process left. Raises OSError for any other file at `path`, and
+    for a socket on which another process listens."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(17, "there is a file that is not a socket", path)
@@ -71,8 +71,8 @@ def _remove_stale(path: str) -> None:
 
 
 def unbind(settings: Settings, listener: socket.socket | None) -> None:
-    """Removes the path before it closes the listener, so that no client connects to a listener that
-    is about to close."""
+    """Removes the path before it closes the listener, so that no client connects to a closing
+    listener."""
     if listener is None:
         return
     if settings.socket_path is not None:

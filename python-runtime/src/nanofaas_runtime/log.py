@@ -1,8 +1,8 @@
 """Writes JSON lines to stderr, each in one write, with the execution id of the running call.
 
-The function can replace nothing that `line` uses: the module has a descriptor of its own, and binds
-its names before the function is loaded. `adopt_logging` configures `logging` if the function
-imported it, and does not import it otherwise. The platform reads the lines from stderr.
+The function can replace nothing that `line` uses: the module has its own descriptor, and binds its
+names before the function is loaded. `adopt_logging` configures `logging` if the function imported
+it. The platform reads the lines from stderr.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ _adopted = False
 
 
 def adopt_logging() -> None:
-    """Makes `logging` write JSON lines with the execution id, unless the function has set it up
-    itself."""
+    """Makes `logging` write JSON lines with the execution id. If the function has set `logging` up,
+    this does nothing."""
     global _adopted
     if _adopted or "logging" not in sys.modules:
         return

@@ -1,7 +1,7 @@
 """The not-ready responder: answers 503 and `X-Not-Started` while no worker is ready.
 
-Without these answers, clients would wait for a worker that loads for long or crashes again and
-again. `watchdog` calls this module.
+Without it, clients would wait for a worker that loads for long or crashes repeatedly. `watchdog`
+calls this module.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ import time
 from .control_block import SERVES
 from .wire import HEAD_BYTES_MAX, NOT_STARTED, echo_of, failure
 
-# The time that a client has in total to send its request and to close after the answer.
+# The time that a client has to send its request and to close after the answer.
 PATIENCE_S = 2.0
-# The limit of clients that are served at once. Further clients wait in the backlog.
+# The limit of clients that are served at the same time. Others wait in the backlog.
 CLIENTS_MAX = 64
 
 
 def refusal(request: bytes) -> bytes:
-    """Returns the 503 answer. `request` holds the received bytes of the request, maybe only a
-    part."""
+    """Returns the 503 answer. `request` may be only a part of the request."""
     return failure(echo_of(request), 503, "NOT_READY",
                    "the function is not ready: nothing was run, try again", NOT_STARTED,
                    close=True)
 
 
 class Client:
-    """A connection that was accepted here. It is closed at `until` at the latest."""
+    """A connection that was accepted here. It is closed at `until` or earlier."""
 
     __slots__ = ("answered", "request", "sock", "until")
 
@@ -39,17 +38,16 @@ class Client:
         self.answered = False
 
     def is_whole(self) -> bool:
-        """Whether the whole head was received. The answer waits for the whole head, because it
-        repeats an id from the head. HEAD_BYTES_MAX bytes without the end of a head count as whole,
-        so that they are answered."""
+        """Whether the whole head was received. The answer repeats an id of the head, so it waits
+        for the head. A head of HEAD_BYTES_MAX bytes counts as whole, so that it is answered."""
         return b"\r\n\r\n" in self.request or len(self.request) >= HEAD_BYTES_MAX
 
     def answer(self) -> None:
         """Sends the 503. Raises OSError if the client has closed the connection."""
         self.answered = True
         self.sock.send(refusal(self.request))
-        # Shuts down only the write side and reads on, because closing with unread bytes would reset
-        # the connection.
+        # Closing with unread bytes would reset the connection, so shut down only the write side and
+        # read on.
         self.sock.shutdown(socket.SHUT_WR)
 
 
@@ -68,8 +66,7 @@ class NotReadyResponder:
         return fd in self._clients or (self._listening and fd == self._listener.fileno())
 
     def next_at(self, begin_at: float | None) -> float | None:
-        """Returns when `turn` has to be called next, or None. `begin_at` is None while a worker is
-        ready."""
+        """Returns when `turn` has to be called next. `begin_at` is None while a worker is ready."""
         ends = [client.until for client in self._clients.values()]
         if begin_at is not None and not self._listening and len(ends) < CLIENTS_MAX:
             ends.append(begin_at)
@@ -98,7 +95,7 @@ class NotReadyResponder:
             self._answer(fd)
             return
         if self._words[SERVES]:
-            self._unlisten()  # The worker accepts the client. Its READY message is not read yet.
+            self._unlisten()  # The worker accepts the client, though its READY is still unread.
             return
         try:
             sock, _ = self._listener.accept()
@@ -137,8 +134,8 @@ class NotReadyResponder:
         self._unlisten()
 
     def refuse_all(self) -> None:
-        """Answers the clients that wait in the backlog. The watchdog calls this before it closes
-        the listener."""
+        """Answers the clients in the backlog. The watchdog calls this before it closes the
+        listener."""
         while True:
             try:
                 sock, _ = self._listener.accept()

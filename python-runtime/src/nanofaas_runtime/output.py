@@ -1,7 +1,7 @@
 """Encodes a function's output as JSON, and explains an output that JSON cannot represent.
 
-The module uses the C encoder of `json`. After a failure, slower Python code searches the output for
-the place that JSON cannot represent.
+The module uses the C encoder of `json`. If that fails, slower Python code searches the part of the
+output that JSON cannot represent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEPTH_SHOWN_MAX = 200
 
 
 class BadOutput(Exception):
-    """The message names the place in the output that JSON cannot represent."""
+    """The message names the part of the output that JSON cannot represent."""
 
 
 def _refuse(value: object) -> object:
@@ -65,8 +65,8 @@ def encode_text(text: str) -> bytes:
 
 
 def checked(body: bytes) -> bytes:
-    """Checks JSON that the function wrote itself and returns it unchanged; an empty body becomes
-    `null`. Raises BadOutput.
+    """Checks JSON that the function wrote and returns it unchanged; an empty body becomes `null`.
+    Raises BadOutput.
 
     The parser makes bools of numbers, because `int` limits their digits and JSON does not.
     """
@@ -90,7 +90,7 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-# `scan_once` is a C function, so it uses no name that the user's function can replace.
+# `scan_once` is a C function, so the function cannot replace a name that it uses.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(
     json.JSONDecoder(parse_constant=_refuse_constant, parse_int=bool, parse_float=bool),
     "scan_once")
@@ -107,8 +107,7 @@ def _explain(value: object, error: BaseException) -> str:
 
 
 def _find(value: object, path: str, above: set[int], depth: int) -> str | None:
-    """Returns the first place that JSON cannot represent, for example `output.a[3] is nan`; else
-    None."""
+    """Returns the first part that JSON cannot represent, for example `output.a[3] is nan`."""
     if value is None or isinstance(value, (bool, int)):
         return None
     if isinstance(value, float):

@@ -1,9 +1,8 @@
 """The handler's folder on `sys.path`: removed while the runtime imports, restored for the function.
 
 `python3 -m` puts the current folder first, so a `json.py` beside the handler would replace the
-`json` of the standard library. This module imports only modules that Python itself loads at its
-start. `__main__` calls it before its other imports, and `function` calls it before it imports the
-handler.
+`json` of the standard library. This module imports only modules that Python loads at its start.
+`__main__` calls it before its other imports, and `function` before it imports the handler.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _folder = ""
-_hidden: list[tuple[int, str]] = []  # Each has an index in `sys.path` and the entry.
-# The path, the finders and the modules, as they were before the handler was loaded.
+_hidden: list[tuple[int, str]] = []  # Index and entry in `sys.path`.
+# The path, the finders and the modules before the handler was loaded.
 _standard = list(sys.path)
 _finders: list[Any] = sys.meta_path
 _modules: dict[str, ModuleType] = {}
@@ -40,8 +39,7 @@ def hide_folder() -> None:
 
 
 def show_folder() -> None:
-    """Puts the folder back to its place in `sys.path`, or to the first place if it was not there
-    (`python3 -P`)."""
+    """Puts the folder back into `sys.path`. If it was not there (`python3 -P`), it comes first."""
     global _finders, _modules
     _finders, _modules = list(sys.meta_path), dict(sys.modules)
     for at, entry in _hidden:
@@ -59,7 +57,7 @@ def folder_file(*parts: str) -> str:
 
 class Standard:
     """`with Standard():` imports as if the handler had not been loaded: with the earlier path,
-    finders and modules, and without the handler's modules that have standard library names."""
+    finders and modules. The handler's modules with names of the standard library are left out."""
 
     def __enter__(self) -> None:
         self._path, self._finders = sys.path, sys.meta_path

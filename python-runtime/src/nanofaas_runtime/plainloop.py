@@ -1,9 +1,8 @@
 """The loop under plain functions: epoll, one thread, no asyncio.
 
-asyncio would not help, because a plain function blocks its loop anyway. It would add an import of
-25-30 ms to each start and several microseconds to each call, and the function could not call
-`asyncio.run`. `Transport` has the methods of an asyncio transport that `Connection` uses. `worker`
-runs the loop.
+A plain function blocks its loop, so asyncio would not help. Its import would add 25-30 ms to each
+start and several microseconds to each call, and the function could not call `asyncio.run`.
+`Transport` has the methods of an asyncio transport that `Connection` uses. `worker` runs the loop.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .pod import PlainPod
 
-# With a larger buffer, malloc maps and unmaps pages for each read, which costs 14 µs per call.
+# With a larger buffer, malloc maps and unmaps pages for each read, which costs 14 µs for each call.
 READ_BYTES = 64 * 1024
 
 READS = select.EPOLLIN | select.EPOLLRDHUP
@@ -32,8 +31,8 @@ GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Transport:
-    """The transport that `Connection` writes to. `write` returns None if the kernel took all bytes,
-    else False."""
+    """The transport of a `Connection`. `write` returns None if the kernel took all bytes, else
+    False."""
 
     __slots__ = ("_connection", "_loop", "_out", "_reads", "_then_close", "_then_eof", "fd",
                  "recv", "send", "sock")
@@ -71,8 +70,7 @@ class Transport:
         return False
 
     def flush(self) -> None:
-        """Sends more of the buffered answer. The loop calls this when the kernel has space
-        again."""
+        """Sends more of the buffered answer. The loop calls this when the kernel has space."""
         try:
             self._out = self._out[self.send(self._out):]
         except BlockingIOError:
@@ -128,7 +126,7 @@ class Transport:
 
 
 class PlainLoop:
-    """Serves `pod` until the pod is stopped and has then had no call for DRAIN_QUIET_S."""
+    """Serves `pod` until the pod is stopped and has had no call for DRAIN_QUIET_S after that."""
 
     def __init__(self, pod: PlainPod, listener: socket.socket, link: socket.socket) -> None:
         self._pod = pod
@@ -178,9 +176,9 @@ class PlainLoop:
                 wait = min(wait, left, DRAIN_QUIET_S)
 
     def turn(self, wait: float) -> None:
-        """Serves the connections while a call waits for its own one; waits for an event at most
-        `wait` seconds. Calls that begin meanwhile wait in `pod.later`. New connections wait in the
-        backlog, or for `busy`, because the call may block this loop before their requests come."""
+        """Serves the connections while a call waits for its own one. Waits for an event `wait`
+        seconds at most. New calls wait in `pod.later`. New connections wait in the backlog or for
+        `busy`, because the call may block this loop before their requests come."""
         self._set_accepting(False)
         for fd, event in self.epoll.poll(wait):
             self._on_event(fd, self._transports.get(fd), event)
@@ -198,8 +196,7 @@ class PlainLoop:
                 self._read(transport)
 
     def _upkeep(self, now: float) -> float:
-        """Sweeps, and accepts again after a pause. Returns the seconds until this has to be called
-        again."""
+        """Sweeps, and accepts again after a pause. Returns the seconds until the next upkeep."""
         self._sweep(now)
         if not self._accepts and now >= self._accept_again_at and not self._pod.full():
             self._set_accepting(True)

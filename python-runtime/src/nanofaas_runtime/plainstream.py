@@ -1,7 +1,7 @@
 """Streams the answer of a plain call: the generator runs on the thread of the loop.
 
-Between two values, and while the client does not read, the loop turns, so that other connections
-are served. `PlainPod.run_later` runs a work.
+Between two values, and while the client does not read, the loop serves other connections.
+`PlainPod.run_later` runs a `Work`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ END = object()
 
 
 class Work:
-    """A plain call that sends its answer in pieces, and that lets the loop turn while it waits."""
+    """A plain call that sends its answer in pieces. The loop turns while the call waits."""
 
     def __init__(self, pod: PlainPod, connection: Connection, call: Call, seq: int) -> None:
         self.pod = pod
@@ -60,7 +60,7 @@ class Work:
             pod.fail(connection, call, error)
 
     def turn(self) -> None:
-        """Lets the loop turn once. Raises CallStopped if the call has to end."""
+        """Lets the loop turn one time. Raises CallStopped if the call has to end."""
         wait = TURN_S
         if self.connection.gone:
             raise self.pod.run.stop(self.seq, WHY_LEFT)
@@ -120,7 +120,7 @@ class GeneratorWork(Work):
         """Raises GeneratorExit in a generator that has not ended."""
         run = self.pod.run
         try:
-            if run.stopped == self.seq:  # Only the watchdog's kill may stop it once more.
+            if run.stopped == self.seq:  # Only the watchdog's kill may stop it again.
                 self._values.close()
             else:
                 run(self.seq, self._values.close)

@@ -1,8 +1,7 @@
 """The pod: it serves `/health` and `/invoke`, and stops after a quiet time.
 
-The two kinds of functions have a subclass each: `PlainPod` runs one call at a time, on the thread
-that parsed it; `AsyncPod` (in `asyncpod`) makes a task of each call. The loops accept connections
-and poll them.
+`PlainPod` runs one call at a time, on the thread that parsed it. `AsyncPod` (in `asyncpod`) makes a
+task of each call. The loops accept connections and poll them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from .function import Function
 
 DRAIN_QUIET_S = 2.0
-# A connection is closed after this many sweeps of SWEEP_S without a byte: 90 to 120 s.
+# A connection is closed after this number of sweeps without a byte: 90 to 120 s.
 QUIET_SWEEPS_MAX = 4
 SWEEP_S = 30.0
 LINK_WAIT_S = 0.25
@@ -58,7 +57,7 @@ class Pod:
     # --- connections ---
 
     def full(self) -> bool:
-        """Whether no slot is free. The next connection then waits in the backlog."""
+        """Whether no slot is free. The next connection waits in the backlog."""
         return not self._free
 
     def admit(self, sock: Any) -> Connection:
@@ -82,9 +81,8 @@ class Pod:
         return connection
 
     def connection_gone(self, connection: Connection) -> None:
-        """Frees the slot, and shuts the socket down after that. In the other order the watchdog
-        would take the hang-up for the caller's, because the connection would still have its
-        slot."""
+        """Frees the slot, and shuts the socket down after that. If the connection still had its
+        slot, the watchdog would think that the caller had hung up."""
         call = connection.call
         if call is not None:
             self.caller_left(call)
@@ -97,7 +95,7 @@ class Pod:
             pass
 
     def caller_left(self, call: Call) -> None:
-        """Does nothing, because the watchdog stops a plain call. `AsyncPod` cancels the task."""
+        """Does nothing: the watchdog stops a plain call, and `AsyncPod` cancels the task."""
 
     def sweep(self) -> None:
         """Closes connections that were idle in QUIET_SWEEPS_MAX sweeps in a row. The loop calls
@@ -203,8 +201,7 @@ class Pod:
         self._refuse(connection, call, 500, code_of(error), describe(error))
 
     def stopped(self, connection: Connection, call: Call, why: int) -> None:
-        """Answers a call that was stopped, because the caller of the call may still be
-        connected."""
+        """Answers a call that was stopped. Its caller may still be connected."""
         message = message_of(why)
         log.line("warn", f"call stopped: {message}", call)
         self._refuse(connection, call, 504, "TIMEOUT" if why == WHY_DEADLINE else "CANCELLED",
@@ -229,20 +226,21 @@ class Pod:
         return cold
 
     def head_sent(self, call: Call) -> None:
-        """Lifts the deadline of an HTTP call, which is the time to the head of the answer."""
+        """Lifts the deadline of an HTTP call, which limits only the time to the head of the
+        answer."""
         if call.head.http:
             call.deadline_ns = 0
 
     # --- the end ---
 
     def begin_stop(self) -> None:
-        """Begins the drain: from now on `/health` is 503, and each answer closes its connection.
-        Calls are still served."""
+        """Begins the drain: `/health` is 503, and each answer closes its connection. Calls are
+        still served."""
         self.stopping = True
         self.quiet_since = monotonic()
 
     def quiet_left_s(self) -> float:
-        """Returns how many seconds without a call must still pass before the pod may end."""
+        """Returns how many seconds without a call must pass before the pod may end."""
         if self.running:
             return DRAIN_QUIET_S
         return max(0.0, self.quiet_since + DRAIN_QUIET_S - monotonic())
@@ -253,7 +251,7 @@ class Pod:
         try:
             self.link.send(BELL)
         except OSError:
-            pass  # If the link is full, the watchdog is awake or will wake up.
+            pass  # If the link is full, the watchdog is awake.
 
 
 class PlainPod(Pod):
@@ -264,7 +262,7 @@ class PlainPod(Pod):
         self.run = PlainRun(words)
         self.seq = 0
         self.loop: Any = None  # `PlainLoop` sets it.
-        # While a call streams, or waits to do so: what runs after it. Else None.
+        # The work that waits while a call streams or waits to do so. None if no call does.
         self.later: list[Any] | None = None
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
@@ -300,7 +298,7 @@ class PlainPod(Pod):
             self.ended()
             self.bad_input(connection, call, error)
         except BaseException as error:  # Even SystemExit must not end the pod.
-            # `fail` may run a `__str__` of the function, so it precedes `_ended`.
+            # `fail` may run a `__str__` of the function, so it precedes `ended`.
             self.fail(connection, call, error)
             self.ended()
         else:
@@ -311,7 +309,7 @@ class PlainPod(Pod):
             self.ended()
 
     def _stream(self, connection: Connection, call: Call, seq: int, values: Any) -> None:
-        """Leaves the generator to `run_later`, because only the loop itself may let calls wait."""
+        """Leaves the generator to `run_later`: only the loop itself may let calls wait."""
         try:
             with paths.Standard():
                 from .plainstream import GeneratorWork
@@ -322,7 +320,7 @@ class PlainPod(Pod):
             self.later = [GeneratorWork(self, connection, call, seq, values)]
 
     def run_later(self) -> None:
-        """Runs the calls in `later`, in their order. Called by the loop between two turns."""
+        """Runs the calls in `later`, in their order. The loop calls this between two turns."""
         queue = self.later or []
         while queue:
             work = queue.pop(0)

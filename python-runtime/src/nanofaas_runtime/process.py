@@ -1,4 +1,4 @@
-"""A worker process: what it inherits, how its parent kills it, and the text for its exit code.
+"""A worker process: its inheritance, its end, and the text for its exit code.
 
 `watchdog` decides when a worker has to end.
 """
@@ -20,8 +20,8 @@ OOM_TEXT = "the worker was killed (SIGKILL), most likely because it ran out of m
 
 
 class Link:
-    """What a worker inherits: its end of the link, the control block, the lifeline, and the
-    listener (None for a Job)."""
+    """The objects that a worker inherits: its end of the link, the control block, the lifeline, and
+    the listener (None for a Job)."""
 
     __slots__ = ("lifeline", "listener", "sock", "words")
 
@@ -35,8 +35,8 @@ class Link:
 
 class Worker:
     """The parent's side of one worker. The worker leads a process group, which also has the
-    children of the function. The parent sets `killed_for` when it kills the worker; a worker that
-    ended by SIGKILL without `killed_for` was killed by another process or the kernel."""
+    function's children. The parent sets `killed_for` when it kills the worker. If a worker ended by
+    SIGKILL without `killed_for`, another process or the kernel killed it."""
 
     __slots__ = ("_kill_why", "born_at", "finished", "kill_at", "killed_for", "pid", "ready",
                  "sock", "watch")
@@ -53,13 +53,13 @@ class Worker:
         self.finished: int | None = None  # The exit status of the worker's FINISHED message.
 
     def kill_after(self, seconds: float, why: str) -> None:
-        """Plans a kill, unless one is planned already."""
+        """Plans a kill. Does nothing if one is already planned."""
         if self._kill_why is None:
             self.kill_at = time.monotonic() + seconds
             self._kill_why = why
 
     def kill_now(self, why: str) -> None:
-        """Kills at once, unless the worker was killed before."""
+        """Kills at once. Does nothing if the worker was killed before."""
         if self.killed_for is None:
             self.kill_at = None
             self.killed_for = why
@@ -71,18 +71,17 @@ class Worker:
             self.kill_now(self._kill_why)
 
     def kill_group(self) -> None:
-        """Kills the worker and its children. Call it before the worker is reaped, because the
-        kernel may give a reaped PID, which also names the group, to another process."""
+        """Kills the worker and its children. Call it before the worker is reaped: the kernel may
+        give a reaped PID, which also names the group, to another process."""
         _kill_group(self.pid)
 
 
 def end_with_watchdog() -> NoReturn:
-    """Kills this worker and its children. A worker calls this function when the link shows that the
-    watchdog has ended.
+    """Kills this worker and its children. A worker calls this when the link shows that the watchdog
+    has ended.
 
-    The lifeline kills the same group, but only while the worker holds the lifeline open. The kernel
-    may close the link before the lifeline. A worker that only exited at that moment would leave its
-    children behind.
+    The lifeline kills the same group, but the kernel may close the link before the lifeline. A
+    worker that only exited at that moment would leave its children behind.
     """
     _kill_group(os.getpid())
     os._exit(1)  # SIGKILL ends this process before it reaches this line.
@@ -102,7 +101,7 @@ def is_oom(how: int, worker: Worker) -> bool:
 
 
 def how_ended(how: int) -> str:
-    """Returns a text about a worker's end. `how` is as in `is_oom`."""
+    """Returns a text about a worker's end. `how` is the exit code of `is_oom`."""
     if how >= 0:
         return f"the worker exited with status {how}"
     try:

@@ -1,7 +1,6 @@
-"""The environment, parsed once into checked values.
+"""The environment, parsed one time into checked values.
 
-This module uses no socket, and the only file that it reads is /proc/self/stat. `__main__` calls it
-at the start.
+This module uses no socket, and reads no file but /proc/self/stat. `__main__` calls it at the start.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class BadSetting(Exception):
 
 
 class Job:
-    """One call in Job mode: where its input is and where its result goes."""
+    """One call in Job mode: the source of its input and the address for its result."""
 
     __slots__ = ("attempt", "callback_url", "execution_id", "payload", "payload_url",
                  "timeout_ms", "trace_id")
@@ -118,8 +117,8 @@ def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def process_birth() -> float:
-    """Returns the start of this process in epoch seconds, with the kernel's resolution of 10 ms.
-    Returns the present time if the start is not known."""
+    """Returns the start of this process in epoch seconds, with the kernel's resolution of 10 ms. If
+    the start is not known, returns the present time."""
     now = time.time()
     try:
         with open("/proc/self/stat", "rb") as stat:

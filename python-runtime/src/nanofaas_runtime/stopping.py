@@ -35,9 +35,8 @@ def message_of(why: int) -> str:
 class PlainRun:
     """Runs plain functions one at a time, each stoppable from outside.
 
-    `stopped` is the number of the last call in which a stop was raised, and `why` is the reason. By
-    the number, the pod distinguishes a stop from a CallStopped that the function raised itself,
-    which is an ordinary error.
+    `stopped` is the number of the last call in which a stop was raised, and `why` is the reason. If
+    the function raised CallStopped itself, the number differs: this is an ordinary error.
     """
 
     def __init__(self, words: memoryview) -> None:
@@ -45,8 +44,8 @@ class PlainRun:
         self._armed = 0
         self.stopped = 0
         self.why = 0
-        # `signal.signal` sets no SA_RESTART, so the signal interrupts system calls. Otherwise a
-        # `waitpid` or a `recv` would go on waiting, and Python could not raise.
+        # `signal.signal` sets no SA_RESTART, so the signal interrupts system calls. A `waitpid` or
+        # a `recv` that went on waiting would delay the exception.
         signal.signal(STOP_SIGNAL, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
@@ -77,8 +76,8 @@ class PlainRun:
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
         """Runs the function and returns its result. A signal between the function's return and the
-        last line may still raise CallStopped. Such a signal stops this call, because the control
-        block still names this call."""
+        last line may still raise CallStopped. It stops this call, because the control block still
+        names it."""
         try:
             self._armed = seq
             return function(*args)

@@ -15,8 +15,8 @@ STOP_SIGNAL = signal.SIGRTMIN + 9
 
 
 class StopHandler:
-    """The handler of SIGTERM and SIGINT in a worker. It has its own type, so that `child` can
-    distinguish it from a handler of the function."""
+    """The handler of SIGTERM and SIGINT in a worker. By its type, `child` distinguishes it from a
+    handler of the function."""
 
     __slots__ = ("_then",)
 

@@ -19,10 +19,9 @@ from .not_ready import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
 
-# How long a plain function may go on after it was signalled to stop.
+# How long a plain function may run after it was signalled to stop.
 STOP_GRACE_NS = 100_000_000
-# How long an async worker's loop may stand still. This time is longer than STOP_GRACE_NS, because a
-# busy machine may delay a healthy loop.
+# How long an async worker's loop may stand still. A busy machine may delay a healthy loop.
 BEAT_GRACE_NS = 500_000_000
 POLL_SOON_S = 0.05
 
@@ -34,8 +33,8 @@ STOP_REASONS = {
 
 
 class Watch:
-    """The connections and the running call of one worker. `busy` is whether the last poll found a
-    call; `stopped_why` is the reason of the last stop."""
+    """The connections and the running call of one worker. `busy` is true if the last poll found a
+    call. `stopped_why` is the reason of the last stop."""
 
     def __init__(self, epoll: select.epoll, words: memoryview, worker: int) -> None:
         self._epoll = epoll
@@ -77,7 +76,7 @@ class Watch:
         sock.close()
 
     def pending(self) -> bool:
-        """Whether to poll although no call runs: a peer hung up, or `poll_soon` asked for it."""
+        """Whether to poll although no call runs: a peer hung up, or `poll_soon` was called."""
         return bool(self._left) or self._soon
 
     def poll_soon(self) -> None:
@@ -118,8 +117,8 @@ class Watch:
         if self._stopped == seq:
             if now >= self._stopped_at + STOP_GRACE_NS:
                 return STOP_REASONS[self.stopped_why]
-            # The signal is sent again, because the first signal may have come just before a system
-            # call, and then it did not interrupt that call.
+            # The first signal may have come just before a system call, which it then did not
+            # interrupt.
             self._signal()
             return None
         if deadline and now >= deadline:
@@ -147,8 +146,8 @@ class Watch:
             self._tell(seq, WHY_STOPPED, time.monotonic_ns())
 
     def _look_async(self, deadline: int, beat: int, now: int) -> str | None:
-        """Returns why the worker must be replaced, or None. A worker whose loop runs need not be
-        replaced, because the loop cancels overdue calls itself."""
+        """Returns why the worker must be replaced. A loop that runs cancels overdue calls
+        itself."""
         if now - beat < BEAT_GRACE_NS:
             return None
         if deadline and now - deadline >= BEAT_GRACE_NS:
@@ -160,18 +159,18 @@ class Watch:
         return None
 
     def has_told(self) -> bool:
-        """Whether the running call was signalled to stop. The caller of such a call needs no
-        answer, because the caller knows the deadline or has left."""
+        """Whether the running call was signalled to stop. Its caller needs no answer: it knows the
+        deadline or has left."""
         return self._stopped != 0 and self._stopped == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
-        """Closes the connections of a worker that has died. Before that, its running calls get an
-        answer with `status`, `code` and `message`, or no answer if `status` is 0."""
+        """Closes the connections of a dead worker. Before that, its running calls get an answer
+        with `status`, `code` and `message`; if `status` is 0, they get none."""
         control_block = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
             if word == number << 2 | IDLE:
-                refuse(sock)  # Answers only an unread request, which did not run.
+                refuse(sock)  # An unread request gets an answer, because it did not run.
             elif status and word == number << 2 | RUNS:
                 text = failure(get_echo(control_block, slot), status, code, message, close=True)
                 try:
@@ -182,9 +181,8 @@ class Watch:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        # The words are cleared after the loop above, because an earlier connection of the same slot
-        # may still be listed. Clearing the word for it would hide the call of the slot's present
-        # connection.
+        # An earlier connection of the same slot may still be listed. If its word were cleared in
+        # the loop above, the call of the slot's present connection would not be seen.
         for fd, (_, slot, _) in list(self._socks.items()):
             self._words[slot] = 0
             self._drop(fd)

@@ -1,9 +1,9 @@
 """The parent process: holds the listening socket, and replaces a worker that died or hangs.
 
 This process does not run the function, parse a call or import asyncio. It reads the running call
-from the control block, and its own descriptor of each connection shows when a caller has left. It
-signals a call that has to end, and kills and replaces a worker that does not stop. `__main__` runs
-`Watchdog`.
+from the control block, and its duplicate of each connection's descriptor shows when a caller has
+left. It signals a call that has to end, and kills and replaces a worker that does not stop.
+`__main__` runs `Watchdog`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .not_ready import NotReadyResponder
     from .watch import Watch
 
-# The exit status of a worker that cannot load the function, as in `worker`.
+# The exit status of a worker that cannot load the function.
 LOAD_FAILED = 3
 
 # While calls come, the watchdog polls the control block every POLL_S. After IDLE_POLLS_MAX polls
@@ -37,21 +37,21 @@ POLL_S = 0.025
 IDLE_POLLS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
 NOT_READY_AFTER_S = 0.5
-# A worker that died outside a call, and within this time of its start, is replaced after
-# PAUSE_FIRST_S. Otherwise a function that always ends its worker would keep the machine busy with
+# If a worker died outside a call and so soon after its start, the next one starts after
+# PAUSE_FIRST_S. A function that always ends its worker would otherwise keep the machine busy with
 # forks.
 YOUNG_S = 1.0
 # The pauses after workers that died while they loaded: none after the first death, PAUSE_FIRST_S
-# after the second, and after each further death twice as long, up to PAUSE_MAX_S.
+# after the second, and twice as long after each further death, up to PAUSE_MAX_S.
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
-# A worker has this long to end after its FINISHED message; threads of the function may delay the
-# end.
+# The time that a worker has to end after its FINISHED message. Threads of the function may delay
+# its end.
 EXIT_GRACE_S = 1.0
-# A Job that is stopped may take this long to finish posting its result.
+# A Job that is stopped has this time to finish posting its result.
 JOB_STOP_S = 5.0
-# The limit of descriptors: one for each slot, and about 3,000 for the function itself.
+# The limit of descriptors: one for each slot, and about 3,000 for the function.
 DESCRIPTORS = 4096
 
 
@@ -91,8 +91,8 @@ class Watchdog:
         self._lifeline_read, self._lifeline_write = os.pipe()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_stop_signal)
-        # The worker inherits this setting, because a stop signal must not kill a worker that has
-        # not set its handler yet.
+        # The worker inherits this setting. A stop signal must not kill a worker before it has set
+        # its handler.
         signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         worker = self._spawn()
         if worker is None:
@@ -112,8 +112,8 @@ class Watchdog:
                 return None
 
     def _begin(self) -> select.epoll:
-        """Sets up the parent's own state. `run` calls this after the first fork, so that the start
-        of the first worker does not wait for it."""
+        """Sets up the parent's own state. `run` calls this after the first fork, so that the first
+        worker does not wait for it."""
         self._epoll = epoll = select.epoll()
         self._wake, self._wake_write = socket.socketpair()
         self._wake.setblocking(False)
@@ -151,7 +151,7 @@ class Watchdog:
             self._become_worker(ours, theirs)
             return None
         try:
-            os.setpgid(pid, pid)  # Parent and child both do this, because either may run first.
+            os.setpgid(pid, pid)  # The child does this, too, because either may run first.
         except OSError:
             pass
         theirs.close()
@@ -178,7 +178,7 @@ class Watchdog:
 
     def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
         """Starts to watch the worker that was just forked."""
-        from .watch import Watch  # The import is here, because the worker does not need it.
+        from .watch import Watch  # The worker does not need this import.
 
         if worker.sock is not None:
             epoll.register(worker.sock.fileno(), select.EPOLLIN)
@@ -222,8 +222,8 @@ class Watchdog:
             kind = message[:1]
             if not kind:
                 self._drop_link(worker)
-                # The worker is usually dead. If it is not, it is killed, because it can no longer
-                # receive a message.
+                # The worker is usually dead. If not, it must be killed, because it can receive no
+                # message.
                 worker.kill_after(EXIT_GRACE_S, "its link to the watchdog was closed")
                 return
             if kind == CONNECTION and rights and worker.watch is not None:
@@ -258,7 +258,7 @@ class Watchdog:
 
     def _reap(self) -> int | None:
         """Reaps all children that have ended. As process 1 of a container, this process also adopts
-        orphans and reaps them."""
+        and reaps orphans."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -301,8 +301,8 @@ class Watchdog:
         return self._plan_next(worker)
 
     def _fate(self, worker: Worker, watch: Watch, how: int) -> tuple[int, str, str]:
-        """Returns status, code and message for the calls of a dead worker. Status 0 means no
-        answer."""
+        """Returns status, code and message for the calls of a dead worker. Status 0 means that they
+        get no answer."""
         if is_oom(how, worker):
             return 500, "OOM", OOM_TEXT
         if worker.killed_for is None:
@@ -312,8 +312,8 @@ class Watchdog:
         return 502, "POD_LOST", f"the worker was replaced: {worker.killed_for}"
 
     def _plan_next(self, dead: Worker) -> int | None:
-        """Plans the start of the next worker, with a pause after an early death, and returns None.
-        Returns an exit status if too many workers in a row died while they loaded."""
+        """Plans the start of the next worker, with a pause after an early death. Returns an exit
+        status if too many workers in a row died while they loaded."""
         now = time.monotonic()
         if dead.ready:
             self._pause_s = 0.0
@@ -349,7 +349,7 @@ class Watchdog:
         return wait
 
     def _not_ready_from(self) -> float | None:
-        """Returns when the not-ready responder starts to answer; None if a worker answers or starts
+        """Returns when the not-ready responder begins to answer; None if a worker answers or starts
         at once."""
         worker = self._worker
         if worker is None:
@@ -387,8 +387,8 @@ class Watchdog:
         self._busy.turn(self._worker)
 
     def _fall_asleep(self, watch: Watch) -> None:
-        """Keeps the watchdog polling while calls come. After IDLE_POLLS_MAX polls without a call it
-        sleeps, until the BELL of the next call wakes it."""
+        """Lets the watchdog sleep after IDLE_POLLS_MAX polls without a call. The BELL of the next
+        call wakes it."""
         if watch.busy:
             self._idle_polls = 0
             self._words[ASLEEP] = 0
@@ -397,13 +397,13 @@ class Watchdog:
             if self._idle_polls >= IDLE_POLLS_MAX:
                 self._idle_polls = 0
                 self._words[ASLEEP] = 1
-                watch.poll_soon()  # A call may have begun between the poll and this store.
+                watch.poll_soon()  # A call may have begun after the poll.
 
     # --- the end ---
 
     def _stop(self, worker: Worker) -> None:
-        """Handles a stop signal: stops a Job's call, or makes a ready worker drain. Kills a worker
-        that is not ready, because it has no calls."""
+        """Handles a stop signal: stops a Job's call, or makes a ready worker drain. A worker that
+        is not ready has no calls and is killed."""
         if self._settings.job is not None:
             if worker.watch is not None:
                 worker.watch.stop_call()

@@ -1,7 +1,7 @@
 """Parses HTTP/1.1 heads and chunked bodies, and builds answers, from bytes to bytes.
 
-This module uses no socket and no clock. It refuses every request that two parsers could read
-differently, as RFC 9112 asks. `connection` calls it for each request.
+This module uses no socket and no clock. As RFC 9112 asks, it refuses every request that two parsers
+could read differently. `connection` calls it for each request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from json.encoder import encode_basestring as quote
 HEAD_BYTES_MAX = 32 * 1024
 BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_LINE_BYTES_MAX = 4096
-# The trailer has a limit of its own, because BODY_BYTES_MAX does not count the trailer.
+# BODY_BYTES_MAX does not count the trailer.
 TRAILER_BYTES_MAX = 16 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -25,13 +25,13 @@ _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
-# The line, in lower case, that marks an HTTP call: a call by `/fn/`, whose path and method are the
-# client's. The platform writes the line exactly so.
+# The line, in lower case, that marks an HTTP call: a call by `/fn/` with the client's own path and
+# method. The platform writes exactly this line.
 HTTP_MARK = b"\r\nx-nanofaas-call: http\r\n"
 HTTP_ECHO = b"X-Nanofaas-Answer: "
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# The arguments of this format: the echo (see `Head.echo`), the length and the body.
+# Its arguments are the echo (see `Head.echo`), the length and the body.
 OK_JSON = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
 )
@@ -58,7 +58,8 @@ def too_large() -> Malformed:
 
 
 class Head:
-    """A request's head. `lower` is the head in lower case, for finding headers by name."""
+    """A request's head. `lower` is the head in lower case, in which headers are searched by
+    name."""
 
     __slots__ = ("chunked", "expects", "http", "keep", "length", "lower", "method", "raw",
                  "target")
@@ -78,8 +79,7 @@ class Head:
         return self.raw[self.raw.index(b"\r\n") - 1] == 0x31
 
     def header(self, name: bytes) -> bytes | None:
-        """Returns the value of the first header of that name, which is given in lower case, or
-        None."""
+        """Returns the value of the first header of that name. `name` is in lower case."""
         start = self.lower.find(b"\r\n" + name + b":")
         if start < 0:
             return None
@@ -87,9 +87,9 @@ class Head:
         return self.raw[start:self.raw.index(b"\r\n", start)].strip(b" \t")
 
     def echo(self) -> bytes:
-        """Returns the line by which the platform can tell which call the answer belongs to: the
-        request's `X-Execution-Id` line, empty if the request has none. The line of an HTTP call is
-        `X-Nanofaas-Answer` with that id, because an application may send `X-Execution-Id`."""
+        """Returns the line that ties the answer to its call: the request's `X-Execution-Id` line,
+        empty if there is none. The answer to an HTTP call has `X-Nanofaas-Answer` with that id,
+        because an application may send `X-Execution-Id`."""
         if self.http:
             return HTTP_ECHO + (self.header(b"x-execution-id") or b"") + b"\r\n"
         start = self.lower.find(b"\r\nx-execution-id:") + 2
@@ -99,7 +99,7 @@ class Head:
 
     def headers(self) -> dict[str, str]:
         """Returns all headers, with names in lower case. The values of a repeated name are joined
-        by a comma."""
+        by commas."""
         found: dict[str, str] = {}
         for line in self.raw.split(b"\r\n")[1:-2]:
             name, _, value = line.partition(b":")
@@ -153,8 +153,8 @@ def parse_head(data: bytes, end: int) -> Head:
 
 
 def echo_of(data: bytes) -> bytes:
-    """Returns `Head.echo` for a request that was not parsed; empty if the line is missing or cut
-    off."""
+    """Returns `Head.echo` for a request that was not parsed; empty if the line is missing or
+    incomplete."""
     end = data.find(b"\r\n\r\n") + 2
     found = _ECHO.search(data, 0, end)
     line = b"" if found is None else found[1]
@@ -264,8 +264,8 @@ class Chunks:
 
 def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extra: bytes = b"",
            close: bool = False) -> bytes:
-    """Returns a whole answer. `echo` is the request's `Head.echo`; it has no default, so that no
-    answer lacks it by mistake. `extra` has ready-made header lines."""
+    """Returns a whole answer. `echo` is the request's `Head.echo`; it has no default, so that it is
+    not forgotten. `extra` has complete header lines."""
     parts = f"HTTP/1.1 {status} {REASONS[status]}\r\n"
     if content_type is not None:
         parts += f"Content-Type: {content_type}\r\n"
@@ -277,8 +277,8 @@ def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extr
 
 def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"",
             close: bool = False) -> bytes:
-    """Returns the answer for an error, with the body `{"code","message"}`, or
-    `{"error","message"}` for an HTTP call."""
+    """Returns the answer for an error. Its body is `{"code","message"}`, or `{"error","message"}`
+    for an HTTP call."""
     key = "error" if echo.startswith(HTTP_ECHO) else "code"
     body = failure_body(code, message, key)
     return answer(echo, status, "application/json", body, extra, close)
