@@ -18,7 +18,7 @@ use super::*;
 use crate::management::HealthState;
 use crate::metrics::tests::info_of;
 
-/// Returns the lane of the function that was registered as the `index`th, counted from 0.
+/// Returns the lane of the function that was registered as number `index`, counted from 0.
 const fn id(index: u32) -> LaneId {
     let epoch = index + 1;
     LaneId { index, epoch }
@@ -84,8 +84,8 @@ fn fixture(backend: Backend, functions: &[&str]) -> BridgeFixture {
 }
 
 impl BridgeFixture {
-    /// Returns the first value that `find` returns for a message to the io thread. Acknowledges the function
-    /// messages before that message.
+    /// Returns the first value that `find` returns for a message to the io thread. Acknowledges the
+    /// function messages before that message.
     fn next<T>(&mut self, mut find: impl FnMut(&Message) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
@@ -112,7 +112,6 @@ impl BridgeFixture {
         });
     }
 
-    /// Returns the address to which calls of that lane go.
     fn endpoint(&mut self, lane: LaneId) -> Result<PodAddress, Arc<str>> {
         self.next(|message| match message {
             Message::Endpoint { lane: of, address } if *of == lane => Some(address.clone()),
@@ -269,7 +268,7 @@ fn a_panic_rebuilds_the_bridge_around_its_desk() {
             callback_base: "http://127.0.0.1:9".to_owned(),
             start_timeout: LONGEST,
             stop_grace: Duration::ZERO,
-            // `cat` is the guard here, because it ends like a guard when its standard input is closed.
+            // Like a guard, `cat` ends when its standard input is closed.
             guard: vec!["cat".into()],
             run_base: Some(std::env::temp_dir()),
             origin: Instant::now(),

@@ -74,7 +74,7 @@ fn exit_of(line: &str) -> String {
 #[test]
 fn nothing_listening_and_wrong_addresses_exit_with_two() {
     let expected = format!("{:?}", ExitCode::from(2));
-    // The port is free again after the listener is dropped, so no process listens there.
+    // The listener is dropped here, so no process listens on this port.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|socket| socket.local_addr())
         .expect("a free port")

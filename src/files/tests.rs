@@ -32,7 +32,7 @@ impl FunctionFolder {
         self.read_path(&self.0)
     }
 
-    /// Reads a path. Removes the test's own folder from the texts of errors.
+    /// Removes the test's own folder from the texts of errors.
     fn read_path(&self, path: &Path) -> Result<Vec<FunctionFile>, Vec<String>> {
         let prefix = format!("{}/", self.0.display());
         read(&[path.to_owned()])
@@ -223,8 +223,8 @@ fn two_functions_of_one_name_are_refused() {
     assert_eq!(errors, [expected]);
 }
 
-/// If a folder contains two functions with the same name, `read_one` reports that there are two functions. It
-/// does not report that the name is used twice.
+/// `read_one` must report that the folder contains two functions. It must not report that they have the same
+/// name.
 #[test]
 fn one_function_is_one() {
     let folder = FunctionFolder::new();
@@ -241,7 +241,7 @@ fn one_function_is_one() {
     assert_eq!(name(&one), Ok(Some("f".to_owned())));
 }
 
-/// Reads a pipe, as a shell's `<(...)` names it, and a device without an end.
+/// A shell's `<(...)` gives a pipe such a path.
 #[test]
 fn a_pipe_is_read_and_runs_here() {
     let (ours, theirs) = nix::unistd::pipe().expect("a pipe");
@@ -336,6 +336,6 @@ fn a_build_that_leaves_something_behind_still_ends() {
     assert_eq!(ended, Ok(()));
     let pid = fs::read_to_string(folder.0.join("pid")).expect("its pid");
     let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
-    // The process still runs, so the build did not wait for its end.
+    // If the process still runs, the build did not wait for its end.
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("still running");
 }

@@ -11,7 +11,6 @@ use nanofaas_core::time::Uptime;
 use super::*;
 use crate::metrics::tests::info_of;
 
-/// A served port, whose thread runs until the process ends.
 struct ManagementPort {
     address: SocketAddr,
     health: Arc<HealthState>,
@@ -108,7 +107,6 @@ fn it_is_ready_until_it_drains() {
     }
 }
 
-/// Counts how often a bell was rung.
 struct CountedStream(AtomicU64);
 
 impl Wake for CountedStream {

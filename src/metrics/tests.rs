@@ -13,7 +13,6 @@ fn info(threads: usize) -> ProcessInfo {
     info_of((0..threads).map(|_| ThreadLedger::default()).collect())
 }
 
-/// Returns the data of a process with these ledgers.
 pub(crate) fn info_of(ledgers: Arc<[ThreadLedger]>) -> ProcessInfo {
     ProcessInfo {
         ledgers,
@@ -201,7 +200,8 @@ fn surplus_functions_are_summed_and_keep_their_series() {
         let owned = names.iter().map(|(name, n)| ((*name).to_owned(), *n));
         owned.collect::<Vec<_>>()
     };
-    // f and g were called first, so d and e are summed under `_other`, though d and e are first by name.
+    // f and g were called first and have their own series. d and e are summed under `_other`, although their
+    // names sort first.
     assert_eq!(
         count(&functions(2..4), &mut labels),
         own(&[("f", 1), ("g", 1)])

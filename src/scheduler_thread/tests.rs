@@ -19,7 +19,6 @@ const fn id(index: u32) -> LaneId {
 const LONGEST: Duration = Duration::from_secs(60);
 const IO_THREADS: usize = 2;
 
-/// A scheduler thread, and the other ends of its rings.
 struct SchedulerFixture {
     running: Option<SchedulerThread>,
     post: PinnedPost,
@@ -185,13 +184,13 @@ fn it_sleeps_and_is_woken_and_beats() {
     let stats = bench.open(0, plan(1));
     let beat = bench.running.as_ref().expect("it runs").beat.clone();
     for index in 0..20 {
-        // Wait until the thread has gone to sleep.
+        // The thread goes to sleep during this pause.
         std::thread::sleep(Duration::from_millis(5));
         bench.call(0, &stats, index);
         let grant = bench.granted();
         bench.done(grant);
     }
-    // The bell must also work if it is rung while the thread goes to sleep.
+    // A bell that is rung while the thread goes to sleep must also wake it.
     for _ in 0..2_000 {
         beat.ask(beat.last() + Nanos::from_ns(1));
         bench.post.bell().ring();

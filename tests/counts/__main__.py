@@ -79,7 +79,7 @@ def counted(verdict, folder, echo):
 
 
 def missing(verdict, gate, tool):
-    """Returns whether the gate must be left out, because its tool is not installed."""
+    """Returns true if the gate must be left out, because its tool is not installed."""
     if shutil.which(tool) is not None:
         return False
     required = os.environ.get("NANOFAAS_COUNTS") == "required"

@@ -42,7 +42,7 @@ class Echo:
         eventually("echo listens on its socket", pathlib.Path(self.path).exists)
 
     def start_on_a_port(self):
-        """Starts echo on one of several ports, because another process may take a free port."""
+        """Tries several ports, because another process may take a free port before echo."""
         for _ in range(PORTS_MAX):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -73,7 +73,7 @@ class Echo:
         )
 
     def functions(self):
-        """Yields the functions: a LOCAL function, and a POOL function for each echo socket."""
+        """Yields a LOCAL function, and a POOL function for each socket of echo."""
         yield {"name": "local", "executionMode": "LOCAL", "concurrency": 64}
         urls = {
             "tcp": f"http://127.0.0.1:{self.port}/invoke",
@@ -165,7 +165,7 @@ class Client:
         return connection
 
     def call(self, calls):
-        """Makes `calls` calls in rounds: sends on all connections, reads all answers, pauses."""
+        """Makes the calls in rounds: sends on all connections, reads all answers, pauses."""
         for _ in range(calls // len(self.connections)):
             for connection in self.connections:
                 connection.sendall(self.request)
