@@ -2,7 +2,7 @@
 
 A call begins with the head of its request. The application reads the body while it comes, and its
 answer is sent piece by piece. When the client leaves, the application gets `http.disconnect`, and
-its task is cancelled soon after. Called by `worker`.
+its task is cancelled soon after. `worker` makes the pod.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .wire import Head
 
-# The application's task is cancelled this long after its client has left.
+# How long after its client has left the application's task is cancelled.
 LEAVE_GRACE_S = 0.1
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -36,7 +36,7 @@ class AsgiPod(AsyncPod):
     """A pod whose function is an ASGI application."""
 
     is_application = True
-    state: dict[str, Any] | None = None  # What the lifespan's startup has set.
+    state: dict[str, Any] | None = None  # The state that the lifespan's startup has set.
 
     def begin(self, connection: Connection, head: Head, data: bytes) -> None:
         connection.incoming = body = Body(connection, head)
@@ -75,8 +75,8 @@ class AsgiPod(AsyncPod):
 
 
 class AsgiCall(Call):
-    """A call, and the `receive` and `send` that the application gets. `done` is true once the whole
-    answer was sent."""
+    """A call, and the `receive` and `send` of the application. `done` is true when the whole answer
+    was sent."""
 
     __slots__ = ("_connection", "_keep", "_length", "_lines", "_later", "_status", "_told", "done",
                  "reply")
@@ -97,8 +97,7 @@ class AsgiCall(Call):
         self._keep = True
 
     def scope(self, state: dict[str, Any] | None) -> dict[str, Any]:
-        """Returns the connection scope. `path` includes `root_path`, as the specification has
-        it."""
+        """Returns the connection scope. By the specification, `path` includes `root_path`."""
         head = self.head
         request = Request(head)
         raw_path = request.prefix + request.path
@@ -116,7 +115,8 @@ class AsgiCall(Call):
         return scope
 
     async def receive(self) -> dict[str, Any]:
-        """Returns the next part of the request's body, later `http.disconnect`."""
+        """Returns the next part of the request's body, or `http.disconnect` when the client has left or
+        the answer is sent."""
         child.leave_if_child()
         body, connection = self.body, self._connection
         while True:
@@ -177,7 +177,7 @@ class AsgiCall(Call):
         self.body.wake()
 
     def failed(self, error: BaseException) -> None:
-        """Answers for an application that raised, or cuts its answer."""
+        """Answers for an application that raised. If the answer has begun, cuts it."""
         connection, pod = self._connection, self._connection.pod
         if self._later is not None:
             self._later.cancel()

@@ -24,8 +24,8 @@ END = object()
 
 async def serve(pod: AsyncPod, connection: Connection, call: Call,
                 values: AsyncGenerator[Any] | Generator[Any]) -> None:
-    """Sends what the generator yields, and ends the answer. Raises nothing, except that a task may
-    be cancelled twice."""
+    """Sends the values of the generator, and ends the answer. Raises nothing but a second
+    CancelledError."""
     reply = Reply(connection, call)
     try:
         last = await _run(connection, call, reply, values)
@@ -43,7 +43,7 @@ async def serve(pod: AsyncPod, connection: Connection, call: Call,
 
 
 async def _run(connection: Connection, call: Call, reply: Reply, values: Any) -> bytes:
-    """Sends all but the last bytes of the answer, and returns these."""
+    """Sends the answer except its last bytes, and returns these."""
     pieces = Pieces()
     is_async = hasattr(values, "__anext__")
     while True:
@@ -65,7 +65,7 @@ async def _run(connection: Connection, call: Call, reply: Reply, values: Any) ->
 
 
 async def drained(connection: Connection) -> None:
-    """Waits until the kernel has everything that was sent, and lets other tasks run."""
+    """Waits until the kernel has all sent bytes, and lets other tasks run."""
     await sleep(0)
     while connection.paused and not connection.gone:
         if connection.drained is None:

@@ -20,8 +20,8 @@ CHUNK_BYTES_MAX = 1 << 40
 
 
 class Body:
-    """A request's body. `complete` is true once its last byte has come, which the application may
-    not have taken yet. `news` is the asyncio.Event of tasks that wait for a change."""
+    """A request's body. `complete` is true when its last byte has come; the application may not
+    have taken it. `news` is the asyncio.Event of tasks that wait for a change."""
 
     __slots__ = ("_chunks", "_connection", "_data", "_expects", "_left", "complete", "head",
                  "is_dropped", "news")
@@ -60,12 +60,12 @@ class Body:
         return rest
 
     def ends_soon(self) -> bool:
-        """Whether the rest of the body, which is not needed, can be read before the next request.
-        Else the connection has to close."""
+        """Whether the unneeded rest of the body can be read before the next request. If not, the
+        connection has to close."""
         return self.complete or 0 < self._left <= AHEAD_BYTES and not self._expects
 
     def drop(self) -> None:
-        """Drops what comes of the body from now on."""
+        """Drops all later bytes of the body."""
         self.is_dropped = True
         self._data.clear()
         self._connection.transport.resume_reading()
@@ -75,7 +75,7 @@ class Body:
         return self.complete or bool(self._data)
 
     def take(self, limit: int = AHEAD_BYTES) -> bytes:
-        """Returns bytes that have come, at most `limit`."""
+        """Returns at most `limit` bytes that have come."""
         data = bytes(self._data[:limit])
         del self._data[:limit]
         if len(self._data) <= AHEAD_BYTES and not self._connection.gone:
@@ -87,7 +87,7 @@ class Body:
         return self.complete and not self._data
 
     def ask(self) -> None:
-        """Asks the client for the body, if the client waits to be asked."""
+        """Asks the client for the body. Does nothing if the client does not wait for this."""
         if self._expects and not self._connection.gone:
             self._connection.transport.write(CONTINUE)
         self._expects = False

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from .pod import Pod
 
-# A client may send this many bytes ahead while its call runs. After more bytes the connection is
-# not read until the call has ended.
+# A client may send so many bytes ahead while its call runs. After more bytes, the connection is not
+# read until the call has ended.
 AHEAD_BYTES_MAX = 256 * 1024
 
 
 class Connection:
-    """`busy` is true while a call runs or an answer is being sent. Bytes that arrive meanwhile wait
-    in `ahead`."""
+    """`busy` is true while a call runs or an answer is being sent. Bytes that come in this time
+    wait in `ahead`."""
 
     __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "drained",
                  "echo_at", "gone", "head", "incoming", "number", "paused", "pending", "pod",
@@ -173,9 +173,8 @@ class Connection:
         return rest
 
     def _refuse(self, text: bytes) -> None:
-        """Answers and shuts down the write side, but reads on, because closing with unread bytes
-        would reset the connection before the client reads the answer. `sweep` closes the connection
-        later."""
+        """Answers and shuts down the write side, but reads on: closing with unread bytes would
+        reset the connection before the client reads the answer. `sweep` closes it later."""
         self.closed = True
         self.transport.write(text)
         self._linger()
@@ -196,17 +195,16 @@ class Connection:
         self.transport.close()
 
     def may_stay(self) -> bool:
-        """Whether another request can follow the one that is answered now."""
+        """Whether another request can follow the present one."""
         return self.incoming is None or self.incoming.ends_soon()
 
     # --- answers ---
 
     def begin(self, call: Call) -> None:
-        """Marks that a call runs. If the worker dies from now on, the call fails."""
+        """Marks that a call runs. If the worker dies after this, the call fails."""
         self.busy = True
         self.call = call
-        # The line is written before RUNS, because the watchdog may send the line as soon as it
-        # reads RUNS.
+        # The watchdog may send the line when it reads RUNS, so write the line first.
         line = call.echo
         if not 0 < len(line) <= ECHO_BYTES:
             line = NO_ECHO
@@ -215,22 +213,22 @@ class Connection:
         self.pod.words[self.slot] = self.number << 2 | RUNS
 
     def stream(self, data: bytes) -> None:
-        """Sends a part of an answer. After it, a client can see a failed call only by a cut
-        answer."""
+        """Sends a part of an answer. After this, only a cut answer shows the client that the call
+        failed."""
         if not self.gone:
             self.pod.words[self.slot] = self.number << 2 | STREAMS
             self.transport.write(data)
 
     def cut(self) -> None:
-        """Ends an answer before its end, by closing the connection."""
+        """Closes the connection before the end of an answer."""
         self.call = None
         self.closed = True
         if not self.gone:
             self.transport.abort()
 
     def send(self, data: bytes, keep: bool) -> None:
-        """Sends an answer. After it, the bytes that the client sent ahead are read, or the
-        connection closes."""
+        """Sends an answer. After it, the connection closes, or the bytes that the client sent ahead
+        are read."""
         self.call = None
         if self.gone:
             return
@@ -243,7 +241,7 @@ class Connection:
             self.sent()
 
     def sent(self) -> None:
-        """Makes the connection free for the next request, because the answer is sent."""
+        """Makes the connection free for the next request."""
         if self.gone:
             return
         self.pod.words[self.slot] = self.number << 2 | IDLE

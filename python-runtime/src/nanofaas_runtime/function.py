@@ -21,11 +21,11 @@ CO_ASYNC_GENERATOR = 0x200
 
 
 class NoFunction(Exception):
-    """The module has no usable function of that name; the message says what it needs."""
+    """The module has no usable function of that name. The message says what is needed."""
 
 
 class Function:
-    """The function and its `init`, with the facts from the function's signature."""
+    """The function and its `init`, with the facts of its signature."""
 
     __slots__ = ("entry", "generates", "init", "is_async", "methods", "streams", "takes_context")
 
@@ -52,7 +52,7 @@ ASYNC = (b"\nasync def ", b"\nimport asyncio", b"\nfrom asyncio")
 
 def mentions_asyncio(module: str) -> bool:
     """Whether the source in the handler's folder will probably need asyncio. A wrong guess costs
-    only time, because asyncio is then loaded later, or without need."""
+    only time: asyncio is then loaded later, or without need."""
     parts = module.split(".")
     for path in (paths.folder_file(*parts) + ".py", paths.folder_file(*parts, "__init__.py")):
         try:
@@ -65,8 +65,8 @@ def mentions_asyncio(module: str) -> bool:
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call of `function` needs an event loop, because it returns a coroutine or an async
-    generator. The `async def` may also be behind a partial or in `__call__`."""
+    """Whether `function` needs an event loop, because it returns a coroutine or an async generator.
+    The `async def` may be behind a partial or in `__call__`."""
     return _has_flag(function, CO_COROUTINE | CO_ASYNC_GENERATOR)
 
 
@@ -84,14 +84,14 @@ def _code(function: Any) -> Any:
 
 
 def _parameters(function: Any, name: str) -> int:
-    """Returns the number of arguments for the function, 1 or 2. Raises NoFunction if its signature
-    allows neither."""
+    """Returns the number of arguments for the function, 1 or 2. Raises NoFunction for another
+    signature."""
     if type(function) is type(is_async) and not hasattr(function, "__wrapped__"):
         code = function.__code__
         if code.co_argcount in (1, 2) and not code.co_kwonlyargcount:
             return code.co_argcount
     with paths.Standard():
-        import inspect  # The import is here, because only unusual signatures need it.
+        import inspect  # Only unusual signatures need this import.
 
     try:
         signature = inspect.signature(function)

@@ -25,11 +25,11 @@ CLOSE_FAILED = "the generator raised when it was closed"
 
 
 class Wrong(Exception):
-    """An application's answer that cannot be sent; the message gives the reason."""
+    """An application's answer that cannot be sent. The message gives the reason."""
 
 
 class Reply:
-    """An answer that is sent in pieces. `begun` is true after the head, `keep` is false if the
+    """An answer that is sent in pieces. `begun` is true after the head. `keep` is false if the
     connection ends with the answer."""
 
     __slots__ = ("_call", "_chunked", "_connection", "_has_body", "_left", "begun", "keep")
@@ -44,8 +44,8 @@ class Reply:
         self.keep = True
 
     def begin(self, status: int, lines: bytes, length: int | None, keep: bool = True) -> bytes:
-        """Returns the head. `lines` has header lines; none of them may be about the framing.
-        `length` is None if the body's length is not known."""
+        """Returns the head. `lines` has header lines, none of them about the framing. `length` is
+        None if the body's length is not known."""
         head, pod = self._call.head, self._connection.pod
         keep = keep and pod.keeps(head) and self._connection.may_stay()
         if not has_body(head, status):
@@ -72,7 +72,7 @@ class Reply:
 
     def piece(self, data: bytes) -> bytes:
         """Returns the bytes that send a piece of the body; none if the answer has no body. Raises
-        Wrong for bytes after the end of a body with a length."""
+        Wrong for bytes beyond the body's length."""
         if not data or not self._has_body:
             return b""
         if self._chunked:
@@ -100,14 +100,14 @@ def _length(length: int) -> bytes:
 
 
 def begin_stream(reply: Reply, pieces: Pieces) -> bytes:
-    """Returns the head of a generator's answer; `pieces` has encoded the first value."""
+    """Returns the head of a generator's answer. `pieces` has encoded the first value."""
     kind = str(pieces.content_type).encode()
     return reply.begin(200, b"Content-Type: %b\r\n" % kind, None)
 
 
 class Pieces:
-    """Encodes what a generator yields: text as UTF-8, bytes as they are, anything else as a line
-    of JSON. `content_type` is that of the first value."""
+    """Encodes the values of a generator: text as UTF-8, bytes unchanged, anything else as a line of
+    JSON. `content_type` is that of the first value."""
 
     __slots__ = ("content_type",)
 
@@ -134,7 +134,7 @@ class Pieces:
 
 
 class Whole:
-    """Collects what a generator yields, for a Job, whose result is posted whole."""
+    """Collects the values of a generator, for a Job, whose result is posted whole."""
 
     def __init__(self) -> None:
         self._pieces = Pieces()
@@ -147,7 +147,7 @@ class Whole:
             raise BadOutput(f"the output has more than {BODY_BYTES_MAX} bytes")
 
     def result(self) -> Response | None:
-        """Returns the output; None of a generator that yielded nothing."""
+        """Returns the output, or None if the generator yielded nothing."""
         kind = self._pieces.content_type
         return None if kind is None else Response(self._body, kind)
 
@@ -166,7 +166,7 @@ class Whole:
 
 def event_text(event: Event) -> bytes:
     """Returns an event as `text/event-stream` has it. Raises BadOutput."""
-    # The attributes are checked again, because they may have changed since the construction.
+    # The attributes may have changed since the construction, so check them again.
     event = Event(event.data, event.event, event.id, event.retry)
     lines = b""
     for name, line in ((b"event", event.event), (b"id", event.id)):
@@ -183,7 +183,7 @@ def event_text(event: Event) -> bytes:
 
 
 def cut_off(connection: Connection, call: Call, error: BaseException, why: int) -> None:
-    """Ends an answer that has begun and that cannot be completed. `why` is 0 or WHY_*."""
+    """Ends an answer that has begun and cannot be completed. `why` is 0 or WHY_*."""
     if why:
         log.line("warn", f"call stopped: {message_of(why)}", call)
     else:

@@ -1,7 +1,7 @@
 """The worker: loads the function, initialises it, serves, and ends.
 
-The worker shares the listener with the watchdog, and ends with it. `__main__` calls this module in
-the process that the watchdog has forked.
+It shares the listener with the watchdog, and ends with it. `__main__` calls this module in the
+process that the watchdog has forked.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ LOAD_FAILED = 3
 
 
 class LoadFailed(Exception):
-    """The function could not be loaded. The reason is in the log already."""
+    """The function could not be loaded. The reason is already in the log."""
 
 
 def tie_to(lifeline: int) -> None:
     """Makes the kernel kill this process's group when the watchdog, the only writer of the pipe
-    `lifeline`, ends. A negative F_SETOWN names a group, which also has the function's children.
+    `lifeline`, ends. A negative F_SETOWN names a group, to which the function's children belong.
 
-    This works also while C code blocks the interpreter. `prctl` is not used, because it would need
-    ctypes.
+    This also works while C code blocks the interpreter. `prctl` would need ctypes.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
@@ -59,7 +58,7 @@ def load(settings: Settings) -> Any:
     """Imports the function. Raises LoadFailed."""
     if mentions_asyncio(settings.module):
         import asyncio  # noqa: F401 - before the function's modules, which may replace parts of it
-    # Line buffering shows the function's output at once, also if stdout is a pipe.
+    # Line buffering shows the function's output at once, even if stdout is a pipe.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
@@ -94,7 +93,7 @@ def _load_application(settings: Settings) -> Application:
 
 
 async def initialise(function: Function) -> None:
-    """Runs `init`, plain or async, on the loop that the calls will run on."""
+    """Runs `init`, plain or async, on the loop of the calls."""
     if function.init is not None:
         result = function.init()
         if hasattr(result, "__await__"):
@@ -144,12 +143,11 @@ def run_worker(settings: Settings, link: Link) -> int:
 
 
 def finish(link: Link, status: int) -> int:
-    """Reports to the watchdog that this process is about to exit with that status. Returns the
-    status."""
+    """Reports to the watchdog that this process is about to exit with `status`, and returns it."""
     try:
         link.sock.send(FINISHED + b"%d" % status)
     except BlockingIOError:
-        pass  # The watchdog is busy, and will see how this process ended.
+        pass  # The watchdog is busy, but sees how this process ended.
     except OSError:
         end_with_watchdog()
     try:
@@ -163,7 +161,7 @@ def _say_ready(own: child.Belongings, pod: Any, loaded_at: float) -> None:
     link = own.link
     own.pod = pod
     signal.signal(signal.SIGTERM, StopHandler(pod.begin_stop))
-    # Loaded objects live as long as the process, so the garbage collector need not scan them.
+    # Loaded objects live as long as the process, so the garbage collector need not search them.
     gc.freeze()
     link.words[SERVES] = 1
     link.sock.send(READY + b"%d %d" % (loaded_at * 1000, time() * 1000))

@@ -1,7 +1,7 @@
 """The pod of a WSGI application (PEP 3333): calls run one at a time, on the thread of the loop.
 
 A call begins with the head of its request. While the application reads the body or sends its
-answer, the loop turns, and other calls wait. Called by `worker`.
+answer, the loop turns, and other calls wait. `worker` makes the pod.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .wire import Head
 
-# A value of this header that occurs twice is joined by another mark than a comma.
+# The values of a repeated header are joined by a comma, except these.
 JOINTS = {b"cookie": "; "}
 
 
@@ -126,7 +126,8 @@ class WsgiWork(Work):
         self._end(self._piece(last, is_all=True))
 
     def _piece(self, data: bytes, is_all: bool = False) -> bytes:
-        """Returns the bytes that send a piece of the body, with the head if that is missing."""
+        """Returns the bytes that send a piece of the body. If the head was not sent, it comes
+        first."""
         if not isinstance(data, bytes):
             raise Wrong(f"the application's answer has {type(data).__name__} instead of bytes")
         head = b""
@@ -142,7 +143,7 @@ class WsgiWork(Work):
     def _end(self, last: bytes) -> None:
         last += self.reply.end()
         self._done = True
-        # From now on, the client may leave without an effect on the application's `close`.
+        # The client may leave after this without an effect on the application's `close`.
         self.pod.words[CONN] = 0
         self.finish(last)
 
@@ -171,7 +172,7 @@ class WsgiWork(Work):
 
     def start_response(self, status: str, headers: list[tuple[str, str]],
                        exc_info: Any = None) -> Callable[[bytes], None]:
-        """Notes the head, which is sent with the first bytes of the body."""
+        """Notes the head. It is sent with the first bytes of the body."""
         if exc_info is not None:
             try:
                 if self.reply.begun:
@@ -194,7 +195,7 @@ class WsgiWork(Work):
             self.pod.run.shield(self.send, piece)
 
     def more(self, limit: int) -> bytes:
-        """Waits for bytes of the request's body; empty at its end."""
+        """Waits for bytes of the request's body. Returns nothing at its end."""
         child.leave_if_child()
         return self.pod.run.shield(self._more, limit)
 
