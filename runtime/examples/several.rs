@@ -34,6 +34,9 @@ struct Facts {
     metadata: BTreeMap<String, String>,
     bounded: bool,
     agent: Option<String>,
+    /// Method, path, query and number of headers of an HTTP call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<(String, String, Option<String>, usize)>,
     pid: u32,
 }
 
@@ -46,6 +49,17 @@ fn facts(_: serde_json::Value, context: &Context) -> Result<Facts, Error> {
         metadata: context.metadata(),
         bounded: context.remaining_ms().is_some_and(|left| left <= 60_000),
         agent: context.header("User-Agent").map(str::to_owned),
+        http: context.is_http().then(|| {
+            let text = |part: Option<&str>| part.map(str::to_owned);
+            let [method, path] = [context.method(), context.path()].map(text);
+            let query = text(context.query());
+            (
+                method.unwrap_or_default(),
+                path.unwrap_or_default(),
+                query,
+                context.headers().count(),
+            )
+        }),
         pid: std::process::id(),
     })
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use nanofaas_http1::head::header_lines;
+use nanofaas_http1::head::{Span, header_lines};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::log;
+use crate::request::{self, CallTarget, PodRequest};
 
 const RUNNING: u8 = 0;
 const ENDED: u8 = 1;
@@ -28,6 +29,8 @@ pub(crate) struct HandlerCall {
     input: Range<usize>,
     /// The envelope's `metadata`; empty if the envelope has none.
     metadata: Range<usize>,
+    /// The target of an HTTP call.
+    http: Option<CallTarget>,
     deadline: Option<Instant>,
     /// RUNNING may change to ENDED, or to CUT_OFF and later to ENDED.
     state: AtomicU8,
@@ -75,8 +78,30 @@ impl HandlerCall {
             json,
             input,
             metadata,
-            deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            http: None,
+            deadline: deadline(left),
             state: AtomicU8::new(RUNNING),
+        })
+    }
+
+    /// Makes an HTTP call, whose body is its input without an envelope. Fails if a JSON body is not
+    /// JSON.
+    pub(crate) fn http(bytes: Vec<u8>, head: &PodRequest) -> Result<Self, Error> {
+        let body = &bytes[head.len..];
+        if head.json && !body.is_empty() {
+            serde_json::from_slice::<&RawValue>(body)
+                .map_err(|error| Error::bad_input(format!("the body is not JSON: {error}")))?;
+        }
+        Ok(Self {
+            head: head.len,
+            // A missing body is `null`, whatever its content type.
+            json: head.json || body.is_empty(),
+            input: head.len..bytes.len(),
+            metadata: 0..0,
+            http: Some(head.target),
+            deadline: deadline(head.left),
+            state: AtomicU8::new(RUNNING),
+            bytes,
         })
     }
 
@@ -113,6 +138,10 @@ impl HandlerCall {
     }
 }
 
+fn deadline(left: Option<Duration>) -> Option<Instant> {
+    left.and_then(|left| Instant::now().checked_add(left))
+}
+
 const ENVELOPE: &str = r#"the body must be {"input": any JSON, "metadata": {string: string}}"#;
 
 /// Returns the range of `part` within `whole`. `part` must be borrowed from `whole`.
@@ -141,7 +170,10 @@ impl Input {
     /// Returns the JSON text of the envelope's `input`. If the content type is not JSON, returns
     /// the whole body.
     pub fn bytes(&self) -> &[u8] {
-        &self.call.bytes[self.call.input.clone()]
+        match &self.call.bytes[self.call.input.clone()] {
+            [] if self.call.http.is_some() => b"null",
+            bytes => bytes,
+        }
     }
 
     /// Returns the whole body as the caller sent it. A JSON body is the envelope with its
@@ -224,6 +256,41 @@ impl Context {
     /// Returns the first header with this name, in any case of letters.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.call.header(name)
+    }
+
+    /// Whether this is an HTTP call: a request that the client sent to `/fn/{name}/…`.
+    pub fn is_http(&self) -> bool {
+        self.call.http.is_some()
+    }
+
+    /// Returns the method of an HTTP call; none for another call.
+    pub fn method(&self) -> Option<&str> {
+        self.call.http?;
+        std::str::from_utf8(request::method(&self.call.bytes)).ok()
+    }
+
+    /// Returns the path of an HTTP call as the client sent it, with its escapes and without the
+    /// function's prefix; none for another call.
+    pub fn path(&self) -> Option<&str> {
+        self.text(self.call.http?.path)
+    }
+
+    /// Returns the part of an HTTP call's target after its `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.text(self.call.http?.query?)
+    }
+
+    fn text(&self, span: Span) -> Option<&str> {
+        std::str::from_utf8(span.of(&self.call.bytes)).ok()
+    }
+
+    /// Returns all headers of the request. Values that are not UTF-8 are left out.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let lines = header_lines(&self.call.bytes[..self.call.head]);
+        lines.filter_map(|(name, value)| {
+            let name = std::str::from_utf8(name).ok()?;
+            Some((name, std::str::from_utf8(value).ok()?))
+        })
     }
 
     /// Returns the envelope's `metadata`. A value that is not a string becomes its JSON text.

@@ -20,7 +20,7 @@ use crate::handler::Running;
 use crate::log;
 use crate::output::Output;
 use crate::pod::{PodPhase, RuntimePod};
-use crate::request::{BadRequest, PodRequest, Route};
+use crate::request::{self, BadRequest, PodRequest, Route};
 use crate::run;
 
 use reading::read_more;
@@ -43,6 +43,7 @@ const AHEAD_MAX: usize = 64 * 1024;
 const COPY_MAX: usize = 32 * 1024;
 /// The deadline of a call without `X-Deadline-Ms`: 10 s more than the longest `timeoutMs`.
 const DEADLINE_MAX: Duration = Duration::from_secs(310);
+const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 struct ServedConnection<S> {
@@ -52,6 +53,9 @@ struct ServedConnection<S> {
     out: Vec<u8>,
     /// The `X-Execution-Id` of the current request, or empty.
     id: Vec<u8>,
+    echo: Echo,
+    /// Whether the current request is a HEAD, whose answer has no body.
+    headless: bool,
     /// The timer of `IDLE`. It is reset only when it fires, so that requests do not pay for it.
     idle: Pin<Box<Sleep>>,
     last_use: Instant,
@@ -105,6 +109,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
         buffer: Vec::with_capacity(READ),
         out: Vec::new(),
         id: Vec::new(),
+        echo: Echo::ExecutionId,
+        headless: false,
         idle: Box::pin(sleep(IDLE)),
         last_use: Instant::now(),
     };
@@ -128,27 +134,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         // The platform must start no call on a connection of a stopping pod.
         let close = !head.keep || self.pod.phase() == PodPhase::Stopping;
         let (status, body, allow) = match head.route {
-            Route::Invoke => return self.invoke(head, request.bytes).await,
+            Route::Http if !self.pod.takes_method(request::method(&request.bytes)) => {
+                let body = failure(METHOD_NOT_ALLOWED, "see Allow", self.echo);
+                (405, body, Some(self.pod.methods.join(", ")))
+            }
+            Route::Invoke | Route::Http => return self.invoke(head, request.bytes).await,
             Route::Health => {
                 let (status, body) = self.pod.health();
                 (status, body.to_owned(), None)
             }
             Route::NotFound => {
                 let message = "only POST /invoke and GET /health are here";
-                (404, failure("NOT_FOUND", message), None)
+                (404, failure("NOT_FOUND", message, self.echo), None)
             }
             Route::NotAllowed(allow) => {
-                let body = failure("METHOD_NOT_ALLOWED", "see Allow");
-                (405, body, Some(allow))
+                let body = failure(METHOD_NOT_ALLOWED, "see Allow", self.echo);
+                (405, body, Some(allow.to_owned()))
             }
         };
         let extra = Extra {
             close,
-            allow,
+            allow: allow.as_deref(),
             ..Extra::JSON
         };
-        let sent = if head.headless { "" } else { &body }.as_bytes();
-        self.send(status, body.len(), sent, &extra).await?;
+        self.send(status, body.as_bytes(), &extra).await?;
         Ok(!close)
     }
 
@@ -157,7 +166,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             Ok(place) => place,
             Err(why) => return self.not_started(&head, why).await,
         };
-        let call = match HandlerCall::new(bytes, head.len, head.json, head.left) {
+        let call = match head.route {
+            Route::Http => HandlerCall::http(bytes, &head),
+            _ => HandlerCall::new(bytes, head.len, head.json, head.left),
+        };
+        let call = match call {
             Ok(call) => Arc::new(call),
             Err(error) => return self.fail(&head, &error, place).await,
         };
@@ -244,6 +257,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     }
 }
 
-fn failure(code: &'static str, message: &str) -> String {
-    Error::with_code(code, message).json(Echo::ExecutionId)
+fn failure(code: &'static str, message: &str, echo: Echo) -> String {
+    Error::with_code(code, message).json(echo)
 }

@@ -99,6 +99,6 @@ async fn live(mut handlers: Handlers, loaded: SystemTime) -> ExitCode {
     let init = handlers.take_init();
     match settings.job {
         Some(job) => job::work(job, handler, init, birth).await,
-        None => server::listen(&settings.listen, settings.ready_url, handler, init, birth).await,
+        None => server::listen(settings, handler, init, birth).await,
     }
 }

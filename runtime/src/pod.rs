@@ -22,6 +22,8 @@ pub(crate) enum PodPhase {
 
 pub(crate) struct RuntimePod {
     pub(crate) handler: Arc<dyn Handler>,
+    /// The methods of HTTP calls that the handler takes.
+    pub(crate) methods: Vec<String>,
     phase: AtomicU8,
     /// The number of calls whose answer is not sent yet.
     calls: AtomicUsize,
@@ -38,9 +40,10 @@ pub(crate) struct RuntimePod {
 pub(crate) struct CallPermit(Arc<RuntimePod>);
 
 impl RuntimePod {
-    pub(crate) fn new(handler: Arc<dyn Handler>) -> Self {
+    pub(crate) fn new(handler: Arc<dyn Handler>, methods: Vec<String>) -> Self {
         Self {
             handler,
+            methods,
             phase: AtomicU8::new(PodPhase::Starting as u8),
             calls: AtomicUsize::new(0),
             overrunning: Arc::default(),
@@ -84,6 +87,10 @@ impl RuntimePod {
             }
             PodPhase::Ready => (200, r#"{"status":"UP"}"#),
         }
+    }
+
+    pub(crate) fn takes_method(&self, method: &[u8]) -> bool {
+        self.methods.iter().any(|one| one.as_bytes() == method)
     }
 
     /// Counts one call, or returns why the pod does not accept it.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use nanofaas_http1::error::ParseError;
 use nanofaas_http1::framing::Framing;
-use nanofaas_http1::head::{HeadScan, header_lines};
+use nanofaas_http1::head::{HeadScan, Span, header_lines};
 use nanofaas_http1::header_value::digits;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::{Method, RequestHead, parse_request};
+
+use crate::answer::Echo;
 
 /// The limit of a body, in bytes. The platform's default limit is 1 MiB, but its operator can raise
 /// it.
@@ -19,6 +21,8 @@ const DEADLINE_MS_MAX: u64 = 3_600_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     Invoke,
+    /// An HTTP call, whatever its path.
+    Http,
     Health,
     NotFound,
     /// The path does not allow this method. Holds the allowed methods.
@@ -36,13 +40,21 @@ pub(crate) struct PodRequest {
     pub(crate) framing: Framing,
     pub(crate) expects_continue: bool,
     pub(crate) json: bool,
+    pub(crate) target: CallTarget,
     /// The time until the deadline, from `X-Deadline-Ms`.
     pub(crate) left: Option<Duration>,
     /// The range of the value of `X-Execution-Id` within the head.
     pub(crate) id: Option<Range<usize>>,
 }
 
-/// A request that cannot be read. The connection closes after the answer.
+/// The target of a request. The spans are offsets from the head's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallTarget {
+    pub(crate) path: Span,
+    pub(crate) query: Option<Span>,
+}
+
+/// A request that cannot be read, or whose body the handler does not take. The connection closes after the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadRequest {
     pub(crate) status: u16,
@@ -77,6 +89,10 @@ pub(crate) fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<PodReque
     for (name, value) in header_lines(&bytes[..head.len]) {
         request.add(bytes, name, value)?;
     }
+    if request.route == Route::Http {
+        // The encoded body is not JSON itself. Without the mark, the platform refuses such a body.
+        request.json &= head.content_encoding.is_none();
+    }
     Ok(Some(request))
 }
 
@@ -93,6 +109,10 @@ impl PodRequest {
             framing: head.framing,
             expects_continue: head.expect_continue,
             json: media_type(content_type) == MediaType::Json,
+            target: CallTarget {
+                path: head.path,
+                query: head.query,
+            },
             left: None,
             id: None,
         }
@@ -112,6 +132,7 @@ impl PodRequest {
             14 if name.eq_ignore_ascii_case(b"x-execution-id") => {
                 self.id.get_or_insert_with(|| place(bytes, value));
             }
+            15 if is_mark(name, value) => self.route = Route::Http,
             _ => {}
         }
         Ok(())
@@ -122,6 +143,24 @@ impl PodRequest {
 /// has rules of its own (§1.7).
 pub(crate) fn is_mark(name: &[u8], value: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"x-nanofaas-call") && value.eq_ignore_ascii_case(b"http")
+}
+
+/// Returns how the answer to a request names its call, also for a head that `parse` refused.
+pub(crate) fn echo(parsed: &Result<Option<PodRequest>, BadRequest>, bytes: &[u8]) -> Echo {
+    let is_http = match parsed {
+        Ok(head) => head.as_ref().is_some_and(|head| head.route == Route::Http),
+        Err(_) => refused_lines(bytes).any(|(name, value)| is_mark(name, value)),
+    };
+    match is_http {
+        true => Echo::HttpAnswer,
+        false => Echo::ExecutionId,
+    }
+}
+
+/// Returns the method of a request whose head is in `bytes`.
+pub(crate) fn method(bytes: &[u8]) -> &[u8] {
+    let line = bytes.trim_ascii_start();
+    line.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
 /// Returns the range of `part` within `whole`. `part` must be borrowed from `whole`.
@@ -142,12 +181,17 @@ pub(crate) fn id<'b>(
     }
 }
 
-/// Returns the id in a head that was refused; none if the head is not complete.
+/// Returns the headers of a head that was refused; none if the head is not complete.
+fn refused_lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let lines = end.map(|end| header_lines(&bytes[..end + 2]));
+    lines.into_iter().flatten()
+}
+
 fn id_of_refused(bytes: &[u8]) -> Option<&[u8]> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     // The answer repeats the value, so a byte that no header may hold makes it useless.
     let is_sound = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
-    let mut ids = header_lines(&bytes[..end + 2]).filter(|(name, value)| {
+    let mut ids = refused_lines(bytes).filter(|(name, value)| {
         name.eq_ignore_ascii_case(b"x-execution-id") && value.iter().all(is_sound)
     });
     ids.next().map(|(_, value)| value)

@@ -24,7 +24,7 @@ use crate::handler::{Handler, Init};
 use crate::log;
 use crate::pod::{CALLS_MAX, RuntimePod};
 use crate::run::caught;
-use crate::settings::Listen;
+use crate::settings::{Listen, Settings};
 use crate::unix_stream::Arrivals;
 
 /// The limit of open connections. It is larger than `CALLS_MAX`, because each io thread of the
@@ -62,12 +62,12 @@ impl StopSignals {
 }
 
 pub(crate) async fn listen(
-    at: &Listen,
-    ready_url: Option<String>,
+    settings: Settings,
     handler: Arc<dyn Handler>,
     init: Option<Init>,
     mut birth: Birth,
 ) -> ExitCode {
+    let at = &settings.listen;
     let opened = bind(at)
         .await
         .and_then(|listener| Ok((listener, StopSignals::new().map_err(|e| e.to_string())?)));
@@ -79,7 +79,7 @@ pub(crate) async fn listen(
         }
     };
     let address = listener.address();
-    let pod = Arc::new(RuntimePod::new(handler));
+    let pod = Arc::new(RuntimePod::new(handler, settings.methods));
     // `/health` must answer 503 while the initialisation runs.
     tokio::spawn(accept(listener, Arc::clone(&pod)));
     let code = tokio::select! {
@@ -90,7 +90,7 @@ pub(crate) async fn listen(
                 // be ready before.
                 pod.ready(birth.init_ms());
                 log::line("info", "ready", None, &[("address", &address)]);
-                if let Some(url) = ready_url {
+                if let Some(url) = settings.ready_url {
                     tokio::spawn(announce::announce(url, birth));
                 }
                 signals.come().await;

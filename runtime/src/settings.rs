@@ -35,6 +35,8 @@ pub(crate) enum Payload {
 pub(crate) struct Settings {
     pub(crate) listen: Listen,
     pub(crate) handler: Option<String>,
+    /// The methods of HTTP calls that a handler takes, from `HANDLER_METHODS`.
+    pub(crate) methods: Vec<String>,
     pub(crate) ready_url: Option<String>,
     pub(crate) job: Option<Job>,
 }
@@ -49,6 +51,7 @@ impl Settings {
         Ok(Self {
             listen: read_listen(&get)?,
             handler: get("FUNCTION_HANDLER"),
+            methods: read_methods(&get)?,
             ready_url: get("NANOFAAS_READY_URL"),
             job: read_job(&get)?,
         })
@@ -65,6 +68,19 @@ pub(crate) fn read_listen(get: &impl Fn(&str) -> Option<String>) -> Result<Liste
     };
     let wrong = |_| format!("PORT must be a whole number from 0 to 65535, is {port:?}");
     port.parse().map(Listen::Tcp).map_err(wrong)
+}
+
+fn read_methods(get: &impl Fn(&str) -> Option<String>) -> Result<Vec<String>, String> {
+    let text = get("HANDLER_METHODS").unwrap_or_else(|| "POST".to_owned());
+    let methods: Vec<String> = text.split(',').map(|one| one.trim().to_owned()).collect();
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let is_method = |one: &String| !one.is_empty() && one.bytes().all(is_token);
+    match methods.iter().all(is_method) {
+        true => Ok(methods),
+        false => Err(format!(
+            "HANDLER_METHODS must be methods, such as GET,POST; it is {text:?}"
+        )),
+    }
 }
 
 fn read_job(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Job>, String> {
@@ -133,6 +149,18 @@ mod tests {
         assert_eq!(listen(&[("PORT", "81")]), Listen::Tcp(81));
         let both = [("PORT", "81"), ("NANOFAAS_SOCKET", "/run/a")];
         assert_eq!(listen(&both), Listen::Unix("/run/a".into()));
+    }
+
+    #[test]
+    fn methods_are_a_list_of_tokens() {
+        let methods = |text: &str| read(&[("HANDLER_METHODS", text)]).map(|read| read.methods);
+        assert_eq!(methods(""), Ok(vec!["POST".to_owned()]));
+        let two = Ok(vec!["GET".to_owned(), "M-SEARCH".to_owned()]);
+        assert_eq!(methods("GET, M-SEARCH"), two);
+        for wrong in ["GET;POST", "GET,", "G\u{c9}T", "GET POST"] {
+            let message = methods(wrong).expect_err(wrong);
+            assert!(message.contains("HANDLER_METHODS"), "{message}");
+        }
     }
 
     #[test]

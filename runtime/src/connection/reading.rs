@@ -17,11 +17,21 @@ use super::{
     BODY_WAIT, BufferedRequest, CONTINUE, Gone, HEAD_WAIT, IDLE, READ, ServedConnection, Stop,
     WRITE_WAIT,
 };
-use crate::request::{self, BODY_BYTES_MAX, BadRequest, PodRequest};
+use crate::request::{self, BODY_BYTES_MAX, BadRequest, PodRequest, Route};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     pub(super) async fn request(&mut self) -> Result<BufferedRequest, Stop> {
         let head = self.head().await?;
+        if head.expects_continue
+            && head.route == Route::Http
+            && !self.pod.takes_method(request::method(&self.buffer))
+        {
+            // The answer comes in place of `100 Continue`, so the caller need not send the body.
+            return Err(Stop::Refused(BadRequest {
+                status: 405,
+                message: "see Allow".to_owned(),
+            }));
+        }
         let bytes = match head.framing {
             Framing::None => self.take(head.len),
             Framing::Length(length) => {
@@ -43,6 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
 
     async fn head(&mut self) -> Result<PodRequest, Stop> {
         self.id.clear();
+        self.headless = false;
         if self.buffer.is_empty() {
             self.fill_or_idle().await?;
         }
@@ -53,7 +64,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             let id = request::id(&parsed, &self.buffer);
             // If `parsed` is an error, the answer has the request's id, too.
             self.id.extend_from_slice(id.unwrap_or_default());
+            self.echo = request::echo(&parsed, &self.buffer);
             if let Some(head) = parsed? {
+                self.headless = head.headless;
                 return Ok(head);
             }
             let now = tokio::time::Instant::now();

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::reading::read_more;
-use super::{COPY_MAX, Gone, ServedConnection, WRITE_WAIT, failure};
-use crate::answer::{Echo, Extra, put_head};
+use super::{COPY_MAX, Gone, METHOD_NOT_ALLOWED, ServedConnection, WRITE_WAIT, failure};
+use crate::answer::{Extra, put_head};
 use crate::call::{Context, HandlerCall};
 use crate::error::Error;
 use crate::log;
@@ -46,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             ..Extra::JSON
         };
         let body = output.bytes();
-        self.send(200, body.len(), body, &extra).await?;
+        self.send(200, body, &extra).await?;
         Ok(!extra.close)
     }
 
@@ -62,9 +62,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             init_ms: self.pod.first_answer(),
             ..Extra::JSON
         };
-        let (status, body) = (error.status, error.json(Echo::ExecutionId));
-        self.send(status, body.len(), body.as_bytes(), &extra)
-            .await?;
+        let (status, body) = (error.status, error.json(self.echo));
+        self.send(status, body.as_bytes(), &extra).await?;
         Ok(!extra.close)
     }
 
@@ -74,8 +73,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             not_started: true,
             ..Extra::JSON
         };
-        let body = failure("NOT_STARTED", why);
-        self.send(503, body.len(), body.as_bytes(), &extra).await?;
+        let body = failure("NOT_STARTED", why, self.echo);
+        self.send(503, body.as_bytes(), &extra).await?;
         Ok(head.keep)
     }
 
@@ -83,17 +82,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     /// most before it closes: the kernel resets a connection that is closed with unread bytes, and
     /// the caller could lose the answer.
     pub(super) async fn refuse(&mut self, refusal: &BadRequest) -> Result<(), Gone> {
+        let allow = (refusal.status == 405).then(|| self.pod.methods.join(", "));
         let extra = Extra {
             close: true,
+            allow: allow.as_deref(),
             ..Extra::JSON
         };
         let code = match refusal.status {
+            405 => METHOD_NOT_ALLOWED,
             413 => "BODY_TOO_LARGE",
             _ => "BAD_REQUEST",
         };
-        let body = failure(code, &refusal.message);
-        let (status, length) = (refusal.status, body.len());
-        self.send(status, length, body.as_bytes(), &extra).await?;
+        let body = failure(code, &refusal.message, self.echo);
+        self.send(refusal.status, body.as_bytes(), &extra).await?;
         self.stream.shutdown().await?;
         let rest = async {
             let mut read = 0;
@@ -113,12 +114,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     pub(super) async fn send(
         &mut self,
         status: u16,
-        length: usize,
         body: &[u8],
         extra: &Extra<'_>,
     ) -> Result<(), Gone> {
         self.out.clear();
-        put_head(&mut self.out, status, length, &self.id, extra);
+        let extra = Extra {
+            echo: self.echo,
+            ..*extra
+        };
+        put_head(&mut self.out, status, body.len(), &self.id, &extra);
+        let body = if self.headless { &[] } else { body };
         let rest = if body.len() <= COPY_MAX {
             self.out.extend_from_slice(body);
             &[]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nanofaas_runtime::{Error, Input};
+use nanofaas_runtime::Error;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
@@ -81,7 +81,7 @@ impl Places {
     }
 
     /// Prepares the files of one call, and writes its body to the input file.
-    pub(crate) async fn take(&self, input: &Input) -> Result<Files, Error> {
+    pub(crate) async fn take(&self, given: &[u8]) -> Result<Files, Error> {
         let files = match self {
             Self::Own => Files::in_a_folder()?,
             Self::Fixed {
@@ -97,7 +97,7 @@ impl Places {
         };
         // Write on this thread. A write on another thread would go on after its call was cut off,
         // and could overwrite the input of the next call.
-        files.write(input.body()).map_err(|error| {
+        files.write(given).map_err(|error| {
             let path = files.input.display();
             Error::new(format!("cannot write the call's input to {path}: {error}"))
         })?;

@@ -70,7 +70,7 @@ impl StdioProgram {
 
     async fn run(&self, input: Input, context: Context) -> Result<Output, Error> {
         let files = match &self.passing {
-            Passing::Files(places) => Some(places.take(&input).await?),
+            Passing::Files(places) => Some(places.take(self.given(&input, &context)).await?),
             Passing::Pipes(_) => None,
         };
         let mut started = self.start(&input, &context, files.as_ref())?;
@@ -87,7 +87,7 @@ impl StdioProgram {
         let pipes = async {
             let fed = async {
                 if let Some(stdin) = stdin {
-                    feed(stdin.into(), self.given(&input)).await;
+                    feed(stdin.into(), self.given(&input, &context)).await;
                 }
                 Ok(())
             };
@@ -126,8 +126,10 @@ impl StdioProgram {
         }
     }
 
-    fn given<'a>(&self, input: &'a Input) -> &'a [u8] {
+    fn given<'a>(&self, input: &'a Input, context: &Context) -> &'a [u8] {
         match self.passing {
+            // The body of an HTTP call has no envelope.
+            _ if context.is_http() => input.bytes(),
             Passing::Pipes(Given::Input) => input.bytes(),
             Passing::Pipes(Given::Envelope) | Passing::Files(_) => input.body(),
         }
@@ -155,6 +157,9 @@ impl StdioProgram {
         for (name, value) in [
             ("EXECUTION_ID", context.execution_id().map(str::to_owned)),
             ("TRACE_ID", context.trace_id().map(str::to_owned)),
+            ("REQUEST_METHOD", context.method().map(str::to_owned)),
+            ("REQUEST_PATH", context.path().map(str::to_owned)),
+            ("QUERY_STRING", context.query().map(str::to_owned)),
             (
                 "TIMEOUT_MS",
                 context.remaining_ms().map(|ms| ms.to_string()),
