@@ -29,11 +29,11 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// allocated when more messages overlap than before. One allocation in each call would make thousands.
 const CEILING: u64 = 16;
 const CALLS: usize = 2000;
-/// The calls of a case with the LOCAL function. Their number is so large that the watchdog checks several
-/// times meanwhile.
+/// The number of calls of a case with the LOCAL function. During so many calls, the watchdog checks several
+/// times.
 const LOCAL_CALLS: usize = 50_000;
-/// The calls before all cases. They are more than the circular buffer of plain calls' records holds (4096),
-/// so this buffer is full.
+/// The number of calls before all cases. The circular buffer of records of plain calls has 4096 places, so
+/// these calls fill it.
 const FIRST_CALLS: usize = 10_000;
 /// The calls of a case before the count starts. They cause each allocation that is made only one time. In
 /// half of them the pod answers only when all connections' requests are there, so all connections and buffers

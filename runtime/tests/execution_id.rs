@@ -160,8 +160,6 @@ fn a_program_by_stdio_cannot_change_it() {
     }
 }
 
-// --- the watchdog's relay, with a program that listens on a port only ---
-
 /// A program whose port the test itself serves. For each call, the test's server sends the head to `heads`,
 /// and then does what comes from `answers`.
 struct Scripted {

@@ -71,7 +71,7 @@ fn every_method_and_path_reaches_the_program() {
     }
     wire.send(&http("POST", "/invoke", &[], b"{\"input\":1}"));
     assert_eq!(wire.answer().json()["body"], r#"{"input":1}"#);
-    // The answer of the same program to a call without the mark has the id.
+    // The same program's answer to a call without the mark has the call's id.
     wire.send(&request(
         "POST",
         "/invoke",

@@ -277,7 +277,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The Rust programs of these tests do not end in the ways that `ENDS` does.
+/// `ENDS` is in Python, because the Rust programs of these tests do not end in such ways.
 fn start_ends(more: &[(&str, &str)]) -> Program {
     let scratch = ScratchFolder::create();
     let program = scratch.join("ends.py");

@@ -250,8 +250,8 @@ fn a_wait_past_the_deadline_is_refused_early() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // The clients' calls need about 300 ms and `hasty` allows 100 ms. Admission accepts `hasty` nevertheless
-    // while no call has been measured, or no call waits.
+    // A call takes 300 ms and `hasty` allows 100 ms. If no call was measured, or no call waits, admission
+    // predicts no wait and accepts `hasty`.
     let mut first = begin();
     pod.wait_calls(1);
     let mut second = begin();

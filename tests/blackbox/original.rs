@@ -57,8 +57,6 @@ pub(crate) fn spec(name: &str, more: &Value) -> Value {
     with(spec, more)
 }
 
-// --- the client's commands ---
-
 pub(crate) fn register(spec: &Value) -> Answer {
     send(&java("POST", "/v1/functions").json(spec))
 }
@@ -126,8 +124,6 @@ pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
     last
 }
 
-// --- the original's pods ---
-
 /// A server of an SDK gets the whole envelope, and needs the call's id in a header.
 pub(crate) fn sdk_server() -> ScriptedPod {
     ScriptedPod::tcp(|got: &ReceivedCall, line: &mut ScriptedConn| {
@@ -191,8 +187,6 @@ pub(crate) fn local(folder: &ScratchFolder, name: &str, program: &str, more: &Va
     let command = json!({"local": {"command": [interpreter(), path]}});
     with(spec(name, more), &command)
 }
-
-// --- guarantees for users of the original ---
 
 #[test]
 fn its_client_lists_applies_gets_and_deletes() {

@@ -140,7 +140,7 @@ fn bad_input_is_named_by_file_and_line() {
     assert!(said.contains("--start-ms must be a number"), "{said}");
 }
 
-/// The path may also be another link to an input file.
+/// A plot's path may also name an input file by another link.
 #[test]
 fn a_plot_does_not_overwrite_what_is_read() {
     let folder = folder();

@@ -12,8 +12,8 @@ pub(crate) struct Canary {
     pub(crate) function: usize,
     /// The call's id. Two calls have the same id only if they have the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may receive the body. With an idempotency
-    /// key, any registration may receive it, because calls at different times send the same body.
+    /// The earliest registration that may receive the body. With an idempotency key, any registration may
+    /// receive it, because calls at different times send the same body.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,
     pub(crate) pad: usize,

@@ -23,8 +23,7 @@ use crate::tally::Tally;
 
 const CLIENTS: usize = 10;
 const REGISTRARS: usize = 2;
-/// Each registrar, each client and the killer draws from a stream of random numbers of its own. The streams
-/// of registrars are numbered from 0, those of clients from this number.
+/// The number of the clients' first stream of random numbers. The registrars' streams begin at 0.
 const CLIENT_STREAM: u64 = 100;
 const KILLER_STREAM: u64 = 99;
 const END_STREAM: u64 = 98;

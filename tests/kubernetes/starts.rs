@@ -55,8 +55,8 @@ pub(crate) fn both_refused(plane: &RunningPlane, name: &str, more: &Value) -> [S
     both(plane, name, more).map(|name| refused(plane, &name))
 }
 
-/// Waits until the Job is gone and its pod is being deleted. A kubelet of 1.20 may take most of a minute to
-/// remove a pod whose container never ran.
+/// Waits until the Job is gone and its pod is being deleted. If the pod's container never ran, a kubelet of
+/// 1.20 may take most of a minute to remove the pod.
 #[track_caller]
 fn gone(function: &str) {
     until("the call's Job and pod are gone", GONE, || {

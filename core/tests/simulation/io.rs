@@ -350,8 +350,8 @@ impl IoThread {
         shared.to_bridge.push(ToBridge::Ack(self.shard, version));
     }
 
-    /// Ends all calls of a lane: all at once, or each a little later with the act `later`, because a call's
-    /// own task may receive the message later.
+    /// Ends all calls of a lane: all at once, or each a little later with the act `later`. A call's own task
+    /// may receive the message later than the io thread.
     fn end_all(&mut self, lane: LaneId, end: &End, later: CallAct, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()

@@ -343,8 +343,8 @@ impl PlaneSimulator {
             seen += waiting;
         }
         assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
-        // The metrics count a call twice in two cases: while its `Done` is in flight, and while a grant is in
-        // flight for a call that has ended.
+        // The metrics count a call twice while its `Done` is in flight. They also count an ended call twice
+        // while a grant for it is in flight.
         let unborn = shared.grants_in_flight - granted;
         let under_way = shared.dones_in_flight + unborn;
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");

@@ -72,7 +72,7 @@ fn a_remade_function_takes_over_the_lanes_counts() {
 }
 
 /// The scheduler forgets the lane before it receives the registration of the new function. The registry has
-/// kept the old stats for that function.
+/// kept the old stats for the new function.
 #[test]
 fn a_mailbox_outlives_a_lane_without_a_successor() {
     let mut plane = SteppedScheduler::with(podless(1));

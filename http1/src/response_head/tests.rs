@@ -69,7 +69,7 @@ fn knows_where_the_body_ends() {
     }
 }
 
-/// A header is told by its length and its first letter, before its name is compared.
+/// The parser selects a known header by its length and first letter before it compares the name.
 #[test]
 fn similar_names_mean_nothing() {
     let plain = with("200", "Content-Length: 1\r\n").unwrap();

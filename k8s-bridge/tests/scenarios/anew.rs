@@ -79,9 +79,9 @@ fn a_pod_that_ended_meanwhile_is_down() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
-        // The pods are listed several times before the test's pods start. A rebuilt bridge that counts its
-        // listings from zero would take its first list for older than these pods, and would not notice that
-        // one is missing.
+        // The pods are listed several times before the test's pods start. If a rebuilt bridge counted its
+        // listings from zero, its first list would seem older than these pods. It would then not notice a
+        // missing pod.
         for _ in 0..3 {
             server.compact();
             server.slam(true).await;

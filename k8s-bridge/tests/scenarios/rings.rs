@@ -43,7 +43,7 @@ pub(crate) struct Rings {
     pub(crate) events: RefCell<VecDeque<Event>>,
     pub(crate) messages: RefCell<Vec<VecDeque<Message>>>,
     pub(crate) adopted: RefCell<Vec<Adopted>>,
-    /// The orders of a real scheduler. It stays empty if the test plays the scheduler.
+    /// The orders of a real scheduler. The list stays empty if the test plays the scheduler.
     pub(crate) orders: RefCell<Vec<Order>>,
     pods: Cell<u32>,
 }

@@ -390,8 +390,8 @@ with open("pid", "w") as file:
 
 pub(crate) const FOR_EVER: &str = "\nserver.serve_forever()\n";
 
-/// A part of a pod's program that leaves an orphan in a group and session of its own, and writes the orphan's
-/// pid into the file `orphan`.
+/// A part of a pod's program that leaves an orphan in a group and session of its own. The orphan's pid is in
+/// the file `orphan`.
 pub(crate) const WITH_ORPHAN: &str = r#"
 if os.fork() == 0:
     os.setsid()

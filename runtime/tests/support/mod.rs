@@ -293,7 +293,7 @@ pub(crate) fn request(
     request.untyped_body(body).bytes()
 }
 
-/// An HTTP call as the platform sends it, with the id `e1`.
+/// Returns an HTTP call as the platform sends it, with the id `e1`.
 pub(crate) fn http(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut all = vec![("X-Nanofaas-Call", "http"), ("X-Execution-Id", "e1")];
     all.extend_from_slice(headers);

@@ -99,8 +99,8 @@ class Server(BaseHTTPRequestHandler):
         os._exit(3)
 
     def hang(self) -> None:
-        """Waits until the connection ends: with the answer's head sent, or without, or without
-        reading the request's body."""
+        """Waits until the connection ends. Without a query, it sends the answer's head before;
+        with `silent` it sends nothing; with `unread` it also leaves the body unread."""
         how = self.path.partition("?")[2]
         if not how:
             self.begin_chunks()

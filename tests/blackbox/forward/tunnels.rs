@@ -55,7 +55,6 @@ fn upgrade(path: &str) -> Request {
     ])
 }
 
-/// Reads exactly so many bytes.
 fn bytes(client: &mut RawClient, count: usize) -> Vec<u8> {
     let mut found = Vec::new();
     let mut buffer = [0; 4096];
@@ -74,7 +73,7 @@ fn rule_12_a_tunnel_carries_both_directions() {
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             stream.write_all(&buffer[..count]).expect("the plane reads");
         }
-        // The client's FIN came; the other direction goes on.
+        // The client's FIN came, but the other direction must still work.
         stream.write_all(b"after the end").expect("the plane reads");
     });
     let mut client = open("ws-echo", &url, &json!({"timeoutMs": 300}));
