@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError, Event, get_running_loop, sleep
 
-from . import child, log
+from . import child, log, paths
 from .application import refuse_invoke
 from .asyncpod import AsyncPod
 from .asyncstream import drained
@@ -19,6 +19,7 @@ from .control_block import WHY_LEFT
 from .fields import Request, answer_lines, unquote
 from .stopping import message_of
 from .stream import Reply, Wrong, cut_off, has_body
+from .wire import failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +40,18 @@ class AsgiPod(AsyncPod):
     state: dict[str, Any] | None = None  # The state that the lifespan's startup has set.
 
     def begin(self, connection: Connection, head: Head, data: bytes) -> None:
-        connection.incoming = body = Body(connection, head)
-        call = AsgiCall(connection, head, body)
+        call: AsgiCall | None = None
+        if head.lower.find(b"\r\nupgrade:") >= 0:
+            with paths.Standard():
+                from .websocket import bad_handshake, upgraded
+            why = bad_handshake(head)
+            if why:
+                connection.send(failure(head.echo(), 400, "BAD_REQUEST", why, close=True), False)
+                return
+            call = upgraded(connection, head)
+        if call is None:
+            connection.incoming = body = Body(connection, head)
+            call = AsgiCall(connection, head, body)
         connection.begin(call)
         connection.ahead += feed(connection, data)
         if not connection.gone:
@@ -57,8 +68,7 @@ class AsgiPod(AsyncPod):
         try:
             await self.function.entry(call.scope(self.state), call.receive, call.send)
             child.leave_if_child()
-            if not (call.done or connection.gone or connection.closed):
-                raise Wrong("the application returned before it had answered")
+            call.ended()
         except BaseException as error:  # Even SystemExit must not end the pod.
             child.leave_if_child_for(error, call)
             call.failed(error)
@@ -175,6 +185,11 @@ class AsgiCall(Call):
         self.done = True
         connection.send(out, reply.keep and not connection.pod.stopping)
         self.body.wake()
+
+    def ended(self) -> None:
+        """Called when the application has returned. Raises Wrong if its answer is not whole."""
+        if not (self.done or self._connection.gone or self._connection.closed):
+            raise Wrong("the application returned before it had answered")
 
     def failed(self, error: BaseException) -> None:
         """Answers for an application that raised. If the answer has begun, cuts it."""
