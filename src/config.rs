@@ -265,7 +265,7 @@ pub(crate) struct ServeArgs {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineFacts {
-    /// By affinity and quota.
+    /// The number of cores that affinity and quota allow the process.
     pub(crate) cores: usize,
     /// Whether this process runs in a pod of a cluster.
     pub(crate) in_cluster: bool,
@@ -417,7 +417,8 @@ impl ServeArgs {
                  the largest answers need {needed} bytes; raise the first or lower the second"
             )));
         }
-        // The waiting calls of one function may hold only half of the budget.
+        // The waiting calls of one function may hold only half of the budget, so the budget must be two times
+        // this charge.
         let needed = 2 * nanofaas_io::start::charge_for(body);
         if held < needed {
             return Err(ConfigError(format!(

@@ -28,14 +28,14 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::metrics::{self, FunctionLabels, ProcessInfo, ScrapedFunctions};
 
-/// A thread is stuck if it has not beaten for so long after a health check requested a beat.
+/// A thread is stuck if it has not beaten within this time after a health check requested a beat.
 const BEAT_MAX: Duration = Duration::from_secs(10);
 /// The largest number of open connections. A further connection closes the one that has been silent for the
 /// longest. The connections use descriptors that the io threads leave free.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
-/// If descriptors run out, a connection is closed only after so long a silence.
+/// If descriptors run out, a connection is closed only if it has been silent for this time.
 const BRIEF: Duration = Duration::from_secs(1);
 /// The time limit from the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);

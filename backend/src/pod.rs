@@ -91,7 +91,7 @@ impl WarmPod {
         self.bell.notify_one();
     }
 
-    /// Returns whether the pod reported ready or answered a probe well. The next probe clears both.
+    /// Returns whether the pod has reported ready or answered a probe well.
     pub fn is_ready(&self) -> bool {
         self.has_reported_ready() || self.health.answered().is_some()
     }

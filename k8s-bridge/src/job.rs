@@ -41,8 +41,7 @@ const STOP_S: u32 = 2;
 /// How long a task waits for `JobStop` after its container exited with status 0. The io thread may report the
 /// result a little later than the cluster reports the exit.
 const REPORT_BEHIND: Duration = Duration::from_millis(500);
-/// The cluster ends a Job itself so many seconds after the call's deadline, if the control plane has not
-/// deleted it.
+/// The cluster itself ends a Job that still exists this number of seconds after the call's deadline.
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may have no pod before the Events of its controller are read. This wait doubles after each
 /// read.

@@ -8,9 +8,9 @@ FROM python:3.11-slim-bookworm
 COPY python-runtime/src/nanofaas_runtime /opt/nanofaas/nanofaas_runtime
 
 # The runtime is linked into the site folder, because a function may need PYTHONPATH for itself. The
-# build compiles the runtime and the standard library, because official Python images lack bytecode
-# and each start would otherwise compile it. Python must not check the runtime's bytecode against
-# its source: the source does not change, and a build tool may reset file times.
+# build compiles the runtime and the standard library, because official Python images lack bytecode,
+# which each start would have to compile. Python must not check the runtime's bytecode against its
+# source: the source does not change, and a build tool may reset file times.
 RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
     stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" && \
     mkdir -p "$site" && \

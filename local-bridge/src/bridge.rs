@@ -25,8 +25,9 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// The pause between two refreshes of the OOM watch. After one to two pauses, a kill without a process is
-/// discarded. A pause is longer than the time from a kill to the report of the process's end.
+/// The pause between two refreshes of the OOM watch. A kill that is attributed to no process is discarded
+/// after one to two pauses, so a pause is longer than the time from a kill to the report of the process's
+/// end.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend of one machine, as the bridge's thread uses it.

@@ -251,7 +251,7 @@ fn spawn(start: &Start) -> io::Result<Pid> {
         command.current_dir(directory);
     }
     adopts_its_orphans(&mut command);
-    // The child would inherit the blocked signal.
+    // The child would inherit a blocked SIGCHLD.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;

@@ -45,7 +45,7 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
 
 fn addresses(socket: &Path, port: u16) -> Vec<PodAddress> {
     let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
-    // A server at `localhost` may listen on only one of the two.
+    // A server at `localhost` may listen on only one of these two addresses.
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
     vec![PodAddress::Unix(socket.into()), at(v4), at(v6)]
 }

@@ -77,8 +77,8 @@ impl AsyncRead for Arrivals {
                 Ok(count) => {
                     if count > 0 && count < asked {
                         // A short read has emptied the socket's buffer, so the next read can wait
-                        // for epoll. After a read of 0 (the end), the next read must return 0
-                        // again.
+                        // for epoll. A read of 0 (the end) keeps the readiness, because the next
+                        // read must return 0 again.
                         ready.clear_ready();
                     }
                     buffer.advance(count);

@@ -138,8 +138,7 @@ fn apply(
     Ok(None)
 }
 
-/// Prints the server's warnings. `run` has already printed those about fields that this program does not
-/// know. An older server also warns about fields that only this program knows.
+/// Prints the server's warnings, except those about unknown fields that `run` has already printed.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown

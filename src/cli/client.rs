@@ -18,7 +18,8 @@ const CONNECT_LONGEST: Duration = Duration::from_secs(10);
 pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
 /// A server that was asked to hold a request gets this time in addition to the time of the hold.
 pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
-/// A longer body is sent with `Expect: 100-continue`, so that the server can refuse the head before it.
+/// A longer body is sent with `Expect: 100-continue`, so that the server can refuse the head before the body
+/// is sent.
 const ASK_FIRST_LEN: usize = 64 * 1024;
 
 pub(super) struct ApiClient {

@@ -36,8 +36,7 @@ impl Serving {
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
-                    // Calls can go on without the bridge for a while. The bridge ends if another control
-                    // plane took the Lease, or if it cannot go on.
+                    // Calls can go on without the bridge for a while, so let them end.
                     self.drain();
                 }
                 self.stop();

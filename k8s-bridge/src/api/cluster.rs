@@ -96,7 +96,6 @@ pub(crate) struct Cluster {
     client: Client,
     pub(crate) server: String,
     pub(crate) namespace: String,
-    /// Whether this control plane holds the Lease now, and so may change objects.
     pub(crate) tenure: Tenure,
     places: Semaphore,
 }

@@ -18,7 +18,7 @@ use crate::api::lenient::Lenient;
 
 /// After this number of seconds the server ends a watch.
 const WATCH_S: u32 = 60;
-/// If no event comes for so long, the bridge ends the watch.
+/// The bridge ends a watch that has been silent for this time.
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
 /// A watch that lived for longer than this counts as working.
 const SOUND: Duration = Duration::from_secs(5);

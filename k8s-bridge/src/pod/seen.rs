@@ -40,8 +40,8 @@ pub(crate) struct ContainerEnd {
 
 /// The kubelet's reasons for a container that can never start.
 const STUCK: [&str; 2] = ["ErrImageNeverPull", "InvalidImageName"];
-/// The kubelet's reasons after which it tries again. The cause may pass: a registry may be down for a moment,
-/// for instance.
+/// The reasons after which a kubelet tries to start a container again. The cause may pass, for instance if a
+/// registry is down for a moment.
 const TRIED_ON: [&str; 8] = [
     "ErrImagePull",
     "ImagePullBackOff",
@@ -66,7 +66,7 @@ const REGISTRYS: [&str; 10] = [
     "403 Forbidden",
     "no match for platform",
 ];
-/// Parts of the message of a failed creation of a container; with these the pod's spec is wrong.
+/// Parts of the message of a failed creation of a container that show a wrong spec.
 const SPECS: [&str; 5] = [
     "\" not found",
     "couldn't find key",

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 /// The user id of restricted pods, and of our images. It is always set: with `runAsNonRoot` alone, a kubelet
 /// refuses an image that names no user id. A process with this id has the group 0, whatever group the image
-/// names. Images that are made for any user id let group 0 write.
+/// names; images that are made for any user id let group 0 write.
 const USER: u32 = 65532;
 
 /// The pod's own security context, which a template may change.

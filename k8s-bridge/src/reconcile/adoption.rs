@@ -60,7 +60,7 @@ impl Adoption {
         self.busy.values().cloned().collect()
     }
 
-    /// Returns whether the scheduler has yet to answer an offer of the pod.
+    /// Returns whether an offer of the pod still has no answer.
     pub(crate) fn is_offered(&self, name: &str) -> bool {
         self.offered.values().any(|(of, _)| of == name)
     }

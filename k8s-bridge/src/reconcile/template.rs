@@ -7,8 +7,8 @@ use tokio::time::sleep;
 
 use crate::reconcile::Reconciler;
 
-/// The time between two reads. It can be long, because a kubelet takes up to a minute to update the file of a
-/// ConfigMap.
+/// The time between two reads. A shorter time would help little, because a kubelet takes up to a minute to
+/// update the file of a ConfigMap.
 const PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) fn poll(reconciler: &Reconciler) {

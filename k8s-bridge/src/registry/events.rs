@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// The largest number of Events that are written after one `POLL`.
 const AT_ONCE: usize = 10;
 const WAITING_MAX: usize = 256;
-/// A repetition that comes so long after the last write of its Event becomes a new Event.
+/// After this time without a write of an Event, a repetition becomes a new Event.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 const WRITE: Duration = Duration::from_secs(10);
 const COMPONENT: &str = "nanofaas";

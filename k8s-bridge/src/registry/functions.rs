@@ -423,8 +423,8 @@ fn made(
     }
 }
 
-/// Makes a written change of `minReplicas` in the table. It examines the written object first, because this
-/// may contain changes of other clients.
+/// Makes a written change of `minReplicas` in the table. It examines the written object first, because that
+/// object may contain changes of other clients.
 fn scaled(
     registry: &ClusterRegistry,
     written: Result<FunctionObject, BridgeError>,

@@ -49,8 +49,9 @@ impl OomWatch {
         self.accounted.set(last.max(self.accounted.get()));
     }
 
-    /// Returns whether the OOM killer ended a process. Call this one time for each process that ended by a
-    /// foreign SIGKILL, directly after its end. Each counted kill is attributed to one process.
+    /// Returns whether the OOM killer ended a process. Call this one time, directly after its end, for each
+    /// process that ended by a SIGKILL which this control plane did not send. Each counted kill is attributed
+    /// to one process.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {

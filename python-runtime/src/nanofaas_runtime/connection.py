@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from .pod import Pod
 
-# A client may send so many bytes ahead while its call runs. After more bytes, the connection is not
-# read until the call has ended.
+# The number of bytes that a client may send ahead while its call runs. After more bytes, the
+# connection is read only when the call has ended.
 AHEAD_BYTES_MAX = 256 * 1024
 
 

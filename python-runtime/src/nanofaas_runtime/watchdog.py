@@ -37,9 +37,9 @@ POLL_S = 0.025
 IDLE_POLLS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
 NOT_READY_AFTER_S = 0.5
-# If a worker died outside a call and so soon after its start, the next one starts after
-# PAUSE_FIRST_S. A function that always ends its worker would otherwise keep the machine busy with
-# forks.
+# If a worker died outside a call and within this time of its start, the next one starts after
+# PAUSE_FIRST_S. Without this pause, a function that always ends its worker would keep the machine
+# busy with forks.
 YOUNG_S = 1.0
 # The pauses after workers that died while they loaded: none after the first death, PAUSE_FIRST_S
 # after the second, and twice as long after each further death, up to PAUSE_MAX_S.
