@@ -30,8 +30,7 @@ impl AdmissionError {
     }
 }
 
-/// Predicts how long a call that arrives now would wait for a slot. Returns zero before the first call was
-/// measured.
+/// Predicts how long a call that arrives now would wait for a slot. Returns zero if no call was measured yet.
 pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
     let Some(service) = lane.service_time.get() else {
         return Nanos::ZERO;

@@ -130,7 +130,7 @@ impl Record {
     }
 }
 
-/// Histograms of the times from when a pod was wanted until the pod reached a phase; the phase is the index.
+/// Histograms of the times from when a pod was wanted until the pod reached a phase. The index is the phase.
 pub type StartTimes = Histograms<{ Phase::ALL.len() }>;
 
 /// The last starts of each function.

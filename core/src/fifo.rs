@@ -33,8 +33,8 @@ impl Fifo {
         if self.tickets.len() >= usual_len.max(self.sweep_at) {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
-            // Without this limit, each push into a queue that is full of live calls would check all of its
-            // tickets.
+            // If `sweep_at` did not grow, each push into a queue that is full of live calls would check all
+            // of its tickets.
             self.sweep_at = 2 * self.tickets.len();
         }
         if planted("fifo_lifo") {

@@ -176,8 +176,8 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // While an async call waits, every grant is counted. If grants to an only sync call did not count, a
-        // sync queue that has one call at a time would starve the async calls.
+        // While an async call waits, every grant is counted. If a grant to the only waiting sync call did not
+        // count, a sync queue with one call at a time would starve the async calls.
         if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }

@@ -59,8 +59,8 @@ struct Slot<T> {
     /// capacity of 1 the last two values would be equal, so the capacity is at least 2. Writers: the producer
     /// that reserved `p`, then the consumer.
     stamp: AtomicU64,
-    /// The item. The producer that reserved `p` writes it before it publishes; after that only the consumer
-    /// uses it.
+    /// The item. The producer that reserved `p` writes the item before it publishes the slot; after that only
+    /// the consumer uses the item.
     value: UnsafeCell<MaybeUninit<T>>,
 }
 

@@ -22,8 +22,8 @@ pub struct Prefer {
 }
 
 /// Returns whether a header's name is `known`, which must be in lower case. The comparison ignores case by
-/// setting bit 5 of each byte. This is exact, because among the bytes that a name may hold, only upper-case
-/// letters become a letter, a digit or a hyphen by bit 5.
+/// setting bit 5 of each byte. This is exact: of the bytes that a name may hold, bit 5 changes only
+/// upper-case letters into a letter, a digit or a hyphen.
 #[inline(always)]
 pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.

@@ -137,7 +137,7 @@ impl<E: Environment> Call<E> {
         };
         let granted_at = attempt.grant.granted_at;
         // A Job's request counts as sent when the Job's container started, although the handler may not have
-        // begun. The cluster's clock measured that start and may differ from this process's clock. So
+        // begun. The cluster's clock measured that start and may differ from this process's clock, so
         // `sent_at` is limited to the range from the grant to now.
         let sent_at = if attempt.is_job {
             attempt

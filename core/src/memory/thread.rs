@@ -57,8 +57,9 @@ impl ThreadAccount {
         }
     }
 
-    /// Returns whether one function's waiting calls may hold `bytes`. They may hold up to half of the budget,
-    /// and more while no more than half is taken in all. `bytes` is computed only if more than half is taken.
+    /// Returns whether one function's waiting calls may hold `bytes`. Half of the budget is always allowed,
+    /// and more is allowed while at most half of the budget is taken. `bytes` is computed only if more than
+    /// half is taken.
     pub fn may_wait(&self, bytes: impl FnOnce() -> u64) -> bool {
         let half = self.account.bytes_max / 2;
         self.account.taken() <= half || bytes() <= half

@@ -42,7 +42,7 @@ pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldError>
     Ok(())
 }
 
-/// Returns the field by which a template asks for a token of the pod's account, without naming the account.
+/// Returns the field by which a template that names no account asks for a token of the pod's account.
 fn token_wish(spec: &JsonObject) -> Option<String> {
     let automount = "automountServiceAccountToken";
     if matches!(spec.get(automount), Some(Json::Bool(true))) {

@@ -230,8 +230,8 @@ impl FunctionDraft {
         format!("{field} is not a field of a function, and is ignored")
     }
 
-    /// Returns the unknown fields by their paths in the source. In the Kubernetes form these are paths inside
-    /// `spec` and the unknown fields beside `spec`.
+    /// Returns the unknown fields by their paths in the source. In the Kubernetes form the paths of fields
+    /// inside `spec` begin with `spec.`, and the unknown fields beside `spec` are returned, too.
     pub fn unknown_paths(&self) -> Vec<String> {
         let inside = self.unknown_fields();
         match &self.around {

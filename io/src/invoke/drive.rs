@@ -96,7 +96,7 @@ fn release(call: &ServedCall<'_>, done: Done) {
 }
 
 /// Gives back the slot of a grant that the call did not take before its end. If the grant has not come yet,
-/// its slot is given back when it comes.
+/// the slot is given back when the grant comes.
 fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.call_id) {

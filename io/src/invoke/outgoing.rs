@@ -14,7 +14,8 @@ use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
-/// The longest wait for memory of a Job's result, or of the answer to a request that has changed something.
+/// The longest time for which a Job's result, or the answer to a request that has changed something, waits
+/// for memory.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 #[derive(Default)]
@@ -28,7 +29,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Writes `response`. If there is no memory for it, writes the error that says so.
+    /// Writes `response`. If there is no memory for it, writes an error in its place.
     pub(crate) fn put(&mut self, thread: &Tables, response: Response, wire: Wire) {
         let held = response.held_bytes();
         let mut response = response;

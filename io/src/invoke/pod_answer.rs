@@ -34,8 +34,7 @@ pub(crate) enum Broken {
 
 /// Where the body of an answer is.
 pub(crate) struct AnswerBytes {
-    /// The decoded body, if it came in chunks; otherwise none, and the body follows the head in the head's
-    /// buffer.
+    /// The decoded body, if it came in chunks. If none, the body follows the head in the head's buffer.
     pub(crate) chunked: Option<Vec<u8>>,
     pub(crate) length: usize,
     /// Whether the end of the body is known by its framing, and no byte came after it.

@@ -46,7 +46,8 @@ pub(crate) struct Answering<'a> {
 pub(crate) enum InvocationMode {
     /// The call ends when its client stops waiting; `plain_call` serves it.
     Plain,
-    /// The call has a task of its own, for whose end its client may wait; `stored::serve` serves it.
+    /// The call has a task of its own, and its client may wait for the call's end. `stored::serve` serves the
+    /// call.
     Stored { detached: bool },
 }
 

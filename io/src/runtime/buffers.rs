@@ -1,6 +1,6 @@
 //! Reusable buffers for requests and answers, so that a warm call allocates no buffer. The size of a buffer
-//! follows from the bytes that it is taken for, so the buffer can be charged before it is taken. A thread
-//! keeps a bounded number of spare buffers, and frees them after it has been idle for a while.
+//! follows from the number of bytes for which it is taken, so the buffer can be charged before it is taken. A
+//! thread keeps a bounded number of spare buffers, and frees them after it has been idle for a while.
 
 use std::cell::RefCell;
 

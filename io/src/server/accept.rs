@@ -106,8 +106,8 @@ pub(crate) fn listeners(
 }
 
 /// Waits until the next client would get a descriptor that is not kept back for pods, the bridge and health
-/// checks. The last accepted client has got such a kept-back descriptor, so idle clients are closed
-/// meanwhile.
+/// checks. Meanwhile idle clients are closed, because the last accepted client has taken a descriptor that is
+/// kept back.
 async fn until_room(thread: &Links, alarm: &Alarm) {
     while thread.phase.get() != ShutdownPhase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {

@@ -38,7 +38,7 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// waits for about four polls of every other connection.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
-/// How often `poll_for_end` checks whether a client that has sent too much ahead has left.
+/// How often `poll_for_end` checks whether the client has left, after this client has sent too much ahead.
 const END_POLL: Nanos = Nanos::from_ms(100);
 
 /// The listener that a connection came from.

@@ -30,8 +30,8 @@ impl PendingBytes {
             buffers.give(std::mem::replace(&mut self.buffer, came));
             return;
         }
-        // The bytes that were taken since the last move are at least as many as those that are moved now. So
-        // each byte is moved a bounded number of times.
+        // The bytes that were taken since the last move are at least as many as those that are moved now.
+        // Each byte is therefore moved a bounded number of times.
         if self.from >= self.len() {
             self.compact();
         }

@@ -57,7 +57,7 @@ async fn send_rest(conn: &ClientConn, mut rest: Box<RestOfOutput>) -> bool {
     }
 }
 
-/// Sends `100 Continue` if the client waits for it before it sends the body.
+/// Sends `100 Continue` if the client waits for this answer before it sends the body.
 pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), StopReading> {
     let whole = match head.framing {
         Framing::Length(length) => head.len + length as usize,

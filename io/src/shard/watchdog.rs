@@ -35,7 +35,7 @@ pub(crate) struct Watched {
     pub(crate) seen: LastSeen,
 }
 
-/// The last beat of a thread that the watchdog saw, and the processor time that the thread had used when the
+/// A thread's last beat, as the watchdog saw it, and the processor time that the thread had used when the
 /// watchdog first saw this beat.
 #[derive(Default)]
 pub(crate) struct LastSeen {

@@ -265,7 +265,7 @@ impl CallTable {
         self.with(call, |slot| set_end(slot, end)).is_some()
     }
 
-    /// Ends, from outside their tasks, the calls of `lane`, or all calls if `lane` is none. Skips the calls
+    /// Ends the calls of `lane`, or all calls if `lane` is none, from outside their tasks. Skips the calls
     /// that `orphan` marked.
     pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
         let mut inner = self.inner.borrow_mut();
@@ -331,8 +331,8 @@ impl CallTable {
         self.with_job(call, |job| job.end.take_if(is_end))
     }
 
-    /// Takes the end that was set from outside, if one was. If none was, each later event of the call wakes
-    /// the task of `cx`.
+    /// Takes the end that was set from outside. If no end was set, each later event of the call wakes the
+    /// task of `cx`.
     pub(crate) fn poll_end(&self, call: CallId, cx: &Context<'_>) -> Poll<End> {
         self.with(call, |slot| {
             if let Some(end) = slot.end.take() {

@@ -171,7 +171,7 @@ pub(crate) struct UntilOver<'a> {
 }
 
 impl UntilOver<'_> {
-    /// Returns whether the execution is over. If it is not, its end wakes the task of `cx`.
+    /// Returns whether the execution is over. If it is not, the task of `cx` is woken when it ends.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
         let over = self.stored.is_over();
         if !over {
@@ -353,7 +353,7 @@ impl ExecutionTable {
         self.budget.passed().is_some()
     }
 
-    /// Notes that this thread, asked by another one, begins to drop its oldest finished execution.
+    /// Notes that this thread begins to drop its oldest finished execution, as another thread has asked.
     pub(crate) fn acknowledge_budget(&self) {
         self.budget.acknowledge();
     }

@@ -1,7 +1,7 @@
-//! Idempotency keys: which execution holds which key. A key belongs to the io thread that the hash of
-//! registration and key selects. That io thread answers a claim of the key with run, join, mismatch or a
-//! refusal. A key is released when its execution is dropped. `shards` sends claims to the owner, and answers
-//! the claims that waited.
+//! Idempotency keys: which execution holds which key. The hash of registration and key selects the io thread
+//! that owns the key. This thread answers a claim of the key with run, join, mismatch or a refusal. A key is
+//! released when its execution is dropped. `shards` sends claims to the owner, and answers the claims that
+//! waited.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

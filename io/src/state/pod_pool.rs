@@ -215,7 +215,8 @@ pub(crate) struct UntilEnded<'a> {
 }
 
 impl UntilEnded<'_> {
-    /// Returns the pod's end, if it is known. If it is not, the end wakes the task of `cx`.
+    /// Returns the pod's end, if it is known. If it is not known, the task of `cx` is woken when the pod has
+    /// ended.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<PodEnd> {
         let end = self.pods.0.borrow().ends.get(&self.pod).cloned();
         if end.is_none() {

@@ -41,7 +41,8 @@ pub(crate) struct SlowReader {
 }
 
 impl SlowReader {
-    /// Returns whether the client was ended. If it was not, its end wakes the task of `cx`.
+    /// Returns whether the client was ended. If it was not, the task of `cx` is woken when the client is
+    /// ended.
     pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
         if !self.is_ended.get() {
             self.waker.replace(Some(cx.waker().clone()));
@@ -202,8 +203,8 @@ impl Readers {
             self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
-                // The count is read anew, because a task that leaves before it gets the bytes that were
-                // reclaimed for it lowers the count permanently.
+                // The count is read anew. A task may leave before it gets the bytes that were reclaimed for
+                // it, and such a task lowers the count permanently.
                 self.moved.set(thread.account.moved());
             }
         }

@@ -1,6 +1,6 @@
 //! The byte budget of stored executions, which limits the sum over all io threads. Each io thread writes the
-//! bytes of its own executions. If the sum exceeds the budget, the execution of the process that finished
-//! first has to be dropped. Only the thread that owns this execution can drop it; this module finds that
+//! bytes of its own executions. If the sum exceeds the budget, the execution that finished first in the whole
+//! process has to be dropped. Only the thread that owns this execution can drop it; this module finds that
 //! thread, and `executions` drops.
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Reports when a descriptor from which no stream receives becomes readable, such as a listener or a timer.
-//! It reads nothing.
+//! Reports when a listener, a timer or another descriptor becomes readable, if no stream receives from this
+//! descriptor. It reads nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;

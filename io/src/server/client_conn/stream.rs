@@ -1,5 +1,5 @@
 //! The client's side of a call at `/fn/`: the bytes of its body, one piece at a time, and its socket. At most
-//! one piece is kept, and the next piece is read only after that one was taken.
+//! one piece is kept, and the next piece is read only after the last one was taken.
 
 use std::cell::Ref;
 use std::net::IpAddr;

@@ -71,8 +71,8 @@ impl Entry {
     }
 }
 
-/// Sends by rustix, which makes the system call itself, because `send` of the C library is a cancellation
-/// point, which costs two locked instructions.
+/// Sends by rustix, which makes the system call itself. The C library's `send` is a cancellation point, which
+/// costs two locked instructions more.
 fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     send(fd, bytes, flags).map_err(|why| nix::errno::Errno::from_raw(why.raw_os_error()))

@@ -56,7 +56,7 @@ impl Drop for Watch {
 async fn watch(uring: Rc<Uring>, stream: UnixStream, readable: Rc<Cell<bool>>) {
     loop {
         uring.push(1);
-        // After an error the descriptor counts as readable, so that the caller's own read reports it.
+        // After an error the descriptor counts as readable, so that the caller's own read reports the error.
         let _ = stream.readable(true).await;
         readable.set(true);
         poll_fn(|_| {
