@@ -228,7 +228,7 @@ fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) 
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // The result is ignored, because the client only takes up to `part.len()` bytes before it leaves.
+        // The client leaves after it has taken up to `part.len()` bytes, even if this read fails.
         let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {

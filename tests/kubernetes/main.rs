@@ -42,7 +42,7 @@ macro_rules! tests {
     };
 }
 
-/// Tests of what other tests use come first, and tests that stop the API server come last.
+/// The tests of features that other tests use come first, and tests that stop the API server come last.
 const TESTS: &[Test] = tests! {
     install:
         an_example_answers_the_node_and_a_pod

@@ -1,6 +1,6 @@
-//! A call's attempts in scripted pods: each attempt is answered, fails, is refused or lost, or never ends
-//! without a stop. The bridge reports how a lost pod ended, late or not at all. The state machine decides
-//! whether another attempt follows.
+//! A call's attempts in scripted pods: each attempt is answered, fails, is refused, is lost, or gets no
+//! answer. The bridge reports how a lost pod ended, late or not at all. The state machine decides whether
+//! another attempt follows.
 
 use std::sync::Arc;
 
