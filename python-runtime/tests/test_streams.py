@@ -378,3 +378,40 @@ def test_a_forked_child_sends_nothing(start: Start) -> None:
             client.send(request())
             client.head()
             assert client.pieces() == [b"one", b"two", b""]
+
+
+DAMAGE = """
+    import asyncio, builtins, json, os, socket, sys, time
+
+    def damage():
+        def no(*_, **__): raise RuntimeError("damaged")
+        builtins.__import__ = no
+        for module in (os, json, socket, time, asyncio):
+            for name in ("close", "write", "dumps", "socket", "monotonic", "sleep", "Event"):
+                if hasattr(module, name): setattr(module, name, no)
+        sys.modules["json"] = sys.modules["os"] = None
+
+    def handle(input):
+        damage()
+        if input == "first": raise ValueError("first")
+        yield "one"
+        raise ValueError("late")
+"""
+
+
+@pytest.mark.parametrize("word", ["", "async "])
+def test_faults_are_told_after_damage(start: Start, word: str) -> None:
+    """A function that replaces what the runtime could use does not change how its faults end."""
+    pod = start(DAMAGE.replace("def handle", f"{word}def handle")).ready()
+    worker = pod.worker()
+    with pod.connect() as client:
+        for _ in range(2):
+            ask(client, "first", x_execution_id="e1")
+            answer = client.answer()
+            assert answer.json() == {"error": "HANDLER_ERROR", "message": "ValueError: first"}
+            assert answer.all("x-nanofaas-answer") == ["e1"]
+        ask(client, "late")
+        client.head()
+        assert client.pieces() == [b"one", None]
+    pod.log_with(message="the function raised after its answer", traceback="ValueError: late")
+    assert pod.worker() == worker

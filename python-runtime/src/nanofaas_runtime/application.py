@@ -26,6 +26,8 @@ class Application:
 
     __slots__ = ("entry", "is_async")
 
+    generates = False
+
     def __init__(self, module: str, attribute: str) -> None:
         paths.show_folder()
         entry: Any = import_module(module)

@@ -44,6 +44,9 @@ class AsyncPod(Pod):
         self.loop = loop
         self._beats = False
         self._seq = 0
+        self._serve_stream: Any = None  # `asyncstream.serve`, once it is needed.
+        if function.generates:
+            self._load_stream()
         signal.signal(STOP_SIGNAL, lambda *_: None)  # This signal stops plain calls only.
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
@@ -115,12 +118,17 @@ class AsyncPod(Pod):
 
     async def _stream(self, connection: Connection, call: Call, values: Any) -> None:
         try:
-            with paths.Standard():
-                from .asyncstream import serve
+            if self._serve_stream is None:
+                self._load_stream()
         except BaseException as error:  # The function replaced a part of the import.
             self.fail(connection, call, error)
         else:
-            await serve(self, connection, call, values)
+            await self._serve_stream(self, connection, call, values)
+
+    def _load_stream(self) -> None:
+        with paths.Standard():
+            from .asyncstream import serve
+        self._serve_stream = serve
 
     def caller_left(self, call: Call) -> None:
         if call.task is not None:

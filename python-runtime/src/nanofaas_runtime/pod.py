@@ -264,6 +264,9 @@ class PlainPod(Pod):
         self.loop: Any = None  # `PlainLoop` sets it.
         # The work that waits while a call streams or waits to do so. None if no call does.
         self.later: list[Any] | None = None
+        self._work: Any = None  # `GeneratorWork`, once it is needed.
+        if function.generates:
+            self._load_work()
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray,
                kind: type[Call] = Call) -> None:
@@ -311,13 +314,18 @@ class PlainPod(Pod):
     def _stream(self, connection: Connection, call: Call, seq: int, values: Any) -> None:
         """Leaves the generator to `run_later`: only the loop itself may let calls wait."""
         try:
-            with paths.Standard():
-                from .plainstream import GeneratorWork
+            if self._work is None:
+                self._load_work()
         except BaseException as error:  # The function replaced a part of the import.
             self.fail(connection, call, error)
             self.ended()
         else:
-            self.later = [GeneratorWork(self, connection, call, seq, values)]
+            self.later = [self._work(self, connection, call, seq, values)]
+
+    def _load_work(self) -> None:
+        with paths.Standard():
+            from .plainstream import GeneratorWork
+        self._work = GeneratorWork
 
     def run_later(self) -> None:
         """Runs the calls in `later`, in their order. The loop calls this between two turns."""

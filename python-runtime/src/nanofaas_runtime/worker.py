@@ -79,9 +79,6 @@ def load(settings: Settings) -> Any:
         raise LoadFailed(text) from None
     child.leave_if_child()
     log.adopt_logging()
-    if not settings.is_application and function.generates:
-        with paths.Standard():
-            from . import stream  # noqa: F401 - before a call, which may replace parts of it
     return function
 
 
