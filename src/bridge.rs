@@ -39,7 +39,7 @@ use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A bridge that ran longer than this worked, so its back-off begins again.
+/// If a bridge ran for longer than this, the back-off begins again.
 const SOUND: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 /// The pause before a full ring is tried again.

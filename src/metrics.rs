@@ -57,8 +57,8 @@ impl FunctionLabels {
         Self { most, own }
     }
 
-    /// Removes functions that are gone. A new function gets its own series while fewer than `most` functions
-    /// have some.
+    /// Removes functions that are gone. A new function gets its own series if fewer than `most` functions
+    /// have their own.
     fn update(&mut self, called: &[(Arc<str>, Totals)]) {
         let names: BTreeSet<&str> = called.iter().map(|(name, _)| &**name).collect();
         self.own.retain(|name, _| names.contains(&**name));

@@ -22,13 +22,13 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::cores;
 
 /// How long the thread spins without work before it sleeps. At 500 calls a second, the pause between two
-/// calls is this long, so only fewer calls cost wake-ups.
+/// calls is this long, so only a control plane with fewer calls pays for wake-ups.
 const SPIN: Nanos = Nanos::from_ms(2);
 /// The pause before a full ring to the bridge or to an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Wakes the thread. A wake before the thread runs does nothing: the thread looks for work before its first
-/// sleep.
+/// Wakes the thread. A wake before the thread runs is not needed, because the thread looks for work before
+/// its first sleep.
 #[derive(Default)]
 struct UnparkScheduler(OnceLock<Thread>);
 

@@ -208,8 +208,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     out += "\r\n";
     let mut out = out.into_bytes();
     out.extend_from_slice(request.body.unwrap_or_default());
-    // A server may answer and close before it has read the whole body, so an answer counts more
-    // than a failed write.
+    // A server may answer and close before it has read the whole body, so a failed write is ignored
+    // if there is an answer.
     let written = stream.write_all(&out).await;
     let answer = read_answer(&mut stream).await;
     match (written, answer) {

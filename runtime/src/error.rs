@@ -69,7 +69,7 @@ impl Error {
     }
 
     /// Returns the body of the answer: `{"code","message"}`, or `{"error","message"}` for an HTTP
-    /// call, whose client gets the body unchanged.
+    /// call. The client of an HTTP call gets this body unchanged.
     pub(crate) fn json(&self, echo: Echo) -> String {
         let code = match echo {
             Echo::ExecutionId => "code",

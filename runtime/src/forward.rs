@@ -197,9 +197,8 @@ async fn exchange(
     let after = until_answered(up, answer(head, answers, to_platform)).await;
     let is_sent = sent.load(Ordering::Relaxed);
     if after.is_err() && is_http_call && !is_sent {
-        // Without a reset, a program that does not read would not learn that the connection has
-        // ended, because the end comes after all bytes. An error is ignored, because the program's
-        // connection may have ended too.
+        // Reset the connection, because a program that does not read would see its end only after
+        // all bytes. An error means that the program's connection has ended, too.
         let _ = to_program.as_ref().set_zero_linger();
     }
     match after? {

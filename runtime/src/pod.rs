@@ -110,7 +110,7 @@ impl RuntimePod {
     /// Returns how long the initialisation took, in ms, for the first answer; none for later
     /// answers.
     pub(crate) fn first_answer(&self) -> Option<u64> {
-        // A load is cheaper than a swap, and later answers need only the load.
+        // A load is cheaper than a swap, and it is enough for later answers.
         let first = self.cold.load(Ordering::Relaxed) && self.cold.swap(false, Ordering::AcqRel);
         first.then(|| self.init_ms.load(Ordering::Relaxed))
     }

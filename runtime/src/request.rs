@@ -139,8 +139,8 @@ impl PodRequest {
     }
 }
 
-/// Whether this header marks an HTTP call: the client's own request, for whose answer the contract
-/// has rules of its own (§1.7).
+/// Returns whether this header marks an HTTP call. Such a call is the client's own request, and the
+/// contract has other rules for its answer (§1.7).
 pub(crate) fn is_mark(name: &[u8], value: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"x-nanofaas-call") && value.eq_ignore_ascii_case(b"http")
 }

@@ -96,7 +96,7 @@ impl Applied {
     }
 }
 
-/// A status changes without an `apply`.
+/// A status changes without an `apply`, so it must not count as a change.
 fn without_status(function: Option<Value>) -> Option<Value> {
     let mut function = function?;
     function.as_object_mut()?.remove("status");

@@ -121,7 +121,8 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
 
 /// Refuses a plot that would overwrite an input file.
 fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
-    // A file may have several names, so compare device and inode. A terminal or a pipe cannot be overwritten.
+    // A file may have several names, so compare device and inode. Only regular files count, because a
+    // terminal or a pipe cannot be overwritten.
     let file = |path: &Path| {
         let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some((seen.dev(), seen.ino()))

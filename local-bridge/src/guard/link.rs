@@ -185,7 +185,7 @@ impl Link {
             let _ = guard.child.kill();
             let _ = guard.child.wait();
             self.lost(served).await;
-            // A guard that ran for longer than this worked, so the back-off begins again.
+            // If a guard ran for longer than this, the back-off begins again.
             if since.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }

@@ -13,13 +13,13 @@ const READ: usize = 16 * 1024;
 pub(super) struct Source<R> {
     stream: R,
     pub(super) buffer: Vec<u8>,
-    /// Whether the peer may leave at any time: then a write of this source's bytes fails at once, and
-    /// a reset counts as the end.
+    /// Whether the peer may leave at any time. A write of this source's bytes fails when the peer
+    /// has left, and a reset counts as the end.
     pub(super) heeds_leaving: bool,
 }
 
 pub(super) trait PeerStream: AsyncRead + Unpin {
-    /// Waits until the peer has ended its direction, also if bytes before that end are unread.
+    /// Waits until the peer has ended its direction. Bytes before that end may be unread.
     fn left(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -35,7 +35,7 @@ impl PeerStream for unix::ReadHalf<'_> {
 }
 
 impl PeerStream for tcp::ReadHalf<'_> {
-    /// The program's end is not looked for, because its last bytes must reach the platform.
+    /// Never returns, because the last bytes of a program that ends must reach the platform.
     async fn left(&self) {
         std::future::pending().await
     }

@@ -90,8 +90,8 @@ impl CommandLine {
         self.words[0].to_string_lossy().into_owned()
     }
 
-    /// Fails if the program does not exist or may not be executed. This check at the start
-    /// saves every call from failing.
+    /// Fails if the program does not exist or may not be executed. Without this check at the start,
+    /// every call would fail.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let program = Path::new(&self.words[0]);
         let runs = |path: &Path| {

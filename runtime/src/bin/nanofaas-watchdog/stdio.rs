@@ -103,12 +103,14 @@ impl StdioProgram {
                 }
                 Ok(())
             };
-            // After the first failure the output of the process cannot be used.
+            // The first failure ends the call, because the output of the process cannot be used
+            // after it.
             tokio::try_join!(read, fed, followed).map(|(output, (), ())| output)
         };
         tokio::pin!(pipes);
         let (ending, output) = tokio::select! {
-            // A process that the program left behind may hold the pipes open.
+            // A process that the program left behind may hold the pipes open, so they are read for
+            // a limited time.
             ending = leader.ended() => {
                 let rest = timeout(PIPES_WAIT, &mut pipes).await;
                 let held = |_| Error::new("a process that the program left holds its output open");

@@ -107,7 +107,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         // the next start.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // A program that never served would most likely fail again while calls wait for it.
+        // A program that never served is not started again: it would most likely fail again while
+        // calls wait for it.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }
