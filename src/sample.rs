@@ -32,7 +32,7 @@ pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &SampleCall) -> Strin
     let output = sample.output.as_deref();
     let output = output.map_or_else(String::new, |file| format!(" -o {}", quoted(file)));
     format!(
-        "curl -s http://{listen}/v1/functions/{name}:invoke -H 'content-type: application/json' \
+        "curl -sS http://{listen}/v1/functions/{name}:invoke -H 'content-type: application/json' \
          -d {}{output}",
         quoted(&body)
     )
