@@ -234,6 +234,16 @@ def test_a_large_body_may_stay_unread(pod: Pod) -> None:
         assert client.at_end()
 
 
+def test_a_body_that_came_may_stay_unread(pod: Pod) -> None:
+    with pod.connect() as client:
+        for _ in range(2):
+            client.send(http("POST", "/raise", b"x" * 200_000))
+            if client.answer().headers.get("connection") == "close":
+                return  # The pod answered before the body had come.
+            client.send(http("GET", "/next"))
+            assert client.answer().body == b"next"
+
+
 def test_a_small_body_may_stay_unread(pod: Pod) -> None:
     """The connection goes on after the rest of the body, which came after the answer."""
     with pod.connect() as client:

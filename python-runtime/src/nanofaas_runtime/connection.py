@@ -253,7 +253,9 @@ class Connection:
                 incoming.drop()
             return
         self.busy = False
-        self.incoming = None
+        if incoming is not None:
+            self.incoming = None
+            self.transport.resume_reading()  # The body may be read to its end, and not taken.
         if self.closed:
             self.transport.close()
         elif self.ahead:
