@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::log;
-use crate::request::{self, CallTarget, PodRequest};
+use crate::request::{self, CallTarget, PodRequest, Route};
 
 const RUNNING: u8 = 0;
 const ENDED: u8 = 1;
@@ -98,7 +98,7 @@ impl HandlerCall {
             json: head.json || body.is_empty(),
             input: head.len..bytes.len(),
             metadata: 0..0,
-            http: Some(head.target),
+            http: (head.route == Route::Http).then_some(head.target),
             deadline: deadline(head.left),
             state: AtomicU8::new(RUNNING),
             bytes,
@@ -129,6 +129,10 @@ impl HandlerCall {
     /// Returns the buffer for the next request.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.bytes[..self.head]
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -235,6 +239,10 @@ pub struct Context {
 impl Context {
     pub(crate) fn new(call: Arc<HandlerCall>) -> Self {
         Self { call }
+    }
+
+    pub(crate) fn call(&self) -> &Arc<HandlerCall> {
+        &self.call
     }
 
     /// Returns the platform's id of this call.

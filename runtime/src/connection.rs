@@ -2,6 +2,7 @@
 //! whether the pod accepts a call. `server` calls `serve` for each connection.
 
 mod reading;
+mod streaming;
 mod writing;
 
 use std::io;
@@ -134,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         // The platform must start no call on a connection of a stopping pod.
         let close = !head.keep || self.pod.phase() == PodPhase::Stopping;
         let (status, body, allow) = match head.route {
+            _ if self.is_served(&head) => return self.serve_http(head, request.bytes).await,
             Route::Http if !self.pod.takes_method(request::method(&request.bytes)) => {
                 let body = failure(METHOD_NOT_ALLOWED, "see Allow", self.echo);
                 (405, body, Some(self.pod.methods.join(", ")))
@@ -159,6 +161,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         };
         self.send(status, body.as_bytes(), &extra).await?;
         Ok(!close)
+    }
+
+    /// Whether an HTTP service serves the request.
+    fn is_served(&self, head: &PodRequest) -> bool {
+        matches!(head.route, Route::Invoke | Route::Http) && self.pod.handler.service().is_some()
     }
 
     async fn invoke(&mut self, head: PodRequest, bytes: Vec<u8>) -> Result<bool, Gone> {

@@ -18,12 +18,20 @@ use std::time::SystemTime;
 use crate::call::{Context, FromInput, Input};
 use crate::error::Error;
 use crate::output::{IntoOutput, Output};
+use crate::service::HttpService;
+pub use crate::service::{http, tower};
 
 /// One function. The constructors of this module make a handler from a closure.
 pub trait Handler: Send + Sync + 'static {
     /// Begins a call. Work of more than a few microseconds belongs in the returned future or
     /// blocking closure.
     fn call(&self, input: Input, context: Context) -> Running;
+
+    /// Returns the service if this handler takes bodies as they come; see [`http`].
+    #[doc(hidden)]
+    fn service(&self) -> Option<&dyn HttpService> {
+        None
+    }
 }
 
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, Error>> + Send>>;

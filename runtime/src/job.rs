@@ -79,10 +79,14 @@ async fn outcome(
     let call = Arc::new(HandlerCall::new(bytes, head, json, Some(left))?);
     let running = run::begin(&*handler, &call);
     let overrunning = Arc::default();
+    let run = async {
+        let output = run::finish(running, &call, &overrunning).await?;
+        output.check()?.collected().await
+    };
     let result = tokio::select! {
         // A result that is ready counts even if the deadline passes in the same poll.
         biased;
-        result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
+        result = run => result,
         () = sleep_until(deadline) => Err(Error::timeout()),
     };
     // A blocking handler may still run, and `Context::cancelled` must be true for it.

@@ -20,6 +20,8 @@ mod request;
 mod call;
 pub mod handler;
 mod run;
+mod service;
+mod stream;
 mod output;
 mod error;
 mod answer;
@@ -39,6 +41,8 @@ pub use error::Error;
 pub use handler::{Handler, Handlers, Running};
 
 pub use output::Output;
+
+pub use stream::{ByteSender, ByteStream, PipeBody, pipe};
 
 /// Compiles the README's example with the tests.
 #[cfg(doctest)]

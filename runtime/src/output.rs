@@ -2,12 +2,17 @@
 //! `connection` and `job` send them.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::call::Input;
 use crate::error::Error;
+use crate::stream::{ByteStream, PipeBody, boxed, collect};
 
 pub(crate) const JSON: &str = "application/json";
 
@@ -18,10 +23,20 @@ pub struct Output {
     body: Body,
 }
 
-#[derive(Debug)]
 enum Body {
     Made(Vec<u8>),
     Input(Input),
+    Stream(ByteStream),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Made(bytes) => write!(out, "{} bytes", bytes.len()),
+            Self::Input(input) => input.fmt(out),
+            Self::Stream(_) => out.write_str("a stream"),
+        }
+    }
 }
 
 impl Output {
@@ -55,14 +70,55 @@ impl Output {
         }
     }
 
+    /// Makes an output whose pieces are sent as they come, for example the body of a
+    /// [`pipe`](crate::pipe). If the body fails, the answer is cut. A Job posts the whole body.
+    pub fn stream<B>(content_type: impl Into<Cow<'static, str>>, body: B) -> Self
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<Error>,
+    {
+        Self {
+            content_type: content_type.into(),
+            body: Body::Stream(boxed(body)),
+        }
+    }
+
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.body, Body::Stream(_))
+    }
+
+    /// Returns the answer that has this output as its body.
+    pub(crate) fn into_stream(self) -> Response<ByteStream> {
+        let mut answer = Response::new(match self.body {
+            Body::Stream(body) => body,
+            Body::Made(bytes) => boxed(PipeBody::whole(bytes.into())),
+            Body::Input(input) => boxed(PipeBody::whole(Bytes::copy_from_slice(input.bytes()))),
+        });
+        // `check` has accepted the content type.
+        if let Ok(kind) = HeaderValue::from_str(&self.content_type) {
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+        }
+        answer
+    }
+
+    /// Reads a stream to its end.
+    pub(crate) async fn collected(self) -> Result<Self, Error> {
+        match self.body {
+            Body::Stream(body) => Ok(Self::raw(self.content_type, collect(body).await?)),
+            _ => Ok(self),
+        }
+    }
+
     pub fn content_type(&self) -> &str {
         &self.content_type
     }
 
+    /// Returns the bytes of the output; none of a stream.
     pub fn bytes(&self) -> &[u8] {
         match &self.body {
             Body::Made(bytes) => bytes,
             Body::Input(input) => input.bytes(),
+            Body::Stream(_) => &[],
         }
     }
 

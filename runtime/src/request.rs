@@ -37,6 +37,8 @@ pub(crate) struct PodRequest {
     /// Whether the method is HEAD, whose answer has no body.
     pub(crate) headless: bool,
     pub(crate) keep: bool,
+    /// Whether the version is HTTP/1.0.
+    pub(crate) is_old: bool,
     pub(crate) framing: Framing,
     pub(crate) expects_continue: bool,
     pub(crate) json: bool,
@@ -80,11 +82,6 @@ pub(crate) fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<PodReque
     let Some(head) = parse_request(bytes, scan)? else {
         return Ok(None);
     };
-    if let Framing::Length(length) = head.framing
-        && length > BODY_BYTES_MAX as u64
-    {
-        return Err(ParseError::BodyTooLarge.into());
-    }
     let mut request = PodRequest::new(&head, bytes);
     for (name, value) in header_lines(&bytes[..head.len]) {
         request.add(bytes, name, value)?;
@@ -106,6 +103,7 @@ impl PodRequest {
             // An HTTP/1.0 client keeps a connection only if the answer says keep-alive, which this
             // runtime does not.
             keep: head.keep_alive && head.minor == 1,
+            is_old: head.minor == 0,
             framing: head.framing,
             expects_continue: head.expect_continue,
             json: media_type(content_type) == MediaType::Json,
@@ -115,6 +113,16 @@ impl PodRequest {
             },
             left: None,
             id: None,
+        }
+    }
+
+    /// Refuses a body that is too long to be held whole.
+    pub(crate) fn check_length(&self) -> Result<(), BadRequest> {
+        match self.framing {
+            Framing::Length(length) if length > BODY_BYTES_MAX as u64 => {
+                Err(ParseError::BodyTooLarge.into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -161,6 +169,12 @@ pub(crate) fn echo(parsed: &Result<Option<PodRequest>, BadRequest>, bytes: &[u8]
 pub(crate) fn method(bytes: &[u8]) -> &[u8] {
     let line = bytes.trim_ascii_start();
     line.split(|byte| *byte == b' ').next().unwrap_or_default()
+}
+
+/// Returns the target of a request whose head is in `bytes`.
+pub(crate) fn target(bytes: &[u8]) -> &[u8] {
+    let line = bytes.trim_ascii_start();
+    line.split(|byte| *byte == b' ').nth(1).unwrap_or_default()
 }
 
 /// Returns the range of `part` within `whole`. `part` must be borrowed from `whole`.
@@ -219,7 +233,9 @@ mod tests {
 
     fn status(head: &str) -> u16 {
         match parsed(head) {
-            Ok(Some(_)) => 200,
+            Ok(Some(head)) => head
+                .check_length()
+                .map_or_else(|refusal| refusal.status, |()| 200),
             Ok(None) => 0,
             Err(refusal) => refusal.status,
         }

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -98,7 +99,14 @@ pub(crate) async fn finish(
     }
 }
 
-async fn finish_future(mut future: HandlerFuture) -> Result<Output, Error> {
+async fn finish_future(future: HandlerFuture) -> Result<Output, Error> {
+    finish_polls(future).await
+}
+
+/// Polls code of the handler to its end.
+pub(crate) async fn finish_polls<T>(
+    mut future: Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>,
+) -> Result<T, Error> {
     // Each poll runs code of the handler, so each poll may panic.
     poll_fn(|task| match caught(|| future.as_mut().poll(task)) {
         Ok(poll) => poll,

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::path::Path;
+
 use nanofaas_testkit::folder::ScratchFolder;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::peer::{NO_CONTENT, Peer};
-use support::{Program, several, until_file, until_written};
+use support::{Program, example, several, until_file, until_written};
 
 const FAILED: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n";
@@ -16,6 +18,16 @@ fn start(handler: &str, peer: &Peer, more: &[(&str, &str)]) -> Program {
 }
 
 fn start_in(scratch: ScratchFolder, handler: &str, peer: &Peer, more: &[(&str, &str)]) -> Program {
+    start_program(&several(), scratch, handler, peer, more)
+}
+
+fn start_program(
+    program: &Path,
+    scratch: ScratchFolder,
+    handler: &str,
+    peer: &Peer,
+    more: &[(&str, &str)],
+) -> Program {
     let callback = peer.url("/v1/internal/1.s3cret/executions/");
     let mut env = vec![
         ("FUNCTION_HANDLER", handler),
@@ -27,7 +39,7 @@ fn start_in(scratch: ScratchFolder, handler: &str, peer: &Peer, more: &[(&str, &
         ("INVOCATION_TIMEOUT_MS", "60000"),
     ];
     env.extend_from_slice(more);
-    Program::start_in(scratch, &several(), &[], &env)
+    Program::start_in(scratch, program, &[], &env)
 }
 
 fn payload(input: &str) -> String {
@@ -57,6 +69,27 @@ fn a_result_keeps_the_outputs_own_bytes() {
     assert!(at("startedAt") <= at("loadedAt") && at("loadedAt") <= at("readyAt"));
     assert!(peer.rest().is_empty());
     assert!(!job.path("s").exists(), "a Job listens on nothing");
+}
+
+#[test]
+fn a_job_posts_a_stream_whole() {
+    for (handler, input, expected) in [
+        ("pieces", "gate", "firstsecond"),
+        ("upper", "a", r#"{"INPUT":"A","METADATA":{"A":"B"}}"#),
+    ] {
+        let scratch = ScratchFolder::create();
+        let gate = scratch.join("gate").to_str().expect("UTF-8").to_owned();
+        std::fs::write(&gate, "").expect("the gate opens");
+        let input = if input == "gate" { &gate } else { input };
+        let peer = Peer::start(&[NO_CONTENT]);
+        let body = payload(&json!(input).to_string());
+        let env = [("INVOCATION_PAYLOAD", body.as_str())];
+        let mut job = start_program(&example("streams"), scratch, handler, &peer, &env);
+        assert_eq!(job.exit().code(), Some(0));
+        let got = peer.next();
+        let text = String::from_utf8_lossy(&got.body);
+        assert!(text.contains(expected), "{handler}: {text}");
+    }
 }
 
 #[test]

@@ -22,6 +22,11 @@ use crate::request::{self, BODY_BYTES_MAX, BadRequest, PodRequest, Route};
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
     pub(super) async fn request(&mut self) -> Result<BufferedRequest, Stop> {
         let head = self.head().await?;
+        if self.is_served(&head) {
+            let bytes = self.take(head.len);
+            return Ok(BufferedRequest { head, bytes });
+        }
+        head.check_length()?;
         if head.expects_continue
             && head.route == Route::Http
             && !self.pod.takes_method(request::method(&self.buffer))
@@ -120,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         }
     }
 
-    async fn go_on(&mut self, head: &PodRequest) -> Result<(), Gone> {
+    pub(super) async fn go_on(&mut self, head: &PodRequest) -> Result<(), Gone> {
         if head.expects_continue {
             let sent = timeout(WRITE_WAIT, self.stream.write_all(CONTINUE));
             sent.await.map_err(|_| Gone)??;

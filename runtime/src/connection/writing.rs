@@ -39,6 +39,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
                 return self.fail(head, &error, place).await;
             }
         };
+        let output = match output.is_stream() {
+            true => return self.send_stream(head, output.into_stream(), call).await,
+            false => output,
+        };
         let extra = Extra {
             content_type: output.content_type(),
             close: !head.keep || self.pod.phase() == PodPhase::Stopping,
@@ -95,6 +99,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         };
         let body = failure(code, &refusal.message, self.echo);
         self.send(refusal.status, body.as_bytes(), &extra).await?;
+        self.linger().await
+    }
+
+    /// Ends the connection after its last answer.
+    pub(super) async fn linger(&mut self) -> Result<(), Gone> {
         self.stream.shutdown().await?;
         let rest = async {
             let mut read = 0;

@@ -36,13 +36,21 @@ pub(crate) fn until_written(path: &Path) -> String {
     })
 }
 
-/// Returns the path of the program of `examples/several.rs`. Fails if it is older than its source, because
-/// `cargo test --test NAME` does not build examples.
 pub(crate) fn several() -> PathBuf {
-    let path = built::program("examples/several");
+    example("several")
+}
+
+/// Returns the path of the program of an example. Fails if it is older than its source, because
+/// `cargo test --test NAME` does not build examples.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let path = built::program(&format!("examples/{name}"));
     let built = path.metadata().and_then(|file| file.modified()).ok();
     let runtime = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let written = ["src", "examples"].map(|folder| newest(&runtime.join(folder)));
+    let sources = [
+        runtime.join("src"),
+        runtime.join(format!("examples/{name}.rs")),
+    ];
+    let written = sources.map(|source| newest(&source));
     let fresh = built.is_some_and(|built| written.iter().all(|written| *written <= built));
     assert!(
         fresh,
