@@ -2,13 +2,15 @@
 //! check that these bounds fit each other. The ranges of a spec's fields are in `spec::bound`, and most other
 //! bounds are in the modules that use them. Bounds that an operator can change are settings of the process.
 
+use crate::spec::bound::{CONCURRENCY, QUEUE_SIZE};
 use crate::time::Nanos;
 
 /// The largest number of io threads. No expected machine has more cores for this process.
 pub const IO_THREADS_MAX: usize = 64;
 
 /// The largest number of calls that one io thread holds at once. It suffices for a function with the largest
-/// `queueSize` (10,000) in one class and the largest `concurrency` (1,024).
+/// `queueSize` and the largest `concurrency`, if calls of only one class wait. `queueSize` holds for each
+/// class: if both queues of such a function are full, the table is full, and further calls are refused.
 pub const CALLS_PER_IO_THREAD_MAX: usize = 16_384;
 
 /// The largest number of lanes. It suffices for 10,000 functions, and for removed functions whose calls or
@@ -93,7 +95,7 @@ pub const COLD_STARTS_KEPT: usize = 32;
 
 const _: () = assert!(GRANTS_DEPTH >= CALLS_PER_IO_THREAD_MAX);
 const _: () = assert!(ANSWERS_DEPTH >= QUESTIONS_MAX && ANSWERS_DEPTH.is_power_of_two());
-const _: () = assert!(CALLS_PER_IO_THREAD_MAX >= 10_000 + 1_024);
+const _: () = assert!(CALLS_PER_IO_THREAD_MAX >= (*QUEUE_SIZE.end() + *CONCURRENCY.end()) as usize);
 const _: () = assert!(GRANTS_PER_TURN >= GRANTS_PER_LANE);
 const _: () = assert!(LANE_RING_DEPTH.is_power_of_two() && GRANTS_DEPTH.is_power_of_two());
 const _: () = assert!(ORDERS_DEPTH >= 2 * PODS_MAX);
