@@ -1,5 +1,6 @@
 //! Compares openapi.yaml with the code: paths, codes, and every field of a function with its
-//! default and range. The test fails if only one of the two is changed.
+//! default and range. It also compares the table of these fields in docs/contract.md. A test fails if only
+//! one of them is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -12,6 +13,27 @@ use nanofaas_core::spec::{
 use serde_json::{Value, json};
 
 const TEXT: &str = include_str!("../openapi.yaml");
+const CONTRACT: &str = include_str!("../docs/contract.md");
+
+/// The fields with a range, as paths below the properties of `FunctionSpec`.
+const RANGES: [(&str, RangeInclusive<u32>); 10] = [
+    ("/timeoutMs", bound::TIMEOUT_MS),
+    ("/concurrency", bound::CONCURRENCY),
+    ("/queueSize", bound::QUEUE_SIZE),
+    ("/streamIdleMs", bound::STREAM_IDLE_MS),
+    ("/streamMaxMs", bound::STREAM_MAX_MS),
+    ("/maxRetries", bound::MAX_RETRIES),
+    ("/scalingConfig/properties/minReplicas", bound::MIN_REPLICAS),
+    ("/scalingConfig/properties/maxReplicas", bound::MAX_REPLICAS),
+    (
+        "/scalingConfig/properties/targetInFlightPerPod",
+        bound::TARGET_IN_FLIGHT_PER_POD,
+    ),
+    (
+        "/scalingConfig/properties/idleTimeoutMs",
+        bound::IDLE_TIMEOUT_MS,
+    ),
+];
 
 fn description() -> Value {
     serde_saphyr::from_str(TEXT).expect("openapi.yaml is YAML")
@@ -162,7 +184,7 @@ fn every_operation_and_parameter_is_named_once() {
             .get("parameters")
             .and_then(Value::as_array)
             .map_or(0, Vec::len);
-        assert_eq!(given, in_path, "{path}");
+        assert_eq!(given, in_path, "openapi.yaml, paths, {path}");
         for (method, operation) in item.as_object().expect("a path") {
             if method != "parameters" {
                 let id = at(operation, "/operationId").as_str().expect("a text");
@@ -192,7 +214,11 @@ fn a_functions_fields_are_the_cores() {
     let resolved = resolved(Platform::Local);
     for outer in ["resources", "scalingConfig", "local"] {
         let described = keys(at(spec, &format!("/{outer}/properties")));
-        assert_eq!(described, keys(&resolved[outer]), "{outer}");
+        assert_eq!(
+            described,
+            keys(&resolved[outer]),
+            "openapi.yaml, FunctionSpec/{outer}"
+        );
     }
 }
 
@@ -203,13 +229,14 @@ fn a_functions_defaults_are_the_cores() {
     const WITHOUT: [&str; 5] = ["name", "maxReplicas", "resources", "scalingConfig", "local"];
     fn compare(described: &Value, mut resolved: Value, given: &[&str]) {
         for (name, field) in described.as_object().expect("properties") {
+            let place = format!("openapi.yaml, FunctionSpec, {name}");
             if let Some(inner) = field.get("properties") {
                 compare(inner, resolved[name].take(), &[]);
             }
             if WITHOUT.contains(&name.as_str()) {
-                assert_eq!(field.get("default"), None, "{name}");
+                assert_eq!(field.get("default"), None, "{place}");
             } else if !given.contains(&name.as_str()) {
-                assert_eq!(field.get("default"), Some(&resolved[name]), "{name}");
+                assert_eq!(field.get("default"), Some(&resolved[name]), "{place}");
             }
         }
     }
@@ -229,28 +256,11 @@ fn a_functions_defaults_are_the_cores() {
 fn a_functions_ranges_are_the_cores() {
     let description = description();
     let spec = at(schema(&description, "FunctionSpec"), "/properties");
-    let ranges: [(&str, RangeInclusive<u32>); 10] = [
-        ("/timeoutMs", bound::TIMEOUT_MS),
-        ("/concurrency", bound::CONCURRENCY),
-        ("/queueSize", bound::QUEUE_SIZE),
-        ("/streamIdleMs", bound::STREAM_IDLE_MS),
-        ("/streamMaxMs", bound::STREAM_MAX_MS),
-        ("/maxRetries", bound::MAX_RETRIES),
-        ("/scalingConfig/properties/minReplicas", bound::MIN_REPLICAS),
-        ("/scalingConfig/properties/maxReplicas", bound::MAX_REPLICAS),
-        (
-            "/scalingConfig/properties/targetInFlightPerPod",
-            bound::TARGET_IN_FLIGHT_PER_POD,
-        ),
-        (
-            "/scalingConfig/properties/idleTimeoutMs",
-            bound::IDLE_TIMEOUT_MS,
-        ),
-    ];
-    for (path, range) in ranges {
+    for (path, range) in RANGES {
         let field = at(spec, path);
-        assert_eq!(field["minimum"], *range.start(), "{path}");
-        assert_eq!(field["maximum"], *range.end(), "{path}");
+        let place = format!("openapi.yaml, FunctionSpec{path}");
+        assert_eq!(field["minimum"], *range.start(), "{place}");
+        assert_eq!(field["maximum"], *range.end(), "{place}");
     }
     assert_eq!(spec["endpointUrl"]["maxLength"], bound::ENDPOINT_LEN_MAX);
     assert_eq!(spec["healthPath"]["maxLength"], bound::HEALTH_PATH_LEN_MAX);
@@ -264,6 +274,99 @@ fn a_functions_ranges_are_the_cores() {
     let replicas = "/paths/~1v1~1functions~1{name}~1replicas/put/requestBody/content/\
                     application~1json/schema/properties/replicas";
     assert_eq!(at(&description, replicas)["maximum"], bound::REPLICAS_MAX);
+}
+
+/// Returns the rows of the table of fields in docs/contract.md: the names, the cell of their defaults, the
+/// rule.
+fn contract_rows() -> Vec<(Vec<&'static str>, &'static str, &'static str)> {
+    let (_, section) = CONTRACT
+        .split_once("\n## 2. A function's spec\n")
+        .expect("docs/contract.md has section 2");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [names, defaults, rule] = cells[..] else {
+            panic!("docs/contract.md, section 2: {row}")
+        };
+        let names = names.split('`').skip(1).step_by(2);
+        let names = names.map(|name| name.split('{').next().unwrap_or(name));
+        (names.collect(), defaults, rule)
+    })
+    .collect()
+}
+
+/// Returns all `1 … 9` of a rule, in their order.
+fn ranges_in(rule: &str) -> Vec<RangeInclusive<u32>> {
+    let words: Vec<&str> = rule.split([' ', ';', ',']).collect();
+    let range = |three: &[&str]| match three {
+        [first, "…", last] => Some(first.parse().ok()?..=last.parse().ok()?),
+        _ => None,
+    };
+    words.windows(3).filter_map(range).collect()
+}
+
+#[test]
+fn the_contracts_ranges_are_the_cores() {
+    let mut named = Vec::new();
+    for (names, _, rule) in contract_rows() {
+        let bounds = names.iter().filter_map(|name| {
+            let mut all = RANGES.iter();
+            all.find(|(path, _)| path[1..] == **name)
+        });
+        let bounds: Vec<RangeInclusive<u32>> = bounds.map(|(_, range)| range.clone()).collect();
+        assert_eq!(ranges_in(rule), bounds, "docs/contract.md, {names:?}");
+        if names == ["scalingConfig"] {
+            let most = format!("at most {}", bound::REPLICAS_MAX);
+            assert!(rule.contains(&most), "docs/contract.md, {rule}: {most}");
+        }
+        named.extend(names);
+    }
+    named.sort_unstable();
+    let mut fields = FIELDS;
+    fields.sort_unstable();
+    assert_eq!(named, fields, "docs/contract.md, section 2");
+}
+
+#[test]
+fn the_contracts_defaults_are_the_cores() {
+    // The comparison leaves these fields out. They are given in the test, or depend on other fields.
+    const WITHOUT: [&str; 4] = ["name", "image", "command", "http"];
+    fn is_empty(value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.values().all(is_empty),
+            _ => false,
+        }
+    }
+    let resolved = resolved(Platform::Local);
+    for (names, cell, _) in contract_rows() {
+        let separator = if cell.contains("; ") { "; " } else { ", " };
+        let defaults: Vec<&str> = cell.split(separator).collect();
+        if names == ["scalingConfig"] {
+            for default in defaults {
+                let (name, number) = default.split_once(' ').expect("a name and a number");
+                let expected = resolved["scalingConfig"][name.trim_matches('`')].to_string();
+                assert_eq!(number, expected, "docs/contract.md, scalingConfig, {name}");
+            }
+            continue;
+        }
+        for (at, name) in names.iter().enumerate() {
+            // One word for several fields holds for each of them.
+            let default = defaults[at.min(defaults.len() - 1)];
+            let value = &resolved[name];
+            let same = match default {
+                "none" | "empty" => is_empty(value),
+                _ => default.trim_matches('`') == value.to_string().trim_matches('"'),
+            };
+            let skipped = WITHOUT.contains(name);
+            assert!(
+                same || skipped,
+                "docs/contract.md, {name}: {default}, not {value}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -305,10 +408,17 @@ fn the_examples_of_functions_are_sound() {
     for (name, example) in examples.as_object().expect("examples") {
         let draft: FunctionDraft =
             serde_json::from_value(example["value"].clone()).expect("an object");
-        assert_eq!(draft.unknown_fields(), [""; 0], "{name}");
+        assert_eq!(
+            draft.unknown_fields(),
+            [""; 0],
+            "openapi.yaml, example {name}"
+        );
         for platform in [Platform::Local, Platform::Kubernetes] {
             let resolved = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, platform);
-            assert!(resolved.is_ok(), "{name}: {resolved:?}");
+            assert!(
+                resolved.is_ok(),
+                "openapi.yaml, example {name}: {resolved:?}"
+            );
         }
     }
 }
