@@ -133,18 +133,17 @@ pub struct SpecFields {
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub endpoint_url: Option<Endpoint>,
     /// The time limit of a sync call, its waiting included, and of each attempt of an async call, in
-    /// milliseconds: 1 to 300000. The default is the control plane's `--default-timeout-ms`, which is 30000
-    /// if it is not given.
+    /// milliseconds. The default is the control plane's `--default-timeout-ms`, which is 30000 if it is not
+    /// given.
     pub timeout_ms: u32,
-    /// The largest number of the function's calls that run at once: 1 to 1024. The default is the control
-    /// plane's `--default-concurrency`, which is 4 if it is not given.
+    /// The largest number of the function's calls that run at once. The default is the control plane's
+    /// `--default-concurrency`, which is 4 if it is not given.
     pub concurrency: u32,
-    /// The largest number of sync calls, and of async calls, that wait for a slot: 1 to 10000. Further calls
-    /// are refused with 429. The default is the control plane's `--default-queue-size`, which is 100 if it is
-    /// not given.
+    /// The largest number of sync calls, and of async calls, that wait for a slot. Further calls are refused
+    /// with 429. The default is the control plane's `--default-queue-size`, which is 100 if it is not given.
     pub queue_size: u32,
-    /// The largest number of attempts after the first attempt of a call: 0 to 10. The default is the control
-    /// plane's `--default-max-retries`, which is 3 if it is not given.
+    /// The largest number of attempts after the first attempt of a call. The default is the control plane's
+    /// `--default-max-retries`, which is 3 if it is not given.
     pub max_retries: u32,
     /// The failures after which a call that may have run already is run again: POD (the pod was lost),
     /// TIMEOUT (an attempt of an async call exceeded its time limit), ERROR (the function raised an error, or
@@ -169,10 +168,10 @@ pub struct SpecFields {
     /// origins may only read.
     pub allowed_origins: Vec<String>,
     /// A call of `/fn/{name}` ends if no byte of its body or of its answer moves for this time, in
-    /// milliseconds: 1 to 3600000; 60000 by default.
+    /// milliseconds; 60000 by default.
     pub stream_idle_ms: u32,
-    /// The time limit of a call of `/fn/{name}`, from its start in a pod to its last byte, in milliseconds: 0
-    /// to 86400000; 3600000 by default. 0 means no limit.
+    /// The time limit of a call of `/fn/{name}`, from its start in a pod to its last byte, in milliseconds;
+    /// 3600000 by default. 0 means no limit.
     pub stream_max_ms: u32,
     pub local: LocalRun,
 }

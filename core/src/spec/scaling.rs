@@ -14,16 +14,15 @@ use super::reader::Reader;
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ScalingConfig {
-    /// The number of pods that stay even without calls: 0 to 256; 1 by default. With 0 the function scales to
-    /// zero. `kubectl scale` sets this number.
+    /// The number of pods that stay even without calls; 1 by default. With 0 the function scales to zero.
+    /// `kubectl scale` sets this number.
     pub min_replicas: u32,
-    /// The largest number of pods: 1 to 256, and at least `minReplicas`. The default is as many pods as
+    /// The largest number of pods, which is at least `minReplicas`. The default is as many pods as
     /// `concurrency` calls can fill, which is `concurrency` divided by `targetInFlightPerPod`.
     pub max_replicas: u32,
-    /// The largest number of calls that run at once in one pod: 1 to 1024; 1 by default.
+    /// The largest number of calls that run at once in one pod; 1 by default.
     pub target_in_flight_per_pod: u32,
-    /// How long a pod above `minReplicas` stays without a call, in milliseconds: 1 to 86400000; 600000 by
-    /// default.
+    /// How long a pod above `minReplicas` stays without a call, in milliseconds; 600000 by default.
     pub idle_timeout_ms: u32,
 }
 

@@ -12,18 +12,20 @@ use serde_json::{Map, Value, json};
 
 use super::bound::{
     CONCURRENCY, IDLE_TIMEOUT_MS, MAX_REPLICAS, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE,
-    TARGET_IN_FLIGHT_PER_POD, TIMEOUT_MS,
+    STREAM_IDLE_MS, STREAM_MAX_MS, TARGET_IN_FLIGHT_PER_POD, TIMEOUT_MS,
 };
 use super::choice::{ExecutionMode, GivenMode, ImagePullPolicy, PodSecurity, RetryOn, RuntimeMode};
 use super::quantity::Quantity;
 use super::{FIELDS, RESOLVED_FIELDS, SpecFields};
 
 /// The fields with a range, as paths below the schema's `properties`.
-const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
+const RANGES: [(&str, &RangeInclusive<u32>); 10] = [
     ("/timeoutMs", &TIMEOUT_MS),
     ("/concurrency", &CONCURRENCY),
     ("/queueSize", &QUEUE_SIZE),
     ("/maxRetries", &MAX_RETRIES),
+    ("/streamIdleMs", &STREAM_IDLE_MS),
+    ("/streamMaxMs", &STREAM_MAX_MS),
     ("/scalingConfig/properties/minReplicas", &MIN_REPLICAS),
     ("/scalingConfig/properties/maxReplicas", &MAX_REPLICAS),
     (
@@ -47,6 +49,10 @@ pub fn schema() -> Value {
         let place = properties.pointer_mut(path).expect("a field with a range");
         place["minimum"] = json!(range.start());
         place["maximum"] = json!(range.end());
+        // `kubectl explain` shows only the description.
+        let text = place["description"].as_str().expect("a doc comment");
+        let (first, last) = (range.start(), range.end());
+        place["description"] = json!(format!("{text} The range is {first} to {last}."));
     }
     let fields = properties.as_object_mut().expect("an object of fields");
     fields.remove("name");
