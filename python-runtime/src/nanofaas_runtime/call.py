@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 JSON_TYPE = b"application/json"
+DEADLINE_NAME = b"\r\nx-deadline-ms:"
 TEXT_TYPE = "text/plain; charset=utf-8"
 # The charset parameters with which the platform reads a body as JSON.
 UTF_8 = frozenset(b"charset=" + each for name in (b"utf-8", b"utf8", b"us-ascii")
@@ -93,8 +94,10 @@ class Call:
         self.stopped = 0
         self.task: Any = None
         self.deadline_ns = 0
-        if head.lower.find(b"\r\nx-deadline-ms:") >= 0:
-            left = head.header(b"x-deadline-ms") or b""
+        start = head.lower.find(DEADLINE_NAME)
+        if start >= 0:
+            start += len(DEADLINE_NAME)
+            left = head.raw[start:head.raw.index(b"\r\n", start)].strip(b" \t")
             if left.isdigit() and len(left) < 10:
                 self.deadline_ns = monotonic_ns() + int(left) * 1_000_000
 
