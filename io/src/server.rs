@@ -8,5 +8,6 @@ pub(crate) mod pace;
 pub(crate) mod share;
 pub(crate) mod request_pool;
 pub(crate) mod serve;
+pub(crate) mod http_function;
 pub(crate) mod dispatch;
 pub(crate) mod sending;

@@ -49,9 +49,21 @@ fn a_warm_call_allocates_nothing() {
             continue;
         };
         WireClient::new(plane.listen, "local", 16).call(FIRST_CALLS);
-        for function in ["local", "tcp", "unix"] {
+        let ways = [
+            ("local", ":invoke"),
+            ("tcp", ":invoke"),
+            ("unix", ":invoke"),
+            ("tcp", "/fn/"),
+            ("unix", "/fn/"),
+        ];
+        for (function, way) in ways {
             for connections in [1, 16] {
-                let mut client = WireClient::new(plane.listen, function, connections);
+                let mut client = match way {
+                    ":invoke" => WireClient::new(plane.listen, function, connections),
+                    _ => {
+                        WireClient::to(plane.listen, &format!("/fn/{function}/invoke"), connections)
+                    }
+                };
                 if function != "local" {
                     pod::MEETING.of(connections);
                     client.call(WARM_UP_CALLS / 2);
@@ -63,7 +75,7 @@ fn a_warm_call_allocates_nothing() {
                 } else {
                     CALLS
                 };
-                let case = format!("{driver:?}, {function}, {connections} connections");
+                let case = format!("{driver:?}, {function} by {way}, {connections} connections");
                 count(&case, calls, || client.call(calls));
             }
         }

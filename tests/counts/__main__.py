@@ -13,7 +13,7 @@ import instructions
 import system_calls
 from plane import Echo
 
-FUNCTIONS = ("local", "tcp", "unix")
+FUNCTIONS = ("local", "tcp", "unix", "http")
 CONNECTIONS = (1, 16)
 DRIVERS = ("epoll", "uring")
 ADVICE = """\
@@ -72,7 +72,7 @@ def pinned(verdict, folder, echo):
 
 def counted(verdict, folder, echo):
     plane = instructions.Counted(folder, echo)
-    for function in ("local", "tcp"):
+    for function in ("local", "tcp", "http"):
         most = ceilings.INSTRUCTIONS.get(function, 0)
         verdict.hold(f"instructions, {function}", plane.per_call(function), most)
     plane.stop()

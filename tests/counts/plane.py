@@ -73,18 +73,21 @@ class Echo:
         )
 
     def functions(self):
-        """Yields a LOCAL function, and a POOL function for each socket of echo."""
+        """Yields the functions: a LOCAL function, and a POOL function for each echo socket, and one that
+        is served as an HTTP server."""
         yield {"name": "local", "executionMode": "LOCAL", "concurrency": 64}
         urls = {
             "tcp": f"http://127.0.0.1:{self.port}/invoke",
             "unix": f"http+unix://{self.path}:/invoke",
         }
+        urls["http"] = f"http://127.0.0.1:{self.port}/"
         for name, url in urls.items():
             yield {
                 "name": name,
                 "executionMode": "POOL",
                 "endpointUrl": url,
                 "concurrency": 64,
+                "http": name == "http",
             }
 
     def stop(self):
@@ -152,8 +155,10 @@ class Client:
     def __init__(self, plane, function, connections, pause_s=0):
         self.pause_s = pause_s
         body = f'{{"input":{INPUT}}}'
+        # The function `http` is called as an HTTP server.
+        target = "/fn/http/invoke" if function == "http" else f"/v1/functions/{function}:invoke"
         self.request = (
-            f"POST /v1/functions/{function}:invoke HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
         self.connections = [self.connect(plane.listen) for _ in range(connections)]

@@ -21,8 +21,8 @@ use crate::runtime::net::Listener;
 use crate::runtime::phase::ShutdownPhase;
 use crate::runtime::timers::Alarm;
 use crate::server::client_conn::{ClientConn, ListenerPort};
-use crate::server::request_pool::RequestPool;
-use crate::server::serve;
+use crate::server::http_function;
+use crate::server::serve::{self, RequestPools};
 use crate::state::descriptors::LogLimit;
 
 /// The largest number of connections that wait in the kernel to be accepted. `net.core.somaxconn` may lower
@@ -141,7 +141,7 @@ fn has_room(thread: &Links) -> bool {
 pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: ListenerPort) {
     let event_loop = &thread.event_loop;
     let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
-    let pool = Rc::new(RequestPool::default());
+    let pools = Rc::new(RequestPools::default());
     let alarm = thread.alarms.alarm();
     let paused = LogLimit::default();
     let mut burst = 0;
@@ -154,7 +154,12 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Listener
             Ok(accepted) => {
                 let is_among_the_last = thread.descriptors.keep_back(accepted.descriptor);
                 let conn = ClientConn::new(thread.clone(), accepted, port);
-                event_loop.spawn(serve::serve(conn, pool.clone(), serve::answer));
+                event_loop.spawn(serve::serve(
+                    conn,
+                    pools.clone(),
+                    serve::answer,
+                    http_function::answer,
+                ));
                 if is_among_the_last {
                     until_room(&thread, &alarm).await;
                 }

@@ -16,9 +16,7 @@ use nanofaas_http1::framing::Framing;
 use nanofaas_http1::host::Host;
 use nanofaas_http1::request::{FetchSite, Method, RequestHead};
 
-use crate::forward;
 use crate::forward::request::PREFIX;
-use crate::forward::serve::{AdmittedForward, ForwardEnd};
 use crate::http::error::HttpError;
 use crate::http::response::{Heading, Response, Wire, error_response};
 use crate::http::route::{ApiRoute, route};
@@ -39,11 +37,29 @@ use crate::server::sending::{invite, send, send_outgoing};
 /// bytes unread, the kernel would reset the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
-/// Serves a connection to its end. `answer` answers one request, in a place of the pool.
-pub(crate) async fn serve<F: Future<Output = Answered>>(
+/// The memory for requests that are being served: of `/fn/`, and all others. They are separate, because every place
+/// of a pool is as large as its largest request.
+pub(crate) struct RequestPools<F, G> {
+    pub(crate) others: RequestPool<F>,
+    pub(crate) forwards: RequestPool<G>,
+}
+
+impl<F, G> Default for RequestPools<F, G> {
+    fn default() -> Self {
+        Self {
+            others: RequestPool::default(),
+            forwards: RequestPool::default(),
+        }
+    }
+}
+
+/// Serves a connection to its end. `answer` answers one request, in a place of its pool; `forward` answers one
+/// of `/fn/`.
+pub(crate) async fn serve<F: Future<Output = Answered>, G: Future<Output = Answered>>(
     conn: ClientConn,
-    pool: Rc<RequestPool<F>>,
+    pools: Rc<RequestPools<F, G>>,
     answer: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> F,
+    forward: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> G,
 ) {
     let conn = Rc::new(conn);
     // The clock is read, because the idle time of the new connection is counted from `recent`.
@@ -51,7 +67,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     let client = Rc::downgrade(&conn);
     let _place = conn.thread.descriptors.place(client);
     {
-        let mut server = pin!(answer_and_close(&conn, &pool, answer));
+        let mut server = pin!(answer_and_close(&conn, &pools, answer, forward));
         let event_loop = &conn.thread.event_loop;
         loop {
             let over = std::future::poll_fn(|cx| {
@@ -88,10 +104,11 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
 }
 
 /// Answers requests, and then ends the connection.
-async fn answer_and_close<F: Future<Output = Answered>>(
+async fn answer_and_close<F: Future<Output = Answered>, G: Future<Output = Answered>>(
     conn: &Rc<ClientConn>,
-    pool: &RequestPool<F>,
+    pools: &RequestPools<F, G>,
     answer: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> F,
+    forward: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> G,
 ) {
     let thread = &conn.thread;
     let last = loop {
@@ -103,8 +120,14 @@ async fn answer_and_close<F: Future<Output = Answered>>(
         // The request is counted until its answer is sent, because at shutdown the thread waits for its
         // answers.
         thread.answering.set(thread.answering.get() + 1);
-        let Answered { outgoing, stays } =
-            pool.run(|| answer(conn.clone(), head, arrived_at)).await;
+        let is_forward = head.path.of(&conn.pending.borrow()).starts_with(PREFIX);
+        let Answered { outgoing, stays } = if is_forward {
+            let make = || forward(conn.clone(), head, arrived_at);
+            pools.forwards.run(make).await
+        } else {
+            let make = || answer(conn.clone(), head, arrived_at);
+            pools.others.run(make).await
+        };
         let sent = send_outgoing(conn, outgoing, arrived_at).await;
         conn.end_answer();
         thread.answering.set(thread.answering.get() - 1);
@@ -124,12 +147,12 @@ async fn answer_and_close<F: Future<Output = Answered>>(
 
 /// The answer that is to be sent, and whether the connection stays open afterwards.
 pub(crate) struct Answered {
-    outgoing: Outgoing,
-    stays: AfterAnswer,
+    pub(super) outgoing: Outgoing,
+    pub(super) stays: AfterAnswer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AfterAnswer {
+pub(super) enum AfterAnswer {
     Yes,
     No,
 }
@@ -241,20 +264,12 @@ async fn answer_into(
             }
             Err(stop) => Err(stop),
         },
-        Ok(Admitted::Forward(admitted)) => {
-            return Box::pin(forward(conn, head, &admitted, wire, outgoing)).await;
-        }
         // The future is boxed, because every place of the pool has room for all futures that are not boxed,
         // and this one is not needed on the warm path.
         Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
         Err(error) => {
-            let is_forward = head.path.of(&conn.pending.borrow()).starts_with(PREFIX);
             let skipped = conn.skip(head).await;
-            let response = if is_forward {
-                forward::answer::refusal(&error)
-            } else {
-                error_response(&error)
-            };
+            let response = error_response(&error);
             let stays = skipped && keep_alive && !response.closes();
             let wire = Wire {
                 keep_alive: stays,
@@ -298,7 +313,6 @@ async fn answer_into(
 
 enum Admitted {
     Call(AdmittedRequest),
-    Forward(AdmittedForward),
     Other,
 }
 
@@ -311,49 +325,24 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         route,
         ApiRoute::Complete { .. } | ApiRoute::Input { .. } | ApiRoute::PodReady { .. }
     );
-    match conn.port {
-        ListenerPort::Internal if !internal => return Err(HttpError::NoSuchPath),
-        ListenerPort::Public { internal: false } if internal => {
-            return Err(HttpError::NoSuchPath);
-        }
-        ListenerPort::Internal | ListenerPort::Public { .. } => {}
-    }
+    check_listener(conn, internal)?;
     // A browser sends `Origin` with a request of a page of another site. Such a page must not call functions.
-    let is_forward = matches!(route, ApiRoute::Forward(..));
-    if head.origin.is_some() && !is_forward {
+    if head.origin.is_some() {
         let why = "requests of browsers from other sites are not taken; send no Origin header";
         return Err(HttpError::Forbidden(why));
     }
     // A page that a function serves has this process's origin, so its browser sends no `Origin` with a GET.
     // But the browser sends `Sec-Fetch-Site`, which shows that the request comes from a page.
-    if matches!(head.fetch_site, FetchSite::SameOrigin | FetchSite::Foreign) && !is_forward {
+    if matches!(head.fetch_site, FetchSite::SameOrigin | FetchSite::Foreign) {
         let why = "requests of web pages are not taken here; send no Sec-Fetch-Site header";
         return Err(HttpError::Forbidden(why));
     }
-    // The name of a page may have been made to resolve to a loopback address (DNS rebinding). The browser
-    // then sends that name as `Host`.
-    if conn.loopback
-        && !internal
-        && let Some(host) = head.host
-        && !Host::parse(host.of(&pending)).is_some_and(|host| {
-            if is_forward {
-                host.is_local()
-            } else {
-                host.is_loopback()
-            }
-        })
-    {
-        let why = "while listening on loopback, Host has to be localhost or a loopback address";
-        return Err(HttpError::Forbidden(why));
+    if !internal {
+        check_host(conn, head, &pending, |host| host.is_loopback())?;
     }
     let (name, enqueue) = match &route {
         ApiRoute::Invoke(name) => (name, false),
         ApiRoute::Enqueue(name) => (name, true),
-        ApiRoute::Forward(name, name_len) => {
-            let (thread, name) = (&conn.thread, name.as_str());
-            return forward::admit::admit_head(thread, name, *name_len, head, &pending, arrived_at)
-                .map(Admitted::Forward);
-        }
         _ => return Ok(Admitted::Other),
     };
     let thread = &conn.thread;
@@ -361,35 +350,31 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         .map(Admitted::Call)
 }
 
-/// Serves a request of `/fn/`. The function's answer goes out while it comes; only an answer of the platform
-/// itself is put into `outgoing`.
-async fn forward(
+/// Checks that the request's path is served on the listener that it came by.
+pub(super) fn check_listener(conn: &ClientConn, internal: bool) -> Result<(), HttpError> {
+    match conn.port {
+        ListenerPort::Internal if !internal => Err(HttpError::NoSuchPath),
+        ListenerPort::Public { internal: false } if internal => Err(HttpError::NoSuchPath),
+        ListenerPort::Internal | ListenerPort::Public { .. } => Ok(()),
+    }
+}
+
+/// Checks `Host` on a loopback listener, because the name of a page may have been made to resolve to a loopback
+/// address (DNS rebinding). The browser then sends that name as `Host`.
+pub(super) fn check_host(
     conn: &ClientConn,
     head: &RequestHead,
-    admitted: &AdmittedForward,
-    wire: Wire,
-    outgoing: &mut Outgoing,
-) -> AfterAnswer {
-    let thread = &conn.thread;
-    if conn.has_left() {
-        return AfterAnswer::No;
+    bytes: &[u8],
+    is_own: fn(Host<'_>) -> bool,
+) -> Result<(), HttpError> {
+    if conn.loopback
+        && let Some(host) = head.host
+        && !Host::parse(host.of(bytes)).is_some_and(is_own)
+    {
+        let why = "while listening on loopback, Host has to be localhost or a loopback address";
+        return Err(HttpError::Forbidden(why));
     }
-    let incoming = Incoming::new(conn.split(head.len), *head, 0);
-    let served = forward::serve::serve(thread, conn, &conn.alarm, admitted, &incoming, wire).await;
-    thread.buffers.give(incoming.into_buffer());
-    match served {
-        ForwardEnd::Stays => AfterAnswer::Yes,
-        ForwardEnd::Ends => AfterAnswer::No,
-        ForwardEnd::Own(response) => {
-            let stays = wire.keep_alive && !response.closes();
-            outgoing.put(thread, response, wire);
-            if stays {
-                AfterAnswer::Yes
-            } else {
-                AfterAnswer::No
-            }
-        }
-    }
+    Ok(())
 }
 
 async fn read_call(

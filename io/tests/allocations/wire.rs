@@ -61,7 +61,13 @@ pub(crate) struct WireClient {
 }
 
 impl WireClient {
+    /// Makes a client that calls the function by `:invoke`.
     pub(crate) fn new(plane: SocketAddr, function: &str, connections: usize) -> Self {
+        let target = format!("/v1/functions/{function}:invoke");
+        Self::to(plane, &target, connections)
+    }
+
+    pub(crate) fn to(plane: SocketAddr, target: &str, connections: usize) -> Self {
         let body = format!(r#"{{"input":"{}"}}"#, "x".repeat(256));
         let connect = |_| {
             let stream = TcpStream::connect(plane).expect("a connection");
@@ -72,7 +78,7 @@ impl WireClient {
         Self {
             connections: (0..connections).map(connect).collect(),
             request: format!(
-                "POST /v1/functions/{function}:invoke HTTP/1.1\r\nHost: {plane}\r\n\
+                "POST {target} HTTP/1.1\r\nHost: {plane}\r\n\
                  Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )

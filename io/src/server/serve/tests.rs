@@ -30,7 +30,7 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
         seen.borrow_mut().push(name);
         answer(conn, head, arrived_at)
     };
-    let serving = serve(conn, Rc::new(RequestPool::default()), noted);
+    let serving = serve(conn, Rc::new(RequestPools::default()), noted.clone(), noted);
     fleet.event_loop.spawn(serving);
     ours
 }
