@@ -434,3 +434,35 @@ fn lengths_of_whole_requests_are_known() {
         usize::MAX
     );
 }
+
+#[test]
+fn a_browsers_word_on_the_page_is_read() {
+    let of = |lines: &str| {
+        let text = format!("GET / HTTP/1.1\r\n{lines}A: b");
+        first(&text).unwrap().fetch_site
+    };
+    assert_eq!(of(""), FetchSite::Unknown);
+    assert_eq!(of("Sec-Fetch-Site: None\r\n"), FetchSite::User);
+    assert_eq!(of("sec-fetch-site: same-origin\r\n"), FetchSite::SameOrigin);
+    for foreign in ["same-site", "cross-site", "other", ""] {
+        assert_eq!(
+            of(&format!("Sec-Fetch-Site: {foreign}\r\n")),
+            FetchSite::Foreign
+        );
+    }
+    // The stricter one of two values counts, in either order.
+    let two = [
+        "Sec-Fetch-Site: none\r\n",
+        "Sec-Fetch-Site: same-origin\r\n",
+    ];
+    assert_eq!(of(&two.concat()), FetchSite::SameOrigin);
+    assert_eq!(of(&[two[1], two[0]].concat()), FetchSite::SameOrigin);
+}
+
+#[test]
+fn values_that_change_nothing_are_left_out() {
+    let head = first("GET / HTTP/1.1\r\nContent-Encoding: Identity").unwrap();
+    assert_eq!(head.content_encoding, None);
+    let old = first("GET / HTTP/1.0\r\nExpect: something").unwrap();
+    assert!(!old.expect_continue);
+}
