@@ -1,5 +1,5 @@
-//! The part of HTTP/1.1 that a client of an API server needs: requests with a content-length, and answers.
-//! This module knows the paths and verbs of Kubernetes, but no object.
+//! Reads requests and writes answers in the part of HTTP/1.1 that a client of an API server needs. A body
+//! must come with a content-length. This module knows the paths and verbs of Kubernetes, but no object.
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

@@ -1,6 +1,6 @@
-//! The kubelet and the Job controller of the fake cluster. A new pod runs at a loopback address of its own
-//! and answers `/health` there, or has another fate that the test chose. A new Job gets a pod. A deleted pod
-//! disappears a little later.
+//! Plays the kubelet and the Job controller of the fake cluster. A new pod runs at a loopback address of its
+//! own and answers `/health` there, or has another fate that the test chose. A new Job gets a pod. A deleted
+//! pod disappears a little later.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -1,5 +1,5 @@
-//! The script of a test: faults of the API server, each for a number of requests of one kind. The server asks
-//! the script for a fault before it answers a request.
+//! A test's script makes the API server fail. Each fault of the script is for a number of requests of one
+//! kind. The server asks the script for a fault before it answers a request.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! A scripted API server over plain HTTP on loopback. The server lists, watches, gets, creates, updates,
-//! patches and deletes the objects that a control plane uses. It records every request and produces the
-//! faults of a script. It runs on the test's own thread, so that the test controls the time.
+//! This scripted API server speaks plain HTTP on loopback. It lists, watches, gets, creates, updates, patches
+//! and deletes the objects that a control plane uses. It records every request and produces the faults of a
+//! script. It runs on the test's own thread, so that the test controls the time.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The objects of the fake API server with their versions, and the history of their changes. The server and
-//! the kubelet read and change the objects.
+//! Keeps the objects of the fake API server with their versions, and the history of their changes. The server
+//! and the kubelet read and change the objects.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -212,8 +212,8 @@ impl ObjectStore {
         Ok(self.happened(resource, "DELETED", object))
     }
 
-    /// Clears the history, as a compaction of etcd does. The version grows, so that a watch from any version
-    /// so far has expired.
+    /// Clears the history, as a compaction of etcd does. The version grows, so every watch from an earlier
+    /// version has expired.
     pub(crate) fn compact(&mut self) {
         self.version += 1;
         self.oldest = self.version;

@@ -1,5 +1,5 @@
-//! The watches of the server. A watch sends the changes of objects, one line for each change, or fails as the
-//! script says.
+//! Serves the watches of the fake API server. A watch sends the changes of objects, one line for each change,
+//! or fails as the script says.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,8 +24,8 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. After `Mute`, it
-/// first waits until the client closes the connection.
+/// Serves a watch that fails as `fault` says. Returns whether the connection stays open. A `Mute` watch ends
+/// only when the client closes the connection.
 pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),

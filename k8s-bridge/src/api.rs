@@ -1,5 +1,5 @@
-//! The access to the API server: the client, requests with deadlines and retries, watches, and the Lease.
-//! These modules do not interpret a function or a pod.
+//! These modules give access to the API server: a client, requests with deadlines and retries, watches, and
+//! the Lease. They do not interpret a function or a pod.
 
 pub(crate) mod client;
 pub(crate) mod cluster;

@@ -1,6 +1,6 @@
-//! The backend of a cluster. It takes the Lease, lists the objects and adopts pods; after that it executes
-//! the commands of the work queue on the bridge's thread. Each pod and each Job has a task, so no command
-//! waits for a pod or a Job.
+//! This backend runs functions in a cluster. It takes the Lease, lists the objects and adopts pods; after
+//! that it executes the commands of the work queue on the bridge's thread. Each pod and each Job has a task,
+//! so no command waits for a pod or a Job.
 
 mod begin;
 

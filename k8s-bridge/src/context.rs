@@ -1,6 +1,6 @@
-//! The data that every task of the bridge shares: the settings, the API server, the announcer, the default
-//! template of pods, and the identity of this control plane. A task sends reports; it knows neither the
-//! bridge nor another task.
+//! All tasks of the bridge share this data: the settings, the API server, the announcer (which sends the
+//! events of pods and Jobs), the default template of pods, and the identity of this control plane. A task
+//! sends reports; it knows neither the bridge nor another task.
 
 pub(crate) mod config;
 pub(crate) mod identity;

@@ -1,7 +1,7 @@
-//! One attempt of a call of a JOB function: one Job, whose pod posts its result to the control plane
+//! Runs one attempt of a call of a JOB function as one Job, whose pod posts its result to the control plane
 //! (contract §3.2). The io thread that owns the call receives the result and sends `JobStop` when the attempt
-//! is over. This module reads the end of a Job from the pod's status, because releases of Kubernetes set the
-//! Job's conditions at different times.
+//! is over. This module reads the end of a Job from the pod's status, because different releases of
+//! Kubernetes set the Job's conditions at different times.
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -198,7 +198,8 @@ impl ClusterJob {
         while !self.has_exited() && self.rung_before(until).await {}
     }
 
-    /// Runs the attempt. Returns its failure, or none if the io thread reported that the attempt is over.
+    /// Runs the attempt. Returns its failure, and whether the container ran out of memory. Returns none if
+    /// the io thread reported that the attempt is over.
     async fn run(&self, context: &Rc<ClusterContext>) -> Option<(ExecutionError, bool)> {
         let begun = Instant::now();
         let start_by = begun + context.config.start_timeout;
@@ -363,8 +364,8 @@ impl ClusterJob {
     }
 
     /// Reports to the call's io thread how far the start is and what delays it, if either has changed. The
-    /// kubelet cuts its timestamp to whole seconds, so one second is added in favour of the call. The sum is
-    /// kept between the order and now, because the kubelet has another clock.
+    /// kubelet cuts its timestamp to whole seconds, so one second is added in favour of the call. The kubelet
+    /// has another clock, so the sum is limited to the time between the order and now.
     fn report_start(
         &self,
         context: &ClusterContext,

@@ -1,6 +1,6 @@
-//! Acts for Kubernetes: Jobs, warm Pods, and the function registry in the cluster. The scheduler decides how
-//! many pods there are. A warm call needs neither this crate nor the API server. The control plane has a
-//! `KubernetesBridge` on the bridge's thread.
+//! This crate acts for Kubernetes: it runs Jobs and warm Pods, and keeps the function registry in the
+//! cluster. The scheduler decides how many pods there are. A warm call needs neither this crate nor the API
+//! server. The control plane has a `KubernetesBridge` on the bridge's thread.
 
 mod bridge;
 mod reconcile;

@@ -1,5 +1,5 @@
-//! One warm pod of the cluster, with the state that the watch showed. The scheduler's orders, the cluster and
-//! the pod itself decide when the pod starts and ends.
+//! A `ClusterPod` is one warm pod of the cluster, with the state that the watch showed. The scheduler's
+//! orders, the cluster and the pod itself decide when the pod starts and ends.
 
 mod runner;
 pub(crate) mod seen;

@@ -1,6 +1,6 @@
-//! The functions in the cluster: writes clients' changes to the cluster, follows the changes of other
-//! clients, and keeps each function's status and Events. This module starts and stops no pod. For the status
-//! it reads the table of pods and the reports of the tasks.
+//! Manages the functions in the cluster. This module writes clients' changes to the cluster, follows the
+//! changes of other clients, and keeps each function's status and Events. It starts and stops no pod. For the
+//! status it reads the table of pods and the reports of the tasks.
 
 pub(crate) mod events;
 pub(crate) mod functions;

@@ -1,6 +1,6 @@
 //! Tests the bridge to Kubernetes with a fake API server. Each test is a scenario of a cluster's behaviour or
-//! of its faults. The tests need no cluster. Time is paused, and advances when no task can run, so they do
-//! not wait for real time.
+//! of its faults. The tests need no cluster. Time is paused, and advances when no task can run, so the tests
+//! do not wait for real time.
 
 #![allow(
     clippy::disallowed_methods,

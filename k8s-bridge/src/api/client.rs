@@ -1,5 +1,5 @@
-//! The client of the API server. It finds the server as `kubectl` or a pod does. `cluster` makes the retries,
-//! because only `cluster` knows whether an earlier try may have worked.
+//! Makes the client of the API server, which finds the server as `kubectl` or a pod does. The client retries
+//! nothing; the module `cluster` does, because only that module knows whether an earlier try may have worked.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Requests to the API server. Each try has a deadline, the number of changes in flight is limited, and a
-//! request that failed for a transient reason is tried again with back-off. The callers decide what to
+//! Sends requests to the API server. Each try has a deadline, the number of changes in flight is limited, and
+//! a request that failed for a transient reason is tried again with back-off. The callers decide what to
 //! request.
 
 use std::fmt::Debug;

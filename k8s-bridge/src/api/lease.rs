@@ -1,7 +1,7 @@
-//! The Lease, which lets one control plane act at a time. A control plane that cannot renew its Lease still
-//! serves calls but changes nothing in the cluster. It is deposed only when it reads another holder's name in
-//! the Lease. A Lease is stale when this control plane has seen no change of it for `DURATION`; times that
-//! other machines wrote are not compared with this machine's clock.
+//! The Lease lets one control plane act at a time. A control plane that cannot renew its Lease still serves
+//! calls but changes nothing in the cluster. It is deposed only when it reads another holder's name in the
+//! Lease. A Lease is stale when this control plane has seen no change of it for `DURATION`; times that other
+//! machines wrote are not compared with this machine's clock.
 
 use std::cell::Cell;
 use std::time::Duration;

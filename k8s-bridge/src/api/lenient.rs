@@ -1,5 +1,5 @@
-//! An object that may not match its type, because another release or another client wrote it. Each object of
-//! a list is kept as JSON and parsed later, so one such object does not make the list unreadable.
+//! Reads objects that may not match their type, because another release or another client wrote them. Each
+//! object of a list is kept as JSON and parsed later, so one such object does not make the list unreadable.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;

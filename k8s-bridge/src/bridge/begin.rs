@@ -1,4 +1,5 @@
-//! The fixed steps of the bridge's start, from an unknown identity to a control plane that acts.
+//! Begins the bridge in fixed steps: it finds the identity, takes the Lease, lists the pods and the
+//! functions, and adopts pods. After these steps the control plane acts.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,7 +48,8 @@ impl ClusterDispatcher {
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
-        // The next messages offer pods to the scheduler, so it must know the functions of these pods.
+        // The next messages offer pods to the scheduler. The scheduler must already know the functions of
+        // these pods.
         self.until(|| context.with_work_queue(|queue| queue.is_settled()))
             .await;
         adoption::begin(reconciler);

@@ -29,7 +29,7 @@ pub struct KubernetesConfig {
     pub functions: Vec<FunctionDraft>,
     /// The zero point of the control plane's clock.
     pub origin: Instant,
-    /// Converts between this clock and wall time.
+    /// Converts between the control plane's clock and wall time.
     pub clock: WallClock,
 }
 

@@ -1,4 +1,4 @@
-//! The identity of this control plane in the cluster: its name as the Lease's holder, the label of its
+//! Finds the identity of this control plane in the cluster: its name as the Lease's holder, the label of its
 //! process, and the owners of the objects that it creates. This module only reads from the cluster.
 
 use std::time::Duration;
@@ -35,14 +35,14 @@ impl OwnPod {
 #[derive(Clone, Debug)]
 pub(crate) struct PlaneIdentity {
     /// The holder's name in the Lease. All processes of one Pod have the same name, so that a restarted
-    /// container has its Lease back at once.
+    /// container gets the Lease back at once.
     pub(crate) holder: String,
     /// The label of this process's Jobs. It differs in each process, because the tokens of Jobs are valid
     /// only in the process that created them.
     pub(crate) instance: String,
-    /// The owner of Jobs: Kubernetes deletes them with the control plane's Pod. It is none outside a cluster,
-    /// and if the functions are in another namespace: the garbage collector deletes a dependent whose owner
-    /// is in another namespace.
+    /// The owner of Jobs: Kubernetes deletes them with the control plane's Pod. It is none outside a cluster.
+    /// It is also none if the functions are in another namespace, because the garbage collector would delete
+    /// the Jobs at once.
     pub(crate) pod: Option<OwnerReference>,
     /// The Deployment of the control plane, which owns warm pods. These pods outlive the control plane's
     /// Pod and are deleted with the installation.

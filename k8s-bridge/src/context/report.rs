@@ -1,4 +1,4 @@
-//! Reports of the tasks of pods and Jobs. A task sends a report and does not wait. `reconcile` applies the
+//! The tasks of pods and Jobs send these reports, and do not wait for an answer. `reconcile` applies each
 //! report to the registry and to the adoption, which the tasks do not know.
 
 use std::sync::Arc;

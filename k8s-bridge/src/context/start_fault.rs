@@ -1,6 +1,6 @@
-//! The reason why a pod did not start, as one word: the condition `Ready` and `status.lastFailedStart` show
-//! it. This module translates the reasons of the kubelet and of the API server into these words. The
-//! scheduler decides whether a start is tried again.
+//! Translates the reason why a pod did not start into one word, which the condition `Ready` and
+//! `status.lastFailedStart` show. The reasons come from the kubelet and from the API server. The scheduler
+//! decides whether a start is tried again.
 
 use crate::api::cluster::ClusterError;
 

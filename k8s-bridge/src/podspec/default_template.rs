@@ -1,7 +1,7 @@
-//! The default `podTemplate`, from a file that a ConfigMap fills. The file is read at the start and regularly
-//! after that, because a kubelet changes it when the ConfigMap changes. A text that is invalid at the start
-//! stops the start. A later invalid text is logged, and the last template stays in force. `podspec` merges
-//! the templates.
+//! Reads the default `podTemplate` from a file that a ConfigMap fills. The file is read at the start and
+//! regularly after that, because a kubelet changes it when the ConfigMap changes. A text that is invalid at
+//! the start stops the start. A later invalid text is logged, and the last template stays in force. `podspec`
+//! merges the templates.
 
 use std::fs::File;
 use std::io::{self, Read};

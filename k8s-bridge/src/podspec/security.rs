@@ -1,4 +1,4 @@
-//! The security contexts of function pods, as the Pod Security level `restricted` requires, and advice for
+//! Makes the security contexts of function pods, as the Pod Security level `restricted` requires, and advises
 //! users whose pods fail because of these contexts. The API server and the kubelet check the pods.
 
 use nanofaas_core::spec::{PodSecurity, SpecFields};

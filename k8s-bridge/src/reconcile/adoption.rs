@@ -1,6 +1,6 @@
-//! How this control plane takes over the pods of an earlier one, without changing them. Each pod is offered
-//! to the scheduler, which gives it an id; after that the pod is probed. Orders for new pods are held until
-//! adoption is over, so that an existing pod is used first.
+//! Takes over the pods of an earlier control plane, without changing them. Each pod is offered to the
+//! scheduler, which gives it an id; after that the pod is probed. Orders for new pods are held until adoption
+//! is over, so that an existing pod is used first.
 //!
 //! A pod that does not answer may be busy with a call of the earlier control plane, because some servers
 //! handle one request at a time. Such a pod loses its id, and a new pod may replace it. The busy pod is
@@ -26,7 +26,7 @@ use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::reconcile::Reconciler;
 use crate::reconcile::pods::{delete, delete_orphan};
 
-/// How long one read of the object of a late pod may take.
+/// How long one read of the object of a pod that answered late may take.
 const FETCH: Duration = Duration::from_secs(60);
 
 /// The warm pods whose adoption has begun and is not complete.

@@ -1,5 +1,5 @@
-//! The platform's pods in the cluster. Each update of the watch goes to the task of its pod. After adoption,
-//! each pod in use has a task, so a warm pod without a task is deleted.
+//! Follows the platform's pods in the cluster. Each update of the watch goes to the task of its pod. After
+//! adoption, each pod in use has a task, so a warm pod without a task is deleted.
 
 use std::rc::Rc;
 

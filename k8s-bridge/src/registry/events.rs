@@ -1,6 +1,6 @@
-//! Events (core/v1) on `Function` objects, for `kubectl describe fn` and `kubectl get events`. A repetition
-//! is counted on the same Event. Each Event is written at most every 10 s, so that a crash loop causes few
-//! writes. An Event is dropped if too many Events wait, or if its write fails.
+//! Writes Events (core/v1) on `Function` objects, for `kubectl describe fn` and `kubectl get events`. A
+//! repetition is counted on the same Event. Each Event is written at most every 10 s, so that a crash loop
+//! causes few writes. An Event is dropped if too many Events wait, or if its write fails.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

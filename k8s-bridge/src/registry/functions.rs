@@ -1,7 +1,7 @@
-//! The functions that are stored in the cluster. A client's change is written to the cluster first, and then
-//! made in the function table of the work queue. Changes by other clients of the API server are applied to
-//! the table, too. This module keeps the state of each object for `status`, and checks a function's
-//! `podTemplate`; the registry checks the other fields.
+//! Manages the functions that are stored in the cluster. A client's change is written to the cluster first,
+//! and then made in the function table of the work queue. Changes by other clients of the API server are
+//! applied to the table, too. This module keeps the state of each object for `status`, and checks a
+//! function's `podTemplate`; the registry checks the other fields.
 
 mod write;
 
@@ -72,7 +72,7 @@ impl ObservedFunction {
 /// A change that is being written, and the updates and changes that wait for it.
 #[derive(Default)]
 struct Writing {
-    /// In the order in which they came.
+    /// The updates of the watch, in the order in which they came.
     updates: Vec<WatchUpdate<FunctionObject>>,
     next: VecDeque<(Change, ReplyTo)>,
 }
@@ -81,8 +81,8 @@ struct Writing {
 pub(crate) struct ClusterFunctions {
     known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
-    /// The uids of objects that this control plane deleted, each with the number of the last list before
-    /// that. The watch's later updates of these objects are ignored.
+    /// The uids of objects that this control plane deleted, each with the number of the last list before the
+    /// deletion. The watch's later updates of these objects are ignored.
     deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
@@ -137,7 +137,8 @@ pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<Funct
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
             missing.iter().for_each(|name| forget(registry, name));
-            // The watch cannot report an object that was deleted before this list began.
+            // The watch cannot report an object that was deleted before this list began, so its uid is not
+            // needed any more.
             functions
                 .deleted
                 .borrow_mut()

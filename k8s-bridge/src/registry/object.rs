@@ -1,5 +1,5 @@
-//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): its conversions to and from a draft,
-//! and its status. The registry checks the fields of a draft.
+//! Defines the `Function` object in the cluster (`functions.nanofaas.io`, v1) with its status, and converts
+//! the object to and from a draft. The registry checks the fields of a draft.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionSt
 }
 
 /// The text of `apiVersion` (0) or of `kind` (1). Each text is fixed, so the text that is read is ignored.
-/// The items of a list have neither.
+/// The items of a list have neither field.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(from = "serde::de::IgnoredAny")]
 pub(crate) struct TypeText<const KIND: u8>;

@@ -1,6 +1,6 @@
-//! The history of a function's starts: the last failed start, and whether the next start is expected to work.
-//! The tasks of warm pods and Jobs report how their starts ended. The condition `Ready` is derived from this
-//! history.
+//! Keeps the history of a function's starts: the last failed start, and whether the next start is expected to
+//! work. The tasks of warm pods and Jobs report how their starts ended. The condition `Ready` is derived from
+//! this history.
 
 use jiff_0_2::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

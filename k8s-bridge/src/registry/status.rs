@@ -20,8 +20,8 @@ use crate::registry::ready::{PODS_READY, Readiness, ReplicaCounts};
 use crate::registry::starts::now;
 
 const BETWEEN: Duration = Duration::from_secs(10);
-/// The largest number of writes of one function's status within `BETWEEN` if conditions change. They are
-/// written early, because `kubectl wait` waits for conditions.
+/// The largest number of writes of one function's status within `BETWEEN` if conditions change. A changed
+/// condition is written early, because `kubectl wait` waits for conditions.
 const URGENT_MAX: usize = 5;
 const POLL: Duration = Duration::from_millis(500);
 /// How long one write may take. If it fails, a later write sends the newest status.

@@ -1,5 +1,5 @@
-//! What happens to pods that an earlier control plane left: the new control plane adopts, replaces or deletes
-//! them.
+//! Tests what happens to pods that an earlier control plane left: the new control plane adopts, replaces or
+//! deletes them.
 
 use nanofaas_core::event::Order;
 use nanofaas_fake_api_server::kubelet::Fate;

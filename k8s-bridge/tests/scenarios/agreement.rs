@@ -1,5 +1,5 @@
-//! A control plane with functions and pods, and a check that its function table, its pods and the cluster
-//! agree. Tests of a failing API server use this check at their end.
+//! Makes a control plane with functions and pods, and checks that its function table, its pods and the
+//! cluster agree. Tests of a failing API server use this check at their end.
 
 use nanofaas_fake_api_server::name_of;
 use nanofaas_fake_api_server::script::Which;

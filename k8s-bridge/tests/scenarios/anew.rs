@@ -1,5 +1,5 @@
-//! A bridge that is rebuilt around the same work queue and memory, as after a panic. Pods keep their ids,
-//! Jobs continue, no pod or Job is created twice, and every client gets an answer.
+//! Tests of a bridge that is rebuilt around the same work queue and memory, as after a panic. Pods keep their
+//! ids, Jobs continue, no pod or Job is created twice, and every client gets an answer.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Attempts of calls of JOB functions. The test begins and ends attempts as the io thread that owns the call
-//! does, and reads the messages that the bridge sends to that thread.
+//! Begins and ends attempts of calls of JOB functions as the io thread that owns the call does, and reads the
+//! messages that the bridge sends to that thread.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! How the bridge begins: the order of its requests, the objects of earlier control planes that it deletes,
-//! and the conditions for which it waits.
+//! Tests how the bridge begins: the order of its requests, the objects of earlier control planes that it
+//! deletes, and the conditions for which it waits.
 
 use nanofaas_core::message::Reply;
 use nanofaas_fake_api_server::name_of;

@@ -1,6 +1,6 @@
-//! The bridge's messages: to the scheduler about its pods, and to io threads about the pods' addresses and
-//! ends. Each function waits for one kind of message and fails if another kind comes first. Only `up` and
-//! `failure` skip reports about delays of a start.
+//! Receives the bridge's messages: to the scheduler about its pods, and to io threads about the pods'
+//! addresses and ends. Most of these functions wait for one kind of message and fail if another kind comes
+//! first. `failure` skips reports about delays of the start, and `up` skips reports that a delay is over.
 
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};

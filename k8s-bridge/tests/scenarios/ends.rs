@@ -1,4 +1,4 @@
-//! How warm pods end: another client deletes them, the scheduler stops them, they exit, they are found
+//! Tests how warm pods end: another client deletes them, the scheduler stops them, they exit, they are found
 //! unhealthy, or the scheduler did not order them.
 
 use std::time::Duration;

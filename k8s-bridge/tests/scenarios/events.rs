@@ -1,4 +1,4 @@
-//! Events on functions: they report what happened, count repetitions, and cost few writes.
+//! Tests of Events on functions: they report what happened, count repetitions, and cost few writes.
 
 use std::time::Duration;
 

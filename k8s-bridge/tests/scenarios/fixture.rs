@@ -1,5 +1,5 @@
-//! A control plane under a test's control: a bridge to the fake API server, with a real work queue. Time is
-//! paused and advances when no task can run, so a wait takes almost no real time.
+//! Puts a control plane under a test's control: a bridge to the fake API server, with a real work queue. Time
+//! is paused and advances when no task can run, so a wait takes almost no real time.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -57,7 +57,7 @@ pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) 
     assert_eq!(PANICS.get(), 0, "a task panicked");
 }
 
-/// `what` names the condition.
+/// Waits until a condition holds; a failure shows its name `what`.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
@@ -107,19 +107,19 @@ impl Drop for ClusterFixture {
 }
 
 impl ClusterFixture {
-    /// The bridge is not built yet, and the test plays the scheduler.
+    /// Makes a fixture whose bridge is not built yet; the test plays the scheduler.
     pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
     }
 
-    /// The bridge is ready, and the test plays the scheduler.
+    /// Makes a fixture whose bridge is ready; the test plays the scheduler.
     pub(crate) async fn acting(server: &FakeApiServer) -> Self {
         let mut fixture = Self::new(server);
         fixture.ready().await;
         fixture
     }
 
-    /// The bridge is not built yet, and the scheduler is a real one.
+    /// Makes a fixture whose bridge is not built yet, with a real scheduler.
     pub(crate) fn scheduled(server: &FakeApiServer) -> Self {
         Self::with(server, true)
     }
@@ -209,7 +209,7 @@ impl ClusterFixture {
         self.running = Some(spawn_local(async move { tasks.run_until(living).await }));
     }
 
-    /// Tries to build the bridge; returns the reason for which that fails.
+    /// Tries to build the bridge, and returns why this fails.
     pub(crate) async fn refusal(&self) -> String {
         let (memory, work_queue) = (self.memory.clone(), self.work_queue.clone());
         let built = KubernetesBridge::open(self.config(), memory, work_queue).await;

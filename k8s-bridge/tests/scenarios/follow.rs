@@ -1,5 +1,5 @@
-//! Functions that other clients change in the cluster. The function table follows, even if updates are late,
-//! repeated, or older than a change through the API.
+//! Tests of functions that other clients change in the cluster. The function table follows, even if updates
+//! are late, repeated, or older than a change through the API.
 
 use std::time::Duration;
 

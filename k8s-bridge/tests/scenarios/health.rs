@@ -1,5 +1,5 @@
-//! When a warm pod is ready and healthy: it answers 2xx at its function's health path. The answers 404 and
-//! 405 also count until the pod has answered 2xx.
+//! Tests when a warm pod is ready and healthy: if it answers 2xx at its function's health path. The answers
+//! 404 and 405 also count until the pod has answered 2xx.
 
 use nanofaas_core::event::Order;
 use nanofaas_core::message::Reply;

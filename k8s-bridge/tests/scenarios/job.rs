@@ -1,4 +1,5 @@
-//! Jobs: how they are created, how an end without a result is reported, and that no Job is left over.
+//! Tests of Jobs: how they are created, how an end without a result is reported, and that no Job is left
+//! over.
 
 use std::time::Duration;
 

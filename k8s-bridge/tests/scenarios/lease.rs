@@ -1,4 +1,4 @@
-//! The Lease: which control plane may act, and when no control plane may act.
+//! Tests of the Lease: which control plane may act, and when no control plane may act.
 
 use std::time::Duration;
 
@@ -98,7 +98,8 @@ fn without_its_lease_it_changes_nothing() {
         let function = fixture.warm("f").await;
         let (pod, _) = fixture.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
-        // The control plane's tenure ends during this time.
+        // No renewal succeeds. During these 16 s the time ends for which the control plane may act after its
+        // last renewal (`TENURE`).
         pass(16.0).await;
         server.forget_asked();
         let second = fixture.start(&function);

@@ -1,4 +1,4 @@
-//! The condition `Ready`: when a function can serve, and why it cannot.
+//! Tests of the condition `Ready`: when a function can serve, and why it cannot.
 
 use nanofaas_core::event::Order;
 use nanofaas_fake_api_server::kubelet::Fate;

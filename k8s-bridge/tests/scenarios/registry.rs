@@ -1,5 +1,5 @@
-//! Functions that are changed through the API. A change is written to the cluster first and then made in the
-//! function table. If the write fails, the client gets the reason.
+//! Tests of functions that are changed through the API. A change is written to the cluster first and then
+//! made in the function table. If the write fails, the client gets the reason.
 
 use std::time::Duration;
 

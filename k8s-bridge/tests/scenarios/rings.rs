@@ -1,5 +1,6 @@
-//! The other ends of the bridge's rings. The io threads acknowledge changes of functions at once and keep
-//! their other messages for the test. The scheduler is either the test or a real one.
+//! Holds the other ends of the bridge's rings, those of the io threads and of the scheduler. The io threads
+//! acknowledge changes of functions at once and keep their other messages for the test. The scheduler is
+//! either the test or a real one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

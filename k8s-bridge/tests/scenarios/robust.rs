@@ -1,5 +1,6 @@
-//! An API server that is slow, answers with errors, or is gone. The control plane sends no requests in a
-//! tight loop. As soon as the server works again, the function table and the pods agree with the cluster.
+//! Tests with an API server that is slow, answers with errors, or is gone. The control plane sends no
+//! requests in a tight loop. As soon as the server works again, the function table and the pods agree with
+//! the cluster.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Changes of functions while their pods run, with a real scheduler: new specs, other modes,
+//! Tests of changes of functions while their pods run, with a real scheduler: new specs, other modes,
 //! deletions, and functions that are created again.
 
 use nanofaas_core::message::{BridgeRequest, Reply};

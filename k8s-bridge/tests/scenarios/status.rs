@@ -1,5 +1,5 @@
-//! Each function's status in the cluster. A status is written only if it has changed: a condition at the next
-//! poll, and numbers at most every 10 s.
+//! Tests of each function's status in the cluster. A status is written only if it has changed: a condition at
+//! the next poll, and numbers at most every 10 s.
 
 use std::time::Duration;
 

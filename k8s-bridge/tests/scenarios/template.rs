@@ -1,5 +1,5 @@
-//! The default podTemplate: every pod gets the fields of the template, and changes of the template's file
-//! take effect. Neither the default template nor a function's own template may use the control plane's
+//! Tests of the default podTemplate: every pod gets the fields of the template, and changes of the template's
+//! file take effect. Neither the default template nor a function's own template may use the control plane's
 //! service account.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Starts of warm pods: how the pods are created and become ready, and why a start fails.
+//! Tests of starts of warm pods: how the pods are created and become ready, and why a start fails.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Lists and watches that fail, expire or send nothing: no change is lost or applied twice, and no watch is
-//! begun in a tight loop.
+//! Tests of lists and watches that fail, expire or send nothing: no change is lost or applied twice, and no
+//! watch is begun in a tight loop.
 
 use std::time::Duration;
 

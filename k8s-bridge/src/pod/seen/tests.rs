@@ -35,7 +35,7 @@ fn waiting(reason: &str, message: &str) -> ObservedPod {
     seen(json!({"containerStatuses": [container(waiting)]}))
 }
 
-/// The messages are real ones of kubelets, containerd and CRI-O.
+/// Kubelets, containerd and CRI-O really send these messages.
 #[test]
 fn only_a_definite_answer_is_final() {
     const STARTS: (bool, bool) = (false, false);
