@@ -119,7 +119,7 @@ impl Announcer {
     }
 }
 
-/// Makes the end of a pod that did not lack memory.
+/// Makes the end of a pod that did not run out of memory.
 pub fn ended(message: &str) -> PodEnd {
     PodEnd {
         oom: false,

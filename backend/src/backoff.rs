@@ -1,5 +1,6 @@
-//! The wait before the next try: it doubles up to a maximum and has jitter. The caller sleeps. Each task of a
-//! backend that retries has a `Backoff` of its own.
+//! Computes how long a task waits before its next try. The wait doubles with each try up to a maximum, and is
+//! shortened by a random part. The task itself sleeps. Each task of a backend that retries has a `Backoff` of
+//! its own.
 
 use std::time::Duration;
 

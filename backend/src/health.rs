@@ -26,8 +26,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The largest number of bytes of an answer that are read after its status.
 const REST_MAX: u64 = 64 * 1024;
 
-/// The probes of one pod and their results. It notifies `bell` after the first probe, and when the pod has
-/// answered well.
+/// The probes of one pod and their results. The probing task notifies `bell` after the first probe, and when
+/// the pod has answered well.
 pub struct HealthCheck {
     request: Vec<u8>,
     health: Health,
@@ -175,7 +175,8 @@ impl HealthCheck {
     }
 }
 
-/// If the connection were closed while the server writes, the server would get a reset.
+/// Reads the rest of an answer, because the server would get a reset if this end closed the connection while
+/// the server writes.
 async fn read_to_end(stream: impl AsyncRead + Unpin) {
     let mut rest = stream.take(REST_MAX);
     // Ignore errors, because the probe already has its answer.

@@ -13,8 +13,8 @@ use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a Job may run after its call's deadline until the backend ends it. Usually the io thread ends the
-/// Job at the deadline; a Job that runs longer is known to no io thread.
+/// How long a Job may run after its call's deadline before the backend ends it. Usually the io thread ends
+/// the Job at the deadline; if a Job runs longer, no io thread knows it any more.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// The call, and the number of the attempt.

@@ -24,7 +24,7 @@ use crate::random::random;
 
 /// The part of a pod that other tasks use, too.
 pub struct WarmPod {
-    /// None for a pod that lost its id and is only probed.
+    /// None for a pod to which the scheduler gives no id any more; such a pod is only probed.
     id: Option<PodId>,
     pub name: String,
     /// The secret that the pod's ready report must carry.

@@ -1,5 +1,4 @@
-//! Benches of two steps at the beginning of admission: the call's id, and a token of the process's rate
-//! limit.
+//! Benches of writing and parsing the id of an execution, and of taking a token of the process's rate limit.
 
 use std::hint::black_box;
 

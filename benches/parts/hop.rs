@@ -1,6 +1,7 @@
 //! Benches of the hop: a LOCAL call over a kept connection to the real process, with the scheduler on the io
-//! thread and on a thread of its own. The difference is the cost of the messages between these two threads:
-//! two to the scheduler and one back. Each result includes parsing, routing, admission and the reply.
+//! thread and on a thread of its own. The two results differ by the cost of the messages between these two
+//! threads: two to the scheduler and one back. Each result includes parsing, routing, admission and the
+//! reply.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

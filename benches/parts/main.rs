@@ -1,7 +1,7 @@
-//! Times of the parts of a call, which criterion measures. They are only for information and need a quiet
-//! machine; the tests that fail on higher costs are `tests/counts` and `io/tests/allocations.rs`. Routing,
-//! admission and the encoding of replies are private to `io`, so only `hop` measures them, as parts of a
-//! whole call.
+//! Measures the times of the parts of a call with criterion. The times are only for information and need a
+//! quiet machine; the tests that fail on higher costs are `tests/counts` and `io/tests/allocations.rs`.
+//! Routing, admission and the encoding of replies are private to `io`, so only `hop` measures them, as parts
+//! of a whole call.
 //!
 //! `cargo bench -p nanofaas-benches` after a release build measures the times; `./ci benches` runs each bench
 //! once, unoptimised.

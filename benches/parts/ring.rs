@@ -12,8 +12,8 @@ use crossbeam_queue::ArrayQueue;
 use nanofaas_core::ring::channel;
 
 const CAPACITY: usize = 256;
-/// After so many polls of an empty or full ring a thread yields its core. If both ends share one core, only a
-/// yield lets the other end run.
+/// The number of polls of an empty or full ring after which a thread yields its core. If both ends share one
+/// core, only a yield lets the other end run.
 const LOOKS: u32 = 100;
 
 type Item = [u64; 4];

@@ -40,7 +40,7 @@ pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
 }
 
 /// Counts the waiting calls that get a slot before a new call of this class. For a sync call these are the
-/// waiting sync calls and some async calls, because a share of the grants is kept for async calls.
+/// waiting sync calls, and the async calls that get their share of the grants meanwhile.
 fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
     match class {

@@ -271,7 +271,7 @@ impl<E: Environment> Call<E> {
     }
 
     /// Applies a reason from outside to end the call: from a client, the registry, the scheduler or a
-    /// shutdown. Some of these reasons let a running attempt continue.
+    /// shutdown. `End::spares_attempts` says which reasons let a running attempt continue.
     pub fn end(&mut self, end: &End, now: Uptime, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {

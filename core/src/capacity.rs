@@ -22,8 +22,8 @@ pub struct Capacity {
     /// held for the first time.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
-    /// True from a failed start until a call succeeds in a new pod. The flag is also true after an overdue
-    /// start was taken back, until a pod comes up.
+    /// True while starts are not expected to succeed: from a failed start until a call succeeds in a new pod,
+    /// and from the removal of an overdue start until a pod comes up. A new plan resets the flag.
     starts_fail: AtomicBool,
     /// Why starts do not succeed, if that is known.
     trouble: Mutex<Option<StartTrouble>>,

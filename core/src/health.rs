@@ -1,5 +1,5 @@
-//! How a pod is probed, and what its answer means. This module sends nothing: the bridges send the probes,
-//! and keep one `Health` for each pod.
+//! Makes the request of a probe, and decides what the pod's answer means. This module sends nothing: the
+//! bridges send the probes, and keep one `Health` for each pod.
 
 use std::cell::Cell;
 

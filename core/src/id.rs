@@ -1,6 +1,6 @@
-//! The ids of executions, and the names and tokens of pods. An id consists of lower-case letters and digits.
-//! It spells the number of the io thread that owns the execution, the place of the execution's record on that
-//! thread, and 128 random bits. The random bits are an argument.
+//! Makes and parses the ids of executions, and makes the names of pods and Jobs and the tokens of pods. An id
+//! consists of lower-case letters and digits. It spells the number of the io thread that owns the execution,
+//! the place of the execution's record on that thread, and 128 random bits. The random bits are an argument.
 
 use crate::shard::ShardId;
 

@@ -1,5 +1,5 @@
-//! What the scheduler knows about one function: its two queues, its slots and its pods. A ticket stays in its
-//! queue after its call has left, until a turn or a sweep removes the ticket.
+//! A `Lane` is what the scheduler knows about one function: its two queues, its slots and its pods. A ticket
+//! stays in its queue after its call has left, until a turn or a sweep removes the ticket.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,8 @@ use crate::time::{Nanos, Uptime};
 /// How the latest starts of pods ended.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    /// None before the first failure, and again after a call has succeeded in a new pod.
+    /// None before the first failure, and again after a call has succeeded in a new pod or the plan has
+    /// changed.
     pub(crate) failed: Option<FailedStarts>,
     /// Whether an overdue start was taken back and no pod has come up since.
     pub(crate) are_late: bool,
@@ -389,10 +390,10 @@ impl Lane {
         }
     }
 
-    /// Chooses the pod for the next call; none if no pod has room. The candidates are the first usable pods
-    /// that suffice for all running and waiting calls, and one pod more.
+    /// Chooses the pod for the next call; none if no pod has room. The candidates are the usable pods that
+    /// the lane has had longest: as many as suffice for all running and waiting calls, and one pod more.
     ///
-    /// The least loaded candidate is chosen, so that later pods get no call and become idle. A later pod is
+    /// The least loaded candidate is chosen, so that newer pods get no call and become idle. A newer pod is
     /// chosen only if no candidate has room, and `avoid` only if no other pod has room.
     pub(crate) fn choose(&self, pods: &mut Pods, avoid: Option<PodIndex>) -> Option<PodIndex> {
         let cap = self.plan.pods?.cap;

@@ -1,6 +1,7 @@
-//! What nanofaas decides: specs, admission, rings, slots, the scheduler's turn, retries, the ledger. The
-//! modules are listed roughly in the order in which a call meets them. This crate has no clock, socket,
-//! thread or async runtime: the time is an argument. A warm call allocates nothing here.
+//! This crate makes the decisions of nanofaas, for example which specs are valid, which calls are admitted,
+//! which call gets which slot, and which calls are tried again. It also has the rings and bells between
+//! threads. It has no clock, socket, thread or async runtime: the time is an argument. A warm call allocates
+//! nothing here. The modules are listed roughly in the order in which a call meets them.
 
 #![cfg_attr(
     test,

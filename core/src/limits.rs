@@ -1,6 +1,6 @@
-//! Fixed bounds of tables, rings, turns and failed starts, and some others, with their reasons. Assertions
-//! check that these bounds fit each other. The ranges of a spec's fields are in `spec::bound`, and most other
-//! bounds are in the modules that use them. Bounds that an operator can change are settings of the process.
+//! Lists fixed bounds with their reasons, for example the sizes of tables and rings. Assertions check that
+//! these bounds fit each other. The ranges of a spec's fields are in `spec::bound`, and most other bounds are
+//! in the modules that use them. Bounds that an operator can change are settings of the process.
 
 use crate::spec::bound::{CONCURRENCY, QUEUE_SIZE};
 use crate::time::Nanos;
@@ -54,8 +54,8 @@ pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 /// use the same ring, and are refused if the ring is full.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
-/// If this many of the bridge's messages wait for room in full rings, the bridge takes no message from its
-/// own ring. The bridge's reports about pods may still be added to the waiting messages.
+/// The number of the bridge's messages that wait for room in full rings, from which on the bridge takes no
+/// message from its own ring. The bridge's reports about pods may still be added to the waiting messages.
 pub const WORK_QUEUE_BACKLOG: usize = 8192;
 
 /// The largest number of grants in one turn. Further tickets wait for the next turn, so that an io thread
@@ -66,10 +66,10 @@ pub const GRANTS_PER_TURN: usize = 256;
 /// for long.
 pub const GRANTS_PER_LANE: usize = 8;
 
-/// While calls of both classes wait, one grant in this many is kept for async calls.
+/// The share of the grants that is kept for async calls while calls of both classes wait: one grant in 8.
 pub const ASYNC_SHARE: u32 = 8;
 
-/// After this many failed starts in a row, calls no longer wait for the next start.
+/// The number of failed starts in a row after which calls no longer wait for the next start.
 pub const CRASH_LOOP_STARTS: u32 = 3;
 
 /// The wait after the first failed start. The wait doubles with each further failure, up to

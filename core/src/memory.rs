@@ -23,14 +23,14 @@ use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
-/// Io threads take the budget in pieces of at most this many bytes, so that most charges change no shared
-/// memory. With a small budget a piece is smaller, because no other thread can use what a thread has taken
-/// and does not use.
+/// The largest size of the pieces in which io threads take the budget, in bytes. Because of the pieces, most
+/// charges change no shared memory. With a small budget a piece is smaller, because no other thread can use
+/// what a thread has taken and does not use.
 const PIECE: u64 = 256 * 1024;
 const PIECES_PER_THREAD: u64 = 16;
 
-/// One part in this many of the budget is kept for requests and not given to the line. Requests of other
-/// clients then find room even if many clients do not read their answers.
+/// The share of the budget that is kept for requests and not given to the line: one part in 8. Requests of
+/// other clients then find room even if many clients do not read their answers.
 const KEPT_FROM_LINE: u64 = 8;
 
 pub struct Account {

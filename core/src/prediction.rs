@@ -1,7 +1,7 @@
-//! Predicts when a call that arrives now would begin. The prediction makes two assumptions: the calls before
-//! this call take the slots that exist and the slots that ordered pods will bring, and each call holds its
-//! slot for the measured time. The module reads what the scheduler publishes about a lane, and decides
-//! nothing; `admission` does.
+//! Predicts when a call that arrives now would begin. The prediction makes two assumptions. The calls before
+//! this call take the slots that exist and, unless starts fail or are overdue, the slots of pods that are
+//! ordered or may still be ordered. Each call holds its slot for the measured time. The module reads what the
+//! scheduler publishes about a lane, and decides nothing; `admission` does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

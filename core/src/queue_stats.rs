@@ -1,5 +1,5 @@
-//! What io threads see of a lane: live counters, measured times and, with a pinned scheduler, the lane's
-//! ring. The comments of the fields name the writers.
+//! `QueueStats` is the part of a lane that all threads share: live counters, measured times, the metrics of
+//! each io thread and, with a pinned scheduler, the lane's ring. The comments of the fields name the writers.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -17,7 +17,8 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
-/// A start is overdue after twice its measured time, but at the earliest after this time.
+/// The shortest time after which a start is overdue. If twice the measured time of starts is longer, that
+/// time applies.
 const OVERDUE_MIN: Nanos = Nanos::from_s(1);
 
 /// A measured time; none before the first sample.
@@ -39,16 +40,16 @@ impl MeasuredTime {
 
 /// The part of a lane that all threads may read.
 pub struct QueueStats {
-    /// Calls that wait, by class. Writers: each thread that moves a call into or out of the queue.
+    /// The numbers of waiting calls, by class. Writers: each thread that moves a call into or out of the queue.
     depths: [AtomicU32; 2],
     /// The bytes of arriving and waiting bodies. Bodies of at most 1 KiB are not counted. Writers: io
     /// threads.
     waiting_bytes: AtomicU64,
-    /// Held slots. Writer: scheduler.
+    /// The number of held slots. Writer: scheduler.
     pub running: AtomicU32,
     /// The largest number of slots that the function may have. Writer: scheduler.
     pub slots_max: AtomicU32,
-    /// Slots that the function has now, held or free. Writer: scheduler.
+    /// The number of slots that the function has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
     /// The mean time for which a call holds its slot. Writer: scheduler.
     pub service_time: MeasuredTime,

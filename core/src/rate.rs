@@ -10,8 +10,8 @@ use crate::time::{Nanos, Uptime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     Off,
-    /// This many calls a second, and up to this many at once after a second without calls. 0 refuses all
-    /// calls.
+    /// The number of calls that may begin in a second. After a second without calls, as many calls may begin
+    /// at once. 0 refuses all calls.
     PerSecond(u32),
 }
 

@@ -1,6 +1,6 @@
 //! Decides which pods a lane starts and stops: more pods while calls wait, fewer when pods are idle, new pods
-//! after a change of the spec. It is part of the scheduler's state machine: it only makes orders, and the
-//! bridge executes them.
+//! after a change of the spec. This module is part of the scheduler's state machine: it only makes orders,
+//! and the bridge executes them.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::scheduler::Shared;
 use crate::ticket::{PodId, PodIndex};
 use crate::time::{Nanos, Uptime};
 
-/// A pod counts as a failed start if it ends sooner than this after it came up, and no call succeeded in it.
-/// The back-off of failed starts then applies, so a function that crashes at its first call is not started
-/// again without a pause.
+/// The time after a pod came up in which its end counts as a failed start, if no call has succeeded in the
+/// pod. The back-off of failed starts then applies, so a function that crashes at its first call is started
+/// again only after a pause.
 const SHORT_LIFE: Nanos = Nanos::from_s(5);
-/// An ordered pod that no call needs for this long is stopped. A timer with this period checks for such pods,
-/// because calls can leave the queue without an event.
+/// How long no call may need an ordered pod before the pod is stopped. A timer with this period checks for
+/// such pods, because calls can leave the queue without an event.
 const POLL: Nanos = Nanos::from_s(1);
 /// The shortest time between two checks for idle pods, even if the plan's `idle_timeout` is shorter.
 const IDLE_POLL_MIN: Nanos = Nanos::from_ms(1);

@@ -1,5 +1,5 @@
-//! The scheduler: it matches waiting tickets to free slots, and orders pods to be started and stopped. It is
-//! one state machine with time as an argument. It never sleeps, and for a warm call it takes no lock and
+//! The scheduler matches waiting tickets to free slots, and orders pods to be started and stopped. It is one
+//! state machine with time as an argument. It never sleeps, and for a warm call it takes no lock and
 //! allocates nothing. Its driver is an io thread (inline) or a thread of its own (pinned).
 
 use std::cmp::Reverse;

@@ -1,6 +1,6 @@
-//! How many calls of a function may run at once, and since when each slot has been held. A slot is granted
-//! only while fewer slots are held than the limit allows. A change may lower the limit below `held`; then no
-//! slot is granted until enough slots are released. Only the lane uses its `Slots`.
+//! Counts the held slots of a lane, and notes since when each slot has been held. A slot is granted only
+//! while fewer slots are held than the limit allows. A change may lower the limit below `held`; then no slot
+//! is granted until enough slots are released. Only the lane uses its `Slots`.
 
 use std::sync::Arc;
 

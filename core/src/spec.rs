@@ -1,6 +1,6 @@
-//! The description of a function, and how an unchecked draft becomes a spec that is valid by construction.
-//! The code reads no clock, disk or cluster; the platform is an argument. The registry calls
-//! `FunctionSpec::resolve` for each draft; all other code reads the resolved spec.
+//! Turns the unchecked draft of a function into a spec that is valid by construction. This module reads no
+//! clock, disk or cluster; the platform is an argument. The registry calls `FunctionSpec::resolve` for each
+//! draft; all other code reads the resolved spec.
 
 mod account;
 pub mod bound;

@@ -1,6 +1,6 @@
-//! What travels between threads in place of a call: its ticket to the scheduler, the grant back, and the
-//! `Done` of an attempt. No byte of a request travels with them: requests stay on the io thread that owns the
-//! sockets.
+//! Defines what threads send to each other in place of a call: its ticket to the scheduler, the grant back,
+//! and the `Done` of an attempt. They contain no byte of a request, because requests stay on the io thread
+//! that owns the sockets.
 
 use std::fmt;
 
@@ -110,7 +110,7 @@ pub struct Grant {
     /// The slot that the call holds.
     pub slot: u16,
     pub granted_at: Uptime,
-    /// How much of the call's wait the start of the pod took.
+    /// The part of the call's wait in which the pod was starting.
     pub start: Nanos,
 }
 

@@ -1,8 +1,8 @@
-//! Times, as two types: a point of the process's clock (`Uptime`) and a span (`Nanos`). The difference of two
-//! points is a span, and a point plus a span is a point; the compiler rejects the sum of two points. Both
-//! types are one word, in nanoseconds. `Instant` and `Duration` of std take two words each, which is too much
-//! for tickets, timers and atomics. `Instant` also has no zero at which a simulation could begin. Nothing
-//! here reads a clock.
+//! Defines two types of time: a point of the process's clock (`Uptime`) and a span (`Nanos`). The difference
+//! of two points is a span, and a point plus a span is a point; the compiler rejects the sum of two points.
+//! Both types are one word, in nanoseconds. `Instant` and `Duration` of std take two words each, which is too
+//! much for tickets, timers and atomics. `Instant` also has no zero at which a simulation could begin.
+//! Nothing here reads a clock.
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Sub, SubAssign};

@@ -25,8 +25,8 @@ use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
 
-/// The number of messages that one `pump` handles is bounded, because the bridge's other tasks run on the
-/// same thread and wait meanwhile.
+/// The largest number of messages that one `pump` handles. It is bounded, because the bridge's other tasks
+/// run on the same thread and wait meanwhile.
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
@@ -68,8 +68,8 @@ pub enum BridgeCommand {
         timestamps: Option<ReadyTimestamps>,
     },
     PodReady(Box<PodReady>),
-    /// The registry's home is the cluster, so the backend writes the change there and then calls
-    /// `WorkQueue::apply`, or refuses the change.
+    /// The registry is a copy of the functions in the cluster, so the backend writes the change to the
+    /// cluster and then calls `WorkQueue::apply`, or refuses the change.
     Change {
         change: Change,
         reply: ReplyTo,

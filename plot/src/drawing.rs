@@ -1,5 +1,6 @@
-//! A figure in one SVG file: plots in rows, each with its title and its legend, readable on a light and on a
-//! dark screen. The file has no script and loads nothing. The same plots always give the same bytes.
+//! Draws a figure in one SVG file: plots in rows, each with its title and its legend. The figure is readable
+//! on a light and on a dark screen. The file has no script and loads nothing. The same plots always give the
+//! same bytes.
 
 use maud::{Markup, PreEscaped, html};
 

@@ -1,6 +1,6 @@
-//! Plots as SVG text, and numbers in readable form. maud writes the elements and escapes the texts. This
-//! crate reads nothing and knows nothing about the data. Reports of load tests, simulations and soak tests
-//! use it.
+//! Draws plots as SVG text, and writes numbers in readable form. maud writes the elements and escapes the
+//! texts. This crate reads nothing and knows nothing about the data. Reports of load tests, simulations and
+//! soak tests use it.
 //!
 //! This crate draws axes, ticks and lines itself. The plotting crate plotters (0.3.7) rounds all positions to
 //! whole pixels (its issue 128), which shows as steps in an enlarged picture. It also has neither a

@@ -1,5 +1,5 @@
-//! Plots as inline SVG: axes with units, a grid, lines and dots. This module knows nothing about the meaning
-//! of the values and loads nothing. Pages and drawings contain plots, and add a legend to each plot.
+//! Draws plots as inline SVG: axes with units, a grid, lines and dots. This module knows nothing about the
+//! meaning of the values and loads nothing. Pages and drawings contain plots, and add a legend to each plot.
 
 use maud::{Markup, html};
 

@@ -1,4 +1,4 @@
-//! The visible range of an axis, and the positions of its ticks. This module draws nothing; `plot` does.
+//! Chooses the visible range of an axis and its ticks. This module draws nothing; `plot` does.
 
 use crate::plot::{Axis, Scale};
 

@@ -1,5 +1,5 @@
-//! Numbers in readable form: with a unit and usually three digits. Tables, plots and progress bars show
-//! numbers in this form; JSON has plain numbers.
+//! Writes numbers in readable form: with a unit and usually three digits. Tables, plots and progress bars
+//! show numbers in this form; JSON has plain numbers.
 
 /// Formats a time, given in nanoseconds.
 pub fn duration(ns: f64) -> String {

@@ -1,5 +1,5 @@
-//! A report as a figure: calls, waits, the queue and the pods over time. This module adds nothing to the
-//! values of the report.
+//! Draws a report as a figure: calls, waits, the queue and the pods over time. This module adds nothing to
+//! the values of the report.
 
 use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 

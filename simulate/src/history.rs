@@ -1,5 +1,6 @@
-//! The state over time: waiting and running calls, slots, pods. A history keeps the highest values of each
-//! stretch of time, and sums over the whole trace. `simulator` writes the history, and `report` reads it.
+//! Records the state over time: waiting and running calls, slots, pods. A history keeps the highest values of
+//! each stretch of time, and sums over the whole trace. `simulator` writes the history, and `report` reads
+//! it.
 
 use nanofaas_core::time::Nanos;
 

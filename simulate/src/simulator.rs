@@ -1,6 +1,6 @@
-//! The simulation. Virtual time jumps from event to event, and the product's own scheduler, admission and
-//! state machine of a call handle each event. The simulation makes no decision of the product; it simulates
-//! the clients, the pods and the bridge.
+//! Runs the simulation. Virtual time jumps from event to event, and the product's own scheduler, admission
+//! and state machine of a call handle each event. The clients, the pods and the bridge are simulated. Only
+//! admission by perfect knowledge is a decision that the product does not make.
 
 mod calls;
 mod knowledge;

@@ -1,6 +1,6 @@
-//! A trace: when each call arrives, how long it runs, and its deadline. A trace is read from CSV with a
-//! header line. Invalid input is refused; no value is guessed. The size of a trace and of its error messages
-//! is bounded.
+//! Reads a trace from CSV with a header line. A trace says when each call arrives, how long it runs, its
+//! timeout and its class. Invalid input is refused; no value is guessed. The size of a trace and of its error
+//! messages is bounded.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! Admission compared with perfect knowledge, for a thousand calls in each of six patterns: how many admitted
-//! calls miss their deadline, and how many refused calls would have succeeded.
+//! Compares admission with perfect knowledge, for a thousand calls in each of six patterns. Few admitted
+//! calls may fail, and few more calls may succeed with perfect knowledge.
 
 use nanofaas_simulate::patterns::{CALLS, WRONG_MAX, patterns};
 use nanofaas_simulate::simulate;

@@ -33,7 +33,7 @@ pub trait PodRunner {
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
     /// Returns the addresses to probe; empty while none is known.
     fn addresses(&self) -> Vec<PodAddress>;
-    /// The returned function tells whether the server at an address is the pod's own.
+    /// Returns a function that checks whether the server at an address is the pod's own.
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
     /// Returns the address at which the pod takes calls, if the pod is ready.
     fn ready_at(&self) -> Option<PodAddress>;

@@ -1,4 +1,5 @@
-//! The warm pods that have a task, by id, by name and by function. The table starts and ends no pod.
+//! A table of the warm pods that have a task. It finds pods by id, by name and by function, and starts and
+//! ends no pod.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! The time by which a call has to end, and the limit that sets this time.
+//! A `Deadline` is the time by which a call or an attempt has to end, with the limit that sets this time.
 
 use crate::outcome::TimeLimit;
 use crate::time::{Nanos, Uptime};

@@ -1,4 +1,5 @@
-//! The reasons from outside to end a call before it is answered. The state machine in `call.rs` applies them.
+//! Lists the reasons that end a call from outside, before it is answered. The state machine in `call.rs`
+//! applies these reasons.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How long a call waited and how long it was served, summed over its attempts. Only the state machine
+//! Sums how long a call waited and how long it was served, over all of its attempts. Only the state machine
 //! changes these times.
 
 use crate::call::Report;

@@ -18,15 +18,16 @@ pub const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
 pub const REPLICAS_MAX: u32 = 256;
 pub const MIN_REPLICAS: RangeInclusive<u32> = 0..=REPLICAS_MAX;
 pub const MAX_REPLICAS: RangeInclusive<u32> = 1..=REPLICAS_MAX;
-/// The range ends at the largest `concurrency`, because one pod never runs more calls than the whole
-/// function.
+/// The range of `targetInFlightPerPod`. It ends at the largest `concurrency`, because one pod never runs more
+/// calls than the whole function.
 pub const TARGET_IN_FLIGHT_PER_POD: RangeInclusive<u32> = 1..=*CONCURRENCY.end();
-/// The range ends at one day. `minReplicas` is for pods that shall stay longer.
+/// The range of `idleTimeoutMs`. It ends at one day, because `minReplicas` keeps pods for longer times.
 pub const IDLE_TIMEOUT_MS: RangeInclusive<u32> = 1..=86_400_000;
 
 /// The largest nesting depth of a function description, `podTemplate` included.
 pub const DEPTH_MAX: usize = 64;
-/// The longest path of a Unix socket. Linux limits `sun_path` to 108 bytes, including the final zero.
+/// The longest path of a Unix socket, in bytes. Linux limits `sun_path` to 108 bytes, including the final
+/// zero.
 pub const SOCKET_PATH_LEN_MAX: usize = 107;
 /// The longest `endpointUrl` in bytes, path and query included.
 pub const ENDPOINT_LEN_MAX: usize = 2048;
@@ -35,7 +36,8 @@ pub const ENDPOINT_LEN_MAX: usize = 2048;
 pub const HEALTH_PATH_LEN_MAX: usize = 1024;
 
 pub const STREAM_IDLE_MS: RangeInclusive<u32> = 1..=3_600_000;
-/// In milliseconds from the grant on. 0 means no limit.
+/// The range of `streamMaxMs`, the time limit of a call of `/fn/` in milliseconds. The time is counted from
+/// the grant; 0 means no limit.
 pub const STREAM_MAX_MS: RangeInclusive<u32> = 0..=86_400_000;
 /// The largest number of origins in `allowedOrigins`, and the longest of these origins, in bytes.
 pub const ORIGINS_MAX: usize = 64;

@@ -1,5 +1,5 @@
-//! The fields of a function whose value is one of a few names. Their types are small and `Copy`, because
-//! every call reads some of them. Each value is written as its canonical name; an execution mode is written a
+//! Defines the types of the fields whose values are names from a fixed list. The types are small and `Copy`,
+//! because calls read them often. Each value is written as its canonical name; an execution mode is written a
 //! second time, as it was given.
 
 use std::fmt;

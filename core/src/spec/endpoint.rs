@@ -1,5 +1,5 @@
-//! The address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`. Nothing here
-//! resolves a host name: a bridge does that, so that no call waits for it.
+//! An `Endpoint` is the address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`.
+//! This module resolves no host name: a bridge does that, so that no call waits for a name server.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! How many pods a WARM function keeps. The module computes the default of `maxReplicas` and checks that
-//! `minReplicas` ≤ `maxReplicas`. The scheduler decides when pods start and stop.
+//! Reads how many pods a WARM function keeps. The module computes the default of `maxReplicas` and checks
+//! that `minReplicas` ≤ `maxReplicas`. The scheduler decides when pods start and stop.
 
 use serde::Serialize;
 
@@ -31,8 +31,8 @@ impl ScalingConfig {
     pub const TARGET_IN_FLIGHT_PER_POD_DEFAULT: u32 = 1;
     pub const IDLE_TIMEOUT_MS_DEFAULT: u32 = 600_000;
 
-    /// Returns the default of `maxReplicas`: as many pods as `concurrency` calls can fill, but at least
-    /// `minReplicas`.
+    /// Returns the default of `maxReplicas`: as many pods as `concurrency` calls can fill, but at most
+    /// `REPLICAS_MAX` and at least `minReplicas`.
     pub fn max_replicas_default(concurrency: u32, per_pod: u32, min_replicas: u32) -> u32 {
         let filled = concurrency.div_ceil(per_pod.max(1));
         filled.clamp(1, REPLICAS_MAX).max(min_replicas)

@@ -63,7 +63,8 @@ pub fn schema() -> Value {
     json!({"type": "object", "properties": properties})
 }
 
-/// Removes what the API server does not accept, and what the control plane's own checks report better.
+/// Removes what the API server does not accept, and rules about which the control plane's own checks report
+/// better. Allows null for fields.
 fn clean(value: &mut Value) {
     let Value::Object(schema) = value else { return };
     for key in ["required", "default", "title", "$schema", "components"] {

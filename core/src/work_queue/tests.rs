@@ -338,7 +338,7 @@ fn a_function_with_the_planes_account_is_refused() {
     assert_eq!(own, ["timeoutMs", "podTemplate.spec.serviceAccountName"]);
     let other: Vec<_> = faults(registry.check(&change("mine")).expect_err("refused"));
     assert_eq!(other, ["timeoutMs"]);
-    // Adds the change directly, as a caller that checks nothing would; the registry has to refuse it, too.
+    // A caller may make the change without `check`, so `Registry::change` has to refuse it, too.
     let mut out = RegistryOut::default();
     registry.change(change("plane"), None, &mut out);
     assert!(registry.functions().is_empty());

@@ -29,7 +29,7 @@ fn bells(count: usize) -> impl Iterator<Item = Arc<Doorbell>> {
     (0..count).map(|_| Arc::new(Doorbell::new(Waker::noop().clone())))
 }
 
-/// The first `usize` of a step selects a charge, a message or a wait.
+/// What a thread of the test does. The first `usize` of an act selects a charge, a message or a wait.
 #[derive(Clone, Debug)]
 enum AccountAct {
     /// The thread charges a request, or refuses it.

@@ -82,7 +82,8 @@ enum CallAct {
     FindsStartsFail,
     Answers,
     Fails,
-    /// The same as in `AttemptFailure::Lost`: it is known if the pod's runtime reports it.
+    /// Whether the pod ran out of memory, as in `AttemptFailure::Lost`; none if the runtime does not report
+    /// this.
     Lost {
         oom: Option<bool>,
     },

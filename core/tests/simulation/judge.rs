@@ -1,5 +1,5 @@
-//! Checks what a call must do and must not do, by rules of its own. The judge sees what happens to a call and
-//! which steps the call's state machine takes. It uses none of the state machine's decisions.
+//! The judge checks what a call must do and must not do, by rules of its own. It sees what happens to a call
+//! and which steps the call's state machine takes. It uses none of the state machine's decisions.
 
 use nanofaas_core::call::{Call, End, Environment, Report};
 use nanofaas_core::function::Function;

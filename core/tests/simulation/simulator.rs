@@ -1,4 +1,5 @@
-//! One run: which actor acts next, how the clock advances, and what must hold after every step.
+//! The simulator executes one run. It draws which actor acts next, advances the clock, and checks after every
+//! step what must hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

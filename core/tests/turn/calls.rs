@@ -99,7 +99,8 @@ fn a_saturated_lane_delays_others_by_its_share() {
     assert_eq!(lanes.len(), 931);
     let last_of = |lane| lanes.iter().rposition(|other| *other == lane).unwrap();
     assert!(last_of(2) <= 2 * GRANTS_PER_LANE, "two others were before");
-    // Lane 1 needs four visits. Before each of them, lane 0 has one visit.
+    // In one visit the scheduler grants at most `GRANTS_PER_LANE` slots of a lane, so lane 1 needs four
+    // visits. Before each of them, lane 0 has one visit.
     assert!(last_of(1) <= 30 + 4 * GRANTS_PER_LANE + 1);
     // A call that arrives while lane 3 has calls for many visits has to wait for at most one of them.
     plane.open(3, podless(1024));

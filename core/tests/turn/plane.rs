@@ -1,4 +1,4 @@
-//! The scheduler and its surroundings under the control of a test. They are waiting calls, a bridge that does
+//! `SteppedScheduler` is a scheduler whose surroundings the test controls: waiting calls, a bridge that does
 //! what the test demands, and a clock that only the test advances.
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
-//! Perfect knowledge: when a call that arrives now would begin, to the nanosecond, computed from all running,
-//! waiting and starting work. In this module, a plan is the times at which slots become free. This module
-//! admits nothing; `calls` uses this knowledge instead of the prediction. Only sync calls are supported,
-//! because they begin in the order of their arrival.
+//! Computes when a call that arrives now would begin, from the true times of all running, waiting and
+//! starting work. This is called perfect knowledge. In this module, a plan is the times at which slots become
+//! free. This module admits nothing; `calls` uses this knowledge instead of the prediction. Only sync calls
+//! are supported, because they begin in the order of their arrival.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

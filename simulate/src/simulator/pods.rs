@@ -1,4 +1,4 @@
-//! Simulated pods: each comes up after its start time, and ends when the scheduler orders its end. `held_for`
+//! Simulates pods: each comes up after its start time, and ends when the scheduler orders its end. `held_for`
 //! returns how long a call holds its slot.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use rand::rngs::SmallRng;
 use super::{Simulator, VirtualEvent};
 use crate::START_TIMEOUT;
 
-/// How long a pod takes to answer a probe after its call was interrupted. The time is short, because our
-/// runtimes stop such a call.
+/// How long a pod takes to answer a probe after its call was interrupted. The time is short, because the
+/// project's runtimes stop such a call.
 const PROBE: Nanos = Nanos::from_ms(5);
 /// How long the `minReplicas` pods take to come up if `Setup::start` is `None`.
 const FLOOR: Nanos = Nanos::from_ms(100);

@@ -116,7 +116,7 @@ impl IoThread {
             let oom = shared.rng.chance(300);
             self.later(index, at, CallAct::PodEnds { oom });
         }
-        // Few calls are in this phase, so their clients act more often than others.
+        // Few calls are in this phase, so their clients act more often than other clients.
         for act in [CallAct::Cancels, CallAct::ClientLeaves, CallAct::Detaches] {
             if is_awaited && shared.rng.chance(80) {
                 let at = shared.now + shared.rng.span(2 * SECOND);
