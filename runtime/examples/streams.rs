@@ -49,6 +49,7 @@ async fn upper(request: Request<PipeBody>) -> Result<Response<PipeBody>, Error> 
         "/fail" => return Err(Error::with_code("MY_CODE", "it did not work")),
         "/panic" => panic!("out of order"),
         "/short" => answer = answer.header("Content-Length", "9"),
+        "/late" => tokio::time::sleep(Duration::from_millis(100)).await,
         "/never" => std::future::pending().await,
         _ => {}
     }

@@ -213,25 +213,42 @@ async fn upload(
                 decoded.done
             }
         };
-        // A handler that dropped the body does not need the rest.
-        if !piece.is_empty() && sender.send(piece).await.is_err() && !done {
-            break;
+        let undecoded = buffer.len();
+        if !piece.is_empty() {
+            let sent = tokio::select! {
+                biased;
+                sent = sender.send(piece) => sent,
+                () = left_ahead(reader, buffer) => return,
+            };
+            // A handler that dropped the body does not need the rest.
+            if sent.is_err() && !done {
+                break;
+            }
         }
         if done {
             is_whole.store(true, Ordering::Relaxed);
             sender.finish();
             break;
         }
+        // `left_ahead` may have read the rest of the body already.
+        if buffer.len() > undecoded {
+            continue;
+        }
         if !matches!(read_more(reader, buffer).await, Ok(1..)) {
             return;
         }
     }
+    left_ahead(reader, buffer).await;
+}
+
+/// Keeps the bytes that come, until the caller leaves. If the buffer is full, the caller's end is
+/// noticed only after the call.
+async fn left_ahead(reader: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) {
     while buffer.len() < AHEAD_MAX {
         if !matches!(read_more(reader, buffer).await, Ok(1..)) {
             return;
         }
     }
-    // The end of the stream is noticed only after the call.
     std::future::pending().await
 }
 
