@@ -1,4 +1,4 @@
-//! The memory allocator: mimalloc, built without transparent huge pages, with which an idle process would
+//! The memory allocator is mimalloc, built without transparent huge pages, with which an idle process would
 //! hold 12 MiB more. mimalloc returns pages to the system only while a thread allocates or frees, so each
 //! thread calls `collect` when its load has ended.
 

@@ -1,6 +1,7 @@
-//! The bridge thread. Its tokio runtime runs the backend, which manages pods, and the management port. The
-//! thread never touches a call. Its panics may come from a dependency, so a panic does not end the process:
-//! the bridge is rebuilt, with back-off, and keeps its work queue. `serve` starts the thread.
+//! The bridge thread has a tokio runtime, which runs the management port and the backend, the part that
+//! manages pods. The bridge thread never touches a call. Its panics may come from a dependency, so a panic
+//! does not end the process: the bridge is rebuilt, with back-off, and keeps its work queue. `serve` starts
+//! the thread.
 
 mod endpoint;
 mod podless;
@@ -356,7 +357,8 @@ impl RunningBackend {
         }
     }
 
-    /// Waits until another control plane has taken the Lease. Never returns without a cluster.
+    /// Waits until another control plane has taken the Lease. The other backends have no Lease, so this
+    /// function never returns for them.
     async fn deposed(&self) {
         match self {
             Self::Kubernetes(bridge) => bridge.deposed().await,

@@ -1,6 +1,6 @@
-//! The settings of an operator: the flags of `nanofaas serve`, each with its environment variable, and their
-//! combination on this machine. `ServeArgs` are the arguments; `Config` is the result of `resolve`. This
-//! module opens, reads and starts nothing. `main` parses `ServeArgs`, and `serve` resolves them.
+//! Defines the settings of an operator: the flags of `nanofaas serve`, each with its environment variable,
+//! and their combination on this machine. `ServeArgs` are the arguments; `Config` is the result of `resolve`.
+//! This module opens, reads and starts nothing. `main` parses `ServeArgs`, and `serve` resolves them.
 
 mod unknown;
 mod value;

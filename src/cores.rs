@@ -1,5 +1,5 @@
-//! The cores that the process may use, and the threads that get their own core. `serve` detects the cores
-//! before any thread is pinned, because a pinned thread would see only its own core.
+//! Finds the cores that the process may use, and gives some threads a core of their own. `serve` detects the
+//! cores before any thread is pinned, because a pinned thread would see only its own core.
 
 use std::thread::available_parallelism;
 

@@ -1,5 +1,5 @@
-//! Function files: finds and reads them, and keeps the line of each field. `nanofaas_core::spec` decides
-//! whether a function is valid. `serve --functions`, `apply -f` and `simulate` call this module.
+//! Finds and reads function files, and keeps the line of each field. `nanofaas_core::spec` decides whether a
+//! function is valid. `serve --functions`, `apply -f` and `simulate` call this module.
 
 mod build;
 mod node;
@@ -179,7 +179,7 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     let file = File::open(path).map_err(failed)?;
     let is_regular = file.metadata().map_err(failed)?.is_file();
     let mut bytes = Vec::new();
-    // The length of a pipe or a device is not known in advance.
+    // Limit the read itself, because the length of a pipe or a device is not known in advance.
     file.take(FILE_LEN_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;

@@ -1,6 +1,6 @@
-//! The log on stderr: one JSON object on each line, or text for people. A thread that logs does not wait: its
-//! lines go through a bounded queue, and lines that find the queue full are dropped and counted. Only
-//! `at_once` writes directly. `serve` sets the log up.
+//! Writes the log to stderr: one JSON object on each line, or text for people. A thread that logs does not
+//! wait: its lines go through a bounded queue, and lines that find the queue full are dropped and counted.
+//! Only `at_once` writes directly. `serve` sets the log up.
 //!
 //! tracing-serde reads the fields of an event, and this module writes the JSON. The JSON form of
 //! tracing-subscriber keeps empty fields, and cannot put the fields of a function's own log line next to the
@@ -107,7 +107,7 @@ impl LogLine<'_> {
             match &*name {
                 "message" => line.message = text_of(&value),
                 "members" => members = text_of(&value),
-                // A call may have no trace id, for example.
+                // Leave out an empty value: for example, a call may have no trace id.
                 _ if value == "" => {}
                 name if OWN.contains(&name) => {
                     line.fields.insert(format!("{name}_"), value);

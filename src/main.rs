@@ -1,5 +1,4 @@
-//! The program: reads the command line and runs the command that it names. Exit code 2 means that
-//! the command line was wrong.
+//! Reads the command line and runs the command that it names. A wrong command line gives exit code 2.
 
 mod allocator;
 mod serve;

@@ -1,5 +1,5 @@
-//! The management port: health and metrics, on the bridge's runtime. It never touches a call and changes no
-//! setting. The kubelet, Prometheus and operators call it.
+//! Serves the management port, which shows health and metrics, on the bridge's runtime. This module never
+//! touches a call and changes no setting. The kubelet, Prometheus and operators send requests to the port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -54,9 +54,9 @@ pub(crate) struct HealthState {
     pub(crate) scheduler_beat: Option<Arc<Beat>>,
     /// The bells of the io threads and of a pinned scheduler.
     pub(crate) bells: Vec<Arc<Doorbell>>,
-    /// True from the end of the start. The main thread writes it.
+    /// True as soon as the control plane has started. The main thread writes this flag.
     pub(crate) started: AtomicBool,
-    /// True as soon as new calls are refused. The main thread writes it.
+    /// True as soon as new calls are refused. The main thread writes this flag.
     pub(crate) draining: AtomicBool,
 }
 

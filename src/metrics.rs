@@ -1,5 +1,5 @@
-//! The metrics page in Prometheus's text format 0.0.4, written from the live counters. `management` calls it
-//! for every scrape, on a thread other than the bridge's.
+//! Writes the metrics page in Prometheus's text format 0.0.4 from the live counters. `management` calls this
+//! module for every scrape, on a thread other than the bridge's.
 
 mod process;
 mod text;

@@ -1,6 +1,6 @@
-//! The effect of a panic. On an io thread or the scheduler's thread it ends the process, because an invariant
-//! of our code is broken and calls may be in an inconsistent state. A panic on the bridge's thread ends the
-//! bridge. A panic of another thread is only logged. `serve` installs this hook.
+//! Decides the effect of a panic. A panic on an io thread or the scheduler's thread ends the process, because
+//! an invariant of our code is broken and calls may be in an inconsistent state. A panic on the bridge's
+//! thread ends the bridge. A panic of another thread is only logged. `serve` installs this hook.
 
 use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};

@@ -1,7 +1,7 @@
-//! Claims of listen addresses. The io threads share a port with SO_REUSEPORT. A second control plane could
-//! share that port, too, and the kernel would distribute connections to both processes. Each process
-//! therefore claims an address before it listens there. `serve` claims its addresses before it starts a
-//! thread for calls.
+//! Claims listen addresses. The io threads share a port with SO_REUSEPORT. A second control plane could share
+//! that port, too, and the kernel would distribute connections to both processes. Each process therefore
+//! claims an address before it listens there. `serve` claims its addresses before it starts a thread for
+//! calls.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};

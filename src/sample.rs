@@ -1,4 +1,4 @@
-//! How to call a function that was just loaded, as a line for a shell. `serve` prints these lines.
+//! Makes a shell line that calls a function that was just loaded. `serve` prints these lines.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
-//! The pinned driver: the thread that runs the scheduler for two or more io threads. It takes events, sweeps
-//! the lanes' bitmap, runs turns and delivers their output. `nanofaas_core::scheduler` makes the decisions.
-//! The thread never waits for space in a ring. `serve` starts it; a panic here ends the process.
+//! The pinned driver is the thread that runs the scheduler for two or more io threads. It takes events,
+//! sweeps the lanes' bitmap, runs turns and delivers their output. `nanofaas_core::scheduler` makes the
+//! decisions. The thread never waits for space in a ring. `serve` starts it; a panic here ends the process.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,5 +1,5 @@
-//! The life of `nanofaas serve`: the ordered start, the wait for a signal, and the drain. `Serving::start`
-//! gives the reasons for the order. This module never touches a call. `main` runs it on the main thread.
+//! Runs `nanofaas serve`: the ordered start, the wait for a signal, and the drain. `Serving::start` gives the
+//! reasons for the order. This module never touches a call. `main` runs it on the main thread.
 
 mod ending;
 mod functions;
@@ -179,7 +179,7 @@ impl Serving {
         // A fault in a file is the most frequent reason for a failed start, so read the files before the
         // ports are claimed.
         let loaded = functions::read(&config)?;
-        // If another process has a port, the builds would be wasted.
+        // Claim the ports before the builds: if another process has a port, the builds would be wasted.
         let (claims, listener) = claim(&config)?;
         functions::build(&loaded, &config)?;
 

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first signal asks the process for an orderly stop, the second one ends it at once.
-//! The signal mask stays as it is, because function processes would inherit a change. `serve` starts this
-//! module before any long work.
+//! Handles SIGTERM and SIGINT. The first signal asks the process for an orderly stop, and the second signal
+//! ends the process at once. The signal mask stays as it is, because function processes would inherit a
+//! change. `serve` starts this module before any long work.
 
 use std::future::poll_fn;
 use std::io;

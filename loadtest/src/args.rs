@@ -1,5 +1,5 @@
-//! The command line: subcommands, their arguments, and the files for results. This module measures nothing.
-//! `main` calls it once.
+//! Defines the command line, its subcommands and their arguments, and writes the files of results. This
+//! module measures nothing. `main` calls it one time.
 
 use std::path::{Path, PathBuf};
 

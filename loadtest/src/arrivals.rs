@@ -1,5 +1,6 @@
-//! The intended send times of an open loop, in nanoseconds from the start of the run. They do not depend on
-//! answers. This module reads no clock and waits for nothing; the client asks it for the next arrival.
+//! Computes the intended send times of an open loop, in nanoseconds from the start of the run. The times do
+//! not depend on answers. This module reads no clock and waits for nothing; the client asks it for the next
+//! arrival.
 
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;

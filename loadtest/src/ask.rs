@@ -1,6 +1,6 @@
-//! Blocking requests, one at a time: they check whether a server is ready, prepare a contender, or get its
-//! first answer. A read waits at most 10 seconds. This module measures nothing and is not the load client.
-//! `running`, `first` and `footprint` use it.
+//! Sends blocking requests, one at a time, which check whether a server is ready, prepare a contender, or get
+//! its first answer. A read waits at most 10 seconds. This module measures nothing and is not the load
+//! client. `running`, `first` and `footprint` use it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! The body of a request: a given text, the content of a file, or generated text of a given size. A body is
-//! made once, before the run starts, and the plan keeps it.
+//! Makes the body of a request: a given text, the content of a file, or generated text of a given size. A
+//! body is made one time, before the run starts, and the plan keeps it.
 
 use crate::load::RequestTarget;
 

@@ -1,8 +1,8 @@
-//! The load client: one thread with one epoll set. A usual request costs one read and one write. The client
+//! The load client is one thread with one epoll set. A usual request costs one read and one write. The client
 //! sends the requests of the plan; in an open loop it sends them at the times of the arrivals. It reports the
 //! end of each request to the tally, and never repeats a request. After the end of the load it waits for
 //! answers for a limited time. A latency runs from the intended send time of its request. `run` calls the
-//! client once.
+//! client one time.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;

@@ -1,5 +1,5 @@
-//! A comparison of contenders, in rounds, on the cores and under the load of the scenario. In each round
-//! every contender runs once; such a run is called a turn here. A turn in which the machine was disturbed is
+//! Compares contenders in rounds, on the cores and under the load of the scenario. In each round every
+//! contender runs once; such a run is called a turn here. A turn in which the machine was disturbed is
 //! repeated. If every repetition is disturbed too, the round is dropped. This module prints only progress;
 //! `comparison` evaluates the rounds.
 

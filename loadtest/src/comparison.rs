@@ -1,4 +1,4 @@
-//! The result of a comparison: figures of each round, medians, paired ratios, and whether goals were met.
+//! Evaluates a comparison: the figures of each round, medians, paired ratios, and whether goals were met.
 //! This module measures nothing. A table, a page and JSON show the result.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! A comparison in readable form: tables in the terminal, and a page with plots. This module decides nothing
-//! and shows only the content of the comparison.
+//! Shows a comparison in readable form: as tables in the terminal, and as a page with plots. This module
+//! decides nothing and shows only the content of the comparison.
 
 use maud::html;
 use nanofaas_plot::show;

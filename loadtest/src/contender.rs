@@ -1,4 +1,4 @@
-//! A contender as its file describes it: its processes, how to detect that they are ready, the requests that
+//! Reads a contender from its file: its processes, how to detect that they are ready, the requests that
 //! prepare it, and its URL. This module starts no process; `running` does.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! The cores on which a thread may run. Threads and processes that a thread starts inherit its cores. This
-//! module pins only the calling thread.
+//! Reads and sets the cores on which a thread may run. Threads and processes that a thread starts inherit its
+//! cores. This module pins only the calling thread.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;

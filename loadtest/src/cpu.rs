@@ -1,6 +1,6 @@
-//! CPU time that the machine, this tool and the watched processes used between two moments. This module
-//! judges nothing. A run reads the times at the beginning and end of its measured time, and the watcher reads
-//! them ten times a second.
+//! Computes the CPU time that the machine, this tool and the watched processes used between two moments. This
+//! module judges nothing. A run reads the times at the beginning and end of its measured time, and the
+//! watcher reads them ten times a second.
 
 use std::time::Instant;
 

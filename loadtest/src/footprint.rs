@@ -1,5 +1,5 @@
-//! The resources of a contender without load: time to ready, idle memory, memory for each idle connection.
-//! The command line calls this module.
+//! Measures the resources of a contender without load: its time to ready, its idle memory, and its memory for
+//! each idle connection. The command line calls this module.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A goal: the limit of a figure, such as `>= 1.3`, and the check whether a measured value meets it. This
-//! module measures nothing. Scenarios name goals, and comparisons judge them.
+//! A goal is the limit of a figure, such as `>= 1.3`. This module checks whether a measured value meets the
+//! goal. It measures nothing. Scenarios name goals, and comparisons judge them.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! The load that a user describes, with the same fields on the command line and in a scenario. This module
-//! sends nothing; `plan` makes the requests from the load, and `arrivals` their send times.
+//! Defines the load that a user describes, with the same fields on the command line and in a scenario. This
+//! module sends nothing; `plan` makes the requests from the load, and `arrivals` their send times.
 
 use std::path::PathBuf;
 
@@ -88,9 +88,9 @@ impl Default for RequestTarget {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(crate) enum ArrivalPattern {
-    /// Requests a second, evenly spaced.
+    /// The number of requests a second, which are evenly spaced.
     Fixed(f64),
-    /// Requests a second on average, at random times.
+    /// The mean number of requests a second, which are sent at random times.
     Poisson(f64),
     /// Requests at the times in the rows of a file.
     Trace(Trace),

@@ -1,4 +1,4 @@
-//! Resources that the machine and its processes have used so far, read from /proc. This module keeps no
+//! Reads from /proc the resources that the machine and its processes have used so far. This module keeps no
 //! values, so a caller that needs a difference reads twice. The watcher reads ten times a second, and a run
 //! reads at the beginning and end of its measured time.
 
@@ -71,8 +71,7 @@ fn used_s(process: &Process) -> Option<f64> {
     Some(seconds(utime + stime + (cutime + cstime).unsigned_abs()))
 }
 
-/// Memory of a process and its descendants. Shared pages are divided among the processes that map
-/// them.
+/// The memory of a process and its descendants. Shared pages are divided among the processes that map them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MemoryUse {
     pub(crate) bytes: u64,

@@ -1,5 +1,5 @@
-//! A self-contained HTML page: a title, key figures, tables and plots. It loads no other resource.
-//! Reports of runs and of comparisons use it.
+//! Makes a self-contained HTML page with a title, key figures, tables and plots. The page loads no other
+//! resource. Reports of runs and of comparisons use this module.
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -1,5 +1,5 @@
-//! The requests of a run, formatted before the run starts, and the random choice of the next request. This
-//! module opens no socket and reads no clock. The client sends the requests.
+//! Formats the requests of a run before the run starts, and chooses the next request at random. This module
+//! opens no socket and reads no clock. The client sends the requests.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};

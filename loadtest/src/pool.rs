@@ -1,4 +1,4 @@
-//! The connections of a run, one for each client and address, and the epoll set that watches them. This
+//! Holds the connections of a run, one for each client and address, and the epoll set that watches them. This
 //! module sends no request and reads no clock. The load client owns the pool.
 
 use nix::errno::Errno;

@@ -1,8 +1,8 @@
-//! One server process: it runs on its cores, writes its output into a file, and is killed with its process
-//! group. The group does not outlive this tool, because a small shell waits on a pipe from the tool. As soon
-//! as the tool has ended, for any reason, the shell kills the group and removes the server's folder. The
-//! shell does not kill a descendant of the server in another group, such as the guard of nanofaas; the guard
-//! notices that its parent has ended, and ends. A running contender owns its servers.
+//! Runs one server process: the process runs on its cores, writes its output into a file, and is killed with
+//! its process group. The group does not outlive this tool, because a small shell waits on a pipe from the
+//! tool. As soon as the tool has ended, for any reason, the shell kills the group and removes the server's
+//! folder. The shell does not kill a descendant of the server in another group, such as the guard of
+//! nanofaas; the guard notices that its parent has ended, and ends. A running contender owns its servers.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;

@@ -1,5 +1,5 @@
-//! The result of one run in plain numbers, which JSON, tables and plots show. This module measures nothing.
-//! The name of a field whose value has a unit ends with that unit.
+//! Makes the result of one run in plain numbers, which JSON, tables and plots show. This module measures
+//! nothing. The name of a field whose value has a unit ends with that unit.
 
 use std::collections::BTreeMap;
 

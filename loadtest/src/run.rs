@@ -1,5 +1,6 @@
-//! One run: a plan, a client, a watcher thread, and CPU times at the beginning and end. This module prints no
-//! result. The command line makes one run, and a comparison makes one run for each turn under load.
+//! Makes one run with a plan, a client and a watcher thread, and reads the CPU times at its beginning and
+//! end. This module prints no result. The command line makes one run, and a comparison makes one run for each
+//! turn under load.
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};

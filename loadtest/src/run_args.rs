@@ -1,5 +1,5 @@
-//! The arguments of `run`, and the load that they describe. This module measures nothing. `args` calls it
-//! once.
+//! Defines the arguments of `run`, and makes the load that they describe. This module measures nothing.
+//! `args` calls it one time.
 
 use std::path::PathBuf;
 

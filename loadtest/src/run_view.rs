@@ -1,5 +1,5 @@
-//! One run in readable form: tables in the terminal, and a page with plots. This module measures nothing and
-//! shows the content of the report.
+//! Shows one run in readable form: as tables in the terminal, and as a page with plots. This module measures
+//! nothing and shows only the content of the report.
 
 use maud::html;
 use nanofaas_plot::show;

@@ -1,5 +1,6 @@
-//! A running contender: its folder, ports and processes, ready for calls. Dropping it ends the processes and
-//! removes the folder. This module makes no load. Comparisons and footprints start contenders.
+//! Starts a contender: its folder, ports and processes, ready for calls. Dropping the running contender ends
+//! the processes and removes the folder. This module makes no load. Comparisons and footprints start
+//! contenders.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;

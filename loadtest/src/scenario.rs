@@ -1,5 +1,5 @@
-//! The scenario of a comparison, read from its file: contenders, the load, cores, goals. This module starts
-//! nothing; `compare` runs the scenario.
+//! Reads the scenario of a comparison from its file: the contenders, the load, the cores and the goals. This
+//! module starts nothing; `compare` runs the scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

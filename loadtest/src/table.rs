@@ -1,4 +1,5 @@
-//! Tables for the terminal and for a page. They show only some of the figures; the JSON has all of them.
+//! Formats tables for the terminal and for a page. The tables show only some of the figures; the JSON has all
+//! of them.
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement, Table};

@@ -1,5 +1,5 @@
-//! How every request ended, and how long it took. Times are nanoseconds since the start of the run. This
-//! module reads no clock. The client reports each end, and reports use the sums.
+//! Records how every request ended, and how long it took. Times are nanoseconds since the start of the run.
+//! This module reads no clock. The client reports each end, and reports use the sums.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Traces: which function was called when, and how long it ran. They are read from CSV, or generated like the
-//! public Azure Functions traces. A trace names no server. The command `run` replays a trace, and the command
-//! `trace` writes one.
+//! A trace says which function was called when, and how long it ran. Traces are read from CSV, or generated
+//! like the public Azure Functions traces. A trace names no server. The command `run` replays a trace, and
+//! the command `trace` writes one.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Variables in braces and their values: `{folder}`, `{port.proxy}`, `{flags}`. Braces around anything but a
-//! plain word stay unchanged, so JSON and nginx.conf need no escapes. The files of contenders contain such
-//! variables.
+//! Replaces variables in braces, such as `{folder}`, `{port.proxy}` and `{flags}`, by their values. Braces
+//! around anything but a plain word stay unchanged, so JSON and nginx.conf need no escapes. The files of
+//! contenders contain such variables.
 
 use std::collections::BTreeMap;
 

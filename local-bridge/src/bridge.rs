@@ -1,5 +1,5 @@
-//! The backend of one machine. It executes the commands of the work queue on the bridge's thread. Each pod
-//! and each Job has a task, so no command waits for a pod or a Job.
+//! This backend runs functions on one machine. It executes the commands of the work queue on the bridge's
+//! thread. Each pod and each Job has a task, so no command waits for a pod or a Job.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,8 +26,8 @@ use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
 /// The pause between two refreshes of the OOM watch. A kill that is attributed to no process is discarded
-/// after one to two pauses, so a pause is longer than the time from a kill to the report of the process's
-/// end.
+/// after one to two pauses, so a pause must be longer than the time from a kill to the report of the
+/// process's end.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend of one machine, as the bridge's thread uses it.

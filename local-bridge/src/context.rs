@@ -1,5 +1,6 @@
-//! The data that every task of the bridge shares: the settings, the link to the guard, the announcer, and the
-//! state of all processes. A task knows neither the bridge nor another task.
+//! All tasks of the bridge share this data: the settings, the link to the guard, the announcer (which sends
+//! the events of pods and Jobs), and the state of all processes. A task knows neither the bridge nor another
+//! task.
 
 pub(crate) mod config;
 

@@ -1,5 +1,5 @@
-//! The guard: a process of its own that is the parent of all function processes. It ends all its descendants
-//! as soon as the control plane is gone for any reason. It runs the same program as the control plane: `link`
+//! The guard is a process of its own and the parent of all function processes. It ends all its descendants as
+//! soon as the control plane is gone for any reason. It runs the same program as the control plane: `link`
 //! starts it as `nanofaas guard`, and sends it the processes to start and the signals to deliver.
 //!
 //! The guard makes each process that it starts a subreaper. Orphans below such a process become children of
@@ -144,7 +144,8 @@ impl Guard {
                 message: why_not(&start, &error),
             })?,
         }
-        // `spawn` unblocks SIGCHLD for a moment. A child that ends in that moment leaves no signal to read.
+        // `spawn` unblocks SIGCHLD for a moment. A child that ends in that moment leaves no signal to read,
+        // so look for ended children now.
         self.reap()
     }
 
@@ -251,7 +252,7 @@ fn spawn(start: &Start) -> io::Result<Pid> {
         command.current_dir(directory);
     }
     adopts_its_orphans(&mut command);
-    // The child would inherit a blocked SIGCHLD.
+    // Unblock SIGCHLD, because the child inherits the signal mask.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;

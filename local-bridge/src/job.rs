@@ -1,4 +1,4 @@
-//! One attempt of a call of a JOB function: one process, which posts its result to the control plane
+//! Runs one attempt of a call of a JOB function as one process, which posts its result to the control plane
 //! (contract §3.2). The io thread that owns the call receives the result and sends `JobStop` when the attempt
 //! is over. This module does not see the result.
 

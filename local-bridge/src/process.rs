@@ -1,5 +1,5 @@
-//! One process of a function. This module starts the process through the guard, reads its output, and
-//! describes its end; `pod` and `job` decide when the process ends.
+//! Starts one process of a function through the guard, reads its output, and describes its end; `pod` and
+//! `job` decide when the process ends.
 
 pub(crate) mod line;
 pub(crate) mod listener;

@@ -1,6 +1,6 @@
-//! The addresses of POOL functions. Each host name is looked up again every 30 s, so that no call waits for a
-//! look-up. Functions with the same host and port share one look-up. The module opens no connection. The
-//! bridge's loop passes every function to this module.
+//! Looks up the addresses of POOL functions. Each host name is looked up again every 30 s, or every 2 s while
+//! no address is known, so that no call waits for a look-up. Functions with the same host and port share one
+//! look-up. This module opens no connection. The bridge's loop passes every function to this module.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};

@@ -1,5 +1,5 @@
-//! The error of a command, its message, and the exit code. The server's code, message and details are shown
-//! unchanged.
+//! Defines the error of a command, with its message and its exit code. The server's code, message and details
+//! are shown unchanged.
 
 use std::io;
 use std::process::ExitCode;

@@ -113,7 +113,7 @@ pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError
     }
 }
 
-/// `None` if stderr is no terminal.
+/// Shows on a terminal that the command waits; `None` if stderr is no terminal.
 struct Waited(Option<ProgressBar>);
 
 impl Waited {

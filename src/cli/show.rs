@@ -1,6 +1,6 @@
-//! How answers are printed. Tables and single lines show U+FFFD in place of control characters, which a
-//! terminal would obey. An output with control characters goes unchanged to a file or a pipe, but not to a
-//! terminal. JSON is printed unchanged.
+//! Prints answers. Tables and single lines show U+FFFD in place of control characters, which a terminal would
+//! obey. An output with control characters goes unchanged to a file or a pipe, but not to a terminal. JSON is
+//! printed unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};

@@ -1,5 +1,5 @@
-//! Warnings for environment variables that look like settings, so that a misspelt setting is not ignored
-//! silently. This module reads only the names of variables. `serve` logs the warnings at the start.
+//! Makes warnings for environment variables that look like settings, so that a misspelt setting is not
+//! ignored silently. This module reads only the names of variables. `serve` logs the warnings at the start.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use clap::Command;
 use strsim::levenshtein;
 
 const PREFIX: &str = "NANOFAAS_";
-/// No flag reads this variable: `core/src/sync.rs` reads it in a build with planted bugs.
+/// A build with planted bugs gives no warning for this variable, because `core/src/sync.rs` reads it there.
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
 /// The largest edit distance at which a known name is suggested.
 const DISTANCE_MAX: usize = 3;
@@ -43,7 +43,7 @@ fn collect(command: &Command, known: &mut BTreeSet<String>) {
 }
 
 fn line(name: &str, known: &BTreeSet<String>) -> String {
-    // The comparison takes time in proportion to both lengths.
+    // Cut a long name, because the comparison takes time in proportion to both lengths.
     let shown: String = name.chars().take(NAME_LEN_MAX).collect();
     let nearest = known
         .iter()

@@ -1,5 +1,5 @@
-//! Parsers of the flags' values, with the allowed range of each flag. A parser sees only its own value. clap
-//! calls the parsers.
+//! Parses the values of the flags, and checks the allowed range of each flag. A parser sees only its own
+//! value. clap calls the parsers.
 
 use std::fmt::Display;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};

@@ -1,5 +1,5 @@
-//! YAML documents, as values with the line of each field. JSON documents are a part of YAML. Of functions,
-//! this module knows only where the Kubernetes form keeps their fields.
+//! Reads YAML documents as values with the line of each field. JSON documents are YAML documents, too. Of
+//! functions, this module knows only where the Kubernetes form keeps their fields.
 
 use std::collections::BTreeMap;
 use std::fmt;

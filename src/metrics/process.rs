@@ -1,5 +1,5 @@
-//! `process_*`: the kernel's figures of this process, under the names that Prometheus's own clients use. A
-//! figure that cannot be read is left out.
+//! Writes the series `process_*`: the kernel's figures of this process, under the names that Prometheus's own
+//! clients use. A figure that cannot be read is left out.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};

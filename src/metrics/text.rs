@@ -1,5 +1,5 @@
-//! Prometheus's text format: families, samples, histograms, escaped labels. This module knows no particular
-//! metric.
+//! Writes Prometheus's text format: families, samples, histograms and escaped labels. This module knows no
+//! particular metric.
 
 use std::fmt::{Display, Write};
 

@@ -1,6 +1,6 @@
-//! The end of the process. After a signal, the process refuses new calls and lets running calls go on for the
-//! time of the drain. Then the threads stop in the order of their dependencies. If an io thread or the
-//! scheduler has ended, there is no drain.
+//! Ends the process. After a signal, the process refuses new calls and lets running calls go on for the time
+//! of the drain. Then the threads stop in the order of their dependencies. If an io thread or the scheduler
+//! has ended, there is no drain.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
@@ -78,7 +78,7 @@ impl Serving {
 
     /// Refuses new calls, and waits until every accepted call has ended or the time of the drain has passed.
     fn drain(&self) {
-        // No readiness probe may succeed while calls are already refused.
+        // Set this first, because the process must not count as ready while it refuses calls.
         self.health.draining.store(true, Relaxed);
         self.send_to_all(|| Message::Drain);
         let began = Instant::now();

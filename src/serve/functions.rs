@@ -1,6 +1,6 @@
-//! The functions of `--functions`. Before a thread for calls starts, `serve` reads, checks and builds them.
-//! After the start it prints a sample call for each of the first functions. The bridge registers the
-//! functions.
+//! Loads the functions of `--functions`. `serve` reads, checks and builds them before a thread for calls
+//! starts. After the start, `serve` prints a sample call for each of the first functions. The bridge
+//! registers the functions.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! The Pod that this process runs in, from environment variables that its manifest sets. This module sends no
-//! request to the cluster.
+//! Finds the Pod that this process runs in, by environment variables that the Pod's manifest sets. This
+//! module sends no request to the cluster.
 
 use nanofaas_k8s_bridge::OwnPod;
 

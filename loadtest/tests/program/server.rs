@@ -1,6 +1,6 @@
-//! Scripted servers: they answer, wait, stall, close or send invalid answers on purpose, and record the
-//! requests. Each connection has a thread of its own, and a script may block all of these threads. The
-//! servers share no code with the tool's own HTTP.
+//! Scripted servers answer, wait, stall, close or send invalid answers on purpose, and record the requests.
+//! Each connection has a thread of its own, and a script may block all of these threads. The servers share no
+//! code with the tool's own HTTP.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;

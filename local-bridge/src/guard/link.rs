@@ -1,6 +1,6 @@
-//! The control plane's end of the connection to the guard. The link starts the guard and exchanges messages
-//! with it. If the guard ends unexpectedly, the link ends the processes that the guard left behind, reports
-//! their ends, and starts a new guard. The link does not know which pod or Job a process is for.
+//! The link is the control plane's end of the connection to the guard. It starts the guard and exchanges
+//! messages with it. If the guard ends unexpectedly, the link ends the processes that the guard left behind,
+//! reports their ends, and starts a new guard. The link does not know which pod or Job a process is for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! The messages between the control plane and its guard: one JSON object on each line, over one socket.
-//! `link` and `guard` do the I/O.
+//! Defines the messages between the control plane and its guard. Each message is a JSON object on a line of
+//! its own, and all go over one socket. `link` and `guard` do the I/O.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A function's output: each line goes to the log with the function's name. A line of one of our runtimes
+//! Passes a function's output to the log, each line with the function's name. A line of one of our runtimes
 //! keeps its level and its fields. The last lines of stderr are kept for the message about a failed start or
 //! a failed Job. A line that is too long is cut, and lines beyond the rate limit are left out, so that the
 //! function seldom waits for the log. The log shows where a line was cut or left out.

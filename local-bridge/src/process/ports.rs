@@ -1,5 +1,5 @@
-//! Loopback ports for pods that run their own HTTP server. This module finds a free port, and reserves it for
-//! one pod of this control plane until that pod is gone. It does not listen on the port.
+//! Finds free loopback ports for pods that run their own HTTP server. Each port is reserved for one pod of
+//! this control plane until that pod is gone. This module does not listen on the port.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

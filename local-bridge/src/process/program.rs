@@ -1,5 +1,5 @@
-//! The program of a pod or a Job: its arguments, environment and directory, from a function's spec. `pod` and
-//! `job` make one `FunctionProgram` for each start, and `process` starts the program.
+//! Makes the program of a pod or a Job from a function's spec: its arguments, environment and directory.
+//! `pod` and `job` make one `FunctionProgram` for each start, and `process` starts the program.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! The private directory of one control plane, for the sockets and pipes of its functions. `bridge` makes one
-//! directory at its start; this also removes the directories that ended control planes have left. A directory
-//! of a running control plane or of another user is not touched.
+//! Makes the private directory of one control plane, for the sockets and pipes of its functions. `bridge`
+//! calls this module at its start. The module then also removes the directories that ended control planes
+//! have left. A directory of a running control plane or of another user is not touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,7 +13,7 @@ use nix::unistd::Uid;
 const PREFIX: &str = "nanofaas-";
 const LOCK: &str = "lock";
 
-/// A younger directory without a lock file may belong to a control plane that still starts.
+/// A directory without a lock file that is younger than this may belong to a control plane that still starts.
 const MAKING: Duration = Duration::from_secs(60);
 
 /// The limit of a file's name and the slash before it, in bytes.

@@ -1,4 +1,4 @@
-//! What happens to function processes when a guard or a control plane is gone.
+//! Tests what happens to function processes when a guard or a control plane is gone.
 
 use std::cell::RefCell;
 use std::process::{Command, ExitCode, Stdio};

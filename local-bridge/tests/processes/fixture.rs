@@ -1,4 +1,4 @@
-//! A bridge with its work queue and rings. The test plays the rest of the control plane.
+//! Runs a bridge with its work queue and rings; the test plays the rest of the control plane.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

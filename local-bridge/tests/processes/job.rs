@@ -1,4 +1,4 @@
-//! Jobs: each attempt of a call is one process.
+//! Tests of Jobs, whose attempts of calls are one process each.
 
 use std::sync::Arc;
 

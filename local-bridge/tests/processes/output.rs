@@ -1,4 +1,4 @@
-//! The output of functions goes to the log.
+//! Tests that the output of functions goes to the log.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};

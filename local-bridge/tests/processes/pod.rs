@@ -1,4 +1,4 @@
-//! Warm pods: they become ready or fail, are stopped and probed, and end.
+//! Tests of warm pods: they become ready or fail, are stopped and probed, and end.
 
 use std::fs;
 use std::os::unix::net::UnixStream;

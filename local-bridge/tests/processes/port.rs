@@ -1,5 +1,5 @@
-//! Warm pods that are servers on a port. The control plane finds such a pod by its answer to a probe, and
-//! must not take another process's server for the pod.
+//! Tests of warm pods that are servers on a port. The control plane finds such a pod by its answer to a
+//! probe, and must not take another process's server for the pod.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
