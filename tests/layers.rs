@@ -1,6 +1,6 @@
-//! Which modules of a crate may import which: a folder imports only itself and lower folders, and the number
-//! of modules in a circle of imports is limited. The test reads the paths that begin with `crate::` and
-//! `super::`, except in tests.
+//! This test checks which modules of a crate import which others. A folder may import only itself and lower
+//! folders, and the number of modules in a circle of imports is limited. The test reads the paths that begin
+//! with `crate::` and `super::`, except in tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

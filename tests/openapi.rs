@@ -1,6 +1,6 @@
-//! Compares openapi.yaml with the code: paths, codes, and every field of a function with its
-//! default and range. It also compares the table of these fields in docs/contract.md. A test fails if only
-//! one of them is changed.
+//! Compares openapi.yaml with the code: paths, codes, and every field of a function with its default and
+//! range. It also compares the table of these fields in docs/contract.md with the code. A change of only one
+//! of the three fails a test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

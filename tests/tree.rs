@@ -1,4 +1,5 @@
-//! Which packages may depend on which others: the "never" column of ARCHITECTURE.md, checked by `cargo tree`.
+//! This test checks with `cargo tree` which packages depend on which others. Its rules are the "never" column
+//! of ARCHITECTURE.md.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -43,7 +44,7 @@ struct Rule {
     package: &'static str,
     /// The packages of this workspace on which the package depends, directly or not.
     ours: &'static [&'static str],
-    /// Some packages on which the package depends. They show that the output of `cargo tree` is parsed
+    /// Packages on which the package must depend. They show that the output of `cargo tree` is parsed
     /// correctly.
     needs: &'static [&'static str],
     never: &'static [&'static str],

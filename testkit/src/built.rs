@@ -1,5 +1,4 @@
-//! The paths of built programs, derived from the path of the running test program. This module
-//! builds nothing.
+//! Derives the paths of built programs from the path of the running test program. This module builds nothing.
 
 use std::path::{Path, PathBuf};
 

@@ -259,7 +259,7 @@ impl RawClient {
         self.socket.set_patience(patience);
     }
 
-    /// Reads the next answer. `with_body` is false after a HEAD.
+    /// Reads the next answer. `with_body` must be false for the answer to a HEAD.
     pub fn read(&mut self, with_body: bool) -> io::Result<Answer> {
         let head = self.take_until(b"\r\n\r\n")?;
         let head = String::from_utf8(head).map_err(|_| bad("a head that is not UTF-8"))?;

@@ -1,6 +1,6 @@
-//! The real process under test. A test starts the process with flags, uses it over HTTP and ends it. This
-//! module records the log of the process and never looks inside the process. A control plane that several
-//! tests share lives until the test process ends; `keeper` then ends the control plane.
+//! Runs the real process under test. A test starts the process with flags, uses it over HTTP and ends it.
+//! This module records the log of the process and never looks inside the process. A control plane that
+//! several tests share lives until the test process ends; `keeper` then ends the control plane.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

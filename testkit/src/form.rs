@@ -1,5 +1,5 @@
-//! The form of this test run: the scheduler, the number of io threads and the io driver of its control
-//! planes, from variables that `./ci blackbox` sets.
+//! Reads the form of this test run from variables that `./ci blackbox` sets: the scheduler, the number of io
+//! threads and the io driver of its control planes.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ pub fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// Returns the flags that every control plane gets. A test's own flags follow them.
+/// Returns the flags for free ports and for the form of this test run. A test's own flags follow them.
 pub(crate) fn flags() -> Vec<String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     flags_at(any, any)

@@ -1,5 +1,5 @@
-//! Functions to register: specs for every mode, and programs for the local backend. A test writes
-//! the programs into a folder, which is deleted when the test ends. This module registers nothing.
+//! Makes functions that a test can register: specs for every mode, and programs for the local backend. A test
+//! writes the programs into a folder, which is deleted when the test ends. This module registers nothing.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,5 @@
-//! Processes of a test: whether a process lives, its descendants, and the lines that it writes to stderr.
+//! Observes the processes of a test: whether a process lives, its descendants, and the lines that it writes
+//! to stderr.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -1,5 +1,5 @@
 //! A small seeded random number generator (SplitMix64), so that a seed replays a plan on every machine. The
-//! generator never reads a clock. The plans and storms of tests/chaos use it.
+//! generator never reads a clock. The tests in tests/chaos use it.
 
 #[derive(Clone, Debug)]
 pub struct SeededRng(u64);

@@ -1,5 +1,5 @@
-//! Waits in tests: waits that fail their test at a deadline, gates that a test opens, and locks that stay
-//! usable after a failed test.
+//! Helps tests to wait: `eventually` and `until` fail the test at a deadline, and a test opens a `Gate`.
+//! `lock` locks a mutex even after a failed test.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Admission: each reason for a refusal, with its headers, and the order in which the accepted calls run.
+//! These tests check admission: the reasons for a refusal, with their headers, and the order in which the
+//! accepted calls run.
 
 use std::time::Duration;
 

@@ -75,8 +75,8 @@ fn heads_that_are_not_whole_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// The calls of `fill` use the whole budget. Meanwhile the plane does not read a request that its client has
-/// sent ahead.
+/// The calls of `fill` leave too little memory for a large read, so the plane cannot yet read a request that
+/// its client has sent ahead. This request must still get an answer.
 #[test]
 fn pipelined_requests_are_served_in_turn_without_memory() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
@@ -90,8 +90,8 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     };
     register("full");
     register("ahead");
-    // The call has a key, so it goes on even if its client leaves. While it runs, the plane therefore reads
-    // nothing from its client.
+    // A call with a key continues after its client has left, so the plane reads nothing from the client while
+    // the call runs.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());

@@ -1,6 +1,6 @@
-//! Each call gets its own answer. The pods of these tests send bytes without a request, close idle
-//! connections, close together with an answer, answer before they have read the request, or send another
-//! call's answer.
+//! These tests check that each call gets its own answer. Their pods send bytes without a request, close idle
+//! connections, close a connection together with an answer, answer before they have read the request, or send
+//! the answer of another call.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -37,7 +37,7 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
 }
 
 /// Like `endpoint`, but on a Unix socket, which holds at most 200 KiB of unread bytes. When a write returns,
-/// the peer can read the bytes. Over TCP this could take longer than the pauses of these tests.
+/// the peer can read the bytes. Over TCP, the bytes could arrive only after the pauses of these tests.
 fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -124,8 +124,8 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
         let answer = call(name, body.clone()).expect(200);
         assert_eq!(answer.text().into_bytes(), body, "caller {caller}, {size}");
         did.recv_timeout(PATIENCE).expect("the pod goes on");
-        // The plane notices the pod's action in an iteration during this pause. A call that it reads in the
-        // same iteration as the action has no guarantee.
+        // The plane notices the pod's action in an iteration during this pause. If the next call arrived in
+        // the same iteration, the plane could still use the connection for that call.
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -295,7 +295,8 @@ fn an_answer_for_another_call_is_lost() {
     call("foreign", b"x".to_vec()).expect(200);
     call("foreign", b"x".to_vec()).expect(200);
     let over: Vec<_> = pod.calls().iter().map(|got| got.connection).collect();
-    // Each io thread has its own connections to the pod, so only one io thread gives certain numbers.
+    // Each io thread has its own connections to the pod, so the connection of each call is known in advance
+    // only with one io thread.
     if io_threads() == 1 {
         assert_eq!(over, [0, 1, 1]);
     } else {

@@ -1,4 +1,6 @@
-//! The bodies of requests and of pods' answers, and what the plane changes in them.
+//! These tests send bodies of many types and framings through the plane, in requests and in pods' answers.
+//! They check which bodies the plane refuses, which it passes on unchanged, and what it puts into the
+//! envelope.
 
 use std::time::Duration;
 

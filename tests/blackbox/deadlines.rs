@@ -1,4 +1,4 @@
-//! Deadlines, retries, clients that set a short deadline, and clients that leave.
+//! These tests check deadlines, retries, the `Prefer` header, and calls whose clients leave.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -83,8 +83,8 @@ fn an_expired_time_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // A timeout that the pod reports shortly before the deadline gets the same message. If the call has time
-    // left, the plane passes on the pod's code and message.
+    // A timeout that the pod reports shortly before the deadline gets the message of a timeout of the plane.
+    // If the call has time left, the plane passes on the pod's code and message.
     let late = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
         line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)
@@ -406,7 +406,8 @@ fn a_large_calls_leaving_client_is_noticed() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("large-left", &pod));
-    // For a body that is longer than the bytes that it reads ahead of a call, the plane uses larger reads.
+    // This body is longer than the bytes that the plane reads ahead of a call, so the plane uses larger reads
+    // for it. After these reads, the plane must still notice that the client leaves.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
         let mut wire = RawClient::connect(plane().listen);

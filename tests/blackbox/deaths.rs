@@ -1,4 +1,5 @@
-//! The end of pods: lack of memory, crashes, starts that hang, and ready reports of foreign processes.
+//! These tests end pods and their workers by a lack of memory, by a crash, or during a start that hangs. They
+//! also check that only the pod itself can report that it is ready.
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -1,4 +1,5 @@
-//! A plane with few descriptors: which idle connections it closes for new connections, and which it keeps.
+//! These tests run a plane with few descriptors. They check which idle connections the plane closes for new
+//! clients, and that calls wait for descriptors.
 
 use std::net::TcpStream;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The choice of the io driver in a sandbox that allows the set-up of io_uring and refuses its use. The tests
-//! simulate the sandbox with strace. Without strace they print that they were skipped.
+//! These tests check which io driver a plane chooses in a sandbox that allows the set-up of io_uring and
+//! refuses its use. They simulate the sandbox with strace. Without strace they print that they were skipped.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use nanofaas_testkit::wait::PATIENCE;
 use serde_json::Value;
 
 /// A plane whose `io_uring_enter` fails after `allowed` successful calls. A `ControlPlane` would fail the
-/// test if the process panics, so this is none.
+/// test if the process panics, so this type starts the process itself.
 struct Sandboxed {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,

@@ -1,5 +1,5 @@
-//! The record of an execution: its fields, how long the plane keeps it, and that it never changes after the
-//! execution has ended.
+//! These tests check the record of an execution: its fields, how long the plane keeps it, and that it does
+//! not change after the execution has ended.
 
 use std::collections::BTreeSet;
 

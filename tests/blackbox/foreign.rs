@@ -1,5 +1,5 @@
-//! Endpoints and clients that were not written for this platform: what an HTTP server may do with a call, and
-//! what an HTTP client may do with an answer.
+//! These tests use HTTP servers and clients that were not written for this platform. They check how the plane
+//! treats their error messages, content types, encodings, hosts and keep-alive times.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -241,7 +241,7 @@ fn json_by_its_suffix_is_json() {
     }
 }
 
-/// Encoded bytes. The plane must not decode them.
+/// The bytes of an encoded body, which the plane must not decode.
 const ENCODED: &[u8] = b"\x1f\x8b\x08\x00 whatever";
 
 fn encoded(name: &str, action: &str, content_type: &str) -> Request {
@@ -345,7 +345,7 @@ fn what_is_read_here_must_not_be_encoded() {
         let message = answer["error"]["message"].as_str().expect("a message");
         assert!(message.contains("encoded (br)"), "{message}");
     }
-    // The plane does not decode an encoded body, so it takes no error message from it.
+    // The plane does not decode an encoded body, so it takes no error message from such a body.
     let headers = format!("{JSON}Content-Encoding: br\r\n");
     let pod = ScriptedPod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
     plane().register(&pool("foreign-encoded-words", &pod));
@@ -433,8 +433,8 @@ fn every_answer_has_its_date() {
 
 #[test]
 fn a_pods_keep_alive_is_kept_to() {
-    // The plane subtracts a second from the pod's time for the transfer. It uses a connection again only if a
-    // second or more is left.
+    // The plane subtracts a second for the transfer from the pod's `timeout`. The plane uses a connection
+    // again only if a second or more is left.
     for (name, header, connections) in [
         ("none", "", 1),
         ("long", "Keep-Alive: timeout=60, max=100\r\n", 1),

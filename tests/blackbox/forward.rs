@@ -1,5 +1,5 @@
-//! `/fn/{name}/…`: a function as an HTTP server. The number in a test's name is that of the rule in
-//! `docs/contract.md`, "HTTP functions".
+//! These tests call functions as HTTP servers, at `/fn/{name}/…`. The number in a test's name is that of the
+//! rule in `docs/contract.md`, "HTTP functions".
 
 mod bodies;
 mod heads;

@@ -1,4 +1,4 @@
-//! Python functions for tests, correct ones and faulty ones.
+//! This module has the Python functions that tests register: correct ones and faulty ones.
 
 pub(crate) const PID: &str = "
 import os

@@ -1,4 +1,4 @@
-//! An idle plane: its threads sleep, and it returns unused memory.
+//! These tests check that the threads of an idle plane sleep, and that the plane returns unused memory.
 
 use std::time::{Duration, Instant};
 

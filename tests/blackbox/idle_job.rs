@@ -1,4 +1,4 @@
-//! A Job that only waits, so that a test can post the result itself.
+//! This module has a Job that only waits, so that a test can post the Job's result.
 
 use nanofaas_testkit::client::{Answer, Request};
 use nanofaas_testkit::control_plane::ControlPlane;

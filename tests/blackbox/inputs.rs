@@ -1,5 +1,5 @@
-//! How a Job gets the body of its call, from its environment or by a request, and how many bytes are charged
-//! for the body.
+//! These tests check how a Job gets the body of its call, from its environment or by a request, and how many
+//! bytes the plane charges for the body.
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -1,5 +1,5 @@
-//! Jobs on this machine. Each call has one process, which gets the call's data in its environment and ends
-//! with the call.
+//! These tests run Jobs as processes of this machine. Each call has one process, which gets the call's data
+//! in its environment and ends with the call.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Clients that send a FIN together with their request: a call does not run, and any other request is
-//! answered. The tests stop the plane's threads while the client sends, so the plane finds the request and
-//! the FIN at the same time.
+//! These tests send a FIN together with a request. A call then runs only if it outlives its client, and any
+//! other request is answered. The tests stop the plane's threads while the client sends, so the plane finds
+//! the request and the FIN at the same time.
 
 use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -1,5 +1,5 @@
-//! The guarantees for clients, pods and operators, tested on the real process. The tests start the process
-//! with flags, and use it by sockets and signals. No test looks into the memory of the process.
+//! These tests check the guarantees for clients, pods and operators on the real process. They start the
+//! process with flags, and use it by sockets and signals. No test looks into the memory of the process.
 //!
 //! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and
 //! `NANOFAAS_TEST_IO_THREADS` (2 by default with pinned) select the tested form; the guarantees are the same

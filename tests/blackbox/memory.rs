@@ -1,5 +1,5 @@
-//! The memory that the plane holds for clients, as its metrics and the size of the process show it: unread
-//! answers, bodies of waiting calls, buffers of idle connections.
+//! These tests check the memory that the plane holds for unread answers, for the bodies of waiting calls and
+//! for idle connections. They read its metrics and the size of the process.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ fn a_body_of_unknown_length_is_charged_exactly() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// The head of this call has no length, because its body comes in chunks.
+/// Returns a call whose body comes in a chunk, so its head has no length.
 fn in_chunks(name: &str, body: usize) -> Vec<u8> {
     let head = format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -132,7 +132,8 @@ fn waiting_calls_in_chunks_count_as_well() {
         refused.expect(429).header("x-queue-reject-reason"),
         Some("memory")
     );
-    // One call runs. Waiting calls may hold at most half of the budget.
+    // One call runs, and the others wait. Waiting calls may hold at most half of the budget, so at most nine
+    // of them fit.
     assert!((4..=10).contains(&held.len()), "{} are held", held.len());
     gate.open();
 }

@@ -1,4 +1,4 @@
-//! Tests for operators of a running plane: health, metrics, logs, and shutdown.
+//! These tests check what an operator of a running plane uses: health, metrics, logs, and shutdown.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! The client and the pods of the original nanofaas, as its documentation describes them: the requests of its
-//! command line, the fields that it reads from answers, its SDKs' servers, and the programs of its one-shot
-//! images. docs/coming-from-the-original.md lists the tested features.
+//! These tests act as the client and the pods of the original nanofaas, as its documentation describes them.
+//! They make the requests of its command line, read the fields that its client reads, and run the servers of
+//! its SDKs and the programs of its one-shot images. docs/coming-from-the-original.md lists the tested
+//! features.
 
 use nanofaas_testkit::client::{Answer, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
@@ -86,7 +87,7 @@ fn apply(spec: &Value) {
     }
 }
 
-/// The command line puts the input into an envelope without metadata.
+/// Makes a request as the command line does: with the input in an envelope without metadata.
 fn request(name: &str, how: &str, input: &Value) -> Request {
     let body = json!({"input": input, "metadata": null});
     java("POST", &format!("/v1/functions/{name}:{how}")).json(&body)

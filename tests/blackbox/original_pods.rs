@@ -1,5 +1,5 @@
-//! The original's images as processes of this machine, and fields of the original's specs that this platform
-//! does not have. The module `original` has the original's client.
+//! These tests run the original's images as processes of this machine, and register fields of the original's
+//! specs that this platform does not have. The module `original` has the original's client.
 
 use nanofaas_testkit::folder::ScratchFolder;
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! The outcomes of `:invoke`: status, state and code for the ways in which a pod can fail.
+//! These tests check how `:invoke` reports the outcome of a call: by the HTTP status, the state, the code,
+//! and the time that each part of the call took.
 
 use std::net::TcpListener;
 use std::time::Duration;

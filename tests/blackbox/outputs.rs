@@ -1,5 +1,6 @@
-//! Outputs in memory. Clients that read the same stored output share its memory. The store may drop an output
-//! while a client receives it. Large outputs arrive complete with every framing.
+//! These tests check how outputs are held in memory and sent. Clients that read the same stored output share
+//! its memory. The store may drop an output while a client receives it. Large outputs arrive complete with
+//! every framing.
 
 use std::time::Duration;
 

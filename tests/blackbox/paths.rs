@@ -1,4 +1,5 @@
-//! Paths, methods and origins: unknown routes, refused origins, and the server's own headers.
+//! These tests check the answers to unknown paths, wrong methods, foreign origins, invalid hosts and HEAD
+//! requests.
 
 use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -1,5 +1,5 @@
-//! The requests that pods get, and how the local backend starts, uses, scales, replaces and ends
-//! pods.
+//! These tests check the requests that pods get, and how the local backend starts, uses, scales, replaces and
+//! ends pods.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

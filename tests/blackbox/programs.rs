@@ -1,5 +1,5 @@
-//! Programs that were not written for this platform, as warm functions: servers on a port, with or without a
-//! health path of their own, and processes that hide from the backend.
+//! These tests run functions whose programs were not written for this platform: servers on a port, with or
+//! without a health path of their own, and processes that hide from the backend.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Requests that are refused or end early: limits, ambiguous framing, cut connections, and whether the
-//! connection stays open.
+//! These tests send requests that are refused or end early: over a limit, with ambiguous framing, or cut off.
+//! They also check whether the connection stays open.
 
 use std::time::{Duration, Instant};
 

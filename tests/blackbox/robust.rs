@@ -1,5 +1,5 @@
-//! Load, losses and many functions: every accepted call ends exactly once, and no process, call or memory is
-//! left behind.
+//! These tests run the plane under load, with lost pods and with many functions. Every accepted call must end
+//! exactly once, and no process, call or memory may be left behind.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -357,8 +357,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // The plane closed the connection. If it had made the sent request a call, the
-                            // pod would have seen more calls than were answered.
+                            // The plane closed the connection. If the plane had accepted the sent request as
+                            // a call, the pod would have received more calls than were answered.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;
@@ -394,8 +394,8 @@ fn sigterm_under_load_answers_every_accepted_call() {
     );
 }
 
-/// Returns whether each call that reached the pod was answered. It first waits half a second for the last
-/// answers.
+/// Waits half a second for the last answers. Then returns whether each call that reached the pod was
+/// answered.
 fn pod_saw_all(pod: &ScriptedPod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
@@ -445,8 +445,8 @@ fn a_client_that_reads_nothing_costs_little() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // The small answers keep the io thread busy. It sends at the end of its iteration, so the last small
-    // answer is still being sent when it makes the large answers.
+    // The io thread sends at the end of its iteration, so the last small answer is still unsent when the io
+    // thread makes the first large answers. The large answers must not pile up behind the small answer.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

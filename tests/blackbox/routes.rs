@@ -1,4 +1,4 @@
-//! The routes of the API: their answers, and their refusals of unknown input.
+//! These tests check the routes of the API: their answers, and their refusals of unknown input.
 
 use std::time::{Duration, Instant};
 

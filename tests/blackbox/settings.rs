@@ -1,5 +1,5 @@
-//! The start of a plane, with its flags, variables, ports and function files, and the errors for which the
-//! plane does not start.
+//! These tests start planes with flags, variables, ports and function files. They also check the errors for
+//! which a plane does not start.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;

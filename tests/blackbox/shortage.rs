@@ -1,4 +1,5 @@
-//! A shortage of memory: a small budget that clients use up because they read slowly or not at all.
+//! This module helps tests to use up a small memory budget: by clients that read slowly or not at all, and by
+//! calls that a pod does not answer.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -63,7 +64,8 @@ pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<R
     held
 }
 
-/// The plane closes the connection of a client that does not read, so the answers are read in parallel.
+/// Opens the gate and reads the answers in parallel. If they were read one after another, the plane would
+/// close the connections of clients that do not read.
 pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
     std::thread::scope(|scope| {
         for mut one in held {

@@ -1,4 +1,5 @@
-//! A function's description through the API: defaults, ranges at both ends, formats, and modes.
+//! These tests send descriptions of functions to the API, and check defaults, both ends of ranges, formats
+//! and modes.
 
 use nanofaas_testkit::client::{Answer, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -1,5 +1,5 @@
-//! Guarantees for any number of io threads: a key, an output and an answer are the same, whichever io thread
-//! has the client's connection.
+//! These tests check guarantees for any number of io threads: a key, an output and an answer are the same,
+//! whichever io thread has the client's connection.
 
 use std::time::{Duration, Instant};
 
@@ -96,8 +96,8 @@ fn a_drained_thread_answers_for_its_executions() {
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
-    // The connection must belong to another io thread than the execution. A request stays unfinished on it,
-    // so this other io thread does not end first.
+    // The connection must belong to another io thread than the execution. A request stays unfinished on this
+    // connection, so the io thread of the connection does not end first.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = RawClient::connect(plane.listen);

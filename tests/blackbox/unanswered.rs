@@ -1,5 +1,5 @@
-//! A plane whose API server accepts connections and never answers: what the plane answers before it has read
-//! the functions from the cluster.
+//! This test runs a plane whose API server accepts connections and never answers. It checks what the plane
+//! answers before it has read the functions from the cluster.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! The history of all functions: every change, with the times at which it was sent and answered. From this
-//! history the book computes the states that a function may have had in an interval. A state is possible from
-//! the time when its change is sent until the next change is answered. `registrar` writes the history.
-//! `clients` and `ledger` judge answers and received bodies by it.
+//! The book is the history of all functions: every change, with the times at which the change was sent and
+//! answered. From this history the book computes the states that a function may have had in an interval. A
+//! state is possible from the time when its change is sent until the next change is answered. `registrar`
+//! writes the history. `clients` and `ledger` judge answers and received bodies by it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -24,8 +24,8 @@ struct FunctionState {
     version: Version,
 }
 
-/// Identifies a registration of a name. `life` counts the registrations of a name that no function had, and
-/// `revision` counts all changes.
+/// Identifies a registration of a name. `life` counts the registrations at a time when no function had the
+/// name, and `revision` counts all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Version {
     pub(crate) life: u64,
@@ -154,8 +154,8 @@ impl Book {
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());
-                // A removal ends the calls that exist when it is sent, and may end some of them late. It
-                // therefore counts if its answer came after `from`.
+                // A removal ends the calls that exist when it is sent, and may end some of them late. A
+                // removal therefore counts if its answer came after `from`.
                 found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
             }
             if state.answered < from {

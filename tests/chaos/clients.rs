@@ -1,5 +1,5 @@
-//! Clients that call, wait for results, cancel and close connections as planned, and check every answer
-//! against the contract. Clients change no function.
+//! The clients of a run call, wait for results, cancel and close connections as planned, and check every
+//! answer against the contract. Clients change no function.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -99,7 +99,8 @@ impl<'a> ChaosClient<'a> {
         let Kind::Keyed { key, other, .. } = call.kind else {
             return (canary, None);
         };
-        // All calls with the same key must send the same body, so it depends only on the key and on `other`.
+        // All calls with the same key must send the same body, so the body depends only on the key and on
+        // `other`.
         let age = number / KEY_AGE;
         let key = format!("k{age}-{key}");
         canary.call = format!("{key}-{other}");

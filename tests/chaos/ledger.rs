@@ -1,6 +1,7 @@
-//! Executions as clients and pods see them: the body of each execution, the pods that received it, and its
-//! end. The ledger checks every received body against its canary, and at the end the concurrency of every
-//! function. Pods and clients write the ledger. The ledger sends nothing to the plane.
+//! This ledger has the executions as clients and pods see them: the body of each execution, the pods that
+//! received it, and its end. It is not the ledger of the plane. It checks every received body against its
+//! canary, and at the end the concurrency of every function. Pods and clients write the ledger. The ledger
+//! sends nothing to the plane.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -55,7 +56,7 @@ struct Execution {
     /// The number of attempts in which a pod closed the connection without an answer.
     losses: u32,
     /// The latest revision that was in force when a pod answered or the execution waited. The next attempt
-    /// must not run under an older one.
+    /// must not run under an older revision.
     next_floor: u64,
     /// The number of attempts when the plane accepted a cancel. No further attempt may start.
     attempts_max: Option<u32>,
@@ -142,7 +143,8 @@ impl Ledger {
                 "an attempt under a specification that was replaced before",
             ));
         }
-        // The second loss may count as a timeout of the attempt, so one more attempt is allowed after it.
+        // The second loss may count as a timeout of the attempt, so one more attempt is allowed after the
+        // second loss.
         if losses > 2 {
             tally.wrong(describe(&format!("tried again after {losses} losses")));
         }
@@ -191,7 +193,7 @@ impl Ledger {
     }
 
     /// Records that the execution waited while this revision was in force. The next attempt must not run
-    /// under an older one.
+    /// under an older revision.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
@@ -236,7 +238,7 @@ impl Ledger {
             .is_some_and(|known| known.cancelled)
     }
 
-    /// Returns `None` if the plane need not keep the execution's record.
+    /// Returns the call as its client sent it, or `None` if the plane need not keep the execution's record.
     pub(crate) fn sent(&self, execution: &str) -> Option<Sent> {
         lock(&self.executions).get(execution)?.sent.clone()
     }
@@ -261,8 +263,8 @@ impl Ledger {
     }
 
     /// Checks that no function ran more calls in its scripted pods at the same time than its concurrency.
-    /// Only an attempt that gave its execution the result certainly held a slot during its whole span, so
-    /// others do not count.
+    /// Only an attempt that gave its execution the result is known to have held a slot during its whole span,
+    /// so the other attempts do not count.
     pub(crate) fn check_concurrency(&self, book: &Book, tally: &Tally) {
         let mut edges: HashMap<(usize, u64), Vec<(At, i64)>> = HashMap::new();
         for known in lock(&self.executions).values() {

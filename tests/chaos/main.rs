@@ -1,5 +1,5 @@
-//! Chaos: a real plane under random changes, calls, cancels, kills and broken connections, with a canary in
-//! every body; and storms of connections that break at any byte. The tests observe the plane only from
+//! These tests put a real plane under random changes, calls, cancels, kills and broken connections, with a
+//! canary in every body. The storm test breaks connections at any byte. The tests observe the plane only from
 //! outside. They judge by the contract and never by time.
 //!
 //! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs chaos and a storm. `-- chaos` or
@@ -99,7 +99,7 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // The other forms would most likely show the same fault.
+            // A fault ends the test here, because the other forms would most likely show the same fault.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }

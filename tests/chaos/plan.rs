@@ -1,4 +1,4 @@
-//! The operations of a run, as endless lists that are drawn from the seed: the changes to functions, and the
+//! Draws the operations of a run from the seed, as endless lists: the changes to functions, and the
 //! operations of each client. The plan depends on no clock and no state of the plane, so a seed replays the
 //! same operations. `registrar` and `clients` execute the plan. The plan names an execution by an index, such
 //! as "the third last execution", and `clients` finds that execution.

@@ -1,7 +1,7 @@
-//! The pods of a run. They report every body that they receive, and do what its canary requests. The scripted
-//! pods of POOL functions are in this process and break the rules of HTTP. The programs of WARM and JOB
-//! functions are this program, started by the plane, with the runtime that real functions use. A process
-//! reports by a line in a file, so its earlier reports remain if it is killed.
+//! The pods of a run report every body that they receive, and do what its canary requests. The scripted pods
+//! of POOL functions are in this process and break the rules of HTTP. The programs of WARM and JOB functions
+//! are this program, started by the plane, with the runtime that real functions use. A process reports by a
+//! line in a file, so its earlier reports remain if it is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -126,7 +126,7 @@ fn answer(
         "application/json"
     };
     // Half of the answers of an ordinary endpoint carry an execution id, as the answers of the runtimes do. A
-    // rude endpoint always sends it.
+    // rude endpoint always sends the id.
     let own = if got.number.is_multiple_of(2) || rude {
         format!("X-Execution-Id: {execution}\r\n")
     } else {
@@ -260,7 +260,7 @@ fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// A single write keeps the lines of several processes apart.
+/// Appends a line to the file. A single write keeps the lines of several processes apart.
 fn report(file: &Path, line: &Value) {
     let opened = OpenOptions::new().append(true).create(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));

@@ -85,7 +85,8 @@ impl Registrar<'_> {
         self.look_at_waiting(function);
     }
 
-    /// The calls that wait after the answer to a change must run under the changed spec. This records them.
+    /// Records the status of the calls that still wait after the answer to a change. They must run under the
+    /// changed spec.
     fn look_at_waiting(&self, function: usize) {
         for id in self.ledger.latest_of(function, LOOKED_AT) {
             let asked = self.book.now();
@@ -144,7 +145,7 @@ impl Registrar<'_> {
             }
             FunctionMode::Warm | FunctionMode::Job => {
                 // The environment is part of the shape, so the real revision would make each replacement
-                // replace the pods. It is therefore always 0 here.
+                // replace the pods. The revision in the environment is therefore always 0.
                 identity.version.revision = 0;
                 let program = std::env::current_exe().expect("this program");
                 let command = if spec.broken {

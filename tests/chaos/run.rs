@@ -1,4 +1,4 @@
-//! One run: registrars, clients and a killer work on a plane in one form, and the checks follow. All accepted
+//! Runs registrars, clients and a killer on a plane in one form, and then checks the plane. All accepted
 //! executions must end, the ledger's drift must be 0, and no descriptors or processes may be left. `main`
 //! calls this module for each form.
 

@@ -1,7 +1,7 @@
-//! A soak test: planes in all forms run under the same mixed load, for an hour by default. Each plane's
-//! memory, descriptors and threads are sampled every few seconds and plotted. After the first quarter they
-//! may grow only by a fixed margin. When the load ends, memory and descriptors must go down. `main` calls
-//! this module; `./ci chaos soak` runs it.
+//! The soak test runs planes in all forms under the same mixed load, for an hour by default. It samples each
+//! plane's memory, descriptors and threads, and plots them. From the second quarter to the last, memory and
+//! descriptors may grow only by a fixed margin or share, and threads by a share. When the load ends, memory
+//! and descriptors must go down. `main` calls this module; `./ci chaos soak` runs it.
 
 mod crowd;
 mod graph;

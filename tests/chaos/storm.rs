@@ -1,7 +1,7 @@
-//! A storm: very many connections with a few calls each. The pods break one answer in ten at any byte, and
-//! some clients leave at any byte of their request or their answer. Every complete answer must belong to its
-//! caller. At the end the ledger's drift must be 0, and no descriptor may be left. The storm kills no process
-//! and changes no function while calls run. `main` calls this module.
+//! The storm test makes very many connections with a few calls each. The pods break one answer in ten at any
+//! byte, and some clients leave at any byte of their request or their answer. Every complete answer must
+//! belong to its caller. At the end the ledger's drift must be 0, and no descriptor may be left. The storm
+//! kills no process and changes no function while calls run. `main` calls this module.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -147,7 +147,7 @@ fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     tally.count("broken");
     let cut = rng.below(whole.len() as u64) as usize;
     if rng.chance(25) {
-        // These bytes make the answer no HTTP.
+        // The zero bytes make the answer invalid as HTTP.
         whole[..cut.min(12)].fill(b'\0');
         line.send(&whole);
     } else {

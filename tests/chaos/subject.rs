@@ -1,4 +1,4 @@
-//! The plane of a run, observed from outside: whether it lives, its resources, its processes. This module
+//! Observes the plane of a run from outside: whether it lives, its resources, its processes. This module
 //! changes nothing in the plane; it can only end the process. `run`, `storm` and `soak` use it.
 
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl Subject {
         });
     }
 
-    /// The plane must exit after a SIGTERM without a panic.
+    /// Sends a SIGTERM to the plane. The plane must then exit without a panic.
     pub(crate) fn stop(&self) {
         if !self.is_alive() {
             let how = self.plane.exit_within(Duration::ZERO);
@@ -111,8 +111,8 @@ impl Subject {
         }
     }
 
-    /// The plane must not have more descriptors than at the start. Call this after all pods and clients have
-    /// closed their connections.
+    /// Checks that the plane has no more descriptors than at the start. Call this function after all pods and
+    /// clients have closed their connections.
     pub(crate) fn check_descriptors(&self) {
         self.eventually("descriptors are as at the start", || {
             let (then, now) = (&self.descriptors, self.descriptors());

@@ -7,8 +7,8 @@ import subprocess
 
 from plane import Client, Plane
 
-# More calls than the plane keeps records of plain calls (4096), so the circular buffer of the
-# records and its index are full.
+# The warm-up makes more calls than the plane keeps records of plain calls (4096), so the circular
+# buffer of the records and its index are full.
 WARM_UP_CALLS = 5000
 CALLS = 1000
 

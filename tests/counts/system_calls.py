@@ -12,9 +12,9 @@ CALLS = 480
 # The number of rounds. Only the round with the fewest system calls counts, because the others have
 # more calls that depend on timing.
 ROUNDS = 3
-# The pause between two calls over one connection. Without it, the next call would arrive before
-# strace lets the io thread continue, which would then not wait for that call. With 16 connections
-# the ceiling needs no wait for each call.
+# The pause between two calls over one connection. Without this pause, the next call would arrive
+# before strace lets the io thread continue, so the io thread would not wait for that call. Runs
+# with 16 connections have no pause, because one wait serves many calls there.
 PAUSE_S = 0.0005
 
 # The text by which strace shows a bell of an io thread: one byte of value 1, sent on a socket. A

@@ -1,5 +1,4 @@
-//! The columns of the table. Each is a program that runs a function, together with the way in which the
-//! function is called.
+//! Each column of the table is a kind of program, and the mode in which it runs as a function.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! The result that a caller gets when a function fails, from every runtime. The test runs the table of
-//! `expected.yaml` on a real plane, and fails if `docs/faults.md` shows other results.
+//! This test checks the result that a caller gets when a function fails, for every runtime. It runs the table
+//! of `expected.yaml` on a real plane, and fails if `docs/faults.md` shows other results.
 //!
 //! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs the test, after
 //! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` the test writes the page. The page shows

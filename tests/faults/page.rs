@@ -62,7 +62,7 @@ fn write(rows: &[Row], seen: &[Vec<Option<CallerResult>>]) -> String {
     page
 }
 
-/// The last column of each table has the times.
+/// Returns the page without the last column of each table, which has the times.
 fn without_times(page: &str) -> String {
     let lines = page.lines().map(|line| {
         let line = line.trim_end_matches('|').trim_end();

@@ -1,4 +1,4 @@
-//! The programs that fail on purpose. A word selects the fault. The word is the call's input or, for a fault
+//! These programs fail on purpose. A word selects the fault. The word is the call's input or, for a fault
 //! during the start, the variable `FAULT`. Most words mean the same fault in all programs; a program ignores
 //! a word whose fault it cannot have (`sys.exit` is only for Python). Each program counts its runs in the
 //! file `runs` of its folder; `FaultyEndpoint`, which is no process of the platform, counts them in memory.
@@ -115,7 +115,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The watchdog's program is in the same folder as the program under test.
+/// Returns the path of the watchdog, which is in the same folder as the program under test.
 pub(crate) fn watchdog() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     assert!(

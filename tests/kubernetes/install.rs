@@ -1,4 +1,4 @@
-//! The first steps of a user: to install the platform and try the example.
+//! These tests try the example on the installed platform, as a new user does.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! JOB calls whose pods die. The call's error has the cluster's reason, and the call runs again only if
-//! another attempt may succeed.
+//! These tests make JOB calls whose pods die. The call's error has the cluster's reason, and the call runs
+//! again only if another attempt may succeed.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub(crate) fn a_workers_out_of_memory_is_not_retried() {
     let ended = plane.ended(&id);
     assert_eq!(ended["status"], "error", "{ended}");
     let code = ended["error"]["code"].as_str().expect("a code");
-    // Either the runtime or the cluster reports the worker's death first; the code depends on that.
+    // The code depends on whether the runtime or the cluster reports the worker's death first.
     let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
     assert!(is_told, "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");

@@ -1,5 +1,5 @@
-//! JOB calls that succeed, fail in the function, reach their deadline or are cancelled. Afterwards, no Job
-//! and no pod of these calls may be left in the cluster.
+//! These tests make JOB calls that succeed, fail in the function, reach their deadline or are cancelled.
+//! Afterwards, no Job and no pod of these calls may be left in the cluster.
 
 use std::time::{Duration, Instant};
 

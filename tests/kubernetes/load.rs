@@ -1,5 +1,5 @@
-//! Clients that call without a pause, each over one keep-alive connection, and record their answers and
-//! times. Every load ends after a time limit, even if its test does not end it.
+//! The clients of a load make one call after another, each over one keep-alive connection, and record their
+//! answers and times. Every load ends after a time limit, even if its test does not end it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

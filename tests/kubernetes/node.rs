@@ -1,5 +1,6 @@
-//! The node's processes, if this machine is the node. This module finds a pod's processes by a variable that
-//! only they have, and the API server by its pid file. It kills no process by its program's name.
+//! Finds and kills processes of the node, if this machine is the node. This module finds a pod's processes by
+//! a variable that only they have, and the API server by its pid file. It kills no process by its program's
+//! name.
 
 use std::fs;
 use std::io;
@@ -14,8 +15,8 @@ use nix::unistd::Pid;
 use crate::cluster::{kubectl_with, list, until};
 use crate::tally::not_run;
 
-/// The test must see and kill processes of the node. It ends as not run if this machine is not the cluster's
-/// only node.
+/// Ends the test as not run if this machine is not the cluster's only node. The test must see and kill
+/// processes of the node.
 pub(crate) fn needs_this_machine() {
     let nodes = list("/api/v1/nodes");
     let addresses = nodes.iter().flat_map(|node| {

@@ -1,5 +1,5 @@
-//! An API server that hangs or is gone for a minute. Calls of warm pods go on, changes are refused, and
-//! afterwards the plane's function table and the cluster agree again.
+//! These tests suspend or kill the API server for a minute. Calls of warm pods go on, changes are refused,
+//! and afterwards the plane's function table and the cluster agree again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn names(function: &str) -> BTreeSet<String> {
     staying(function).into_iter().map(|pod| pod.name).collect()
 }
 
-/// The plane refuses a change while the API server cannot write it.
+/// Checks that the plane refuses a change while the API server cannot write it.
 #[track_caller]
 fn expect_refused(plane: &RunningPlane, request: &Request) {
     let answer = plane.send_and_wait(request, Duration::from_secs(50));

@@ -22,8 +22,8 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// The plane may have to wait for the Lease, so `start` does not wait until it is ready. Pods reach it at
-    /// the address of this machine in the network of `pod`.
+    /// Starts a plane that may have to wait for the Lease, so this function does not wait until the plane is
+    /// ready. Pods reach the plane at the address of this machine in the network of `pod`.
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
         let here = IpAddr::from([127, 0, 0, 1]);

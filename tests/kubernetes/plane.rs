@@ -20,7 +20,7 @@ fn manifests() -> String {
     format!("{}/", folder.display())
 }
 
-/// Removes an existing installation before it installs the platform.
+/// Removes an existing installation, and then installs the platform.
 pub(crate) fn install() {
     uninstall();
     kubectl(&["apply", "-k", &manifests()]);

@@ -1,5 +1,5 @@
-//! The registry in the cluster. The API and kubectl write the same objects, and a change by one of the two is
-//! visible through the other.
+//! These tests check the registry in the cluster. The API and kubectl write the same objects, and a change by
+//! one of the two is visible through the other.
 
 use std::time::Duration;
 

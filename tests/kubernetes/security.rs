@@ -1,6 +1,6 @@
-//! The privileges of function pods, on their node and with the plane. Pods are restricted unless the spec
-//! allows more, no function gets the plane's service account, and every function pod follows the operator's
-//! default podTemplate.
+//! These tests check the privileges of function pods, on their node and with the plane. Pods are restricted
+//! unless the spec allows more, no function gets the plane's service account, and every function pod follows
+//! the operator's default podTemplate.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -42,7 +42,7 @@ fn who(name: &str, mode: &str, more: Value) -> Value {
     who
 }
 
-/// The label `ENFORCE` of the namespace has another value until this value is dropped.
+/// A change of the namespace's label `ENFORCE`. Dropping this value sets the label to `restricted` again.
 struct Relabelled;
 
 impl Relabelled {
@@ -194,8 +194,8 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// A kubelet updates the ConfigMaps of a pod at once when the pod changes, and within a minute in other
-/// cases. This function changes an annotation of the plane's pod.
+/// Changes an annotation of the plane's pod. A kubelet updates the ConfigMaps of a changed pod at once, and
+/// those of other pods within a minute.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());

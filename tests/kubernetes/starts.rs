@@ -1,5 +1,6 @@
-//! Pods that cannot start: the call fails with the cluster's own reason. If a wait cannot help, the call
-//! fails long before its deadline. In other cases it fails at the deadline of the start.
+//! These tests call functions whose pods cannot start. The call fails with the cluster's own reason. If a
+//! wait cannot help, the call fails long before its deadline. In other cases the call fails at the deadline
+//! of the start.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! The status of functions, their Events, and the `kubectl` commands that use them: `wait`, `describe`,
-//! `scale`, `explain`.
+//! These tests check the status of functions, their Events, and the `kubectl` commands that use them: `wait`,
+//! `describe`, `scale`, `explain`.
 
 use std::time::Duration;
 

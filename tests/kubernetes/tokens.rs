@@ -1,4 +1,4 @@
-//! The reports that a Job's pod may send to the platform: only the end of its own attempt, and only one time.
+//! These tests check that a Job's pod can report only the end of its own attempt, and only one time.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Changes, evictions and deaths of warm pods while 32 clients call without a pause.
+//! These tests change, evict and kill warm pods while 32 clients make one call after another.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The Role allows the control plane exactly the verbs that it uses.
+//! These tests check the Role of the control plane. It names each verb and resource, gives no access to
+//! secrets or roles, lets the plane change only its own Lease, and holds only in the namespace.
 
 use serde_json::json;
 

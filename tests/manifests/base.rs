@@ -1,4 +1,5 @@
-//! The objects that `kubectl apply -k k8s/` creates, and whether old and new clusters know them.
+//! These tests check the objects that `kubectl apply -k k8s/` creates, and whether old and new clusters know
+//! them.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use serde_json::{Value, json};

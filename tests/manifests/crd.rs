@@ -1,5 +1,5 @@
-//! The CRD of functions has exactly the fields that the code knows, and no default values that the
-//! cluster would add.
+//! These tests check that the CRD of functions has exactly the fields that the code knows, and no default
+//! values that the cluster would add.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! The properties of the Deployment: one plane, which stops in an orderly way, has no privileges, and has
-//! only settings that exist.
+//! These tests check the Deployment and its Services. One plane runs at a time and has time to drain. It has
+//! no privileges on its node, a memory limit, and only settings and ports that exist.
 
 use std::process::Command;
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
-//! The container files: all have the same version and no root user, and the build context has every file that
-//! they copy.
+//! These tests check the container files: all have the same version and no root user, and the build context
+//! has every file that they copy.
 
 use crate::files::{document, names, path, text};
 

@@ -1,4 +1,5 @@
-//! Which pods may connect to which ports. The tests compute this from the policies as a network plugin does.
+//! These tests check which pods may connect to which ports. They compute this from the policies as a network
+//! plugin does.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! The io_uring overlay: it differs from the base only in the seccomp profile and the driver.
+//! These tests check that the io_uring overlay differs from the base only in the seccomp profile and the
+//! driver.
 
 use std::process::Command;
 
@@ -60,7 +61,8 @@ fn the_profile_adds_three_calls() {
             assert!(!never.contains(&name), "{name}");
         }
     }
-    // These system calls are allowed only with certain arguments, so the list of names must not contain them.
+    // The profile restricts the arguments of these system calls, so its list of unrestricted names must not
+    // contain them.
     for name in ["clone", "clone3", "socket"] {
         assert!(!list.contains(&name), "{name}");
     }

@@ -25,7 +25,7 @@ use nanofaas_testkit::functions::with;
 use nanofaas_testkit::pod::ScriptedPod;
 use serde_json::{Value, json};
 
-/// A caller connects this long before its call is due.
+/// The time by which a caller connects before its call is due.
 const AHEAD: Duration = Duration::from_millis(200);
 /// The stack size of a caller's thread, in bytes.
 const STACK_BYTES: usize = 256 * 1024;

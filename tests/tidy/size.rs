@@ -7,8 +7,8 @@ use crate::{files, read};
 const LINES_MAX: usize = 520;
 /// The largest number of lines of a function, so that it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 75;
-/// The largest number of lines of a test. A list of cases can be read in parts, so it is higher than that of
-/// a function.
+/// The largest number of lines of a test. A test is often a list of cases, which can be read in parts, so
+/// this limit is higher than that of a function.
 const TEST_LINES_MAX: usize = 100;
 const COMMENT_WIDTH_MAX: usize = 120;
 /// The functions that are longer, with the reason why they are not split.

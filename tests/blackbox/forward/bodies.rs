@@ -1,4 +1,5 @@
-//! Bodies that pass through: their framing, their ends, and the memory that they hold.
+//! These tests pass bodies through `/fn/`, and check their framing, their ends, and the memory that they
+//! hold.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -15,7 +16,7 @@ use super::{get, plane, register};
 
 const MIB: usize = 1024 * 1024;
 
-/// The pod answers with `bytes` and then closes.
+/// Calls a function whose pod answers with `bytes` and then closes the connection.
 fn answer_to(name: &str, method: &str, bytes: &[u8]) -> Answer {
     let pod = ScriptedPod::saying(bytes);
     register(name, &pod, &json!({}));

@@ -1,4 +1,5 @@
-//! What a pod and a client see of each other's heads.
+//! These tests check what reaches the pod from a client's head, and what reaches the client from the pod's
+//! head.
 
 use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::folder::ScratchFolder;

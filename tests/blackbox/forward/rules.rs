@@ -1,4 +1,5 @@
-//! Who may call, what admission refuses, and the form of the platform's own answers.
+//! These tests check which clients may call `/fn/`, which calls admission refuses, how calls are cancelled
+//! and counted, and how the platform marks its own errors.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Deadlines of calls and of streams, clients and pods that leave, and attempts that follow.
+//! These tests check the deadlines of calls and streams at `/fn/`, what happens when a client or a pod leaves
+//! during a call, and which calls get another attempt.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! WebSockets: connections that carry another protocol after the pod's 101.
+//! These tests check WebSockets at `/fn/`: after the pod's 101, the connection carries another protocol.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! The workers that load a plane in a soak test, each in a thread of its own and with its own pause. They
-//! make small and large calls, and async and keyed calls. They read or write slowly or not at all. They cause
+//! These workers load a plane in a soak test, each with its own pause and in one or two threads. They make
+//! small and large calls, and async and keyed calls. They read or write slowly or not at all. They cause
 //! faults of pods and of clients, and add and remove functions. Every complete answer must belong to its
 //! caller.
 
@@ -55,7 +55,7 @@ impl SoakPods {
     }
 }
 
-/// The input selects one of several ways to break the answer.
+/// Breaks the answer in the way that the input selects.
 fn break_off(got: &ReceivedCall, line: &mut ScriptedConn) -> After {
     match got.input().as_u64() {
         Some(0) => After::Close,
@@ -132,7 +132,7 @@ impl<'a> Crowd<'a> {
         self.plane.register(&self.process("process"));
     }
 
-    /// The worker `short_lived` has removed its own functions.
+    /// Removes the functions of `register`. The worker `short_lived` removes its own functions.
     pub(super) fn remove(&self) {
         for name in ["local", "tcp", "unix", "large", "broken", "process"] {
             self.plane.remove(name);

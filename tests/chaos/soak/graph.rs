@@ -1,4 +1,5 @@
-//! The resources of planes over time, as one SVG file: a plot for each quantity, a line for each form.
+//! Draws the resources of planes over time as one SVG file, with a plot for each quantity and a line for each
+//! form.
 
 use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 
