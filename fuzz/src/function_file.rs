@@ -1,5 +1,5 @@
-//! The reader of function files (`src/files/node.rs`, and the specs of `nanofaas_core`). An accepted function
-//! is written anew, and the new text must be accepted as the same function.
+//! Checks the reader of function files (`src/files/node.rs`, and the specs of `nanofaas_core`). An accepted
+//! function is written anew, and the new text must be accepted as the same function.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 

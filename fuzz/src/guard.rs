@@ -1,4 +1,4 @@
-//! The reader of the messages between control plane and guard (`local-bridge/src/guard/wire.rs`). The
+//! Checks the reader of the messages between control plane and guard (`local-bridge/src/guard/wire.rs`). The
 //! messages must not depend on how the bytes are split, and each message must read back as it was written.
 
 use serde::Serialize;

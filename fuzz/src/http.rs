@@ -1,6 +1,6 @@
-//! The readers of heads, chunked bodies and header values (`nanofaas_http1`). An accepted head or body must
-//! have the same meaning for a second reader (`naive`, `naive_response` or httparse), and must read back as
-//! the same after it is written anew.
+//! Checks the readers of heads, chunked bodies and header values (`nanofaas_http1`). An accepted head or body
+//! must have the same meaning for a second reader (`naive`, `naive_response` or httparse), and must read back
+//! as the same after it is written anew.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;

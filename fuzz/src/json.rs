@@ -1,5 +1,6 @@
-//! The JSON reader (`nanofaas_io::json`). It must accept what serde_json accepts and refuse what serde_json
-//! refuses, unless one of serde_json's own limits decides. In an envelope it must find what serde_json finds.
+//! Checks the JSON reader (`nanofaas_io::json`). It must accept what serde_json accepts and refuse what
+//! serde_json refuses, unless one of serde_json's own limits decides. In an envelope it must find what
+//! serde_json finds.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Why a peer's bytes are refused: one error for heads and chunked bodies, and one for values.
+//! The errors that say why a peer's bytes are refused: one for heads and chunked bodies, and one for values.
 //!
 //! This module writes no answer: `status` returns the HTTP status of a `ParseError`, `Display`
 //! gives the text of either error, and the caller writes the answer.

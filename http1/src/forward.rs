@@ -1,6 +1,5 @@
-//! What an intermediary passes on of a head (RFC 9110 §7.6), and what the platform keeps for itself. It reads
-//! heads that `request` or `response_head` has accepted, writes nothing and keeps nothing. Called by `io` for
-//! `/fn/`.
+//! Decides which headers of a message the platform passes on as an intermediary (RFC 9110 §7.6). It reads
+//! heads that `request` or `response_head` has accepted, and writes nothing. `io` calls it for `/fn/`.
 
 use crate::error::ParseError;
 use crate::head::header_lines;
@@ -14,10 +13,10 @@ pub const PSEUDONYM: &[u8] = b"nanofaas";
 pub enum RequestHeader {
     /// The header goes to the pod unchanged.
     Kept,
-    /// The header belongs to one hop, or only the platform may set it.
+    /// The header belongs to one hop, is meant for the platform, or may be set only by the platform.
     Dropped,
-    /// The header describes the way from the client to here. The platform writes such headers itself, and passes
-    /// on those of a trusted proxy.
+    /// The header describes the way from the client to this hop. The platform drops it, and writes
+    /// `X-Forwarded-*` headers of its own.
     Forwarding,
     /// The header frames the message or names its host; the platform writes it itself.
     Rewritten,
@@ -25,8 +24,8 @@ pub enum RequestHeader {
 
 impl RequestHeader {
     pub fn of(name: &[u8]) -> Self {
-        // A server that knows headers as environment variables (CGI, WSGI) takes `_` for `-`, so the name with
-        // `_` must not get around the rule.
+        // A server that passes headers as environment variables (CGI, WSGI) does not distinguish `_` from
+        // `-`, so a rule for a name with `-` also holds for the name with `_`.
         let is = |known: &[u8]| is_like(name, known);
         let is_exactly = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match (name.len(), name[0] | 0x20) {
@@ -66,7 +65,7 @@ impl RequestHeader {
     }
 }
 
-/// Whether a header of a pod's answer goes to the client.
+/// Returns whether a header of a pod's answer goes to the client.
 pub fn is_for_client(name: &[u8]) -> bool {
     let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
     let kept_back = match (name.len(), name[0] | 0x20) {
@@ -96,8 +95,8 @@ pub struct NamedHeaders {
 }
 
 impl NamedHeaders {
-    /// Reads the `Connection` headers of a head. Refuses one that would remove a header by which a message is
-    /// read, because the next reader would then read another message.
+    /// Reads the `Connection` headers of a head. Fails if they name a header that every hop needs, because
+    /// the next hop would read another message without this header.
     pub fn of(head: &[u8]) -> Result<Self, ParseError> {
         let mut any = false;
         for option in options(head) {
@@ -112,20 +111,20 @@ impl NamedHeaders {
         Ok(Self { any })
     }
 
-    /// Whether `Connection` names this header of the same head.
+    /// Returns whether `Connection` names this header. `head` has to be the head that `of` has read.
     pub fn contain(self, head: &[u8], name: &[u8]) -> bool {
         self.any && options(head).any(|option| option.eq_ignore_ascii_case(name))
     }
 }
 
-/// The options of all `Connection` headers.
+/// Returns the options of all `Connection` headers.
 fn options(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     header_lines(head)
         .filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"))
         .flat_map(|(_, value)| list(value))
 }
 
-/// How often the message has passed this intermediary, or another of the same name, as `Via` tells.
+/// Returns how many entries of `Via` have this intermediary's name.
 pub fn passes(head: &[u8]) -> usize {
     header_lines(head)
         .filter(|(name, _)| name.eq_ignore_ascii_case(b"via"))
@@ -137,20 +136,20 @@ pub fn passes(head: &[u8]) -> usize {
         .count()
 }
 
-/// The value of the first header of this name, which is written in lower case.
+/// Returns the value of the first header of this name; case does not count.
 pub fn value_of<'a>(head: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     header_lines(head)
         .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
         .map(|(_, value)| value)
 }
 
-/// The method of a request, as it was sent.
+/// Returns the method of a request, as it was sent.
 pub fn method_of(head: &[u8]) -> &[u8] {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     head.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
-/// The reason phrase of an answer, as it was sent.
+/// Returns the reason phrase of an answer, as it was sent.
 pub fn reason_of(head: &[u8]) -> &[u8] {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     line.splitn(3, |byte| *byte == b' ')
@@ -158,7 +157,8 @@ pub fn reason_of(head: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-/// Whether two names are the same if case does not count and `_` stands for `-`. `known` is in lower case.
+/// Returns whether two names are the same if case does not count and `_` stands for `-`. `known` is in lower
+/// case.
 fn is_like(name: &[u8], known: &[u8]) -> bool {
     let folded = |byte: &u8| match byte {
         b'_' => b'-',

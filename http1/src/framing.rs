@@ -1,5 +1,5 @@
-//! Where a message ends and whether its connection stays open, as `Content-Length`,
-//! `Transfer-Encoding` and `Connection` together determine it (RFC 9112 §6 and §9.3).
+//! Determines where a message ends and whether its connection stays open, from `Content-Length`,
+//! `Transfer-Encoding` and `Connection` together (RFC 9112 §6 and §9.3).
 //!
 //! A message whose length two parsers could read differently is refused, because the second parser
 //! could take a part of it for another message. Examples are a message with both `Content-Length`

@@ -1,5 +1,5 @@
-//! Requests that are not calls: functions, executions, callbacks of Jobs and pods. This folder opens no
-//! socket.
+//! Answers the requests that are not calls: those about functions and executions, and the callbacks of Jobs
+//! and pods. This folder opens no socket.
 
 pub(crate) mod functions;
 pub(crate) mod warnings;

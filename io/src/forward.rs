@@ -1,5 +1,6 @@
-//! Serves `/fn/{name}/…`: a function as an HTTP server (`docs/contract.md`, "HTTP functions"). A call goes the way of
-//! `:invoke`, but its bodies pass through as they come, and are never held whole.
+//! Serves `/fn/{name}/…`, at which a function is an HTTP server (`docs/contract.md`, "HTTP functions"). Such
+//! a call has the same life as a call of `:invoke`, but the bodies of its request and its answer are passed
+//! on piece by piece.
 
 pub(crate) mod admit;
 pub(crate) mod client;

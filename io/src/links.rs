@@ -1,4 +1,5 @@
-//! What an io thread reaches by messages: the scheduler, the bridge, and the other io threads.
+//! Connects an io thread with the scheduler, the bridge, and the other io threads. All these links are
+//! messages, except that an inline scheduler is called directly.
 
 pub(crate) mod scheduler;
 pub(crate) mod bridge;

@@ -1,5 +1,5 @@
-//! Client connections, and the requests on each connection, in their order. This folder decides nothing about
-//! a call.
+//! Accepts clients' connections, and reads and answers the requests of each connection, one after the other.
+//! This folder decides nothing about a call.
 
 pub(crate) mod accept;
 pub(crate) mod client_conn;

@@ -31,8 +31,8 @@ impl Echo {
 pub(crate) struct Extra<'a> {
     pub(crate) content_type: &'a str,
     pub(crate) close: bool,
-    /// How long the initialisation took, in ms. The first answer of a pod has it with
-    /// `X-Cold-Start`.
+    /// The duration of the initialisation, in ms. Only the first answer of a pod contains this time, together
+    /// with `X-Cold-Start`.
     pub(crate) init_ms: Option<u64>,
     pub(crate) not_started: bool,
     pub(crate) allow: Option<&'a str>,
@@ -88,7 +88,7 @@ pub(crate) fn put_head(
     put(out, &["\r\n"]);
 }
 
-/// `write!` would take four times as long.
+/// Appends the pieces. `write!` would take four times as long.
 fn put(out: &mut Vec<u8>, pieces: &[&str]) {
     for piece in pieces {
         out.extend_from_slice(piece.as_bytes());

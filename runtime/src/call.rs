@@ -166,7 +166,7 @@ impl Input {
         Self { call }
     }
 
-    /// Whether the body's content type is JSON.
+    /// Returns whether the body's content type is JSON.
     pub fn is_json(&self) -> bool {
         self.call.json
     }
@@ -266,7 +266,7 @@ impl Context {
         self.call.header(name)
     }
 
-    /// Whether this is an HTTP call: a request that the client sent to `/fn/{name}/…`.
+    /// Returns whether this is an HTTP call: a request that the client sent to `/fn/{name}/…`.
     pub fn is_http(&self) -> bool {
         self.call.http.is_some()
     }

@@ -163,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(!close)
     }
 
-    /// Whether an HTTP service serves the request.
+    /// Returns whether an HTTP service serves the request.
     fn is_served(&self, head: &PodRequest) -> bool {
         matches!(head.route, Route::Invoke | Route::Http) && self.pod.handler.service().is_some()
     }

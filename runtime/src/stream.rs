@@ -1,5 +1,5 @@
-//! Bodies that come or go in pieces: `pipe` connects a sender with a body, and any `http_body::Body`
-//! becomes a `ByteStream`. This module knows no socket: `connection` reads and writes.
+//! Bodies that are received or sent in pieces: `pipe` connects a sender with a body, and any
+//! `http_body::Body` becomes a `ByteStream`. This module uses no socket: `connection` reads and writes.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 
-/// How many pieces wait in a pipe. A sender of more pieces waits.
+/// The largest number of pieces that wait in a pipe. The sender of a further piece waits for room.
 const PIECES_MAX: usize = 4;
 
 /// A body of any kind.
@@ -58,7 +58,7 @@ impl ByteSender {
         sent.map_err(|_| Error::new("nobody reads the stream any more"))
     }
 
-    /// Like `send`, on a thread that may block.
+    /// Sends one piece as `send` does, but blocks the thread instead of a task.
     pub fn send_blocking(&self, piece: impl Into<Bytes>) -> Result<(), Error> {
         let sent = self.pieces.blocking_send(piece.into());
         sent.map_err(|_| Error::new("nobody reads the stream any more"))

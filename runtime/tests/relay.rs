@@ -1,5 +1,5 @@
-//! HTTP calls (`X-Nanofaas-Call: http`) through the watchdog's relay: a program that listens on a
-//! port only gets them as they come, and its answers pass as they are.
+//! Tests of HTTP calls (`X-Nanofaas-Call: http`) through the watchdog's relay. The relay passes each request,
+//! piece by piece, to a program that listens only on a port, and passes the program's answer back.
 
 mod support;
 
@@ -28,7 +28,7 @@ fn call(wire: &mut RawClient, method: &str, target: &str, more: &[(&str, &str)])
     wire.read(method != "HEAD").expect("an answer")
 }
 
-/// Returns what comes until it ends with `end`, or until the connection ends.
+/// Returns the bytes that come until they end with `end`, or until the connection ends.
 fn until(wire: &mut RawClient, end: &str) -> String {
     let mut all = Vec::new();
     while !all.ends_with(end.as_bytes()) || end.is_empty() {

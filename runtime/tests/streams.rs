@@ -14,7 +14,7 @@ fn start(handler: &str) -> Program {
     pod
 }
 
-/// Returns what comes until it ends with `end`, or until the connection ends.
+/// Returns the bytes that come until they end with `end`, or until the connection ends.
 fn until(wire: &mut RawClient, end: &str) -> String {
     let mut all = Vec::new();
     while end.is_empty() || !all.ends_with(end.as_bytes()) {

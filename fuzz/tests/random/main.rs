@@ -1,4 +1,4 @@
-//! Random and mutated bytes for every reader of bytes from outside.
+//! Checks every reader of bytes from outside with random and damaged inputs.
 //!
 //! `NANOFAAS_FUZZ_INPUTS` sets the number of inputs for each property (default: 1,000,000 in a
 //! release build, else 50,000). A failure prints `NANOFAAS_SEED=…` and the bytes; with this variable

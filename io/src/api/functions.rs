@@ -1,5 +1,6 @@
-//! Functions over HTTP: register, replace, list, show, remove, scale, cold starts. The bridge owns the
-//! registry; this module sends requests to the bridge, and shows this thread's copy of the function table.
+//! Answers the requests that register, replace, list, show, remove or scale functions or ask for their cold
+//! starts, and the ready reports of pods. The bridge owns the registry; this module sends requests to the
+//! bridge, and shows this thread's copy of the function table.
 
 use std::io::Write;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Admission of a request of `/fn/`, by its head alone: rate, function, browsers, memory. Queue and prediction
-//! follow in `serve`.
+//! Admits a request of `/fn/` by its head alone: checks the rate, the function, the origin and the path, and
+//! charges the memory. `serve` then puts the call into the queue, or refuses it.
 
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ use crate::http::error::HttpError;
 use crate::invoke::admit::{find, rejected};
 use crate::links::Links;
 
-/// Admits a request by its head. `name_len` is how long the function's name is in the path.
+/// `name_len` is the length of the function's name as the path spells it.
 pub(crate) fn admit_head(
     thread: &Rc<Links>,
     name: &str,
@@ -67,8 +67,8 @@ fn check_mode(spec: &SpecFields) -> Result<(), HttpError> {
     }
 }
 
-/// Refuses what a page of another origin may not do: everything but reading. The page's user has not asked for it,
-/// and this port has no login.
+/// Refuses a request of a page of another origin, unless the request only reads or the function allows the
+/// origin. A page may send requests that its user did not ask for, and this port has no login.
 fn check_origin(spec: &SpecFields, head: &RequestHead, bytes: &[u8]) -> Result<(), HttpError> {
     let origin = head.origin.map(|origin| origin.of(bytes));
     let is_foreign = match (head.fetch_site, origin) {

@@ -1,5 +1,5 @@
-//! The head of an answer on its way from the pod to the client, and the answers of the platform itself to a
-//! request of `/fn/`.
+//! Writes the head of a pod's answer for the client, and makes the platform's own answers to requests of
+//! `/fn/`.
 
 use nanofaas_core::call::Times;
 use nanofaas_core::id::ExecutionId;
@@ -17,9 +17,9 @@ use crate::http::response::{
 use crate::invoke::incoming::Incoming;
 use crate::invoke::invocation::server_timing;
 
-/// Room for the lines that are added to an answer.
+/// The spare bytes of a buffer for the header lines that are added to an answer.
 pub(crate) const ADDED_ROOM: usize = 512;
-/// The header that names the platform's own errors.
+/// The header that marks an answer of the platform itself; its value is the code of the error.
 const ERROR: &str = "X-Nanofaas-Error";
 
 /// Appends the head of an interim answer (1xx).
@@ -33,14 +33,14 @@ pub(crate) fn write_interim(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]
 /// What follows the head of an answer to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerFraming {
-    /// A body as the pod's headers say, or one that ends with the connection.
+    /// A body whose length the pod's headers declare, or a body that ends with the connection.
     AsSent,
     Chunks,
-    /// Another protocol.
+    /// The bytes of another protocol.
     Switch,
 }
 
-/// What the platform adds to an answer.
+/// The data that the platform adds to an answer as header lines.
 pub(crate) struct Added<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) request: &'a Incoming,
@@ -50,7 +50,7 @@ pub(crate) struct Added<'a> {
 }
 
 impl Added<'_> {
-    /// Appends the head of the pod's answer for the client.
+    /// Appends the head of the pod's answer, as the client gets it.
     pub(crate) fn write_head(
         &self,
         out: &mut Vec<u8>,
@@ -62,7 +62,8 @@ impl Added<'_> {
         let in_chunks = framing == AnswerFraming::Chunks;
         let bytes = &bytes[..head.len];
         status_line(out, head, bytes);
-        // Only an answer without a body keeps a length that is not that of the body: one to HEAD, and 304.
+        // The pod's `Content-Length` is kept, even in an answer without a body, that is, an answer to HEAD or
+        // a 304. Answers in chunks, 1xx and 204 must not have this header.
         let keeps_length = !in_chunks && head.status != 204 && head.status >= 200;
         let found = kept_lines(out, bytes, keeps_length);
         if !found.date {
@@ -90,12 +91,13 @@ impl Added<'_> {
         }
     }
 
-    /// The answer to a call that failed before the head of its answer was sent.
+    /// Makes the answer to a call that failed before the head of an answer was sent to the client.
     pub(crate) fn failure(&self, failure: &ExecutionError) -> Response {
         let mut response = platform(failure_response(failure));
         let mut lines = Vec::new();
         server_timing(&mut lines, &self.times, self.total);
-        // The lines begin with the end of the line before them.
+        // `server_timing` first writes the CRLF of the previous line, but the lines in `headers` have their
+        // CRLF already.
         response
             .headers()
             .extend_from_slice(lines.strip_prefix(b"\r\n").unwrap_or(&lines));
@@ -106,12 +108,13 @@ impl Added<'_> {
     }
 }
 
-/// The answer to a request that is not accepted as a call.
+/// Makes the platform's answer that reports `error`.
 pub(crate) fn refusal(error: &HttpError) -> Response {
     platform(error_response(error))
 }
 
-/// Marks an answer as the platform's own, because a client cannot tell it from the function's otherwise.
+/// Marks an answer as the platform's own, so that the client can distinguish it from an answer of the
+/// function.
 fn platform(response: Response) -> Response {
     let code = response.code().to_owned();
     response
@@ -127,16 +130,17 @@ fn status_line(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Which headers the pod has sent itself.
+/// Which of the headers that the platform would add are in the pod's answer already.
 #[derive(Default)]
 struct SentByPod {
     date: bool,
     trace_id: bool,
 }
 
-/// Appends the header lines that go to the client.
+/// Appends the pod's header lines that go to the client.
 fn kept_lines(out: &mut Vec<u8>, bytes: &[u8], keeps_length: bool) -> SentByPod {
-    // A pod whose `Connection` names a needed header only loses that header.
+    // If the pod's `Connection` names a header that every hop needs, such as `Content-Type`, all its names
+    // are ignored.
     let named = NamedHeaders::of(bytes).unwrap_or_default();
     let mut found = SentByPod::default();
     for (name, value) in header_lines(bytes) {
@@ -157,7 +161,7 @@ fn kept_lines(out: &mut Vec<u8>, bytes: &[u8], keeps_length: bool) -> SentByPod 
     found
 }
 
-/// How the client gets the answer of a pod.
+/// Returns `wire`, without keep-alive if the client's connection has to end.
 pub(crate) const fn wire_of(wire: Wire, keeps_connection: bool) -> Wire {
     Wire {
         keep_alive: wire.keep_alive && keeps_connection,

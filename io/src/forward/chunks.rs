@@ -1,38 +1,39 @@
-//! Writes one chunk of a chunked body (RFC 9112 §7.1) around data whose size is known only afterwards.
+//! Writes the chunks of a chunked body (RFC 9112 §7.1). The size of a chunk is filled in after its data.
 
 use crate::runtime::buffers::Buffers;
 
-/// `00000000`, then CRLF: leading zeros are allowed, so the size has a fixed width and is filled in at the end.
+/// The number of hexadecimal digits of a chunk's size. Leading zeros are allowed, so `after` writes eight
+/// zeros, and `end` replaces them by the size.
 const SIZE: usize = 8;
 const BEFORE: usize = SIZE + 2;
 const LAST: &[u8] = b"0\r\n\r\n";
 
 pub(crate) struct Chunks {
     out: Vec<u8>,
-    /// Where the chunk begins.
+    /// The position in `out` at which the chunk begins.
     at: usize,
 }
 
 impl Chunks {
-    /// Begins a chunk in a buffer with room for so many bytes of data.
+    /// Begins a chunk in a buffer with room for `data` bytes of data.
     pub(crate) fn begin(buffers: &Buffers, data: usize) -> Self {
         Self::after(buffers.take(data + BEFORE + 2 + LAST.len()))
     }
 
-    /// Begins a chunk behind bytes that are sent before it.
+    /// Begins a chunk behind the bytes of `out`, which are sent before the chunk.
     pub(crate) fn after(mut out: Vec<u8>) -> Self {
         let at = out.len();
         out.extend_from_slice(b"00000000\r\n");
         Self { out, at }
     }
 
-    /// The buffer, to which the chunk's data is appended.
+    /// Returns the buffer, to which the caller appends the chunk's data.
     pub(crate) const fn data(&mut self) -> &mut Vec<u8> {
         &mut self.out
     }
 
-    /// Ends the chunk, and the body if this is its last one. A chunk without data is left out, because it would
-    /// end the body.
+    /// Ends the chunk, and also the body if `is_last`. A chunk without data is left out, because the size 0
+    /// ends the body.
     pub(crate) fn end(self, is_last: bool) -> Vec<u8> {
         let Self { mut out, at } = self;
         let size = out.len() - at - BEFORE;

@@ -1,4 +1,4 @@
-//! What a call that is passed through needs of its client's connection. `server` implements it.
+//! The interface through which a call of `/fn/` uses its client's connection. `server` implements it.
 
 use std::cell::Ref;
 use std::net::IpAddr;
@@ -6,31 +6,30 @@ use std::net::IpAddr;
 use crate::invoke::request::Client;
 use crate::runtime::net::Socket;
 
-/// The most bytes that are received at a time from either side. One piece may be received while another is sent,
-/// so each direction holds at most 64 KiB.
+/// The largest number of bytes that one receive takes from the client or the pod. Each direction holds at
+/// most two such pieces, because one piece may be received while another one is sent.
 pub(crate) const PIECE: usize = 32 * 1024;
 
-/// A client whose body is passed through.
+/// The connection of a client whose body is passed on piece by piece.
 pub(crate) trait ClientStream: Client {
     fn socket(&self) -> &Socket;
 
-    /// Bytes that came and were not taken yet.
+    /// Returns the received bytes that were not taken yet.
     fn received(&self) -> Ref<'_, [u8]>;
 
-    /// Takes the first `count` bytes that came.
+    /// Takes the first `count` received bytes.
     fn take(&self, count: usize) -> Vec<u8>;
 
-    /// Drops the first `count` bytes that came.
     fn drop_received(&self, count: usize);
 
-    /// From now on the received bytes are a body, of which one piece is kept at a time.
+    /// Notes that the received bytes are a body from now on, of which one piece is kept at a time.
     fn begin_body(&self);
 
-    /// The body is complete, or the call is over.
+    /// Notes that the body is complete or that the call is over.
     fn end_body(&self);
 
     fn peer_ip(&self) -> Option<IpAddr>;
 
-    /// Ends the connection in the middle of an answer.
+    /// Ends the connection in the middle of an answer, and logs `why`.
     fn cut(&self, why: &str);
 }

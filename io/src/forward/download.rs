@@ -1,5 +1,5 @@
-//! The body of an answer on its way to the client: takes what came from the pod, in the framing of the answer,
-//! and frames it as the client can read it. It sends nothing; `exchange` does.
+//! Converts the body of a pod's answer from the framing in which it came to a framing that the client can
+//! read. This module sends nothing; `exchange` does.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -10,12 +10,12 @@ use crate::forward::client::PIECE;
 use crate::runtime::buffers::Buffers;
 use crate::state::pod_conn::PodConn;
 
-/// What is missing of the pod's answer.
+/// The part of the answer's body that has not come yet.
 enum MissingAnswer {
     Nothing,
     Bytes(u64),
     Chunks(ChunkedDecoder),
-    /// Everything until the pod ends the connection.
+    /// All bytes until the pod ends the connection.
     ToTheEnd,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// The download of an answer's body. A client of HTTP/1.0 (`is_old`) does not know chunks.
+    /// A client of HTTP/1.0 (`is_old`) gets no chunks, because it does not know them.
     pub(crate) fn new(body: ResponseBody, is_old: bool) -> Self {
         let missing = match body {
             ResponseBody::None | ResponseBody::Length(0) => MissingAnswer::Nothing,
@@ -50,7 +50,7 @@ impl Download {
         self.in_chunks
     }
 
-    /// Whether the client sees the end of the body only by the end of the connection.
+    /// Returns whether only the end of the connection shows the client where the body ends.
     pub(crate) const fn ends_with_connection(&self) -> bool {
         !self.in_chunks
             && matches!(
@@ -59,8 +59,8 @@ impl Download {
             )
     }
 
-    /// Notes that the pod has ended the connection in order: this ends a body without a length. Returns the
-    /// bytes by which the client learns the end.
+    /// Notes that the pod has ended the connection in order, which ends a body without a length. Returns the
+    /// bytes that end this body for the client; none if the body has a length or chunks.
     pub(crate) fn pod_ended(&mut self, buffers: &Buffers) -> Option<Vec<u8>> {
         if !matches!(self.missing, MissingAnswer::ToTheEnd) {
             return None;
@@ -73,8 +73,8 @@ impl Download {
         })
     }
 
-    /// Takes what came from the pod, and returns it as it is sent to the client, behind the bytes of `out`.
-    /// Bytes behind the answer stay.
+    /// Takes the received bytes of the body from `pod`, and returns them in the client's framing, behind the
+    /// bytes of `out`. Bytes behind the body stay in `pod`.
     pub(crate) fn next(
         &mut self,
         pod: &mut PodConn,
@@ -132,8 +132,8 @@ impl Download {
     }
 }
 
-/// The first `count` received bytes behind those of `out`: in the buffer that they came in if there is nothing
-/// before and nothing after them, because a copy of a large piece is expensive.
+/// Returns the bytes of `out`, and behind them the first `count` received bytes. If there is no `out` and no
+/// further received byte, returns the buffer of the receive, because a copy of a large piece is expensive.
 fn joined(pod: &mut PodConn, count: usize, out: Option<Vec<u8>>, buffers: &Buffers) -> Vec<u8> {
     if out.is_none() && count == pod.received.len() {
         return pod.take_received();

@@ -1,5 +1,5 @@
-//! How an attempt of a call of `/fn/` ended, as the call's state machine takes it: with its answer passed on, or
-//! broken off. It moves no byte; `exchange` does.
+//! Turns the end of an attempt of a call of `/fn/` into the result that the call's state machine needs. This
+//! module moves no byte; `exchange` does.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::invoke::to_pod::named;
 use crate::state::pod_pool::Owner;
 
 impl Exchange<'_, '_> {
-    /// The attempt's end, as the state machine takes it.
+    /// Returns the attempt's result. Keeps the connection to the pod if it can carry another call.
     pub(super) fn finished(
         self,
         owner: &Owner,
@@ -112,8 +112,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Whether a call that may have run can be run again: its method or its key allows it, its whole body can be
-    /// sent again, and the client has no byte of an answer.
+    /// Returns whether a call that may have run can run again. Its method or its key has to allow that, a
+    /// copy of the sent part of its body has to exist, and the client must not have a byte of an answer.
     fn may_run_again(&self) -> bool {
         let head = &self.call.request.head;
         let repeats = matches!(
@@ -126,7 +126,7 @@ impl Exchange<'_, '_> {
     }
 }
 
-/// The outcome of a call whose answer was passed on completely.
+/// Returns the outcome of a call whose whole answer was passed on: a status of 500 or more is a failure.
 fn outcome(head: &ResponseHead) -> Result<(), AttemptError> {
     if head.status < 500 {
         return Ok(());

@@ -1,6 +1,6 @@
-//! One attempt of a call of `/fn/`: sends the request as its body comes, and passes the answer on as it comes. Both
-//! directions move at the same time. What came is sent on in the same poll; while one side takes nothing, the
-//! other side is not read. It decides no retry; `serve` runs it.
+//! Runs one attempt of a call of `/fn/`. It passes on the body of the request and the answer at the same
+//! time, each piece in the poll in which the piece came. While one side has not taken a piece, at most one
+//! more piece is read from the other side. This module decides no retry; `forward::serve` runs it.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -30,27 +30,27 @@ use crate::runtime::timers::Alarm;
 use crate::state::call_machine::CallMachine;
 use crate::state::pod_conn::PodConn;
 
-/// The most `1xx` answers before the real one.
+/// The largest number of `1xx` answers that a pod may send before the real answer.
 const INTERIM_MAX: u32 = 8;
-/// Bytes that one poll moves before other tasks have their turn.
+/// The number of bytes that the task moves before it lets the other tasks run.
 const SHARE: usize = 256 * 1024;
 
-/// A call of `/fn/`, across its attempts.
+/// The data of a call of `/fn/` that lasts over all of its attempts.
 pub(crate) struct Forwarding<'a> {
     pub(crate) client: &'a dyn ClientStream,
     pub(crate) head: ForwardHead,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) wire: Wire,
     pub(crate) upload: RefCell<Upload>,
-    /// Whether bytes of an answer went to the client, interim ones included.
+    /// Whether bytes of an answer, also of an interim answer, were sent to the client.
     pub(crate) has_answered: Cell<bool>,
-    /// Whether the head of the final answer went to the client.
+    /// Whether the head of the final answer was sent to the client.
     pub(crate) has_head: Cell<bool>,
-    /// Whether the client has the whole answer.
+    /// Whether the whole answer was sent to the client.
     pub(crate) is_whole: Cell<bool>,
     /// Whether the client's connection can take another request after this answer.
     pub(crate) stays: Cell<bool>,
-    /// What was wrong with the client's body.
+    /// The error in the client's body, if there is one.
     pub(crate) fault: Cell<Option<ParseError>>,
 }
 
@@ -58,21 +58,20 @@ pub(crate) struct Forwarding<'a> {
 pub(super) enum BrokenOff {
     /// The connection to the pod ended.
     Closed,
-    /// The pod's answer is no sound HTTP.
+    /// The pod's answer is not valid HTTP.
     Nonsense(ParseError),
     /// The answer names another call.
     Foreign,
-    /// The client's body is no sound HTTP.
+    /// The client's body is not valid HTTP.
     Client(ParseError),
     /// The client's connection failed.
     ClientGone,
-    /// Nothing moved for `streamIdleMs`.
+    /// No byte moved for `streamIdleMs`.
     Idle,
-    /// The pod did not begin the call.
+    /// The pod answered that it has not begun the call.
     NotStarted,
 }
 
-/// One attempt.
 pub(super) struct Exchange<'a, 'c> {
     pub(super) call: &'a ServedCall<'c>,
     pub(super) forwarding: &'a Forwarding<'a>,
@@ -81,11 +80,11 @@ pub(super) struct Exchange<'a, 'c> {
     pub(super) pod: PodConn,
     /// When a byte last moved.
     pub(super) moved_at: Uptime,
-    /// Bytes that this poll may still move.
+    /// The number of bytes that the task may still move before it lets the other tasks run.
     pub(super) share: usize,
 }
 
-/// Runs the call in the pod that the grant names, or at the function's endpoint.
+/// Runs one attempt in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(
     call: &ServedCall<'_>,
     forwarding: &Forwarding<'_>,
@@ -121,7 +120,7 @@ pub(crate) async fn run(
 }
 
 impl Exchange<'_, '_> {
-    /// Sends the head, and what an earlier attempt sent of the body.
+    /// Sends the head, and the part of the body that earlier attempts have sent.
     fn send_head(&mut self) {
         let Forwarding { upload, .. } = self.forwarding;
         let upload = upload.borrow();
@@ -139,7 +138,7 @@ impl Exchange<'_, '_> {
         self.call.timestamps.sent_at.set(Some(self.thread.recent()));
     }
 
-    /// Passes the request and the answer on. `answered_at` is when the head of the answer came.
+    /// Passes on the request's body and the answer. Sets `answered_at` when the head of the answer has come.
     async fn exchange(
         &mut self,
         answered_at: &mut Option<Uptime>,
@@ -183,7 +182,8 @@ impl Exchange<'_, '_> {
         Ok(head)
     }
 
-    /// Checks that the answer is that of this call, and that the call began.
+    /// Checks that the answer belongs to this call, that a 101 switches to WebSocket, and that the pod has
+    /// begun the call.
     fn judge(&self, head: ResponseHead) -> Result<ResponseHead, BrokenOff> {
         let bytes = &self.pod.received[..head.len];
         let named = value_of(bytes, b"x-nanofaas-answer");
@@ -206,7 +206,7 @@ impl Exchange<'_, '_> {
         })
     }
 
-    /// Sends the head of the answer, with the part of its body that came with it.
+    /// Sends the head of the answer, and the part of the body that came with the head.
     fn begin_answer(&mut self, head: &ResponseHead, now: Uptime) -> Result<Download, BrokenOff> {
         let Self {
             call,
@@ -265,8 +265,8 @@ impl Exchange<'_, '_> {
 
     fn pass_interim(&mut self, head: &ResponseHead) {
         let request = &self.call.request.head;
-        // RFC 9110 §15.2: a client of HTTP/1.0 does not know interim answers. A `100` that was not asked for
-        // tells the client nothing.
+        // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2). A client that does not wait
+        // for a `100` does not need it.
         if request.minor == 1 && (head.status != 100 || request.expect_continue) {
             let mut out = self.thread.buffers.take(head.len + ADDED_ROOM);
             write_interim(&mut out, head, &self.pod.received);
@@ -276,7 +276,7 @@ impl Exchange<'_, '_> {
         self.pod.received.drain(..head.len);
     }
 
-    /// Waits for more of the pod's head, while the request's body is sent.
+    /// Waits for more bytes of the answer's head, and meanwhile sends the request's body.
     async fn more_of_head(&mut self) -> Result<(), BrokenOff> {
         let before = self.pod.received.len();
         let alarm = self.thread.alarms.alarm();
@@ -308,8 +308,8 @@ impl Exchange<'_, '_> {
             if has_sent {
                 continue;
             }
-            // As soon as the whole body was sent, or if there is none, only the call's deadline limits the
-            // wait for the head. Before that the idle limit applies, too.
+            // After the whole request was sent, only the call's deadline limits the wait for the answer's
+            // head. While the request is being sent, the idle limit applies, too.
             if self.forwarding.upload.borrow().is_complete() && !self.pod.is_behind() {
                 return Poll::Pending;
             }
@@ -317,13 +317,14 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Lets the other tasks run.
+    /// Lets the other tasks run, and renews the task's share.
     pub(super) async fn next_turn(&mut self) {
         self.thread.event_loop.yield_now().await;
         self.share = SHARE;
     }
 
-    /// Sends the next part of the body, if the pod has taken the last one. Returns whether it sent one.
+    /// Sends the next part of the request's body, if the pod has taken the part before it. Returns whether a
+    /// part was sent.
     fn poll_upload(&mut self, cx: &Context<'_>) -> Result<bool, BrokenOff> {
         let forwarding = self.forwarding;
         let mut upload = forwarding.upload.borrow_mut();
@@ -359,7 +360,7 @@ impl Exchange<'_, '_> {
         change(&mut self.call.life.borrow_mut(), self.thread.recent());
     }
 
-    /// Ready if no byte has moved for `streamIdleMs`.
+    /// Is ready if no byte has moved for `streamIdleMs`.
     pub(super) fn poll_idle(&self, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
         loop {
             let due = self.moved_at + self.idle_max();
@@ -379,7 +380,7 @@ impl Exchange<'_, '_> {
         Nanos::from_ms(u64::from(ms))
     }
 
-    /// Passes the body of the answer on, and meanwhile the rest of the request's body.
+    /// Passes on the body of the answer, and meanwhile the rest of the request's body.
     async fn pass_body(&mut self, download: &mut Download) -> Result<(), BrokenOff> {
         if download.is_complete() {
             return Ok(());
@@ -422,7 +423,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Passes one piece of the answer on, if the client has taken the last one. Returns whether it passed one.
+    /// Passes on one piece of the answer, if the client has taken the piece before it. Returns whether a
+    /// piece or the end of the answer had come.
     fn poll_download(
         &mut self,
         download: &mut Download,
@@ -456,7 +458,8 @@ impl Exchange<'_, '_> {
         let part = download
             .next(&mut self.pod, None, buffers)
             .map_err(BrokenOff::Nonsense)?;
-        // The clock is read, because a stream may last for hours within one busy iteration after another.
+        // The clock is read, because a stream may be the thread's only event for a long time, and `recent`
+        // would become too old.
         self.moved_at = self.thread.now();
         self.share = self.share.saturating_sub(part.len().max(1));
         if part.is_empty() {
@@ -468,11 +471,11 @@ impl Exchange<'_, '_> {
     }
 }
 
-/// How one poll ended.
+/// Why one poll ended.
 pub(super) enum Moved {
-    /// What the poll was for has come.
+    /// The aim of the poll is reached: more bytes of the head, the end of the body, or the end of the tunnel.
     Whole,
-    /// The task has moved its share.
+    /// The share is used up, so the task has to let the other tasks run.
     Share,
     BrokenOff(BrokenOff),
 }

@@ -1,5 +1,5 @@
-//! A request of `/fn/`: what admission reads in its head beside what every call has, and the head that the pod
-//! gets.
+//! Reads the parts of a request's head that only `/fn/` needs, and writes the head of the request that the
+//! pod gets.
 
 use std::net::IpAddr;
 
@@ -14,23 +14,24 @@ use crate::http::error::HttpError;
 use crate::http::response::number;
 use crate::invoke::call::ServedCall;
 
-/// A request that has passed here so often goes in a circle.
+/// A request whose `Via` names this proxy this many times is refused, because it goes in a circle.
 const PASSES_MAX: usize = 16;
-/// Room for the lines that are added to a request.
+/// The spare bytes of a buffer for the header lines that are added to a request.
 const ADDED_ROOM: usize = 512;
 
-/// What a head says to every hop on its way.
+/// The parts of a request's head that only `/fn/` needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForwardHead {
     pub(crate) named: NamedHeaders,
-    /// Where the path for the pod begins in the head: behind the function's name.
+    /// The position in the head at which the path for the pod begins, which is behind the function's name.
     pub(crate) path_at: usize,
     /// Whether the request asks for a WebSocket.
     pub(crate) is_websocket: bool,
 }
 
 impl ForwardHead {
-    /// Reads the head of a request. `name_len` is how long the function's name is in the path.
+    /// Reads the head of a request; fails if the request goes in a circle. `name_len` is the length of the
+    /// function's name as the path spells it.
     pub(crate) fn read(
         head: &RequestHead,
         bytes: &[u8],
@@ -50,7 +51,8 @@ impl ForwardHead {
     }
 }
 
-/// Whether a request opens a WebSocket (RFC 6455 §4.1). Every other upgrade is ignored, as RFC 9110 §7.8 allows.
+/// Returns whether a request opens a WebSocket (RFC 6455 §4.1). All other upgrades are ignored, as RFC 9110
+/// §7.8 allows.
 fn is_websocket(head: &RequestHead, named: NamedHeaders, bytes: &[u8]) -> bool {
     let mut upgrades =
         header_lines(bytes).filter(|(name, _)| name.eq_ignore_ascii_case(b"upgrade"));
@@ -64,17 +66,17 @@ fn is_websocket(head: &RequestHead, named: NamedHeaders, bytes: &[u8]) -> bool {
         && upgrades.next().is_none()
 }
 
-/// The path of every function that is served as an HTTP server, before its name.
+/// The part of a path before the name of a function that is served as an HTTP server.
 pub(crate) const PREFIX: &[u8] = b"/fn/";
 
-/// The part of an endpoint's path that stands before the paths of `/fn/`: without its query and its last slash.
+/// Returns an endpoint's path without its query and its last slash. The path of a request is appended to it.
 fn base(path: &str) -> &str {
     let path = path.split('?').next().unwrap_or_default();
     path.strip_suffix('/').unwrap_or(path)
 }
 
-/// Whether a path has a segment `.` or `..`, by which a server may leave the part of its paths that the endpoint
-/// names. Servers differ in what separates segments, so a backslash and escapes count, too.
+/// Returns whether a path has a segment `.` or `..`, by which a request could leave the endpoint's path.
+/// Backslashes and escapes count, too, because some servers interpret them.
 pub(crate) fn climbs(path: &[u8]) -> bool {
     let (mut dots, mut others, mut at) = (0, 0, 0);
     while at <= path.len() {
@@ -105,7 +107,7 @@ pub(crate) fn climbs(path: &[u8]) -> bool {
     false
 }
 
-/// Writes the head of the request for the pod into a buffer with room for `more` bytes behind it.
+/// Writes the head of the request for the pod, into a buffer with room for `more` bytes behind the head.
 pub(crate) fn write_head(
     call: &ServedCall<'_>,
     forward: ForwardHead,
@@ -180,18 +182,18 @@ pub(crate) fn write_head(
     out
 }
 
-/// The lines of a request or an answer that switches to WebSocket.
+/// The header lines of a request or an answer that switches to WebSocket.
 pub(crate) const SWITCH: &[u8] = b"\r\nConnection: upgrade\r\nUpgrade: websocket";
 
-/// This hop's entry in `Via`.
+/// The entry of this proxy in `Via`.
 pub(crate) const VIA: &[u8] = b"1.1 nanofaas";
 
 const _: () = assert!(VIA.len() == b"1.1 ".len() + PSEUDONYM.len());
 
-/// Writes an address into `text`, which is as long as the longest one.
+/// Writes an address into `text`, which has room for the longest address.
 fn address(ip: IpAddr, text: &mut [u8; 45]) -> &[u8] {
     use std::io::Write;
-    // An IPv4 client of an IPv6 listener has a mapped address; the pod is to see the client's own.
+    // An IPv4 client of an IPv6 listener has a mapped address. The pod gets the plain IPv4 address.
     let ip = ip.to_canonical();
     let mut left = &mut text[..];
     let written = write!(left, "{ip}");

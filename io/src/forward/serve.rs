@@ -1,5 +1,6 @@
-//! A call of `/fn/`, from its head to the last byte of its answer: admission, the call's life, its end in metrics
-//! and record, and the answers that the platform gives itself. It moves no byte of a body; `exchange` does.
+//! Serves a call of `/fn/` that was admitted by its head: queues the call, runs its attempts, records its
+//! end, and makes the answer if the call failed before it had one. This module moves no byte of a body;
+//! `exchange` does.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,10 +26,10 @@ use crate::links::Links;
 use crate::runtime::timers::Alarm;
 use crate::state::functions::FunctionEntry;
 
-/// A request of `/fn/` that passed admission at its head, apart from queue and prediction.
+/// A request of `/fn/` that was admitted by its head. The queue and the prediction may still refuse it.
 pub(crate) struct AdmittedForward {
     pub(crate) entry: Rc<FunctionEntry>,
-    /// The charge is held until the call has ended.
+    /// The charge for the call's memory, which is held until the call has ended.
     pub(crate) _held: Charge,
     pub(crate) head: ForwardHead,
     pub(crate) arrived_at: Uptime,
@@ -37,15 +38,15 @@ pub(crate) struct AdmittedForward {
 
 /// How a request was answered.
 pub(crate) enum ForwardEnd {
-    /// The answer went out, and the connection can take another request.
+    /// The answer was sent, and the connection can take another request.
     Stays,
-    /// The answer went out or was cut, and the connection has to end.
+    /// The answer was sent or cut, and the connection has to end.
     Ends,
-    /// The platform's own answer, which is still to be sent.
+    /// The platform's own answer, which the caller has to send.
     Own(Response),
 }
 
-/// Serves one request. `incoming` is its head; its body comes by the client's connection.
+/// Serves one request. `incoming` contains only its head; its body comes through `client`.
 pub(crate) async fn serve(
     thread: &Rc<Links>,
     client: &dyn ClientStream,
@@ -122,7 +123,7 @@ pub(crate) async fn serve(
     )
 }
 
-/// What the client gets after the call's end.
+/// Returns what the client still gets after the call's end.
 fn end(
     call: &ServedCall<'_>,
     forwarding: &Forwarding<'_>,
@@ -154,7 +155,8 @@ fn end(
         total: now.since(call.arrived_at),
     };
     let response = added.failure(&failure);
-    // The next request can be found only behind a body that was read to its end.
+    // If the body was not read to its end, it is unknown where the next request begins, so the connection has
+    // to end.
     ForwardEnd::Own(if forwarding.upload.borrow().is_complete() {
         response
     } else {

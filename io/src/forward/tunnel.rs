@@ -1,5 +1,5 @@
-//! A WebSocket through the platform: after the pod's 101 both connections carry another protocol, of which nothing
-//! is read here. Each direction ends by itself: a FIN of one side becomes a FIN for the other side.
+//! Passes on the bytes of a WebSocket, in both directions, after the pod's 101, and does not interpret them.
+//! The two directions end separately: a FIN of one side is passed on to the other side.
 
 use std::future::poll_fn;
 use std::net::Shutdown;
@@ -9,7 +9,7 @@ use crate::forward::client::PIECE;
 use crate::forward::exchange::{BrokenOff, Exchange, Moved};
 use crate::runtime::timers::Alarm;
 
-/// Which sides have sent their FIN, and it was passed on.
+/// The sides whose FIN was passed on to the other side.
 #[derive(Default)]
 struct EndedSides {
     client: bool,
@@ -17,9 +17,9 @@ struct EndedSides {
 }
 
 impl Exchange<'_, '_> {
-    /// Passes bytes on in both directions, until both have ended.
+    /// Passes on bytes until both directions have ended.
     pub(super) async fn tunnel(&mut self) -> Result<(), BrokenOff> {
-        // From now on a FIN of the client ends one direction, and not the call.
+        // From now on, a FIN of the client ends only one direction, not the call.
         self.forwarding.client.serving(None);
         let alarm = self.thread.alarms.alarm();
         let mut ended = EndedSides::default();
@@ -54,7 +54,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Passes what came from the client on. Returns whether it passed something.
+    /// Passes on the bytes or the FIN that came from the client. Returns whether anything was passed on.
     fn poll_to_pod(&mut self, ended: &mut EndedSides, cx: &Context<'_>) -> Result<bool, BrokenOff> {
         if ended.client {
             return Ok(false);
@@ -82,7 +82,7 @@ impl Exchange<'_, '_> {
         Ok(true)
     }
 
-    /// Passes what came from the pod on. Returns whether it passed something.
+    /// Passes on the bytes or the FIN that came from the pod. Returns whether anything was passed on.
     fn poll_to_client(
         &mut self,
         ended: &mut EndedSides,

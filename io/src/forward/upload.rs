@@ -1,5 +1,5 @@
-//! The body of a request on its way to the pod: takes what came from the client, in the framing of the request,
-//! and keeps a copy of the first bytes for another attempt. It sends nothing; `exchange` does.
+//! Takes the body of a request from the client, part by part, as it is sent to the pod, and keeps a copy of a
+//! small body for another attempt. This module sends nothing; `exchange` does.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::error::ParseError;
@@ -9,10 +9,10 @@ use crate::forward::chunks::Chunks;
 use crate::forward::client::ClientStream;
 use crate::runtime::buffers::Buffers;
 
-/// A body up to this size can be sent again.
+/// The largest number of bytes, with their framing, that are kept for another attempt.
 const REPLAY_MAX: usize = 64 * 1024;
 
-/// What is missing of the client's body.
+/// The part of the client's body that has not come yet.
 enum MissingBody {
     Nothing,
     Bytes(u64),
@@ -21,7 +21,7 @@ enum MissingBody {
 
 pub(crate) struct Upload {
     missing: MissingBody,
-    /// What was sent of the body; none once it is too large to be sent again.
+    /// The sent part of the body; none after `forget`.
     sent: Option<Vec<u8>>,
 }
 
@@ -38,30 +38,30 @@ impl Upload {
         }
     }
 
-    /// Whether the client has sent all of its body.
+    /// Returns whether the whole body was taken from the client.
     pub(crate) const fn is_complete(&self) -> bool {
         matches!(self.missing, MissingBody::Nothing)
     }
 
-    /// Whether another attempt can send the same body.
+    /// Returns whether another attempt can send the part that was sent.
     pub(crate) const fn can_repeat(&self) -> bool {
         self.sent.is_some()
     }
 
-    /// The part of the body that an earlier attempt has sent.
+    /// Returns the part of the body that earlier attempts have sent.
     pub(crate) fn sent(&self) -> &[u8] {
         self.sent.as_deref().unwrap_or_default()
     }
 
-    /// From now on no other attempt follows, so nothing is kept for one.
+    /// Drops the copy of the sent part, because the part is too large, or because no other attempt follows.
     pub(crate) fn forget(&mut self, buffers: &Buffers) {
         if let Some(sent) = self.sent.take() {
             buffers.give(sent);
         }
     }
 
-    /// The next part of the body, as it is sent to the pod; none if no byte of it came. The error is the
-    /// client's.
+    /// Returns the next part of the body, as it is sent to the pod; none if no byte of the body has come.
+    /// Fails if the client's body is invalid.
     pub(crate) fn next(
         &mut self,
         client: &dyn ClientStream,
@@ -85,7 +85,8 @@ impl Upload {
             }
             MissingBody::Chunks(decoder) => {
                 let came = client.received().len();
-                // Taking nothing would still make the connection poll this task again.
+                // The function returns here, because even a call of `drop_received` with 0 would make the
+                // connection poll this task again.
                 if came == 0 {
                     return Ok(None);
                 }

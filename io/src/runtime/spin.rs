@@ -1,4 +1,4 @@
-//! Until when an io thread spins, for `--io-spin-us`. The task that spins is in `shard::spin`.
+//! Records until when an io thread spins (`--io-spin-us`). The task that spins is in `shard::spin`.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;

@@ -34,8 +34,8 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// The bytes that a connection takes in before the other connections are polled. Each request counts as
 /// `REQUEST_SHARE` bytes more, so at most 8 requests are served in a row.
 ///
-/// The limit is low, because each request costs a system call on epoll. The first call of a new connection
-/// waits for about four polls of every other connection.
+/// The limit is low, because each request costs a system call on epoll, and the first call of a new
+/// connection waits for about four polls of every other connection.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
 /// How often `poll_for_end` checks whether the client has left, after this client has sent too much ahead.
@@ -173,8 +173,9 @@ impl ClientConn {
         }
     }
 
-    /// Returns whether the client left before its call begins. The socket is asked, because the client's FIN
-    /// may have come with the request, and the event loop may not have seen the FIN yet.
+    /// Returns whether the client has left already. It is called before the client's call begins. The socket
+    /// is asked, because the client's FIN may have come with the request, and the event loop may not have
+    /// seen the FIN yet.
     pub(crate) fn has_left(&self) -> bool {
         self.eof.get() || self.socket.has_ended()
     }

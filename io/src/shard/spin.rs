@@ -1,6 +1,6 @@
-//! Spinning after recent activity, for `--io-spin-us`: the thread polls its I/O and its rings for a while
-//! before it parks. It is off by default. The spinning task yields in each round, because the loop polls its
-//! I/O before it polls a task that has yielded.
+//! Lets an io thread spin after activity (`--io-spin-us`): the thread polls its I/O and its rings for a while
+//! before it parks. Spinning is off by default. The spinning task yields in each round, because the loop
+//! polls its I/O before it polls a task that has yielded.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

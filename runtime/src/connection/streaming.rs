@@ -30,11 +30,11 @@ use crate::run::{caught, finish_polls};
 use crate::service;
 use crate::stream::{ByteSender, ByteStream, PipeBody, boxed, pipe};
 
-/// The largest `streamIdleMs`. The platform ends a stream whose bytes do not move; this limit is
-/// for a peer that does not.
+/// The longest time for which no byte of a stream may move; it equals the largest `streamIdleMs`. This limit
+/// is for a peer that, unlike the platform, does not end such a stream itself.
 const MOVE_WAIT: Duration = Duration::from_secs(3600);
 const LEFT: &str = "the caller closed the connection: the call is cut off";
-/// At this size the collected pieces are sent, even if more are ready.
+/// The size, in bytes, at which the collected pieces are sent, even if more pieces are ready.
 const SEND: usize = 16 * 1024;
 /// Headers that this module sets itself, or that have a meaning for this connection alone.
 const OWN: [&str; 6] = [
@@ -51,7 +51,7 @@ struct StreamHead {
     id: Vec<u8>,
     echo: Echo,
     headless: bool,
-    /// Whether the client speaks HTTP/1.0, which has no chunks.
+    /// Whether the client uses HTTP/1.0, which has no chunks.
     is_old: bool,
     close: bool,
     init_ms: Option<u64>,
@@ -66,8 +66,8 @@ enum Framed {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Serves a call by an HTTP service. `bytes` is the head; the body is still in the buffer or to
-    /// come.
+    /// Serves a call with an HTTP service. `bytes` contains the head; the body is in the buffer, or has not
+    /// come yet.
     pub(super) async fn serve_http(
         &mut self,
         head: PodRequest,
@@ -281,7 +281,7 @@ async fn write_answer<S: AsyncWrite>(
         loop {
             let mut next = poll_fn(|task| Poll::Ready(poll_piece(&mut body, task))).await;
             if next.is_pending() || out.len() >= SEND {
-                // What is there goes out before the wait for more.
+                // The collected pieces are sent before the wait for the next piece.
                 flush(writer, out).await?;
             }
             if next.is_pending() {
@@ -398,7 +398,7 @@ fn put_head(
     }
     match (framed, announced) {
         (Framed::Length(length), _) => line("Content-Length: ", length.to_string().as_bytes()),
-        // The answer to a HEAD, or a 304, may tell the length that the body would have.
+        // The answer to a HEAD, or a 304, may announce the length that the body would have.
         (Framed::Nothing, Some(length)) if status != StatusCode::NO_CONTENT => {
             line("Content-Length: ", length.to_string().as_bytes());
         }

@@ -13,7 +13,7 @@ const READ: usize = 16 * 1024;
 pub(super) struct Source<R> {
     stream: R,
     pub(super) buffer: Vec<u8>,
-    /// Whether the peer may leave at any time. A write of this source's bytes fails when the peer
+    /// Whether the peer may leave at any time. If true, a write of this source's bytes fails when the peer
     /// has left, and a reset counts as the end.
     pub(super) heeds_leaving: bool,
 }

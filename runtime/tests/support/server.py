@@ -1,4 +1,4 @@
-"""An HTTP server that knows nothing of the platform. Tests of the watchdog start it as the program.
+"""An HTTP server that uses nothing of the platform. Tests of the watchdog start it as the program.
 It listens on PORT only."""
 
 import json
@@ -53,7 +53,7 @@ class Server(BaseHTTPRequestHandler):
         return body
 
     def tell(self) -> None:
-        """Answers with what came."""
+        """Answers with the parts of the request, as JSON."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         told = {"method": self.command, "target": self.path, "body": body.decode("latin-1"),
                 "headers": [[name.lower(), value] for name, value in self.headers.items()]}
@@ -86,7 +86,7 @@ class Server(BaseHTTPRequestHandler):
         self.send(200, b"late")
 
     def die(self) -> None:
-        """Ends the process: before the answer, in chunks, or within the length."""
+        """Ends the process before the answer, or within a body in chunks or of known length."""
         where = self.path.partition("?")[2]
         if where == "chunked":
             self.begin_chunks()

@@ -10,7 +10,7 @@ use super::*;
 use crate::links::bridge;
 use crate::shard::fleet::{Fleet, with_fleet};
 
-/// More events than the ring of a fleet with one io thread has places.
+/// A number of events for which the ring of a fleet with one io thread has no room.
 const EVENTS: u32 = 2 * (EVENTS_PER_IO_THREAD + EVENTS_FROM_BRIDGE) as u32;
 
 fn taken(fleet: &Fleet) -> Vec<usize> {

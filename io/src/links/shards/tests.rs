@@ -8,7 +8,7 @@ use super::*;
 use crate::links::questions::ClientQuestion;
 use crate::shard::fleet::{Fleet, exchange, settle, status, with_fleet};
 
-/// The questions name no client, so their answers have no effect.
+/// The questions have a token for which no task waits, so their answers have no effect.
 fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
     let id = fleet.threads[to].new_id();
     let asking = &fleet.threads[from];

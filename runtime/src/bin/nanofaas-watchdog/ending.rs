@@ -1,5 +1,5 @@
-//! How a program ended, and the error that its calls then get. The codes and messages are the same
-//! in every runtime of nanofaas.
+//! Turns the way in which a program ended into the error that its calls get. The codes and messages are the
+//! same in every runtime of nanofaas.
 
 use std::fmt;
 

@@ -14,7 +14,8 @@ use crate::group::{Groups, Strays};
 use crate::supervise::{self, Address, LAST_WORDS};
 use crate::tail::Tail;
 
-/// Longer than the call's own deadline.
+/// The time limit of the request to the program. It is longer than the call's own deadline, so the deadline
+/// ends the call.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
 /// How long this module waits for the program's end after a connection broke. The kernel closes a
 /// program's connections shortly before it reports the program's end.

@@ -1,4 +1,5 @@
-//! Tests of when tasks run: tasks that yield, timers while clients flood, and wakers.
+//! Tests when tasks run: after a yield, after a spawn, and when a timer fires, even while clients flood the
+//! loop. Also tests that a waker on another thread stops the process.
 
 use super::*;
 
