@@ -1,5 +1,5 @@
 //! Sends the events of pods and Jobs through the work queue: to the scheduler, to the io threads and to the
-//! records of cold starts. It fixes the order of messages that depend on each other.
+//! records of cold starts. The announcer fixes the order of messages that depend on each other.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -100,8 +100,8 @@ impl Announcer {
         });
     }
 
-    /// Reports that a Job ended or could not start. It is called only if the io thread has not ended the
-    /// attempt.
+    /// Reports that a Job ended or could not start. The Job's task calls this only if the io thread has not
+    /// ended the attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: ExecutionError, oom: bool) {
         self.with_work_queue(|queue| {
             if let ExecutionError::ColdStart(why) = &failure {

@@ -1,6 +1,6 @@
-//! The part of a JOB call's attempt that all backends share: the environment of its program, the end of the
-//! attempt, and the table of Jobs. The io thread that owns the call receives the call's result and reports
-//! when the attempt is over.
+//! All backends share this part of a Job, which runs one attempt of a JOB call: the variables of its program,
+//! the notice that the attempt is over, and the table of Jobs. The io thread that owns the call receives the
+//! call's result and reports when the attempt is over.
 
 use std::borrow::Borrow;
 use std::cell::Cell;

@@ -1,7 +1,7 @@
-//! The code that all backends share: the life of a warm pod, the common part of a Job, the tables of both,
-//! health checks, back-off, and the messages to the scheduler and the io threads. It knows neither Kubernetes
-//! nor processes: each backend implements `pod::life::PodRunner`. `k8s-bridge` and `local-bridge` use it on
-//! the bridge's thread.
+//! All backends share the code of this crate: the life of a warm pod, the common part of a Job, the tables of
+//! both, health checks, back-off, and the messages to the scheduler and the io threads. The crate knows
+//! neither Kubernetes nor processes: each backend implements `pod::life::PodRunner`. `k8s-bridge` and
+//! `local-bridge` use it on the bridge's thread.
 
 pub mod announcer;
 pub mod backoff;

@@ -1,5 +1,5 @@
-//! The data that the task of a warm pod shares with other tasks. The scheduler's orders and the pod's own
-//! reports reach the task through these data. `life` acts on them.
+//! A `WarmPod` is the data that the task of a warm pod shares with other tasks. The scheduler's orders and
+//! the pod's own reports reach the task through these data. `life` acts on them.
 
 pub mod life;
 pub mod table;

@@ -1,4 +1,4 @@
-//! Random bytes for tokens, names and waits. The module keeps no state.
+//! Makes random bytes for tokens, names and waits. The module keeps no state.
 
 /// Returns bytes from the kernel, which an attacker cannot guess.
 pub fn random<const N: usize>() -> [u8; N] {

@@ -1,4 +1,4 @@
-//! The handle of a task on the bridge's thread. Dropping the handle aborts the task.
+//! An `AbortOnDrop` is the handle of a task on the bridge's thread. Dropping the handle aborts the task.
 
 use tokio::task::JoinHandle;
 

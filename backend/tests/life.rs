@@ -1,5 +1,5 @@
-//! Tests of the life of a pod, with a runner that only notes what it is asked to do. The test acts in place
-//! of the scheduler and of an io thread. Time is paused: it advances only when no task can run.
+//! Tests the life of a pod with a runner that only notes how it is called. The test acts in place of the
+//! scheduler and of an io thread. Time is paused: it advances only when no task can run.
 
 use std::cell::RefCell;
 use std::future::Future;

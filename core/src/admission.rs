@@ -71,8 +71,8 @@ pub fn admit(
     }
 }
 
-/// Returns whether a sync call would be answered after its deadline. Returns false if no call was measured
-/// yet, or if no call waits.
+/// Returns whether a sync call is predicted to be answered after its deadline. Returns false if no call was
+/// measured yet, if no call waits, or if the wait cannot be predicted.
 fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     if lane.depth() == 0 {
         return false;

@@ -1,6 +1,6 @@
-//! The life of one call, from its admission to its end. A call is queued, granted a slot and run. After a
-//! failed attempt the call may wait for the report of how its pod ended, back off, and be queued again. A
-//! call ends exactly once.
+//! A `Call` is the life of one call, from its admission to its end. The call is queued, granted a slot and
+//! run. After a failed attempt the call may wait for the report of how its pod ended, back off, and be queued
+//! again. A call ends exactly once.
 //!
 //! One state machine serves all execution modes. The state machine has no socket, task or clock: a driver
 //! does what `step` returns, and reports what happened. After each report the driver calls `step` until

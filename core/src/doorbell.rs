@@ -1,5 +1,6 @@
-//! The protocol by which a thread can sleep and still notice each item that another thread publishes. The
-//! pinned scheduler, the io threads and the bridge's loop use this protocol when they have no work.
+//! A doorbell is the protocol by which a thread can sleep and still notice each item that another thread
+//! publishes. The pinned scheduler, the io threads and the bridge's loop use this protocol when they have no
+//! work.
 //!
 //! The doorbell itself does not block. The sleeper parks in its own way. The `Waker` that `new` received ends
 //! that sleep, for example by a byte on a socket or by an unpark.

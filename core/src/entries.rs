@@ -1,7 +1,7 @@
-//! The state words of calls: one for each call that an io thread may hold. The thread that moves a word out
-//! of QUEUED decides whether the call runs or leaves the queue. The word does not show why a call left the
-//! queue; the io thread that owns the call knows the reason. Writers: the owner, and the scheduler when it
-//! grants.
+//! Keeps the state words of calls: one for each call that an io thread may hold. The thread that moves a word
+//! out of QUEUED decides whether the call runs or leaves the queue. The word does not show why a call left
+//! the queue; the io thread that owns the call knows the reason. Writers: the owner, and the scheduler when
+//! it grants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,6 @@
-//! The messages of the scheduler: the events that it receives, the grants that it sends to calls, its orders
-//! to the bridge, and its notices to the io threads. These types decide nothing. Io threads, the bridge and
-//! the scheduler use them.
+//! Defines the messages of the scheduler: the events that it receives, the grants that it sends to calls, its
+//! orders to the bridge, and its notices to the io threads. These types decide nothing. Io threads, the
+//! bridge and the scheduler use them.
 
 use std::sync::Arc;
 

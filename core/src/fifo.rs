@@ -1,4 +1,5 @@
-//! A queue of the tickets of one class of a lane, in the order of arrival. Only the lane uses this queue.
+//! A `Fifo` is the queue of the tickets of one class of a lane, in the order of arrival. Only the lane uses
+//! this queue.
 //!
 //! A ticket whose call no longer waits stays in the queue until it is popped or a sweep removes it. A push
 //! sweeps first if the queue has at least `usual_len` tickets, and at least twice as many as after the last

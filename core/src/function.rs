@@ -1,5 +1,6 @@
-//! A registered function: its spec, its lane and the lane's counters. A `Function` is immutable; a change of
-//! the function creates a new version. The registry creates the versions; io threads and bridges read them.
+//! A `Function` is a registered function: its spec, its lane and the lane's counters. It is immutable; a
+//! change of the function creates a new version. The registry creates the versions; io threads and bridges
+//! read them.
 
 use std::sync::Arc;
 

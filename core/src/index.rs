@@ -1,4 +1,4 @@
-//! An index into a table. An `Option<Index>` needs no more memory than a `u32`.
+//! An `Index` is the place of an item in a table. An `Option<Index>` needs no more memory than a `u32`.
 
 use std::fmt;
 use std::num::NonZeroU32;

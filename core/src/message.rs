@@ -1,5 +1,5 @@
-//! The messages between io threads and the bridge. These types decide nothing. The messages are rare compared
-//! with grants and ends of attempts, which are sent in other ways.
+//! Defines the messages between io threads and the bridge. These types decide nothing. The messages are rare
+//! compared with grants and ends of attempts, which are sent in other ways.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,6 @@
-//! What one io thread counts: the calls of each function, and the thread's part of the ledger, which counts
-//! all its calls together. This thread is the only writer, the management port reads, and nothing locks.
+//! Defines what an io thread counts: the calls of each function, and the thread's part of the ledger, which
+//! counts all its calls together. The io thread is the only writer, the management port reads, and nothing
+//! locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

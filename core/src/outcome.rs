@@ -1,5 +1,5 @@
-//! How a call can end, and who is responsible for its failure. `io/src/http/response.rs` maps each end to a
-//! status code.
+//! Defines how a call can end, and who is responsible for its failure. `io/src/http/response.rs` maps each
+//! end to a status code.
 
 use std::sync::Arc;
 

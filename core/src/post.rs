@@ -1,5 +1,5 @@
-//! How threads send to each other: each receiving thread has rings, and a bell that wakes it. A sender never
-//! waits for room, because a full ring returns the message.
+//! Connects the threads that send to each other: each receiving thread has rings, and a bell that wakes it. A
+//! sender never waits for room, because a full ring returns the message.
 
 use std::sync::Arc;
 

@@ -40,7 +40,8 @@ impl MeasuredTime {
 
 /// The part of a lane that all threads may read.
 pub struct QueueStats {
-    /// The numbers of waiting calls, by class. Writers: each thread that moves a call into or out of the queue.
+    /// The numbers of waiting calls, by class. Writers: each thread that moves a call into or out of the
+    /// queue.
     depths: [AtomicU32; 2],
     /// The bytes of arriving and waiting bodies. Bodies of at most 1 KiB are not counted. Writers: io
     /// threads.

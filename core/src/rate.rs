@@ -1,6 +1,6 @@
-//! The token bucket by which admission limits the calls of all io threads. It is one atomic word without a
-//! lock, and reads no clock. The algorithm is GCRA: the word is the time at which the bucket would be full
-//! again without further calls.
+//! A `RateBucket` is the token bucket by which admission limits the calls of all io threads. It is one atomic
+//! word without a lock, and reads no clock. The algorithm is GCRA: the word is the time at which the bucket
+//! would be full again without further calls.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
-//! The table of functions and its changes. Its one writer is the bridge thread. A new or changed function
-//! goes to the scheduler first and then to every io thread; a removal goes to the io threads first. A change
-//! is answered when every io thread has acknowledged it. The registry sends nothing itself: `RegistryOut`
-//! holds what has to be sent.
+//! The registry is the table of functions. Only the bridge thread changes this table. A new or changed
+//! function goes to the scheduler first and then to every io thread; a removal goes to the io threads first.
+//! A change is answered when every io thread has acknowledged it. The registry sends nothing itself:
+//! `RegistryOut` holds what has to be sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -119,7 +119,7 @@ impl Registry {
         }
     }
 
-    /// Forbids all functions to use this service account.
+    /// Makes the registry refuse each function that uses the service account `own_account`.
     #[must_use]
     pub fn guarding(mut self, own_account: Option<String>) -> Self {
         self.own_account = own_account;

@@ -1,5 +1,5 @@
-//! The bounded ring that carries tickets, grants, events and messages between threads. It has many producers
-//! and one consumer, keeps the order of each producer's items, and has one stamp for each slot.
+//! A ring is a bounded queue that carries tickets, grants, events or messages between threads. It has many
+//! producers and one consumer, keeps the order of each producer's items, and has one stamp for each slot.
 //!
 //! A ring allocates only in [`channel`]. It never waits and wakes no thread; a `doorbell` wakes the consumer.
 //! The lanes' rings, the scheduler's event ring, and the rings of the io threads and of the bridge are all of

@@ -1,4 +1,4 @@
-//! The name of an io thread, as messages, ids and tables use it.
+//! A `ShardId` is the name of an io thread, as messages, ids and tables use it.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! The primitives of ring, bitmap and doorbell: the atomics and the cell of std, or those of loom in a model
-//! build (`--cfg loom`). The switch for planted bugs is here, too.
+//! Provides the primitives of ring, bitmap and doorbell: the atomics and the cell of std, or those of loom in
+//! a model build (`--cfg loom`). The switch for planted bugs is here, too.
 //!
 //! There is no protocol here: orderings are chosen and explained where they are used.
 //!

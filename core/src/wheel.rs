@@ -1,6 +1,6 @@
-//! A hierarchical timer wheel with ticks of a millisecond. Setting and cancelling a timer is O(1), and the
-//! caller chooses the keys. The wheel never reads a clock, and allocates only when it holds more timers than
-//! ever before. Each io thread has its own wheel.
+//! A `Wheel` is a hierarchical timer wheel with ticks of a millisecond. Setting and cancelling a timer is
+//! O(1), and the caller chooses the keys. The wheel never reads a clock, and allocates only when it holds
+//! more timers than ever before. Each io thread has its own wheel.
 
 use crate::index::Index;
 use crate::time::{Nanos, Uptime};

@@ -1,8 +1,8 @@
-//! The bridge's work queue. It handles the messages that the bridge receives, changes the registry, and sends
-//! the bridge's own messages in the right order. Messages for a full ring stay in the queue until the ring
-//! has room. The queue never waits, sleeps or starts anything: a `BridgeCommand` names what a backend has to
-//! do. Each bridge owns one work queue and runs `controller_loop`; the management port reads the functions
-//! from the queue.
+//! The bridge's work queue handles the messages that the bridge receives, changes the registry, and sends the
+//! bridge's own messages in the right order. Messages for a full ring stay in the queue until the ring has
+//! room. The queue never waits, sleeps or starts anything: a `BridgeCommand` names what a backend has to do.
+//! Each bridge owns one work queue and runs `controller_loop`; the management port reads the functions from
+//! the queue.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

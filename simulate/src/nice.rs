@@ -1,4 +1,4 @@
-//! Round numbers: 1, 2 or 5 times a power of ten.
+//! Computes round numbers: 1, 2 or 5 times a power of ten.
 
 /// Returns the smallest round number that is not below `least`.
 pub(crate) fn round_up(least: u64) -> u64 {

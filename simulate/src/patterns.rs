@@ -1,6 +1,6 @@
-//! Six patterns of arrival that are hard for admission. Each pattern has a function and a thousand counted
-//! calls. The durations of calls and of starts vary by 5 %. Tests, plots and the run against the real process
-//! (`tests/patterns`) share the patterns.
+//! Defines six patterns of arrival that are hard for admission. Each pattern has a function and a thousand
+//! counted calls. The durations of calls and of starts vary by 5 %. Tests, plots and the run against the real
+//! process (`tests/patterns`) share the patterns.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::Class;

@@ -1,5 +1,5 @@
-//! The result of a simulation in numbers: totals, and values over time. This module decides nothing and
-//! rounds nothing.
+//! Computes the result of a simulation in numbers: totals, and values over time. This module decides nothing
+//! and rounds nothing.
 
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;

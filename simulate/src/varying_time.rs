@@ -1,4 +1,4 @@
-//! A time that varies around a mean. The caller passes the random generator.
+//! A `VaryingTime` is a time that varies around a mean. The caller passes the random generator.
 
 use nanofaas_core::time::Nanos;
 

@@ -1,5 +1,5 @@
-//! The life of a warm pod, the same in every backend: the pod is created, probed until it is ready,
-//! announced, and serves calls until it ends or is stopped. A quarantined pod is probed again. The
+//! Runs the life of a warm pod, which is the same in every backend: the pod is created, probed until it is
+//! ready, and announced, and serves calls until it ends or is stopped. A quarantined pod is probed again. The
 //! scheduler's orders and the pod itself decide when a step begins. A `PodRunner` runs the pod.
 
 use std::future::Future;

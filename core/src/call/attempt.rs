@@ -1,4 +1,4 @@
-//! One attempt of a call: how long the attempt may take, how it ended, and whether another attempt follows.
+//! Decides how long an attempt of a call may take, what its end means, and whether another attempt follows.
 //! The driver runs the attempt.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! The time limits of a call at `/fn/`, which passes bytes through. The call's deadline holds from the head
-//! of the request to the head of the answer, but the time in which an attempt waits for the client's body
-//! does not count. From the head of the answer on, only `streamMaxMs` limits the attempt. The driver measures
-//! how long a stream stands still, because only the driver sees the bytes.
+//! Computes the time limits of a call at `/fn/`, where the control plane passes bytes through. The call's
+//! deadline holds from the head of the request to the head of the answer, but the time in which an attempt
+//! waits for the client's body does not count. From the head of the answer on, only `streamMaxMs` limits the
+//! attempt. The driver measures how long a stream stands still, because only the driver sees the bytes.
 
 use super::attempt::Attempt;
 use super::{Call, Deadline, Environment, State};

@@ -1,5 +1,6 @@
-//! The account of one io thread: the bytes of the budget that the thread has taken, its charges, and its
-//! waiting tasks. Most charges change only this account and not the `Account` that all threads share.
+//! A `ThreadAccount` is the account of one io thread: the bytes of the budget that the thread has taken, its
+//! charges, and its waiting tasks. Most charges change only this account and not the `Account` that all
+//! threads share.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -57,9 +58,8 @@ impl ThreadAccount {
         }
     }
 
-    /// Returns whether one function's waiting calls may hold `bytes`. Half of the budget is always allowed,
-    /// and more is allowed while at most half of the budget is taken. `bytes` is computed only if more than
-    /// half is taken.
+    /// Returns whether the waiting calls of one function may hold `bytes`: at most half of the budget, or any
+    /// number while at most half of the budget is taken. `bytes` is called only if more than half is taken.
     pub fn may_wait(&self, bytes: impl FnOnce() -> u64) -> bool {
         let half = self.account.bytes_max / 2;
         self.account.taken() <= half || bytes() <= half

@@ -1,5 +1,5 @@
-//! The ranges of a function's fields. The resolver, the options for default values and the JSON Schema all
-//! use these constants. An operator cannot change them.
+//! Defines the ranges and bounds of a function's fields. The resolver, the options for default values and the
+//! JSON Schema all use these constants. An operator cannot change them.
 
 use std::ops::RangeInclusive;
 

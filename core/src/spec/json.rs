@@ -1,6 +1,6 @@
-//! A JSON value as a tree. A draft is read into such a tree, so that a message can name the field that has a
-//! wrong type. `podTemplate` stays a tree, because Kubernetes defines its fields. The inputs and outputs of
-//! calls stay bytes, because a tree costs far more than a check.
+//! A `Json` is a JSON value as a tree. A draft is read into such a tree, so that a message can name the field
+//! that has a wrong type. `podTemplate` stays a tree, because Kubernetes defines its fields. The inputs and
+//! outputs of calls stay bytes, because a tree costs far more than a check.
 
 use std::collections::BTreeMap;
 use std::fmt;

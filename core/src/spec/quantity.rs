@@ -1,5 +1,5 @@
-//! An amount of CPU or memory as Kubernetes writes it (`500m`, `256Mi`, `1.5`, `1e3`). The form is checked
-//! and the text is kept; nothing calculates with the amount.
+//! A `Quantity` is an amount of CPU or memory as Kubernetes writes it (`500m`, `256Mi`, `1.5`, `1e3`). The
+//! form is checked and the text is kept; nothing calculates with the amount.
 
 use serde::Serialize;
 

@@ -1,5 +1,5 @@
-//! The rules about names, and about fields that depend on each other or on the platform. Ranges are in
-//! `bound`; `reader` checks the types of single fields.
+//! Checks texts such as names and paths, and fields that depend on each other or on the platform. Ranges are
+//! in `bound`; `reader` checks the types of single fields.
 
 use super::bound::{HEALTH_PATH_LEN_MAX, KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX, ORIGIN_LEN_MAX};
 use super::draft::FunctionDraft;

@@ -1,7 +1,7 @@
-//! The JSON Schema of a function's fields, in the form that the API server needs for the CRD. It is generated
-//! from the Rust types and the ranges of `bound`. It has no defaults, because a missing field gets its value
-//! from the control plane's settings. It requires no field, because the control plane's own message about a
-//! missing field is better.
+//! Generates the JSON Schema of a function's fields from the Rust types and the ranges of `bound`, in the
+//! form that the API server needs for the CRD. The schema has no defaults, because a missing field gets its
+//! value from the control plane's settings. The schema requires no field, because the control plane's own
+//! message about a missing field is better.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;

@@ -1,4 +1,4 @@
-//! Tests of the rules of a function's description, on both sides of their bounds.
+//! Tests the rules of a function's description, on both sides of their bounds.
 
 mod part;
 mod property;

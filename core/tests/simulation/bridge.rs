@@ -1,6 +1,6 @@
-//! The model of the bridge. It executes the scheduler's orders: it starts and stops pods, late and sometimes
-//! without success, and sends the answers. Some of its pods die. It also has the real registry, which clients
-//! change.
+//! The model of the bridge executes the scheduler's orders: it starts and stops pods, late and sometimes
+//! without success, and sends the answers. Pods of this bridge may die. The model also has the real registry,
+//! which clients change.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};

@@ -1,6 +1,6 @@
-//! The data that all actors of a run share: the clock, the rings between the actors, and the scheduler with
-//! its model. The io threads and the bridge are actors. A pinned scheduler is an actor, too, and takes events
-//! from rings; an inline scheduler is called by the actor that has an event.
+//! Holds the data that all actors of a run share: the clock, the rings between the actors, and the scheduler
+//! with its model. The io threads and the bridge are actors. A pinned scheduler is an actor, too, and takes
+//! events from rings; an inline scheduler is called by the actor that has an event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

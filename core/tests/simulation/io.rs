@@ -1,6 +1,6 @@
-//! The model of an io thread. It admits calls, and drives the state machine of each call (`core/src/call.rs`)
-//! with scripted pods on virtual time. It passes to the state machines what clients, the bridge and the
-//! scheduler do. `judge` checks each state machine by rules of its own.
+//! The model of an io thread admits calls, and drives the state machine of each call (`core/src/call.rs`)
+//! with scripted pods on virtual time. The model passes to the state machines what clients, the bridge and
+//! the scheduler do. `judge` checks each state machine by rules of its own.
 
 mod client;
 mod environment;

@@ -1,6 +1,6 @@
-//! A seeded simulation of what core decides. The real scheduler, lanes, registry, rings and timers run among
-//! models of io threads, a bridge and pods, with an inline and a pinned scheduler. Time is virtual, so the
-//! same seed always makes the same run.
+//! A seeded simulation tests what core decides. The real scheduler, lanes, registry, rings and timers run
+//! among models of io threads, a bridge and pods, with an inline and a pinned scheduler. Time is virtual, so
+//! the same seed always makes the same run.
 //!
 //! `NANOFAAS_SEEDS=n` sets how many seeds are run (400 by default). `NANOFAAS_SEED=s` runs one seed and
 //! prints what happens.

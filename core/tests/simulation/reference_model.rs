@@ -1,4 +1,4 @@
-//! A model of the state that the scheduler must keep: tickets in their order, slots, pods. The model is built
+//! Models the state that the scheduler must keep: tickets in their order, slots, pods. The model is built
 //! from the scheduler's input and output, and checks every grant and order. From the scheduler itself it
 //! reads only the counters of the lanes.
 

@@ -1,4 +1,4 @@
-//! The only source of random numbers in a run: splitmix64, which begins at the seed.
+//! Makes all random numbers of a run with splitmix64, which begins at the seed.
 
 use nanofaas_core::time::Nanos;
 

@@ -1,5 +1,5 @@
-//! The scenario of a seed: the specs of its functions, and how their pods, handlers and clients behave. It
-//! runs nothing.
+//! Makes the scenario of a seed: the specs of its functions, and how their pods, handlers and clients behave.
+//! It runs nothing.
 
 use nanofaas_core::spec::FunctionDraft;
 use nanofaas_core::time::Nanos;

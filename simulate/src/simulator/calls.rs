@@ -1,4 +1,4 @@
-//! The simulated calls. Each call is a state machine of the product (`core/src/call.rs`), whose steps this
+//! Simulates the calls. Each call is a state machine of the product (`core/src/call.rs`), whose steps this
 //! module performs in place of an io thread. The trace decides how long an attempt runs; the state machine
 //! decides whether there is an attempt, and what follows.
 

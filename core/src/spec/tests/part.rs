@@ -1,4 +1,4 @@
-//! Tests of single parts of a function: addresses, amounts, sets, hashes, drafts.
+//! Tests single parts of a function, for example addresses, amounts, hashes and drafts.
 
 use serde_json::{Value, json};
 

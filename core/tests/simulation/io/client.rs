@@ -1,5 +1,5 @@
-//! The model of clients: when their calls arrive, how each call is admitted, and what the clients do before
-//! they get an answer.
+//! The model of clients makes calls arrive and has each call admitted. It also decides what the clients do
+//! before they get an answer.
 
 use nanofaas_core::call::{Call, Deadline, NotAdmitted};
 use nanofaas_core::outcome::TimeLimit;

@@ -1,5 +1,5 @@
-//! What a call's state machine needs from its io thread: the table of functions, the state words, random
-//! numbers and the ledger. Only that io thread changes the table and the ledger.
+//! Gives a call's state machine what it needs from its io thread: the table of functions, the state words,
+//! random numbers and the ledger. Only that io thread changes the table and the ledger.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! A call's attempts in scripted pods: each attempt is answered, fails, is refused, is lost, or gets no
+//! Plays a call's attempts in scripted pods: each attempt is answered, fails, is refused, is lost, or gets no
 //! answer. The bridge reports how a lost pod ended, late or not at all. The state machine decides whether
 //! another attempt follows.
 
