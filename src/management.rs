@@ -56,7 +56,7 @@ pub(crate) struct HealthState {
     pub(crate) bells: Vec<Arc<Doorbell>>,
     /// True as soon as the control plane has started. The main thread writes this flag.
     pub(crate) started: AtomicBool,
-    /// True as soon as new calls are refused. The main thread writes this flag.
+    /// True from the beginning of the drain. The main thread writes this flag.
     pub(crate) draining: AtomicBool,
 }
 
@@ -248,7 +248,7 @@ struct BoundedListener {
 struct OpenConnection {
     /// The time of the last read or write, in milliseconds since the listener began.
     moved_ms: Arc<AtomicU64>,
-    /// A message on this channel ends the connection. The connection drops the receiver at its end.
+    /// A message on this channel ends the connection. When the connection has ended, the channel is closed.
     end: oneshot::Sender<()>,
 }
 

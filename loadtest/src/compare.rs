@@ -114,8 +114,8 @@ pub(crate) fn compare(
 }
 
 struct Comparer<'a> {
-    /// If the scenario names a capacity share, `compare` adds the rate that follows from the measured
-    /// capacity.
+    /// The scenario that is compared. If it names a capacity share, `compare` adds the rate that follows from
+    /// the measured capacity.
     scenario: Scenario,
     options: &'a CompareOptions,
 }

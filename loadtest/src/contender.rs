@@ -74,8 +74,8 @@ fn once() -> String {
     "1".to_owned()
 }
 
-/// A contender's file may name another file in its field `like`, and that file may name a third one. This is
-/// the largest number of such steps.
+/// The largest number of steps along a chain of contender files, each of which names the next file in its
+/// field `like`.
 const LIKENESS: usize = 4;
 
 impl Contender {

@@ -86,7 +86,7 @@ pub(crate) struct ContenderEntry {
 pub(crate) struct CapacityShare {
     pub(crate) of: String,
     pub(crate) share: f64,
-    /// Connections of the closed loop that measures the capacity.
+    /// The number of connections of the closed loop that measures the capacity.
     #[serde(default = "usual_connections")]
     pub(crate) connections: usize,
 }

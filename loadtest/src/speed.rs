@@ -202,7 +202,7 @@ fn mix(words: &[u64]) -> u64 {
 
 /// Returns why a round with these probes does not count, or `None` if it counts. The probes are in the order
 /// of time. A round does not count if a round trip takes too long, or if the slowest probe of a core or pair
-/// exceeds its fastest by too many percent.
+/// is slower than the fastest one by too many percent.
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;

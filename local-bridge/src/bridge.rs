@@ -25,9 +25,9 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// The pause between two refreshes of the OOM watch. A kill that is attributed to no process is discarded
-/// after one to two pauses, so a pause must be longer than the time from a kill to the report of the
-/// process's end.
+/// The pause between two refreshes of the OOM watch. A refresh discards each kill that came before the last
+/// refresh and is attributed to no process. A much shorter pause would discard a kill before the end of the
+/// killed process is reported.
 const OOM_POLL: Duration = Duration::from_secs(2);
 
 /// The backend of one machine, as the bridge's thread uses it.

@@ -138,8 +138,9 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // A process in the background may hold the pipe open. The build had ended before the last wait, and
-        // no line came in that wait, so all of its lines are here.
+        // A process in the background may hold the pipe open, so do not wait for the end of the pipe. The
+        // build had ended before the last wait, and no line came in that wait, so all lines of the build are
+        // here.
         if quiet && ended {
             break;
         }

@@ -16,8 +16,8 @@ pub(super) fn find() -> Option<OwnPod> {
     })
 }
 
-/// Returns the process's service account, if a function's podTemplate could name it. This is so on Kubernetes
-/// if functions run in the namespace of this process.
+/// Returns the process's service account if a function's podTemplate could name it: on Kubernetes, if
+/// functions run in the namespace of this process.
 pub(super) fn account(config: &Config) -> Option<String> {
     let own_pod = find().filter(|_| config.backend == BackendKind::Kubernetes)?;
     if own_pod.service_account.is_none() {

@@ -58,8 +58,8 @@ pub(crate) async fn follow<K: Object>(
                 }
                 Err(denied) => {
                     let why = denied.message();
-                    // The bridge cannot work without a list, and only an operator can remove the cause of a
-                    // refusal.
+                    // Warn the operator, because the bridge cannot work without a list, and only an operator
+                    // can remove the cause of a refusal.
                     if warned.is_none_or(|at| at.elapsed() > WARNING) {
                         warned = Some(Instant::now());
                         let kind = K::kind(&());

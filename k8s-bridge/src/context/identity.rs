@@ -23,8 +23,8 @@ pub struct OwnPod {
 }
 
 impl OwnPod {
-    /// Returns the control plane's own service account, if pods in `namespace` could use it. None means the
-    /// control plane's own namespace.
+    /// Returns the control plane's own service account, if pods in `namespace` could use it. If `namespace`
+    /// is none, the control plane's own namespace is meant.
     pub fn account_in(&self, namespace: Option<&str>) -> Option<&str> {
         let home = self.namespace.as_deref();
         let is_home = namespace.is_none() || home.is_none() || namespace == home;

@@ -88,8 +88,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl ObservedPod {
-    /// Returns `now`, but keeps a final reason, and the reason of the last failed pull. A kubelet that waits
-    /// before its next pull reports only the pause.
+    /// Returns `now` with two facts of `self`: a final reason, and the reason of the last failed pull. The
+    /// second fact is kept, because a kubelet that waits before its next pull reports only the pause.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);

@@ -16,7 +16,8 @@ fn a_pod_is_asked_at_its_functions_path() {
         let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             panic!("it is not taken");
         };
-        // At other paths the pod answers 421, which does not count as ready.
+        // The pod answers 200 at this path only. At other paths it answers 421, which does not count as
+        // ready.
         server
             .kubelet()
             .health_path

@@ -98,8 +98,8 @@ fn without_its_lease_it_changes_nothing() {
         let function = fixture.warm("f").await;
         let (pod, _) = fixture.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
-        // No renewal succeeds. During these 16 s the time ends for which the control plane may act after its
-        // last renewal (`TENURE`).
+        // No renewal succeeds. The control plane may act for only 10 s after its last renewal (`TENURE`), so
+        // it may not act any more after these 16 s.
         pass(16.0).await;
         server.forget_asked();
         let second = fixture.start(&function);
@@ -216,8 +216,8 @@ fn a_change_in_flight_ends_with_the_tenure() {
             !server.given_up(of("create", "pods")).is_empty()
         })
         .await;
-        // Other control planes can take the Lease 15 s after the last renewal, so this one must drop its
-        // request earlier.
+        // Other control planes can take the Lease 15 s after the last renewal, so this control plane must
+        // drop its request earlier.
         let after = server.given_up(of("create", "pods"))[0] - renewed;
         assert!(after < Duration::from_secs(11), "{after:?}");
         pass(10.0).await;

@@ -112,9 +112,9 @@ pub(crate) fn end_all() -> bool {
     false
 }
 
-/// Kills the children that this process inherited from a dead guard, and their descendants. A child in
-/// another session was inherited, because a guard leaves the session of this process. Returns false if some
-/// did not end.
+/// Kills the children that this process inherited from a dead guard, and their descendants. An inherited
+/// child is in another session than this process, because a guard begins a session of its own. Returns false
+/// if some did not end.
 pub(crate) async fn end_inherited() -> bool {
     let ours = getsid(None).ok();
     for pass in 0..PASSES_MAX {

@@ -216,7 +216,7 @@ impl Link {
         if !descent::end_inherited().await {
             tracing::error!("some processes that the guard left behind could not be ended");
         }
-        // Unsent messages are about processes of the dead guard.
+        // Drop the unsent messages, because they are about processes of the dead guard.
         self.out.borrow_mut().clear();
         self.end_all(&ProcessEnd::GuardLost);
     }

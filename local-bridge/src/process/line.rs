@@ -45,7 +45,7 @@ impl<'a> RuntimeLine<'a> {
     }
 }
 
-/// The names are those of our runtimes, of Python's `logging`, and of most other libraries.
+/// Parses the name of a level as our runtimes, Python's `logging` and most other libraries write it.
 fn level_of(name: &str) -> Option<Level> {
     Some(match name.to_ascii_lowercase().as_str() {
         "critical" | "fatal" | "error" => Level::ERROR,
