@@ -24,7 +24,8 @@ pub struct ReceivedCall {
     pub body: Vec<u8>,
     /// The number of the call's connection, counted from 0.
     pub connection: usize,
-    /// The number of the call over all connections of the pod, counted from 0.
+    /// The number of the call over all connections of the pod, counted from 0. It is always 0 if the pod
+    /// records no calls.
     pub number: usize,
 }
 

@@ -34,8 +34,8 @@ fn idle_clients_make_room_for_new_ones() {
     );
     Request::get("/healthz").send(plane.management).expect(200);
     drop(silent);
-    // A client whose call was answered is idle, too. The plane closes its connection as soon as it needs
-    // descriptors.
+    // A client whose call was answered is idle, too. The plane closes the connection of such a client as soon
+    // as the plane needs descriptors.
     let served: Vec<_> = (0..150)
         .map(|at| {
             let mut wire = Request::invoke("room", &json!(at)).begin(plane.listen);

@@ -11,8 +11,8 @@ use nanofaas_testkit::wait::eventually;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// Returns for each thread the number of its sleeps and its CPU time in hundredths of a second. A thread that
-/// never sleeps shows only in the CPU time.
+/// Returns for each thread its name, the number of its sleeps, and its CPU time in hundredths of a second. If
+/// a thread runs and never sleeps, only its CPU time grows.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {

@@ -1,5 +1,5 @@
-//! A call never outlives its function. The tests remove, replace or re-register the function while the call
-//! is between two attempts and therefore in no queue.
+//! These tests check that a call between two attempts, which is in no queue, ends when its function is
+//! removed. A function that is registered afterwards must not get that call.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;

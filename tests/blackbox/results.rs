@@ -1,4 +1,5 @@
-//! The result that a Job posts. The plane accepts one result, and only with the token of the attempt.
+//! These tests post the result of a Job. The plane accepts one result, and only with the token of the
+//! attempt.
 
 use nanofaas_testkit::client::{Answer, RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -161,7 +161,7 @@ fn killed_pods_leave_every_execution_one_end() {
         let path = format!("/v1/executions/{id}?waitMs=55000");
         let answer = plane.get(&path);
         if *was_sync && answer.status == 404 {
-            continue; // A plain call, whose record was overwritten by later ones.
+            continue; // Later records have overwritten the record of this plain call.
         }
         match answer.expect(200).json()["status"].as_str() {
             Some("success") => success += 1,

@@ -113,7 +113,8 @@ fn a_drained_thread_answers_for_its_executions() {
     wire.send(&request.bytes());
     wire.answer().expect(100);
     plane.signal(Signal::SIGTERM);
-    // The execution's io thread gets a second to end before the request about its execution is complete.
+    // The execution's io thread gets a second to end before the test completes the request about the
+    // execution.
     let name = format!("io-{}", thread_of(&asked));
     let is_there = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it runs");

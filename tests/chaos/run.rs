@@ -187,7 +187,7 @@ impl Run {
                 Err(error) => return self.tally.wrong(format!("status of {id}: {error}")),
             };
             if answer.status == 404 && self.ledger.sent(&id).is_none() {
-                continue; // A plain call, whose record was overwritten by later ones.
+                continue; // Later records have overwritten the record of this plain call.
             }
             if answer.status != 200 {
                 self.tally.wrong(format!(

@@ -22,7 +22,7 @@ pub(crate) use crowd::program;
 
 const SAMPLES: u32 = 360;
 /// The allowed growth from the median of the second quarter to the median of the last quarter: this number,
-/// or the share `MEMORY_GROWTH` if that is more.
+/// or the share `MEMORY_GROWTH` of the first median if the share is more.
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;

@@ -7,7 +7,7 @@ worth that cost, raise the ceiling here, in the same commit, and give the reason
 # The ceilings of the io thread's system calls per warm call: first the number without waits, then
 # the number of waits (epoll_wait or io_uring_enter), by driver, function and number of connections.
 # `local` answers inside the plane; `tcp` and `unix` are POOL functions whose echo listens on such a
-# socket.
+# socket; `http` has the TCP echo and is called at `/fn/`.
 #
 # With 16 connections, one wait serves many calls: 0.06 to 0.38 waits per call were measured,
 # depending on the timing of echo and client.

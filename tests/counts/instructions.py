@@ -1,5 +1,5 @@
-"""Instructions of the io thread per warm call in user space, by valgrind's callgrind. The
-counts are the same on a busy machine. This module knows no ceiling."""
+"""Counts the instructions of the io thread per warm call in user space, with valgrind's callgrind.
+The counts are the same on a busy machine. This module knows no ceiling."""
 
 import pathlib
 import re

@@ -73,8 +73,8 @@ class Echo:
         )
 
     def functions(self):
-        """Yields the functions: a LOCAL function, and a POOL function for each echo socket, and one that
-        is served as an HTTP server."""
+        """Yields a LOCAL function, a POOL function for each socket of echo, and the POOL function
+        `http`, which is called at `/fn/`."""
         yield {"name": "local", "executionMode": "LOCAL", "concurrency": 64}
         urls = {
             "tcp": f"http://127.0.0.1:{self.port}/invoke",

@@ -1,5 +1,5 @@
-"""System calls of threads per warm call, by strace. The futexes, bells and yields among them are
-the messages and locks between threads. This module knows no ceiling."""
+"""Counts the system calls of threads per warm call, with strace. The futexes, bells and yields
+among them are the messages and locks between threads. This module knows no ceiling."""
 
 import collections
 import pathlib

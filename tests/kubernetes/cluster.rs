@@ -1,5 +1,6 @@
-//! The cluster as its users see it: through `kubectl`, and through the API behind `kubectl proxy`. A request
-//! through the proxy costs less than a run of `kubectl`. This module never touches a process of the node.
+//! Reads and changes the cluster as its users do: through `kubectl`, and through the API behind `kubectl
+//! proxy`. A request through the proxy costs less than a run of `kubectl`. This module never touches a
+//! process of the node.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! A control plane on this machine, outside the cluster: a second plane next to the installed one, or a plane
-//! with other settings in another namespace. The plane ends with the test that started it.
+//! Runs a control plane on this machine, outside the cluster: a second plane next to the installed one, or a
+//! plane with other settings in another namespace. The plane ends with the test that started it.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -1,6 +1,6 @@
-//! The time that the platform adds to the time of the cluster. Each pair is a call and the bare object (a pod
-//! or a Job) that such a call creates, with the same image and variables. This module prints a table and
-//! checks nothing. Its results are valid only on an idle machine.
+//! Measures the time that the platform adds to the time of the cluster. Each measurement is a pair: a call,
+//! and the bare object (a pod or a Job) that such a call creates, with the same image and variables. This
+//! module prints a table and checks nothing. Its results are valid only on an idle machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

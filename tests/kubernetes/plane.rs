@@ -1,4 +1,4 @@
-//! The installed platform. kubectl installs it from `k8s/`, tests call it at its pod's address or at its
+//! Installs the platform from `k8s/` with kubectl. Tests call the platform at its pod's address or at its
 //! Service, and its functions are removed between two tests. This module never changes the manifests.
 
 use std::net::SocketAddr;

@@ -259,8 +259,8 @@ pub(crate) fn an_unschedulable_pod_fails_at_the_start_deadline() {
         assert!(message.contains("Insufficient cpu"), "{message}");
         assert!(message.contains("5000 ms"), "{message}");
     }
-    // A plane outside the cluster can also start pods. The call may still fail with 503 at the start deadline
-    // of 5 s.
+    // A plane outside the cluster can start pods, so this call may succeed. The call may also fail with 503
+    // at the start deadline of 5 s.
     let plane = &outside.plane;
     plane.register(&spec("small", "JOB", json!({})));
     let answer = plane.invoke("small", &json!({"do": "echo", "value": 1}));

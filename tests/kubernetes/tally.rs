@@ -1,5 +1,5 @@
-//! The results of the tests: each test passed, failed, or did not run. A test that did not run counts as
-//! neither passed nor failed.
+//! Counts the results of the tests: each test passed, failed, or did not run. A test that did not run counts
+//! as neither passed nor failed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;

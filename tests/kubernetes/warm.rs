@@ -1,4 +1,5 @@
-//! WARM pods: the plane keeps as many as the calls need, and without calls only `minReplicas`.
+//! These tests check that the plane keeps as many WARM pods as the calls need, and without calls only
+//! `minReplicas`. They also check that the plane notices the death of a pod.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back() {
 }
 
 /// Returns whether the first call of a new function shows all phases of its pod's start. If the pod answers a
-/// probe before its ready report arrives, the report's timestamps come too late.
+/// probe before its ready report arrives, the report comes too late and its phases are missing.
 fn has_all_phases(plane: &RunningPlane, name: &str) -> bool {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 1});
     plane.register(&spec(name, "WARM", json!({"scalingConfig": scaling})));

@@ -1,5 +1,5 @@
-//! The manifests and container files, read as text: what an operator may rely on, and whether they agree with
-//! the settings, fields and version in the code. These tests need no cluster.
+//! These tests read the manifests and container files as text. They check what an operator may rely on, and
+//! whether the files agree with the settings, fields and version in the code. They need no cluster.
 
 mod files;
 

@@ -1,4 +1,4 @@
-//! Measures how well admission does, compared with perfect knowledge. The tests make the calls of the six
+//! Measures how well admission decides, compared with perfect knowledge. The tests make the calls of the six
 //! patterns of `nanofaas_simulate::patterns` over HTTP, on a release build with real clocks. The pods are
 //! processes or scripted pods. The simulator computes how the same calls end with perfect knowledge.
 //!

@@ -99,7 +99,7 @@ pub(super) struct Crowd<'a> {
 
 type CrowdWork = fn(Crowd<'_>, &mut SeededRng);
 
-/// For each worker: the mean pause after a step in milliseconds, and the number of threads.
+/// The workers, each with the mean pause after a step in milliseconds and with its number of threads.
 const CROWD: [(CrowdWork, u64, u64); 10] = [
     (small, 30, 2),
     (sized, 150, 2),
