@@ -1,7 +1,7 @@
-//! The commands other than `serve`. All of them except `simulate` send requests to a running `nanofaas
-//! serve`, and use only its API. `main` parses the commands and calls `run`. The exit code is 0 after
-//! success, 1 if the call or the request failed, and 2 if the command line is wrong or the server cannot be
-//! reached.
+//! Runs the commands other than `serve` and `guard`. All of them except `simulate` send requests to a running
+//! `nanofaas serve`, and use only its API. `main` parses the commands and calls `run`. The exit code is 0
+//! after success, 1 if the call or the request failed, and 2 if the command line is wrong or the server
+//! cannot be reached.
 
 mod apply;
 mod call;

@@ -1,5 +1,5 @@
-//! One keep-alive connection with at most one request in flight. The connect before the run blocks, and no
-//! later operation does. This module knows no plan and reads no clock. The client drives the connection.
+//! Drives one keep-alive connection with at most one request in flight. The connect before the run blocks,
+//! and no later operation does. This module knows no plan and reads no clock. The load client calls it.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};

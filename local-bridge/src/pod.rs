@@ -1,4 +1,4 @@
-//! The part of a warm pod's task that only this backend has: it starts the pod's process through the guard,
+//! This part of a warm pod's task is only in this backend: it starts the pod's process through the guard,
 //! watches it and ends it. The scheduler's orders and the process itself decide when each step happens.
 
 use std::fs;

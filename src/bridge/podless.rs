@@ -1,6 +1,6 @@
-//! The backend that runs no pods (`--backend none`). LOCAL and POOL functions, which need no pod from a
-//! backend, can be called. The start of a pod fails with a message that names the alternatives. The bridge's
-//! loop passes the work queue's commands to this module.
+//! This backend runs no pods (`--backend none`). LOCAL and POOL functions, which need no pod from a backend,
+//! can be called. The start of a pod fails with a message that names the alternatives. The bridge's loop
+//! passes the work queue's commands to this module.
 
 use std::cell::RefCell;
 

@@ -1,5 +1,5 @@
-//! The HTTP client of all commands: sends a request and reads the whole answer. It never follows redirects
-//! and never retries, and every wait has a deadline.
+//! The HTTP client of all commands sends a request and reads the whole answer. The client never follows
+//! redirects and never retries, and every wait has a deadline.
 
 use std::io;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The settings of the bridge, and the reasons why the bridge cannot be opened.
+//! Defines the settings of the bridge, and the reasons why the bridge cannot be opened.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The part of a warm pod's task that only this backend has: it creates the Pod object, evaluates the state
+//! This part of a warm pod's task is only in this backend: it creates the Pod object, evaluates the state
 //! that the watch shows, and deletes the object.
 
 use std::collections::BTreeMap;
