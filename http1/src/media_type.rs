@@ -1,5 +1,5 @@
-//! The meaning of a content type: which bodies the platform reads itself, and which types differ
-//! only in spelling (RFC 9110 §8.3.1). This module reads no body.
+//! Determines from content types which bodies the platform reads itself, and which types differ only in
+//! spelling (RFC 9110 §8.3.1). This module reads no body.
 
 use crate::header_value::{split_unquoted, trim};
 

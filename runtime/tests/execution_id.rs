@@ -1,4 +1,4 @@
-//! Every answer to a call repeats the call's `X-Execution-Id`, because the platform compares this
+//! Tests that every answer to a call repeats the call's `X-Execution-Id`, because the platform compares this
 //! id with the id that it sent.
 
 #![allow(

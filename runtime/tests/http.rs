@@ -1,4 +1,4 @@
-//! HTTP as a pod serves it: framing, keep-alive, limits, and refused requests.
+//! Tests how a pod serves HTTP: framing, keep-alive, limits, and refused requests.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! HTTP calls (`X-Nanofaas-Call: http`) to plain handlers, and to programs in STDIO and FILE mode: neither
-//! the input nor the answer has an envelope.
+//! Tests of HTTP calls (`X-Nanofaas-Call: http`) to plain handlers, and to programs in STDIO and FILE mode:
+//! neither the input nor the answer has an envelope.
 
 mod support;
 

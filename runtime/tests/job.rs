@@ -1,4 +1,5 @@
-//! Job mode: one call, whose result is sent to the callback. A scripted peer plays the platform.
+//! Tests of Job mode: the program runs one call, and posts the result to the callback. A scripted peer plays
+//! the platform.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! A served function as the platform sees it: requests, answers, errors, deadlines.
+//! Tests a served function by requests such as the platform sends: its start, calls, errors and deadlines,
+//! its ready report, and its stop.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! In the watchdog's STDIO mode each call has a process of its own. When the call ends, no process
-//! that the call started is left.
+//! Tests that no process that a call started is left when the call ends. In the watchdog's STDIO mode, each
+//! call has a process of its own.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! The watchdog's STDIO and FILE modes: any program as a function.
+//! Tests of the watchdog's STDIO and FILE modes, in which any program can be a function.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Streams in Rust functions: a plain handler that returns one, and HTTP services, which also take
-//! the request's body as it comes.
+//! Tests of streams in Rust functions: a plain handler that returns a stream, and HTTP services, which also
+//! take the request's body as it comes.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! The watchdog's HTTP mode: the watchdog starts a program that is an HTTP server, watches it and restarts
-//! it.
+//! Tests of the watchdog's HTTP mode: the watchdog starts a program that is an HTTP server, watches it and
+//! restarts it.
 
 mod support;
 

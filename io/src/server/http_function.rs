@@ -1,5 +1,6 @@
-//! Answers one request of `/fn/`: the checks at its head, the call, and what the connection does afterwards. The
-//! function's answer goes out while it comes; only an answer of the platform itself is returned to be sent.
+//! Answers one request of `/fn/`: checks its head, serves the call, and decides whether the connection stays
+//! open. The function's answer is sent while it comes; only an answer of the platform itself is returned to
+//! the caller, which sends it.
 
 use std::rc::Rc;
 
@@ -59,7 +60,6 @@ pub(crate) async fn answer(
     }
 }
 
-/// Writes an answer of the platform itself.
 fn own(conn: &ClientConn, response: Response, wire: Wire) -> Answered {
     let mut outgoing = Outgoing {
         out: conn.thread.buffers.take(SMALL),

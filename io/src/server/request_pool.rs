@@ -1,6 +1,7 @@
 //! Reusable memory for requests that are being served. A request needs several times the memory of an idle
 //! connection, and most connections are idle. The memory is therefore not part of the connection's own task.
-//! Each listener has one pool for all of its connections.
+//! Each listener has two pools for all of its connections: one for requests of `/fn/`, and one for other
+//! requests.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -37,8 +37,8 @@ use crate::server::sending::{invite, send, send_outgoing};
 /// bytes unread, the kernel would reset the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
-/// The memory for requests that are being served: of `/fn/`, and all others. They are separate, because every place
-/// of a pool is as large as its largest request.
+/// The pools of a listener: one for requests of `/fn/`, and one for all others. The pools are separate,
+/// because every place of a pool is as large as the largest future that the pool runs.
 pub(crate) struct RequestPools<F, G> {
     pub(crate) others: RequestPool<F>,
     pub(crate) forwards: RequestPool<G>,
@@ -53,8 +53,8 @@ impl<F, G> Default for RequestPools<F, G> {
     }
 }
 
-/// Serves a connection to its end. `answer` answers one request, in a place of its pool; `forward` answers one
-/// of `/fn/`.
+/// Serves a connection to its end. `forward` answers a request of `/fn/`, and `answer` any other request,
+/// each in a place of its pool.
 pub(crate) async fn serve<F: Future<Output = Answered>, G: Future<Output = Answered>>(
     conn: ClientConn,
     pools: Rc<RequestPools<F, G>>,
@@ -191,7 +191,7 @@ async fn linger(conn: &ClientConn) {
     }
 }
 
-/// Routes and answers one request.
+/// Routes and answers one request that is not of `/fn/`.
 pub(crate) async fn answer(
     conn: Rc<ClientConn>,
     head: RequestHead,
@@ -316,8 +316,8 @@ enum Admitted {
     Other,
 }
 
-/// Makes the checks that need only the head: path, method, listener, `Origin`, `Host`, and a call's first
-/// admission.
+/// Makes the checks that need only the head: path, method, listener, `Origin`, `Sec-Fetch-Site`, `Host`, and
+/// the first part of a call's admission.
 fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, HttpError> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;
@@ -350,7 +350,8 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         .map(Admitted::Call)
 }
 
-/// Checks that the request's path is served on the listener that it came by.
+/// Checks that the connection's listener serves the request's path. `internal` is true for the paths of Jobs
+/// and pods.
 pub(super) fn check_listener(conn: &ClientConn, internal: bool) -> Result<(), HttpError> {
     match conn.port {
         ListenerPort::Internal if !internal => Err(HttpError::NoSuchPath),
@@ -359,8 +360,8 @@ pub(super) fn check_listener(conn: &ClientConn, internal: bool) -> Result<(), Ht
     }
 }
 
-/// Checks `Host` on a loopback listener, because the name of a page may have been made to resolve to a loopback
-/// address (DNS rebinding). The browser then sends that name as `Host`.
+/// Checks `Host` if the connection came to a loopback address, because the name of a page may have been made
+/// to resolve to such an address (DNS rebinding). The browser then sends that name as `Host`.
 pub(super) fn check_host(
     conn: &ClientConn,
     head: &RequestHead,

@@ -1,5 +1,5 @@
-//! A client that knows only as much of HTTP as it needs to find complete messages. `WireClient::new` makes
-//! its buffers; after that it does not allocate. The pods find requests with `Messages`, too.
+//! A client that interprets only as much of HTTP as it needs to find complete messages. `WireClient::new`
+//! makes its buffers; after that it does not allocate. The pods find requests with `Messages`, too.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,6 +1,5 @@
-//! Answers whose body is sent in pieces, and requests whose body is read in pieces. Both directions
-//! run at the same time. `connection` calls this module for HTTP services and for streams that
-//! handlers return.
+//! Sends answers whose body comes in pieces, and reads the body of a request in pieces. Both directions run
+//! at the same time. `connection` calls this module for HTTP services and for streams that handlers return.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -153,7 +152,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
             write_answer(&mut writer, &mut self.out, &wire, answer).await
         };
         let sent = tokio::select! {
-            // The body is read first, so that an answer that needs no body keeps the connection.
+            // The request's body is polled first. If all of it has come, the connection is kept, even if the
+            // answer is ready in the same poll.
             biased;
             () = up => Err(Error::new(LEFT)),
             sent = down => sent,
@@ -241,7 +241,7 @@ async fn upload(
     left_ahead(reader, buffer).await;
 }
 
-/// Keeps the bytes that come, until the caller leaves. If the buffer is full, the caller's end is
+/// Reads and keeps the bytes that come, until the caller leaves. If the buffer is full, the caller's end is
 /// noticed only after the call.
 async fn left_ahead(reader: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) {
     while buffer.len() < AHEAD_MAX {
