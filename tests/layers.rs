@@ -76,7 +76,7 @@ const CRATES: [&str; 11] = [
     "src",
 ];
 
-/// The modules of a crate without tests, each with the modules that it uses. `a/b` is `crate::a::b`.
+/// The modules of a crate, except tests, each with the modules that it uses. `a/b` is `crate::a::b`.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn graph(sources: &str) -> Graph {

@@ -353,7 +353,7 @@ fn the_contracts_defaults_are_the_cores() {
             continue;
         }
         for (at, name) in names.iter().enumerate() {
-            // One word for several fields holds for each of them.
+            // If a row has several fields and one default, this default holds for each of the fields.
             let default = defaults[at.min(defaults.len() - 1)];
             let value = &resolved[name];
             let same = match default {

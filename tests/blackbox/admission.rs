@@ -361,8 +361,8 @@ fn calls_begin_in_the_order_they_came() {
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
-        // With several io threads, the order is certain only if each call is counted before the next one is
-        // sent.
+        // With several io threads, the calls keep their order only if each call is counted before the next
+        // call is sent.
         wires.push(Request::invoke("order", &json!(number)).begin(plane().listen));
         let waiting = u32::try_from(wires.len() - 1).expect("few");
         plane().wait_for("order", waiting, 1);

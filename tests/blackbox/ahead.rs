@@ -106,7 +106,7 @@ fn pipelined_requests_are_served_in_turn_without_memory() {
     wire.answer().expect(200);
     let second = wire.answer();
     if second.status != 200 {
-        // If the plane reads the second call before the other calls have ended, it refuses the call.
+        // If the plane reads the second call before the other calls have ended, it refuses the second call.
         second.expect_error(429, "TOO_MANY_REQUESTS");
     }
     eventually("nothing is charged", || inflight(&plane) == 0);

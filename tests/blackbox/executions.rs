@@ -161,8 +161,8 @@ fn a_plain_sync_call_leaves_a_record() {
 #[test]
 fn the_last_4096_plain_sync_calls_are_remembered() {
     plane().register(&local("many"));
-    // Each io thread keeps 4096 records of its own. All calls use one connection, so one io thread serves
-    // them.
+    // Each io thread keeps 4096 records of its own. All calls use one connection, so their records belong to
+    // one io thread.
     let mut wire = RawClient::connect(plane().listen);
     let request = Request::invoke("many", &json!(1)).bytes();
     let mut ids = Vec::new();
@@ -307,8 +307,8 @@ fn an_id_is_known_only_whole() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // The first two characters of an id are the number of the io thread. The others hold the index of the
-        // record and random bits; a change of any of them must give a 404.
+        // The first two characters of an id are the number of the io thread. The other characters hold the
+        // index of the record and random bits. A change of any of these must give a 404.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

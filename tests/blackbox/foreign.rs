@@ -164,7 +164,7 @@ fn a_pod_hears_the_host_of_its_endpoint() {
         &json!({"endpointUrl": url}),
     ));
     plane().register(&pool("foreign-host-unix", &unix));
-    // The plane may still be resolving the name when it answers the registration.
+    // The plane may answer the registration before it has resolved the name.
     for name in ["foreign-host-tcp", "foreign-host-unix"] {
         eventually("the name is resolved", || {
             plane().invoke(name, &json!(1)).status == 200
@@ -367,7 +367,7 @@ fn epoch_s(date: &str) -> u64 {
     assert_eq!(date.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let month = MONTHS.find(month).expect("a month") as u64 / 3 + 1;
-    // The year begins in March here, so that a leap day is the last day of its year.
+    // In this calculation the year begins in March, so that a leap day is the last day of its year.
     let (year, month) = if month > 2 {
         (number(year), month - 3)
     } else {
@@ -425,7 +425,8 @@ fn every_answer_has_its_date() {
         let date = answer
             .header("date")
             .unwrap_or_else(|| panic!("{request:?}"));
-        // The plane writes the date at most once a second, so it may be a second older than the request.
+        // The plane updates the date at most once a second, so the date may be a second older than the
+        // request.
         let allowed = before_s - 1..=now_s().as_secs();
         assert!(allowed.contains(&epoch_s(date)), "{date} {request:?}");
     }

@@ -93,8 +93,8 @@ fn a_call_with_its_fin_does_not_run() {
         wait.bytes(),
     ];
     for bytes in calls {
-        // The call is also sent behind a request, which is answered, and between two requests, of which only
-        // the first is answered.
+        // The call is sent alone, behind a request, and between two requests. Only a request before the call
+        // is answered.
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {

@@ -243,8 +243,8 @@ fn what_is_refused_was_not_done() {
     }
 }
 
-/// The call has ended, and its answer waits for memory. A 503 instead of the answer would make the client
-/// repeat the call.
+/// The call has ended, but its answer must wait for memory. The plane must not answer 503 instead, because
+/// the client would then repeat the call.
 #[test]
 fn a_call_that_ran_without_memory_says_so() {
     let plane = ControlPlane::start(&SMALL_BUDGET);

@@ -201,8 +201,8 @@ fn its_client_lists_applies_gets_and_deletes() {
     assert_eq!(answer["name"], "orig-fn");
     assert_eq!(answer["image"], "registry.example/orig-fn:1");
     register(&first).expect_error(409, "FUNCTION_EXISTS");
-    // `apply` runs with the same spec, and then with another image. Each time it deletes the function and
-    // registers it again.
+    // `apply` runs with the same spec, and then with another image. Each time `apply` deletes the function
+    // and registers the new spec.
     apply(&first);
     apply(&with(
         first,

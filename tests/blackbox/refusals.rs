@@ -314,7 +314,8 @@ fn expect_100_continue_is_answered_before_the_body() {
     // The plane refuses the call and does not need the body, so the final answer comes instead of the 100.
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
-    // A client that sends its body at once may still get a 100, but only before the final answer.
+    // A client may send its body at once, without waiting for the 100. It may still get a 100, but only
+    // before the final answer.
     let mut wire = RawClient::connect(plane().listen);
     let mut at_once = head("/v1/functions/expect:invoke").into_bytes();
     at_once.extend(body);

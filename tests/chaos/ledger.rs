@@ -73,7 +73,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Returns the time at which this key was first sent. Every execution under the key is younger.
+    /// Returns the time at which this key was first sent. Every execution under the key began later.
     pub(crate) fn first_use(&self, key: &str, now: At) -> At {
         *lock(&self.keys).entry(key.to_owned()).or_insert(now)
     }
@@ -93,7 +93,7 @@ impl Ledger {
         ))
     }
 
-    /// Checks a receipt against its canary.
+    /// Checks that the receipt's pod may receive this canary, in this attempt.
     pub(crate) fn receive(&self, receipt: &Receipt, book: &Book, tally: &Tally) {
         tally.count(&format!("received {}", receipt.mode));
         if receipt.attempt > 1 {

@@ -63,7 +63,8 @@ impl Subject {
 
     /// Waits until `look` succeeds. Records a fault if `look` does not succeed in time.
     pub(crate) fn eventually(&self, what: &str, mut look: impl FnMut() -> Result<(), String>) {
-        // After a first fault, `look` may fail for the same reason, so it gets 5 s instead of a minute.
+        // After a first fault, `look` may fail for the same reason, so the limit is then 5 s instead of a
+        // minute.
         let sound = self.tally.wrongs() == 0;
         let end = Instant::now()
             + if sound {

@@ -148,8 +148,8 @@ fn main() -> ExitCode {
             println!("the tests on a cluster do not run: {why}");
             let mut tally = TestTally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // Cargo also runs this test on machines without a cluster, together with all other tests, so this
-            // is no failure.
+            // On machines without a cluster, Cargo runs this program, too, together with all other tests. A
+            // missing cluster is therefore no failure.
             return tally.print(Instant::now());
         }
     }

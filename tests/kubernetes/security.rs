@@ -111,7 +111,7 @@ pub(crate) fn root_runs_only_where_baseline_is_enforced() {
 
 pub(crate) fn a_template_against_restricted_says_what_to_do() {
     let plane = plane();
-    // Only the kubelet knows the user of an image, so the kubelet refuses this pod, and not the API server.
+    // The API server does not know the user of an image, so it accepts this pod, and the kubelet refuses it.
     let mut fields = root_image();
     fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
     for message in both_refused(&plane, "imaged", &fields) {

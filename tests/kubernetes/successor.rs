@@ -45,7 +45,8 @@ fn functions(plane: &RunningPlane) -> Value {
     plane.get("/v1/functions").expect(200).json()
 }
 
-/// Returns false also if no process listens at this address.
+/// Returns whether the plane at this address is ready. No process may listen there yet; the result is then
+/// false.
 fn is_ready(management: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let patience = Duration::from_secs(1);

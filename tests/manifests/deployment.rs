@@ -152,8 +152,8 @@ fn the_pod_knows_its_name_before_its_address() {
         let entry = entry.unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(*at(entry, "/valueFrom/fieldRef/fieldPath"), field);
     }
-    // The manifest cannot know whether the pod's address is an IPv6 address, which needs brackets in a URL.
-    // It sets no callback URL, and the plane derives the URL from POD_IP.
+    // In a URL, an IPv6 address needs brackets, and the manifest cannot know whether the pod has such an
+    // address. It therefore sets no callback URL, and the plane derives the URL from POD_IP.
     let names: Vec<String> = environment().into_iter().map(|(name, _)| name).collect();
     assert!(!names.contains(&"NANOFAAS_CALLBACK_URL".to_owned()));
 }

@@ -182,7 +182,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Returns false if the plane refused the function, as it may do while its memory is full.
+    /// Registers a function. Returns false if the plane refused the function, which is allowed while the
+    /// plane's memory is full.
     fn registers(&self, function: &Value) -> bool {
         let request = Request::new("POST", "/v1/functions").json(function);
         let answer = self.plane.send(&request);
