@@ -42,8 +42,8 @@ impl Announcer {
         self.with_work_queue(|queue| queue.starts.reached(function.name(), pod, phase, at));
     }
 
-    /// Reports that a pod takes calls. The io threads get the pod's address first, because the scheduler may
-    /// send calls to the pod as soon as it gets `PodUp`.
+    /// Reports that a pod takes calls. The io threads get the pod's address first, because `PodUp` allows the
+    /// scheduler to grant calls to the pod at once.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_work_queue(|queue| {

@@ -163,8 +163,8 @@ impl<E: Environment> Call<E> {
             times: Times::default(),
         };
         env.entries().queue(call_id);
-        // The ticket is made last, because the scheduler may grant the call as soon as it has the ticket. By
-        // then the call must be counted as waiting, and the call's entry must say queued.
+        // The ticket is made last, because the scheduler may grant the call as soon as it has the ticket.
+        // Before the grant, the call must be counted as waiting, and the call's entry must say queued.
         let ticket = call.ticket(now);
         Ok((call, ticket))
     }
@@ -405,8 +405,8 @@ impl<E: Environment> Call<E> {
             None => return self.over(Err(ExecutionError::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
-        // The ticket is made last, because the scheduler may grant the call as soon as it has the ticket. By
-        // then the call must be counted as waiting, and the call's entry must say queued.
+        // The ticket is made last, because the scheduler may grant the call as soon as it has the ticket.
+        // Before the grant, the call must be counted as waiting, and the call's entry must say queued.
         self.function().stats.reenter(self.class);
         env.entries().queue(self.call_id);
         self.ticket = Some(self.ticket(now));

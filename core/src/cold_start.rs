@@ -109,8 +109,8 @@ struct Record {
 }
 
 impl Record {
-    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. If one of
-    /// them is earlier than that of the runtime's previous phase, the phase gets the previous phase's time.
+    /// Returns the known phases, sorted by time. The runtime's timestamps come from another clock. If the
+    /// timestamp of a phase is earlier than that of the runtime's phase before it, both get the later time.
     fn phases(&self) -> Phases {
         let mut latest = Nanos::ZERO;
         let mut phases = Vec::new();

@@ -113,7 +113,7 @@ pub enum Order {
     },
     /// End a pod in which no call runs. The answer is `PodDown`.
     Stop { pod: PodId },
-    /// Probe a pod. The answer is `PodUp`, or `PodDown` if the probe fails for 5 s.
+    /// Probe a pod. The answer is `PodUp`, or `PodDown` if no probe succeeds within 5 s.
     Probe { pod: PodId },
     /// Answers `Event::Adopt`. `pod` is none if the function is gone or the table of pods is full; the bridge
     /// then has to end the pod.

@@ -240,7 +240,8 @@ impl Lane {
             return waiting;
         };
         // If calls have waited for as long as a start takes, a start at the beginning of their wait would
-        // have served these calls by now. The estimate below was then too low, so all waiting calls count.
+        // have served these calls by now. The estimate below must have been too low, so all waiting calls
+        // count.
         let has_lasted = |since| now >= since + start;
         if self.waits_since.is_some_and(has_lasted) {
             return waiting;
@@ -251,7 +252,7 @@ impl Lane {
     }
 
     /// Notes since when the lane has had waiting calls that more pods would serve. Returns the time at which
-    /// this will have lasted for as long as a start takes; none if the lane has no such calls.
+    /// such calls will have waited for as long as a start takes; none if the lane has no such calls.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
@@ -270,9 +271,9 @@ impl Lane {
         self.unneeded_since = None;
     }
 
-    /// Returns how many ordered pods no waiting or running call has needed for `for_span`. At least one pod
-    /// is kept. If none was kept, a function whose callers always stop waiting before a start is over would
-    /// never have a pod.
+    /// Returns the number of ordered pods that no waiting or running call has needed for `for_span`. At least
+    /// one pod is kept, because otherwise a function would never have a pod if its callers always stop
+    /// waiting before a start is over.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
         // While stale pods serve, one new pod at a time is started to replace one of them. This new pod is
         // kept, too.

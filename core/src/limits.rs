@@ -54,8 +54,8 @@ pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 /// use the same ring, and are refused if the ring is full.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
-/// The number of the bridge's messages that wait for room in full rings, from which on the bridge takes no
-/// message from its own ring. The bridge's reports about pods may still be added to the waiting messages.
+/// The limit of the bridge's messages that wait for room in full rings. At this limit the bridge takes no
+/// message from its own ring. The bridge's reports about pods are added even beyond the limit.
 pub const WORK_QUEUE_BACKLOG: usize = 8192;
 
 /// The largest number of grants in one turn. Further tickets wait for the next turn, so that an io thread

@@ -225,8 +225,8 @@ pub struct JobStart {
     /// The token in the URL of the callback.
     pub token: Box<str>,
     /// The whole envelope, if it is JSON that fits into an environment variable. If not, the Job fetches the
-    /// envelope from the io thread. The io thread keeps a reference to this text, because any Job may fetch
-    /// it.
+    /// envelope from the io thread. The io thread keeps a reference to this text, because a Job that has the
+    /// variable may fetch the envelope, too.
     pub payload: Option<Arc<str>>,
     /// The time that is left for the call, in milliseconds.
     pub deadline_ms: u64,

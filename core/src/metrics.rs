@@ -117,7 +117,7 @@ pub struct ThreadLedger {
     pub rejected_unknown: Counter,
     /// Stored executions that had ended and were dropped early, because the store's budget was exceeded.
     pub evicted: Counter,
-    /// The bytes that are charged on this thread (`memory`).
+    /// The bytes that are charged on this thread (see the module `memory`).
     pub inflight_bytes: Gauge,
     /// Answers that were not sent completely. The client read too slowly, or read nothing while tasks waited
     /// for memory, or the store dropped the output meanwhile.

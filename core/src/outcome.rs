@@ -59,8 +59,8 @@ impl TimeLimit {
     }
 }
 
-/// A function's report of its failure. `ExecutionError` holds the report behind an `Arc`, so that the result
-/// of a call is small to move: most calls have no error.
+/// A function's report of its failure. `ExecutionError` holds the report behind an `Arc`, so that the results
+/// of calls are small, because most calls have no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandlerError {
     pub code: Arc<str>,

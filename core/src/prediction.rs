@@ -62,8 +62,8 @@ impl<'a> Prediction<'a> {
         !self.lane.is_overdue(wanted_at, self.now) && !self.lane.capacity.starts_fail()
     }
 
-    /// Returns when a slot that has been held since `since` becomes free. If its call has already run longer
-    /// than the mean, the rest is taken to be as long as the time above the mean.
+    /// Predicts when a slot that has been held since `since` becomes free. If its call has exceeded the mean
+    /// time by a span, the call is expected to run for the same span again.
     fn free_at(&self, since: Uptime) -> Uptime {
         let end = since.saturating_add(self.service);
         if end >= self.now {

@@ -198,9 +198,10 @@ impl<T: Send> Consumer<T> {
     /// Returns whether `pop` would find an item. A sleeper passes this function to `Doorbell::sleep`, which
     /// calls it after the announcement.
     ///
-    /// It reads the stamp of the head's slot and not `tail`, because a producer may have reserved a place and
-    /// not published it yet; that producer rings after it has published. The load is Relaxed, because no item
-    /// is taken here, and the fence in `Doorbell::sleep` orders this load after the announcement.
+    /// The function reads the stamp of the head's slot and not `tail`, because a producer may have reserved a
+    /// place and not published it yet; that producer rings after it has published. The load is Relaxed,
+    /// because no item is taken here, and the fence in `Doorbell::sleep` orders this load after the
+    /// announcement.
     #[inline]
     pub fn is_published(&self) -> bool {
         if planted("ring_look_at_reserved") {

@@ -338,8 +338,8 @@ impl Shared {
         }
     }
 
-    /// Drains usable pods that had no call for `idle_timeout`, but keeps as many as the calls and the plan's
-    /// floor need. Sets the next timer.
+    /// Drains usable pods that had no call for `idle_timeout`, but keeps as many as the calls need, and at
+    /// least the plan's floor. Sets the next timer.
     pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now);

@@ -234,7 +234,7 @@ impl Scheduler {
         self.shared.list(lane);
     }
 
-    /// Changes a lane's plan. The registry sends such a change only after the opening and before the removal.
+    /// Changes a lane's plan. The registry sends changes only while the lane is open.
     fn change(
         &mut self,
         id: LaneId,

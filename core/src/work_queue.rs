@@ -89,9 +89,9 @@ pub struct PodReady {
 /// Where a change of the registry is made first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
-    /// In this process; there is no other copy.
+    /// Changes are made in the registry, which is the only copy of the functions.
     Memory,
-    /// In the cluster; the registry is a copy of the functions there.
+    /// Changes are made in the cluster; the registry is a copy of the functions there.
     Cluster,
 }
 

@@ -48,9 +48,9 @@ pub struct Summary {
     pub timed_out_running: usize,
     /// Calls that failed because no pod could be started.
     pub failed_cold_start: usize,
-    /// Time from the arrival to the first slot, for calls that got a slot.
+    /// The time from the arrival to the first slot, for calls that got a slot.
     pub wait_ms: Percentiles,
-    /// Time from the arrival to the answer, for calls that succeeded.
+    /// The time from the arrival to the answer, for calls that succeeded.
     pub total_ms: Percentiles,
     /// The number of pods or Jobs that were started during the trace.
     pub starts: u64,
@@ -60,7 +60,7 @@ pub struct Summary {
     pub pod_seconds: f64,
     /// The time for which slots were held, divided by the time for which slots existed; `None` without slots.
     pub slot_utilisation: Option<f64>,
-    /// Time from the first counted call to the end of the last call.
+    /// The time from the first counted call to the end of the last call.
     pub duration_ms: f64,
 }
 

@@ -58,9 +58,9 @@ pub(crate) enum CallEnding {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallFate {
     pub(crate) ending: CallEnding,
-    /// Time from the call's arrival to its first slot, if the call got a slot.
+    /// The time from the call's arrival to its first slot, if the call got a slot.
     pub(crate) wait: Option<Nanos>,
-    /// Time from the call's arrival to its end.
+    /// The time from the call's arrival to its end.
     pub(crate) total: Nanos,
 }
 

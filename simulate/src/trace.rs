@@ -33,7 +33,7 @@ const SEED: u64 = 7;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceCall {
-    /// Time since the beginning of the trace.
+    /// The time since the beginning of the trace.
     pub at: Nanos,
     /// How long the call runs in its pod.
     pub service: Nanos,

@@ -14,7 +14,7 @@ pub(super) enum AttemptClock {
     /// The call's deadline.
     Runs,
     /// `streamMaxMs` alone, because the attempt has waited for the client's body since this time. When the
-    /// wait ends, the call's deadline is moved by the length of the wait.
+    /// wait ends, the call's deadline is postponed by the length of the wait.
     Stands(Uptime),
     /// `streamMaxMs` alone, because the head of the answer has come.
     Streams,

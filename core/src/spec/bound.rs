@@ -39,8 +39,9 @@ pub const STREAM_IDLE_MS: RangeInclusive<u32> = 1..=3_600_000;
 /// The range of `streamMaxMs`, the time limit of a call of `/fn/` in milliseconds. The time is counted from
 /// the grant; 0 means no limit.
 pub const STREAM_MAX_MS: RangeInclusive<u32> = 0..=86_400_000;
-/// The largest number of origins in `allowedOrigins`, and the longest of these origins, in bytes.
+/// The largest number of origins in `allowedOrigins`.
 pub const ORIGINS_MAX: usize = 64;
+/// The longest origin in `allowedOrigins`, in bytes.
 pub const ORIGIN_LEN_MAX: usize = 256;
 
 /// The seconds that a pod may take to end, in addition to the function's timeout.

@@ -86,7 +86,7 @@ pub(crate) struct SharedEnvironment {
     pub(crate) grants: Vec<SimulatedRing<Grant>>,
     pub(crate) to_io: Vec<SimulatedRing<ToIo>>,
     pub(crate) to_bridge: SimulatedRing<ToBridge>,
-    /// Pods whose process is alive; other actors may not know yet that one has died.
+    /// The pods whose process is alive. An actor may not know yet that a pod has died.
     pub(crate) alive: BTreeSet<PodId>,
     /// For each pod: the number of calls that the io threads run in it.
     pub(crate) running_in: BTreeMap<PodId, u32>,

@@ -279,7 +279,8 @@ impl Judge {
             Nanos::ZERO
         };
         assert!(waited >= least, "it did not back off");
-        // If the function is removed between the call's grant and its attempt, the call runs under this spec.
+        // If the function is removed between the call's grant and its attempt, the call runs under the spec
+        // of `newest`.
         self.rules = Rules::of(newest);
     }
 
