@@ -1,5 +1,4 @@
-//! A TCP or Unix socket, for the raw client and the scripted pods. Every read and write has a
-//! deadline.
+//! The TCP or Unix socket of the raw client and the scripted pods. Every read and write has a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

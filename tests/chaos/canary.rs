@@ -1,6 +1,6 @@
-//! The canary is a part of every body. It names the function and registration for which the body is meant,
-//! and the call that sent the body. `ledger` checks the canary that a pod received, and `judge` the canary
-//! that the caller got back. This module judges nothing.
+//! The canary, a part of every body, names the function and registration for which the body is meant, the
+//! call that sent the body, and what its pods must do. `ledger` checks the canary that a pod received, and
+//! `judge` the canary that the caller got back. This module judges nothing.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
-//! Counts the operations and ends of a run, and records faults. A run with few kinds of events proves
-//! nothing, so all forms together must contain every kind of operation and every kind of end. All parts of a
-//! run add to the tally.
+//! Counts the operations of a run and the ends of its calls, and records faults. A run with few kinds of
+//! events proves nothing, so all forms together must contain every kind of operation and every kind of end.
+//! All parts of a run add to the tally.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,8 +1,8 @@
-//! Tests of the platform on a real cluster, installed from `k8s/` as a user installs it. The tests remove an
-//! existing installation, so they run only with two variables: KUBECONFIG, and NANOFAAS_TEST_CLUSTER, which
-//! `./ci kubernetes` sets. Without these variables they only print a message. The tests leave nothing in the
-//! cluster but their images. They kill only processes of function pods and planes, and the API server if it
-//! runs on this machine.
+//! These tests use the platform on a real cluster, installed from `k8s/` as a user installs it. They remove
+//! an existing installation, so they run only with two variables: KUBECONFIG, and NANOFAAS_TEST_CLUSTER,
+//! which `./ci kubernetes` sets. Without these variables they only print a message. The tests leave nothing
+//! in the cluster but their images. They kill only processes of function pods and planes, and the API server
+//! if it runs on this machine.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,7 +1,8 @@
-//! Rules that hold for the repository's files: the code map names every module, names in documents exist, no
-//! file is too long, comments name the acting thread or process, a type name has one meaning, `is_` and
-//! `has_` functions change nothing, and names of tests are short. These tests run no program. Rules that
-//! clippy can check are in `clippy.toml` and in the lints of `Cargo.toml`.
+//! These tests check rules for the repository's files. The code map names every module, and names in
+//! documents exist. Every manifest uses the workspace's lints, versions and bans. No file, function or name
+//! of a test is too long. Comments name the acting thread or process. A type name has one meaning, and `is_`
+//! and `has_` functions change nothing. These tests run no program. Rules that clippy can check are in
+//! `clippy.toml` and in the lints of `Cargo.toml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
