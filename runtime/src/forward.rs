@@ -45,9 +45,8 @@ enum AfterExchange {
     Lost,
 }
 
-/// Passes exchanges between the two connections until one of them ends. `ended` returns the error
-/// of a program that has ended, or none if the program runs. It is awaited only when an answer is
-/// missing.
+/// Passes exchanges between the two connections until one of them ends. `ended` returns the error of a
+/// program that has ended, or none if the program runs. `ended` is awaited only when an answer is missing.
 pub async fn forward(
     mut platform: UnixStream,
     mut program: TcpStream,

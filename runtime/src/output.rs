@@ -113,7 +113,7 @@ impl Output {
         &self.content_type
     }
 
-    /// Returns the bytes of the output; none of a stream.
+    /// Returns the bytes of the output; no bytes if the output is a stream.
     pub fn bytes(&self) -> &[u8] {
         match &self.body {
             Body::Made(bytes) => bytes,

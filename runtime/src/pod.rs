@@ -9,7 +9,7 @@ use crate::handler::Handler;
 
 /// The largest `concurrency` that a function can have.
 pub(crate) const CALLS_MAX: usize = 1024;
-/// A stopping pod exits when it has had no call for this long.
+/// How long a stopping pod must have had no call before it exits.
 const QUIET: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub(crate) struct Job {
     pub(crate) attempt: u32,
     /// The time limit, counted from the start of the process.
     pub(crate) timeout: Option<Duration>,
-    /// The result goes to `{callback_url}/{execution_id}:complete`.
+    /// The base of the URL to which the result is posted: `{callback_url}/{execution_id}:complete`.
     pub(crate) callback_url: String,
     pub(crate) payload: Payload,
 }

@@ -33,7 +33,7 @@ const WOUNDS: &[&str] = &[
 const NUMBERS: &[&str] = &["0", "1", "9", "15", "-1", "64", "2147483647", "4294967296"];
 const ODD_NUMBERS: &[&str] = &["1.0", "1e1", "\"1\"", "null", "18446744073709551616"];
 
-/// Makes one to three messages, of both directions.
+/// Makes one to three messages, each for one of the two directions.
 pub(crate) fn messages(rng: &mut Rng, out: &mut Vec<u8>) {
     for _ in 0..rng.range(1..4) {
         let id = number(rng);

@@ -213,9 +213,10 @@ impl ClientConn {
         }
     }
 
-    /// Returns whether the reader may read more now. What the client sends ahead of an answer is charged if
-    /// it is as long as a small buffer or longer. If there is no memory for the charge, the bytes stay unread
-    /// in the kernel.
+    /// Returns whether the reader may read more now. Of a body that is passed on piece by piece, a piece is
+    /// read only when no byte is pending. Pending bytes that belong to no body are charged if they are as
+    /// long as a small buffer or longer; if there is no memory for the charge, further bytes stay unread in
+    /// the kernel.
     #[inline]
     fn take_room(&self) -> bool {
         let pending = self.pending.borrow();

@@ -167,8 +167,8 @@ impl Readers {
         }
     }
 
-    /// Polls all clients. If no waiting task has got memory for `STILL`, ends as many idle clients as hold
-    /// the missing bytes.
+    /// Polls all clients. If no waiting task has got memory for `STILL`, ends idle clients, until the ended
+    /// ones hold the missing bytes or no idle client is left.
     fn poll(&self, thread: &Tables, now: Uptime) {
         let all = self.all.borrow();
         all.iter()

@@ -1,6 +1,6 @@
 //! Wakes a sleeping thread at a given time. The timer is a descriptor, which both loops watch like any other,
-//! so their wait needs no timeout. monoio's own timers would not do, because they fire only when the thread
-//! parks. The ticker has one timer.
+//! so their wait needs no timeout. monoio's own timers fire only when the thread parks, so they cannot be
+//! used. The ticker has one timer.
 
 use std::cell::Cell;
 use std::io;

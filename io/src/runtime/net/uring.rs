@@ -39,8 +39,8 @@ pub(crate) struct Uring {
     iteration: Cell<u64>,
     /// The number of operations that were pushed to the ring in this iteration.
     pushed: Cell<u32>,
-    /// The waker of the future that monoio blocks on. If this future was woken, monoio polls it after all
-    /// tasks and before it submits the ring.
+    /// The waker of the future that monoio blocks on. If this future was woken, monoio polls the future after
+    /// all tasks, and submits the ring afterwards.
     end_of_iteration: RefCell<Option<Waker>>,
     ends: Ends,
     /// The number of sockets with bytes that the peer has not taken yet; a held message does not count.

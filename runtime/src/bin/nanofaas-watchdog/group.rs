@@ -35,7 +35,7 @@ type Live = HashMap<i32, oneshot::Sender<WaitStatus>>;
 /// The groups of this process. A task reaps their processes.
 #[derive(Clone)]
 pub(crate) struct Groups {
-    /// Leaders that are not reaped. The kernel does not reuse their process ids and group ids.
+    /// The leaders that were not reaped yet. The kernel does not reuse their process ids and group ids.
     live: Arc<Mutex<Live>>,
     strays: Strays,
 }

@@ -1,6 +1,6 @@
-//! Connects the platform's Unix socket to a program that listens on a port only; `supervise` opens
-//! a relay for such a program. If the program ends before it answers a call, the call gets at once
-//! an error that tells how the program ended. The runtime's `forward` reads the requests.
+//! Connects the platform's Unix socket to a program that listens only on a port; `supervise` opens a relay
+//! for such a program. If the program ends before it answers a call, the call gets at once an error that
+//! tells how the program ended. The runtime's `forward` reads the requests.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;

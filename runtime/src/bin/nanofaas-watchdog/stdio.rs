@@ -103,8 +103,8 @@ impl StdioProgram {
                 }
                 Ok(())
             };
-            // The first failure ends the call, because the output of the process cannot be used
-            // after it.
+            // The first failure ends the call, because the output of the process cannot be used after a
+            // failure.
             tokio::try_join!(read, fed, followed).map(|(output, (), ())| output)
         };
         tokio::pin!(pipes);

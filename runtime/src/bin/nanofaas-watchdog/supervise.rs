@@ -232,8 +232,8 @@ impl Address {
         }
     }
 
-    /// Returns whether the program opened the socket. The platform probes the socket, too, so calls
-    /// may have reached the program before the probe of this process succeeded.
+    /// Returns whether the program opened the socket. If it did, calls may have reached the program before
+    /// the probe of this process succeeded, because the platform probes the socket, too.
     fn was_bound(&self) -> bool {
         self.socket.as_deref().is_some_and(Path::exists)
     }
@@ -242,8 +242,8 @@ impl Address {
         Url::local(self.port, target)
     }
 
-    /// Waits until the program answers. Returns true if it answers on the port although the
-    /// platform connects to the socket: it then needs a relay.
+    /// Waits until the program answers. Returns true if the program answers on the port although the platform
+    /// connects to the socket. In that case the program needs a relay.
     pub(crate) async fn relayed_until_ready(&self) -> bool {
         let mut wait = PROBE_FIRST;
         loop {

@@ -12,7 +12,7 @@ use tokio::net::unix::pipe::Receiver;
 const LINES_MAX: usize = 20;
 /// The limit of all kept lines together, in bytes.
 const KEPT_BYTES_MAX: usize = 4096;
-/// A longer line is logged in pieces of this length, in bytes.
+/// The number of bytes from which on a line is logged in pieces.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Clone, Default)]

@@ -13,8 +13,8 @@ fn resets_at_any_byte_leave_nothing_behind() {
             for sent in 0..60 {
                 let mut client = TcpStream::connect(address).unwrap();
                 client.write_all(&pattern(sent, 0)).unwrap();
-                // The read leaves most of the answer unread, so the close that follows is a reset. A close
-                // before the answer is mostly an orderly end.
+                // The read leaves most of the answer unread, so the close that follows is a reset. A client
+                // that reads nothing mostly closes before the answer comes, which is an orderly end.
                 if sent % 2 == 0 {
                     let _ = client.read(&mut [0; 1]);
                 }
