@@ -56,7 +56,8 @@ pub(crate) struct CallTarget {
     pub(crate) query: Option<Span>,
 }
 
-/// A request that cannot be read, or whose body the handler does not take. The connection closes after the answer.
+/// A request that cannot be read, or whose body is not wanted, because the handler does not take its method.
+/// The connection closes after the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadRequest {
     pub(crate) status: u16,
@@ -203,7 +204,7 @@ fn refused_lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 fn id_of_refused(bytes: &[u8]) -> Option<&[u8]> {
-    // The answer repeats the value, so a byte that no header may hold makes it useless.
+    // The answer repeats the value, so a value with a byte that no header may hold is skipped.
     let is_sound = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     let mut ids = refused_lines(bytes).filter(|(name, value)| {
         name.eq_ignore_ascii_case(b"x-execution-id") && value.iter().all(is_sound)

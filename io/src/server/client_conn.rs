@@ -85,7 +85,8 @@ pub(crate) struct ClientConn {
     pub(crate) alarm: Alarm,
     /// The timer of `poll_for_end`, which makes it at its first use.
     end_alarm: RefCell<Option<Alarm>>,
-    /// Whether the connection came to a loopback address. If so, `Host` has to be a loopback host, too.
+    /// Whether the connection came to a loopback address. If so, `Host` has to name this machine
+    /// (`check_host`).
     pub(crate) loopback: bool,
     pub(crate) round_trip: Option<Nanos>,
     /// Since when the connection waits for a request; none while a request is being served.
