@@ -64,7 +64,7 @@ impl WarmPod {
         }
     }
 
-    /// Panics if the pod has no id.
+    /// Returns the pod's id. Panics if the pod has none.
     pub fn id(&self) -> PodId {
         self.id.expect("a pod that runs has an id")
     }

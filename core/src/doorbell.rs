@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(unpark.1.load(Relaxed), 1);
     }
 
-    /// If a wake-up were lost, a sleep would last until `DEADLINE`.
+    /// If a wake-up were lost, a sleep would last until `DEADLINE`, and the test would fail.
     #[test]
     fn no_wake_up_is_lost_between_threads() {
         const EACH: usize = if cfg!(miri) { 50 } else { 20_000 };

@@ -36,7 +36,7 @@ const KEPT_FROM_LINE: u64 = 8;
 pub struct Account {
     bytes_max: u64,
     piece: u64,
-    /// Bytes that io threads have taken, whether the bytes are in use or not.
+    /// The bytes that io threads have taken, whether the bytes are in use or not.
     taken: AtomicU64,
     /// The number of tasks in the line, which is read without the lock.
     waiting: AtomicUsize,

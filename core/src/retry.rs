@@ -33,9 +33,10 @@ pub enum Next {
 /// What the call has done so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tried {
-    /// Attempts so far, including the one that failed.
+    /// The number of attempts so far, including the attempt that has just failed.
     pub attempts: u32,
-    /// Earlier attempts that lost their pod or its worker. The attempt that has just failed is not counted.
+    /// The number of earlier attempts that lost their pod or its worker. The attempt that has just failed is
+    /// not counted.
     pub lost: u32,
     /// Whether the function has a usable pod that may be able to take the call at once.
     pub other_pod: bool,

@@ -141,7 +141,7 @@ mod model {
                     self.value.compare_exchange(current, new, success, failure)
                 }
 
-                /// The operation never fails spuriously here; that of std may.
+                /// Unlike the operation of std, this one never fails spuriously.
                 #[track_caller]
                 pub fn compare_exchange_weak(
                     &self,

@@ -27,7 +27,7 @@ pub trait PodRunner {
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
-    /// Notes the progress of the start. It is called whenever something may have changed.
+    /// Notes the progress of the start. This is called whenever something may have changed.
     fn observe_start(&mut self);
     /// Returns why the pod can no longer become ready.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
@@ -37,7 +37,7 @@ pub trait PodRunner {
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
     /// Returns the address at which the pod takes calls, if the pod is ready.
     fn ready_at(&self) -> Option<PodAddress>;
-    /// Returns why the pod is not ready. It is called at the start's deadline.
+    /// Returns why the pod is not ready. This is called at the start's deadline.
     fn not_ready(&mut self) -> impl Future<Output = PodStartError<Self::Fault>>;
     /// Ends a pod whose start failed, was late or was stopped. No call runs in the pod.
     fn abandon(&mut self) -> impl Future<Output = ()>;

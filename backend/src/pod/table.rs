@@ -15,7 +15,7 @@ use super::WarmPod;
 use crate::announcer::Announcer;
 use crate::random::random;
 
-/// `P` may hold more about a pod than a `WarmPod` does.
+/// The warm pods that have a task. `P` may hold more about a pod than a `WarmPod` does.
 pub struct PodTable<P> {
     by_id: HashMap<PodId, Rc<P>>,
     by_name: HashMap<String, Rc<P>>,

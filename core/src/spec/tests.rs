@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Makes a draft that every platform accepts, with some fields changed.
+/// Makes a draft that every platform accepts, and sets the fields of `changes` in it.
 fn sound_with(changes: Value) -> FunctionDraft {
     let mut fields = json!({"name": "f", "image": "img:1", "command": ["./f"]});
     let Value::Object(changes) = changes else {

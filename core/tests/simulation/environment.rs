@@ -29,7 +29,7 @@ pub(crate) enum SchedulerMode {
 }
 
 pub(crate) enum ToIo {
-    /// Sent only if the scheduler is inline.
+    /// An event for the inline scheduler. A pinned scheduler gets its events from a ring of its own.
     Event(Event),
     Notice(Notice),
     Update(FunctionUpdate),
@@ -262,7 +262,7 @@ impl SharedEnvironment {
         lanes.into_iter().for_each(|lane| self.collect(lane));
     }
 
-    /// An inline scheduler gets the bridge's events through the inbox of io thread 0.
+    /// Sends an event of the bridge. An inline scheduler gets it through the inbox of io thread 0.
     pub(crate) fn send_event(&mut self, event: Event) {
         match self.mode {
             SchedulerMode::Inline => self.to_io[0].push(ToIo::Event(event)),
@@ -270,7 +270,7 @@ impl SharedEnvironment {
         }
     }
 
-    /// Returns false if the lane's ring is full.
+    /// Sends a ticket to the scheduler. Returns false if the lane's ring is full.
     pub(crate) fn post(&mut self, stats: &Arc<QueueStats>, ticket: Ticket) -> bool {
         match self.mode {
             SchedulerMode::Inline => {

@@ -387,7 +387,7 @@ impl ReferenceModel {
         }
     }
 
-    /// Checks that no call waits while a slot for it is free. Called when the scheduler has no work left.
+    /// Checks that no call waits while a slot for the call is free. The scheduler must have no work left.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {

@@ -249,7 +249,7 @@ impl PlaneSimulator {
         }
     }
 
-    /// Moves the clock to the next timer. Called when no actor has anything to do.
+    /// Moves the clock to the next timer. This is called when no actor has anything to do.
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_at);
         let change = (self.changes_left > 0).then_some(self.next_change);
@@ -260,7 +260,8 @@ impl PlaneSimulator {
         self.shared.now = self.shared.now.max(next);
     }
 
-    /// In some runs the clock may also jump, as after a machine's sleep, or step back a little.
+    /// Advances the clock a little at random. If `clock_steps` is true, the clock may also jump, as after a
+    /// machine's sleep, or step back a little.
     fn drift_clock(&mut self) {
         let rng = &mut self.shared.rng;
         if rng.chance(300) {

@@ -37,7 +37,7 @@ pub(crate) fn podless(concurrency: u32) -> LanePlan {
     }
 }
 
-/// Each pod runs one call, the maximum of pods is `concurrency`, and idle pods stay for a second.
+/// Makes a plan with pods for one call each. At most `concurrency` pods run, and idle pods stay for a second.
 pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     let pods = PodPlan {
         min,
@@ -137,7 +137,7 @@ impl SteppedScheduler {
         self.stats[&lane].leave(Class::Sync);
     }
 
-    /// Returns also whether the turn left work.
+    /// Runs a turn. Returns its grants, and whether the turn left work.
     pub(crate) fn turn(&mut self) -> (Turn, Vec<Grant>) {
         let turn = self.scheduler.turn(self.now, &mut self.out);
         (turn, std::mem::take(&mut self.out.grants))
