@@ -105,8 +105,11 @@ pub(crate) async fn serve(
         stays: Cell::new(false),
         fault: Cell::new(None),
     };
-    let attempt = |grant| exchange::run(&call, &forwarding, grant);
-    let finished = drive::serve_by(&call, attempt).await;
+    let run = |grant| {
+        let attempt = exchange::run(&call, &forwarding, grant);
+        drive::run_attempt(&call, grant, attempt)
+    };
+    let finished = drive::serve_by(&call, run).await;
     client.serving(None);
     client.end_body();
     let now = thread.now();

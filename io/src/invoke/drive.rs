@@ -27,14 +27,15 @@ pub(crate) struct Finished<T = ChargedOutput> {
 }
 
 /// Serves a call to its end. Admission has already counted the call in the queue depth of its lane.
-pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
-    serve_by(call, |grant| in_its_mode(call, grant)).await
+pub(crate) fn serve<'a>(call: &'a ServedCall<'_>) -> impl Future<Output = Finished> + 'a {
+    // This is no async function, because each further future copies the output one more time.
+    serve_by(call, move |grant| run_in_its_mode(call, grant))
 }
 
-/// Serves an admitted call to its end. `attempt` makes each attempt.
-pub(crate) async fn serve_by<T, F: Future<Output = FinishedAttempt<T>>>(
+/// Serves an admitted call to its end. `run` makes each attempt, with `run_attempt`.
+pub(crate) async fn serve_by<T, F: Future<Output = Option<T>>>(
     call: &ServedCall<'_>,
-    attempt: impl Fn(Grant) -> F,
+    run: impl Fn(Grant) -> F,
 ) -> Finished<T> {
     let thread = call.thread;
     let mut answer = None;
@@ -44,7 +45,7 @@ pub(crate) async fn serve_by<T, F: Future<Output = FinishedAttempt<T>>>(
                 None => poll_fn(|cx| call.poll_events(cx)).await,
                 Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
             },
-            Step::Run(grant) => answer = run(call, &grant, attempt(grant)).await,
+            Step::Run(grant) => answer = run(grant).await,
             Step::Stop => unreachable!("an attempt that is stopped was running"),
             Step::Release(done) => release(call, done),
             Step::Queue(ticket) => {
@@ -107,15 +108,36 @@ fn give_back_grant(call: &ServedCall<'_>) {
     }
 }
 
-/// Runs one attempt on the pod of the grant, and reports the attempt's end to the state machine.
-async fn run<T>(
+/// Runs one attempt as the function's mode says, and reports its end to the state machine.
+async fn run_in_its_mode(call: &ServedCall<'_>, grant: Grant) -> Option<ChargedOutput> {
+    begin(call, &grant);
+    let mode = call.entry().function.spec.execution_mode;
+    let done = match mode {
+        ExecutionMode::Local => until_stopped(call, to_local::echo(call)).await,
+        ExecutionMode::Job => Box::pin(until_stopped(call, to_job::run(call, &grant))).await,
+        ExecutionMode::Warm | ExecutionMode::Pool => {
+            until_stopped(call, to_pod::run(call, &grant)).await
+        }
+    };
+    ended(call, &grant, done)
+}
+
+/// Runs one attempt, and reports its end to the state machine.
+pub(crate) async fn run_attempt<T>(
     call: &ServedCall<'_>,
-    grant: &Grant,
+    grant: Grant,
     attempt: impl Future<Output = FinishedAttempt<T>>,
 ) -> Option<T> {
+    begin(call, &grant);
+    let done = until_stopped(call, attempt).await;
+    ended(call, &grant, done)
+}
+
+/// Reports the end of an attempt, which is none if the attempt was stopped. Returns the attempt's output.
+#[inline(always)]
+fn ended<T>(call: &ServedCall<'_>, grant: &Grant, done: Option<FinishedAttempt<T>>) -> Option<T> {
     let thread = call.thread;
-    begin(call, grant);
-    let Some(attempt) = until_stopped(call, attempt).await else {
+    let Some(attempt) = done else {
         let (sent_at, now) = (call.timestamps.sent_at.get(), thread.now());
         let mut life = call.life.borrow_mut();
         life.stopped(sent_at, now, thread);
@@ -132,15 +154,6 @@ async fn run<T>(
     let mut life = call.life.borrow_mut();
     life.attempted(attempt.report(), now, thread);
     attempt.result.ok()
-}
-
-async fn in_its_mode(call: &ServedCall<'_>, grant: Grant) -> FinishedAttempt {
-    let mode = call.entry().function.spec.execution_mode;
-    match mode {
-        ExecutionMode::Local => to_local::echo(call).await,
-        ExecutionMode::Job => Box::pin(to_job::run(call, &grant)).await,
-        ExecutionMode::Warm | ExecutionMode::Pool => to_pod::run(call, &grant).await,
-    }
 }
 
 /// Polls an attempt until it ends or the state machine stops it.

@@ -5,6 +5,7 @@ mod body;
 mod stream;
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -95,6 +96,9 @@ pub(crate) struct ClientConn {
     silent_for: Cell<Nanos>,
     /// Whether the client has sent a request.
     has_asked: Cell<bool>,
+    /// The client's address, asked of the kernel when it is first needed; the inner value is none if the client has
+    /// no address.
+    peer: Cell<Option<Option<IpAddr>>>,
     /// The bytes that the outgoing answer holds in memory, and the time at which its request came.
     pub(crate) sending: Cell<(u64, Uptime)>,
 }
@@ -170,6 +174,7 @@ impl ClientConn {
             idle_from: Cell::new(None),
             silent_for: Cell::new(accepted.silent_for),
             has_asked: Cell::new(false),
+            peer: Cell::new(None),
             sending: Cell::default(),
         }
     }

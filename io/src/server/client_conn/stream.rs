@@ -50,7 +50,9 @@ impl ClientStream for ClientConn {
     }
 
     fn peer_ip(&self) -> Option<IpAddr> {
-        self.socket.peer_ip()
+        let peer = self.peer.get().unwrap_or_else(|| self.socket.peer_ip());
+        self.peer.set(Some(peer));
+        peer
     }
 
     fn cut(&self, why: &str) {
