@@ -9,6 +9,7 @@ pub(crate) mod answer;
 pub(crate) mod chunks;
 pub(crate) mod upload;
 pub(crate) mod download;
+pub(crate) mod forwarding;
 pub(crate) mod exchange;
 mod ending;
 mod tunnel;

@@ -21,16 +21,16 @@ SYSTEM_CALLS = {
     ("epoll", "tcp", 16): (4, 0.4),
     ("epoll", "unix", 1): (4, 2),
     ("epoll", "unix", 16): (4, 0.4),
-    ("epoll", "http", 1): (5, 2),
-    ("epoll", "http", 16): (5, 0.4),
+    ("epoll", "http", 1): (4, 2),
+    ("epoll", "http", 16): (4, 0.4),
     ("uring", "local", 1): (2, 1),
     ("uring", "local", 16): (2, 0.4),
     ("uring", "tcp", 1): (4, 2),
     ("uring", "tcp", 16): (4, 0.4),
     ("uring", "unix", 1): (4, 2),
     ("uring", "unix", 16): (4, 0.4),
-    ("uring", "http", 1): (5, 2),
-    ("uring", "http", 16): (5, 0.4),
+    ("uring", "http", 1): (4, 2),
+    ("uring", "http", 16): (4, 0.4),
 }
 
 # Futexes, bells and yields of the io thread per warm call with an inline scheduler.
@@ -52,5 +52,5 @@ SLACK_WAITS = 0.5
 INSTRUCTIONS = {
     "local": 10_750 * 1.03,
     "tcp": 16_450 * 1.03,
-    "http": 20_000 * 1.03,
+    "http": 24_300 * 1.03,
 }

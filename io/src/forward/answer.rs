@@ -139,8 +139,7 @@ struct SentByPod {
 
 /// Appends the pod's header lines that go to the client.
 fn kept_lines(out: &mut Vec<u8>, bytes: &[u8], keeps_length: bool) -> SentByPod {
-    // If the pod's `Connection` names a header that every hop needs, such as `Content-Type`, all its names
-    // are ignored.
+    // An answer whose `Connection` names a header that every hop needs was refused before.
     let named = NamedHeaders::of(bytes).unwrap_or_default();
     let mut found = SentByPod::default();
     for (name, value) in header_lines(bytes) {

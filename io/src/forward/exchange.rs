@@ -2,26 +2,24 @@
 //! time, each piece in the poll in which the piece came. While one side has not taken a piece, at most one
 //! more piece is read from the other side. This module decides no retry; `forward::serve` runs it.
 
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::task::{Context, Poll};
 
 use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::error::ParseError;
-use nanofaas_http1::forward::value_of;
+use nanofaas_http1::forward::{NamedHeaders, value_of};
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::Method;
 use nanofaas_http1::response_head::{ResponseHead, parse_response, parse_upgrade_response};
 
 use crate::forward::answer::{ADDED_ROOM, Added, AnswerFraming, wire_of, write_interim};
-use crate::forward::client::{ClientStream, PIECE};
+use crate::forward::client::PIECE;
 use crate::forward::download::Download;
-use crate::forward::request::{ForwardHead, write_head};
-use crate::forward::upload::Upload;
-use crate::http::response::{Heading, Wire};
+use crate::forward::forwarding::Forwarding;
+use crate::forward::request::write_head;
+use crate::http::response::Heading;
 use crate::invoke::attempt::FinishedAttempt;
 use crate::invoke::call::ServedCall;
 use crate::invoke::to_pod::{open, owner};
@@ -34,25 +32,6 @@ use crate::state::pod_conn::PodConn;
 const INTERIM_MAX: u32 = 8;
 /// The number of bytes that the task moves before it lets the other tasks run.
 const SHARE: usize = 256 * 1024;
-
-/// The data of a call of `/fn/` that lasts over all of its attempts.
-pub(crate) struct Forwarding<'a> {
-    pub(crate) client: &'a dyn ClientStream,
-    pub(crate) head: ForwardHead,
-    pub(crate) peer: Option<IpAddr>,
-    pub(crate) wire: Wire,
-    pub(crate) upload: RefCell<Upload>,
-    /// Whether bytes of an answer, also of an interim answer, were sent to the client.
-    pub(crate) has_answered: Cell<bool>,
-    /// Whether the head of the final answer was sent to the client.
-    pub(crate) has_head: Cell<bool>,
-    /// Whether the whole answer was sent to the client.
-    pub(crate) is_whole: Cell<bool>,
-    /// Whether the client's connection can take another request after this answer.
-    pub(crate) stays: Cell<bool>,
-    /// The error in the client's body, if there is one.
-    pub(crate) fault: Cell<Option<ParseError>>,
-}
 
 /// Why an attempt ended before the answer was whole.
 pub(super) enum BrokenOff {
@@ -113,29 +92,48 @@ pub(crate) async fn run(
         moved_at: thread.recent(),
         share: SHARE,
     };
-    exchange.send_head();
     let mut answered_at = None;
-    let result = exchange.exchange(&mut answered_at).await;
+    let result = match exchange.send_head() {
+        Ok(()) => exchange.exchange(&mut answered_at).await,
+        Err(broken) => Err(broken),
+    };
     exchange.finished(&owner, result, answered_at)
 }
 
 impl Exchange<'_, '_> {
-    /// Sends the head, and the part of the body that earlier attempts have sent.
-    fn send_head(&mut self) {
-        let Forwarding { upload, .. } = self.forwarding;
-        let upload = upload.borrow();
-        let (until, sent) = (self.call.life.borrow().running_until(), upload.sent());
+    /// Sends the head, and the part of the body that has come or that earlier attempts have sent.
+    fn send_head(&mut self) -> Result<(), BrokenOff> {
         let forwarding = self.forwarding;
+        let buffers = &self.thread.buffers;
+        let mut upload = forwarding.upload.borrow_mut();
+        let until = self.call.life.borrow().running_until();
+        // A part of the body that came with the head is sent with the head, because a second send costs a system
+        // call.
+        let first = if upload.sent().is_empty() {
+            upload
+                .next(forwarding.client, buffers)
+                .map_err(BrokenOff::Client)?
+        } else {
+            None
+        };
+        let more = first.as_deref().unwrap_or_else(|| upload.sent());
         let mut out = write_head(
             self.call,
             forwarding.head,
             forwarding.peer,
             until,
-            sent.len(),
+            more.len(),
         );
-        out.extend_from_slice(sent);
+        out.extend_from_slice(more);
+        if let Some(first) = first {
+            buffers.give(first);
+        }
+        if upload.is_complete() {
+            forwarding.client.end_body();
+        }
         self.pod.post_part(out, upload.is_complete());
         self.call.timestamps.sent_at.set(Some(self.thread.recent()));
+        Ok(())
     }
 
     /// Passes on the request's body and the answer. Sets `answered_at` when the head of the answer has come.
@@ -186,6 +184,7 @@ impl Exchange<'_, '_> {
     /// begun the call.
     fn judge(&self, head: ResponseHead) -> Result<ResponseHead, BrokenOff> {
         let bytes = &self.pod.received[..head.len];
+        NamedHeaders::of(bytes).map_err(BrokenOff::Nonsense)?;
         let named = value_of(bytes, b"x-nanofaas-answer");
         if named.is_some_and(|named| named != self.call.id.text()) {
             return Err(BrokenOff::Foreign);
@@ -267,7 +266,10 @@ impl Exchange<'_, '_> {
         let request = &self.call.request.head;
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2). A client that does not wait
         // for a `100` does not need it.
-        if request.minor == 1 && (head.status != 100 || request.expect_continue) {
+        if request.minor == 1
+            && (head.status != 100 || request.expect_continue)
+            && NamedHeaders::of(&self.pod.received[..head.len]).is_ok()
+        {
             let mut out = self.thread.buffers.take(head.len + ADDED_ROOM);
             write_interim(&mut out, head, &self.pod.received);
             self.forwarding.has_answered.set(true);

@@ -13,9 +13,9 @@ use nanofaas_core::time::Uptime;
 
 use crate::forward::answer::{Added, refusal};
 use crate::forward::client::ClientStream;
-use crate::forward::exchange::{self, Forwarding};
+use crate::forward::exchange;
+use crate::forward::forwarding::Forwarding;
 use crate::forward::request::ForwardHead;
-use crate::forward::upload::Upload;
 use crate::http::error::HttpError;
 use crate::http::response::{Response, Wire};
 use crate::invoke::admit::{end_record, enter, finish, record};
@@ -93,18 +93,7 @@ pub(crate) async fn serve(
         timestamps: SentTimestamp::default(),
         is_cold: Cell::new(false),
     };
-    let forwarding = Forwarding {
-        client,
-        head: admitted.head,
-        peer: client.peer_ip(),
-        wire,
-        upload: RefCell::new(Upload::new(incoming.head.framing)),
-        has_answered: Cell::new(false),
-        has_head: Cell::new(false),
-        is_whole: Cell::new(false),
-        stays: Cell::new(false),
-        fault: Cell::new(None),
-    };
+    let forwarding = Forwarding::new(client, admitted.head, incoming.head.framing, wire);
     let run = |grant| {
         let attempt = exchange::run(&call, &forwarding, grant);
         drive::run_attempt(&call, grant, attempt)
