@@ -1,7 +1,7 @@
 //! The bridge thread has a tokio runtime, which runs the management port and the backend, the part that
 //! manages pods. The bridge thread never touches a call. Its panics may come from a dependency, so a panic
-//! does not end the process: the bridge is rebuilt, with back-off, and keeps its work queue. `serve` starts
-//! the thread.
+//! does not end the process. Instead the bridge is rebuilt, with back-off, and keeps its work queue. `serve`
+//! starts the thread.
 
 mod endpoint;
 mod podless;

@@ -1,6 +1,7 @@
-//! Defines the settings of an operator: the flags of `nanofaas serve`, each with its environment variable,
-//! and their combination on this machine. `ServeArgs` are the arguments; `Config` is the result of `resolve`.
-//! This module opens, reads and starts nothing. `main` parses `ServeArgs`, and `serve` resolves them.
+//! Defines the settings of `nanofaas serve`: its flags and their environment variables. `resolve` adds the
+//! defaults that depend on this machine, and refuses flags that contradict each other. `ServeArgs` are the
+//! arguments; `Config` is the result of `resolve`. This module opens, reads and starts nothing. `main` parses
+//! `ServeArgs`, and `serve` resolves them.
 
 mod unknown;
 mod value;
@@ -314,7 +315,7 @@ pub(crate) struct Config {
 pub(crate) struct ConfigError(String);
 
 impl ServeArgs {
-    /// Fills in the defaults, and refuses flags that contradict each other.
+    /// Adds the defaults that depend on the machine, and refuses flags that contradict each other.
     pub(crate) fn resolve(self, machine: MachineFacts) -> Result<Config, ConfigError> {
         let (io_threads, scheduler) = self.threads(machine.cores)?;
         self.check_addresses()?;

@@ -79,8 +79,8 @@ impl fmt::Display for FilesError {
     }
 }
 
-/// Reads the paths in this order. For a folder, reads the function files that `find` adds. Two functions with
-/// the same name are an error.
+/// Reads the files and folders in the order of `paths`. Of a folder, reads the function files in it and below
+/// it (see `find`). Fails if two functions have the same name.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     let functions = read_all(paths)?;
     let errors = repeated_names(&functions);

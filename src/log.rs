@@ -1,6 +1,6 @@
 //! Writes the log to stderr: one JSON object on each line, or text for people. A thread that logs does not
-//! wait: its lines go through a bounded queue, and lines that find the queue full are dropped and counted.
-//! Only `at_once` writes directly. `serve` sets the log up.
+//! wait, because its lines go through a bounded queue; lines that find the queue full are dropped and
+//! counted. Only `at_once` writes directly. `serve` sets the log up.
 //!
 //! tracing-serde reads the fields of an event, and this module writes the JSON. The JSON form of
 //! tracing-subscriber keeps empty fields, and cannot put the fields of a function's own log line next to the
@@ -44,9 +44,9 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Libraries log only warnings and errors. kube's client is off: it logs every failed request as an error,
-    // and the bridge reports failures itself. Events with the target `function` are the lines that functions
-    // print.
+    // Libraries log only warnings and errors. The lines of kube's client are off, because it logs every
+    // failed request as an error, and the bridge reports failures itself. Events with the target `function`
+    // are the lines that functions print.
     let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

@@ -1,5 +1,5 @@
-//! Serves the management port, which shows health and metrics, on the bridge's runtime. This module never
-//! touches a call and changes no setting. The kubelet, Prometheus and operators send requests to the port.
+//! Serves the management port, where the kubelet, Prometheus and operators read health and metrics. The
+//! server runs on the bridge's runtime. This module handles no calls of functions and changes no setting.
 
 use std::io;
 use std::net::SocketAddr;
@@ -303,7 +303,7 @@ impl Listener for BoundedListener {
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
                     // The usual error is a lack of descriptors. Without a pause, the next accept would fail
-                    // at once, even if no client waits: the kernel allocates the descriptor first.
+                    // at once, even if no client waits, because the kernel allocates the descriptor first.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }

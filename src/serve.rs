@@ -179,7 +179,8 @@ impl Serving {
         // A fault in a file is the most frequent reason for a failed start, so read the files before the
         // ports are claimed.
         let loaded = functions::read(&config)?;
-        // Claim the ports before the builds: if another process has a port, the builds would be wasted.
+        // Claim the ports before the builds, because the builds would be wasted if another process has a
+        // port.
         let (claims, listener) = claim(&config)?;
         functions::build(&loaded, &config)?;
 
@@ -253,7 +254,7 @@ impl Serving {
     }
 
     /// Waits until the io threads know the functions of the start. Returns false if a signal ended the wait.
-    /// On Kubernetes the wait has no limit: another control plane may hold the Lease.
+    /// On Kubernetes the wait has no limit, because another control plane may hold the Lease.
     fn settle(
         &self,
         started: &Receiver<Result<(), bridge::StartError>>,
@@ -311,7 +312,8 @@ impl Addresses {
     }
 }
 
-/// Claims the management, API and internal addresses in this order, and listens on the first one.
+/// Claims the management address, then the API's address, then the internal address if there is one. Listens
+/// on the management address.
 fn claim(config: &Config) -> Result<(Vec<AddressClaim>, TcpListener), ServeError> {
     let (management, listener) = ports::listen("--management", config.management)?;
     let mut claims = vec![management, ports::claim("--listen", config.listen)?];

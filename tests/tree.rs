@@ -32,7 +32,8 @@ fn has(tree: &str, package: &str) -> bool {
         .any(|line| line.split(' ').next() == Some(package))
 }
 
-/// Returns the packages of this workspace in the tree, without `nanofaas-`.
+/// Returns the other packages of this workspace that are in the tree of `package`, by their names without the
+/// prefix `nanofaas-`.
 fn ours<'a>(tree: &'a str, package: &str) -> BTreeSet<&'a str> {
     let names = tree.lines().filter_map(|line| line.split(' ').next());
     let ours = names.filter_map(|name| name.strip_prefix("nanofaas-"));

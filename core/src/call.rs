@@ -2,7 +2,7 @@
 //! run. After a failed attempt the call may wait for the report of how its pod ended, back off, and be queued
 //! again. A call ends exactly once.
 //!
-//! One state machine serves all execution modes. The state machine has no socket, task or clock: a driver
+//! One state machine serves all execution modes. The state machine has no socket, task or clock. A driver
 //! does what `step` returns, and reports what happened. After each report the driver calls `step` until
 //! `step` returns `Step::Wait` or `Step::Over`. `io` drives the state machine with real sockets, and the
 //! simulation drives it with virtual time.
@@ -315,7 +315,7 @@ impl<E: Environment> Call<E> {
         self.deadline = deadline;
     }
 
-    /// Accepts a grant: the call may run.
+    /// Accepts a grant, so that the call may run.
     pub fn granted(&mut self, grant: Grant, now: Uptime, env: &E) {
         assert!(
             matches!(self.state, State::Queued),

@@ -1,5 +1,5 @@
 //! Keeps the last cold starts of each function, with the time of each phase, and histograms of these times
-//! over all functions. This module reads no clock: a backend reports when a phase was reached. The work queue
+//! over all functions. This module reads no clock; a backend reports when a phase was reached. The work queue
 //! owns the only `ColdStarts`.
 
 use std::collections::{HashMap, VecDeque};

@@ -43,7 +43,8 @@ impl Entries {
     /// Marks a call as queued: a new call, or a call that waits for another attempt. Only the owner calls
     /// this.
     pub fn queue(&self, call: CallId) {
-        // Relaxed: the word is not QUEUED, so only its owner writes it, and the owner is this thread.
+        // The load is Relaxed, because the word is not QUEUED: only its owner writes it, and the owner is
+        // this thread.
         let was = self.at(call).load(Ordering::Relaxed);
         assert!(
             was & STATE_MASK != QUEUED,

@@ -129,7 +129,7 @@ pub enum Order {
 /// What the scheduler sends to all io threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The calls that wait in this lane end, because no pod can be started.
+    /// Ends all calls that wait in this lane, because no pod can be started for them.
     StartsFail { lane: LaneId, why: Arc<str> },
 }
 

@@ -1,9 +1,10 @@
 //! A `Fifo` is the queue of the tickets of one class of a lane, in the order of arrival. Only the lane uses
 //! this queue.
 //!
-//! A ticket whose call no longer waits stays in the queue until it is popped or a sweep removes it. A push
-//! sweeps first if the queue has at least `usual_len` tickets, and at least twice as many as after the last
-//! sweep. The queue keeps the memory of its greatest length until `clear` frees it.
+//! A ticket whose call no longer waits stays in the queue until the ticket is popped or a clean-up removes
+//! it. A clean-up removes all tickets whose calls no longer wait. A push does a clean-up first if the queue
+//! has at least `usual_len` tickets, and at least twice as many as after the last clean-up. The queue keeps
+//! the memory of its greatest length until `clear` frees it.
 
 use std::collections::VecDeque;
 
@@ -15,8 +16,8 @@ use crate::ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
-    /// The shortest length at which the next sweep runs: twice the length after the last sweep. A sweep
-    /// therefore checks at most twice as many tickets as were pushed after the last sweep.
+    /// The shortest length at which the next clean-up runs: twice the length after the last clean-up. A
+    /// clean-up therefore checks at most twice as many tickets as were pushed after the last one.
     sweep_at: usize,
 }
 
@@ -29,7 +30,7 @@ impl Fifo {
         self.tickets.is_empty()
     }
 
-    /// Appends a ticket. A queue that is shorter than `usual_len` is not swept.
+    /// Appends a ticket. Before that, cleans up a queue that has at least `usual_len` and `sweep_at` tickets.
     pub(crate) fn push(&mut self, ticket: Ticket, usual_len: usize, entries: &Entries) {
         if self.tickets.len() >= usual_len.max(self.sweep_at) {
             self.tickets

@@ -1,5 +1,6 @@
 //! A `Lane` is what the scheduler knows about one function: its two queues, its slots and its pods. A ticket
-//! stays in its queue after its call has left, until a turn or a sweep removes the ticket.
+//! whose call has left the queue stays there until a turn pops the ticket, or a push into a long queue
+//! removes all such tickets (see `fifo.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

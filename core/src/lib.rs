@@ -1,7 +1,7 @@
 //! This crate makes the decisions of nanofaas, for example which specs are valid, which calls are admitted,
 //! which call gets which slot, and which calls are tried again. It also has the rings and bells between
-//! threads. It has no clock, socket, thread or async runtime: the time is an argument. A warm call allocates
-//! nothing here. The modules are listed roughly in the order in which a call meets them.
+//! threads. It has no clock, socket, thread or async runtime; its functions get the time as an argument. A
+//! warm call allocates nothing here. The modules are listed roughly in the order in which a call meets them.
 
 #![cfg_attr(
     test,

@@ -10,7 +10,7 @@ pub const IO_THREADS_MAX: usize = 64;
 
 /// The largest number of calls that one io thread holds at once. It suffices for a function with the largest
 /// `queueSize` and the largest `concurrency`, if calls of only one class wait. `queueSize` holds for each
-/// class: if both queues of such a function are full, the table is full, and further calls are refused.
+/// class. If both queues of such a function are full, the table is full, and further calls are refused.
 pub const CALLS_PER_IO_THREAD_MAX: usize = 16_384;
 
 /// The largest number of lanes. It suffices for 10,000 functions, and for removed functions whose calls or

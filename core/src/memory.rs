@@ -1,6 +1,6 @@
 //! Keeps the bytes that calls hold within a budget. `Account` is the budget of the process,
 //! `--inflight-bytes`, and each io thread takes pieces of the budget into its `ThreadAccount`. A task that
-//! finds no room may wait in a line, first come, first served. This module measures and frees no memory: the
+//! finds no room may wait in a line, first come, first served. This module measures and frees no memory; the
 //! task that holds bytes charges them here, and drops the charge with the bytes.
 //!
 //! There are two ways to get room. `ThreadAccount::charge` gets room at once or not at all. It is used for

@@ -1,5 +1,5 @@
 //! `Pods` is the scheduler's table of pods, with their states, counts of running calls and times. The table
-//! starts and ends no pod: the bridge does that when it receives an order. Only the scheduler uses the table.
+//! starts and ends no pod; the bridge does that when it receives an order. Only the scheduler uses the table.
 
 use crate::ticket::{LaneId, PodId, PodIndex};
 use crate::time::Uptime;

@@ -1,6 +1,6 @@
 //! The registry is the table of functions. Only the bridge thread changes this table. A new or changed
 //! function goes to the scheduler first and then to every io thread; a removal goes to the io threads first.
-//! A change is answered when every io thread has acknowledged it. The registry sends nothing itself:
+//! A change is answered when every io thread has acknowledged it. The registry sends nothing itself;
 //! `RegistryOut` holds what has to be sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

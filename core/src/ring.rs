@@ -162,8 +162,8 @@ fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
 }
 
 impl<T: Send> Consumer<T> {
-    /// Takes the oldest item if it is published. `None` does not mean that the ring is empty: a producer may
-    /// have reserved a place and not published it yet.
+    /// Takes the oldest item if it is published. The result may be `None` although the ring is not empty,
+    /// because a producer may have reserved a place and not published it yet.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         let slot = self.ring.slot(self.head);
@@ -225,8 +225,8 @@ impl<T> Drop for Ring<T> {
             return;
         }
         for (index, slot) in self.slots.iter().enumerate() {
-            // Relaxed: `&mut self` means that both ends are gone. Their `Arc` orders everything that they did
-            // before this drop.
+            // The load is Relaxed, because `&mut self` means that both ends are gone, and their `Arc` orders
+            // everything that they did before this drop.
             let stamp = slot.stamp.load(Relaxed) as usize;
             if stamp & (self.slots.len() - 1) != index {
                 // SAFETY: the stamp of a free slot equals its index mod capacity, so this slot is published

@@ -1,5 +1,5 @@
 //! Decides which pods a lane starts and stops: more pods while calls wait, fewer when pods are idle, new pods
-//! after a change of the spec. This module is part of the scheduler's state machine: it only makes orders,
+//! after a change of the spec. This module is part of the scheduler's state machine, so it only makes orders,
 //! and the bridge executes them.
 
 use std::sync::Arc;
@@ -280,8 +280,8 @@ impl Shared {
     }
 
     /// Drains usable pods above the plan's ceiling, which may have been lowered before these pods were
-    /// adopted. Pods in other states are spared: a pod whose probe is not answered yet may still run a call
-    /// of an earlier control plane.
+    /// adopted. Keeps pods in other states, because a pod whose probe is not answered yet may still run a
+    /// call of an earlier control plane.
     fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let most = lane.plan.pods.map_or(u32::MAX, |pods| pods.max);
         let surplus = lane.counts.usable.saturating_sub(most) as usize;

@@ -1,6 +1,6 @@
 //! The bridge's work queue handles the messages that the bridge receives, changes the registry, and sends the
 //! bridge's own messages in the right order. Messages for a full ring stay in the queue until the ring has
-//! room. The queue never waits, sleeps or starts anything: a `BridgeCommand` names what a backend has to do.
+//! room. The queue never waits, sleeps or starts anything; a `BridgeCommand` names what a backend has to do.
 //! Each bridge owns one work queue and runs `controller_loop`; the management port reads the functions from
 //! the queue.
 
@@ -98,9 +98,9 @@ pub enum Home {
 /// How long the bridge's loop may sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// The loop must not sleep: a message or a command waits, so the loop pumps at once.
+    /// A message or a command waits, so the loop must not sleep and pumps at once.
     No,
-    /// A ring was full: the loop pumps again after a millisecond, or as soon as the bell rings.
+    /// A ring was full, so the loop pumps again after a millisecond, or as soon as the bell rings.
     Shortly,
     /// The loop sleeps until the bell rings.
     UntilBell,

@@ -31,7 +31,8 @@ pub(crate) fn request(rng: &mut Rng, bytes: &[u8]) -> bool {
                 reads_back(meaning);
             }
         }
-        // Our parser may refuse a head that `naive` still finds incomplete.
+        // Both need more bytes, or both refuse. `(Err(_), Err(_))` includes a head that `naive` still finds
+        // incomplete, because our parser may refuse it earlier.
         (Ok(None), Err(NaiveRefusal::Incomplete)) | (Err(_), Err(_)) => {}
         _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     }

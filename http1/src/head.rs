@@ -1,9 +1,8 @@
 //! The common parts of requests' and answers' heads: their limits, the search for their end, the
 //! bytes that they may hold, and their header lines.
 //!
-//! The outcome depends on the bytes alone, not on how they were split. This module keeps no bytes:
-//! positions in a head are offsets. `request` and `response_head` call it; other crates use
-//! `header_lines` and `Span`.
+//! The outcome depends on the bytes alone, not on how they were split. This module keeps no bytes; positions
+//! in a head are offsets. `request` and `response_head` call it; other crates use `header_lines` and `Span`.
 
 use std::num::NonZeroU16;
 
@@ -156,9 +155,9 @@ impl HeadScan {
     }
 }
 
-/// Returns the name and the value of each header line, without the white space around the value.
-/// Lines without a colon are skipped. `head` may also be a head that was refused: its lines are
-/// then returned unchecked.
+/// Returns the name and the value of each header line, without the white space around the value. Lines
+/// without a colon are skipped. `head` may also be a head that was refused; its lines are then returned
+/// unchecked.
 pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut start = 0;
     let lines = memchr::memchr_iter(b'\n', head).map(move |end| {
@@ -191,7 +190,7 @@ mod tests {
             ]
         );
         assert_eq!(of("a: b\r\n\r\n"), []);
-        // A refused head: only the lines with a colon are returned.
+        // Of a refused head, only the lines with a colon are returned.
         assert_eq!(of("\nA : b\rc\n\n x:"), [(&b"A "[..], &b"b\rc"[..])]);
     }
 }

@@ -22,8 +22,8 @@ pub struct Prefer {
 }
 
 /// Returns whether a header's name is `known`, which must be in lower case. The comparison ignores case by
-/// setting bit 5 of each byte. This is exact: of the bytes that a name may hold, bit 5 changes only
-/// upper-case letters into a letter, a digit or a hyphen.
+/// setting bit 5 of each byte. This is exact, because among the bytes that a name may hold, bit 5 changes
+/// only upper-case letters into a letter, a digit or a hyphen.
 #[inline(always)]
 pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.
@@ -174,8 +174,8 @@ fn unquote(word: &[u8]) -> &[u8] {
         .unwrap_or(word)
 }
 
-/// Returns the undecoded value of `name` in a query, which begins after its `?`; none if the query
-/// has no such parameter.
+/// Returns the value of the parameter `name`, undecoded; none if there is no such parameter. `query` does not
+/// include the `?`.
 fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, ValueError> {
     let mut found = None;
     for pair in query.split(|&byte| byte == b'&') {
@@ -192,7 +192,7 @@ fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, Valu
     Ok(found)
 }
 
-/// Returns the whole number that a query has under `name`; none if the query has no such parameter.
+/// Returns the value of the parameter `name`, a whole number; none if there is no such parameter.
 pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);

@@ -359,7 +359,7 @@ fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, P
         ParseError::Malformed("the request's target must be a path that begins with /");
     let start = Span::of_piece(bytes, target).start();
     let (mut at, mut authority) = (0, None);
-    // The target is never empty: httparse and `parse_fast` refuse an empty one.
+    // The target has at least one byte, because httparse and `parse_fast` refuse an empty one.
     if target[0] != b'/' {
         if target == b"*" && method == Method::Options {
             let path = Span::new(start, start + 1);

@@ -1,8 +1,8 @@
 //! Parses the head of a pod's answer, as strictly as a client's request.
 //!
-//! Like `request`, this module returns offsets and keeps no bytes. `io`, the runtime's client and
-//! the watchdog call it. For `io` an error means that the pod sent an invalid answer: `io` drops
-//! the connection, and the call ends as `BAD_OUTPUT`.
+//! Like `request`, this module returns offsets and keeps no bytes. `io`, the runtime's client and the
+//! watchdog call it. For `io` an error means that the pod sent an invalid answer, so `io` drops the
+//! connection, and the call ends as `BAD_OUTPUT`.
 
 use std::mem::MaybeUninit;
 
@@ -24,7 +24,7 @@ pub enum ResponseBody {
     /// `Content-Length`, in bytes.
     Length(u64),
     Chunked,
-    /// No length was sent: the body ends when the pod closes the connection.
+    /// No length was sent, so the body ends when the pod closes the connection.
     UntilClose,
 }
 

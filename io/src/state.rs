@@ -108,7 +108,7 @@ impl Tables {
         self.functions.borrow().get(name).cloned()
     }
 
-    /// Marks the table of functions as complete: from now on a function that is not in the table does not
+    /// Marks the table of functions as complete. After that, a function that is not in the table does not
     /// exist.
     pub(crate) fn begin(&self) {
         self.begun.set(true);

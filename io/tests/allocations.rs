@@ -29,8 +29,8 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 /// allocated when more messages overlap than before. One allocation in each call would make thousands.
 const CEILING: u64 = 16;
 const CALLS: usize = 2000;
-/// The number of calls of a case with the LOCAL function. During so many calls, the watchdog checks several
-/// times.
+/// The number of calls of a case with the LOCAL function. With io_uring, so many calls take long enough that
+/// the watchdog of the io threads (`shard/watchdog.rs`) checks the thread several times.
 const LOCAL_CALLS: usize = 50_000;
 /// The number of calls before all cases. The circular buffer of records of plain calls has 4096 places, so
 /// these calls fill it.

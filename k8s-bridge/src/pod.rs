@@ -149,8 +149,8 @@ impl ClusterPod {
         ip.map(|ip| PodAddress::Tcp(SocketAddr::new(ip, PORT)))
     }
 
-    /// Runs the pod's task until the pod has ended. It announces every step except the end: the caller passes
-    /// the result to `report_end`.
+    /// Runs the pod's task until the pod has ended. It announces every step except the end; for that, the
+    /// caller passes the result to `report_end`.
     pub(crate) async fn live(
         self: &Rc<Self>,
         context: &Rc<ClusterContext>,

@@ -23,14 +23,15 @@ use crate::pod::{ClusterPod, ClusterPods, Origin};
 use crate::reconcile::adoption::Adoption;
 use crate::registry::ClusterRegistry;
 
-/// The state that outlives a rebuild of the bridge: the scheduler knows these pods by their ids, and calls
-/// wait for these Jobs.
+/// The state that is kept when the bridge is rebuilt after a failure. It contains the pods, because the
+/// scheduler knows them by their ids, and the Jobs, because calls wait for them.
 #[derive(Default)]
 pub struct Memory {
     pub(crate) process: Rc<ProcessState>,
     pub(crate) pods: Rc<RefCell<ClusterPods>>,
     pub(crate) jobs: RefCell<ClusterJobs>,
-    /// Orders to start a pod that came before the control plane acted.
+    /// The orders to start a pod that the bridge received before `BridgeStage::Acting`. They are executed
+    /// when this stage begins.
     pub(crate) held: RefCell<Vec<BridgeCommand>>,
 }
 
@@ -99,8 +100,8 @@ impl Reconciler {
         let reconciler = self.clone();
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
-            // Call `ask_on` before the pod leaves its table: `pods::there` deletes a pod that is neither in
-            // the table nor busy, and `ask_on` makes the pod busy.
+            // Call `ask_on` before the pod leaves its table, because `pods::there` deletes a pod that is
+            // neither in the table nor busy, and `ask_on` makes the pod busy.
             if let PodFate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }

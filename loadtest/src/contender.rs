@@ -25,7 +25,7 @@ pub(crate) struct Contender {
     #[serde(default)]
     pub(crate) files: Vec<PathBuf>,
     pub(crate) processes: Vec<ProcessSpec>,
-    /// Requests that are sent before the load, in this order.
+    /// The requests that are sent before the load, in the order of this list.
     #[serde(default)]
     pub(crate) prepare: Vec<PrepareStep>,
     /// The URL that the load uses.

@@ -1,5 +1,5 @@
 //! Computes the figures by which contenders are compared, and their spread over rounds. This module measures
-//! nothing: it takes the figures of a load from the run's report.
+//! nothing; it takes the figures of a load from the run's report.
 
 use std::collections::BTreeMap;
 

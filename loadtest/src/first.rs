@@ -1,5 +1,5 @@
 //! Measures a contender's first answer. The time starts with the first process that has no `ready` URL, or
-//! with the call if every process has one. This module makes no load: it sends one request, and repeats it
+//! with the call if every process has one. This module makes no load. It sends one request, and repeats it
 //! while a starting server does not answer. Comparisons measure a first answer once in each turn.
 
 use std::thread::sleep;

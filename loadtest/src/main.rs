@@ -1,6 +1,6 @@
 //! Makes load over HTTP/1.1 and measures how long answers take. The tool is independent of the servers that
-//! it measures: it shares no code with them except the plotting (`nanofaas-plot`). Exit code 2 means that the
-//! command line was wrong.
+//! it measures; it shares only the plotting (`nanofaas-plot`) with them. Exit code 2 means that the command
+//! line was wrong.
 
 mod args;
 mod run_args;

@@ -40,7 +40,7 @@ pub(crate) struct RunArgs {
     /// Seconds that are measured; with the warm-up at most 3600
     #[arg(short, long, value_name = "S", default_value_t = 10.0)]
     duration: f64,
-    /// Seconds for which the client waits for answers after the end
+    /// Seconds for which the client waits for missing answers after the measured time
     #[arg(long, default_value_t = 2.0, value_name = "S")]
     drain: f64,
     /// Seconds after which a request without an answer is an error

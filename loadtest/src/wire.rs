@@ -1,5 +1,5 @@
 //! Reads answers: finds the end and the status of each, independently of how the bytes are split. The reader
-//! keeps no body and repairs nothing: bytes that are not valid HTTP/1 are an error. A connection feeds the
+//! keeps no body and repairs nothing; bytes that are not valid HTTP/1 are an error. A connection feeds the
 //! reader with the bytes that arrive.
 
 use std::mem::MaybeUninit;

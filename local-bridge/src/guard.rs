@@ -281,7 +281,7 @@ fn pipe(path: &str) -> io::Result<File> {
         .write(true)
         .custom_flags(nonblocking)
         .open(path)?;
-    // Only the open must not block: the function expects blocking writes.
+    // Only the open must not block. Clear `O_NONBLOCK`, because the function expects blocking writes.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(file)
 }

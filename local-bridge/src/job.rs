@@ -27,7 +27,7 @@ pub(crate) type LocalJobs = JobTable<JobAttempt>;
 /// over.
 type JobEnd = Option<(ExecutionError, bool)>;
 
-/// Runs the Job to its end. It announces every step except the end: the caller passes the result to
+/// Runs the Job to its end. It announces every step except the end; for that, the caller passes the result to
 /// `announce_end`.
 pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (function, announcer) = (job.start.function.name(), &context.announcer);

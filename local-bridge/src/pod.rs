@@ -25,7 +25,7 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 /// The warm pods that have a task.
 pub(crate) type LocalPods = PodTable<WarmPod>;
 
-/// Runs the pod to its end. It announces every step except the end: the caller passes the result to
+/// Runs the pod to its end. It announces every step except the end; for that, the caller passes the result to
 /// `WarmPod::announce_end`.
 pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFate<()> {
     let id = context.link.next_id();

@@ -133,8 +133,8 @@ fn own_answer(error: &Error, request: &ForwardedRequest, extra: Extra<'_>) -> Ve
     out
 }
 
-/// Returns the head of the next request; its bytes stay in the buffer. Returns none if one side has
-/// ended, or if the program sent bytes before the request: these would be taken for its answer.
+/// Returns the head of the next request; its bytes stay in the buffer. Returns none if one side has ended, or
+/// if the program sent bytes before the request, because they would be taken for its answer.
 async fn next_request(
     requests: &mut Requests<'_>,
     answers: &mut Answers<'_>,

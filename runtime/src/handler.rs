@@ -1,5 +1,5 @@
 //! The interface for a function's author: closures of three kinds, or a type of the author's own,
-//! each under a name. This module never runs a handler: `run` does.
+//! each under a name. This module never runs a handler; `run` does.
 //!
 //! - `inline`: quick work, on the thread that read the request. Until the work ends, this thread
 //!   serves no other call.

@@ -26,7 +26,7 @@ const CALLBACK_WAIT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Runs the Job. Returns 0 if the platform accepted the result or will never accept it, and 1 if
-/// the result could not be reported. Returns 143 if SIGTERM or SIGINT came first: no result is
+/// the result could not be reported. Returns 143 if SIGTERM or SIGINT came first; no result is then
 /// reported, so the platform may run the call again.
 pub(crate) async fn work(
     job: Job,

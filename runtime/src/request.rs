@@ -77,8 +77,8 @@ impl From<ParseError> for BadRequest {
     }
 }
 
-/// Parses the head at the start of `bytes`. Returns none if the head is not complete: call it again
-/// with the same `scan` when more bytes have come. The next request needs a new `scan`.
+/// Parses the head at the start of `bytes`. Returns none if the head is not complete. The caller then calls
+/// this function again with the same `scan` when more bytes have come. The next request needs a new `scan`.
 pub(crate) fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<PodRequest>, BadRequest> {
     let Some(head) = parse_request(bytes, scan)? else {
         return Ok(None);
@@ -154,7 +154,8 @@ pub(crate) fn is_mark(name: &[u8], value: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"x-nanofaas-call") && value.eq_ignore_ascii_case(b"http")
 }
 
-/// Returns how the answer to a request names its call, also for a head that `parse` refused.
+/// Returns which header names the call in the answer to this request. If `parse` refused the head, the header
+/// lines are searched in `bytes`.
 pub(crate) fn echo(parsed: &Result<Option<PodRequest>, BadRequest>, bytes: &[u8]) -> Echo {
     let is_http = match parsed {
         Ok(head) => head.as_ref().is_some_and(|head| head.route == Route::Http),

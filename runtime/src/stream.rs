@@ -1,5 +1,5 @@
 //! Bodies that are received or sent in pieces: `pipe` connects a sender with a body, and any
-//! `http_body::Body` becomes a `ByteStream`. This module uses no socket: `connection` reads and writes.
+//! `http_body::Body` becomes a `ByteStream`. This module uses no socket; `connection` reads and writes.
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! Runs a function's `local.build` line and shows its progress. This module never reads the files that the
-//! line builds. A process that the build leaves in the background keeps running.
+//! Runs a function's `local.build` command and shows its progress. This module does not read the files that
+//! the command builds. A process that the command leaves in the background keeps running.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Read};

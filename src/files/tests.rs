@@ -32,7 +32,7 @@ impl FunctionFolder {
         self.read_path(&self.0)
     }
 
-    /// Removes the test's own folder from the texts of errors.
+    /// Reads the files at `path`; errors name them relative to the test's folder.
     fn read_path(&self, path: &Path) -> Result<Vec<FunctionFile>, Vec<String>> {
         let prefix = format!("{}/", self.0.display());
         read(&[path.to_owned()])

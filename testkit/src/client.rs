@@ -117,7 +117,7 @@ impl Request {
         Self::new("DELETE", path)
     }
 
-    /// Makes a sync call with the body `{"input": …}`.
+    /// Returns the request of a sync call, with the body `{"input": …}`.
     pub fn invoke(function: &str, input: &Value) -> Self {
         let envelope = serde_json::json!({ "input": input });
         Self::new("POST", &format!("/v1/functions/{function}:invoke")).json(&envelope)

@@ -16,7 +16,8 @@ fn plane() -> &'static ControlPlane {
     PLANE.get()
 }
 
-/// Makes a request as Java's HTTP client sends it over plain HTTP: with an upgrade to HTTP/2.
+/// Returns a request with the headers that Java's HTTP client sends over plain HTTP: it asks for an upgrade
+/// to HTTP/2.
 fn java(method: &str, path: &str) -> Request {
     let host = plane().listen.to_string();
     Request::new(method, path)
@@ -87,7 +88,8 @@ fn apply(spec: &Value) {
     }
 }
 
-/// Makes a request as the command line does: with the input in an envelope without metadata.
+/// Returns the request that the original's command line sends: it has the input in an envelope without
+/// metadata.
 fn request(name: &str, how: &str, input: &Value) -> Request {
     let body = json!({"input": input, "metadata": null});
     java("POST", &format!("/v1/functions/{name}:{how}")).json(&body)
@@ -332,7 +334,7 @@ fn its_one_shot_images_are_jobs() {
     assert_eq!(ended["coldStart"], true);
 }
 
-/// The client reads `/openapi.yaml` before it uses a command that the plane may not support.
+/// The original's client reads `/openapi.yaml` before it uses a feature that the plane may lack.
 #[test]
 fn what_is_missing_is_said_before_the_try() {
     let answer = send(&java("GET", "/openapi.yaml")).expect(200);

@@ -1,6 +1,7 @@
-//! The canary, a part of every body, names the function and registration for which the body is meant, the
-//! call that sent the body, and what its pods must do. `ledger` checks the canary that a pod received, and
-//! `judge` the canary that the caller got back. This module judges nothing.
+//! The canary is a part of every body. It names the function and the registration for which the body is
+//! meant, the id of the call, and what the function's pods must do in each attempt of the call. `ledger`
+//! checks the canary that a pod received, and `judge` checks the canary that the client got back. This module
+//! judges nothing.
 
 use serde_json::{Value, json};
 

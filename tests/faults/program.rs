@@ -139,7 +139,8 @@ pub(crate) fn serve() -> ExitCode {
         match value.as_str() {
             Some("raise") => return Err(Error::new("of the handler")),
             Some("exit") => std::process::exit(3),
-            // Rust's own handler, which detects stack overflows, catches the first signal.
+            // The first signal only removes the signal handler by which Rust detects stack overflows, so
+            // raise the signal twice.
             Some("segv") => {
                 raise(Signal::SIGSEGV)?;
                 raise(Signal::SIGSEGV)?;

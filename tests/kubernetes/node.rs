@@ -109,7 +109,7 @@ impl ApiServer {
         is_ours.then_some(pid)
     }
 
-    /// Suspends the API server: its connections stay open, and it answers no request.
+    /// Suspends the API server. Its connections stay open, and it answers no request.
     pub(crate) fn stop(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGSTOP).expect("it can be stopped");

@@ -64,8 +64,8 @@ pub enum Begin {
     Serve,
 }
 
-/// Runs a pod from the step `begin` to its end. It announces each step except the end: the caller passes the
-/// result to `WarmPod::announce_end`. `limit` is the time that the pod has to become ready.
+/// Runs a pod from the step `begin` to its end. It announces each step except the end; for that, the caller
+/// passes the result to `WarmPod::announce_end`. `limit` is the time that the pod has to become ready.
 pub async fn live<R: PodRunner>(
     runner: &mut R,
     begin: Begin,

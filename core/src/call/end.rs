@@ -11,9 +11,9 @@ pub enum End {
     Cancelled,
     /// The client of the call left, and no other client waits for the result.
     ClientLeft,
-    /// The function of the call was removed: a waiting call ends, a running attempt continues.
+    /// The function of the call was removed. A waiting call ends, and a running attempt continues.
     Removed,
-    /// No pod can be started: a queued call ends, and a call that is running or between two attempts
+    /// No pod can be started. A queued call ends, and a call that is running or between two attempts
     /// continues.
     StartsFail(Arc<str>),
     /// The process stops.

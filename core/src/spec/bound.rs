@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 
 /// The longest function name on any platform, in bytes.
 pub const NAME_LEN_MAX: usize = 63;
-/// The longest function name on Kubernetes, in bytes. With the prefix `fn-`, a hyphen and 5 random characters
-/// the name still fits a pod's name.
+/// The longest function name on Kubernetes, in bytes. The name of a warm pod also has `fn-`, a hyphen and 5
+/// random characters; the name of a Job has 9 random characters. So both names have at most 63 bytes, the
+/// limit of Kubernetes for labels and host names.
 pub const KUBERNETES_NAME_LEN_MAX: usize = 50;
 
 pub const TIMEOUT_MS: RangeInclusive<u32> = 1..=300_000;

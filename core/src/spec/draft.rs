@@ -1,6 +1,6 @@
 //! A `FunctionDraft` is a function as its author wrote it, in JSON or YAML, with unchecked fields. Reading a
-//! draft rejects no single field: `FunctionSpec::resolve` checks all fields and returns all faults together.
-//! The API's bodies, function files and the Kubernetes object are all read as drafts.
+//! draft rejects no single field; later, `FunctionSpec::resolve` checks all fields and returns all faults
+//! together. The API's bodies, function files and the Kubernetes object are all read as drafts.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! An `Endpoint` is the address of a POOL function: `http://host:port/path` or `http+unix:///a.sock[:/path]`.
-//! This module resolves no host name: a bridge does that, so that no call waits for a name server.
+//! This module resolves no host name. A bridge does that in advance, so no call waits for a name server.
 
 use std::fmt;
 

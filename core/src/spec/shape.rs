@@ -1,6 +1,6 @@
-//! Computes the hash that shows whether a running pod still fits its function's spec. It is FNV-1a with 64
-//! bits, written here and not taken from a library: a pod keeps its hash when another build of the control
-//! plane takes over, so the same fields must always have the same hash.
+//! Computes the hash that shows whether a running pod still fits its function's spec. A pod keeps its hash
+//! when another build of the control plane takes over, so the same fields must always have the same hash. The
+//! hash, FNV-1a with 64 bits, is therefore written here, where no library can change it.
 
 use std::collections::BTreeMap;
 

@@ -202,8 +202,8 @@ fn waits_are_served_in_order() {
     waits.drain(..3);
     while !waits.is_empty() {
         held.remove(0);
-        // The waits are polled from the last to the first. Polling in the order of service would hide an
-        // error in that order.
+        // The waits are polled from the last to the first. If they were polled in the order in which they are
+        // served, the test could not detect a wrong order.
         let turns: Vec<_> = waits.iter_mut().rev().map(|wait| wait.poll(cx)).collect();
         let ready = turns.iter().filter(|turn| turn.is_ready()).count();
         let first = turns.into_iter().rev().take(ready);
@@ -270,7 +270,8 @@ fn calls_that_hold_everything_get_on() {
     let mut rounds = 0;
     while !waits.is_empty() {
         let before = waits.len();
-        // A call that got the charge for its answer ends at once: `retain_mut` drops both of its charges.
+        // A call that got the charge for its answer ends at once, because `retain_mut` drops both of its
+        // charges.
         waits.retain_mut(|(_, wait)| wait.poll(cx).is_pending());
         assert!(waits.len() < before, "somebody gets on");
         rounds += 1;

@@ -186,8 +186,8 @@ impl Judge {
             self.rules = Rules::of(newest);
         }
         self.attempts += 1;
-        // If the grant was made under a spec of another mode, the attempt ends here. If the attempt runs,
-        // `runs` sets `last` again.
+        // The attempt counts as not begun until `runs` sets `last` again. `runs` is not called if the grant
+        // was made for another mode than the function has now; the attempt then ends at once.
         self.last = Last::Failed(AttemptFailure::NotBegun);
         self.ends_at(now);
     }

@@ -31,8 +31,8 @@ pub(crate) fn of(draft: &FunctionDraft) -> Vec<String> {
     texts.iter().map(|text| value(text)).collect()
 }
 
-/// Returns a path in printable ASCII: other characters are escaped as in a Rust string, and a long path is
-/// cut.
+/// Returns the path of a JSON field in printable ASCII. Other characters are escaped as in a Rust string, and
+/// a long path is cut.
 fn shown(path: &str) -> String {
     let mut shown = String::new();
     for c in path.chars() {

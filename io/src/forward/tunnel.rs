@@ -1,5 +1,5 @@
 //! Passes on the bytes of a WebSocket, in both directions, after the pod's 101, and does not interpret them.
-//! The two directions end separately: a FIN of one side is passed on to the other side.
+//! The two directions end separately; a FIN of one side is passed on to the other side.
 
 use std::future::poll_fn;
 use std::net::Shutdown;

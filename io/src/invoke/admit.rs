@@ -101,7 +101,8 @@ pub(crate) fn find(
         return Err(HttpError::ShuttingDown);
     }
     let entry = thread.function(name);
-    // The rate limit is checked before the function, so that requests for unknown functions count, too.
+    // The rate limit is checked before the function's existence, so that requests for unknown functions
+    // count, too.
     if let Err(wait) = thread.rate.take(arrived_at) {
         let reason = RejectReason::Rate;
         return Err(match &entry {

@@ -202,7 +202,7 @@ fn note_start<T>(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    // An attempt on a warm pod leaves `cold_start` and `init_ms` as they are.
+    // If the attempt waited for no start and reported no `init_ms`, both fields stay as they are.
     if has_started || attempt.init_ms.is_some() {
         call.note(|record| {
             record.cold_start = call.is_cold.get();

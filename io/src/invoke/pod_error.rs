@@ -31,9 +31,10 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> ExecutionErr
     }
 }
 
-/// Replaces a failure with the code TIMEOUT by the call's own timeout, if at most `early` is left until the
-/// deadline. A pod that stops a call at the deadline sends this code, perhaps a little early. If more time is
-/// left, the function itself chose the code.
+/// Returns the call's own timeout in place of `failure`, if `failure` has the code TIMEOUT and at most
+/// `early` is left until the deadline. A pod that stops a call at the deadline sends this code, perhaps a
+/// little early. If more time is left, the function itself chose the code, and `failure` is returned
+/// unchanged.
 pub(crate) fn at_deadline(failure: ExecutionError, left: Nanos, early: Nanos) -> ExecutionError {
     match failure {
         ExecutionError::Handler(reported) if &*reported.code == "TIMEOUT" && left <= early => {

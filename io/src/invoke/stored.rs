@@ -111,7 +111,8 @@ fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
     Some(arrived_at + Nanos::from_s(wait_s.into()))
 }
 
-/// Waits for the end of the client's own call; false if the client's wait ends or the client leaves first.
+/// Waits for the end of the client's own call; returns false if the client's wait ends or the client leaves
+/// first.
 async fn wait_for_own(
     thread: &Links,
     stored: &StoredExecution,
@@ -164,9 +165,9 @@ async fn claim_key(
                 };
                 match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,
-                    // The execution was dropped after the claim was answered. The key was released before the
-                    // execution's owner answered `Gone`, so the next claim finds another holder, or a free
-                    // key.
+                    // The execution that held the key was dropped after the claim was answered. The key was
+                    // released before the execution's io thread answered `Gone`. Claim the key again, because
+                    // it is now free, or another execution holds it.
                     Err(NotJoined::Gone) if thread.now() < deadline => continue,
                     Err(NotJoined::Gone | NotJoined::Busy) => error_response(&HttpError::Busy),
                 }

@@ -241,7 +241,7 @@ pub(crate) struct RuntimeTimestamps {
 
 impl From<RuntimeTimestamps> for ReadyTimestamps {
     fn from(timestamps: RuntimeTimestamps) -> Self {
-        // No runtime started in 1970: a 0 stands for a time that is not known.
+        // No runtime started in 1970, so a 0 stands for a time that is not known.
         let ms = |timestamp: Option<f64>| timestamp.map(|ms| ms as u64).filter(|ms| *ms > 0);
         Self {
             started_at_ms: ms(timestamps.started_at),
@@ -283,7 +283,7 @@ pub(crate) fn bad_result(why: &HttpError) -> ExecutionError {
     ExecutionError::BadOutput(format!("the Job's result was no result: {why}").into())
 }
 
-/// Reads the body that a Job posted. Fails if the body has the wrong form: the request is refused then, and
+/// Reads the body that a Job posted. Fails if the body has the wrong form; the request is then refused, and
 /// the Job may post another result.
 pub(crate) fn read_result(
     content_type: Option<&[u8]>,

@@ -168,7 +168,8 @@ async fn exchange(
     };
     let execution_id = call.id.text();
     connection.post(write_request(call, &execution_id, deadline), request);
-    // The pod may begin from now on: it may even answer before it has taken all of a large request.
+    // From here the pod may run the call. The pod may even answer before it has received all of a large
+    // request.
     let begun_at = connection.sent_at().unwrap_or_else(|| thread.recent());
     timestamps.sent_at.set(Some(begun_at));
     let expected = Expected {

@@ -45,8 +45,8 @@ pub(crate) struct PinnedLink {
 }
 
 impl PinnedLink {
-    /// Sends an event; false if the event is owed. While earlier events are owed, the event is owed, too, so
-    /// that the scheduler gets the events in order.
+    /// Sends an event; returns false if the event is kept in `owed` to be sent later. While earlier events
+    /// are owed, this event is kept, too, so that the scheduler gets the events in order.
     fn send(&self, event: Event) -> bool {
         let mut owed = self.owed.borrow_mut();
         let unsent = if owed.is_empty() {
@@ -58,7 +58,7 @@ impl PinnedLink {
         owed.is_empty()
     }
 
-    /// Sends owed events while there is room; false if some are still owed.
+    /// Sends owed events while there is room; returns false if some are still owed.
     fn pay(&self) -> bool {
         let mut owed = self.owed.borrow_mut();
         while let Some(event) = owed.pop_front() {

@@ -150,14 +150,15 @@ impl ShardLink {
         }
     }
 
-    /// Wakes the thread at the end of this link. A thread may ring its own bell: its inbox is then served
+    /// Wakes the thread at the end of this link. A thread may ring its own bell; its inbox is then served
     /// after the loop has polled its I/O.
     pub(crate) fn ring(&self) {
         self.post.bell.ring();
     }
 
-    /// Sends a question; false if the inbox is full or is owed a notice. A question must not overtake an owed
-    /// notice: a claim that came before the release of its key would join an execution that is gone.
+    /// Sends a question; returns false if the inbox is full or is owed a notice. A question must not overtake
+    /// an owed notice, because a claim that came before the release of its key would join an execution that
+    /// is gone.
     fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
         let question = Box::new(question);
         let ask = ShardMessage::Ask {

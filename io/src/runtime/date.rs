@@ -1,6 +1,6 @@
 //! The `Date` line of answers (RFC 9110 §5.6.7). The first answer after the end of a second of the wall clock
 //! rewrites the line from that clock, so a change of the wall clock shows within a second. All other answers
-//! reuse the line: they neither format a time nor read the wall clock.
+//! reuse the line, so they neither format a time nor read the wall clock.
 
 use std::cell::Cell;
 use std::io::Write;

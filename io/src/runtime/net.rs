@@ -40,7 +40,7 @@ pub(crate) enum EventLoop {
 pub(crate) struct RingSetup {
     /// The number of operations that can be submitted together.
     pub(crate) entries: u32,
-    /// Whether `DEFER_TASKRUN` is on: the kernel then makes completions only when the loop waits for them,
+    /// Whether `DEFER_TASKRUN` is on. If so, the kernel makes completions only when the loop waits for them,
     /// not in every system call. The option has to be off for a loop that spins, because such a loop does not
     /// wait.
     pub(crate) deferred: bool,

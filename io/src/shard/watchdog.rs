@@ -1,5 +1,5 @@
 //! Stops the process if an io thread computes and makes no progress. If the kernel refuses `io_uring_enter`,
-//! monoio reports no error: the thread loops at full speed and runs no task. The watchdog checks the io
+//! monoio reports no error, and the thread loops at full speed and runs no task. The watchdog checks the io
 //! threads when one of them has computed for a quarter of a second, so calls do no work for these checks.
 //! `start` starts the watchdog if the io threads use io_uring.
 
@@ -50,8 +50,8 @@ impl LastSeen {
         }
     }
 
-    /// Returns whether the thread has used more than `FUTILE` since its last beat. A thread that makes
-    /// progress would have beaten within that time.
+    /// Returns whether the thread has used more than `FUTILE` of processor time since the watchdog first saw
+    /// the thread's last beat. A thread that makes progress beats more often.
     fn is_futile(&self, cpu_time: Nanos) -> bool {
         // Before the first beat `self.cpu_time` is 0. That is accurate enough, because the start takes little
         // processor time.

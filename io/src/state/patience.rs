@@ -9,13 +9,13 @@ use std::cell::Cell;
 
 use nanofaas_core::time::Nanos;
 
-/// The usual time. With 150 ms for all clients, some clients were ended although they read, on a machine
-/// under ten times the load that it can serve.
+/// How long a client may usually take nothing of its answer. With 150 ms for all clients, some clients were
+/// ended although they read, on a machine under ten times the load that it can serve.
 const LONG: Nanos = Nanos::from_s(1);
 const SHORT: Nanos = Nanos::from_ms(150);
 /// A client has at least the time of this many of its round trips.
 const ROUND_TRIPS: u64 = 4;
-/// After this many clients in a row were ended, the time is `SHORT`.
+/// After this many clients in a row were ended, the next clients have `SHORT` in place of `LONG`.
 const SILENT_MAX: u32 = 3;
 
 #[derive(Default)]

@@ -5,7 +5,7 @@
 //! A client is ended only after two periods have passed without progress: one second, which begins when its
 //! request comes, and the time of `patience`, which begins when the client is registered. After progress both
 //! begin anew. No client is ended while the waiting tasks get memory from other sources, because a pause may
-//! have another cause: a hundred clients that share a processor read in turns.
+//! have another cause. For example, a hundred clients that share a processor read in turns.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

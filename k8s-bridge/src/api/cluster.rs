@@ -206,8 +206,8 @@ impl Cluster {
         })
     }
 
-    /// Creates an object whose name no other client chooses. An object that exists already counts as success:
-    /// an earlier try created it, and the answer was lost.
+    /// Creates an object whose name no other client chooses. An object that exists already counts as success,
+    /// because an earlier try created it and the answer was lost.
     pub(crate) async fn create<K: Object>(
         &self,
         object: &K,

@@ -1,7 +1,7 @@
 //! Lists and then watches one kind of object, for ever. After an error, a new list or a new watch begins,
-//! with back-off. Only a watch that lived for longer than `SOUND` resets the back-off: a server that ends
-//! each watch at once must not get requests in a tight loop. An object that cannot be parsed is logged and
-//! skipped; its last readable state stays. The caller interprets the objects.
+//! with back-off. Only a watch that lived for longer than `SOUND` resets the back-off, so that a server that
+//! ends each watch at once does not get requests in a tight loop. An object that cannot be parsed is logged
+//! and skipped; its last readable state stays. The caller interprets the objects.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -75,7 +75,7 @@ pub(crate) async fn follow<K: Object>(
                     backoff.reset();
                 }
                 match end {
-                    // The server ended the watch after its time: begin the next watch at once.
+                    // The server ended the watch after its time, so begin the next watch at once.
                     None if began.elapsed() > SOUND => continue,
                     None => "the server ended the watch at once".to_owned(),
                     Some(why) => why,
@@ -161,7 +161,8 @@ async fn watch<K: Object>(
                 }
             }
             WatchEvent::Bookmark(bookmark) => reached = bookmark.metadata.resource_version,
-            // The error is usually 410 Gone: the version is too old, so the objects have to be listed again.
+            // The error is usually 410 Gone, which means that the version is too old. The objects then have
+            // to be listed again.
             WatchEvent::Error(status) => return (None, Some(status.message)),
         }
     }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::api::cluster::{Cluster, ClusterError};
 
-/// How long the control plane searches for its own objects before it begins without owners.
+/// How long the control plane searches for the Deployment that it belongs to. If the search fails, warm pods
+/// have no owner.
 const SEARCH_MAX: Duration = Duration::from_secs(30);
 
 /// The Pod that this process runs in.

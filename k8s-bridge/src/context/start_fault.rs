@@ -88,8 +88,8 @@ impl StartFault {
         }
     }
 
-    /// Finds the kind of fault in the message of a refusal. A quota has no status code of its own: its
-    /// admission plugin answers 403, as other plugins do.
+    /// Finds the kind of fault in the message of a refusal. The status code cannot show an exceeded quota,
+    /// because the quota's admission plugin answers 403 like other plugins.
     pub(crate) fn of_refusal(message: &str) -> Self {
         if message.contains("exceeded quota") {
             Self::Quota

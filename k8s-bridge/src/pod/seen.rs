@@ -78,8 +78,8 @@ const SPECS: [&str; 5] = [
 fn is_definite(reason: &str, message: &str) -> bool {
     let has = |phrases: &[&str]| phrases.iter().any(|phrase| message.contains(phrase));
     if reason.contains("Image") {
-        // "not found" alone is not definite: a layer, or the container runtime's own task, may exist at the
-        // next try.
+        // "not found" alone may be temporary, because a layer, or the container runtime's own task, may exist
+        // at the next try.
         let is_absent = message.contains("resolve reference") && message.contains(": not found");
         is_absent || has(&REGISTRYS)
     } else {

@@ -4,9 +4,9 @@
 use nanofaas_core::spec::{PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-/// The user id of restricted pods, and of our images. It is always set: with `runAsNonRoot` alone, a kubelet
-/// refuses an image that names no user id. A process with this id has the group 0, whatever group the image
-/// names; images that are made for any user id let group 0 write.
+/// The user id of restricted pods, and of our images. It is always set, because with `runAsNonRoot` alone, a
+/// kubelet refuses an image that names no user id. A process with this id has the group 0, whatever group the
+/// image names; images that are made for any user id let group 0 write.
 const USER: u32 = 65532;
 
 /// The pod's own security context, which a template may change.

@@ -207,8 +207,8 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&reconciler, name.clone());
         }
-        // Remove the pod from `busy` last: `pods::there` deletes a pod that is neither offered, nor busy, nor
-        // in the table.
+        // Remove the pod from `busy` last, because `pods::there` deletes a pod that is neither offered, nor
+        // busy, nor in the table.
         reconciler.adoption.borrow_mut().busy.remove(&name);
     });
 }

@@ -158,7 +158,7 @@ impl FunctionObject {
 }
 
 /// Returns a draft's fields as the object's `spec`, without the name, which the metadata has. Nulls outside
-/// the `podTemplate` are left out: they mean an absent field, and the API server rejects them.
+/// the `podTemplate` are left out, because they mean an absent field, and the API server rejects them.
 pub(crate) fn spec_of(draft: &FunctionDraft) -> Map<String, Value> {
     let fields = serde_json::to_value(draft).unwrap_or_default();
     let Value::Object(mut fields) = fields else {

@@ -148,8 +148,8 @@ impl ClusterRegistry {
     }
 }
 
-/// Returns the current time in whole seconds: the API server stores no fractions, and a time that is read
-/// again must equal the written time.
+/// Returns the current time in whole seconds, because the API server stores no fractions, and a time that is
+/// read again must equal the written time.
 pub(crate) fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))

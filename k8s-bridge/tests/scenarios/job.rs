@@ -129,7 +129,8 @@ fn a_retried_pull_is_reported_and_ends_nothing() {
         };
         assert_eq!(*told, format!("ErrImagePull: {refused}"));
         let pod = only_pod(&server).await;
-        // This wait has the same reason as the one before, so the io thread gets no second report.
+        // `ImagePullBackOff` is only the pause before the next pull. The bridge keeps the reason of the
+        // failed pull, so the io thread gets no second report.
         server.waits(&pod, "ImagePullBackOff", "Back-off pulling image \"i\"");
         pass(10.0).await;
         let quiet = |message: &Message| {

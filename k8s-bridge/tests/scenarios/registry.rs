@@ -79,7 +79,7 @@ fn what_is_there_already_is_not_registered_again() {
         fixture.warm("f").await;
         let again = fixture.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(BridgeError::Exists)));
-        // With this delay, the watch shows the function only after the registration.
+        // With this delay, the watch shows the function `g` only after the attempt to register `g`.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = fixture.register(warm("g"), false).await;

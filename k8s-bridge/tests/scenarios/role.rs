@@ -53,7 +53,7 @@ fn the_role_allows_exactly_what_is_asked() {
             json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
         );
         let (mut fixture, function) = attempt::with_function(&server).await;
-        // Cause the requests of the registry.
+        // Make the registry send each kind of request that it sends to the API server.
         let warm_function = fixture.warm("w").await;
         pass(2.0).await;
         let mut spec = warm("w");
@@ -67,14 +67,14 @@ fn the_role_allows_exactly_what_is_asked() {
             replicas: 1,
         };
         assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
-        // Cause the requests of warm pods.
+        // Make the bridge send the requests that it sends for a warm pod.
         let (pod_id, _) = fixture.running(&warm_function).await;
         fixture.rings.order(Order::Probe { pod: pod_id });
         fixture.up(pod_id).await;
         fixture.rings.order(Order::Stop { pod: pod_id });
         fixture.down(pod_id).await;
-        // Cause the requests of two Jobs: the pod of the first Job is refused, and the second Job is
-        // cancelled.
+        // Make the bridge send the requests that two Jobs need. The pod of the first Job is refused, and the
+        // second Job is cancelled.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&fixture, &function, attempt::call(1));
         until("its events are read", || {
@@ -89,7 +89,8 @@ fn the_role_allows_exactly_what_is_asked() {
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = BridgeRequest::Remove { name: "w".into() };
         assert!(matches!(fixture.ask(remove).await, Reply::Removed));
-        // Cause the requests after watches end and expire, and those that renew and release the Lease.
+        // Make the bridge send the requests that follow the end or the expiry of a watch, and those that
+        // renew and release the Lease.
         pass(15.0).await;
         server.slam(true).await;
         server.compact();

@@ -30,7 +30,7 @@ fn a_fixed_service_time_is_found() {
 #[test]
 fn two_modes_are_told_apart() {
     let _turn = quiet();
-    // One request in twenty is slow: p90 is a latency of fast requests, p99 of slow requests.
+    // One request in twenty is slow, so p90 is the latency of a fast request, and p99 that of a slow one.
     let server = ScriptedServer::tcp(|got| {
         wait_ms(if got.number % 20 == 19 { 60 } else { 2 });
         ok()
@@ -118,7 +118,8 @@ fn an_overload_is_not_hidden() {
     assert_eq!(outcome.count("/faults/unfinished"), 1000 - done);
     let rate = outcome.json["answers_per_s"].as_f64().expect("a rate");
     assert!((100.0..251.0).contains(&rate), "{rate}");
-    // A request without an answer counts with the time that it had waited.
+    // The latency of a request without an answer is the time that the request waited until the end of the
+    // run.
     let p50 = outcome.ms("p50_us");
     assert!((600.0..1500.0).contains(&p50), "{p50}");
 }

@@ -309,8 +309,8 @@ impl Link {
         }
     }
 
-    /// Closes the link: the guard ends the remaining processes and itself. Returns when the guard has ended,
-    /// or was killed after `GUARD_END`.
+    /// Closes the link, and so makes the guard end the remaining processes and itself. Returns when the guard
+    /// has ended, or was killed after `GUARD_END`.
     pub(crate) async fn close(&self) {
         self.is_closing.set(true);
         self.more.notify_one();

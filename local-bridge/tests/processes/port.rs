@@ -58,7 +58,8 @@ async fn up_at(fixture: &mut LocalFixture, program: &str, address: &str) -> Sock
     let pod = fixture.pod(&function);
     fixture.up(pod).await;
     let at = fixture.tcp_address(pod);
-    // From now on the pod is probed at its port.
+    // The pod is up, so these probes go only to its port. During the start, the bridge also probed its
+    // socket.
     fixture.order(Order::Probe { pod });
     fixture.up(pod).await;
     std::fs::write(fixture.scratch.join("sick"), "").expect("written");

@@ -22,8 +22,8 @@ use crate::pod::{CallPermit, PodPhase};
 use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
-    /// Sends the output of a handler. `place` counts the call until the answer is sent: a draining
-    /// pod without calls may exit, and the answer would be lost.
+    /// Sends the output of a handler. `place` counts the call until the answer is sent, because a
+    /// draining pod without calls may exit, and the answer would be lost.
     pub(super) async fn send_output(
         &mut self,
         head: &PodRequest,
@@ -82,9 +82,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServedConnection<S> {
         Ok(head.keep)
     }
 
-    /// Answers a request that could not be read, and closes the connection. It reads for 2 s at
-    /// most before it closes: the kernel resets a connection that is closed with unread bytes, and
-    /// the caller could lose the answer.
+    /// Answers a request that could not be read, and closes the connection. Before it closes the
+    /// connection, it reads for 2 s at most, because the kernel resets a connection that is closed
+    /// with unread bytes, and the caller could lose the answer.
     pub(super) async fn refuse(&mut self, refusal: &BadRequest) -> Result<(), Gone> {
         let allow = (refusal.status == 405).then(|| self.pod.methods.join(", "));
         let extra = Extra {

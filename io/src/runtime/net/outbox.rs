@@ -57,9 +57,9 @@ pub(super) struct SocketOutbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     Out,
-    /// The message is held: the loop sends it at the end of the iteration.
+    /// The message is held, and the loop sends it at the end of the iteration.
     Held,
-    /// The socket did not take the whole message: the loop has to send the rest.
+    /// The socket did not take the whole message, so the loop has to send the rest.
     Begun,
     /// The message waits behind earlier bytes, or cannot be sent any more.
     Behind,

@@ -1,6 +1,6 @@
 //! Writes changes of `Function` objects in the cluster, each within a deadline. This module handles
-//! concurrent writes of other clients and lost answers, and translates refusals for the client. `functions`
-//! then changes the table.
+//! concurrent writes of other clients and lost answers, and translates refusals for the client. After a
+//! write, `functions` changes the function table.
 
 use std::time::Duration;
 

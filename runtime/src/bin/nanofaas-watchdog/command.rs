@@ -115,8 +115,9 @@ impl CommandLine {
     }
 }
 
-/// Reads `WATCHDOG_STDIN`. If it is not set, `WARM=true` selects the envelope: images for the
-/// watchdog of the original nanofaas set it, and their programs read the whole envelope.
+/// Reads `WATCHDOG_STDIN`. If it is not set, `WARM=true` selects the envelope, because images for
+/// the watchdog of the original nanofaas set `WARM=true`, and their programs read the whole
+/// envelope.
 fn read_given(get: &impl Fn(&str) -> Option<String>) -> Result<Given, String> {
     match get("WATCHDOG_STDIN").as_deref() {
         Some("input") => Ok(Given::Input),

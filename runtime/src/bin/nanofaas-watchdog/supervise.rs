@@ -24,7 +24,7 @@ use crate::tail::Tail;
 /// The watchdog exits after this number of ends in a row, which is a crash loop.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// A run of this length or longer is not part of a crash loop: the count of ends begins again.
+/// A run of this length or longer is not part of a crash loop, so the count of ends begins again.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 /// The pause after the first probe. Each further pause is longer by half, up to `PROBE_MAX`.
 const PROBE_FIRST: Duration = Duration::from_millis(5);
@@ -107,8 +107,8 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         // the next start.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // A program that never served is not started again: it would most likely fail again while
-        // calls wait for it.
+        // Do not restart a program that never served. It would most likely fail again while calls wait for
+        // it.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }

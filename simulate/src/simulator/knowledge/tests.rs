@@ -15,7 +15,7 @@ use crate::{Setup, TraceCall, VaryingTime, patterns};
 const MS: Nanos = Nanos::from_ms(1);
 
 impl Simulator<'_> {
-    /// Compares a kept plan with a new one: all slots must be free at the same times.
+    /// Compares a kept plan with a new one; all slots must be free at the same times.
     pub(super) fn assert_as_new(&self, kept: &PerfectPlan) {
         let new = self.new_plan();
         let free = |plan: &PerfectPlan| {
