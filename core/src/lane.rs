@@ -392,8 +392,8 @@ impl Lane {
         }
     }
 
-    /// Chooses the pod for the next call; none if no pod has room. The candidates are the usable pods that
-    /// the lane has had longest: as many as suffice for all running and waiting calls, and one pod more.
+    /// Chooses the pod for the next call; returns none if no pod has room. The candidates are the usable pods
+    /// that the lane has had longest: as many as suffice for all running and waiting calls, and one pod more.
     ///
     /// The least loaded candidate is chosen, so that newer pods get no call and become idle. A newer pod is
     /// chosen only if no candidate has room, and `avoid` only if no other pod has room.

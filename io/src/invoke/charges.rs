@@ -24,7 +24,7 @@ pub(crate) struct WaitingBody {
 }
 
 impl WaitingBody {
-    /// Counts the body; none if the body is too small to be counted.
+    /// Counts the body; returns none if the body is too small to be counted.
     fn new(entry: &Rc<FunctionEntry>, bytes: u64) -> Option<Self> {
         (bytes > SMALL as u64).then(|| {
             entry.function.stats.add_waiting(bytes);

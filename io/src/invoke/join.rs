@@ -33,7 +33,7 @@ impl Drop for JoinCount<'_> {
     }
 }
 
-/// Waits for the end of the execution until `deadline`; false if the deadline came first.
+/// Waits for the end of the execution until `deadline`; returns false if the deadline came first.
 pub(crate) async fn until(thread: &Tables, stored: &StoredExecution, deadline: Uptime) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline);

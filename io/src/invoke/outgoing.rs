@@ -78,7 +78,7 @@ impl Outgoing {
     }
 }
 
-/// Waits in line for a charge of `bytes` bytes; none if `ROOM_WAIT_MAX` passes first.
+/// Waits in line for a charge of `bytes` bytes; returns none if `ROOM_WAIT_MAX` passes first.
 pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> Option<Charge> {
     let mut wait = thread.account.wait(bytes);
     alarm.set(thread.recent() + ROOM_WAIT_MAX);

@@ -136,8 +136,8 @@ async fn wait_for_own(
     .await
 }
 
-/// Claims the call's key for `id`; none if the call has no key. If the call must not run, the error is the
-/// answer to its client, for example the result of the call that has the key.
+/// Claims the call's key for `id`; returns none if the call has no key. If the call must not run, the error
+/// is the answer to its client, for example the result of the call that has the key.
 async fn claim_key(
     thread: &Rc<Links>,
     admitted: &AdmittedRequest,

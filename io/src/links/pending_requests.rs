@@ -58,7 +58,7 @@ impl<T> PendingRequests<T> {
         }
     }
 
-    /// Opens a question, and returns its token; none if too many questions are open.
+    /// Opens a question, and returns its token; returns none if too many questions are open.
     pub(crate) fn expect(&self) -> Option<u64> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= QUESTIONS_MAX {

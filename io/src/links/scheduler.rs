@@ -104,7 +104,8 @@ impl SchedulerHandle {
 }
 
 impl Links {
-    /// Passes a call's ticket to the scheduler; false if the scheduler is pinned and the lane's ring is full.
+    /// Passes a call's ticket to the scheduler; returns false if the scheduler is pinned and the lane's ring
+    /// is full.
     pub(crate) fn submit(&self, ticket: Ticket, stats: &QueueStats) -> bool {
         match &self.scheduler {
             SchedulerHandle::Inline(inline) => {
@@ -140,8 +141,8 @@ impl Links {
         }
     }
 
-    /// Sends the events that are owed to a pinned scheduler; false if some are still owed. The ticker calls
-    /// this function, and `owed_alarm` wakes the ticker.
+    /// Sends the events that are owed to a pinned scheduler; returns false if some are still owed. The ticker
+    /// calls this function, and `owed_alarm` wakes the ticker.
     pub(crate) fn pay_events(&self) -> bool {
         let SchedulerHandle::Pinned(link) = &self.scheduler else {
             return true;

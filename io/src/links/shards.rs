@@ -177,13 +177,13 @@ impl ShardLink {
         self.ring();
     }
 
-    /// Sends a notice; false if the inbox is full. The notice is then owed, and `pay` sends it later.
+    /// Sends a notice; returns false if the inbox is full. The notice is then owed, and `pay` sends it later.
     fn notify(&self, notice: ShardNotice) -> bool {
         self.owed.borrow_mut().push_back(notice);
         self.pay()
     }
 
-    /// Sends owed notices while there is room; false if some are still owed.
+    /// Sends owed notices while there is room; returns false if some are still owed.
     fn pay(&self) -> bool {
         let mut owed = self.owed.borrow_mut();
         while let Some(notice) = owed.pop_front() {
@@ -199,7 +199,7 @@ impl ShardLink {
     }
 }
 
-/// Asks another io thread; none if the question is refused, or if no answer comes before `until`.
+/// Asks another io thread; returns none if the question is refused, or if no answer comes before `until`.
 async fn ask(
     thread: &Rc<Links>,
     owner: ShardId,
@@ -216,7 +216,7 @@ async fn ask(
     answer.await.ok()
 }
 
-/// Asks an execution's owner; none if the question is refused or gets no answer in time.
+/// Asks an execution's owner; returns none if the question is refused or gets no answer in time.
 pub(crate) async fn ask_about(
     thread: &Rc<Links>,
     id: ExecutionId,
@@ -247,8 +247,8 @@ fn until(thread: &Links) -> Uptime {
     thread.now() + ANSWER_WAIT_MAX
 }
 
-/// Claims a key for `id` from the thread that owns the key; none if no answer comes before `until`. A caller
-/// that gets `Claim::Run` has to report whether its call was admitted, by `admit_key` or `refuse_key`.
+/// Claims a key for `id` from the thread that owns the key; returns none if no answer comes before `until`. A
+/// caller that gets `Claim::Run` has to report whether its call was admitted, by `admit_key` or `refuse_key`.
 pub(crate) async fn claim(
     thread: &Rc<Links>,
     key: &IdempotencyKey,

@@ -248,8 +248,8 @@ impl ClientConn {
         self.charge(pending.held_bytes() + next as u64)
     }
 
-    /// Enlarges `ahead`, the charge for bytes that are not a request yet, to `due` bytes; false if there is
-    /// no memory.
+    /// Enlarges `ahead`, the charge for bytes that are not a request yet, to `due` bytes; returns false if
+    /// there is no memory.
     fn charge(&self, due: u64) -> bool {
         let mut ahead = self.ahead.borrow_mut();
         let ahead = ahead.get_or_insert_with(|| self.thread.account.nothing());
@@ -283,8 +283,8 @@ impl ClientConn {
         }
     }
 
-    /// Charges a large read; false if there is no memory. A chunked body needs no charge here, because
-    /// `chunked` charges the body's buffer.
+    /// Charges a large read; returns false if there is no memory. A chunked body needs no charge here,
+    /// because `chunked` charges the body's buffer.
     fn take_large_room(&self) -> bool {
         matches!(self.body.get(), AwaitedBody::Chunks)
             || self.charge_pending(&self.pending.borrow(), LARGE)

@@ -16,7 +16,7 @@ use crate::runtime::buffers::LARGE;
 use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::pace::TransferPace;
 
-/// Sends the answer to a request that came at `arrived_at`; false if the client did not take it all.
+/// Sends the answer to a request that came at `arrived_at`; returns false if the client did not take it all.
 pub(crate) async fn send_outgoing(
     conn: &ClientConn,
     outgoing: Outgoing,
@@ -34,7 +34,7 @@ pub(crate) async fn send_outgoing(
     sent
 }
 
-/// Sends bytes; false if the client did not take them all.
+/// Sends bytes; returns false if the client did not take them all.
 pub(crate) async fn send(conn: &ClientConn, bytes: Vec<u8>) -> bool {
     bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
 }
@@ -77,7 +77,7 @@ pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), 
 }
 
 impl ClientConn {
-    /// Waits until everything that was posted is sent; false if the client does not take it all.
+    /// Waits until everything that was posted is sent; returns false if the client does not take it all.
     pub(crate) async fn sent(&self) -> bool {
         let sent = |cx: &mut Context<'_>| Poll::Ready(self.socket.poll_sent(cx));
         match poll_fn(sent).await {
@@ -88,8 +88,8 @@ impl ClientConn {
         }
     }
 
-    /// Waits until the client has taken everything that was posted; false if the client is too slow, or if
-    /// its connection fails.
+    /// Waits until the client has taken everything that was posted; returns false if the client is too slow,
+    /// or if its connection fails.
     async fn taken(&self) -> bool {
         let thread = &self.thread;
         let moved = self.socket.moved();

@@ -115,7 +115,7 @@ impl ClientConn {
         }
     }
 
-    /// Reads and drops the body of a refused request; false if the connection has to end.
+    /// Reads and drops the body of a refused request; returns false if the connection has to end.
     pub(crate) async fn skip(&self, head: &RequestHead) -> bool {
         let length = match head.framing {
             Framing::None => 0,
