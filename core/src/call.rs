@@ -107,6 +107,8 @@ pub struct Call<E: Environment> {
     deadline: Deadline,
     /// True if the client no longer waits. The async deadlines then apply, but the class stays the same.
     is_detached: bool,
+    /// Whether the call is one of `/fn/`.
+    is_stream: bool,
     /// When the current wait began: at the admission, or at the end of the last attempt.
     since: Uptime,
     /// The pod of the last attempt. The next attempt avoids this pod if another pod has room.
@@ -151,6 +153,7 @@ impl<E: Environment> Call<E> {
             state: State::Queued,
             deadline,
             is_detached: false,
+            is_stream: false,
             since: now,
             avoid: None,
             attempts: 0,

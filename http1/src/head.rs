@@ -159,6 +159,8 @@ impl HeadScan {
 /// without a colon are skipped. `head` may also be a head that was refused; its lines are then returned
 /// unchecked.
 pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    // An empty line may come before the first line of a request (RFC 9112 §2.2).
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let mut start = 0;
     let lines = memchr::memchr_iter(b'\n', head).map(move |end| {
         let line = &head[start..end];
@@ -190,6 +192,10 @@ mod tests {
             ]
         );
         assert_eq!(of("a: b\r\n\r\n"), []);
+        assert_eq!(
+            of("\r\nGET /a:b HTTP/1.1\r\nC: d\r\n\r\n"),
+            [(&b"C"[..], &b"d"[..])]
+        );
         // Of a refused head, only the lines with a colon are returned.
         assert_eq!(of("\nA : b\rc\n\n x:"), [(&b"A "[..], &b"b\rc"[..])]);
     }

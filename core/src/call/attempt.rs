@@ -197,7 +197,9 @@ impl<E: Environment> Call<E> {
         let kind = report.failure.as_ref().map(|(_, kind)| *kind);
         let is_lost = matches!(kind, Some(AttemptFailure::Lost { .. }));
         let is_cut_off = matches!(kind, Some(AttemptFailure::TimedOut | AttemptFailure::Final));
+        let is_long_stream = self.is_long_stream(&attempt, now);
         let held = match (report.sent_at, report.answered_at) {
+            _ if is_long_stream => Held::Nothing,
             (Some(_), Some(_)) if !is_lost => Held::Whole,
             (Some(_), None) if is_cut_off => Held::CutOff,
             _ => Held::Nothing,

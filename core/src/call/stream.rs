@@ -6,7 +6,7 @@
 use super::attempt::Attempt;
 use super::{Call, Deadline, Environment, State};
 use crate::outcome::TimeLimit;
-use crate::time::Uptime;
+use crate::time::{Nanos, Uptime};
 
 /// What limits the time of a running attempt now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,18 @@ pub(super) enum AttemptClock {
 }
 
 impl<E: Environment> Call<E> {
+    /// Notes that the call passes bytes through, so `streamMaxMs` limits its attempts.
+    pub const fn begin_stream(&mut self) {
+        self.is_stream = true;
+    }
+
+    /// Whether the running attempt streamed for longer than a call may take to its head. Such a time says
+    /// nothing about the calls that wait.
+    pub(super) fn is_long_stream(&self, attempt: &Attempt, now: Uptime) -> bool {
+        let limit = Nanos::from_ms(u64::from(self.function().spec.timeout_ms));
+        self.is_stream && now.since(attempt.grant.granted_at) > limit
+    }
+
     /// Notes that the running attempt waits for its client's body.
     pub fn body_awaited(&mut self, now: Uptime) {
         if let State::Running(attempt) = &mut self.state
@@ -48,16 +60,20 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Returns the deadline that `streamMaxMs` sets; none if the call's own deadline holds now.
+    /// Returns the deadline that `streamMaxMs` sets; none for a call that
+    /// passes no bytes through.
     pub(super) fn stream_deadline(&self, attempt: &Attempt) -> Option<Deadline> {
-        if attempt.clock == AttemptClock::Runs {
+        if !self.is_stream {
             return None;
         }
         let ms = match self.function().spec.stream_max_ms {
             0 => u32::MAX,
             ms => ms,
         };
-        let limit = TimeLimit::StreamMax(ms);
-        Some(Deadline::after(attempt.grant.granted_at, limit))
+        let longest = Deadline::after(attempt.grant.granted_at, TimeLimit::StreamMax(ms));
+        Some(match attempt.clock {
+            AttemptClock::Runs => self.deadline.or_sooner(longest),
+            AttemptClock::Stands(_) | AttemptClock::Streams => longest,
+        })
     }
 }

@@ -10,14 +10,16 @@ use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::spec::{ExecutionMode, SpecFields};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::forward::value_of;
+use nanofaas_http1::framing::Framing;
 use nanofaas_http1::header_value::parse_timeout_ms;
 use nanofaas_http1::request::{FetchSite, Method, RequestHead};
 
-use crate::forward::request::{ForwardHead, climbs};
+use crate::forward::request::ForwardHead;
 use crate::forward::serve::AdmittedForward;
 use crate::http::error::HttpError;
 use crate::invoke::admit::{find, rejected};
 use crate::links::Links;
+use crate::runtime::buffers::LARGE;
 
 /// `name_len` is the length of the function's name as the path spells it.
 pub(crate) fn admit_head(
@@ -33,16 +35,20 @@ pub(crate) fn admit_head(
     check_mode(spec)?;
     check_origin(spec, head, &bytes[..head.len])?;
     let forward = ForwardHead::read(head, bytes, name_len)?;
-    let path = &bytes[forward.path_at..head.path.end()];
-    if spec.execution_mode == ExecutionMode::Pool && climbs(path) {
-        let why = "the path has a segment . or .., which could leave the endpoint's paths; resolve it first";
-        return Err(HttpError::BadRequest(why.to_owned()));
-    }
+    forward
+        .check(spec, bytes)
+        .map_err(|why| HttpError::BadRequest(why.to_owned()))?;
     let limit = match head.timeout_ms {
         Some(span) => TimeLimit::Client(parse_timeout_ms(span.of(bytes))?),
         None => TimeLimit::Function(spec.timeout_ms),
     };
-    let charge = thread.account.charge(CALL_OVERHEAD_BYTES as u64);
+    // What the client sends of a body before the call is granted is held, so a buffer for it is charged.
+    let body = match head.framing {
+        Framing::None | Framing::Length(0) => 0,
+        Framing::Length(_) | Framing::Chunked => LARGE as u64,
+    };
+    let due = CALL_OVERHEAD_BYTES as u64 + body;
+    let charge = thread.account.charge(due);
     let charge =
         charge.ok_or_else(|| rejected(thread, &entry, RejectReason::Memory, Nanos::ZERO))?;
     Ok(AdmittedForward {

@@ -77,6 +77,14 @@ impl Exchange<'_, '_> {
                 };
                 (error, PodVerdict::Lost)
             }
+            BrokenOff::Closed
+                if self.parts == 1 && self.pod.unsent().is_some_and(|unsent| unsent.nothing) =>
+            {
+                let pod = named(self.call, owner);
+                let why = format!("the request could not be sent to {pod}");
+                let failure = ExecutionError::PodUnreachable(why.into());
+                (AttemptError::not_begun(failure), PodVerdict::Lost)
+            }
             BrokenOff::Closed => lost(match self.pod.unsent() {
                 Some(unsent) => {
                     let pod = named(self.call, owner);
@@ -90,16 +98,17 @@ impl Exchange<'_, '_> {
                 let failure = ExecutionError::BadOutput(why.into());
                 (AttemptError::last(failure), PodVerdict::Healthy)
             }
+            // A fault of the client says nothing about the pod.
             BrokenOff::Client(fault) => {
                 forwarding.fault.set(Some(fault));
                 (
                     AttemptError::last(ExecutionError::Cancelled),
-                    PodVerdict::CutOff,
+                    PodVerdict::Healthy,
                 )
             }
             BrokenOff::ClientGone => (
                 AttemptError::last(ExecutionError::Cancelled),
-                PodVerdict::CutOff,
+                PodVerdict::Healthy,
             ),
             BrokenOff::Idle => {
                 let ms = self.call.entry().function.spec.stream_idle_ms;
@@ -107,7 +116,15 @@ impl Exchange<'_, '_> {
                     stage: Stage::Running,
                     limit: Some(TimeLimit::StreamIdle(ms)),
                 };
-                (AttemptError::last(failure), PodVerdict::CutOff)
+                // If the client's body stopped, or the client takes nothing, the pod is not to blame.
+                let waits_for_client = !forwarding.upload.borrow().is_complete()
+                    || forwarding.client.socket().is_behind();
+                let verdict = if waits_for_client && !self.pod.is_behind() {
+                    PodVerdict::Healthy
+                } else {
+                    PodVerdict::CutOff
+                };
+                (AttemptError::last(failure), verdict)
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::forward::download::Download;
 use crate::forward::forwarding::Forwarding;
 use crate::forward::request::write_head;
 use crate::http::response::Heading;
-use crate::invoke::attempt::FinishedAttempt;
+use crate::invoke::attempt::{AttemptError, FinishedAttempt};
 use crate::invoke::call::ServedCall;
 use crate::invoke::to_pod::{open, owner};
 use crate::links::Links;
@@ -59,6 +59,10 @@ pub(super) struct Exchange<'a, 'c> {
     pub(super) pod: PodConn,
     /// When a byte last moved.
     pub(super) moved_at: Uptime,
+    /// How many bytes the sockets had sent at the last check of a side that is behind.
+    sent_bytes: u64,
+    /// How many parts of the request were posted.
+    pub(super) parts: u32,
     /// The number of bytes that the task may still move before it lets the other tasks run.
     pub(super) share: usize,
 }
@@ -76,6 +80,14 @@ pub(crate) async fn run(
         Ok(owner) => owner,
         Err(why) => return unreachable(why),
     };
+    if let Err(why) = forwarding
+        .head
+        .check(&call.entry().function.spec, call.request.head_bytes())
+    {
+        // The function was replaced while the call waited.
+        let error = AttemptError::last(ExecutionError::PodUnreachable(why.into()));
+        return FinishedAttempt::unanswered(error, PodVerdict::Healthy, None);
+    }
     let pod = match thread.pods.take(&owner, thread.recent()) {
         Some(pod) => pod,
         None => match Box::pin(open(call, &owner)).await {
@@ -90,6 +102,8 @@ pub(crate) async fn run(
         grant,
         pod,
         moved_at: thread.recent(),
+        sent_bytes: 0,
+        parts: 0,
         share: SHARE,
     };
     let mut answered_at = None;
@@ -132,6 +146,11 @@ impl Exchange<'_, '_> {
             forwarding.client.end_body();
         }
         self.pod.post_part(out, upload.is_complete());
+        self.parts = 1;
+        if !upload.is_complete() {
+            // The call's own deadline does not count while the client's body comes.
+            self.clock(|life, now| life.body_awaited(now));
+        }
         self.call.timestamps.sent_at.set(Some(self.thread.recent()));
         Ok(())
     }
@@ -300,7 +319,7 @@ impl Exchange<'_, '_> {
                 Ok(has_sent) => has_sent,
                 Err(broken) => return Poll::Ready(Moved::BrokenOff(broken)),
             };
-            self.pod.poll_read(cx);
+            self.pod.poll_more(PIECE, cx);
             if self.pod.received.len() > before {
                 return Poll::Ready(Moved::Whole);
             }
@@ -336,7 +355,6 @@ impl Exchange<'_, '_> {
         if self.pod.is_behind() {
             self.pod.poll_taken(cx);
             if self.pod.is_behind() {
-                self.clock(|life, now| life.body_came(now));
                 return Ok(false);
             }
             self.moved_at = self.thread.recent();
@@ -345,15 +363,15 @@ impl Exchange<'_, '_> {
             .next(forwarding.client, &self.thread.buffers)
             .map_err(BrokenOff::Client)?;
         let Some(part) = part else {
-            self.clock(|life, now| life.body_awaited(now));
             return Ok(false);
         };
-        self.clock(|life, now| life.body_came(now));
         self.moved_at = self.thread.recent();
         self.share = self.share.saturating_sub(part.len());
         self.pod.post_part(part, upload.is_complete());
+        self.parts += 1;
         if upload.is_complete() {
             forwarding.client.end_body();
+            self.clock(|life, now| life.body_came(now));
         }
         Ok(true)
     }
@@ -363,8 +381,9 @@ impl Exchange<'_, '_> {
     }
 
     /// Is ready if no byte has moved for `streamIdleMs`.
-    pub(super) fn poll_idle(&self, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
+    pub(super) fn poll_idle(&mut self, alarm: &Alarm, cx: &Context<'_>) -> Poll<Moved> {
         loop {
+            self.note_sent_bytes();
             let due = self.moved_at + self.idle_max();
             if self.thread.recent() >= due {
                 return Poll::Ready(Moved::BrokenOff(BrokenOff::Idle));
@@ -374,6 +393,20 @@ impl Exchange<'_, '_> {
                 return Poll::Pending;
             }
             let _read = self.thread.now();
+        }
+    }
+
+    /// Notes bytes that a side took of a piece which it has not taken whole. A slow side may need longer for
+    /// one piece than `streamIdleMs`.
+    fn note_sent_bytes(&mut self) {
+        let client = self.forwarding.client.socket();
+        if !client.is_behind() && !self.pod.is_behind() {
+            return;
+        }
+        let sent_bytes = client.moved().get() + self.pod.moved();
+        if sent_bytes != self.sent_bytes {
+            self.sent_bytes = sent_bytes;
+            self.moved_at = self.thread.recent();
         }
     }
 

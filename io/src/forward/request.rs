@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::spec::{ExecutionMode, SpecFields};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::forward::{NamedHeaders, PSEUDONYM, RequestHeader, method_of, passes};
 use nanofaas_http1::framing::Framing;
@@ -25,11 +25,25 @@ pub(crate) struct ForwardHead {
     pub(crate) named: NamedHeaders,
     /// The position in the head at which the path for the pod begins, which is behind the function's name.
     pub(crate) path_at: usize,
+    path_end: usize,
     /// Whether the request asks for a WebSocket.
     pub(crate) is_websocket: bool,
 }
 
 impl ForwardHead {
+    /// Checks that this spec serves the request; the error says why it does not. The spec may be newer than the
+    /// one that admission has read.
+    pub(crate) fn check(self, spec: &SpecFields, head: &[u8]) -> Result<(), &'static str> {
+        if !spec.http {
+            return Err("the function is not served at /fn/ any more");
+        }
+        if spec.execution_mode == ExecutionMode::Pool && climbs(&head[self.path_at..self.path_end])
+        {
+            return Err(CLIMBS);
+        }
+        Ok(())
+    }
+
     /// Reads the head of a request; fails if the request goes in a circle. `name_len` is the length of the
     /// function's name as the path spells it.
     pub(crate) fn read(
@@ -46,6 +60,7 @@ impl ForwardHead {
         Ok(Self {
             named,
             path_at,
+            path_end: head.path.end(),
             is_websocket: is_websocket(head, named, bytes),
         })
     }
@@ -58,7 +73,7 @@ fn is_websocket(head: &RequestHead, named: NamedHeaders, bytes: &[u8]) -> bool {
         header_lines(bytes).filter(|(name, _)| name.eq_ignore_ascii_case(b"upgrade"));
     head.method == Method::Get
         && head.minor == 1
-        && matches!(head.framing, Framing::None | Framing::Length(0))
+        && head.framing == Framing::None
         && named.contain(bytes, b"upgrade")
         && upgrades
             .next()
@@ -74,6 +89,10 @@ fn base(path: &str) -> &str {
     let path = path.split('?').next().unwrap_or_default();
     path.strip_suffix('/').unwrap_or(path)
 }
+
+/// The advice about a path that climbs.
+pub(crate) const CLIMBS: &str =
+    "the path has a segment . or .., which could leave the endpoint's paths; resolve it first";
 
 /// Returns whether a path has a segment `.` or `..`, by which a request could leave the endpoint's path.
 /// Backslashes and escapes count, too, because some servers interpret them.

@@ -10,6 +10,7 @@ use nanofaas_core::memory::Charge;
 use nanofaas_core::outcome::ExecutionError;
 use nanofaas_core::ticket::Class;
 use nanofaas_core::time::Uptime;
+use nanofaas_http1::framing::Framing;
 
 use crate::forward::answer::{Added, refusal};
 use crate::forward::client::ClientStream;
@@ -74,7 +75,14 @@ pub(crate) async fn serve(
         Ok(life) => life,
         Err(refused) => {
             thread.executions.forget_plain(id);
-            return ForwardEnd::Own(refusal(&refused));
+            let response = refusal(&refused);
+            // The body was not read, so its bytes must not be taken for the next request.
+            let has_body = !matches!(incoming.head.framing, Framing::None | Framing::Length(0));
+            return ForwardEnd::Own(if has_body {
+                response.closing()
+            } else {
+                response
+            });
         }
     };
     let call_id = life.call_id();
@@ -93,6 +101,7 @@ pub(crate) async fn serve(
         timestamps: SentTimestamp::default(),
         is_cold: Cell::new(false),
     };
+    call.life.borrow_mut().begin_stream();
     let forwarding = Forwarding::new(client, admitted.head, incoming.head.framing, wire);
     let run = |grant| {
         let attempt = exchange::run(&call, &forwarding, grant);

@@ -73,6 +73,11 @@ impl Exchange<'_, '_> {
         if came > 0 {
             self.pod.post_part(client.take(came), false);
         } else if client.is_gone() {
+            // A held or waiting message would be lost by the FIN.
+            self.pod.poll_taken(cx);
+            if self.pod.is_behind() {
+                return Ok(false);
+            }
             self.pod.end_request();
             ended.client = true;
         } else {
@@ -104,6 +109,9 @@ impl Exchange<'_, '_> {
         if came > 0 {
             socket.post(self.pod.take_received());
         } else if self.pod.has_ended_in_order() {
+            if socket.poll_sent(cx).is_pending() {
+                return Ok(false);
+            }
             socket.shutdown(Shutdown::Write);
             ended.pod = true;
         } else if self.pod.is_closed() {

@@ -114,13 +114,29 @@ impl PodConn {
         self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Receives one buffer, if `received` is empty. `bytes_max`, rounded up to a size of `Buffers`, limits a
-    /// new buffer.
+    /// Receives one buffer, if `received` is empty. The buffer is made for at most `bytes_max` bytes.
     pub(crate) fn poll_part(&mut self, bytes_max: usize, cx: &Context<'_>) {
         if self.received.is_empty() {
-            self.room = self.room.min(bytes_max);
-            self.poll_read(cx);
+            self.poll_more(bytes_max, cx);
         }
+    }
+
+    /// Receives one more buffer, made for at most `bytes_max` bytes. After a buffer that was not filled, the
+    /// next one is small, because a receive holds its buffer while the pod sends nothing.
+    pub(crate) fn poll_more(&mut self, bytes_max: usize, cx: &Context<'_>) {
+        let before = self.received.len();
+        let room = self.room.min(bytes_max);
+        self.room = room;
+        self.poll_read(cx);
+        let came = self.received.len() - before;
+        if came > 0 && came < room {
+            self.room = SMALL;
+        }
+    }
+
+    /// Returns how many bytes the pod's socket has sent, counted from the first call of this function on.
+    pub(crate) fn moved(&self) -> u64 {
+        self.socket.moved().get()
     }
 
     pub(crate) fn take_received(&mut self) -> Vec<u8> {

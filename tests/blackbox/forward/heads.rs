@@ -244,6 +244,17 @@ fn rule_2_a_request_in_a_circle_ends() {
 }
 
 #[test]
+fn rule_2_no_request_line_becomes_a_header() {
+    let pod = mirror();
+    register("fn-crlf", &pod, &json!({}));
+    let mut client = RawClient::connect(plane().listen);
+    client.send(b"\r\nGET /fn/fn-crlf/a:b HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let text = client.answer().expect(200).text();
+    assert!(text.starts_with("GET /a:b HTTP/1.1\n"), "{text}");
+    assert!(!text.contains("get /fn"), "{text}");
+}
+
+#[test]
 fn rule_3_methods_are_the_functions_own() {
     let pod = mirror();
     register("fn-methods", &pod, &json!({}));

@@ -148,6 +148,37 @@ fn rule_6_a_queue_refuses_at_the_head() {
 }
 
 #[test]
+fn rule_6_refused_bodies_are_no_requests() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let pod = ScriptedPod::tcp(move |_, line| {
+        line.wait(&held);
+        line.answer(200, "", b"done")
+    });
+    register(
+        "fn-smuggled",
+        &pod,
+        &json!({"concurrency": 1, "queueSize": 1}),
+    );
+    let running = get("/fn/fn-smuggled/").begin(plane().listen);
+    pod.wait_calls(1);
+    let waiting = get("/fn/fn-smuggled/").begin(plane().listen);
+    plane().wait_for("fn-smuggled", 1, 1);
+    let hidden = get("/v1/functions").bytes();
+    let outer = Request::new("POST", "/fn/fn-smuggled/").untyped_body(hidden);
+    let mut client = outer.begin(plane().listen);
+    assert_eq!(client.answer().status, 429);
+    assert!(
+        client.closes_within(Duration::from_secs(10)),
+        "the body was answered"
+    );
+    gate.open();
+    for mut client in [running, waiting] {
+        client.answer().expect(200);
+    }
+}
+
+#[test]
 fn rule_6_only_a_pod_invites_a_body() {
     let pod = ScriptedPod::tcp(|got, line| {
         if got.header("expect").is_some() {

@@ -102,6 +102,35 @@ fn rule_7_a_long_stream_is_cut() {
 }
 
 #[test]
+fn rule_7_long_waits_for_heads_end() {
+    let (pod, _gate) = silent();
+    register("fn-max-head", &pod, &json!({"streamMaxMs": 200}));
+    let answer = plane().send(&get("/fn/fn-max-head/"));
+    assert!(answer.text().contains("streamMaxMs"), "{}", answer.text());
+    answer.expect_error(504, "TIMEOUT");
+}
+
+#[test]
+fn rule_7_a_slow_upload_is_no_timeout() {
+    let pod =
+        ScriptedPod::tcp(|got, line| line.answer(200, "", got.body.len().to_string().as_bytes()));
+    register(
+        "fn-large-slow",
+        &pod,
+        &json!({"timeoutMs": 300, "streamIdleMs": 10_000}),
+    );
+    let mut client = RawClient::connect(plane().listen);
+    client.send(
+        b"POST /fn/fn-large-slow/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 800000\r\n\r\n",
+    );
+    for _ in 0..8 {
+        client.send(&[b'x'; 100_000]);
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    assert_eq!(client.answer().expect(200).text(), "800000");
+}
+
+#[test]
 fn rule_7_a_stopped_body_times_out() {
     let (pod, _gate) = silent();
     register("fn-stopped", &pod, &json!({"streamIdleMs": 200}));

@@ -101,6 +101,24 @@ fn rule_12_a_tunnel_carries_both_directions() {
 }
 
 #[test]
+fn rule_12_the_last_bytes_precede_the_end() {
+    let url = endpoint(SWITCH, |mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("the client's bytes");
+        stream
+            .write_all(all.len().to_string().as_bytes())
+            .expect("the plane reads");
+    });
+    for at in 0..5 {
+        let mut client = open(&format!("ws-last-{at}"), &url, &json!({}));
+        assert_eq!(client.answer().status, 101);
+        client.send(&vec![b'x'; 700_000 + at]);
+        client.finish();
+        assert_eq!(bytes(&mut client, 6), (700_000 + at).to_string().as_bytes());
+    }
+}
+
+#[test]
 fn rule_12_a_pods_end_is_half() {
     let url = endpoint(SWITCH, |mut stream| {
         stream.write_all(b"bye").expect("the plane reads");
