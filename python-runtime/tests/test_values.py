@@ -199,7 +199,7 @@ def test_async_is_seen_through_wrappers() -> None:
 def test_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str,
                     context: bool) -> None:
     module = _module(tmp_path, monkeypatch, source)
-    assert Function(module, "handle").takes_context is context
+    assert Function(module, "handle", (b"POST",)).takes_context is context
 
 
 @pytest.mark.parametrize("source", [
@@ -210,7 +210,7 @@ def test_signatures_that_cannot_be_called(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     module = _module(tmp_path, monkeypatch, source)
     with pytest.raises(NoFunction):
-        Function(module, "handle")
+        Function(module, "handle", (b"POST",))
 
 
 def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> str:

@@ -41,6 +41,7 @@ fn post_registers_and_returns_the_resolved_function() {
         .collect();
     fields.sort_unstable();
     let all = [
+        "allowedOrigins",
         "command",
         "concurrency",
         "effectiveExecutionMode",
@@ -48,6 +49,7 @@ fn post_registers_and_returns_the_resolved_function() {
         "env",
         "executionMode",
         "healthPath",
+        "http",
         "image",
         "imagePullPolicy",
         "imagePullSecrets",
@@ -62,6 +64,8 @@ fn post_registers_and_returns_the_resolved_function() {
         "runtimeCommand",
         "runtimeMode",
         "scalingConfig",
+        "streamIdleMs",
+        "streamMaxMs",
         "timeoutMs",
     ];
     assert_eq!(fields, all);

@@ -52,5 +52,5 @@ SLACK_WAITS = 0.5
 INSTRUCTIONS = {
     "local": 10_750 * 1.03,
     "tcp": 16_450 * 1.03,
-    "http": 24_300 * 1.03,
+    "http": 25_650 * 1.03,
 }

@@ -9,6 +9,7 @@ module, and `job` uses it for its one call.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from . import faults, log, paths
 from .accept import PAUSE_S, accept_some
@@ -36,7 +37,11 @@ def new_loop() -> asyncio.AbstractEventLoop:
         except ImportError:
             import uvloop
     except ImportError:
-        return asyncio.new_event_loop()
+        loop = asyncio.new_event_loop()
+        # The loop reads the clock in each step. With its own method, a function that replaces
+        # `time.monotonic` would stop the loop.
+        loop.time = monotonic  # type: ignore[method-assign]
+        return loop
     return uvloop.new_event_loop()
 
 
